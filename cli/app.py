@@ -1,0 +1,58 @@
+"""The ``geomerge`` command."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+
+import typer
+
+from geomerge.cli import data, demo, merge, train
+from geomerge.cli.console import USER_ERROR, fail
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="geomerge",
+    help="Merge trained networks along paths that keep their function.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("train")(train.train)
+app.command("merge")(merge.merge)
+app.command("sketch")(data.sketch)
+app.command("evaluate")(data.evaluate)
+app.command("path")(data.path)
+app.command("demo")(demo.demo)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(version("geomerge"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and stop."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one sentence and exit code 2."""
+    from geomerge.errors import GeomergeError
+
+    try:
+        app()
+    except GeomergeError as error:
+        sys.exit(fail(str(error)))
+    except OSError as error:  # a full disk, a folder taken away while we worked
+        sys.exit(fail(f"{error.strerror or error} ({error.filename or 'no file named'})"))
+    except KeyboardInterrupt:
+        print("geomerge: stopped; nothing was written", file=sys.stderr)
+        sys.exit(USER_ERROR + 128)

@@ -1,0 +1,62 @@
+"""What all commands share: exit codes, messages, the progress bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geomerge.merging.monitor import Progress
+
+USER_ERROR = 2
+
+
+def fail(message: str) -> int:
+    """Print one sentence to the error stream and return the exit code of a user's mistake."""
+    print(f"geomerge: {message}", file=sys.stderr)
+    return USER_ERROR
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """Give a function that shows walks as bars with current accuracies.
+
+    Args:
+        quiet: Show nothing.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[now]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=quiet or not sys.stderr.isatty(),
+    )
+    rows: dict[str, Any] = {}
+    with bars:
+
+        def show(progress: Progress) -> None:
+            now = "  ".join(
+                f"{side} {100 * value:.1f} %"
+                for side, value in (("a", progress.a), ("b", progress.b))
+                if value is not None
+            )
+            if progress.walk not in rows:
+                rows[progress.walk] = bars.add_task(progress.walk, total=progress.steps, now=now)
+            bars.update(rows[progress.walk], completed=progress.step, now=now)
+
+        yield show
+        for row in bars.tasks:
+            bars.update(row.id, total=row.completed)
+
+
+def percent(value: float | None) -> str:
+    """Return an accuracy as it stands in a table."""
+    return "-" if value is None else f"{100 * value:.2f}"

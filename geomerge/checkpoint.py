@@ -1,0 +1,209 @@
+"""A file on disk <-> named weights and what is known about them.
+
+Two formats are read and written: ``.pt``/``.pth`` (``torch.load`` with ``weights_only=True``) and
+``.safetensors``. Nothing is ever unpickled. A checkpoint written by geomerge carries a JSON text
+(architecture, task, normalisation, training recipe) and may carry the tensors of a sketch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from geomerge.errors import CheckpointError, RunError
+from geomerge.files import canonical_json, sha256, write_bytes
+
+__all__ = ["Checkpoint", "load_checkpoint", "read_safetensors", "save_checkpoint"]
+
+_META = "geomerge"
+_SKETCH = "geomerge.sketch/"
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_HOW_TO_SAVE = "save it again with torch.save(model.state_dict(), ...) or as safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Named weights of one network.
+
+    Attributes:
+        weights: Parameters and buffers by the names of the network's own state dict.
+        meta: What is known: ``architecture``, ``task``, ``normalisation``, ``training``, ...;
+            empty for a bare state dict.
+        sketch: Tensors of the sketch of this network on its own task; empty without one.
+        source: The file it was read from, for messages.
+        digest: SHA-256 of the file's bytes, empty if it never was a file.
+    """
+
+    weights: dict[str, Tensor]
+    meta: dict[str, Any] = field(default_factory=dict)
+    sketch: dict[str, Tensor] = field(default_factory=dict)
+    source: str = "network"
+    digest: str = ""
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint or a bare state dict without unpickling anything.
+
+    Args:
+        path: A ``.pt``, ``.pth`` or ``.safetensors`` file.
+
+    Returns:
+        The weights on the CPU in float32 (integer buffers keep their type).
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, holds objects other than tensors, or
+            holds a weight that is not finite.
+    """
+    path = Path(path)
+    content = _read(path)
+    if path.suffix == ".safetensors":
+        tensors, metadata = read_safetensors(content, path)
+        meta = _parse_meta(metadata.get(_META, "{}"), path)
+        weights = {k: v for k, v in tensors.items() if not k.startswith(_SKETCH)}
+        sketch = {k[len(_SKETCH) :]: v for k, v in tensors.items() if k.startswith(_SKETCH)}
+    elif path.suffix in (".pt", ".pth"):
+        weights, meta, sketch = _read_torch(content, path)
+    else:
+        raise CheckpointError(
+            f"expected a .pt, .pth or .safetensors file, got {path}; rename or convert it"
+        )
+    weights = _checked(weights, path)
+    return Checkpoint(weights, meta, sketch, str(path), sha256(content))
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; the same content gives the same bytes, whenever and wherever.
+
+    Args:
+        path: A ``.pt``, ``.pth`` or ``.safetensors`` file, replaced in one step.
+        checkpoint: What to write; without sketch a safetensors file holds only the weights and
+            opens in any other tool.
+
+    Raises:
+        CheckpointError: If the suffix is unknown.
+        RunError: If the place cannot be written.
+    """
+    path = Path(path)
+    weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.weights.items()}
+    meta = canonical_json(checkpoint.meta)
+    if path.suffix == ".safetensors":
+        # Tied weights share storage, which the format refuses: write each under its own name.
+        tensors = {k: v.clone() for k, v in weights.items()}
+        tensors.update({_SKETCH + k: v.contiguous() for k, v in checkpoint.sketch.items()})
+        content = safetensors.torch.save(tensors, {_META: meta})
+    elif path.suffix in (".pt", ".pth"):
+        # Written to memory first: torch puts the file's name into the archive it writes.
+        buffer = io.BytesIO()
+        torch.save({_META: meta, "state_dict": weights, "sketch": checkpoint.sketch}, buffer)
+        content = buffer.getvalue()
+    else:
+        raise CheckpointError(
+            f"expected an output name ending in .pt, .pth or .safetensors, got {path}; rename it"
+        )
+    write_bytes(path, content)
+
+
+def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file's bytes.
+
+    Args:
+        content: The bytes.
+        path: Where they came from, for messages.
+
+    Returns:
+        Tensors by name, and the free metadata of the header.
+
+    Raises:
+        CheckpointError: If the bytes are not a whole safetensors file.
+    """
+    try:
+        tensors = safetensors.torch.load(content)
+        (size,) = struct.unpack("<Q", content[:8])
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    except Exception as error:  # the reader raises its own types, none of them documented
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({_first_line(error)}); copy it again"
+        ) from error
+    return tensors, metadata
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no file {path}; check the name") from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise RunError(f"cannot read {path} ({reason}); check the path and permissions") from error
+
+
+def _read_torch(
+    content: bytes, path: Path
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        text = str(error)
+        if "weights_only" in text or "Unsupported" in text or "TorchScript" in text:
+            raise CheckpointError(
+                f"{path} holds pickled objects or a script, expected a state dict of tensors, and "
+                f"geomerge never unpickles; {_HOW_TO_SAVE}"
+            ) from error
+        raise CheckpointError(
+            f"{path} is not a whole PyTorch file ({_first_line(error)}); copy it again"
+        ) from error
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(
+            f"{path} holds a {type(loaded).__name__}, expected a state dict; {_HOW_TO_SAVE}"
+        )
+    if isinstance(loaded.get(_META), str):
+        meta = _parse_meta(loaded[_META], path)
+        return dict(loaded["state_dict"]), meta, dict(loaded.get("sketch", {}))
+    for name in _WRAPPERS:
+        if isinstance(loaded.get(name), Mapping):
+            return dict(loaded[name]), {}, {}
+    return dict(loaded), {}, {}
+
+
+def _parse_meta(text: str, path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(
+            f"the geomerge metadata of {path} is not JSON; write it again"
+        ) from error
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"the geomerge metadata of {path} is not an object; write it again")
+    return meta
+
+
+def _checked(weights: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    if not weights:
+        raise CheckpointError(f"{path} holds no weights; {_HOW_TO_SAVE}")
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} holds a {type(value).__name__} under {name!r}, expected only tensors; "
+                f"{_HOW_TO_SAVE}"
+            )
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"the weights {name!r} of {path} are not all finite (NaN or infinity); train or "
+                "save the network again"
+            )
+    if all(name.startswith("module.") for name in weights):  # saved from DataParallel
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,61 @@
+"""What can go wrong, each with its remedy.
+
+Every message is one sentence that says what was expected, what was got and what to do. The
+classes double as built-in exceptions so that callers may catch either.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CheckpointError",
+    "GeomergeError",
+    "NumericalError",
+    "OptionError",
+    "RunError",
+    "TaskError",
+    "did_you_mean",
+]
+
+
+class GeomergeError(Exception):
+    """Base of all errors that geomerge raises on purpose."""
+
+
+class CheckpointError(GeomergeError, ValueError):
+    """A file of weights cannot be read, built or combined with another."""
+
+
+class TaskError(GeomergeError, ValueError):
+    """A task's data is unknown, missing, empty or does not fit the network."""
+
+
+class OptionError(GeomergeError, ValueError):
+    """An option has a value that cannot be used."""
+
+
+class RunError(GeomergeError, OSError):
+    """A run folder or an output file cannot be read or written."""
+
+
+class NumericalError(GeomergeError, ArithmeticError):
+    """A computation left the finite numbers or could not meet its tolerance."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest known name, or the list of all names.
+
+    Args:
+        name: What the user wrote.
+        known: The names that would have been right.
+
+    Returns:
+        The end of a sentence, beginning with ``"; "``.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name.lower(), names, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return "; known: " + ", ".join(names)

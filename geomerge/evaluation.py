@@ -1,0 +1,101 @@
+"""A file and task names -> accuracies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from geomerge.architectures import rebuild_network
+from geomerge.checkpoint import Checkpoint, load_checkpoint
+from geomerge.crossover import accuracy
+from geomerge.errors import OptionError
+from geomerge.network import Network
+from geomerge.tasks import (
+    Normalisation,
+    Task,
+    load_task,
+    recorded_normalisation,
+    split_normalisations,
+)
+
+__all__ = ["evaluate_file", "open_network", "task_for"]
+
+
+def open_network(
+    file: str | Path, arch: str | None = None, device: str = "cpu"
+) -> tuple[Checkpoint, Network]:
+    """Read a checkpoint and rebuild its network."""
+    checkpoint = load_checkpoint(file)
+    architecture = arch or checkpoint.meta.get("architecture")
+    module = rebuild_network(checkpoint.weights, architecture, checkpoint.source)
+    return checkpoint, Network(module, device)
+
+
+def task_for(
+    checkpoint: Checkpoint,
+    name: str,
+    normalisation: Normalisation | None = None,
+    data_root: str | None = None,
+    download: bool = False,
+    device: str = "cpu",
+) -> Task:
+    """Load a task with the normalisation given, or that the checkpoint recorded for it."""
+    return load_task(
+        name,
+        data_root=data_root,
+        download=download,
+        normalisation=normalisation or recorded_normalisation(checkpoint.meta, name),
+        device=device,
+    )
+
+
+def evaluate_file(
+    file: str | Path,
+    tasks: Sequence[str],
+    *,
+    split: str = "test",
+    arch: str | None = None,
+    normalisation: Sequence[str] = (),
+    data_root: str | None = None,
+    download: bool = False,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Measure a network on tasks.
+
+    Args:
+        file: The network.
+        tasks: Names of tasks.
+        split: ``"test"`` or ``"select"``.
+        arch: Architecture, where the file does not say.
+        normalisation: ``TASK=MEAN/STD`` texts.
+        data_root: Folder of the named data sets.
+        download: Whether torchvision may fetch them.
+        device: Where to compute.
+
+    Returns:
+        The file's digest and, for each task, the accuracy in [0, 1] and the number of examples.
+
+    Raises:
+        GeomergeError: If the file, a task or an option is wrong.
+    """
+    if split not in ("test", "select"):
+        raise OptionError(f"unknown split {split!r}; expected test or select")
+    own = split_normalisations(normalisation)
+    checkpoint, network = open_network(file, arch, device)
+    rows = []
+    for name in tasks:
+        task = task_for(checkpoint, name, own.get(name), data_root, download, device)
+        part = task.test if split == "test" else task.select
+        network.check_inputs(
+            network.initial, part.inputs.batch(slice(0, 4)), task.classes, task.name
+        )
+        rows.append(
+            {
+                "task": name,
+                "split": split,
+                "examples": len(part.labels),
+                "accuracy": accuracy(network, network.initial, part),
+            }
+        )
+    return {"file": Path(file).name, "sha256": checkpoint.digest, "tasks": rows}

@@ -1,0 +1,108 @@
+r"""What every metric offers: inner products, and vectors split along its eigendirections.
+
+A metric g is symmetric and positive semidefinite on the weight vectors of one network. A step
+needs :math:`(g + \mu I)^{-1} v` for many :math:`\mu`; in the metric's own eigendirections that is
+a division, so a metric gives the :class:`Spectrum` of a vector and takes it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["EuclideanMetric", "Metric", "Spectrum"]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A vector v as orthogonal parts, each lying in eigendirections of the metric.
+
+    Attributes:
+        parts: Coordinates of v; their squares sum to |v|^2.
+        eigenvalues: The metric's eigenvalue of each coordinate, broadcastable to its part.
+    """
+
+    parts: list[Tensor]
+    eigenvalues: list[Tensor]
+
+    def sum(self, weight: Callable[[Tensor], Tensor]) -> float:
+        """Return the sum over coordinates c with eigenvalue s of weight(s) c^2, in float64."""
+        total = 0.0
+        for part, eigenvalue in zip(self.parts, self.eigenvalues, strict=True):
+            total += float((part.double().square() * weight(eigenvalue.double())).sum())
+        return total
+
+    def flat(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the squares of all coordinates and their eigenvalues, in float64."""
+        pairs = list(zip(self.parts, self.eigenvalues, strict=True))
+        squares = [part.detach().cpu().double().square().numpy().ravel() for part, _ in pairs]
+        values = [e.detach().cpu().double().expand(part.shape).numpy().ravel() for part, e in pairs]
+        return np.concatenate(squares), np.concatenate(values)
+
+    def scaled(self, factor: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Return the coordinates multiplied by factor(eigenvalue)."""
+        pairs = zip(self.parts, self.eigenvalues, strict=True)
+        return [part * factor(eigenvalue) for part, eigenvalue in pairs]
+
+
+class Metric(Protocol):
+    """An inner product on weight vectors of length n.
+
+    Attributes:
+        name: Its name in reports and on the command line.
+        floor: Its smallest eigenvalue, 0 for a degenerate metric.
+    """
+
+    name: str
+    floor: float
+
+    def inner(
+        self,
+        u: Tensor,  # (n,)
+        v: Tensor,  # (n,)
+    ) -> float:
+        """Return u' g v."""
+        ...
+
+    def spectrum(
+        self,
+        v: Tensor,  # (n,)
+    ) -> Spectrum:
+        """Split v along the metric's eigendirections."""
+        ...
+
+    def compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
+        """Put coordinates, as :meth:`spectrum` gives them, together to a vector."""
+        ...
+
+
+class EuclideanMetric:
+    """g = I: every weight counts the same, whatever it does."""
+
+    name = "euclidean"
+    floor = 1.0
+
+    def inner(
+        self,
+        u: Tensor,  # (n,)
+        v: Tensor,  # (n,)
+    ) -> float:
+        """Return u' v."""
+        return float(u.double() @ v.double())
+
+    def spectrum(
+        self,
+        v: Tensor,  # (n,)
+    ) -> Spectrum:
+        """Return v itself, all of eigenvalue 1."""
+        return Spectrum([v], [torch.ones((), dtype=v.dtype, device=v.device)])
+
+    def compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
+        """Return the only part."""
+        return parts[0]

@@ -1,0 +1,51 @@
+r"""The output whose change the metric measures: logits, or the Hellinger form of probabilities.
+
+With :math:`\phi = 2\sqrt{\mathrm{softmax}\,f}` the pullback metric is exactly the Fisher metric
+:math:`\sum_c dp_c\,dp_c / p_c`, and :math:`|\phi' - \phi|^2 = 4\sum_c(\sqrt{p'_c}-\sqrt{p_c})^2`
+is bounded by 8 (Amari 2016, sec. 3.5). Logits are the plain form of arXiv 2012.09605, eq. (2).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import OptionError, did_you_mean
+
+__all__ = ["OUTPUTS", "functional_change", "output_map"]
+
+OUTPUTS = ("hellinger", "logits")
+
+
+def output_map(
+    logits: Tensor,  # (B, m)
+    output: str,
+) -> Tensor:  # (B, m)
+    """Map logits to the coordinates in which the metric is Euclidean.
+
+    Args:
+        logits: The network's outputs.
+        output: ``"hellinger"`` or ``"logits"``.
+
+    Returns:
+        The coordinates phi.
+
+    Raises:
+        OptionError: If ``output`` is neither.
+    """
+    if output == "hellinger":
+        # exp(log p / 2) and not sqrt(p): the gradient stays finite where p underflows.
+        return 2 * torch.exp(0.5 * torch.log_softmax(logits, dim=1))
+    if output == "logits":
+        return logits
+    raise OptionError(f"unknown output {output!r}{did_you_mean(output, OUTPUTS)}")
+
+
+def functional_change(
+    one: Tensor,  # (B, m)
+    other: Tensor,  # (B, m)
+    output: str,
+) -> float:
+    """Return the mean over inputs of |phi(one) - phi(other)|^2, for two batches of logits."""
+    gap = output_map(one.double(), output) - output_map(other.double(), output)
+    return float(gap.square().sum(dim=1).mean())

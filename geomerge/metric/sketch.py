@@ -1,0 +1,261 @@
+"""A sketch: the Kronecker metric of a network on its own task, small enough to keep.
+
+With it a later merge can keep that task's function without any of its data. It lies inside the
+checkpoint that ``train`` writes, or in a file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from geomerge.checkpoint import read_safetensors
+from geomerge.errors import CheckpointError, RunError
+from geomerge.files import canonical_json, sha256, write_bytes
+from geomerge.metric.estimate import estimate_kronecker
+from geomerge.metric.factor import Factor
+from geomerge.metric.kronecker import KroneckerLayer, KroneckerMetric
+from geomerge.network import Network
+from geomerge.tasks import Inputs
+
+__all__ = [
+    "Sketch",
+    "load_sketch",
+    "make_sketch",
+    "restore_sketch",
+    "save_sketch",
+    "weights_digest",
+]
+
+_META = "geomerge_sketch"
+SIZE = 3.0  # a sketch holds at most so many numbers for each weight
+INPUTS = 10_000
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A metric, where it was measured and on what.
+
+    Attributes:
+        metric: The (possibly truncated) Kronecker metric.
+        meta: ``task``, ``output``, ``inputs`` (how many), ``weights`` (digest of the network it
+            belongs to), ``kept`` (share of each layer's trace in the kept eigenvectors),
+            ``normalisation``.
+    """
+
+    metric: KroneckerMetric
+    meta: dict[str, Any]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that must be stored, by name."""
+        found: dict[str, Tensor] = {}
+        for layer in self.metric.layers:
+            for side, factor in (("inputs", layer.inputs), ("outputs", layer.outputs)):
+                found[f"{layer.name}/{side}.vectors"] = factor.vectors.float().cpu()
+                found[f"{layer.name}/{side}.values"] = factor.values.float().cpu()
+                found[f"{layer.name}/{side}.tail"] = torch.tensor([factor.tail])
+        found["diagonal"] = self.metric.diagonal.float().cpu()
+        return found
+
+
+def weights_digest(
+    network: Network,
+    w: Tensor,  # (n,)
+) -> str:
+    """Return a SHA-256 of a network's named weights, whatever file they came in."""
+    names = canonical_json({k: list(v) for k, v in network.shapes.items()})
+    return sha256(names.encode() + w.detach().cpu().float().numpy().tobytes())
+
+
+def make_sketch(
+    network: Network,
+    w: Tensor,  # (n,)
+    inputs: Inputs,
+    task: str,
+    *,
+    output: str = "hellinger",
+    count: int = INPUTS,
+    seed: int = 0,
+    batch: int = 500,
+) -> Sketch:
+    """Measure the sketch of a network at its own weights.
+
+    Args:
+        network: The network.
+        w: Its weights.
+        inputs: Of its task's manifold; no labels are needed.
+        task: The task's name, recorded.
+        output: ``"hellinger"`` or ``"logits"``.
+        count: How many inputs to use.
+        seed: Chooses them.
+        batch: Inputs per pass.
+
+    Returns:
+        A sketch of at most three numbers per weight. Eigenvectors that tell least for their size
+        are dropped first; ``meta["kept"]`` says what share of each layer's trace remained.
+    """
+    sample = inputs.sample(count, seed)
+    whole = estimate_kronecker(network, w, sample.batches(batch), output, seed)
+    metric = _truncate(whole, int(SIZE * network.n))
+    return Sketch(
+        metric,
+        {
+            "task": task,
+            "output": output,
+            "inputs": len(sample),
+            "seed": seed,
+            "weights": weights_digest(network, w),
+            "normalisation": inputs.normalisation.to_json(),
+            "kept": {layer.name: round(_kept(layer), 6) for layer in metric.layers},
+            "diagonal": list(metric.rest_names),
+        },
+    )
+
+
+def save_sketch(path: str | Path, sketch: Sketch) -> None:
+    """Write a sketch to a safetensors file of its own.
+
+    Raises:
+        CheckpointError: If the name does not end in ``.safetensors``.
+        RunError: If the place cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"expected a name ending in .safetensors for a sketch, got {path}")
+    content = safetensors.torch.save(sketch.tensors(), {_META: canonical_json(sketch.meta)})
+    write_bytes(path, content)
+
+
+def load_sketch(
+    path: str | Path,
+    network: Network,
+    w: Tensor,  # (n,)
+) -> Sketch:
+    """Read a sketch and check that it belongs to a network.
+
+    Args:
+        path: A file written by :func:`save_sketch`.
+        network: The network whose function the sketch shall keep.
+        w: Its weights.
+
+    Returns:
+        The sketch, on the network's device.
+
+    Raises:
+        CheckpointError: If the file is damaged or the sketch is another network's.
+        RunError: If it cannot be read.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no sketch {path}; make one with geomerge sketch") from error
+    except OSError as error:
+        raise RunError(f"cannot read {path} ({error.strerror}); check permissions") from error
+    tensors, metadata = read_safetensors(content, path)
+    if _META not in metadata:
+        raise CheckpointError(f"{path} is no sketch; make one with geomerge sketch")
+    return restore_sketch(tensors, json.loads(metadata[_META]), network, w, str(path))
+
+
+def restore_sketch(
+    tensors: Mapping[str, Tensor],
+    meta: dict[str, Any],
+    network: Network,
+    w: Tensor,  # (n,)
+    source: str,
+) -> Sketch:
+    """Rebuild a sketch from stored tensors, for the network it was made for.
+
+    Raises:
+        CheckpointError: If tensors are missing, misshapen, or of another network.
+    """
+    if meta.get("weights") != weights_digest(network, w):
+        raise CheckpointError(
+            f"the sketch in {source} was made for other weights than this network's; make one "
+            "with geomerge sketch"
+        )
+    names = dict.fromkeys(key.partition("/")[0] for key in tensors if "/" in key)
+    covered = {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
+    rest = tuple(k for k in network.shapes if k not in covered)
+    try:
+        layers = tuple(_restore_layer(name, tensors, network) for name in sorted(names))
+        diagonal = tensors["diagonal"].to(network.device)
+        if diagonal.shape != (sum(network.shapes[k].numel() for k in rest),):
+            raise KeyError("diagonal")
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the sketch in {source} does not fit the network ({error}); make it again"
+        ) from error
+    metric = KroneckerMetric(
+        network.n, layers, tuple(network.slices[k] for k in rest), diagonal, rest
+    )
+    return Sketch(metric, meta)
+
+
+def _restore_layer(
+    name: str, tensors: Mapping[str, Tensor], network: Network
+) -> KroneckerLayer:
+    weight, bias = network.shapes[f"{name}.weight"], network.shapes.get(f"{name}.bias")
+    sizes = {"inputs": weight[1:].numel() + (bias is not None), "outputs": weight[0]}
+    factors = {}
+    for side, size in sizes.items():
+        vectors = tensors[f"{name}/{side}.vectors"]
+        values = tensors[f"{name}/{side}.values"]
+        if vectors.shape != (size, len(values)):
+            raise ValueError(f"{name}: {tuple(vectors.shape)}, expected {(size, len(values))}")
+        tail = float(tensors[f"{name}/{side}.tail"])
+        factors[side] = Factor(vectors, values, tail).to(torch.float32, network.device)
+    return KroneckerLayer(
+        name,
+        network.slices[f"{name}.weight"],
+        network.slices.get(f"{name}.bias"),
+        factors["inputs"],
+        factors["outputs"],
+    )
+
+
+def _truncate(metric: KroneckerMetric, budget: int) -> KroneckerMetric:
+    """Keep the eigenvectors worth most per stored number, up to a budget of numbers."""
+    offers: list[tuple[float, int, str, int]] = []  # worth per number, size, side, layer
+    for i, layer in enumerate(metric.layers):
+        for side, factor, other in (
+            ("inputs", layer.inputs, layer.outputs),
+            ("outputs", layer.outputs, layer.inputs),
+        ):
+            size = factor.vectors.shape[0]
+            offers += [(float(v) * other.trace / size, size, side, i) for v in factor.values]
+    ranks = {(side, i): 0 for _, _, side, i in offers}
+    left = budget - metric.diagonal.numel()
+    for _, size, side, i in sorted(offers, key=lambda offer: -offer[0]):
+        if size + 1 > left and ranks[side, i]:  # at least one eigenvector each
+            continue
+        ranks[side, i] += 1
+        left -= size + 1
+    layers = (
+        KroneckerLayer(
+            layer.name,
+            layer.weight,
+            layer.bias,
+            layer.inputs.truncated(ranks["inputs", i]),
+            layer.outputs.truncated(ranks["outputs", i]),
+        )
+        for i, layer in enumerate(metric.layers)
+    )
+    return KroneckerMetric(
+        metric.n, tuple(layers), metric.rest, metric.diagonal, metric.rest_names
+    )
+
+
+def _kept(layer: KroneckerLayer) -> float:
+    """Return the share of a layer's trace that lies in the kept eigenvectors."""
+    whole = layer.inputs.trace * layer.outputs.trace
+    kept = float(layer.inputs.values.double().sum() * layer.outputs.values.double().sum())
+    return kept / whole if whole > 0 else 1.0

@@ -1,0 +1,156 @@
+"""``nn.Module`` -> a pure function of one weight vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from geomerge.errors import CheckpointError, TaskError
+
+__all__ = ["Network"]
+
+
+class Network:
+    """A network as a function of inputs and one weight vector, deterministic.
+
+    The vector holds every floating point tensor of the state dict: parameters first, then buffers
+    (running statistics), so that a path between two networks moves those too. Tied weights appear
+    once. Integer buffers stay as they are in the module.
+
+    Args:
+        module: The network; it is put in evaluation mode (no dropout, frozen statistics).
+        device: Where it computes.
+    """
+
+    def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
+        self.module = module.to(device).eval().requires_grad_(False)
+        self.device = torch.device(device)
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        parts = {name: value for name, value in tensors if value.is_floating_point()}
+        self.n_parameters = sum(p.numel() for p in module.parameters())
+        self.shapes = {name: value.shape for name, value in parts.items()}
+        self.slices: dict[str, slice] = {}
+        start = 0
+        for name, shape in self.shapes.items():
+            self.slices[name] = slice(start, start + shape.numel())
+            start += shape.numel()
+        self.n = start  # length of the weight vector
+        self.initial = self.ravel(parts)  # (n,): the weights that the module came with
+
+    def ravel(self, tensors: Mapping[str, Tensor]) -> Tensor:  # (n,)
+        """Return the weight vector of named tensors, as float32 on this device."""
+        return torch.cat([tensors[k].detach().reshape(-1) for k in self.shapes]).to(self.device)
+
+    def unravel(
+        self,
+        w: Tensor,  # (n,)
+    ) -> dict[str, Tensor]:
+        """Return views of a weight vector by name."""
+        return {k: w[self.slices[k]].view(shape) for k, shape in self.shapes.items()}
+
+    def load(
+        self,
+        w: Tensor,  # (n,)
+    ) -> nn.Module:
+        """Point the module's weights at a vector and return the module.
+
+        The module's tensors become views: it computes with whatever the vector holds later, too.
+        """
+        views = self.unravel(w)
+        for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
+            if name in views:
+                tensor.data = views[name]
+        return self.module
+
+    def state_dict(
+        self,
+        w: Tensor,  # (n,)
+    ) -> dict[str, Tensor]:
+        """Return a copy of the module's state dict at a weight vector, on the CPU."""
+        return {k: v.detach().cpu().clone() for k, v in self.load(w).state_dict().items()}
+
+    def outputs(
+        self,
+        w: Tensor,  # (n,)
+        x: Tensor,  # (B, ...)
+    ) -> Tensor:  # (B, m)
+        """Return the logits, differentiable in ``w`` and ``x``."""
+        out: Tensor = functional_call(self.module, self.unravel(w), (x,))
+        return out
+
+    def gradient(
+        self,
+        w: Tensor,  # (n,)
+        x: Tensor,  # (B, ...)
+        target: Tensor,  # (B, m), log-probabilities
+    ) -> tuple[float, Tensor]:
+        """Return the mean distance KL(target || softmax f) and its gradient in ``w``.
+
+        Buffers are not trained: their entries of the gradient are zero.
+        """
+        module = self.load(w)
+        parameters = list(module.parameters())
+        for p in parameters:
+            p.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                log_p = torch.log_softmax(module(x), dim=1)
+                loss = torch.nn.functional.kl_div(
+                    log_p, target, log_target=True, reduction="batchmean"
+                )
+                parts = torch.autograd.grad(loss, parameters)
+        finally:
+            for p in parameters:
+                p.requires_grad_(False)
+        gradient = torch.zeros_like(w)
+        torch.cat([part.reshape(-1) for part in parts], out=gradient[: self.n_parameters])
+        return float(loss.detach()), gradient
+
+    def check_inputs(
+        self,
+        w: Tensor,  # (n,)
+        x: Tensor,  # (B, ...)
+        classes: int,
+        source: str,
+    ) -> None:
+        """Refuse inputs that the network cannot take, or two outputs for the same input.
+
+        Args:
+            w: The weights.
+            x: A small batch of the task's inputs.
+            classes: How many classes the task's labels name.
+            source: Name of the task, for messages.
+
+        Raises:
+            TaskError: If the network fails on the inputs or has fewer outputs than classes.
+            CheckpointError: If the outputs are not logits (B, m), not finite or not repeatable.
+        """
+        module = self.load(w)
+        with torch.no_grad():
+            try:
+                out, again = module(x), module(x)
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise TaskError(
+                    f"the network cannot take the inputs of {source}, of shape "
+                    f"{tuple(x.shape[1:])} ({str(error).splitlines()[0]}); name the task it was "
+                    "trained for"
+                ) from error
+        if not isinstance(out, Tensor) or out.dim() != 2:
+            raise CheckpointError(
+                "expected a network that returns logits of shape (batch, classes); wrap it so"
+            )
+        if out.shape[1] < classes:
+            raise TaskError(
+                f"the network has {out.shape[1]} outputs and {source} has {classes} classes; "
+                "expected at least as many outputs as classes: name another task"
+            )
+        if not torch.isfinite(out).all():
+            raise CheckpointError(f"the network's outputs on {source} are not finite; check it")
+        if not torch.equal(out, again):
+            raise CheckpointError(
+                "the network gives two different outputs for the same weights and inputs; "
+                "remove its randomness from evaluation mode"
+            )

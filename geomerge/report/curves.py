@@ -1,0 +1,63 @@
+"""The two accuracy curves crossing, and the distance: figure 2F of arXiv 2012.09605."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from geomerge.files import write_bytes
+
+__all__ = ["draw_curves"]
+
+
+def draw_curves(report: dict[str, Any], file: Path) -> None:
+    """Draw ``curves.png`` from a report.
+
+    Args:
+        report: The content of ``report.json``.
+        file: Where the picture goes.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    curve, t = report["curve"], report["crossover"]["t"]
+    ts = [point["t"] for point in curve]
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(7, 5), sharex=True, height_ratios=[3, 1.2], layout="constrained"
+    )
+    styles = {"a": ("#0072b2", "-", "o"), "b": ("#d55e00", "--", "s")}
+    for side, (color, line, marker) in styles.items():
+        values = [point[side] for point in curve]
+        if values[0] is None:
+            continue
+        task = report["networks"][side]["task"]
+        label = f"{task} (task of {side})"
+        upper.plot(
+            ts, [100 * v for v in values], line, color=color, marker=marker, ms=3, label=label
+        )
+    for axis in (upper, lower):
+        axis.axvline(t, color="0.35", lw=1, ls=":")
+        axis.grid(alpha=0.25)
+    upper.annotate(
+        f"crossover, t = {t:.3f}",
+        (t, 0.04),
+        xycoords=("data", "axes fraction"),
+        xytext=(-6, 0) if t > 0.5 else (6, 0),
+        textcoords="offset points",
+        ha="right" if t > 0.5 else "left",
+        color="0.25",
+    )
+    upper.set_ylabel("accuracy, selection split (%)")
+    upper.set_ylim(-2, 102)
+    upper.legend(loc="lower left" if t > 0.5 else "lower right", frameon=False)
+    lower.plot(ts, [point["distance"] for point in curve], color="0.2", marker=".", ms=4)
+    lower.set_ylabel("distance to b")
+    lower.set_ylim(bottom=0)
+    lower.set_xlabel("t: share of the path's length, from a (0) to b (1)")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
+    plt.close(figure)
+    write_bytes(file, picture.getvalue())

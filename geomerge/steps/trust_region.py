@@ -1,0 +1,165 @@
+r"""The step of arXiv 2012.09605, eq. (7), in closed form.
+
+.. math:: \min_\theta\ \theta' g\,\theta - \beta\,\theta' v \quad \text{with } |\theta| \le \rho
+
+Its solution is :math:`\theta = \frac{\beta}{2}(g + \mu I)^{-1} v` with one scalar
+:math:`\mu \ge 0`, zero or such that :math:`|\theta| = \rho` (More & Sorensen 1983). In the
+metric's eigendirections finding :math:`\mu` is a one-dimensional root search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from geomerge.errors import NumericalError
+from geomerge.metric import Metric, Spectrum
+
+__all__ = ["Step", "damped_step", "precondition", "trust_region_step"]
+
+
+_LOG_MU = (-16.0, 12.0)  # decimal bounds of the search for mu
+
+
+@dataclass(frozen=True)
+class Step:
+    """A tangent and what is known of it.
+
+    Attributes:
+        tangent: theta, shape (n,).
+        damping: mu.
+        norm: |theta|.
+        predicted: theta' g theta, the functional change that the metric predicts.
+    """
+
+    tangent: Tensor
+    damping: float
+    norm: float
+    predicted: float
+
+
+def damped_step(
+    metric: Metric,
+    v: Tensor,  # (n,)
+    damping: float,
+    radius: float,
+    beta: float | None = None,
+) -> Step:
+    """Return (beta / 2) (g + damping I)^-1 v, shortened to ``radius`` where it is longer.
+
+    Args:
+        metric: g.
+        v: The direction wanted.
+        damping: mu, positive.
+        radius: Longest step.
+        beta: How much reaching v is worth beside the functional change; None is
+            2 (floor + mu), the largest that overshoots v in no direction.
+
+    Returns:
+        The step.
+    """
+    spectrum = metric.spectrum(v)
+    beta = 2 * (metric.floor + damping) if beta is None else beta
+    norm = _norm(spectrum, beta, damping)
+    if norm > radius:
+        beta *= radius / norm
+    return _step(metric, spectrum, beta, damping)
+
+
+def trust_region_step(
+    metric: Metric,
+    v: Tensor,  # (n,)
+    radius: float,
+    beta: float | None = None,
+    guess: float = 1e-6,
+) -> Step:
+    """Solve eq. (7) with mu from the secular equation |theta(mu)| = radius.
+
+    Args:
+        metric: g.
+        v: The direction wanted.
+        radius: rho, the longest step; the paper's bound 0.01 on theta'theta is a radius of 0.1.
+        beta: How much reaching v is worth beside the functional change; None ties it to mu as
+            2 (floor + mu), so that the step of the given length overshoots v in no direction.
+        guess: A mu to start the search from, such as that of the step before.
+
+    Returns:
+        The step; |theta| equals the radius unless the free minimum lies inside.
+
+    Raises:
+        NumericalError: If v is zero or not finite.
+    """
+    spectrum = metric.spectrum(v)
+    length = spectrum.sum(torch.ones_like) ** 0.5
+    if not 0 < length < float("inf"):
+        raise NumericalError(
+            f"the direction of a step has length {length}, expected a positive finite one; the "
+            "walk has arrived or the weights are not finite"
+        )
+
+    squares, values = spectrum.flat()
+    sign = 1.0 if beta is None else -1.0  # |theta| rises with mu where beta follows it
+
+    def excess(log_mu: float) -> float:
+        mu = 10**log_mu
+        factor = metric.floor + mu if beta is None else beta / 2
+        return sign * (factor * float(np.sqrt(squares @ (values + mu) ** -2.0)) - radius)
+
+    mu = 10 ** _root(excess, float(np.log10(guess)))
+    step_beta = 2 * (metric.floor + mu) if beta is None else beta
+    over = _norm(spectrum, step_beta, mu) / radius
+    return _step(metric, spectrum, step_beta / max(over, 1.0), mu)
+
+
+def _root(rising: Callable[[float], float], guess: float) -> float:
+    """Return where a rising function of log10 mu is zero, or the end of the range nearest to it."""
+    low = high = min(max(guess, _LOG_MU[0]), _LOG_MU[1])
+    width = 0.1
+    while rising(low) > 0:
+        if low == _LOG_MU[0]:
+            return low
+        high, low = low, max(low - width, _LOG_MU[0])
+        width *= 3
+    while low == high or rising(high) < 0:
+        if high == _LOG_MU[1]:
+            return high
+        low, high = high, min(high + width, _LOG_MU[1])
+        width *= 3
+    return float(brentq(rising, low, high, xtol=1e-9))
+
+
+def precondition(metric: Metric, spectrum: Spectrum, damping: float) -> list[Tensor]:
+    """Return the coordinates of (floor + mu) (g + mu I)^-1 v: eq. (7) as a preconditioner.
+
+    Directions that change the kept function least pass with factor one, whatever the metric; the
+    Euclidean metric passes all of them so.
+
+    Args:
+        metric: g, for its smallest eigenvalue.
+        spectrum: Of v.
+        damping: mu.
+
+    Returns:
+        Parts for :meth:`Metric.compose`.
+    """
+    top = metric.floor + damping
+    return spectrum.scaled(lambda s: top / (s + damping))
+
+
+def _norm(spectrum: Spectrum, beta: float, damping: float) -> float:
+    return beta / 2 * spectrum.sum(lambda s: 1 / (s + damping) ** 2) ** 0.5
+
+
+def _step(metric: Metric, spectrum: Spectrum, beta: float, damping: float) -> Step:
+    parts = spectrum.scaled(lambda s: beta / 2 / (s + damping))
+    return Step(
+        metric.compose(parts),
+        damping,
+        _norm(spectrum, beta, damping),
+        (beta**2 / 4) * spectrum.sum(lambda s: s / (s + damping) ** 2),
+    )

@@ -1,0 +1,208 @@
+"""Where tasks come from: named data sets, image folders, ``.npz`` files, ``module:factory``."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geomerge.errors import TaskError
+
+__all__ = ["NAMED", "USUAL", "Pair", "from_factory", "from_folder", "from_npz"]
+
+Pair = tuple[Tensor, Tensor]  # inputs (N, ...), labels (N,)
+Data = tuple[Pair, Pair | None]  # training, test
+
+USUAL = {  # the field's usual normalisation: mean, deviation per channel
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion-mnist": ((0.2860,), (0.3530,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "digits": ((0.3053,), (0.3761,)),
+    "digits-permuted": ((0.3053,), (0.3761,)),
+}
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_LARGEST_IMAGE = 16 * 2**20  # bytes of one packed image; more is no image of a data set
+
+
+def _mnist(kind: str) -> Callable[[Path, bool], Data]:
+    def read(root: Path, download: bool) -> Data:
+        from torchvision import datasets
+
+        def part(train: bool) -> Pair:
+            try:
+                data = getattr(datasets, kind)(str(root), train=train, download=download)
+            except (RuntimeError, OSError) as error:
+                raise _missing(kind, root, download, error) from error
+            return data.data.unsqueeze(1), data.targets
+
+        return part(True), part(False)
+
+    return read
+
+
+def _cifar10(root: Path, download: bool) -> Data:
+    for name in ("cifar10-images.zip", "cifar10.zip"):
+        if (root / name).is_file():
+            return _from_zip(root / name)
+    for name in ("cifar10", "cifar10-images"):
+        if (root / name / "train").is_dir():
+            return from_folder(root / name)
+    from torchvision import datasets
+
+    def part(train: bool) -> Pair:
+        try:
+            # torchvision compares the files with known MD5 sums before it opens them.
+            data = datasets.CIFAR10(str(root), train=train, download=download)
+        except (RuntimeError, OSError) as error:
+            raise _missing("CIFAR10", root, download, error) from error
+        return torch.from_numpy(data.data).permute(0, 3, 1, 2), torch.tensor(data.targets)
+
+    return part(True), part(False)
+
+
+def _digits(permuted: bool) -> Callable[[Path, bool], Data]:
+    def read(root: Path, download: bool) -> Data:
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        x = torch.from_numpy(data.images / 16).float()
+        if permuted:
+            order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+            x = x.flatten(1)[:, order].view(-1, 8, 8)
+        return (x.unsqueeze(1), torch.from_numpy(data.target)), None
+
+    return read
+
+
+NAMED: Mapping[str, Callable[[Path, bool], Data]] = {
+    "mnist": _mnist("MNIST"),
+    "fashion-mnist": _mnist("FashionMNIST"),
+    "cifar10": _cifar10,
+    "digits": _digits(permuted=False),
+    "digits-permuted": _digits(permuted=True),
+}
+
+
+def from_folder(folder: Path) -> Data:
+    """Read images in ``folder/CLASS/*``, or in ``train`` and ``test`` folders of that form."""
+    if (folder / "train").is_dir():
+        test = folder / "test"
+        return _read_classes(folder / "train"), _read_classes(test) if test.is_dir() else None
+    return _read_classes(folder), None
+
+
+def from_npz(file: Path) -> Data:
+    """Read arrays ``x`` and ``y`` (or ``x_train``, ``y_train``), and ``x_test``, ``y_test``."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            found = {k: arrays[k] for k in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise TaskError(
+            f"{file} is not a readable .npz of plain arrays ({str(error)[:120]}); write it with "
+            "numpy.savez(x=..., y=...)"
+        ) from error
+    return _from_arrays(found, str(file))
+
+
+def from_factory(made: Any, spec: str) -> Data:
+    """Take what a factory returned: a mapping of arrays with the names of :func:`from_npz`."""
+    if not isinstance(made, Mapping):
+        raise TaskError(
+            f"{spec!r} returned a {type(made).__name__}, expected a Task or a mapping with x and "
+            "y; return one"
+        )
+    return _from_arrays(made, spec)
+
+
+def _from_arrays(arrays: Mapping[str, Any], source: str) -> Data:
+    def pair(x: str, y: str) -> Pair | None:
+        if x not in arrays or y not in arrays:
+            return None
+        inputs, labels = torch.as_tensor(arrays[x]), torch.as_tensor(arrays[y])
+        if inputs.dtype not in (torch.uint8, torch.float32):
+            inputs = inputs.float()
+        return inputs, labels
+
+    train = pair("x", "y") or pair("x_train", "y_train")
+    if train is None:
+        raise TaskError(
+            f"{source} holds {sorted(arrays)}, expected arrays x and y (or x_train and y_train, "
+            "and x_test and y_test); rename them"
+        )
+    return train, pair("x_test", "y_test")
+
+
+def _read_classes(folder: Path) -> Pair:
+    try:
+        classes = sorted(p for p in folder.iterdir() if p.is_dir())
+        files = [(p, k) for k, c in enumerate(classes) for p in sorted(c.iterdir())]
+    except OSError as error:
+        raise TaskError(f"cannot list {folder} ({error.strerror}); check the path") from error
+    files = [(p, k) for p, k in files if p.suffix.lower() in _IMAGES]
+    return _stack(((p.read_bytes(), k, str(p)) for p, k in files), str(folder))
+
+
+def _from_zip(file: Path) -> Data:
+    """Read ``[train|test]/CLASS/image`` from a zip without unpacking it."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+
+            def part(split: str) -> Pair:
+                names = sorted(
+                    i.filename
+                    for i in archive.infolist()
+                    if i.filename.startswith(split + "/")
+                    and i.filename.lower().endswith(_IMAGES)
+                    and i.file_size < _LARGEST_IMAGE
+                )
+                classes = sorted({n.split("/")[1] for n in names})
+                items = ((archive.read(n), classes.index(n.split("/")[1]), n) for n in names)
+                return _stack(items, f"{file} ({split})")
+
+            return part("train"), part("test")
+    except (zipfile.BadZipFile, OSError) as error:
+        raise TaskError(f"{file} is not a whole zip ({error}); copy it again") from error
+
+
+def _stack(items: Any, source: str) -> Pair:
+    from PIL import Image, UnidentifiedImageError
+
+    images: list[np.ndarray[Any, Any]] = []
+    labels: list[int] = []
+    for content, label, name in items:
+        try:
+            image = Image.open(io.BytesIO(content))
+            pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise TaskError(f"{name} in {source} is not a readable image; remove it") from error
+        if images and pixels.shape != images[0].shape:
+            raise TaskError(
+                f"{name} in {source} has shape {pixels.shape}, expected {images[0].shape} as the "
+                "first; bring all images to one size"
+            )
+        images.append(pixels)
+        labels.append(label)
+    if not images:
+        raise TaskError(f"no images in {source}, expected CLASS/image.png; check the folder")
+    x = torch.from_numpy(np.stack(images))
+    x = x.unsqueeze(1) if x.dim() == 3 else x.permute(0, 3, 1, 2).contiguous()
+    return x, torch.tensor(labels)
+
+
+def _missing(kind: str, root: Path, download: bool, error: Exception) -> TaskError:
+    if download:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "no reason"
+        return TaskError(
+            f"torchvision could not download {kind} into {root} ({reason}); check the network or "
+            "copy the files there"
+        )
+    return TaskError(
+        f"no {kind} under {root}; say where it is with --data-root or GEOMERGE_DATA, or allow "
+        "torchvision to fetch it with --download"
+    )

@@ -1,0 +1,231 @@
+"""A task: inputs with labels in three splits, each with its one purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import OptionError, TaskError
+
+__all__ = [
+    "Inputs",
+    "Normalisation",
+    "Split",
+    "Task",
+    "make_task",
+    "parse_normalisation",
+    "recorded_normalisation",
+    "split_normalisations",
+]
+
+SELECTION_SIZE = 5000
+SELECTION_SEED = 0  # fixed: every command must cut the same examples
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation per channel (or one for all), of inputs scaled to [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Return the numbers as JSON keeps them."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
+
+def parse_normalisation(text: str) -> Normalisation:
+    """Read ``"MEAN/STD"``, each one number or one per channel with commas.
+
+    Raises:
+        OptionError: If the text is not that.
+    """
+    mean, _, std = text.partition("/")
+    try:
+        numbers = [tuple(float(x) for x in part.split(",")) for part in (mean, std)]
+    except ValueError:
+        raise OptionError(
+            f"expected MEAN/STD such as 0.1307/0.3081 for a normalisation, got {text!r}"
+        ) from None
+    return Normalisation(*numbers)
+
+
+def split_normalisations(texts: Sequence[str]) -> dict[str, Normalisation]:
+    """Read ``"TASK=MEAN/STD"`` texts.
+
+    Raises:
+        OptionError: If one is not that.
+    """
+    found = {}
+    for text in texts:
+        task, equals, numbers = text.rpartition("=")
+        if not equals:
+            raise OptionError(f"expected TASK=MEAN/STD for --normalisation, got {text!r}")
+        found[task] = parse_normalisation(numbers)
+    return found
+
+
+def recorded_normalisation(meta: Mapping[str, Any], task: str) -> Normalisation | None:
+    """Return the normalisation that a checkpoint's metadata records for a task, or None."""
+    numbers = meta.get("tasks", {}).get(task)
+    if numbers is None and meta.get("task") == task:
+        numbers = meta.get("normalisation")
+    if numbers is None:
+        return None
+    return Normalisation(tuple(numbers["mean"]), tuple(numbers["std"]))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs without labels, in a fixed order.
+
+    Attributes:
+        raw: ``uint8`` pixels or floats, shape (N, ...).
+        normalisation: Applied when a batch is taken; bytes are divided by 255 first.
+        device: Where batches go.
+    """
+
+    raw: Tensor
+    normalisation: Normalisation
+    device: str = "cpu"
+
+    def __len__(self) -> int:
+        """Return the number of inputs N."""
+        return len(self.raw)
+
+    def batch(self, index: Tensor | slice) -> Tensor:  # (B, ...)
+        """Return normalised inputs as float32 on the device."""
+        x = self.raw[index].to(self.device)
+        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        shape = (-1,) + (1,) * max(x.dim() - 2, 0)
+        mean = torch.tensor(self.normalisation.mean, device=x.device).view(shape)
+        std = torch.tensor(self.normalisation.std, device=x.device).view(shape)
+        return (x - mean) / std
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Yield all inputs in order, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.batch(slice(start, start + size))
+
+    def sample(self, count: int, seed: int) -> Inputs:
+        """Return at most ``count`` inputs, drawn without replacement."""
+        generator = torch.Generator().manual_seed(seed)
+        index = torch.randperm(len(self), generator=generator)[:count]
+        return Inputs(self.raw[index], self.normalisation, self.device)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Inputs and their labels, shape (N,)."""
+
+    inputs: Inputs
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network was, or is to be, trained for.
+
+    Attributes:
+        name: The name, path or ``module:factory`` that it was loaded by.
+        train: For training, and without labels as the manifold that a walk keeps.
+        select: Cut from the training data; every choice is made on it.
+        test: For the numbers that are reported, never for a choice.
+        classes: Number of classes of the labels.
+        input_shape: Shape of one input.
+    """
+
+    name: str
+    train: Split
+    select: Split
+    test: Split
+    classes: int
+    input_shape: tuple[int, ...]
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """The normalisation of all its inputs."""
+        return self.train.inputs.normalisation
+
+
+def make_task(
+    name: str,
+    train: tuple[Tensor, Tensor],  # (N, ...), (N,)
+    test: tuple[Tensor, Tensor] | None,
+    normalisation: Normalisation | None,
+    device: str = "cpu",
+) -> Task:
+    """Cut a selection split from training data and put a task together.
+
+    Args:
+        name: Name for reports.
+        train: Inputs (bytes or floats) and integer labels.
+        test: The same for the test split; without it a sixth of ``train`` is cut off first.
+        normalisation: Per channel; None measures it on the training split of byte images and
+            leaves floats as they are.
+        device: Where batches go.
+
+    Returns:
+        The task; the selection split holds 5000 examples, or a fifth of fewer than 25 000.
+
+    Raises:
+        TaskError: If there are too few examples, or inputs and labels do not fit together.
+    """
+    for what, (x, y) in (("training", train), *((("test", test),) if test else ())):
+        if len(x) != len(y):
+            raise TaskError(
+                f"{name} has {len(x)} {what} inputs and {len(y)} labels, expected as many of "
+                "each; check the data"
+            )
+        if len(x) < 10:
+            raise TaskError(
+                f"{name} has {len(x)} {what} examples, expected at least 10; check the data"
+            )
+        if x.is_floating_point() and not torch.isfinite(x).all():
+            raise TaskError(f"the {what} inputs of {name} are not all finite; clean the data")
+        if y.dim() != 1 or y.is_floating_point() or int(y.min()) < 0:
+            raise TaskError(
+                f"the {what} labels of {name} are not one class number from 0 on for each "
+                f"input (type {y.dtype}, shape {tuple(y.shape)}); convert them"
+            )
+    if test is None:
+        train, test = _cut(train, len(train[0]) // 6, SELECTION_SEED + 1)
+    rest, select = _cut(train, min(SELECTION_SIZE, len(train[0]) // 5), SELECTION_SEED)
+    if normalisation is None:
+        normalisation = _measure(rest[0])
+    channels = rest[0].shape[1] if rest[0].dim() > 2 else 1
+    for numbers in (normalisation.mean, normalisation.std):
+        if len(numbers) not in (1, channels):
+            raise TaskError(
+                f"the normalisation of {name} has {len(numbers)} numbers, expected 1 or "
+                f"{channels}, one per channel; correct it"
+            )
+    if any(s <= 0 for s in normalisation.std):
+        raise TaskError(f"the normalisation of {name} has a deviation that is not positive")
+    splits = [
+        Split(Inputs(x, normalisation, device), y.long().to(device)) for x, y in (rest, select, test)
+    ]
+    classes = int(torch.cat([train[1], test[1]]).max()) + 1
+    return Task(name, *splits, classes, tuple(rest[0].shape[1:]))
+
+
+def _cut(
+    data: tuple[Tensor, Tensor], count: int, seed: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    order = torch.randperm(len(data[0]), generator=torch.Generator().manual_seed(seed))
+    cut, kept = order[:count], order[count:]
+    return (data[0][kept], data[1][kept]), (data[0][cut], data[1][cut])
+
+
+def _measure(x: Tensor) -> Normalisation:
+    if x.dtype != torch.uint8:
+        return Normalisation((0.0,), (1.0,))
+    flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(1)
+    parts = flat.transpose(0, 1).flatten(1).double() / 255
+    mean = [round(float(part.mean()), 4) for part in parts]
+    std = [max(round(float(part.std()), 4), 1e-4) for part in parts]
+    return Normalisation(tuple(mean), tuple(std))

@@ -1,0 +1,168 @@
+"""Network x task -> trained weights: the plainest loop, to make end points and baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geomerge.architectures import create_network
+from geomerge.checkpoint import Checkpoint, save_checkpoint
+from geomerge.crossover import accuracy
+from geomerge.errors import NumericalError
+from geomerge.metric import make_sketch
+from geomerge.network import Network
+from geomerge.tasks import Split, Task
+from geomerge.tasks.task import SELECTION_SEED
+
+__all__ = ["train", "train_checkpoint"]
+
+
+def train(
+    network: Network,
+    start: Tensor,  # (n,)
+    splits: list[Split],
+    *,
+    epochs: float = 8,
+    learning_rate: float = 0.05,
+    batch: int = 128,
+    seed: int = 0,
+    on_step: Callable[[int, int, Tensor], None] | None = None,
+) -> Tensor:  # (n,)
+    """Train with cross-entropy and stochastic gradient descent.
+
+    Momentum 0.9, learning rate falling linearly to zero, buffers updated in training mode. Every
+    example is seen once an epoch; several splits are mixed example by example.
+
+    Args:
+        network: The network; it is back in evaluation mode afterwards.
+        start: Where to start.
+        splits: Labelled examples.
+        epochs: Passes over them; a fraction stops within one.
+        learning_rate: Of the first step.
+        batch: Examples per step.
+        seed: Of the order of examples and of dropout.
+        on_step: Called after each step with its number, the number of all steps and the weights.
+
+    Returns:
+        The trained weights.
+
+    Raises:
+        NumericalError: If the loss stops being finite.
+    """
+    w = start.clone()
+    module = network.load(w).train()
+    parameters = [p.requires_grad_(True) for p in module.parameters()]
+    optimizer = torch.optim.SGD(parameters, learning_rate, momentum=0.9)
+    count = sum(len(s.labels) for s in splits)
+    batch = min(batch, count)
+    steps = max(1, int(epochs * (count // batch)))
+    order = _mixed(splits, batch, seed)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for step in range(steps):
+                x, y = next(order)
+                optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
+                loss = torch.nn.functional.cross_entropy(module(x), y)
+                if not torch.isfinite(loss):
+                    raise NumericalError(
+                        f"the training loss is {float(loss)} after {step} steps, expected a "
+                        "finite number; give a smaller learning rate"
+                    )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if on_step is not None:
+                    on_step(step + 1, steps, w)
+    finally:
+        module.eval().requires_grad_(False)
+    return network.ravel({**dict(module.named_parameters()), **dict(module.named_buffers())})
+
+
+def train_checkpoint(
+    file: str | Path,
+    architecture: str,
+    task: Task,
+    *,
+    epochs: float = 8,
+    learning_rate: float = 0.05,
+    seed: int = 0,
+    sketch: bool = True,
+    device: str = "cpu",
+    on_step: Callable[[int, int, Tensor], None] | None = None,
+) -> dict[str, float]:
+    """Train a new network for a task and write it with all that a merge will want to know.
+
+    Args:
+        file: Where it goes.
+        architecture: A name or ``module:factory``.
+        task: The task; its selection split is left out of the training.
+        epochs: Passes over the training split.
+        learning_rate: Of the first step.
+        seed: Of weights and of the order of examples.
+        sketch: Whether to measure and keep a sketch.
+        device: Where to compute.
+        on_step: As in :func:`train`.
+
+    Returns:
+        Accuracies on ``"select"`` and ``"test"``.
+
+    Raises:
+        GeomergeError: If the network does not fit the task, or the file cannot be written.
+    """
+    module = create_network(architecture, task.input_shape, task.classes, seed)
+    network = Network(module, device)
+    network.check_inputs(
+        network.initial, task.train.inputs.batch(slice(0, 4)), task.classes, task.name
+    )
+    w = train(
+        network,
+        network.initial,
+        [task.train],
+        epochs=epochs,
+        learning_rate=learning_rate,
+        seed=seed,
+        on_step=on_step,
+    )
+    made = make_sketch(network, w, task.train.inputs, task.name, seed=seed) if sketch else None
+    meta: dict[str, Any] = {
+        "architecture": architecture,
+        "task": task.name,
+        "normalisation": task.normalisation.to_json(),
+        "training": {
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "selection_seed": SELECTION_SEED,
+            "selection_size": len(task.select.labels),
+        },
+    }
+    if made is not None:
+        meta["sketch"] = made.meta
+    weights = network.state_dict(w)
+    save_checkpoint(file, Checkpoint(weights, meta, made.tensors() if made else {}))
+    return {
+        "select": accuracy(network, w, task.select),
+        "test": accuracy(network, w, task.test),
+    }
+
+
+def _mixed(splits: list[Split], batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [len(s.labels) for s in splits]
+    owner = torch.repeat_interleave(torch.arange(len(splits)), torch.tensor(sizes))
+    local = torch.cat([torch.arange(size) for size in sizes])
+    while True:
+        order = torch.randperm(len(owner), generator=generator)
+        for start in range(0, len(order) - batch + 1, batch):
+            chosen = order[start : start + batch]
+            xs, ys = [], []
+            for k, split in enumerate(splits):
+                index = local[chosen[owner[chosen] == k]]
+                xs.append(split.inputs.batch(index))
+                ys.append(split.labels[index])
+            yield torch.cat(xs), torch.cat(ys)
