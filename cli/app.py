@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from geomerge.cli import data, demo, merge, train
+from geomerge.cli import demo, evaluate, merge, path, sketch, train
 from geomerge.cli.console import USER_ERROR, fail
 
 __all__ = ["app", "main"]
@@ -22,9 +23,9 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("merge")(merge.merge)
-app.command("sketch")(data.sketch)
-app.command("evaluate")(data.evaluate)
-app.command("path")(data.path)
+app.command("sketch")(sketch.sketch)
+app.command("evaluate")(evaluate.evaluate)
+app.command("path")(path.path)
 app.command("demo")(demo.demo)
 
 
@@ -36,9 +37,10 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    show_version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Show the version and stop."
-    ),
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
 ) -> None:
     pass
 

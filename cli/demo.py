@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,8 +14,8 @@ __all__ = ["demo"]
 
 
 def demo(
-    out: Path = typer.Option(Path("runs/demo"), help="Folder of the demonstration."),
-    seed: int = typer.Option(0, help="Of everything drawn."),
+    out: Annotated[Path, typer.Option(help="Folder of the demonstration.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
 ) -> None:
     """Train two networks on scikit-learn's digits, straight and permuted, and merge them."""
     from geomerge.merging import MergeOptions

@@ -4,50 +4,59 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from geomerge.cli.console import percent, progress_bar
+from geomerge.cli.options import Arch, DataRoot, Device, Download, Normalisations, Output
 
 __all__ = ["merge", "show_report"]
 
 
 def merge(
-    a: Path = typer.Argument(..., help="Network a, where the path starts."),
-    b: Path = typer.Argument(..., help="Network b, where it ends."),
-    manifold: list[str] = typer.Option(
-        [], help="Task whose inputs the walk may use; a=NAME and b=NAME say whose it is."
-    ),
-    out: Path | None = typer.Option(None, help="Folder of the run; default runs/A-B-HASH."),
-    sketch_a: Path | None = typer.Option(None, help="File with a's sketch."),
-    sketch_b: Path | None = typer.Option(None, help="File with b's sketch."),
-    task_a: str | None = typer.Option(None, help="Task of a, to choose and report on."),
-    task_b: str | None = typer.Option(None, help="Task of b, to choose and report on."),
-    preset: str | None = typer.Option(None, help="sketch or paper; default what the data allows."),
-    metric: str = typer.Option("kronecker", help="kronecker or euclidean."),
-    output: str = typer.Option("hellinger", help="What the metric measures: hellinger, logits."),
-    damping: float | None = typer.Option(None, help="mu; default several, the best is kept."),
-    steps: int | None = typer.Option(None, help="Steps of each walk."),
-    pick: str | None = typer.Option(
-        None, help="max-min, balanced, equal-drift, or a floor such as 'a>=0.80'."
-    ),
-    points: int = typer.Option(64, help="Most networks stored on the path."),
-    seed: int = typer.Option(0, help="Of everything drawn."),
-    arch: str | None = typer.Option(None, help="Architecture, where the files do not say."),
-    normalisation: list[str] = typer.Option([], help="TASK=MEAN/STD instead of the usual one."),
-    pt: bool = typer.Option(False, "--pt", help="Write merged.pt as well."),
-    device: str = typer.Option("cpu", help="Where to compute."),
-    data_root: str | None = typer.Option(None, help="Folder of data sets (GEOMERGE_DATA)."),
-    download: bool = typer.Option(False, help="Let torchvision fetch a missing data set."),
-    as_json: bool = typer.Option(False, "--json", help="Print report.json."),
+    a: Annotated[Path, typer.Argument(help="Network a, where the path starts.")],
+    b: Annotated[Path, typer.Argument(help="Network b, where it ends.")],
+    manifold: Annotated[
+        list[str] | None,
+        typer.Option(help="Task whose inputs the walk may use; a=NAME and b=NAME say whose."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default runs/A-B-HASH.")
+    ] = None,
+    sketch_a: Annotated[Path | None, typer.Option(help="File with a's sketch.")] = None,
+    sketch_b: Annotated[Path | None, typer.Option(help="File with b's sketch.")] = None,
+    task_a: Annotated[str | None, typer.Option(help="Task of a, to choose and report on.")] = None,
+    task_b: Annotated[str | None, typer.Option(help="Task of b, to choose and report on.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="sketch or paper; default what the data allows.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="kronecker or euclidean.")] = "kronecker",
+    output: Output = "hellinger",
+    damping: Annotated[
+        float | None, typer.Option(help="mu; default several, the best is kept.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of each walk.")] = None,
+    pick: Annotated[
+        str | None,
+        typer.Option(help="max-min, balanced, equal-drift, or a floor such as 'a>=0.80'."),
+    ] = None,
+    points: Annotated[int, typer.Option(help="Most networks stored on the path.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    arch: Arch = None,
+    normalisation: Normalisations = None,
+    pt: Annotated[bool, typer.Option("--pt", help="Write merged.pt as well.")] = False,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    download: Download = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
 ) -> None:
     """Walk from one network toward another and keep the point that does both tasks."""
     from geomerge.merging import MergeOptions
     from geomerge.runs import run_merge
 
     options = MergeOptions(
-        manifold=tuple(manifold),
+        manifold=tuple(manifold or ()),
         preset=preset,
         metric=metric,
         output=output,
@@ -61,7 +70,7 @@ def merge(
         sketch_a=str(sketch_a) if sketch_a else None,
         sketch_b=str(sketch_b) if sketch_b else None,
         arch=arch,
-        normalisation=tuple(normalisation),
+        normalisation=tuple(normalisation or ()),
         data_root=data_root,
         download=download,
         device=device,

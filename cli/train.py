@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from geomerge.cli.console import percent, progress_bar
+from geomerge.cli.options import DataRoot, Device, Download, NetworkOut, Normalisation
 
 __all__ = ["train"]
 
 
 def train(
-    manifold: str = typer.Option(
-        ..., help="Task: mnist, fashion-mnist, cifar10, digits, a folder, an .npz, module:factory."
-    ),
-    out: Path = typer.Option(..., help="Where the network goes: .pt or .safetensors."),
-    arch: str = typer.Option(
-        "mlp", help="mlp, lenet-300-100, cnn, vgg11-cifar, or module:factory."
-    ),
-    epochs: float = typer.Option(8, min=0, help="Passes over the training data."),
-    learning_rate: float = typer.Option(0.05, min=0, help="Of the first step."),
-    seed: int = typer.Option(0, help="Of weights and of the order of examples."),
-    sketch: bool = typer.Option(True, help="Keep a sketch of the metric inside the checkpoint."),
-    normalisation: str | None = typer.Option(None, help="MEAN/STD instead of the usual one."),
-    device: str = typer.Option("cpu", help="Where to compute."),
-    data_root: str | None = typer.Option(None, help="Folder of data sets (GEOMERGE_DATA)."),
-    download: bool = typer.Option(False, help="Let torchvision fetch a missing data set."),
+    manifold: Annotated[
+        str,
+        typer.Option(
+            help="Task: mnist, fashion-mnist, cifar10, digits, a folder, an .npz, module:factory."
+        ),
+    ],
+    out: NetworkOut,
+    arch: Annotated[
+        str, typer.Option(help="mlp, lenet-300-100, cnn, vgg11-cifar, or module:factory.")
+    ] = "mlp",
+    epochs: Annotated[float, typer.Option(min=0, help="Passes over the training data.")] = 8,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of the first step.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of weights and of the order of examples.")] = 0,
+    sketch: Annotated[bool, typer.Option(help="Keep a sketch inside the checkpoint.")] = True,
+    normalisation: Normalisation = None,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    download: Download = False,
 ) -> None:
     """Train a network for a task; 5000 examples are left out for later choices."""
     from geomerge.merging.monitor import Progress

@@ -7,6 +7,7 @@ bare state dict needs no specification and keeps its own names.
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from geomerge.errors import CheckpointError, OptionError, did_you_mean
 __all__ = ["NAMED", "create_network", "import_factory", "rebuild_network", "recognise"]
 
 NAMED = ("mlp", "lenet-300-100", "cnn", "vgg11-cifar")
+_LONGEST_STACK = 64  # layers; more are no stack that anybody trains
 _HIDDEN = {"mlp": (400, 400), "lenet-300-100": (300, 100)}
 
 
@@ -235,7 +237,7 @@ def _from_factory(spec: str) -> nn.Module:
     module = import_factory(spec)()
     if not isinstance(module, nn.Module):
         raise OptionError(
-            f"{spec!r} returned a {type(module).__name__}, expected an nn.Module; return the network"
+            f"{spec!r} returned a {type(module).__name__}, expected an nn.Module; return one"
         )
     return module
 
@@ -283,7 +285,7 @@ def _linear_order(weights: Mapping[str, Tensor]) -> list[str] | None:
     if not layers or not set(weights) <= known:
         return None
     sizes: dict[str, tuple[int, ...]] = {k: tuple(weights[f"{k}.weight"].shape) for k in layers}
-    if any(len(size) != 2 for size in sizes.values()):
+    if any(len(size) != 2 for size in sizes.values()) or len(layers) > _LONGEST_STACK:
         return None
     for layer in layers:
         bias = weights.get(f"{layer}.bias")
@@ -291,8 +293,7 @@ def _linear_order(weights: Mapping[str, Tensor]) -> list[str] | None:
             return None
     ordered = sorted(layers, key=_natural)
     if not _chains(ordered, sizes):
-        ordered = _only_chain(layers, sizes)
-        return ordered
+        return _only_chain(layers, sizes)
     # Layers of one shape could be swapped: only numbers in otherwise equal names order them.
     for i, one in enumerate(ordered):
         for other in ordered[:i]:
@@ -306,8 +307,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _chains(order: list[str], sizes: Mapping[str, tuple[int, ...]]) -> bool:
-    pairs = zip(order[:-1], order[1:], strict=True)
-    return all(sizes[one][0] == sizes[two][1] for one, two in pairs)
+    return all(sizes[one][0] == sizes[two][1] for one, two in itertools.pairwise(order))
 
 
 def _only_chain(layers: list[str], sizes: Mapping[str, tuple[int, ...]]) -> list[str] | None:

@@ -16,7 +16,7 @@ __all__ = ["fine_tune", "straight_line"]
 def straight_line(
     a: Tensor,  # (n,)
     b: Tensor,  # (n,)
-    points: int = 21,
+    points: int = 41,
 ) -> list[Tensor]:
     """Return evenly spaced points of the straight line from a to b, both ends included."""
     return [torch.lerp(a, b, i / (points - 1)) for i in range(points)]

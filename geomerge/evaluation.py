@@ -34,20 +34,23 @@ def open_network(
 
 def task_for(
     checkpoint: Checkpoint,
+    network: Network,
     name: str,
     normalisation: Normalisation | None = None,
     data_root: str | None = None,
     download: bool = False,
-    device: str = "cpu",
 ) -> Task:
-    """Load a task with the normalisation given, or that the checkpoint recorded for it."""
-    return load_task(
+    """Load a task that a network can take, normalised as given or as the checkpoint recorded."""
+    task = load_task(
         name,
         data_root=data_root,
         download=download,
         normalisation=normalisation or recorded_normalisation(checkpoint.meta, name),
-        device=device,
+        device=str(network.device),
     )
+    x = task.train.inputs.batch(slice(0, 4))
+    network.check_inputs(network.initial, x, task.classes, task.name)
+    return task
 
 
 def evaluate_file(
@@ -85,11 +88,8 @@ def evaluate_file(
     checkpoint, network = open_network(file, arch, device)
     rows = []
     for name in tasks:
-        task = task_for(checkpoint, name, own.get(name), data_root, download, device)
+        task = task_for(checkpoint, network, name, own.get(name), data_root, download)
         part = task.test if split == "test" else task.select
-        network.check_inputs(
-            network.initial, part.inputs.batch(slice(0, 4)), task.classes, task.name
-        )
         rows.append(
             {
                 "task": name,

@@ -8,10 +8,9 @@ stored points the path is straight.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -42,7 +41,8 @@ class StepRecord:
         damping: mu, or None on a straight piece.
         predicted: theta' g theta.
         measured: Mean |phi(w + theta) - phi(w)|^2 on the kept task's inputs, None without them.
-        length: Sum of sqrt(predicted) up to here, on this leg.
+        length: Sum of sqrt(measured) up to here on this leg, of sqrt(predicted) where the kept
+            task has no inputs.
         energy: Sum of predicted up to here, arXiv 2012.09605 eq. (5) with unit time steps.
     """
 
@@ -76,7 +76,11 @@ class Leg:
     @property
     def length(self) -> float:
         """Length of the leg so far."""
-        return self.steps[-1].length if self.steps else 0.0
+        return self.length_at(len(self.steps))
+
+    def length_at(self, step: int) -> float:
+        """Return the length of the leg up to a step."""
+        return self.steps[step - 1].length if step else 0.0
 
     def file(self, step: int) -> Path:
         """Return where the point after a step is stored."""
@@ -127,7 +131,7 @@ def record_leg(
     start: Tensor,  # (n,)
     walk: Iterable[WalkPoint],
     points: int,
-    measure: Any = None,
+    measure: Callable[[Tensor, Tensor], float] | None = None,
 ) -> Leg:
     """Follow a walk, keep its numbers, and store at most ``points`` of its points.
 
@@ -148,9 +152,9 @@ def record_leg(
     before, length, energy, last = start, 0.0, 0.0, None
     spacing = 0.0  # grows so that storing and thinning stay few
     for step, point in enumerate(walk, 1):
-        length += max(point.predicted, 0.0) ** 0.5
-        energy += max(point.predicted, 0.0)
         measured = None if measure is None else measure(before, point.weights)
+        length += max(point.predicted if measured is None else measured, 0.0) ** 0.5
+        energy += max(point.predicted, 0.0)
         damping = point.damping if point.damping < float("inf") else None
         leg.steps.append(
             StepRecord(

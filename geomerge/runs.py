@@ -80,9 +80,7 @@ def _finished(folder: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
     return report
 
 
-def _write_network(
-    folder: Path, checkpoint: Checkpoint, report: dict[str, Any], pt: bool
-) -> None:
+def _write_network(folder: Path, checkpoint: Checkpoint, report: dict[str, Any], pt: bool) -> None:
     meta = {
         **checkpoint.meta,
         "merged": {

@@ -77,7 +77,8 @@ class WeightWalk:
             give a step of the wanted length, and the smallest would use up one by one the
             directions that do not matter; a path through all of them at once is shorter.
         refresh: Steps between two measurements of the metric.
-        until: Share of the first distance to the target at which the walk ends.
+        until: Share of the first distance to the target at which the walk ends. It also ends
+            when it comes less than 2 % nearer between two measurements of the metric.
     """
 
     steps: int = 600
@@ -163,12 +164,16 @@ def walk_toward_weights(
     metric = metric_at(w)
     end = max(float((target - start).norm()) * walk.until, walk.radius)
     guess = walk.least
+    before = float("inf")
     for step in range(walk.steps):
         v = target - w
         distance = float(v.norm())
         if distance <= end:
             return
         if step and step % walk.refresh == 0:
+            if distance > 0.98 * before:
+                return
+            before = distance
             metric = metric_at(w)
         taken = damped_step(metric, v, walk.damping or walk.least, walk.radius)
         if walk.damping is None and taken.norm < walk.radius * (1 - 1e-6):

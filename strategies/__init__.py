@@ -1,0 +1,1 @@
+"""Avalanche strategies: the only package of geomerge that may import Avalanche."""

@@ -20,8 +20,6 @@ from geomerge.path import record_leg
 
 __all__ = ["CurvePoint", "Row", "comparison", "curves"]
 
-EUCLIDEAN_DAMPING = 1.0  # of no effect: every direction passes with factor one
-
 
 @dataclass(frozen=True)
 class Row:
@@ -72,12 +70,12 @@ def comparison(
     """
     sides, plan = merged.sides, merged.plan
     rows = [_row(merged, "a", sides.a.w), _row(merged, "b", sides.b.w)]
-    line = straight_line(plan.start.w, plan.goal.w)
+    line = straight_line(sides.a.w, sides.b.w)
     rows.append(_picked(merged, options, "straight line", len(line), line.__getitem__))
     if plan.preset == "sketch" and options.metric != "euclidean":
         euclidean = replace(options, metric="euclidean", preset="sketch")
         walker = Walker(sides.network, plan.goal, euclidean)
-        walk, steps = walker.learn(plan.start, EuclideanMetric(), EUCLIDEAN_DAMPING)
+        walk, steps = walker.learn(plan.start, EuclideanMetric(), 0.0)
         with TemporaryDirectory() as folder:
             leg = record_leg(
                 Path(folder),

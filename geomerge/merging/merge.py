@@ -201,8 +201,8 @@ def merge(
 def _settings(usual: tuple[float, ...], options: MergeOptions) -> tuple[float, ...]:
     if options.damping is not None:
         return (options.damping,)
-    # A damping of the Euclidean metric changes nothing but the length of steps.
-    return (1.0,) if options.metric == "euclidean" else usual
+    # Damping the Euclidean metric changes nothing.
+    return (0.0,) if options.metric == "euclidean" else usual
 
 
 def choose_rule(sides: Sides, plan: Plan, options: MergeOptions) -> PickRule:
@@ -252,9 +252,7 @@ class Scorer:
         options: For the output that drifts are measured in.
     """
 
-    def __init__(
-        self, sides: Sides, plan: Plan, metric: Metric, options: MergeOptions
-    ) -> None:
+    def __init__(self, sides: Sides, plan: Plan, metric: Metric, options: MergeOptions) -> None:
         self._sides, self._plan, self._metric = sides, plan, metric
         self._output = options.output
         self._probes = {s.name: _probe(sides, s, options) for s in (sides.a, sides.b)}
@@ -266,9 +264,7 @@ class Scorer:
     ) -> Score:
         """Return all that can be measured of a point, ``along`` its walk from 0 to 1."""
         network, a, b = self._sides.network, self._sides.a, self._sides.b
-        found = {
-            s.name: accuracy(network, w, s.task.select) if s.task else None for s in (a, b)
-        }
+        found = {s.name: accuracy(network, w, s.task.select) if s.task else None for s in (a, b)}
         toward_b = along if self._plan.start is a else 1 - along
         return Score(found["a"], found["b"], self._drift(a, w), self._drift(b, w), toward_b)
 
@@ -311,15 +307,9 @@ def _probe(sides: Sides, side: Side, options: MergeOptions) -> Probe | None:
 
 def _pick(leg: Leg, damping: float, scorer: Scorer, rule: PickRule) -> Candidate:
     steps = [step for step, _ in leg.marks]
-    along = {step: length / leg.length if leg.length else 0.0 for step, length in leg.marks}
+    along = {s: length / leg.length if leg.length else 0.0 for s, length in leg.marks}
     step, scores = search(steps, lambda s: scorer(leg.weights(s), along[s]), rule)
-    records = [r for r in leg.steps if r.step <= step]
-    measured = [r.measured for r in records if r.measured is not None]
-    length = (
-        sum(m**0.5 for m in measured)
-        if len(measured) == len(records)
-        else (records[-1].length if records else 0.0)
-    )
+    length = leg.length_at(step)
     return Candidate(damping, leg, step, scores[step], rule.value(scores[step]), length)
 
 

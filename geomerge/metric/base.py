@@ -52,15 +52,17 @@ class Spectrum:
 
 
 class Metric(Protocol):
-    """An inner product on weight vectors of length n.
+    """An inner product on weight vectors of length n."""
 
-    Attributes:
-        name: Its name in reports and on the command line.
-        floor: Its smallest eigenvalue, 0 for a degenerate metric.
-    """
+    @property
+    def name(self) -> str:
+        """Its name in reports and on the command line."""
+        ...
 
-    name: str
-    floor: float
+    @property
+    def floor(self) -> float:
+        """Its smallest eigenvalue, 0 for a degenerate metric."""
+        ...
 
     def inner(
         self,

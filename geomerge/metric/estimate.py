@@ -72,7 +72,7 @@ def estimate_kronecker(
             with torch.enable_grad():
                 phi = output_map(module(x), output)
             count += len(x)
-            for name, a, out in calls:
+            for name, a, _ in calls:
                 _add(sums_a, name, _input_factor(layers[name], a))
             outs = [out for _, _, out in calls]
             probes = _probes(phi, generator)
@@ -132,13 +132,18 @@ def _add(sums: dict[str, Tensor], name: str, part: Tensor) -> None:
 def _input_factor(layer: nn.Module, a: Tensor) -> Tensor:  # (d_in, d_in)
     if isinstance(layer, nn.Conv2d):
         patches = torch.nn.functional.unfold(
-            a, layer.kernel_size, layer.dilation, layer.padding, layer.stride
+            a, layer.kernel_size, layer.dilation, _padding(layer), layer.stride
         )  # (B, d_in, T)
         a = patches.transpose(1, 2)
     a = a.reshape(-1, a.shape[-1])
     if layer.bias is not None:
         a = torch.cat([a, a.new_ones(len(a), 1)], dim=1)
     return a.T @ a
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
+    assert not isinstance(layer.padding, str), "covered layers have numbers as padding"
+    return layer.padding
 
 
 def _output_factor(layer: nn.Module, d: Tensor) -> Tensor:  # (d_out, d_out)

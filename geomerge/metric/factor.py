@@ -47,9 +47,7 @@ class Factor:
         if rank >= old:
             return self
         rest = float(self.values[rank:].double().sum()) + (size - old) * self.tail
-        return Factor(
-            self.vectors[:, :rank].contiguous(), self.values[:rank], rest / (size - rank)
-        )
+        return Factor(self.vectors[:, :rank].contiguous(), self.values[:rank], rest / (size - rank))
 
     def dense(self) -> Tensor:  # (d, d)
         """Return the matrix itself."""

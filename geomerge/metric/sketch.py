@@ -200,9 +200,7 @@ def restore_sketch(
     return Sketch(metric, meta)
 
 
-def _restore_layer(
-    name: str, tensors: Mapping[str, Tensor], network: Network
-) -> KroneckerLayer:
+def _restore_layer(name: str, tensors: Mapping[str, Tensor], network: Network) -> KroneckerLayer:
     weight, bias = network.shapes[f"{name}.weight"], network.shapes.get(f"{name}.bias")
     sizes = {"inputs": weight[1:].numel() + (bias is not None), "outputs": weight[0]}
     factors = {}
@@ -249,9 +247,7 @@ def _truncate(metric: KroneckerMetric, budget: int) -> KroneckerMetric:
         )
         for i, layer in enumerate(metric.layers)
     )
-    return KroneckerMetric(
-        metric.n, tuple(layers), metric.rest, metric.diagonal, metric.rest_names
-    )
+    return KroneckerMetric(metric.n, tuple(layers), metric.rest, metric.diagonal, metric.rest_names)
 
 
 def _kept(layer: KroneckerLayer) -> float:

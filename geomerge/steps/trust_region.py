@@ -106,9 +106,10 @@ def trust_region_step(
     sign = 1.0 if beta is None else -1.0  # |theta| rises with mu where beta follows it
 
     def excess(log_mu: float) -> float:
-        mu = 10**log_mu
+        mu: float = 10**log_mu
         factor = metric.floor + mu if beta is None else beta / 2
-        return sign * (factor * float(np.sqrt(squares @ (values + mu) ** -2.0)) - radius)
+        norm = factor * float(np.sqrt(squares @ (values + mu) ** -2.0))
+        return sign * (norm - radius)
 
     mu = 10 ** _root(excess, float(np.log10(guess)))
     step_beta = 2 * (metric.floor + mu) if beta is None else beta
@@ -152,7 +153,7 @@ def precondition(metric: Metric, spectrum: Spectrum, damping: float) -> list[Ten
 
 
 def _norm(spectrum: Spectrum, beta: float, damping: float) -> float:
-    return beta / 2 * spectrum.sum(lambda s: 1 / (s + damping) ** 2) ** 0.5
+    return float(beta / 2 * spectrum.sum(lambda s: 1 / (s + damping) ** 2) ** 0.5)
 
 
 def _step(metric: Metric, spectrum: Spectrum, beta: float, damping: float) -> Step:

@@ -207,10 +207,11 @@ def make_task(
     if any(s <= 0 for s in normalisation.std):
         raise TaskError(f"the normalisation of {name} has a deviation that is not positive")
     splits = [
-        Split(Inputs(x, normalisation, device), y.long().to(device)) for x, y in (rest, select, test)
+        Split(Inputs(x, normalisation, device), y.long().to(device))
+        for x, y in (rest, select, test)
     ]
     classes = int(torch.cat([train[1], test[1]]).max()) + 1
-    return Task(name, *splits, classes, tuple(rest[0].shape[1:]))
+    return Task(name, splits[0], splits[1], splits[2], classes, tuple(rest[0].shape[1:]))
 
 
 def _cut(

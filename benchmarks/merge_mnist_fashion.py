@@ -1,0 +1,242 @@
+"""MNIST and Fashion-MNIST in one network with one 10-way head: every row of the README's table.
+
+    python benchmarks/merge_mnist_fashion.py --work build/bench          # both networks, 3 seeds
+    python benchmarks/merge_mnist_fashion.py --work build/bench --timing # seconds, quiet machine
+
+Experts are trained from independent initialisations. Every point is picked on the selection
+splits, every number is measured on the test splits. Finished parts are kept in --work: the same
+command goes on where it stopped. The table is written to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geomerge import MergeOptions, Network, load_checkpoint, load_task, merge
+from geomerge.architectures import rebuild_network
+from geomerge.baselines import fine_tune, straight_line
+from geomerge.crossover import Score, accuracy, parse_pick, search
+from geomerge.files import write_bytes
+from geomerge.merging import comparison
+from geomerge.merging.sides import prepare_sides
+from geomerge.merging.walks import Walker
+from geomerge.metric import EuclideanMetric
+from geomerge.training import train, train_checkpoint
+from geomerge.walk import (
+    FunctionWalk,
+    WeightWalk,
+    walk_straight,
+    walk_toward_function,
+    walk_toward_weights,
+)
+
+RESULTS = Path(__file__).parent / "results"
+NAMES = ("mnist", "fashion-mnist")
+FINE_TUNE_STEPS = 200
+
+
+class Case:
+    """Two experts of one architecture and seed, and the rows measured on them."""
+
+    def __init__(self, arch: str, seed: int, work: Path) -> None:
+        self.file = work / f"{arch}-{seed}.json"
+        self.done: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self.tasks = [load_task(name) for name in NAMES]
+        self.files = [work / f"{arch}-{seed}-{name}.pt" for name in NAMES]
+        for k, (file, task) in enumerate(zip(self.files, self.tasks, strict=True)):
+            if not file.exists():
+                train_checkpoint(file, arch, task, epochs=8, seed=seed + 1000 * k)
+        self.a, self.b = (load_checkpoint(file) for file in self.files)
+        self.network = Network(rebuild_network(self.a.weights, arch, "a"))
+        self.w_a, self.w_b = (self.network.ravel(c.weights) for c in (self.a, self.b))
+        self.experts = [
+            accuracy(self.network, w, task.select)
+            for w, task in zip((self.w_a, self.w_b), self.tasks, strict=True)
+        ]
+
+    def row(self, name: str, make: Callable[[], Any]) -> None:
+        """Measure a row once and keep it."""
+        if name in self.done:
+            return
+        self.done[name] = make()
+        write_bytes(self.file, json.dumps(self.done, indent=1).encode())
+        print(self.file.stem, name, self.done[name], flush=True)
+
+    def test(self, w: torch.Tensor) -> list[float]:
+        return [accuracy(self.network, w, task.test) for task in self.tasks]
+
+    def picked(self, points: Sequence[torch.Tensor], rule: str = "max-min") -> list[float]:
+        """Pick on the selection splits, report on test."""
+        chosen = parse_pick(rule, *self.experts)
+
+        def measure(i: int) -> Score:
+            return Score(*(accuracy(self.network, points[i], t.select) for t in self.tasks))
+
+        best, _ = search(range(len(points)), measure, chosen)
+        return self.test(points[best])
+
+    def merged(self, **options: Any) -> list[float]:
+        found = merge(self.a, self.b, MergeOptions(manifold=("a=mnist",), **options))
+        return self.test(found.w)
+
+
+def measure(case: Case) -> None:
+    """Fill in every row of a case."""
+    task_a, task_b = case.tasks
+    network, w_a, w_b = case.network, case.w_a, case.w_b
+    case.row("expert a (MNIST)", lambda: case.test(w_a))
+    case.row("expert b (Fashion)", lambda: case.test(w_b))
+    case.row("straight line", lambda: case.picked(straight_line(w_a, w_b, 41)))
+
+    def sketch_max_min() -> dict[str, list[float]]:
+        options = MergeOptions(manifold=("a=mnist",))
+        rows = comparison(merge(case.a, case.b, options), options)
+        return {row.name: list(row.test) for row in rows}  # type: ignore[arg-type]
+
+    case.row("sketch", sketch_max_min)
+    case.row("sketch, balanced", lambda: case.merged(pick="balanced"))
+    case.row(
+        "Euclidean walk, balanced",
+        lambda: case.merged(pick="balanced", metric="euclidean", preset="sketch"),
+    )
+
+    def same_settings() -> list[float]:
+        """The sketch walk with nothing changed but the metric."""
+        options = MergeOptions(manifold=("a=mnist",))
+        direction = Walker(network, prepare_sides(case.a, case.b, options).a, options).direction
+        walk = FunctionWalk(damping=0.0)
+        steps = walk_toward_function(w_b, EuclideanMetric(), direction(walk.batch), walk)
+        return case.picked([w_b] + [p.weights for p in steps])
+
+    case.row("Euclidean walk, settings of the sketch walk, max-min", same_settings)
+    case.row("paper", lambda: case.merged(preset="paper"))
+
+    def equation_7() -> list[float]:
+        """The paper's step alone: no drift taken back, nothing else known."""
+        options = MergeOptions(manifold=("a=mnist",), preset="paper")
+        walker = Walker(network, prepare_sides(case.a, case.b, options).a, options)
+        metric_at = walker.metric_at(WeightWalk.least)
+        points = [p.weights for p in walk_toward_weights(w_a, w_b, metric_at, WeightWalk())]
+        last = walk_straight(points[-1], w_b, metric_at(points[-1]), 20)
+        points = points[:: max(1, len(points) // 60)] + [points[-1]] + [p.weights for p in last]
+        return case.picked(points)
+
+    case.row("eq. (7) alone", equation_7)
+
+    def fine_tuned() -> dict[str, list[float]]:
+        points = list(
+            fine_tune(network, w_b, task_a.train, steps=FINE_TUNE_STEPS, learning_rate=0.02)
+        )
+        return {
+            "b fine-tuned on MNIST, best step": case.picked(points),
+            "b fine-tuned on MNIST, then the line back": case.picked(
+                straight_line(points[-1], w_b, 41)
+            ),
+        }
+
+    case.row("fine-tuning", fine_tuned)
+
+    def forgetting() -> dict[str, list[float]]:
+        end = train(network, w_a, [task_b.train], epochs=8, seed=7)
+        return {
+            "a fine-tuned on Fashion to the end (forgetting)": case.test(end),
+            "a fine-tuned on Fashion to the end, then the line back": case.picked(
+                straight_line(w_a, end, 41)
+            ),
+        }
+
+    case.row("forgetting", forgetting)
+    case.row(
+        "joint training",
+        lambda: case.test(
+            train(network, network.initial, [task_a.train, task_b.train], epochs=8, seed=7)
+        ),
+    )
+
+
+def timing(arch: str, work: Path) -> dict[str, float]:
+    """Time one walk with the sketch given against the training of one expert, in one run."""
+    case = Case(arch, 0, work)
+    task = case.tasks[0]
+    start = time.perf_counter()
+    train(case.network, case.network.initial, [task.train], epochs=8)
+    training = time.perf_counter() - start
+    options = MergeOptions(manifold=("a=mnist",))
+    sides = prepare_sides(case.a, case.b, options)
+    assert sides.b.sketch is not None
+    start = time.perf_counter()
+    walker = Walker(sides.network, sides.a, options)
+    for _ in walker.learn(sides.b, sides.b.sketch.metric.sharpened(3e-5), 3e-5)[0]:
+        pass
+    walk = time.perf_counter() - start
+    print(f"{arch}: walk {walk:.1f} s, expert {training:.1f} s, ratio {walk / training:.2f}")
+    return {"walk_s": walk, "expert_s": training, "ratio": walk / training}
+
+
+def flat(done: dict[str, Any]) -> dict[str, list[float]]:
+    """Return all rows of a case by their own names."""
+    rows: dict[str, list[float]] = {}
+    for name, value in done.items():
+        if isinstance(value, list):
+            rows[name] = value
+        elif name == "sketch":
+            rows["sketch, max-min"] = value["crossover"]
+            rows["Euclidean walk, max-min"] = value["Euclidean walk"]
+        else:
+            rows.update(value)
+    return rows
+
+
+def table(cases: dict[str, list[dict[str, list[float]]]]) -> dict[str, Any]:
+    """Print the means over seeds and return them."""
+    found: dict[str, Any] = {}
+    for arch, seeds in cases.items():
+        print(f"\n{arch}: mean of {len(seeds)} seeds, test accuracy %, MNIST / Fashion / smaller")
+        found[arch] = {}
+        for name in seeds[0]:
+            values = [[100 * v for v in rows[name]] for rows in seeds]
+            means = [statistics.mean(v) for v in zip(*values, strict=True)]
+            low = statistics.mean(min(v) for v in values)
+            found[arch][name] = {"mean": means, "smaller": low, "seeds": values}
+            print(f"  {name:<56} {means[0]:6.2f} {means[1]:6.2f}  {low:6.2f}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/bench"))
+    parser.add_argument("--arch", nargs="+", default=["mlp", "cnn"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--timing", action="store_true")
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    about = {
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} cores",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if given.timing:
+        result = {arch: timing(arch, given.work) for arch in given.arch}
+        content, name = {**about, "timing": result}, "merge_timing.json"
+    else:
+        cases: dict[str, list[dict[str, list[float]]]] = {}
+        for arch in given.arch:
+            for seed in given.seeds:
+                case = Case(arch, seed, given.work)
+                measure(case)
+                cases.setdefault(arch, []).append(flat(case.done))
+        content, name = {**about, "seeds": given.seeds, "table": table(cases)}, "merge.json"
+    write_bytes(RESULTS / name, (json.dumps(content, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
