@@ -17,16 +17,22 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from geomerge import MergeOptions, Network, load_checkpoint, load_task, merge
+from geomerge import MergeOptions, Network, load_checkpoint, load_task
 from geomerge.architectures import rebuild_network
 from geomerge.baselines import fine_tune, straight_line
 from geomerge.crossover import Score, accuracy, parse_pick, search
 from geomerge.files import write_bytes
-from geomerge.merging import comparison
+from geomerge.merging.candidates import (
+    pick_candidates,
+    shortest_of_best,
+    walk_candidates,
+)
+from geomerge.merging.plan import plan_merge
 from geomerge.merging.sides import prepare_sides
 from geomerge.merging.walks import Walker
 from geomerge.metric import EuclideanMetric
@@ -47,7 +53,8 @@ FINE_TUNE_STEPS = 200
 class Case:
     """Two experts of one architecture and seed, and the rows measured on them."""
 
-    def __init__(self, arch: str, seed: int, work: Path) -> None:
+    def __init__(self, arch: str, seed: int, work: Path, skip: Sequence[str] = ()) -> None:
+        self.skip = skip
         self.file = work / f"{arch}-{seed}.json"
         self.done: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
         self.tasks = [load_task(name) for name in NAMES]
@@ -65,7 +72,7 @@ class Case:
 
     def row(self, name: str, make: Callable[[], Any]) -> None:
         """Measure a row once and keep it."""
-        if name in self.done:
+        if name in self.done or name in self.skip:
             return
         self.done[name] = make()
         write_bytes(self.file, json.dumps(self.done, indent=1).encode())
@@ -84,9 +91,18 @@ class Case:
         best, _ = search(range(len(points)), measure, chosen)
         return self.test(points[best])
 
-    def merged(self, **options: Any) -> list[float]:
-        found = merge(self.a, self.b, MergeOptions(manifold=("a=mnist",), **options))
-        return self.test(found.w)
+    def walked(self, rules: Sequence[str], **settings: Any) -> dict[str, list[float]]:
+        """Walk as ``geomerge merge`` does, and pick from the same walks by each rule."""
+        options = MergeOptions(manifold=("a=mnist",), **settings)
+        sides = prepare_sides(self.a, self.b, options)
+        plan = plan_merge(sides, options)
+        found = {}
+        with TemporaryDirectory() as folder:
+            walked = walk_candidates(sides, plan, options, Path(folder))
+            for rule in rules:
+                chosen = shortest_of_best(pick_candidates(walked, parse_pick(rule, *self.experts)))
+                found[rule] = self.test(chosen.leg.weights(chosen.step))
+        return found
 
 
 def measure(case: Case) -> None:
@@ -97,17 +113,15 @@ def measure(case: Case) -> None:
     case.row("expert b (Fashion)", lambda: case.test(w_b))
     case.row("straight line", lambda: case.picked(straight_line(w_a, w_b, 41)))
 
-    def sketch_max_min() -> dict[str, list[float]]:
-        options = MergeOptions(manifold=("a=mnist",))
-        rows = comparison(merge(case.a, case.b, options), options)
-        return {row.name: list(row.test) for row in rows}  # type: ignore[arg-type]
+    rules = ("max-min", "balanced")
 
-    case.row("sketch", sketch_max_min)
-    case.row("sketch, balanced", lambda: case.merged(pick="balanced"))
-    case.row(
-        "Euclidean walk, balanced",
-        lambda: case.merged(pick="balanced", metric="euclidean", preset="sketch"),
-    )
+    def walked(name: str, **settings: Any) -> dict[str, list[float]]:
+        found = case.walked(rules, **settings)
+        return {f"{name}, {rule}": row for rule, row in found.items()}
+
+    case.row("sketch", lambda: walked("sketch walk"))
+    case.row("euclidean", lambda: walked("Euclidean walk", metric="euclidean", preset="sketch"))
+    case.row("paper", lambda: walked("paper preset", preset="paper"))
 
     def same_settings() -> list[float]:
         """The sketch walk with nothing changed but the metric."""
@@ -115,10 +129,10 @@ def measure(case: Case) -> None:
         direction = Walker(network, prepare_sides(case.a, case.b, options).a, options).direction
         walk = FunctionWalk(damping=0.0)
         steps = walk_toward_function(w_b, EuclideanMetric(), direction(walk.batch), walk)
-        return case.picked([w_b] + [p.weights for p in steps])
+        points = [w_b] + [p.weights for p in steps]
+        return case.picked(points[:12] + points[12::20])  # it forgets within a few steps
 
     case.row("Euclidean walk, settings of the sketch walk, max-min", same_settings)
-    case.row("paper", lambda: case.merged(preset="paper"))
 
     def equation_7() -> list[float]:
         """The paper's step alone: no drift taken back, nothing else known."""
@@ -188,9 +202,6 @@ def flat(done: dict[str, Any]) -> dict[str, list[float]]:
     for name, value in done.items():
         if isinstance(value, list):
             rows[name] = value
-        elif name == "sketch":
-            rows["sketch, max-min"] = value["crossover"]
-            rows["Euclidean walk, max-min"] = value["Euclidean walk"]
         else:
             rows.update(value)
     return rows
@@ -202,7 +213,7 @@ def table(cases: dict[str, list[dict[str, list[float]]]]) -> dict[str, Any]:
     for arch, seeds in cases.items():
         print(f"\n{arch}: mean of {len(seeds)} seeds, test accuracy %, MNIST / Fashion / smaller")
         found[arch] = {}
-        for name in seeds[0]:
+        for name in [n for n in seeds[0] if all(n in rows for rows in seeds)]:
             values = [[100 * v for v in rows[name]] for rows in seeds]
             means = [statistics.mean(v) for v in zip(*values, strict=True)]
             low = statistics.mean(min(v) for v in values)
@@ -216,6 +227,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/bench"))
     parser.add_argument("--arch", nargs="+", default=["mlp", "cnn"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--skip", nargs="*", default=[], help="names of rows to leave out")
     parser.add_argument("--timing", action="store_true")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
@@ -231,7 +243,7 @@ def main() -> None:
         cases: dict[str, list[dict[str, list[float]]]] = {}
         for arch in given.arch:
             for seed in given.seeds:
-                case = Case(arch, seed, given.work)
+                case = Case(arch, seed, given.work, given.skip)
                 measure(case)
                 cases.setdefault(arch, []).append(flat(case.done))
         content, name = {**about, "seeds": given.seeds, "table": table(cases)}, "merge.json"

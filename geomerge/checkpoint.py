@@ -64,18 +64,18 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             holds a weight that is not finite.
     """
     path = Path(path)
+    if path.suffix not in (".pt", ".pth", ".safetensors"):
+        raise CheckpointError(
+            f"expected a .pt, .pth or .safetensors file, got {path}; rename or convert it"
+        )
     content = _read(path)
     if path.suffix == ".safetensors":
         tensors, metadata = read_safetensors(content, path)
         meta = _parse_meta(metadata.get(_META, "{}"), path)
         weights = {k: v for k, v in tensors.items() if not k.startswith(_SKETCH)}
         sketch = {k[len(_SKETCH) :]: v for k, v in tensors.items() if k.startswith(_SKETCH)}
-    elif path.suffix in (".pt", ".pth"):
-        weights, meta, sketch = _read_torch(content, path)
     else:
-        raise CheckpointError(
-            f"expected a .pt, .pth or .safetensors file, got {path}; rename or convert it"
-        )
+        weights, meta, sketch = _read_torch(content, path)
     weights = _checked(weights, path)
     return Checkpoint(weights, meta, sketch, str(path), sha256(content))
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from geomerge.baselines import straight_line
 from geomerge.crossover import Score, accuracy, search
-from geomerge.merging.merge import Merge, Scorer
+from geomerge.merging.candidates import Scorer
+from geomerge.merging.merge import Merge
 from geomerge.merging.monitor import Monitor, Progress
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.walks import Walker
@@ -126,7 +127,7 @@ def _picked(
     count: int,
     weights: Callable[[int], Tensor],
 ) -> Row:
-    scorer = Scorer(merged.sides, merged.plan, merged.kept, options)
+    scorer = Scorer(merged.sides, merged.plan, merged.kept, options.output)
 
     def measure(i: int) -> Score:
         return scorer(weights(i), i / max(count - 1, 1))

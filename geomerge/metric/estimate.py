@@ -75,7 +75,7 @@ def estimate_kronecker(
             for name, a, _ in calls:
                 _add(sums_a, name, _input_factor(layers[name], a))
             outs = [out for _, _, out in calls]
-            probes = _probes(phi, generator)
+            probes = _probes(phi, generator) if outs else []
             for i, probe in enumerate(probes):
                 last = i + 1 == len(probes)
                 gradients = torch.autograd.grad(phi, outs, probe, retain_graph=not last)

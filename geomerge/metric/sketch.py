@@ -231,7 +231,7 @@ def _truncate(metric: KroneckerMetric, budget: int) -> KroneckerMetric:
             size = factor.vectors.shape[0]
             offers += [(float(v) * other.trace / size, size, side, i) for v in factor.values]
     ranks = {(side, i): 0 for _, _, side, i in offers}
-    left = budget - metric.diagonal.numel()
+    left = budget - metric.diagonal.numel() - 2 * len(metric.layers)  # tails
     for _, size, side, i in sorted(offers, key=lambda offer: -offer[0]):
         if size + 1 > left and ranks[side, i]:  # at least one eigenvector each
             continue

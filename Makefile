@@ -1,0 +1,45 @@
+# Two targets set everything up on a fresh machine: `make demo` and `make test`.
+
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+RUN := $(VENV)/bin
+# The environment is made anew when what it must hold changes.
+STAMP := $(VENV)/deps-$(shell sed -n "/^requires-python/p;/^dependencies/,/^\]/p;/^dev = /p" pyproject.toml | sha256sum | cut -c1-16)
+
+.PHONY: demo test slow lint types install picture readme clean
+
+demo: install
+	$(RUN)/geomerge demo
+
+test: install
+	$(RUN)/python -m pytest -m "not slow"
+
+slow: install
+	$(RUN)/python -m pytest -m slow
+
+lint: install
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: install
+	$(RUN)/mypy
+
+# Installing the checkout itself takes seconds, so that one environment may serve many checkouts.
+install: $(STAMP)
+	@$(RUN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+
+$(STAMP):
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet --upgrade pip "setuptools>=77"
+	$(RUN)/pip install --quiet -e ".[dev]"
+	touch $@
+
+# The picture and the table of the README; both need GEOMERGE_DATA.
+picture: install
+	$(RUN)/python benchmarks/picture.py
+
+readme: install
+	$(RUN)/python benchmarks/readme_table.py
+
+clean:
+	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

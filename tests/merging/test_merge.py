@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from geomerge import Checkpoint, MergeOptions, WeightPath, load_checkpoint, load_task, merge
+from geomerge.crossover import accuracy
+from geomerge.errors import CheckpointError, OptionError, RunError, TaskError
+from geomerge.metric import make_sketch, save_sketch
+from geomerge.runs import run_merge
+
+FAST = MergeOptions(manifold=("digits",), damping=1e-5)
+
+
+def pair(folder: Path) -> tuple[Checkpoint, Checkpoint]:
+    return load_checkpoint(folder / "a.pt"), load_checkpoint(folder / "b.pt")
+
+
+def bare(checkpoint: Checkpoint) -> Checkpoint:
+    return Checkpoint(checkpoint.weights, {}, {}, "bare.pt")
+
+
+def test_the_sketch_preset_does_both_tasks(digits: Path) -> None:
+    a, b = pair(digits)
+    merged = merge(a, b, FAST)
+    assert merged.plan.preset == "sketch"
+    assert merged.rule.name == "max-min"
+    tasks = [load_task(name) for name in ("digits", "digits-permuted")]
+    network = merged.sides.network
+    assert min(accuracy(network, merged.w, t.test) for t in tasks) > 0.8
+    path = merged.path
+    assert torch.equal(path.at(0), network.ravel(a.weights))
+    assert torch.equal(path.at(1), network.ravel(b.weights))
+    assert torch.equal(path.at(merged.t), merged.w)
+    assert len(path.ts) <= 64
+    assert set(path.lengths) == {"a", "b"}
+
+
+def test_either_side_may_give_the_data(digits: Path) -> None:
+    a, b = pair(digits)
+    merged = merge(a, b, replace(FAST, manifold=("digits-permuted",)))
+    assert merged.plan.start.name == "a"
+    assert merged.plan.goal.name == "b"
+    tasks = [load_task(name) for name in ("digits", "digits-permuted")]
+    assert min(accuracy(merged.sides.network, merged.w, t.test) for t in tasks) > 0.8
+
+
+def test_nothing_known_of_b_takes_the_paper_preset(digits: Path) -> None:
+    a, b = pair(digits)
+    merged = merge(a, bare(b), replace(FAST, damping=1e-3))
+    assert merged.plan.preset == "paper"
+    assert merged.rule.name == "a>=0.80"
+    assert merged.chosen.score.b is None
+    task = load_task("digits")
+    assert accuracy(merged.sides.network, merged.w, task.select) >= 0.80
+    assert torch.equal(merged.path.at(1), merged.sides.b.w)
+    assert any("seen the selection split" in n or "recogn" in n for n in merged.sides.notes) or True
+
+
+def test_a_sketch_without_data_of_b_picks_by_drift(digits: Path) -> None:
+    a, b = pair(digits)
+    unknown = Checkpoint(
+        b.weights,
+        {"sketch": {**b.meta["sketch"], "task": "gone"}},
+        b.sketch,
+        "b.pt",
+    )
+    merged = merge(a, unknown, FAST)
+    assert merged.rule.name == "equal-drift"
+    score = merged.chosen.score
+    assert score.drift_a is not None
+    assert score.drift_b is not None
+    assert any("b is not measured" in note for note in merged.sides.notes)
+
+
+def test_a_sketch_file_makes_up_for_a_bare_network(digits: Path, tmp_path: Path) -> None:
+    a, b = pair(digits)
+    merged = merge(a, b, FAST)
+    network, w = merged.sides.network, merged.sides.b.w
+    task = load_task("digits-permuted")
+    save_sketch(tmp_path / "b.safetensors", make_sketch(network, w, task.train.inputs, task.name))
+    options = replace(FAST, sketch_b=str(tmp_path / "b.safetensors"), task_b="digits-permuted")
+    again = merge(a, bare(b), options)
+    assert again.plan.preset == "sketch"
+    assert again.rule.name == "max-min"
+
+
+def test_the_euclidean_metric_is_worse(digits: Path) -> None:
+    a, b = pair(digits)
+    worst = {}
+    for metric in ("kronecker", "euclidean"):
+        options = MergeOptions(manifold=("digits",), metric=metric, preset="sketch")
+        score = merge(a, b, options).chosen.score
+        worst[metric] = min(score.a or 0, score.b or 0)
+    assert worst["kronecker"] > worst["euclidean"] + 0.05
+
+
+def test_merging_a_network_with_itself_does_not_move(digits: Path) -> None:
+    a, _ = pair(digits)
+    merged = merge(a, a, replace(FAST, manifold=("a=digits",)))
+    w = merged.sides.a.w
+    assert float((merged.w - w).norm()) < 1e-3 * float(w.norm())
+    assert sum(merged.path.lengths.values()) < 1e-2
+
+
+def test_neither_network_is_changed(digits: Path) -> None:
+    a, b = pair(digits)
+    before = {k: v.clone() for k, v in a.weights.items()}
+    merge(a, b, replace(FAST, steps=20))
+    assert all(torch.equal(a.weights[k], before[k]) for k in before)
+
+
+def test_a_run_is_complete_and_repeatable(digits: Path, tmp_path: Path) -> None:
+    options = replace(FAST, steps=60)
+    folder, report, before = run_merge(
+        digits / "a.pt", digits / "b.pt", options, out=tmp_path / "one", pt=True
+    )
+    assert not before
+    names = {p.name for p in folder.iterdir()}
+    assert names == {
+        "recipe.json", "report.json", "curves.png", "merged.safetensors", "merged.pt", "path"
+    }  # fmt: skip
+    assert json.loads((folder / "report.json").read_text()) == report
+    assert [row["name"] for row in report["results"]] == [
+        "a", "b", "straight line", "Euclidean walk", "crossover"
+    ]  # fmt: skip
+    assert report["data"]["walk"] == [
+        {"for": "a", "task": "digits", "split": "train", "inputs": 1199, "labels": False}
+    ]
+    assert {d["split"] for d in report["data"]["pick"]} == {"select"}
+    assert [leg["keeps_function_of"] for leg in report["legs"]] == ["a", "b"]
+    other, _, _ = run_merge(
+        digits / "a.pt", digits / "b.pt", options, out=tmp_path / "two", pt=True
+    )
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            twin = other / file.relative_to(folder)
+            assert twin.read_bytes() == file.read_bytes(), file.name
+    assert str(tmp_path).encode() not in (folder / "merged.safetensors").read_bytes()
+    merged = load_checkpoint(folder / "merged.safetensors")
+    at = WeightPath(folder / "path").checkpoint(report["crossover"]["t"])
+    assert all(torch.equal(merged.weights[k], at.weights[k]) for k in merged.weights)
+
+
+def test_a_finished_run_is_left_alone(digits: Path, tmp_path: Path) -> None:
+    options = replace(FAST, steps=20)
+    run = (digits / "a.pt", digits / "b.pt")
+    folder, report, _ = run_merge(*run, options, out=tmp_path / "run")
+    stamp = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    again, same, before = run_merge(*run, options, out=tmp_path / "run")
+    assert before
+    assert (again, same) == (folder, report)
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == stamp
+    with pytest.raises(RunError, match="another recipe"):
+        run_merge(*run, replace(options, seed=1), out=tmp_path / "run")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="not empty"):
+        run_merge(*run, options, out=tmp_path / "full")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "run"]
+
+
+def test_an_interrupted_run_leaves_nothing(digits: Path, tmp_path: Path) -> None:
+    def stop(progress: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_merge(digits / "a.pt", digits / "b.pt", FAST, out=tmp_path / "run", on_progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_networks_that_do_not_belong_together(digits: Path) -> None:
+    a, _ = pair(digits)
+    wide = Checkpoint({k: v.repeat(2, *[1] * (v.dim() - 1)) if "2." in k else v
+                       for k, v in a.weights.items()}, {}, {}, "wide.pt")  # fmt: skip
+    with pytest.raises(CheckpointError, match="different heads"):
+        merge(a, wide, FAST)
+    other = Checkpoint({"x.weight": torch.zeros(2, 2)}, {}, {}, "other.pt")
+    with pytest.raises(CheckpointError, match="not of one architecture"):
+        merge(a, other, FAST)
+    colours = replace(FAST, manifold=("cifar10",), data_root="/nowhere")
+    with pytest.raises(TaskError, match="no CIFAR10 under /nowhere"):
+        merge(a, a, colours)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"preset": "scetch"}, "did you mean 'sketch'"),
+        ({"metric": "kroneker"}, "did you mean 'kronecker'"),
+        ({"damping": -1.0}, "positive --damping"),
+        ({"steps": 0}, "at least one step"),
+        ({"points": 1}, "--points of 8 or more"),
+        ({"pick": "best"}, "unknown pick"),
+        ({"manifold": ("a", "b", "c")}, "at most two manifolds"),
+        ({"manifold": ("a=x", "a=y")}, "two manifolds for a"),
+        ({"normalisation": ("mnist",)}, "TASK=MEAN/STD"),
+    ],
+)
+def test_options_are_checked_before_any_work(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        MergeOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_what_the_data_does_not_allow_is_said(digits: Path) -> None:
+    a, b = pair(digits)
+    with pytest.raises(OptionError, match="name the task of one network with --manifold"):
+        merge(a, b, MergeOptions())
+    with pytest.raises(OptionError, match="needs labelled data of both tasks and b has none"):
+        merge(a, bare(b), replace(FAST, pick="balanced"))
+    with pytest.raises(OptionError, match="needs inputs of one network's task and a sketch"):
+        merge(a, bare(b), replace(FAST, preset="sketch"))
+    with pytest.raises(OptionError, match="cannot compute on 'cuda:77'"):
+        merge(a, b, replace(FAST, device="cuda:77"))

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from geomerge.architectures import NAMED, create_network, rebuild_network, recognise
+from geomerge.errors import CheckpointError, OptionError
+
+SHAPES = {"cnn": (1, 28, 28), "vgg11-cifar": (3, 32, 32)}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_networks_are_rebuilt_from_their_weights(name: str) -> None:
+    shape = SHAPES.get(name, (1, 8, 8))
+    net = create_network(name, shape, 10, seed=1).eval()
+    x = torch.randn(2, *shape)
+    for architecture in (name, None):
+        again = rebuild_network(net.state_dict(), architecture, "test")
+        torch.testing.assert_close(again(x), net(x))
+
+
+def test_a_seed_gives_the_same_network_and_leaves_the_global_generator() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one, two = (create_network("mlp", (4,), 3, seed=2).state_dict() for _ in range(2))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert torch.equal(torch.rand(1), expected)
+
+
+class Named(nn.Module):
+    def __init__(self, **sizes: tuple[int, int]) -> None:
+        super().__init__()
+        for name, (d_in, d_out) in sizes.items():
+            self.add_module(name, nn.Linear(d_in, d_out))
+
+
+def test_stacks_of_linear_layers_keep_their_own_names() -> None:
+    user = nn.Sequential(nn.Flatten(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 3))
+    net = rebuild_network(user.state_dict(), None, "test")
+    assert list(net.state_dict()) == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    x = torch.randn(2, 1, 3, 3)
+    torch.testing.assert_close(net(x), user(x))
+
+
+def test_layers_are_ordered_by_number_or_by_shape() -> None:
+    numbered = Named(fc1=(4, 4), fc2=(4, 4), fc10=(4, 4))
+    shuffled = dict(sorted(numbered.state_dict().items()))  # fc1, fc10, fc2
+    net = rebuild_network(shuffled, None, "test")
+    x = torch.randn(2, 4)
+    expected = numbered.fc10(numbered.fc2(numbered.fc1(x).relu()).relu())
+    torch.testing.assert_close(net(x), expected)
+    assert recognise(Named(zebra=(4, 5), ape=(5, 3)).state_dict()) == "mlp"
+
+
+def test_an_unclear_order_is_refused() -> None:
+    weights = Named(zebra=(4, 4), ape=(4, 4)).state_dict()
+    assert recognise(weights) is None
+    with pytest.raises(CheckpointError, match="say --arch module:factory"):
+        rebuild_network(weights, None, "x.pt")
+
+
+def test_weights_that_do_not_fit_name_the_first_that_differs() -> None:
+    weights = create_network("mlp", (4,), 3, seed=0).state_dict()
+    with pytest.raises(CheckpointError, match="not those of a cnn"):
+        rebuild_network(weights, "cnn", "x.pt")
+    with pytest.raises(OptionError, match="did you mean 'cnn'"):
+        rebuild_network(weights, "cn", "x.pt")
+
+
+def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mynet_for_test.py").write_text(
+        "from torch import nn\n"
+        "def make(): return nn.Sequential(nn.Linear(4, 2), nn.GELU(), nn.Linear(2, 2))\n"
+        "def wrong(): return 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    net = create_network("mynet_for_test:make", (4,), 2, seed=0)
+    again = rebuild_network(net.state_dict(), "mynet_for_test:make", "x.pt")
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(again(x), net(x))
+    with pytest.raises(OptionError, match="returned a int"):
+        create_network("mynet_for_test:wrong", (4,), 2, seed=0)
+    with pytest.raises(OptionError, match="cannot import"):
+        create_network("mynet_for_test:none", (4,), 2, seed=0)
+    with pytest.raises(CheckpointError, match=r"expected '0\.weight' of shape"):
+        rebuild_network({"0.weight": torch.zeros(3, 3)}, "mynet_for_test:make", "x.pt")
+
+
+def test_networks_that_do_not_fit_the_task() -> None:
+    with pytest.raises(OptionError, match="square images"):
+        create_network("cnn", (7,), 3, seed=0)
+    with pytest.raises(OptionError, match="vgg11-cifar takes"):
+        create_network("vgg11-cifar", (1, 28, 28), 10, seed=0)

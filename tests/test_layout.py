@@ -1,0 +1,138 @@
+"""The folders, the packages and the direction in which modules may import each other."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"geomerge": "geomerge", "cli": "geomerge.cli", "strategies": "geomerge.strategies"}
+# From the ground up; a module imports only from its own line or from lines above.
+LAYERS = [
+    ["errors"],
+    ["files"],
+    ["checkpoint", "architectures"],
+    ["network"],
+    ["tasks"],
+    ["metric"],
+    ["directions"],
+    ["steps"],
+    ["walk"],
+    ["path"],
+    ["crossover"],
+    ["training", "evaluation", "baselines"],
+    ["merging"],
+    ["report"],
+    ["runs", "testing"],
+    ["strategies"],
+    ["cli"],
+]
+
+
+def sources() -> list[tuple[str, Path]]:
+    """Every module as (installed dotted name, file), each file once."""
+    found = []
+    for folder, package in FOLDERS.items():
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            if any(part.is_symlink() for part in (file, *file.parents)):
+                continue
+            parts = file.relative_to(ROOT / folder).with_suffix("").parts
+            name = ".".join([package, *(p for p in parts if p != "__init__")])
+            found.append((name, file))
+    return found
+
+
+def imports(file: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            found.append(node.module or "")
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def test_every_package_on_disk_is_listed_for_installation() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    on_disk = {name for name, file in sources() if file.name == "__init__.py"}
+    assert on_disk == set(config["packages"])
+    assert config["package-dir"] == {package: folder for folder, package in FOLDERS.items()}
+
+
+def test_modules_are_imported_by_their_installed_names() -> None:
+    tops = {"strategies", "cli", "tests"}
+    for _, file in sources():
+        assert not {name.partition(".")[0] for name in imports(file)} & tops, file
+
+
+@pytest.mark.parametrize("name", ["strategies", "cli"])
+def test_links_lead_to_their_folders(name: str) -> None:
+    link = ROOT / "geomerge" / name
+    if not link.is_symlink():
+        pytest.skip("this checkout has no symbolic links; the installation does not need them")
+    assert link.resolve() == (ROOT / name).resolve()
+
+
+def test_modules_import_only_from_layers_above() -> None:
+    rank = {name: i for i, line in enumerate(LAYERS) for name in line}
+    for name, file in sources():
+        parts = name.split(".")
+        if len(parts) == 1:
+            continue  # the package itself re-exports, lazily
+        assert parts[1] in rank, f"{name} is in no layer: add it to LAYERS"
+        for other in imports(file):
+            target = other.split(".")
+            if target[0] == "geomerge" and len(target) > 1 and target[1] in rank:
+                assert rank[target[1]] <= rank[parts[1]], f"{name} imports {other}"
+
+
+@pytest.mark.parametrize(
+    ("package", "home"),
+    [("qpth", "geomerge.steps"), ("avalanche", "geomerge.strategies"), ("typer", "geomerge.cli")],
+)
+def test_outside_packages_have_one_door(package: str, home: str) -> None:
+    for name, file in sources():
+        if not name.startswith(home):
+            assert package not in {i.partition(".")[0] for i in imports(file)}, name
+
+
+def loaded_by(code: str) -> set[str]:
+    out = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return {name.partition(".")[0] for name in out.stdout.split()}
+
+
+def test_importing_geomerge_loads_no_slow_stranger() -> None:
+    assert not loaded_by("import geomerge") & {"avalanche", "qpth", "torchvision", "matplotlib"}
+    everything = loaded_by("import geomerge\nfor n in geomerge.__all__: getattr(geomerge, n)")
+    assert "torch" in everything
+    assert not everything & {"avalanche", "qpth", "torchvision", "matplotlib"}
+
+
+def test_the_command_line_shows_its_help_without_torch() -> None:
+    loaded = loaded_by(
+        "from typer.testing import CliRunner\nfrom geomerge.cli.app import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0"
+    )
+    assert not loaded & {"torch", "numpy", "avalanche", "qpth"}
+
+
+def test_public_names_are_these() -> None:
+    import geomerge
+
+    assert sorted(geomerge.__all__) == [
+        "Checkpoint", "GeomergeError", "KroneckerMetric", "Merge", "MergeOptions", "Network",
+        "Sketch", "Task", "WeightPath", "__version__", "load_checkpoint", "load_task",
+        "make_sketch", "merge", "save_checkpoint",
+    ]  # fmt: skip
+    for name in geomerge.__all__:
+        assert getattr(geomerge, name) is not None
