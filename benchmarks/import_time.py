@@ -1,4 +1,4 @@
-"""Start-up: `import geomerge` and `geomerge --help` against `import torch`, each in a new process."""
+"""Start-up: `import geomerge` and `geomerge --help` against `import torch`, each a new process."""
 
 from __future__ import annotations
 

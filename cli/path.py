@@ -18,8 +18,10 @@ def path(
     out: NetworkOut,
 ) -> None:
     """Take any network off a path, without walking again."""
-    from geomerge.checkpoint import save_checkpoint
+    from geomerge.checkpoint import SUFFIXES, save_checkpoint
+    from geomerge.files import check_output
     from geomerge.path import WeightPath
 
+    check_output(out, SUFFIXES)
     save_checkpoint(out, WeightPath(run / "path").checkpoint(at))
     print(f"{out}: the network at t = {at:g}")

@@ -35,9 +35,12 @@ def sketch(
 ) -> None:
     """Measure the metric of a network on its task, so that a merge needs none of its data."""
     from geomerge.evaluation import open_network, task_for
+    from geomerge.files import check_output
     from geomerge.metric import make_sketch, save_sketch
+    from geomerge.metric.sketch import SUFFIXES
     from geomerge.tasks import parse_normalisation
 
+    check_output(out, SUFFIXES)
     checkpoint, net = open_network(network, arch, device)
     numbers = parse_normalisation(normalisation) if normalisation else None
     task = task_for(checkpoint, net, manifold, numbers, data_root, download)

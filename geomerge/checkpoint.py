@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import CheckpointError, RunError
-from geomerge.files import canonical_json, sha256, write_bytes
+from geomerge.files import canonical_json, check_output, sha256, write_bytes
 
-__all__ = ["Checkpoint", "load_checkpoint", "read_safetensors", "save_checkpoint"]
+__all__ = ["SUFFIXES", "Checkpoint", "load_checkpoint", "read_safetensors", "save_checkpoint"]
 
+SUFFIXES = (".pt", ".pth", ".safetensors")
 _META = "geomerge"
 _SKETCH = "geomerge.sketch/"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -64,7 +65,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             holds a weight that is not finite.
     """
     path = Path(path)
-    if path.suffix not in (".pt", ".pth", ".safetensors"):
+    if path.suffix not in SUFFIXES:
         raise CheckpointError(
             f"expected a .pt, .pth or .safetensors file, got {path}; rename or convert it"
         )
@@ -89,10 +90,10 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
             opens in any other tool.
 
     Raises:
-        CheckpointError: If the suffix is unknown.
-        RunError: If the place cannot be written.
+        RunError: If the suffix is unknown or the place cannot be written.
     """
     path = Path(path)
+    check_output(path, SUFFIXES)
     weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.weights.items()}
     meta = canonical_json(checkpoint.meta)
     if path.suffix == ".safetensors":
@@ -100,15 +101,11 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         tensors = {k: v.clone() for k, v in weights.items()}
         tensors.update({_SKETCH + k: v.contiguous() for k, v in checkpoint.sketch.items()})
         content = safetensors.torch.save(tensors, {_META: meta})
-    elif path.suffix in (".pt", ".pth"):
+    else:
         # Written to memory first: torch puts the file's name into the archive it writes.
         buffer = io.BytesIO()
         torch.save({_META: meta, "state_dict": weights, "sketch": checkpoint.sketch}, buffer)
         content = buffer.getvalue()
-    else:
-        raise CheckpointError(
-            f"expected an output name ending in .pt, .pth or .safetensors, got {path}; rename it"
-        )
     write_bytes(path, content)
 
 

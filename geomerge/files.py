@@ -8,13 +8,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from geomerge.errors import RunError
 
-__all__ = ["canonical_json", "sha256", "staged_folder", "write_bytes"]
+__all__ = ["canonical_json", "check_output", "sha256", "staged_folder", "write_bytes"]
 
 
 def sha256(content: bytes) -> str:
@@ -25,6 +25,28 @@ def sha256(content: bytes) -> str:
 def canonical_json(value: Any) -> str:
     """Return JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse an output file before the work that would fill it.
+
+    Args:
+        path: Where the file will go.
+        suffixes: Endings that its name may have.
+
+    Raises:
+        RunError: If the name ends otherwise, is a folder's, or its folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in suffixes:
+        raise RunError(
+            f"expected an output name ending in {' or '.join(suffixes)}, got {path}; rename it"
+        )
+    if path.is_dir():
+        raise RunError(f"{path} is a folder, expected the name of a file; choose another")
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise RunError(f"cannot write into {parent}; choose a folder that you may write to")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -72,6 +94,7 @@ def staged_folder(final: Path) -> Iterator[Path]:
     try:
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise RunError(f"{final} exists and is not empty; choose another --out or remove it")
+        made = [p for p in final.parents if not p.exists()]
         final.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
     except RunError:
@@ -88,6 +111,9 @@ def staged_folder(final: Path) -> Iterator[Path]:
         os.replace(stage, final)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
+        for parent in made:  # innermost first; another run may have begun in one meanwhile
+            with suppress(OSError):
+                parent.rmdir()
         raise
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from geomerge.architectures import create_network
-from geomerge.checkpoint import Checkpoint, save_checkpoint
+from geomerge.checkpoint import SUFFIXES, Checkpoint, save_checkpoint
 from geomerge.crossover import accuracy
 from geomerge.errors import NumericalError
+from geomerge.files import check_output
 from geomerge.metric import make_sketch
 from geomerge.network import Network
 from geomerge.tasks import Split, Task
@@ -114,6 +115,7 @@ def train_checkpoint(
     Raises:
         GeomergeError: If the network does not fit the task, or the file cannot be written.
     """
+    check_output(Path(file), SUFFIXES)
     module = create_network(architecture, task.input_shape, task.classes, seed)
     network = Network(module, device)
     network.check_inputs(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from geomerge.checkpoint import read_safetensors
 from geomerge.errors import CheckpointError, RunError
-from geomerge.files import canonical_json, sha256, write_bytes
+from geomerge.files import canonical_json, check_output, sha256, write_bytes
 from geomerge.metric.estimate import estimate_kronecker
 from geomerge.metric.factor import Factor
 from geomerge.metric.kronecker import KroneckerLayer, KroneckerMetric
@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _META = "geomerge_sketch"
+SUFFIXES = (".safetensors",)
 SIZE = 3.0  # a sketch holds at most so many numbers for each weight
 INPUTS = 10_000
 
@@ -123,14 +124,11 @@ def save_sketch(path: str | Path, sketch: Sketch) -> None:
     """Write a sketch to a safetensors file of its own.
 
     Raises:
-        CheckpointError: If the name does not end in ``.safetensors``.
-        RunError: If the place cannot be written.
+        RunError: If the name does not end in ``.safetensors`` or the place cannot be written.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"expected a name ending in .safetensors for a sketch, got {path}")
+    check_output(Path(path), SUFFIXES)
     content = safetensors.torch.save(sketch.tensors(), {_META: canonical_json(sketch.meta)})
-    write_bytes(path, content)
+    write_bytes(Path(path), content)
 
 
 def load_sketch(

@@ -60,7 +60,9 @@ def merge_report(
             }
             for c in merged.candidates
         ],
-        "results": [asdict(row) for row in rows],
+        "results": [
+            {"name": row.name, "select": list(row.select), "test": list(row.test)} for row in rows
+        ],
         "curve": [asdict(point) for point in curve],
         "path": {"points": len(merged.path.ts), "lengths": merged.path.lengths},
         "normalisations": {
