@@ -8,9 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from geomerge.errors import CheckpointError, TaskError
+from geomerge.errors import CheckpointError, OptionError, TaskError
 
-__all__ = ["Network"]
+__all__ = ["Network", "check_device"]
+
+
+def check_device(device: str | torch.device) -> str | torch.device:
+    """Return a device that can compute.
+
+    Raises:
+        OptionError: If this machine has no such device.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:100]
+        raise OptionError(f"cannot compute on {device!r} ({reason}); use --device cpu") from error
+    return device
 
 
 class Network:
@@ -26,7 +40,7 @@ class Network:
     """
 
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
-        self.module = module.to(device).eval().requires_grad_(False)
+        self.module = module.to(check_device(device)).eval().requires_grad_(False)
         self.device = torch.device(device)
         tensors = [*module.named_parameters(), *module.named_buffers()]
         parts = {name: value for name, value in tensors if value.is_floating_point()}
@@ -101,7 +115,9 @@ class Network:
                 loss = torch.nn.functional.kl_div(
                     log_p, target, log_target=True, reduction="batchmean"
                 )
-                parts = torch.autograd.grad(loss, parameters)
+                parts = torch.autograd.grad(
+                    loss, parameters, allow_unused=True, materialize_grads=True
+                )
         finally:
             for p in parameters:
                 p.requires_grad_(False)

@@ -239,7 +239,6 @@ class WeightPath:
         end = {0.0: "a", 1.0: "b"}.get(float(t))
         if end is not None:
             return self._ends[end]
-        self.network.module.load_state_dict(self._ends["a"].weights)
         architecture = self._ends["a"].meta.get("architecture")
         return Checkpoint(self.network.state_dict(self.at(t)), {"architecture": architecture})
 

@@ -60,7 +60,7 @@ def train(
     optimizer = torch.optim.SGD(parameters, learning_rate, momentum=0.9)
     count = sum(len(s.labels) for s in splits)
     batch = min(batch, count)
-    steps = max(1, int(epochs * (count // batch)))
+    steps = int(epochs * (count // batch))
     order = _mixed(splits, batch, seed)
     try:
         with torch.random.fork_rng(devices=[]):

@@ -24,6 +24,7 @@ __all__ = [
     "pick_candidates",
     "probe_of",
     "shortest_of_best",
+    "toward_b",
     "walk_candidates",
 ]
 
@@ -141,12 +142,11 @@ class Scorer:
     def __call__(
         self,
         w: Tensor,  # (n,)
-        along: float,
+        toward_b: float,
     ) -> Score:
-        """Return all that can be measured of a point, ``along`` its walk from 0 to 1."""
+        """Return all that can be measured of a point, ``toward_b`` its way from 0 to 1."""
         network, a, b = self._sides.network, self._sides.a, self._sides.b
         found = {s.name: accuracy(network, w, s.task.select) if s.task else None for s in (a, b)}
-        toward_b = along if self._plan.start is a else 1 - along
         return Score(found["a"], found["b"], self._drift(a, w), self._drift(b, w), toward_b)
 
     def _drift(self, side: Side, w: Tensor) -> float | None:
@@ -164,6 +164,7 @@ def _kept_metric(sides: Sides, plan: Plan, options: MergeOptions) -> Metric:
     if plan.preset != "sketch" or options.metric == "euclidean":
         return EuclideanMetric()
     if plan.start.sketch is None:
+        plan.start.sketched_now = True
         assert plan.start.manifold is not None
         task = plan.start.task.name if plan.start.task else plan.start.name
         plan.start.sketch = make_sketch(
@@ -186,9 +187,14 @@ def probe_of(sides: Sides, side: Side, output: str) -> Probe | None:
     return None
 
 
+def toward_b(leg: Leg, step: int) -> float:
+    """Return how far a stored point of a leg lies toward b, as a share of the leg's length."""
+    along = leg.length_at(step) / leg.length if leg.length else 0.0
+    return along if leg.name == "a" else 1 - along
+
+
 def _pick(leg: Leg, damping: float, scorer: Scorer, rule: PickRule) -> Candidate:
     steps = [step for step, _ in leg.marks]
-    along = {s: length / leg.length if leg.length else 0.0 for s, length in leg.marks}
-    step, scores = search(steps, lambda s: scorer(leg.weights(s), along[s]), rule)
+    step, scores = search(steps, lambda s: scorer(leg.weights(s), toward_b(leg, s)), rule)
     length = leg.length_at(step)
     return Candidate(damping, leg, step, scores[step], rule.value(scores[step]), length)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geomerge.baselines import straight_line
 from geomerge.crossover import Score, accuracy, search
-from geomerge.merging.candidates import Scorer
+from geomerge.merging.candidates import Scorer, toward_b
 from geomerge.merging.merge import Merge
 from geomerge.merging.monitor import Monitor, Progress
 from geomerge.merging.options import MergeOptions
@@ -72,7 +72,16 @@ def comparison(
     sides, plan = merged.sides, merged.plan
     rows = [_row(merged, "a", sides.a.w), _row(merged, "b", sides.b.w)]
     line = straight_line(sides.a.w, sides.b.w)
-    rows.append(_picked(merged, options, "straight line", len(line), line.__getitem__))
+    rows.append(
+        _picked(
+            merged,
+            options,
+            "straight line",
+            len(line),
+            line.__getitem__,
+            lambda i: i / (len(line) - 1),
+        )
+    )
     if plan.preset == "sketch" and options.metric != "euclidean":
         euclidean = replace(options, metric="euclidean", preset="sketch")
         walker = Walker(sides.network, plan.goal, euclidean)
@@ -93,6 +102,7 @@ def comparison(
                     "Euclidean walk",
                     len(marks),
                     lambda i: leg.weights(marks[i]),
+                    lambda i: toward_b(leg, marks[i]),
                 )
             )
     rows.append(_row(merged, "crossover", merged.w))
@@ -126,11 +136,12 @@ def _picked(
     name: str,
     count: int,
     weights: Callable[[int], Tensor],
+    nearness: Callable[[int], float],
 ) -> Row:
     scorer = Scorer(merged.sides, merged.plan, merged.kept, options.output)
 
     def measure(i: int) -> Score:
-        return scorer(weights(i), i / max(count - 1, 1))
+        return scorer(weights(i), nearness(i))
 
     best, _ = search(range(count), measure, merged.rule)
     return _row(merged, name, weights(best))

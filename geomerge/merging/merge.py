@@ -102,7 +102,9 @@ def merge(
     if plan.preset == "sketch":
         leg.cut(chosen.step)
         legs.append(_close(walked, leg.weights(chosen.step), options, folder, on_progress))
-    t = WeightPath.write(folder, a, b, legs, (leg, chosen.step), options.points)
+    t = WeightPath.write(
+        folder, sides.a.checkpoint, sides.b.checkpoint, legs, (leg, chosen.step), options.points
+    )
     path = WeightPath(folder)
     return Merge(sides, plan, rule, candidates, chosen, path, t, path.at(t), walked.metric, folder)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from geomerge.architectures import rebuild_network
@@ -36,6 +35,7 @@ class Side:
         task: Its task with labels, for choosing and reporting; None if not known or not there.
         manifold: Inputs that the walk may use; None if none were given.
         sketch: Its metric on its own task; None without one.
+        sketched_now: Whether the merge itself made the sketch, from the manifold's inputs.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Side:
     task: Task | None = None
     manifold: Inputs | None = None
     sketch: Sketch | None = None
+    sketched_now: bool = False
 
 
 @dataclass
@@ -76,16 +77,18 @@ def prepare_sides(a: Checkpoint, b: Checkpoint, options: MergeOptions) -> Sides:
         OptionError: If manifolds are named that no side can take.
         TaskError: If data that was asked for cannot be had, or does not fit.
     """
-    architecture = options.arch or a.meta.get("architecture") or b.meta.get("architecture")
     _check_same_shapes(a, b)
+    architecture = options.arch or a.meta.get("architecture") or b.meta.get("architecture")
+    if architecture is not None:  # what is written later must be as easy to rebuild
+        a, b = (replace(c, meta={**c.meta, "architecture": architecture}) for c in (a, b))
     module = rebuild_network(a.weights, architecture, a.source)
-    network = Network(module, _device(options.device))
+    network = Network(module, options.device)
     sides = Sides(
         network,
         Side("a", a, network.initial),
         Side("b", b, network.ravel(b.weights)),
     )
-    if architecture is None and not a.meta.get("architecture"):
+    if architecture is None:
         sides.notes.append(
             f"{a.source} does not say its architecture: recognised by its weights as a "
             f"{type(module).__name__}, ReLU between layers assumed"
@@ -102,15 +105,6 @@ def prepare_sides(a: Checkpoint, b: Checkpoint, options: MergeOptions) -> Sides:
                 side.task.name,
             )
     return sides
-
-
-def _device(name: str) -> str:
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:100]
-        raise OptionError(f"cannot compute on {name!r} ({reason}); use --device cpu") from error
-    return name
 
 
 def _check_same_shapes(a: Checkpoint, b: Checkpoint) -> None:

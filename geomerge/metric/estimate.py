@@ -78,7 +78,14 @@ def estimate_kronecker(
             probes = _probes(phi, generator) if outs else []
             for i, probe in enumerate(probes):
                 last = i + 1 == len(probes)
-                gradients = torch.autograd.grad(phi, outs, probe, retain_graph=not last)
+                gradients = torch.autograd.grad(
+                    phi,
+                    outs,
+                    probe,
+                    retain_graph=not last,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
                 for (name, _, _), d in zip(calls, gradients, strict=True):
                     _add(sums_b, name, _output_factor(layers[name], d))
             covered = {f"{name}.{kind}" for name in sums_a for kind in ("weight", "bias")}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from geomerge.architectures import import_factory
 from geomerge.errors import TaskError, did_you_mean
+from geomerge.network import check_device
 from geomerge.tasks import sources
 from geomerge.tasks.task import (
     Inputs,
@@ -56,7 +57,9 @@ def load_task(
 
     Raises:
         TaskError: If the name is unknown or the data is missing, empty or damaged.
+        OptionError: If there is no such device.
     """
+    check_device(device)
     root = Path(data_root or os.environ.get("GEOMERGE_DATA") or "data")
     path = Path(name)
     if name in sources.NAMED:

@@ -81,7 +81,10 @@ def test_own_data_and_own_network(tmp_path: Path) -> None:
         (("train", "--manifold", "digits", "--out", "a.bin"), "expected an output name"),
         (("train", "--manifold", "digits", "--out", "x.pt", "--arch", "mpl"), "did you mean 'mlp'"),
         (("path", ".", "--at", "0.5", "--out", "c.pt"), "no whole path"),
-        (("sketch", "a.pt", "--manifold", "digits", "--out", "s.pt"), "ending in .safetensors, got s.pt"),
+        (
+            ("sketch", "a.pt", "--manifold", "digits", "--out", "s.pt"),
+            "ending in .safetensors, got s.pt",
+        ),
         (("train", "--manifold", "digits"), "Missing option"),
     ],
 )
