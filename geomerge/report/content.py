@@ -118,8 +118,8 @@ def _leg(
 
 
 def _walk_data(merged: Merge) -> list[dict[str, Any]]:
-    # A side whose sketch was there already is kept by it: its inputs, if given, were not used.
-    kept, paper = merged.plan.start, merged.plan.preset == "paper"
+    plan = merged.plan
+    walked = plan.goal if plan.preset == "sketch" else plan.start
     return [
         {
             "for": s.name,
@@ -129,7 +129,7 @@ def _walk_data(merged: Merge) -> list[dict[str, Any]]:
             "labels": False,
         }
         for s in (merged.sides.a, merged.sides.b)
-        if s.manifold is not None and (s is not kept or s.sketched_now or paper)
+        if s.manifold is not None and (s is walked or s.sketched_now)
     ]
 
 

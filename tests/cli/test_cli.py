@@ -83,7 +83,7 @@ def test_own_data_and_own_network(tmp_path: Path) -> None:
         (("path", ".", "--at", "0.5", "--out", "c.pt"), "no whole path"),
         (
             ("sketch", "a.pt", "--manifold", "digits", "--out", "s.pt"),
-            "ending in .safetensors, got s.pt",
+            "in .safetensors, got s.pt",
         ),
         (("train", "--manifold", "digits"), "Missing option"),
     ],
