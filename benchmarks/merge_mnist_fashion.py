@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from geomerge import MergeOptions, Network, load_checkpoint, load_task
-from geomerge.architectures import rebuild_network
+from geomerge.architectures import create_network, rebuild_network
 from geomerge.baselines import fine_tune, straight_line
 from geomerge.crossover import Score, accuracy, parse_pick, search
 from geomerge.files import write_bytes
@@ -54,7 +54,7 @@ class Case:
     """Two experts of one architecture and seed, and the rows measured on them."""
 
     def __init__(self, arch: str, seed: int, work: Path, skip: Sequence[str] = ()) -> None:
-        self.skip = skip
+        self.arch, self.skip = arch, skip
         self.file = work / f"{arch}-{seed}.json"
         self.done: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
         self.tasks = [load_task(name) for name in NAMES]
@@ -99,9 +99,10 @@ class Case:
         found = {}
         with TemporaryDirectory() as folder:
             walked = walk_candidates(sides, plan, options, Path(folder))
-            for rule in rules:
-                chosen = shortest_of_best(pick_candidates(walked, parse_pick(rule, *self.experts)))
-                found[rule] = self.test(chosen.leg.weights(chosen.step))
+            for name in rules:
+                rule = parse_pick(name, *self.experts)
+                chosen = shortest_of_best(pick_candidates(walked, rule), rule.margin)
+                found[name] = self.test(chosen.leg.weights(chosen.step))
         return found
 
 
@@ -169,11 +170,11 @@ def measure(case: Case) -> None:
         }
 
     case.row("forgetting", forgetting)
+    new = create_network(case.arch, task_a.input_shape, task_a.classes, seed=5000)
+    fresh = Network(new).initial
     case.row(
         "joint training",
-        lambda: case.test(
-            train(network, network.initial, [task_a.train, task_b.train], epochs=8, seed=7)
-        ),
+        lambda: case.test(train(network, fresh, [task_a.train, task_b.train], epochs=8, seed=7)),
     )
 
 
@@ -182,7 +183,8 @@ def timing(arch: str, work: Path) -> dict[str, float]:
     case = Case(arch, 0, work)
     task = case.tasks[0]
     start = time.perf_counter()
-    train(case.network, case.network.initial, [task.train], epochs=8)
+    new = create_network(arch, task.input_shape, task.classes, seed=5000)
+    train(case.network, Network(new).initial, [task.train], epochs=8)
     training = time.perf_counter() - start
     options = MergeOptions(manifold=("a=mnist",))
     sides = prepare_sides(case.a, case.b, options)

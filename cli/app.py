@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from geomerge.cli import demo, evaluate, merge, path, sketch, train
-from geomerge.cli.console import USER_ERROR, fail
+from geomerge.cli.console import fail
 
 __all__ = ["app", "main"]
 
@@ -54,7 +54,5 @@ def main() -> None:
     except GeomergeError as error:
         sys.exit(fail(str(error)))
     except OSError as error:  # a full disk, a folder taken away while we worked
-        sys.exit(fail(f"{error.strerror or error} ({error.filename or 'no file named'})"))
-    except KeyboardInterrupt:
-        print("geomerge: stopped; nothing was written", file=sys.stderr)
-        sys.exit(USER_ERROR + 128)
+        what = f"{(error.strerror or str(error)).lower()} ({error.filename or 'no file named'})"
+        sys.exit(fail(f"{what}; make room or check the folder, and run the command again"))

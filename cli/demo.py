@@ -14,15 +14,21 @@ __all__ = ["demo"]
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the demonstration.")] = Path("runs/demo"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the demonstration; default runs/demo-SEED.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
 ) -> None:
     """Train two networks on scikit-learn's digits, straight and permuted, and merge them."""
+    from geomerge.errors import RunError
     from geomerge.merging import MergeOptions
     from geomerge.runs import run_merge
     from geomerge.tasks import load_task
     from geomerge.training import train_checkpoint
 
+    out = out or Path(f"runs/demo-{seed}")
+    if (out / "merge").exists():
+        raise RunError(f"{out} holds a demonstration already; choose another --out or remove it")
     tasks = {"a": "digits", "b": "digits-permuted"}
     for k, (name, task_name) in enumerate(tasks.items()):
         found = train_checkpoint(

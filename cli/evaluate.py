@@ -48,6 +48,9 @@ def evaluate(
     if as_json:
         print(json.dumps(found, indent=1))
         return
+    if found["architecture"] is None:
+        assumed = ", ReLU assumed between layers" if found["recognised"] == "mlp" else ""
+        print(f"note: recognised by its weights as a {found['recognised']}{assumed}")
     for row in found["tasks"]:
         print(
             f"{row['task']}: {percent(row['accuracy'])} % of {row['examples']} "

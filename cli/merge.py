@@ -106,9 +106,11 @@ def show_report(report: dict[str, Any]) -> None:
         f"damping {at['damping']:g}, chosen among {len(report['candidates'])}"
     )
     for leg in report["legs"]:
+        kept = leg["keeps_function_of"]
         console.print(
-            f"walked from {leg['walked_from']} to {leg['to']}, keeping the function of "
-            f"{leg['keeps_function_of']}: {leg['metric']}; length {leg['length']:.3g}"
+            f"walked from {leg['walked_from']} to {leg['to']}, keeping "
+            + (f"the function of {kept}" if kept else "no function")
+            + f": {leg['metric']}; length {leg['length']:.3g}"
         )
     for use in ("walk", "pick"):
         parts = [

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomerge.errors import CheckpointError, OptionError, did_you_mean
+from geomerge.errors import CheckpointError, OptionError, did_you_mean, first_line
 
-__all__ = ["NAMED", "create_network", "import_factory", "rebuild_network", "recognise"]
+__all__ = ["NAMED", "call_factory", "create_network", "rebuild_network", "recognise"]
 
 NAMED = ("mlp", "lenet-300-100", "cnn", "vgg11-cifar")
 _LONGEST_STACK = 64  # layers; more are no stack that anybody trains
+_MOST_TRIES = 10_000  # orders looked at before an order counts as unclear
 _HIDDEN = {"mlp": (400, 400), "lenet-300-100": (300, 100)}
 
 
@@ -222,10 +223,10 @@ def import_factory(spec: str) -> Callable[[], Any]:
         sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # the module is the user's own code
         raise OptionError(
-            f"cannot import {spec!r} ({error}); expected module:factory with the module in the "
-            "working folder or installed"
+            f"cannot import {spec!r} ({first_line(error)}); expected module:factory with the "
+            "module in the working folder or installed"
         ) from error
     if not callable(found):
         raise OptionError(f"{spec!r} is a {type(found).__name__}, expected a callable; name one")
@@ -233,8 +234,24 @@ def import_factory(spec: str) -> Callable[[], Any]:
     return factory
 
 
+def call_factory(spec: str) -> Any:
+    """Import and call ``module:factory``, the user's own code.
+
+    Raises:
+        OptionError: If it cannot be imported or fails without arguments.
+    """
+    factory = import_factory(spec)
+    try:
+        return factory()
+    except Exception as error:  # whatever the user's code raises
+        raise OptionError(
+            f"{spec!r} failed ({type(error).__name__}: {first_line(error)}); expected a callable "
+            "that works without arguments"
+        ) from error
+
+
 def _from_factory(spec: str) -> nn.Module:
-    module = import_factory(spec)()
+    module = call_factory(spec)
     if not isinstance(module, nn.Module):
         raise OptionError(
             f"{spec!r} returned a {type(module).__name__}, expected an nn.Module; return one"
@@ -312,14 +329,17 @@ def _chains(order: list[str], sizes: Mapping[str, tuple[int, ...]]) -> bool:
 
 def _only_chain(layers: list[str], sizes: Mapping[str, tuple[int, ...]]) -> list[str] | None:
     found: list[list[str]] = []
+    tries = 0
 
     def extend(chain: list[str]) -> None:
+        nonlocal tries
+        tries += 1
         if len(chain) == len(layers):
             found.append(chain)
         for layer in layers:
             fits = not chain or sizes[chain[-1]][0] == sizes[layer][1]
-            if len(found) < 2 and layer not in chain and fits:
+            if len(found) < 2 and tries < _MOST_TRIES and layer not in chain and fits:
                 extend([*chain, layer])
 
     extend([])
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 and tries < _MOST_TRIES else None

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from geomerge.errors import CheckpointError, RunError
+from geomerge.errors import CheckpointError, RunError, first_line
 from geomerge.files import canonical_json, check_output, sha256, write_bytes
 
 __all__ = ["SUFFIXES", "Checkpoint", "load_checkpoint", "read_safetensors", "save_checkpoint"]
@@ -128,7 +128,7 @@ def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dic
         metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
     except Exception as error:  # the reader raises its own types, none of them documented
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({_first_line(error)}); copy it again"
+            f"{path} is not a whole safetensors file ({first_line(error)}); copy it again"
         ) from error
     return tensors, metadata
 
@@ -156,7 +156,7 @@ def _read_torch(
                 f"geomerge never unpickles; {_HOW_TO_SAVE}"
             ) from error
         raise CheckpointError(
-            f"{path} is not a whole PyTorch file ({_first_line(error)}); copy it again"
+            f"{path} is not a whole PyTorch file ({first_line(error)}); copy it again"
         ) from error
     if not isinstance(loaded, Mapping):
         raise CheckpointError(
@@ -164,7 +164,10 @@ def _read_torch(
         )
     if isinstance(loaded.get(_META), str):
         meta = _parse_meta(loaded[_META], path)
-        return dict(loaded["state_dict"]), meta, dict(loaded.get("sketch", {}))
+        parts = [loaded.get(part, {}) for part in ("state_dict", "sketch")]
+        if not all(isinstance(part, Mapping) for part in parts):
+            raise CheckpointError(f"{path} is not a whole geomerge checkpoint; write it again")
+        return dict(parts[0]), meta, dict(parts[1])
     for name in _WRAPPERS:
         if isinstance(loaded.get(name), Mapping):
             return dict(loaded[name]), {}, {}
@@ -187,6 +190,10 @@ def _checked(weights: dict[str, Any], path: Path) -> dict[str, Tensor]:
     if not weights:
         raise CheckpointError(f"{path} holds no weights; {_HOW_TO_SAVE}")
     for name, value in weights.items():
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"{path} has a weight named {name!r}, expected names as text; {_HOW_TO_SAVE}"
+            )
         if not isinstance(value, Tensor):
             raise CheckpointError(
                 f"{path} holds a {type(value).__name__} under {name!r}, expected only tensors; "
@@ -200,7 +207,3 @@ def _checked(weights: dict[str, Any], path: Path) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in weights):  # saved from DataParallel
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
     return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

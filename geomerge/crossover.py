@@ -49,11 +49,13 @@ class PickRule:
         name: As on the command line.
         value: The value of a point.
         needs: ``"accuracies"`` (of both), ``"drifts"`` or ``"one"`` (the named accuracy).
+        margin: Of candidates whose values lie this near to the best the shortest path wins.
     """
 
     name: str
     value: Callable[[Score], float]
     needs: str
+    margin: float = 0.005
 
 
 def accuracy(
@@ -98,7 +100,7 @@ def parse_pick(text: str, expert_a: float | None, expert_b: float | None) -> Pic
             "accuracies",
         )
     if text == "equal-drift":
-        return PickRule(text, lambda s: -max(_known(s.drift_a), _known(s.drift_b)), "drifts")
+        return PickRule(text, lambda s: -max(_known(s.drift_a), _known(s.drift_b)), "drifts", 0.0)
     match = re.fullmatch(r"([ab])>=(0?\.\d+|[01](?:\.0*)?)", text)
     if match is None:
         raise OptionError(

@@ -17,6 +17,7 @@ __all__ = [
     "RunError",
     "TaskError",
     "did_you_mean",
+    "first_line",
 ]
 
 
@@ -59,3 +60,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return "; known: " + ", ".join(names)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of another package's error, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from geomerge.architectures import rebuild_network
+from geomerge.architectures import rebuild_network, recognise
 from geomerge.checkpoint import Checkpoint, load_checkpoint
 from geomerge.crossover import accuracy
-from geomerge.errors import OptionError
+from geomerge.errors import OptionError, did_you_mean
 from geomerge.network import Network
 from geomerge.tasks import (
     Normalisation,
@@ -77,14 +77,21 @@ def evaluate_file(
         device: Where to compute.
 
     Returns:
-        The file's digest and, for each task, the accuracy in [0, 1] and the number of examples.
+        The file's digest and architecture, and for each task the accuracy in [0, 1] and the
+        number of examples.
 
     Raises:
         GeomergeError: If the file, a task or an option is wrong.
     """
     if split not in ("test", "select"):
-        raise OptionError(f"unknown split {split!r}; expected test or select")
+        raise OptionError(f"unknown split {split!r}; expected test or select, say one")
     own = split_normalisations(normalisation)
+    for name in own:
+        if name not in tasks:
+            raise OptionError(
+                f"--normalisation names {name!r}, a task that is not measured"
+                f"{did_you_mean(name, tasks)}"
+            )
     checkpoint, network = open_network(file, arch, device)
     rows = []
     for name in tasks:
@@ -98,4 +105,10 @@ def evaluate_file(
                 "accuracy": accuracy(network, network.initial, part),
             }
         )
-    return {"file": Path(file).name, "sha256": checkpoint.digest, "tasks": rows}
+    return {
+        "file": Path(file).name,
+        "sha256": checkpoint.digest,
+        "architecture": arch or checkpoint.meta.get("architecture"),
+        "recognised": recognise(checkpoint.weights),
+        "tasks": rows,
+    }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from geomerge.errors import CheckpointError, OptionError, TaskError
+from geomerge.errors import CheckpointError, OptionError, TaskError, first_line
 
 __all__ = ["Network", "check_device"]
 
@@ -22,8 +22,9 @@ def check_device(device: str | torch.device) -> str | torch.device:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:100]
-        raise OptionError(f"cannot compute on {device!r} ({reason}); use --device cpu") from error
+        raise OptionError(
+            f"cannot compute on {device!r} ({first_line(error)}); use --device cpu"
+        ) from error
     return device
 
 
@@ -148,10 +149,10 @@ class Network:
         with torch.no_grad():
             try:
                 out, again = module(x), module(x)
-            except (RuntimeError, ValueError, IndexError) as error:
+            except Exception as error:  # whatever a network's own code raises
                 raise TaskError(
                     f"the network cannot take the inputs of {source}, of shape "
-                    f"{tuple(x.shape[1:])} ({str(error).splitlines()[0]}); name the task it was "
+                    f"{tuple(x.shape[1:])} ({first_line(error)}); name the task it was "
                     "trained for"
                 ) from error
         if not isinstance(out, Tensor) or out.dim() != 2:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -186,15 +187,17 @@ class WeightPath:
 
     Args:
         folder: A folder written by :meth:`write`.
+        device: Where its weight vectors are.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
         self.folder = Path(folder)
         try:
             index = json.loads((self.folder / _INDEX).read_text())
             self._stops = [_Stop(**stop) for stop in index["stops"]]
             self.crossover: float = index["crossover"]
             self.lengths: dict[str, float] = index["lengths"]
+            self._meta: dict[str, Any] = index["meta"]
             records = (self.folder / _STEPS).read_text().splitlines()
             self.steps = [StepRecord(**json.loads(line)) for line in records]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -204,7 +207,7 @@ class WeightPath:
         self._ends = {end: load_checkpoint(self.folder / f"{end}.safetensors") for end in "ab"}
         a = self._ends["a"]
         module = rebuild_network(a.weights, a.meta.get("architecture"), a.source)
-        self.network = Network(module)
+        self.network = Network(module, device)
         self._vectors = {k: self.network.ravel(c.weights) for k, c in self._ends.items()}
 
     @property
@@ -239,8 +242,7 @@ class WeightPath:
         end = {0.0: "a", 1.0: "b"}.get(float(t))
         if end is not None:
             return self._ends[end]
-        architecture = self._ends["a"].meta.get("architecture")
-        return Checkpoint(self.network.state_dict(self.at(t)), {"architecture": architecture})
+        return Checkpoint(self.network.state_dict(self.at(t)), self._meta)
 
     def _point(self, stop: _Stop) -> Tensor:
         base = self._vectors[stop.base]
@@ -254,6 +256,7 @@ class WeightPath:
         legs: list[Leg],
         crossover: tuple[Leg, int],
         points: int,
+        meta: dict[str, Any],
     ) -> float:
         """Join legs to a path and write its index; the legs' points lie in ``folder`` already.
 
@@ -264,6 +267,7 @@ class WeightPath:
             legs: The leg walked from a, the leg walked from b, or both, each under that name.
             crossover: The leg and the stored step of the picked point, where two legs meet.
             points: Most points of the whole path, ends and crossover counted.
+            meta: What a checkpoint taken off the path shall know: architecture, tasks.
 
         Returns:
             The crossover's t.
@@ -291,6 +295,7 @@ class WeightPath:
             "stops": [asdict(stops[k]) for k in sorted(stops)],
             "crossover": t,
             "lengths": {leg.name: leg.length for leg in legs},
+            "meta": meta,
         }
         write_bytes(folder / _INDEX, (json.dumps(index, indent=1) + "\n").encode())
         lines = [json.dumps(asdict(record)) for leg in legs for record in leg.steps]

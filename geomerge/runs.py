@@ -52,6 +52,11 @@ def run_merge(
     folder = Path(out) if out else Path("runs") / f"{Path(a).stem}-{Path(b).stem}-{digest[:8]}"
     finished = _finished(folder, recipe)
     if finished is not None:
+        if pt and not (folder / "merged.pt").exists():
+            raise RunError(
+                f"{folder} was finished without merged.pt; make it with geomerge path {folder} "
+                f"--at {finished['crossover']['t']} --out merged.pt"
+            )
         return folder, finished, True
     with staged_folder(folder) as stage:
         merged = merge(one, two, options, folder=stage / "path", on_progress=on_progress)
@@ -88,7 +93,6 @@ def _write_network(folder: Path, checkpoint: Checkpoint, report: dict[str, Any],
             "preset": report["preset"],
             "crossover": report["crossover"],
         },
-        "tasks": report["normalisations"],
     }
     named = Checkpoint(checkpoint.weights, meta)
     save_checkpoint(folder / "merged.safetensors", named)

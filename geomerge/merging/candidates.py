@@ -28,8 +28,6 @@ __all__ = [
     "walk_candidates",
 ]
 
-WITHIN = 0.005  # of candidates this near to the best score the shortest path wins
-
 
 @dataclass
 class Candidate:
@@ -60,17 +58,17 @@ class Walked:
         sides: Both networks.
         plan: What was walked.
         walker: That walked.
-        metric: The metric of the kept function.
-        output: What it measures.
+        output: What the metric measures.
         legs: One per candidate.
+        diagonal: Weights of which the metric knows only the diagonal.
     """
 
     sides: Sides
     plan: Plan
     walker: Walker
-    metric: Metric
     output: str
     legs: list[Leg]
+    diagonal: tuple[str, ...]
 
 
 def walk_candidates(
@@ -92,11 +90,15 @@ def walk_candidates(
     walker = Walker(sides.network, plan.goal if plan.preset == "sketch" else plan.start, options)
     metric = _kept_metric(sides, plan, options)
     monitor = Monitor(sides, on_progress)
+    probe = probe_of(sides, plan.start, options.output)
     legs = []
     for damping in plan.candidates:
         if plan.preset == "sketch":
-            sharp = metric.sharpened(damping) if isinstance(metric, KroneckerMetric) else metric
-            walk, steps = walker.learn(plan.start, sharp, damping)
+            # Without inputs lengths are the metric's, and must be one metric's for all.
+            used = metric
+            if isinstance(metric, KroneckerMetric) and probe is not None:
+                used = metric.sharpened(damping)
+            walk, steps = walker.learn(plan.start, used, damping)
         else:
             walk, steps = walker.toward(plan.goal.w, damping)
         legs.append(
@@ -106,23 +108,24 @@ def walk_candidates(
                 plan.start.w,
                 monitor.watch(walk, f"from {plan.start.name}, damping {damping:g}", steps),
                 options.points,
-                probe_of(sides, plan.start, options.output),
+                probe,
             )
         )
-    return Walked(sides, plan, walker, metric, options.output, legs)
+    known = metric.rest_names if isinstance(metric, KroneckerMetric) else walker.diagonal
+    return Walked(sides, plan, walker, options.output, legs, known)
 
 
 def pick_candidates(walked: Walked, rule: PickRule) -> list[Candidate]:
     """Pick a point of every candidate by a rule, on the selection splits."""
-    scorer = Scorer(walked.sides, walked.plan, walked.metric, walked.output)
+    scorer = Scorer(walked.sides, walked.output)
     pairs = zip(walked.legs, walked.plan.candidates, strict=True)
     return [_pick(leg, damping, scorer, rule) for leg, damping in pairs]
 
 
-def shortest_of_best(candidates: list[Candidate]) -> Candidate:
-    """Return the shortest of the candidates within half a point of the best value."""
+def shortest_of_best(candidates: list[Candidate], margin: float) -> Candidate:
+    """Return the shortest of the candidates within a margin of the best value."""
     best = max(c.value for c in candidates)
-    return min((c for c in candidates if c.value >= best - WITHIN), key=lambda c: c.length)
+    return min((c for c in candidates if c.value >= best - margin), key=lambda c: c.length)
 
 
 class Scorer:
@@ -130,13 +133,11 @@ class Scorer:
 
     Args:
         sides: Both networks.
-        plan: Who is kept.
-        metric: The kept side's metric; in the sketch preset drifts without data come from it.
         output: What drifts are measured in.
     """
 
-    def __init__(self, sides: Sides, plan: Plan, metric: Metric, output: str) -> None:
-        self._sides, self._plan, self._metric = sides, plan, metric
+    def __init__(self, sides: Sides, output: str) -> None:
+        self._sides = sides
         self._probes = {s.name: probe_of(sides, s, output) for s in (sides.a, sides.b)}
 
     def __call__(
@@ -153,9 +154,9 @@ class Scorer:
         probe = self._probes[side.name]
         if probe is not None:
             return probe(side.w, w)
-        if self._plan.preset == "sketch" and side is self._plan.start:
+        if side.sketch is not None:
             gap = w - side.w
-            return self._metric.inner(gap, gap)
+            return side.sketch.metric.inner(gap, gap)
         return None
 
 
@@ -166,12 +167,12 @@ def _kept_metric(sides: Sides, plan: Plan, options: MergeOptions) -> Metric:
     if plan.start.sketch is None:
         plan.start.sketched_now = True
         assert plan.start.manifold is not None
-        task = plan.start.task.name if plan.start.task else plan.start.name
+        assert plan.start.manifold_name is not None
         plan.start.sketch = make_sketch(
             sides.network,
             plan.start.w,
             plan.start.manifold,
-            task,
+            plan.start.manifold_name,
             output=options.output,
             seed=options.seed,
         )

@@ -138,7 +138,7 @@ def _picked(
     weights: Callable[[int], Tensor],
     nearness: Callable[[int], float],
 ) -> Row:
-    scorer = Scorer(merged.sides, merged.plan, merged.kept, options.output)
+    scorer = Scorer(merged.sides, options.output)
 
     def measure(i: int) -> Score:
         return scorer(weights(i), nearness(i))

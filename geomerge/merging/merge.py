@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,6 @@ from geomerge.merging.monitor import Monitor, Progress
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import Plan, choose_rule, plan_merge
 from geomerge.merging.sides import Sides, prepare_sides
-from geomerge.metric import Metric
 from geomerge.path import Leg, WeightPath, record_leg
 
 __all__ = ["Merge", "merge"]
@@ -43,8 +43,7 @@ class Merge:
         path: The path from a to b.
         t: Where on the path the crossover lies.
         w: The crossover's weights, shape (n,).
-        kept: The metric of the first walk's kept function.
-        folder: Where the path is stored; a temporary folder if none was given.
+        diagonal: Weights of which the metric knows only the diagonal.
     """
 
     sides: Sides
@@ -55,8 +54,7 @@ class Merge:
     path: WeightPath
     t: float
     w: Tensor
-    kept: Metric
-    folder: Path
+    diagonal: tuple[str, ...]
 
     def checkpoint(self) -> Checkpoint:
         """Return the crossover network, ready to save."""
@@ -77,7 +75,7 @@ def merge(
         a: Network a, where the path starts (t = 0).
         b: Network b, where it ends (t = 1).
         options: What the walk may use and how the point is picked.
-        folder: Where the path is stored; None takes a temporary folder.
+        folder: Where the path is stored; None takes a temporary folder that goes with the path.
         on_progress: Called after each step.
 
     Returns:
@@ -89,11 +87,32 @@ def merge(
     sides = prepare_sides(a, b, options)
     plan = plan_merge(sides, options)
     rule = choose_rule(sides, plan, options)
-    folder = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="geomerge-"))
+    if folder is not None:
+        return _merge(sides, plan, rule, options, Path(folder), on_progress)
+    temporary = Path(tempfile.mkdtemp(prefix="geomerge-"))
+    try:
+        merged = _merge(sides, plan, rule, options, temporary, on_progress)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    weakref.finalize(merged.path, shutil.rmtree, temporary, ignore_errors=True)
+    return merged
+
+
+def _merge(
+    sides: Sides,
+    plan: Plan,
+    rule: PickRule,
+    options: MergeOptions,
+    folder: Path,
+    on_progress: Callable[[Progress], None] | None,
+) -> Merge:
     folder.mkdir(parents=True, exist_ok=True)
     walked = walk_candidates(sides, plan, options, folder, on_progress)
     candidates = pick_candidates(walked, rule)
-    chosen = shortest_of_best(candidates)
+    chosen = shortest_of_best(candidates, rule.margin)
+    if rule.needs == "one" and chosen.value < 0:
+        sides.notes.append(f"no point of the path meets {rule.name}; the nearest to it was picked")
     for candidate in candidates:
         if candidate is not chosen:
             shutil.rmtree(candidate.leg.folder)
@@ -103,10 +122,33 @@ def merge(
         leg.cut(chosen.step)
         legs.append(_close(walked, leg.weights(chosen.step), options, folder, on_progress))
     t = WeightPath.write(
-        folder, sides.a.checkpoint, sides.b.checkpoint, legs, (leg, chosen.step), options.points
+        folder,
+        sides.a.checkpoint,
+        sides.b.checkpoint,
+        legs,
+        (leg, chosen.step),
+        options.points,
+        {
+            "architecture": sides.a.checkpoint.meta.get("architecture"),
+            "tasks": {
+                s.task.name: s.task.normalisation.to_json()
+                for s in (sides.a, sides.b)
+                if s.task is not None
+            },
+        },
     )
-    path = WeightPath(folder)
-    return Merge(sides, plan, rule, candidates, chosen, path, t, path.at(t), walked.metric, folder)
+    path = WeightPath(folder, sides.network.device)
+    return Merge(
+        sides=sides,
+        plan=plan,
+        rule=rule,
+        candidates=candidates,
+        chosen=chosen,
+        path=path,
+        t=t,
+        w=path.at(t),
+        diagonal=walked.diagonal,
+    )
 
 
 def _close(

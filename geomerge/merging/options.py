@@ -78,9 +78,9 @@ class MergeOptions:
         if self.damping is not None and not 0 < self.damping < float("inf"):
             raise OptionError(f"expected a positive --damping, got {self.damping}; try 3e-4")
         if self.steps is not None and self.steps < 1:
-            raise OptionError(f"expected at least one step, got --steps {self.steps}")
+            raise OptionError(f"expected at least one step, got --steps {self.steps}; try 240")
         if self.points < 8:
-            raise OptionError(f"expected --points of 8 or more, got {self.points}")
+            raise OptionError(f"expected --points of 8 or more, got {self.points}; try 64")
         if self.pick is not None:
             parse_pick(self.pick, 0.0, 0.0)
         self.manifolds()
@@ -94,12 +94,16 @@ class MergeOptions:
             side, equals, name = text.partition("=")
             if equals and side in ("a", "b"):
                 if side in given:
-                    raise OptionError(f"two manifolds for {side}: {given[side]!r} and {name!r}")
+                    raise OptionError(
+                        f"two manifolds for {side}, {given[side]!r} and {name!r}; name one"
+                    )
                 given[side] = name
             else:
                 rest.append(text)
         if len(given) + len(rest) > 2:
-            raise OptionError(f"expected at most two manifolds, got {len(self.manifold)}")
+            raise OptionError(
+                f"expected at most two manifolds, got {len(self.manifold)}; leave the others out"
+            )
         return given, rest
 
     def recipe(self, digests: dict[str, str]) -> dict[str, Any]:

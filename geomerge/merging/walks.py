@@ -57,6 +57,7 @@ class Walker:
         self._inputs: Inputs = side.manifold
         self._options = options
         self._targets = log_probabilities(network, side.w, side.manifold)
+        self.diagonal: tuple[str, ...] = ()  # weights no layer of a measured metric covers
 
     def learn(self, start: Side, metric: Metric, damping: float) -> Walk:
         """Walk from the other side, in the metric that keeps it, toward this side's function."""
@@ -86,8 +87,12 @@ class Walker:
     ) -> Walk:
         """Walk the paper's way: eq. (7) near the target, drift taken back, then straight to it."""
         fixed = self._options.damping
+        gap = float((target - self._side.w).norm())
         walk = WeightWalk(
-            steps=self._options.steps or WeightWalk.steps, damping=fixed, least=damping
+            steps=self._options.steps or WeightWalk.steps,
+            radius=max(WeightWalk.radius, gap / 400),  # else far networks are never reached
+            damping=fixed,
+            least=damping,
         )
         if self._options.metric == "euclidean":  # nothing drifts back: the path is the line
             return walk_straight(self._side.w, target, EuclideanMetric(), walk.steps), walk.steps
@@ -128,6 +133,7 @@ class Walker:
             metric = estimate_kronecker(
                 self._network, w, sample.batches(500), self._options.output, self._options.seed
             )
+            self.diagonal = metric.rest_names
             return metric.sharpened(damping)
 
         return measure

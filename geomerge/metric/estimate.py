@@ -51,11 +51,15 @@ def estimate_kronecker(
     }
     sums_a: dict[str, Tensor] = {}
     sums_b: dict[str, Tensor] = {}
-    calls: list[tuple[str, Tensor, Tensor]] = []
+    calls: list[tuple[str, Tensor]] = []  # layers in the order called, and their outputs
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def record(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-            calls.append((name, args[0].detach(), out))
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def record(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            # Here and now, and a copy handed on: an activation in place would change both.
+            if recording:
+                _add(sums_a, name, _input_factor(layer, args[0].detach()))
+                calls.append((name, out))
+            return out.clone()
 
         return record
 
@@ -63,18 +67,19 @@ def estimate_kronecker(
     diagonal: dict[str, Tensor] = {}
     covered: set[str] = set()
     count = 0
+    recording = False  # off while the diagonal is measured through the same hooks
     handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
     for layer in layers.values():
         layer.weight.requires_grad_(True)  # so that the outputs of the first layer have gradients
     try:
         for x in batches:
             calls.clear()
+            recording = True
             with torch.enable_grad():
                 phi = output_map(module(x), output)
+            recording = False
             count += len(x)
-            for name, a, _ in calls:
-                _add(sums_a, name, _input_factor(layers[name], a))
-            outs = [out for _, _, out in calls]
+            outs = [out for _, out in calls]
             probes = _probes(phi, generator) if outs else []
             for i, probe in enumerate(probes):
                 last = i + 1 == len(probes)
@@ -86,7 +91,7 @@ def estimate_kronecker(
                     allow_unused=True,
                     materialize_grads=True,
                 )
-                for (name, _, _), d in zip(calls, gradients, strict=True):
+                for (name, _), d in zip(calls, gradients, strict=True):
                     _add(sums_b, name, _output_factor(layers[name], d))
             covered = {f"{name}.{kind}" for name in sums_a for kind in ("weight", "bias")}
             rest = [k for k, _ in module.named_parameters() if k not in covered]

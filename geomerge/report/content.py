@@ -65,11 +65,7 @@ def merge_report(
         ],
         "curve": [asdict(point) for point in curve],
         "path": {"points": len(merged.path.ts), "lengths": merged.path.lengths},
-        "normalisations": {
-            s.task.name: s.task.normalisation.to_json()
-            for s in (sides.a, sides.b)
-            if s.task is not None
-        },
+        "diagonal_only": list(merged.diagonal),
         "notes": sides.notes,
     }
 
@@ -89,7 +85,7 @@ def _legs(merged: Merge, options: MergeOptions) -> list[dict[str, Any]]:
     plan = merged.plan
     lengths = merged.path.lengths
     if options.metric == "euclidean":
-        first = second = "euclidean, which keeps no function"
+        first = second = "euclidean"
     else:
         second = f"kronecker ({options.output}), measured on {plan.goal.name}'s inputs as it goes"
         first = second.replace(f"{plan.goal.name}'s", f"{plan.start.name}'s")
@@ -111,7 +107,7 @@ def _leg(
     return {
         "walked_from": start,
         "to": end,
-        "keeps_function_of": keeps,
+        "keeps_function_of": None if metric.startswith("euclidean") else keeps,
         "metric": metric,
         "length": lengths[start],
     }
@@ -123,7 +119,7 @@ def _walk_data(merged: Merge) -> list[dict[str, Any]]:
     return [
         {
             "for": s.name,
-            "task": s.task.name if s.task else None,
+            "task": s.manifold_name,
             "split": "train",
             "inputs": len(s.manifold),
             "labels": False,

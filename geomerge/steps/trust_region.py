@@ -48,7 +48,6 @@ def damped_step(
     v: Tensor,  # (n,)
     damping: float,
     radius: float,
-    beta: float | None = None,
 ) -> Step:
     """Return (beta / 2) (g + damping I)^-1 v, shortened to ``radius`` where it is longer.
 
@@ -57,14 +56,13 @@ def damped_step(
         v: The direction wanted.
         damping: mu, positive.
         radius: Longest step.
-        beta: How much reaching v is worth beside the functional change; None is
-            2 (floor + mu), the largest that overshoots v in no direction.
 
     Returns:
-        The step.
+        The step, with beta = 2 (floor + mu) before it is shortened: the largest that overshoots v
+        in no direction.
     """
     spectrum = metric.spectrum(v)
-    beta = 2 * (metric.floor + damping) if beta is None else beta
+    beta = 2 * (metric.floor + damping)
     norm = _norm(spectrum, beta, damping)
     if norm > radius:
         beta *= radius / norm

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from geomerge.architectures import import_factory
+from geomerge.architectures import call_factory
 from geomerge.errors import TaskError, did_you_mean
 from geomerge.network import check_device
 from geomerge.tasks import sources
@@ -70,7 +70,7 @@ def load_task(
     elif path.is_dir():
         train, test = sources.from_folder(path)
     elif ":" in name:
-        made = import_factory(name)()
+        made = call_factory(name)
         if isinstance(made, Task):
             return made
         train, test = sources.from_factory(made, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomerge.errors import TaskError
+from geomerge.errors import TaskError, first_line
 
 __all__ = ["NAMED", "USUAL", "Pair", "from_factory", "from_folder", "from_npz"]
 
@@ -37,7 +38,7 @@ def _mnist(kind: str) -> Callable[[Path, bool], Data]:
         def part(train: bool) -> Pair:
             try:
                 data = getattr(datasets, kind)(str(root), train=train, download=download)
-            except (RuntimeError, OSError) as error:
+            except Exception as error:  # missing, truncated, or out of reach
                 raise _missing(kind, root, download, error) from error
             return data.data.unsqueeze(1), data.targets
 
@@ -59,7 +60,7 @@ def _cifar10(root: Path, download: bool) -> Data:
         try:
             # torchvision compares the files with known MD5 sums before it opens them.
             data = datasets.CIFAR10(str(root), train=train, download=download)
-        except (RuntimeError, OSError) as error:
+        except Exception as error:  # missing, truncated, or out of reach
             raise _missing("CIFAR10", root, download, error) from error
         return torch.from_numpy(data.data).permute(0, 3, 1, 2), torch.tensor(data.targets)
 
@@ -91,10 +92,11 @@ NAMED: Mapping[str, Callable[[Path, bool], Data]] = {
 
 def from_folder(folder: Path) -> Data:
     """Read images in ``folder/CLASS/*``, or in ``train`` and ``test`` folders of that form."""
-    if (folder / "train").is_dir():
-        test = folder / "test"
-        return _read_classes(folder / "train"), _read_classes(test) if test.is_dir() else None
-    return _read_classes(folder), None
+    if not (folder / "train").is_dir():
+        return _read_classes(folder)[0], None
+    train, classes = _read_classes(folder / "train")
+    test = folder / "test"
+    return train, _read_classes(test, classes)[0] if test.is_dir() else None
 
 
 def from_npz(file: Path) -> Data:
@@ -102,9 +104,9 @@ def from_npz(file: Path) -> Data:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             found = {k: arrays[k] for k in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy raises five kinds of error here
         raise TaskError(
-            f"{file} is not a readable .npz of plain arrays ({str(error)[:120]}); write it with "
+            f"{file} is not a readable .npz of plain arrays ({first_line(error)}); write it with "
             "numpy.savez(x=..., y=...)"
         ) from error
     return _from_arrays(found, str(file))
@@ -124,10 +126,17 @@ def _from_arrays(arrays: Mapping[str, Any], source: str) -> Data:
     def pair(x: str, y: str) -> Pair | None:
         if x not in arrays or y not in arrays:
             return None
-        inputs, labels = torch.as_tensor(arrays[x]), torch.as_tensor(arrays[y])
-        if inputs.dtype not in (torch.uint8, torch.float32):
-            inputs = inputs.float()
-        return inputs, labels
+        numbers = [np.asarray(arrays[name]) for name in (x, y)]
+        if numbers[0].dtype.kind not in "buif" or numbers[1].dtype.kind not in "bui":
+            raise TaskError(
+                f"{source} holds inputs of type {numbers[0].dtype} and labels of type "
+                f"{numbers[1].dtype}, expected numbers and whole numbers; convert them"
+            )
+        inputs, labels = (
+            torch.from_numpy(n if n.dtype == np.uint8 else n.astype(kind))
+            for n, kind in zip(numbers, (np.float32, np.int64), strict=True)
+        )
+        return inputs, labels.long()
 
     train = pair("x", "y") or pair("x_train", "y_train")
     if train is None:
@@ -138,14 +147,30 @@ def _from_arrays(arrays: Mapping[str, Any], source: str) -> Data:
     return train, pair("x_test", "y_test")
 
 
-def _read_classes(folder: Path) -> Pair:
+def _read_classes(folder: Path, classes: list[str] | None = None) -> tuple[Pair, list[str]]:
     try:
-        classes = sorted(p for p in folder.iterdir() if p.is_dir())
-        files = [(p, k) for k, c in enumerate(classes) for p in sorted(c.iterdir())]
+        found = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+        classes = _known_classes(found, classes, str(folder))
+        files = [(p, k) for k, c in enumerate(classes) for p in _images(folder / c)]
     except OSError as error:
         raise TaskError(f"cannot list {folder} ({error.strerror}); check the path") from error
-    files = [(p, k) for p, k in files if p.suffix.lower() in _IMAGES]
-    return _stack(((p.read_bytes(), k, str(p)) for p, k in files), str(folder))
+    return _stack(((p.read_bytes(), k, str(p)) for p, k in files), str(folder)), classes
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGES)
+
+
+def _known_classes(found: list[str], classes: list[str] | None, source: str) -> list[str]:
+    """Return the classes in order: those of the training data, which the test may not exceed."""
+    for name in found:
+        if classes is not None and name not in classes:
+            raise TaskError(
+                f"{source} has a class {name!r} that the training data has not; remove or rename it"
+            )
+    return found if classes is None else classes
 
 
 def _from_zip(file: Path) -> Data:
@@ -153,7 +178,7 @@ def _from_zip(file: Path) -> Data:
     try:
         with zipfile.ZipFile(file) as archive:
 
-            def part(split: str) -> Pair:
+            def part(split: str, classes: list[str] | None) -> tuple[Pair, list[str]]:
                 names = sorted(
                     i.filename
                     for i in archive.infolist()
@@ -161,13 +186,18 @@ def _from_zip(file: Path) -> Data:
                     and i.filename.lower().endswith(_IMAGES)
                     and i.file_size < _LARGEST_IMAGE
                 )
-                classes = sorted({n.split("/")[1] for n in names})
-                items = ((archive.read(n), classes.index(n.split("/")[1]), n) for n in names)
-                return _stack(items, f"{file} ({split})")
+                label = {n: n.split("/")[1] for n in names}
+                source = f"{file} ({split})"
+                classes = _known_classes(sorted(set(label.values())), classes, source)
+                items = ((archive.read(n), classes.index(label[n]), n) for n in names)
+                return _stack(items, source), classes
 
-            return part("train"), part("test")
-    except (zipfile.BadZipFile, OSError) as error:
-        raise TaskError(f"{file} is not a whole zip ({error}); copy it again") from error
+            train, classes = part("train", None)
+            return train, part("test", classes)[0]
+    except (zipfile.BadZipFile, zlib.error, OSError) as error:
+        raise TaskError(
+            f"{file} is not a whole zip ({first_line(error)}); copy it again"
+        ) from error
 
 
 def _stack(items: Any, source: str) -> Pair:
@@ -197,10 +227,9 @@ def _stack(items: Any, source: str) -> Pair:
 
 def _missing(kind: str, root: Path, download: bool, error: Exception) -> TaskError:
     if download:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "no reason"
         return TaskError(
-            f"torchvision could not download {kind} into {root} ({reason}); check the network or "
-            "copy the files there"
+            f"torchvision could not download {kind} into {root} ({first_line(error)}); check the "
+            "network or copy the files there"
         )
     return TaskError(
         f"no {kind} under {root}; say where it is with --data-root or GEOMERGE_DATA, or allow "

@@ -82,7 +82,7 @@ def test_a_sketch_file_makes_up_for_a_bare_network(digits: Path, tmp_path: Path)
     network, w = merged.sides.network, merged.sides.b.w
     task = load_task("digits-permuted")
     save_sketch(tmp_path / "b.safetensors", make_sketch(network, w, task.train.inputs, task.name))
-    options = replace(FAST, sketch_b=str(tmp_path / "b.safetensors"), task_b="digits-permuted")
+    options = replace(FAST, sketch_b=str(tmp_path / "b.safetensors"))  # it knows its task
     again = merge(a, bare(b), options)
     assert again.plan.preset == "sketch"
     assert again.rule.name == "max-min"
@@ -215,3 +215,42 @@ def test_what_the_data_does_not_allow_is_said(digits: Path) -> None:
         merge(a, bare(b), replace(FAST, preset="sketch"))
     with pytest.raises(OptionError, match="cannot compute on 'cuda:77'"):
         merge(a, b, replace(FAST, device="cuda:77"))
+    with pytest.raises(OptionError, match="did you mean 'digits'"):
+        merge(a, b, replace(FAST, normalisation=("digit=0/1",)))
+
+
+def test_a_manifold_of_another_task_keeps_the_function_and_not_the_labels(digits: Path) -> None:
+    a, b = pair(digits)
+    options = replace(FAST, manifold=("a=digits-permuted",), steps=20)
+    merged = merge(a, b, options)
+    assert merged.sides.a.task is not None
+    assert merged.sides.a.task.name == "digits"
+    assert merged.sides.a.manifold_name == "digits-permuted"
+    assert any("trained for digits" in note for note in merged.sides.notes)
+
+
+def test_a_sketch_that_measures_something_else_is_left_out_and_said(digits: Path) -> None:
+    a, b = pair(digits)
+    merged = merge(a, b, replace(FAST, output="logits", damping=1e-3, preset="paper", steps=20))
+    assert sum("is not used: it measures hellinger" in note for note in merged.sides.notes) == 2
+
+
+def test_networks_off_the_path_know_their_tasks(digits: Path) -> None:
+    a, b = pair(digits)
+    merged = merge(a, b, replace(FAST, steps=20))
+    meta = merged.checkpoint().meta
+    assert set(meta["tasks"]) == {"digits", "digits-permuted"}
+    assert meta["architecture"] == "lenet-300-100"
+
+
+def test_two_architectures_of_equal_shapes_are_not_mixed(digits: Path) -> None:
+    a, b = pair(digits)
+    other = replace(b, meta={**b.meta, "architecture": "nets:tanh"})
+    with pytest.raises(CheckpointError, match="expected one architecture"):
+        merge(a, other, FAST)
+
+
+def test_a_floor_that_no_point_meets_is_said(digits: Path) -> None:
+    a, b = pair(digits)
+    merged = merge(a, b, replace(FAST, pick="b>=1.0", steps=20))
+    assert any("no point of the path meets b>=1.0" in note for note in merged.sides.notes)

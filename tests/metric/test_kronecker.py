@@ -129,3 +129,17 @@ def test_truncation_keeps_the_trace() -> None:
     assert small.trace == pytest.approx(factor.trace, rel=1e-12)
     assert float(small.dense().trace()) == pytest.approx(factor.trace, rel=1e-12)
     torch.testing.assert_close(factor.dense(), matrix @ matrix.T)
+
+
+def test_activations_in_place_do_not_change_the_metric() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(20, 5, dtype=torch.float64)
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(1)
+        net = nn.Sequential(
+            nn.Linear(5, 6), nn.ReLU(inplace), nn.Linear(6, 6), nn.ReLU(inplace), nn.Linear(6, 3)
+        )
+        network = Network(net.double())
+        found.append(dense_kronecker(estimate_kronecker(network, network.initial, [x])))
+    torch.testing.assert_close(found[0], found[1])

@@ -117,12 +117,35 @@ def test_bad_data_ends_in_one_sentence(tmp_path: Path) -> None:
     np.savez(tmp_path / "pickled.npz", x=np.array([{}], dtype=object), y=np.zeros(1))
     with pytest.raises(TaskError, match="plain arrays"):
         load_task(str(tmp_path / "pickled.npz"))
+    (tmp_path / "nothing.npz").write_bytes(b"")
+    with pytest.raises(TaskError, match="not a readable"):
+        load_task(str(tmp_path / "nothing.npz"))
     (tmp_path / "cifar10-images.zip").write_bytes(b"PK no zip")
     with pytest.raises(TaskError, match="not a whole zip"):
         load_task("cifar10", data_root=tmp_path)
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     with pytest.raises(TaskError, match="no images"):
         load_task(str(tmp_path / "empty"))
+
+
+def test_classes_are_numbered_by_the_training_data(tmp_path: Path) -> None:
+    write_images(tmp_path / "d" / "train")
+    write_images(tmp_path / "d" / "test")
+    (tmp_path / "d" / "train" / ".hidden").mkdir()
+    for file in (tmp_path / "d" / "test" / "cat").iterdir():
+        file.unlink()
+    (tmp_path / "d" / "test" / "cat").rmdir()
+    assert set(load_task(str(tmp_path / "d")).test.labels.tolist()) == {1}
+    (tmp_path / "d" / "test" / "wolf").mkdir()
+    with pytest.raises(TaskError, match="'wolf'"):
+        load_task(str(tmp_path / "d"))
+
+
+@pytest.mark.parametrize("labels", [np.array(["a"] * 30), np.arange(30.0)])
+def test_labels_that_are_no_numbers_are_refused(tmp_path: Path, labels: np.ndarray) -> None:
+    np.savez(tmp_path / "d.npz", x=np.zeros((30, 2)), y=labels)
+    with pytest.raises(TaskError, match="whole numbers"):
+        load_task(str(tmp_path / "d.npz"))
 
 
 def test_normalisations_are_read_and_recorded() -> None:
