@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,9 @@ from geomerge.cli.merge import show_report
 
 __all__ = ["demo"]
 
+TASKS = {"a": "digits", "b": "digits-permuted"}
+ARCHITECTURE = "lenet-300-100"
+
 
 def demo(
     out: Annotated[
@@ -20,32 +24,45 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
 ) -> None:
     """Train two networks on scikit-learn's digits, straight and permuted, and merge them."""
-    from geomerge.errors import RunError
+    out = out or Path(f"runs/demo-{seed}")
+    if (out / "merge" / "report.json").is_file():
+        report = json.loads((out / "merge" / "report.json").read_text())
+        print(f"{out} was finished before; nothing changed")
+    else:
+        report = _run(out, seed)
+    show_report(report)
+    for side, task in TASKS.items():
+        print(f"{task:>16}  {_sparkline(report['curve'], side)}")
+    print(f"{'':>16}  a {'path':-^{max(len(report['curve']) - 4, 4)}} b")
+    merged = out / "merge"
+    print(f"picture: {merged / 'curves.png'}; the network: {merged / 'merged.safetensors'}")
+
+
+def _run(out: Path, seed: int) -> dict[str, Any]:
     from geomerge.merging import MergeOptions
     from geomerge.runs import run_merge
     from geomerge.tasks import load_task
     from geomerge.training import train_checkpoint
 
-    out = out or Path(f"runs/demo-{seed}")
-    if (out / "merge").exists():
-        raise RunError(f"{out} holds a demonstration already; choose another --out or remove it")
-    tasks = {"a": "digits", "b": "digits-permuted"}
-    for k, (name, task_name) in enumerate(tasks.items()):
+    for k, (name, task) in enumerate(TASKS.items()):
         found = train_checkpoint(
-            out / f"{name}.pt", "lenet-300-100", load_task(task_name), epochs=30,
-            learning_rate=0.02, seed=2 * seed + k,
-        )  # fmt: skip
-        print(f"{name}: lenet-300-100 trained on {task_name}, {percent(found['test'])} % on test")
-    with progress_bar(quiet=False) as show:
-        options = MergeOptions(manifold=("digits",), seed=seed)
-        folder, report, _ = run_merge(
-            out / "a.pt", out / "b.pt", options, out=out / "merge", on_progress=show
+            out / f"{name}.pt",
+            ARCHITECTURE,
+            load_task(task),
+            epochs=30,
+            learning_rate=0.02,
+            seed=2 * seed + k,
         )
-    show_report(report)
-    for side, task_name in tasks.items():
-        print(f"{task_name:>16}  {_sparkline(report['curve'], side)}")
-    print(f"{'':>16}  a {'path':-^{max(len(report['curve']) - 4, 4)}} b")
-    print(f"picture: {folder / 'curves.png'}; the network: {folder / 'merged.safetensors'}")
+        print(f"{name}: {ARCHITECTURE} trained on {task}, {percent(found['test'])} % on test")
+    with progress_bar(quiet=False) as show:
+        _, report, _ = run_merge(
+            out / "a.pt",
+            out / "b.pt",
+            MergeOptions(manifold=(TASKS["a"],), seed=seed),
+            out=out / "merge",
+            on_progress=show,
+        )
+    return report
 
 
 def _sparkline(curve: list[dict[str, Any]], side: str) -> str:
