@@ -54,7 +54,7 @@ class Case:
     """Two experts of one architecture and seed, and the rows measured on them."""
 
     def __init__(self, arch: str, seed: int, work: Path, skip: Sequence[str] = ()) -> None:
-        self.arch, self.skip = arch, skip
+        self.arch, self.seed, self.skip = arch, seed, skip
         self.file = work / f"{arch}-{seed}.json"
         self.done: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
         self.tasks = [load_task(name) for name in NAMES]
@@ -170,11 +170,13 @@ def measure(case: Case) -> None:
         }
 
     case.row("forgetting", forgetting)
-    new = create_network(case.arch, task_a.input_shape, task_a.classes, seed=5000)
+    new = create_network(case.arch, task_a.input_shape, task_a.classes, seed=5000 + case.seed)
     fresh = Network(new).initial
     case.row(
         "joint training",
-        lambda: case.test(train(network, fresh, [task_a.train, task_b.train], epochs=8, seed=7)),
+        lambda: case.test(
+            train(network, fresh, [task_a.train, task_b.train], epochs=8, seed=7 + case.seed)
+        ),
     )
 
 
