@@ -52,7 +52,7 @@ def draw_curves(report: dict[str, Any], file: Path) -> None:
     )
     upper.set_ylabel("accuracy, selection split (%)")
     upper.set_ylim(-2, 102)
-    upper.legend(loc="lower left" if t > 0.5 else "lower right", frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     lower.plot(ts, [point["distance"] for point in curve], color="0.2", marker=".", ms=4)
     lower.set_ylabel("distance to b")
     lower.set_ylim(bottom=0)
