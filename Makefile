@@ -26,7 +26,7 @@ types: install
 
 # Installing the checkout itself takes seconds, so that one environment may serve many checkouts.
 install: $(STAMP)
-	@$(RUN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(RUN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 
 $(STAMP):
 	$(PYTHON) -m venv $(VENV)
