@@ -23,6 +23,7 @@ __all__ = [
     "Walked",
     "pick_candidates",
     "probe_of",
+    "select_accuracies",
     "shortest_of_best",
     "toward_b",
     "walk_candidates",
@@ -87,7 +88,7 @@ def walk_candidates(
         folder: Where their points go, a folder each.
         on_progress: Called after each step.
     """
-    walker = Walker(sides.network, plan.goal if plan.preset == "sketch" else plan.start, options)
+    walker = Walker(sides.network, plan.walked_on, options)
     metric = _kept_metric(sides, plan, options)
     monitor = Monitor(sides, on_progress)
     probe = probe_of(sides, plan.start, options.output)
@@ -128,6 +129,17 @@ def shortest_of_best(candidates: list[Candidate], margin: float) -> Candidate:
     return min((c for c in candidates if c.value >= best - margin), key=lambda c: c.length)
 
 
+def select_accuracies(
+    sides: Sides,
+    w: Tensor,  # (n,)
+) -> tuple[float | None, float | None]:
+    """Return the accuracies on a's and b's selection splits, None where a task is not there."""
+    one, two = (
+        accuracy(sides.network, w, s.task.select) if s.task else None for s in (sides.a, sides.b)
+    )
+    return one, two
+
+
 class Scorer:
     """Measures points for the pick: on selection splits, or by the sketch where there is none.
 
@@ -146,9 +158,9 @@ class Scorer:
         toward_b: float,
     ) -> Score:
         """Return all that can be measured of a point, ``toward_b`` its way from 0 to 1."""
-        network, a, b = self._sides.network, self._sides.a, self._sides.b
-        found = {s.name: accuracy(network, w, s.task.select) if s.task else None for s in (a, b)}
-        return Score(found["a"], found["b"], self._drift(a, w), self._drift(b, w), toward_b)
+        a, b = self._sides.a, self._sides.b
+        found = select_accuracies(self._sides, w)
+        return Score(*found, self._drift(a, w), self._drift(b, w), toward_b)
 
     def _drift(self, side: Side, w: Tensor) -> float | None:
         probe = self._probes[side.name]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geomerge.baselines import straight_line
 from geomerge.crossover import Score, accuracy, search
-from geomerge.merging.candidates import Scorer, toward_b
+from geomerge.merging.candidates import Scorer, select_accuracies, toward_b
 from geomerge.merging.merge import Merge
 from geomerge.merging.monitor import Monitor, Progress
 from geomerge.merging.options import MergeOptions
@@ -83,8 +83,7 @@ def comparison(
         )
     )
     if plan.preset == "sketch" and options.metric != "euclidean":
-        euclidean = replace(options, metric="euclidean", preset="sketch")
-        walker = Walker(sides.network, plan.goal, euclidean)
+        walker = Walker(sides.network, plan.goal, options)
         walk, steps = walker.learn(plan.start, EuclideanMetric(), 0.0)
         with TemporaryDirectory() as folder:
             leg = record_leg(
@@ -122,11 +121,8 @@ def curves(merged: Merge, points: int = 33) -> list[CurvePoint]:
     found = []
     for t in sorted({*ts[::stride], merged.t, 1.0}):
         w = merged.path.at(t)
-        a, b = (
-            accuracy(sides.network, w, s.task.select) if s.task else None
-            for s in (sides.a, sides.b)
-        )
-        found.append(CurvePoint(t, a, b, float((w - sides.b.w).norm())))
+        distance = float((w - sides.b.w).norm())
+        found.append(CurvePoint(t, *select_accuracies(sides, w), distance))
     return found
 
 
@@ -153,13 +149,7 @@ def _row(
     w: Tensor,  # (n,)
 ) -> Row:
     sides = merged.sides
-    pairs: Sequence[tuple[float | None, float | None]] = [
-        (
-            accuracy(sides.network, w, s.task.select),
-            accuracy(sides.network, w, s.task.test),
-        )
-        if s.task
-        else (None, None)
-        for s in (sides.a, sides.b)
-    ]
-    return Row(name, (pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1]))
+    one, two = (
+        accuracy(sides.network, w, s.task.test) if s.task else None for s in (sides.a, sides.b)
+    )
+    return Row(name, select_accuracies(sides, w), (one, two))

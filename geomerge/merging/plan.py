@@ -31,6 +31,11 @@ class Plan:
     goal: Side
     candidates: tuple[float, ...]
 
+    @property
+    def walked_on(self) -> Side:
+        """The side whose inputs the candidates are walked on."""
+        return self.goal if self.preset == "sketch" else self.start
+
 
 def plan_merge(sides: Sides, options: MergeOptions) -> Plan:
     """Choose preset and roles from what the sides bring.

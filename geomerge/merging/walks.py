@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from geomerge.directions import TowardFunction, log_probabilities
-from geomerge.errors import GeomergeError
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side
 from geomerge.metric import EuclideanMetric, Metric, functional_change
@@ -50,8 +49,7 @@ class Walker:
     """
 
     def __init__(self, network: Network, side: Side, options: MergeOptions) -> None:
-        if side.manifold is None:
-            raise GeomergeError(f"{side.name} has no manifold to walk on; name one")
+        assert side.manifold is not None, "a plan walks only where there are inputs"
         self._network = network
         self._side = side
         self._inputs: Inputs = side.manifold

@@ -114,8 +114,6 @@ def _leg(
 
 
 def _walk_data(merged: Merge) -> list[dict[str, Any]]:
-    plan = merged.plan
-    walked = plan.goal if plan.preset == "sketch" else plan.start
     return [
         {
             "for": s.name,
@@ -125,7 +123,7 @@ def _walk_data(merged: Merge) -> list[dict[str, Any]]:
             "labels": False,
         }
         for s in (merged.sides.a, merged.sides.b)
-        if s.manifold is not None and (s is walked or s.sketched_now)
+        if s.manifold is not None and (s is merged.plan.walked_on or s.sketched_now)
     ]
 
 
