@@ -28,7 +28,7 @@ __all__ = ["Probe", "Walker"]
 
 DAMPING = 1e-3  # of corrections, and of the leg that closes a path
 RATE = 0.1  # of corrections
-# Of the walk in the Euclidean metric: the best of 0.002 to 0.2 on a network of another seed than
+# Of the walk in the Euclidean metric: the best of 0.0005 to 0.2 on networks of another seed than
 # those of the benchmark. At the usual 0.2 it would be a far weaker baseline.
 EUCLIDEAN_RATE = 0.002
 METRIC_INPUTS = 2000  # per measurement of a metric on the way
