@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from geomerge.errors import OptionError, did_you_mean
@@ -65,11 +64,9 @@ def accuracy(
     batch: int = 2000,
 ) -> float:
     """Return the share of a split that the network labels correctly, in [0, 1]."""
-    module = network.load(w)
     right = 0
-    with torch.no_grad():
-        for x, y in zip(split.inputs.batches(batch), split.labels.split(batch), strict=True):
-            right += int((module(x).argmax(dim=1) == y).sum())
+    for x, y in zip(split.inputs.batches(batch), split.labels.split(batch), strict=True):
+        right += int((network.logits(w, x).argmax(dim=1) == y).sum())
     return right / len(split.labels)
 
 

@@ -20,9 +20,7 @@ def log_probabilities(
     batch: int = 1000,
 ) -> Tensor:  # (N, m)
     """Return log softmax f(x, w) of all inputs."""
-    module = network.load(w)
-    with torch.no_grad():
-        return torch.cat([torch.log_softmax(module(x), dim=1) for x in inputs.batches(batch)])
+    return torch.cat([network.logits(w, x).log_softmax(dim=1) for x in inputs.batches(batch)])
 
 
 class TowardFunction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -41,6 +42,7 @@ class Network:
     """
 
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
+        self.columns = slice(None)  # of the outputs that count
         self.module = module.to(check_device(device)).eval().requires_grad_(False)
         self.device = torch.device(device)
         tensors = [*module.named_parameters(), *module.named_buffers()]
@@ -54,6 +56,12 @@ class Network:
             start += shape.numel()
         self.n = start  # length of the weight vector
         self.initial = self.ravel(parts)  # (n,): the weights that the module came with
+
+    def block(self, columns: slice) -> Network:
+        """Return the same network with only some outputs: one head of several."""
+        view = copy.copy(self)
+        view.columns = columns
+        return view
 
     def ravel(self, tensors: Mapping[str, Tensor]) -> Tensor:  # (n,)
         """Return the weight vector of named tensors, as float32 on this device."""
@@ -94,7 +102,17 @@ class Network:
     ) -> Tensor:  # (B, m)
         """Return the logits, differentiable in ``w`` and ``x``."""
         out: Tensor = functional_call(self.module, self.unravel(w), (x,))
-        return out
+        return out[:, self.columns]
+
+    def logits(
+        self,
+        w: Tensor,  # (n,)
+        x: Tensor,  # (B, ...)
+    ) -> Tensor:  # (B, m)
+        """Return the logits without derivatives; faster than :meth:`outputs`."""
+        with torch.no_grad():
+            out: Tensor = self.load(w)(x)
+        return out[:, self.columns]
 
     def gradient(
         self,
@@ -112,7 +130,7 @@ class Network:
             p.requires_grad_(True)
         try:
             with torch.enable_grad():
-                log_p = torch.log_softmax(module(x), dim=1)
+                log_p = torch.log_softmax(module(x)[:, self.columns], dim=1)
                 loss = torch.nn.functional.kl_div(
                     log_p, target, log_target=True, reduction="batchmean"
                 )
@@ -159,6 +177,7 @@ class Network:
             raise CheckpointError(
                 "expected a network that returns logits of shape (batch, classes); wrap it so"
             )
+        out, again = out[:, self.columns], again[:, self.columns]
         if out.shape[1] < classes:
             raise TaskError(
                 f"the network has {out.shape[1]} outputs and {source} has {classes} classes; "

@@ -97,8 +97,7 @@ def walk_toward_function(
 ) -> Iterator[WalkPoint]:
     """Walk from ``start``, whose function the metric keeps, toward a teacher's function.
 
-    Each step is eq. (7) with momentum, theta = rate (floor + mu) (g + mu I)^-1 v, all in the
-    eigendirections of the metric, so that a step costs one transform there and one back.
+    Each step is eq. (7) with momentum, theta = rate (floor + mu) (g + mu I)^-1 v.
 
     Args:
         start: First point; it is not yielded.
@@ -113,7 +112,8 @@ def walk_toward_function(
         NumericalError: If the distance to the teacher stops being finite.
     """
     w = start
-    velocity: list[Tensor] | None = None
+    top = metric.floor + walk.damping
+    velocity, energy = torch.zeros_like(w), 0.0  # the sum of moves, and velocity' g velocity
     for step in range(walk.steps):
         distance, v = direction(w)
         if not distance < float("inf"):
@@ -121,20 +121,17 @@ def walk_toward_function(
                 f"the distance to the teacher is {distance} after {step} steps, expected a finite "
                 "number; give a smaller --damping"
             )
-        spectrum = metric.spectrum(v)
         rate = walk.learning_rate * (1 - step / walk.steps)
-        move = precondition(metric, spectrum, walk.damping)
-        if velocity is not None:
-            move = [old * walk.momentum + new for old, new in zip(velocity, move, strict=True)]
-        velocity = move
-        tangent = metric.compose([part * rate for part in velocity])
-        predicted = sum(
-            float((part.square() * e).sum(dtype=torch.float64)) * rate**2
-            for part, e in zip(velocity, spectrum.eigenvalues, strict=True)
-        )
+        move = precondition(metric, v, walk.damping)
+        # g move = top v - mu move, so the metric need not be applied again.
+        pull = top * v - walk.damping * move
+        old = walk.momentum * velocity
+        energy = walk.momentum**2 * energy + _dot(move + 2 * old, pull)
+        velocity = old + move
+        tangent = rate * velocity
         w = w + tangent
-        norm = float(tangent.norm())
-        yield WalkPoint(w, norm, predicted, walk.damping, distance)
+        predicted = max(rate**2 * energy, 0.0)
+        yield WalkPoint(w, float(tangent.norm()), predicted, walk.damping, distance)
 
 
 def walk_toward_weights(
@@ -208,3 +205,7 @@ def walk_straight(
         point = target if i == steps else start + gap * (i / steps)
         left = length * (1 - (i - 1) / steps)
         yield WalkPoint(point, length / steps, cost / steps**2, float("inf"), left)
+
+
+def _dot(u: Tensor, v: Tensor) -> float:
+    return float((u * v).sum(dtype=torch.float64))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 from geomerge.directions import TowardFunction, log_probabilities
@@ -142,8 +141,7 @@ class Walker:
 
         def correct(metric: Metric, w: Tensor) -> Tensor:
             _, v = direction(w)
-            parts = precondition(metric, metric.spectrum(v), DAMPING)
-            return w + metric.compose([part * RATE for part in parts])
+            return w + RATE * precondition(metric, v, DAMPING)
 
         return correct
 
@@ -177,6 +175,4 @@ class Probe:
         return change
 
     def _logits(self, w: Tensor) -> Tensor:  # (B, m)
-        with torch.no_grad():
-            out: Tensor = self._network.load(w)(self._x)
-        return out
+        return self._network.logits(w, self._x)

@@ -2,7 +2,7 @@ r"""What every metric offers: inner products, and vectors split along its eigend
 
 A metric g is symmetric and positive semidefinite on the weight vectors of one network. A step
 needs :math:`(g + \mu I)^{-1} v` for many :math:`\mu`; in the metric's own eigendirections that is
-a division, so a metric gives the :class:`Spectrum` of a vector and takes it back.
+a division, so a metric gives the :class:`Spectrum` of a vector, which also takes it back.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ class Spectrum:
     Attributes:
         parts: Coordinates of v; their squares sum to |v|^2.
         eigenvalues: The metric's eigenvalue of each coordinate, broadcastable to its part.
+        compose: Puts coordinates along the same directions together to a vector, shape (n,).
     """
 
     parts: list[Tensor]
     eigenvalues: list[Tensor]
+    compose: Callable[[list[Tensor]], Tensor]
 
     def sum(self, weight: Callable[[Tensor], Tensor]) -> float:
         """Return the sum over coordinates c with eigenvalue s of weight(s) c^2, in float64."""
@@ -79,10 +81,6 @@ class Metric(Protocol):
         """Split v along the metric's eigendirections."""
         ...
 
-    def compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
-        """Put coordinates, as :meth:`spectrum` gives them, together to a vector."""
-        ...
-
 
 class EuclideanMetric:
     """g = I: every weight counts the same, whatever it does."""
@@ -103,8 +101,5 @@ class EuclideanMetric:
         v: Tensor,  # (n,)
     ) -> Spectrum:
         """Return v itself, all of eigenvalue 1."""
-        return Spectrum([v], [torch.ones((), dtype=v.dtype, device=v.device)])
-
-    def compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
-        """Return the only part."""
-        return parts[0]
+        one = torch.ones((), dtype=v.dtype, device=v.device)
+        return Spectrum([v], [one], lambda parts: parts[0])

@@ -76,7 +76,7 @@ def estimate_kronecker(
             calls.clear()
             recording = True
             with torch.enable_grad():
-                phi = output_map(module(x), output)
+                phi = output_map(module(x)[:, network.columns], output)
             recording = False
             count += len(x)
             outs = [out for _, out in calls]
@@ -212,7 +212,7 @@ def _squared_jacobian(
 
     def phi(tensors: dict[str, Tensor], one: Tensor) -> Tensor:
         logits = functional_call(network.module, {**fixed, **tensors}, (one.unsqueeze(0),))
-        return output_map(logits, output).squeeze(0)
+        return output_map(logits[:, network.columns], output).squeeze(0)
 
     with torch.no_grad():
         m = phi(wanted, x[0]).numel()

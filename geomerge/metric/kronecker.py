@@ -133,9 +133,9 @@ class KroneckerMetric:
         if self.rest:
             parts.append(torch.cat([v[s] for s in self.rest]))
             eigenvalues.append(self.diagonal)
-        return Spectrum(parts, eigenvalues)
+        return Spectrum(parts, eigenvalues, self._compose)
 
-    def compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
+    def _compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
         """Put coordinates together to a vector."""
         v = parts[0].new_empty(self.n)
         at = 0

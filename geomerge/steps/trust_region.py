@@ -66,7 +66,7 @@ def damped_step(
     norm = _norm(spectrum, beta, damping)
     if norm > radius:
         beta *= radius / norm
-    return _step(metric, spectrum, beta, damping)
+    return _step(spectrum, beta, damping)
 
 
 def trust_region_step(
@@ -112,7 +112,7 @@ def trust_region_step(
     mu = 10 ** _root(excess, float(np.log10(guess)))
     step_beta = 2 * (metric.floor + mu) if beta is None else beta
     over = _norm(spectrum, step_beta, mu) / radius
-    return _step(metric, spectrum, step_beta / max(over, 1.0), mu)
+    return _step(spectrum, step_beta / max(over, 1.0), mu)
 
 
 def _root(rising: Callable[[float], float], guess: float) -> float:
@@ -132,32 +132,34 @@ def _root(rising: Callable[[float], float], guess: float) -> float:
     return float(brentq(rising, low, high, xtol=1e-9))
 
 
-def precondition(metric: Metric, spectrum: Spectrum, damping: float) -> list[Tensor]:
-    """Return the coordinates of (floor + mu) (g + mu I)^-1 v: eq. (7) as a preconditioner.
+def precondition(
+    metric: Metric,
+    v: Tensor,  # (n,)
+    damping: float,
+) -> Tensor:  # (n,)
+    """Return (floor + mu) (g + mu I)^-1 v: eq. (7) as a preconditioner.
 
     Directions that change the kept function least pass with factor one, whatever the metric; the
     Euclidean metric passes all of them so.
 
     Args:
-        metric: g, for its smallest eigenvalue.
-        spectrum: Of v.
+        metric: g.
+        v: The direction wanted.
         damping: mu.
-
-    Returns:
-        Parts for :meth:`Metric.compose`.
     """
     top = metric.floor + damping
-    return spectrum.scaled(lambda s: top / (s + damping))
+    spectrum = metric.spectrum(v)
+    return spectrum.compose(spectrum.scaled(lambda s: top / (s + damping)))
 
 
 def _norm(spectrum: Spectrum, beta: float, damping: float) -> float:
     return float(beta / 2 * spectrum.sum(lambda s: 1 / (s + damping) ** 2) ** 0.5)
 
 
-def _step(metric: Metric, spectrum: Spectrum, beta: float, damping: float) -> Step:
+def _step(spectrum: Spectrum, beta: float, damping: float) -> Step:
     parts = spectrum.scaled(lambda s: beta / 2 / (s + damping))
     return Step(
-        metric.compose(parts),
+        spectrum.compose(parts),
         damping,
         _norm(spectrum, beta, damping),
         (beta**2 / 4) * spectrum.sum(lambda s: s / (s + damping) ** 2),
