@@ -11,32 +11,23 @@ command goes on where it stopped. The table is written to benchmarks/results/.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from common import Rows, expert, walked, write_results
 
-from geomerge import MergeOptions, Network, load_checkpoint, load_task
+from geomerge import MergeOptions, Network, load_task
 from geomerge.architectures import create_network, rebuild_network
 from geomerge.baselines import fine_tune, straight_line
 from geomerge.crossover import Score, accuracy, parse_pick, search
-from geomerge.files import write_bytes
-from geomerge.merging.candidates import (
-    pick_candidates,
-    shortest_of_best,
-    walk_candidates,
-)
-from geomerge.merging.plan import plan_merge
 from geomerge.merging.sides import prepare_sides
 from geomerge.merging.walks import Walker
 from geomerge.metric import EuclideanMetric
-from geomerge.training import train, train_checkpoint
+from geomerge.training import train
 from geomerge.walk import (
     FunctionWalk,
     WeightWalk,
@@ -45,65 +36,42 @@ from geomerge.walk import (
     walk_toward_weights,
 )
 
-RESULTS = Path(__file__).parent / "results"
 NAMES = ("mnist", "fashion-mnist")
 FINE_TUNE_STEPS = 200
 
 
-class Case:
+STEPS = 240
+MORE = 24  # steps with as many samples as the joint walk's three measurements of its metric
+
+
+class Case(Rows):
     """Two experts of one architecture and seed, and the rows measured on them."""
 
     def __init__(self, arch: str, seed: int, work: Path, skip: Sequence[str] = ()) -> None:
-        self.arch, self.seed, self.skip = arch, seed, skip
-        self.file = work / f"{arch}-{seed}.json"
-        self.done: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+        super().__init__(work / f"{arch}-{seed}.json", skip)
+        self.arch, self.seed = arch, seed
         self.tasks = [load_task(name) for name in NAMES]
-        self.files = [work / f"{arch}-{seed}-{name}.pt" for name in NAMES]
-        for k, (file, task) in enumerate(zip(self.files, self.tasks, strict=True)):
-            if not file.exists():
-                train_checkpoint(file, arch, task, epochs=8, seed=seed + 1000 * k)
-        self.a, self.b = (load_checkpoint(file) for file in self.files)
-        self.network = Network(rebuild_network(self.a.weights, arch, "a"))
-        self.w_a, self.w_b = (self.network.ravel(c.weights) for c in (self.a, self.b))
-        self.experts = [
-            accuracy(self.network, w, task.select)
-            for w, task in zip((self.w_a, self.w_b), self.tasks, strict=True)
+        self.networks = [
+            expert(work, arch, name, seed + 1000 * k, epochs=8) for k, name in enumerate(NAMES)
         ]
-
-    def row(self, name: str, make: Callable[[], Any]) -> None:
-        """Measure a row once and keep it."""
-        if name in self.done or name in self.skip:
-            return
-        self.done[name] = make()
-        write_bytes(self.file, json.dumps(self.done, indent=1).encode())
-        print(self.file.stem, name, self.done[name], flush=True)
+        self.network = Network(rebuild_network(self.networks[0].weights, arch, "a"))
+        self.w_a, self.w_b = (self.network.ravel(c.weights) for c in self.networks)
+        pairs = zip("ab", (self.w_a, self.w_b), self.tasks, strict=True)
+        self.experts = {name: accuracy(self.network, w, t.select) for name, w, t in pairs}
 
     def test(self, w: torch.Tensor) -> list[float]:
         return [accuracy(self.network, w, task.test) for task in self.tasks]
 
     def picked(self, points: Sequence[torch.Tensor], rule: str = "max-min") -> list[float]:
         """Pick on the selection splits, report on test."""
-        chosen = parse_pick(rule, *self.experts)
+        chosen = parse_pick(rule, self.experts)
 
         def measure(i: int) -> Score:
-            return Score(*(accuracy(self.network, points[i], t.select) for t in self.tasks))
+            found = [accuracy(self.network, points[i], t.select) for t in self.tasks]
+            return Score(dict(zip("ab", found, strict=True)))
 
         best, _ = search(range(len(points)), measure, chosen)
         return self.test(points[best])
-
-    def walked(self, rules: Sequence[str], **settings: Any) -> dict[str, list[float]]:
-        """Walk as ``geomerge merge`` does, and pick from the same walks by each rule."""
-        options = MergeOptions(manifold=("a=mnist",), **settings)
-        sides = prepare_sides(self.a, self.b, options)
-        plan = plan_merge(sides, options)
-        found = {}
-        with TemporaryDirectory() as folder:
-            walked = walk_candidates(sides, plan, options, Path(folder))
-            for name in rules:
-                rule = parse_pick(name, *self.experts)
-                chosen = shortest_of_best(pick_candidates(walked, rule), rule.margin)
-                found[name] = self.test(chosen.leg.weights(chosen.step))
-        return found
 
 
 def measure(case: Case) -> None:
@@ -116,20 +84,28 @@ def measure(case: Case) -> None:
 
     rules = ("max-min", "balanced")
 
-    def walked(name: str, **settings: Any) -> dict[str, list[float]]:
-        found = case.walked(rules, **settings)
-        return {f"{name}, {rule}": row for rule, row in found.items()}
+    def rows(name: str, *given: str, **settings: Any) -> dict[str, list[float]]:
+        options = MergeOptions(manifold=given or ("a=mnist",), **settings)
+        found = walked(case.networks, options, rules)
+        return {f"{name}, {rule}": found[rule] for rule in rules}
 
-    case.row("sketch", lambda: walked("sketch walk"))
-    case.row("euclidean", lambda: walked("Euclidean walk", metric="euclidean", preset="sketch"))
-    case.row("paper", lambda: walked("paper preset", preset="paper"))
+    case.row("sketch", lambda: rows("sketch walk"))
+    case.row("learned", lambda: rows("sketch walk, damping learned", learn="damping"))
+    case.row("joint", lambda: rows("joint walk", *NAMES, steps=STEPS))
+    case.row(
+        "distillation",
+        lambda: rows("two-teacher distillation", *NAMES, metric="euclidean", steps=STEPS + MORE),
+    )
+    case.row("euclidean", lambda: rows("Euclidean walk", metric="euclidean", preset="sketch"))
+    case.row("paper", lambda: rows("paper preset", preset="paper"))
 
     def same_settings() -> list[float]:
         """The sketch walk with nothing changed but the metric."""
         options = MergeOptions(manifold=("a=mnist",))
-        direction = Walker(network, prepare_sides(case.a, case.b, options).a, options).direction
+        sides = prepare_sides(case.networks, options)
+        direction = Walker(sides, options).direction(sides["a"])
         walk = FunctionWalk(damping=0.0)
-        steps = walk_toward_function(w_b, EuclideanMetric(), direction(walk.batch), walk)
+        steps = walk_toward_function(w_b, lambda w: EuclideanMetric(), [direction], walk)
         points = [w_b] + [p.weights for p in steps]
         return case.picked(points[:12] + points[12::20])  # it forgets within a few steps
 
@@ -138,8 +114,8 @@ def measure(case: Case) -> None:
     def equation_7() -> list[float]:
         """The paper's step alone: no drift taken back, nothing else known."""
         options = MergeOptions(manifold=("a=mnist",), preset="paper")
-        walker = Walker(network, prepare_sides(case.a, case.b, options).a, options)
-        metric_at = walker.metric_at(WeightWalk.least)
+        sides = prepare_sides(case.networks, options)
+        metric_at = Walker(sides, options).metric_at([sides["a"]], WeightWalk.least)
         points = [p.weights for p in walk_toward_weights(w_a, w_b, metric_at, WeightWalk())]
         last = walk_straight(points[-1], w_b, metric_at(points[-1]), 20)
         points = points[:: max(1, len(points) // 60)] + [points[-1]] + [p.weights for p in last]
@@ -189,11 +165,12 @@ def timing(arch: str, work: Path) -> dict[str, float]:
     train(case.network, Network(new).initial, [task.train], epochs=8)
     training = time.perf_counter() - start
     options = MergeOptions(manifold=("a=mnist",))
-    sides = prepare_sides(case.a, case.b, options)
-    assert sides.b.sketch is not None
+    sides = prepare_sides(case.networks, options)
+    a, b = sides
+    assert b.sketch is not None
     start = time.perf_counter()
-    walker = Walker(sides.network, sides.a, options)
-    for _ in walker.learn(sides.b, sides.b.sketch.metric.sharpened(3e-5), 3e-5)[0]:
+    metric = b.sketch.metric.sharpened(3e-5)
+    for _ in Walker(sides, options).learn(b.w, metric, a, 3e-5)[0]:
         pass
     walk = time.perf_counter() - start
     print(f"{arch}: walk {walk:.1f} s, expert {training:.1f} s, ratio {walk / training:.2f}")
@@ -235,14 +212,9 @@ def main() -> None:
     parser.add_argument("--timing", action="store_true")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    about = {
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} cores",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
     if given.timing:
         result = {arch: timing(arch, given.work) for arch in given.arch}
-        content, name = {**about, "timing": result}, "merge_timing.json"
+        write_results("merge_timing.json", {"timing": result})
     else:
         cases: dict[str, list[dict[str, list[float]]]] = {}
         for arch in given.arch:
@@ -250,8 +222,7 @@ def main() -> None:
                 case = Case(arch, seed, given.work, given.skip)
                 measure(case)
                 cases.setdefault(arch, []).append(flat(case.done))
-        content, name = {**about, "seeds": given.seeds, "table": table(cases)}, "merge.json"
-    write_bytes(RESULTS / name, (json.dumps(content, indent=1) + "\n").encode())
+        write_results("merge.json", {"seeds": given.seeds, "table": table(cases)})
 
 
 if __name__ == "__main__":

@@ -44,9 +44,7 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
 
         def show(progress: Progress) -> None:
             now = "  ".join(
-                f"{side} {100 * value:.1f} %"
-                for side, value in (("a", progress.a), ("b", progress.b))
-                if value is not None
+                f"{side} {100 * value:.1f} %" for side, value in progress.accuracy.items()
             )
             if progress.walk not in rows:
                 rows[progress.walk] = bars.add_task(progress.walk, total=progress.steps, now=now)

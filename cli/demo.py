@@ -56,8 +56,7 @@ def _run(out: Path, seed: int) -> dict[str, Any]:
         print(f"{name}: {ARCHITECTURE} trained on {task}, {percent(found['test'])} % on test")
     with progress_bar(quiet=False) as show:
         _, report, _ = run_merge(
-            out / "a.pt",
-            out / "b.pt",
+            [out / "a.pt", out / "b.pt"],
             MergeOptions(manifold=(TASKS["a"],), seed=seed),
             out=out / "merge",
             on_progress=show,
@@ -67,4 +66,4 @@ def _run(out: Path, seed: int) -> dict[str, Any]:
 
 def _sparkline(curve: list[dict[str, Any]], side: str) -> str:
     blocks = " ▁▂▃▄▅▆▇█"
-    return "".join(blocks[round((len(blocks) - 1) * point[side])] for point in curve)
+    return "".join(blocks[round((len(blocks) - 1) * point["accuracy"][side])] for point in curve)

@@ -51,6 +51,8 @@ def evaluate(
     if found["architecture"] is None:
         assumed = ", ReLU assumed between layers" if found["recognised"] == "mlp" else ""
         print(f"note: recognised by its weights as a {found['recognised']}{assumed}")
+    if found["head"] != "shared":
+        print(f"note: {found['head']} head, classes of each task where the merge put them")
     for row in found["tasks"]:
         print(
             f"{row['task']}: {percent(row['accuracy'])} % of {row['examples']} "

@@ -15,26 +15,51 @@ __all__ = ["merge", "show_report"]
 
 
 def merge(
-    a: Annotated[Path, typer.Argument(help="Network a, where the path starts.")],
-    b: Annotated[Path, typer.Argument(help="Network b, where it ends.")],
+    networks: Annotated[
+        list[Path],
+        typer.Argument(help="Two networks or more: a, b, ...; the path leads from first to last."),
+    ],
     manifold: Annotated[
         list[str] | None,
-        typer.Option(help="Task whose inputs the walk may use; a=NAME and b=NAME say whose."),
+        typer.Option(help="Task whose inputs the walk may use; a=NAME says whose."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; default runs/A-B-HASH.")
     ] = None,
-    sketch_a: Annotated[Path | None, typer.Option(help="File with a's sketch.")] = None,
-    sketch_b: Annotated[Path | None, typer.Option(help="File with b's sketch.")] = None,
-    task_a: Annotated[str | None, typer.Option(help="Task of a, to choose and report on.")] = None,
-    task_b: Annotated[str | None, typer.Option(help="Task of b, to choose and report on.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="sketch or paper; default what the data allows.")
+    sketch: Annotated[
+        list[str] | None, typer.Option(help="b=FILE: the sketch of a network.")
     ] = None,
-    metric: Annotated[str, typer.Option(help="kronecker or euclidean.")] = "kronecker",
+    task: Annotated[
+        list[str] | None, typer.Option(help="b=NAME: task of a network, to choose and report on.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="joint, sketch or paper; default what the data allows.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="kronecker, exact, gram or euclidean.")] = "kronecker",
     output: Output = "hellinger",
+    head: Annotated[
+        str,
+        typer.Option(help="shared, offset (classes of b after a's) or separate (task known)."),
+    ] = "shared",
+    bn: Annotated[
+        str | None,
+        typer.Option(help="keep or re-estimate BatchNorm statistics; default by the inputs given."),
+    ] = None,
     damping: Annotated[
         float | None, typer.Option(help="mu; default several, the best is kept.")
+    ] = None,
+    learn: Annotated[
+        str | None, typer.Option(help="damping: adjust it along one walk instead.")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="b=0.02, b/3=0.02 (a class), b/*=0.02: how much worse it may get."),
+    ] = None,
+    relax: Annotated[
+        bool, typer.Option("--relax", help="Relax the finished path to least energy.")
+    ] = False,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the walk's first step; default by preset.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of each walk.")] = None,
     pick: Annotated[
@@ -51,7 +76,7 @@ def merge(
     download: Download = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
 ) -> None:
-    """Walk from one network toward another and keep the point that does both tasks."""
+    """Walk between networks and keep the point that does every task."""
     from geomerge.merging import MergeOptions
     from geomerge.runs import run_merge
 
@@ -60,15 +85,19 @@ def merge(
         preset=preset,
         metric=metric,
         output=output,
+        head=head,
+        bn=bn,
         damping=damping,
+        learning_rate=learning_rate,
         steps=steps,
+        budget=tuple(budget or ()),
+        learn=learn,
+        relax=relax,
         pick=pick,
         points=points,
         seed=seed,
-        task_a=task_a,
-        task_b=task_b,
-        sketch_a=str(sketch_a) if sketch_a else None,
-        sketch_b=str(sketch_b) if sketch_b else None,
+        task=tuple(task or ()),
+        sketch=tuple(sketch or ()),
         arch=arch,
         normalisation=tuple(normalisation or ()),
         data_root=data_root,
@@ -76,7 +105,7 @@ def merge(
         device=device,
     )
     with progress_bar(quiet=as_json) as show:
-        folder, report, before = run_merge(a, b, options, out=out, pt=pt, on_progress=show)
+        folder, report, before = run_merge(networks, options, out=out, pt=pt, on_progress=show)
     if as_json:
         print(json.dumps(report, indent=1))
         return
@@ -89,29 +118,45 @@ def show_report(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    names = {s: report["networks"][s]["task"] or f"task of {s}" for s in ("a", "b")}
-    table = Table(title="accuracy on the test splits, %")
-    for heading in ("", f"{names['a']} (a)", f"{names['b']} (b)", "smaller"):
+    names = {s: found["task"] or f"task of {s}" for s, found in report["networks"].items()}
+    head = report["head"]
+    table = Table(title=f"accuracy on the test splits, %; {head['protocol']} head")
+    for heading in ("", *(f"{name} ({s})" for s, name in names.items()), "smallest"):
         table.add_column(heading, justify="left" if not heading else "right")
     for row in report["results"]:
-        one, two = row["test"]
-        smaller = None if one is None or two is None else min(one, two)
+        values = list(row["test"].values())
+        smallest = None if None in values else min(values)
         style = "bold" if row["name"] == "crossover" else None
-        table.add_row(row["name"], percent(one), percent(two), percent(smaller), style=style)
+        table.add_row(row["name"], *map(percent, values), percent(smallest), style=style)
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
+    console.print(f"{head['protocol']} head: {head['meaning']}")
     at = report["crossover"]
+    tried = sum(len(stage["candidates"]) for stage in report["stages"])
     console.print(
         f"preset {report['preset']}; crossover at t = {at['t']:.3f} by {at['pick']}, "
-        f"damping {at['damping']:g}, chosen among {len(report['candidates'])}"
+        f"damping {at['damping']:g}, walks: {tried}"
     )
+    for stage in report["stages"]:
+        _show_stage(console, stage)
     for leg in report["legs"]:
-        kept = leg["keeps_function_of"]
+        kept = " and ".join(leg["keeps_function_of"])
         console.print(
             f"walked from {leg['walked_from']} to {leg['to']}, keeping "
             + (f"the function of {kept}" if kept else "no function")
             + f": {leg['metric']}; length {leg['length']:.3g}"
         )
+    for found in report["relaxed"]:
+        one, two = found["before"], found["after"]
+        worst = ", worst accuracy {} -> {} %".format(
+            *(percent(part["worst_accuracy"]) for part in (one, two))
+        )
+        console.print(
+            f"relaxed from {found['leg']}: energy {one['energy']:.3g} -> {two['energy']:.3g} "
+            f"(bound {two['bound']:.3g}), length {one['length']:.3g} -> {two['length']:.3g}{worst}"
+        )
+    if report["bn"] is not None:
+        console.print(f"BatchNorm statistics: {report['bn']}")
     for use in ("walk", "pick"):
         parts = [
             f"{d['inputs']} {d['task']} inputs of the {d['split']} split "
@@ -121,3 +166,24 @@ def show_report(report: dict[str, Any]) -> None:
         console.print(f"data of the {use}: " + ("; ".join(parts) or "none"))
     for note in report["notes"]:
         console.print(f"note: {note}")
+
+
+def _show_stage(console: Any, stage: dict[str, Any]) -> None:
+    damping = stage["damping"]
+    if damping["smallest"] != damping["largest"]:
+        console.print(
+            f"damping along the walk: {damping['first']:.2g} first, {damping['last']:.2g} last, "
+            f"between {damping['smallest']:.2g} and {damping['largest']:.2g}"
+        )
+    budgets = stage["budgets"]
+    if budgets is None:
+        return
+    console.print(
+        f"budgets: a quadratic program in {budgets['programs_solved']} of {budgets['steps']} "
+        f"steps, {budgets['steps_shortened']} shortened"
+    )
+    for name, price in budgets["shadow_prices"].items():
+        console.print(
+            f"  {name}: at most {budgets['limits'][name]:.3g}, bound {price['steps_bound']} steps, "
+            f"shadow price {price['mean']:.3g} on average, {price['largest']:.3g} at most"
+        )

@@ -55,7 +55,7 @@ def train(
             sketch=sketch,
             device=device,
             on_step=lambda step, steps, _: show(
-                Progress(f"training on {manifold}", step, steps, None, None)
+                Progress(f"training on {manifold}", step, steps, {})
             ),
         )
     print(

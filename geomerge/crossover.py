@@ -1,4 +1,4 @@
-"""Points of a walk x the selection splits of two tasks -> the network where the tasks balance.
+"""Points of a walk x the selection splits of tasks -> the network where the tasks balance.
 
 Nothing here ever sees a test split when it picks.
 """
@@ -6,8 +6,8 @@ Nothing here ever sees a test split when it picks.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -23,21 +23,20 @@ COARSE = 12  # points measured first; then those around the best
 
 @dataclass(frozen=True)
 class Score:
-    """What is known of one point, each number None where it could not be measured.
+    """What is known of one point; numbers by the name of a network, None where not measured.
 
     Attributes:
-        a: Accuracy on a's selection split, 0 to 1.
-        b: Accuracy on b's selection split.
-        drift_a: Functional change from network a on a's inputs, measured.
-        drift_b: Functional change from network b, predicted by its sketch or measured.
-        toward_b: How far along toward b, growing.
+        accuracy: Accuracy on each network's selection split, 0 to 1.
+        drift: Functional change from each network, measured on its inputs or predicted by its
+            sketch.
+        distance: |w - w_i| to each network, as a share of their sum.
+        over_budget: Whether the point breaks a budget of the walk.
     """
 
-    a: float | None = None
-    b: float | None = None
-    drift_a: float | None = None
-    drift_b: float | None = None
-    toward_b: float = 0.0
+    accuracy: Mapping[str, float | None] = field(default_factory=dict)
+    drift: Mapping[str, float | None] = field(default_factory=dict)
+    distance: Mapping[str, float] = field(default_factory=dict)
+    over_budget: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class PickRule:
     Attributes:
         name: As on the command line.
         value: The value of a point.
-        needs: ``"accuracies"`` (of both), ``"drifts"`` or ``"one"`` (the named accuracy).
+        needs: ``"accuracies"`` (of all), ``"drifts"`` or ``"one"`` (the named accuracy).
         margin: Of candidates whose values lie this near to the best the shortest path wins.
     """
 
@@ -70,16 +69,15 @@ def accuracy(
     return right / len(split.labels)
 
 
-def parse_pick(text: str, expert_a: float | None, expert_b: float | None) -> PickRule:
+def parse_pick(text: str, experts: Mapping[str, float | None]) -> PickRule:
     """Make the rule that a name stands for.
 
     Args:
-        text: ``max-min`` (largest smaller accuracy), ``balanced`` (smallest worst drop below the
-            experts), ``equal-drift`` (smallest larger functional change), or ``"a>=0.80"``: of
-            the points that meet it, the one best on the other task, or nearest to its network
-            where that task is not measured.
-        expert_a: Accuracy of a on its own selection split, None if unknown.
-        expert_b: The same for b.
+        text: ``max-min`` (largest smallest accuracy), ``balanced`` (smallest worst drop below the
+            experts), ``equal-drift`` (smallest largest functional change), or ``"a>=0.80"``: of
+            the points that meet it, the one best on the other tasks, or nearest to the other
+            networks where those are not measured.
+        experts: By name, each network's accuracy on its own selection split, None if unknown.
 
     Returns:
         The rule.
@@ -89,28 +87,32 @@ def parse_pick(text: str, expert_a: float | None, expert_b: float | None) -> Pic
     """
     text = text.replace(" ", "")
     if text == "max-min":
-        return PickRule(text, lambda s: min(_known(s.a), _known(s.b)), "accuracies")
+        return PickRule(text, lambda s: min(_known(s.accuracy)), "accuracies")
     if text == "balanced":
         return PickRule(
             text,
-            lambda s: -max(_known(expert_a) - _known(s.a), _known(expert_b) - _known(s.b)),
+            lambda s: -max(_known([experts[k]])[0] - _known([v])[0] for k, v in s.accuracy.items()),
             "accuracies",
         )
     if text == "equal-drift":
-        return PickRule(text, lambda s: -max(_known(s.drift_a), _known(s.drift_b)), "drifts", 0.0)
-    match = re.fullmatch(r"([ab])>=(0?\.\d+|[01](?:\.0*)?)", text)
-    if match is None:
+        return PickRule(text, lambda s: -max(_known(s.drift)), "drifts", 0.0)
+    match = re.fullmatch(r"([a-z])>=(0?\.\d+|[01](?:\.0*)?)", text)
+    if match is None or match[1] not in experts:
         raise OptionError(
             f"unknown pick {text!r}{did_you_mean(text, PICKS)} (or a floor such as 'a>=0.80')"
         )
-    side, floor = match[1], float(match[2])
+    name, floor = match[1], float(match[2])
 
     def value(s: Score) -> float:
-        kept, other = (s.a, s.b) if side == "a" else (s.b, s.a)
-        if _known(kept) < floor:
-            return _known(kept) - 2  # below every point that meets the floor
-        nearness = s.toward_b if side == "a" else 1 - s.toward_b
-        return nearness if other is None else other
+        if name not in s.accuracy:  # an early walk, in which the network does not count yet
+            return min(_known(s.accuracy))
+        (kept,) = _known([s.accuracy[name]])
+        if kept < floor:
+            return kept - 2  # below every point that meets the floor
+        others = [v for k, v in s.accuracy.items() if k != name]
+        if any(v is None for v in others):
+            return -max(v for k, v in s.distance.items() if k != name)
+        return min(_known(others))
 
     return PickRule(text, value, "one")
 
@@ -140,6 +142,8 @@ def search(
     return marks[best], {marks[i]: score for i, score in sorted(scores.items())}
 
 
-def _known(value: float | None) -> float:
-    assert value is not None, "the rule needs a number that was not measured"
-    return value
+def _known(values: Mapping[str, float | None] | Iterable[float | None]) -> list[float]:
+    found = list(values.values()) if isinstance(values, Mapping) else list(values)
+    known = [v for v in found if v is not None]
+    assert len(known) == len(found), "the rule needs a number that was not measured"
+    return known

@@ -14,6 +14,7 @@ __all__ = [
     "GeomergeError",
     "NumericalError",
     "OptionError",
+    "QPError",
     "RunError",
     "TaskError",
     "did_you_mean",
@@ -43,6 +44,10 @@ class RunError(GeomergeError, OSError):
 
 class NumericalError(GeomergeError, ArithmeticError):
     """A computation left the finite numbers or could not meet its tolerance."""
+
+
+class QPError(NumericalError):
+    """A quadratic program has no solution, or none that could be verified."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from geomerge.tasks import (
     split_normalisations,
 )
 
-__all__ = ["evaluate_file", "open_network", "task_for"]
+__all__ = ["evaluate_file", "head_for", "open_network", "task_for"]
 
 
 def open_network(
@@ -48,9 +48,23 @@ def task_for(
         normalisation=normalisation or recorded_normalisation(checkpoint.meta, name),
         device=str(network.device),
     )
+    task = task.shifted(_place(checkpoint, name)[1])
     x = task.train.inputs.batch(slice(0, 4))
     network.check_inputs(network.initial, x, task.classes, task.name)
     return task
+
+
+def head_for(checkpoint: Checkpoint, network: Network, name: str) -> Network:
+    """Return the network as a task sees it: its own block of a merged network's outputs."""
+    return network.block(_place(checkpoint, name)[0])
+
+
+def _place(checkpoint: Checkpoint, name: str) -> tuple[slice, int]:
+    """Return which outputs are a task's, and what its class numbers start at."""
+    known = checkpoint.meta.get("head", {}).get("tasks", {}).get(name)
+    if known is None:
+        return slice(None), 0
+    return slice(*known["outputs"]) if known["outputs"] else slice(None), known["offset"]
 
 
 def evaluate_file(
@@ -95,14 +109,15 @@ def evaluate_file(
     checkpoint, network = open_network(file, arch, device)
     rows = []
     for name in tasks:
-        task = task_for(checkpoint, network, name, own.get(name), data_root, download)
+        own_head = head_for(checkpoint, network, name)
+        task = task_for(checkpoint, own_head, name, own.get(name), data_root, download)
         part = task.test if split == "test" else task.select
         rows.append(
             {
                 "task": name,
                 "split": split,
                 "examples": len(part.labels),
-                "accuracy": accuracy(network, network.initial, part),
+                "accuracy": accuracy(own_head, network.initial, part),
             }
         )
     return {
@@ -110,5 +125,6 @@ def evaluate_file(
         "sha256": checkpoint.digest,
         "architecture": arch or checkpoint.meta.get("architecture"),
         "recognised": recognise(checkpoint.weights),
+        "head": checkpoint.meta.get("head", {}).get("protocol", "shared"),
         "tasks": rows,
     }

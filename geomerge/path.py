@@ -1,4 +1,4 @@
-"""A path from network a (t = 0) to network b (t = 1): few points on disk, any point in between.
+"""A path from one network (t = 0) to another (t = 1): few points on disk, any point in between.
 
 A path is one or two legs, each walked from one end. Points are stored as differences from the end
 that their leg was walked from, and lie on t by their share of the cumulative length. Between
@@ -8,8 +8,9 @@ stored points the path is straight.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class StepRecord:
         length: Sum of sqrt(measured) up to here on this leg, of sqrt(predicted) where the kept
             task has no inputs.
         energy: Sum of predicted up to here, arXiv 2012.09605 eq. (5) with unit time steps.
+        multipliers: Shadow price of each budget that bound the step, by the budget's name.
     """
 
     leg: str
@@ -56,6 +58,7 @@ class StepRecord:
     measured: float | None
     length: float
     energy: float
+    multipliers: dict[str, float] = field(default_factory=dict)
 
 
 class Leg:
@@ -76,11 +79,11 @@ class Leg:
 
     @property
     def length(self) -> float:
-        """Length of the leg so far."""
-        return self.length_at(len(self.steps))
+        """Length of the leg up to its last stored point."""
+        return self.marks[-1][1]
 
     def length_at(self, step: int) -> float:
-        """Return the length of the leg up to a step."""
+        """Return the length of the leg up to a step, as it was walked."""
         return self.steps[step - 1].length if step else 0.0
 
     def file(self, step: int) -> Path:
@@ -100,9 +103,16 @@ class Leg:
         length: float,
     ) -> None:
         """Store a point reached after a step."""
+        self._write(step, w)
+        self.marks.append((step, length))
+
+    def _write(
+        self,
+        step: int,
+        w: Tensor,  # (n,)
+    ) -> None:
         delta = (w - self.base).detach().cpu()
         safetensors.torch.save_file({"delta": delta}, str(self.file(step)))
-        self.marks.append((step, length))
 
     def thin(self, points: int, keep: int = 0) -> None:
         """Remove the points that lie closest together until at most ``points`` are left.
@@ -124,6 +134,62 @@ class Leg:
                 self.file(late).unlink()
         self.marks = [mark for mark in self.marks if mark[0] <= step]
         self.steps = [record for record in self.steps if record.step <= step]
+
+    def replace(
+        self,
+        step: int,
+        w: Tensor,  # (n,)
+    ) -> None:
+        """Put other weights in the place of a stored point after the first."""
+        if step and not torch.equal(w, self.weights(step)):
+            self._write(step, w)
+
+    def moved(self, folder: Path) -> Leg:
+        """Move the points into another folder and return the leg."""
+        for step, _ in self.marks[1:]:
+            self.file(step).rename(folder / self.file(step).name)
+        self.folder = folder
+        return self
+
+    def extend(self, other: Leg) -> None:
+        """Go on with a leg that starts where this one ends; its points are copied."""
+        done, length = len(self.steps), self.length
+        energy = self.steps[-1].energy if self.steps else 0.0
+        for step, at in other.marks[1:]:
+            self.store(done + step, other.weights(step), length + at)
+        self.steps += [
+            replace(
+                record,
+                leg=self.name,
+                step=done + record.step,
+                length=length + record.length,
+                energy=energy + record.energy,
+            )
+            for record in other.steps
+        ]
+
+    def straighten(self, steps: Sequence[int], lengths: Sequence[float]) -> None:
+        """Keep only some of the stored points between two of them, with new lengths.
+
+        Args:
+            steps: The steps of the points that stay, both ends counted.
+            lengths: Of the straight pieces between them.
+        """
+        at = dict(self.marks)
+        ends = [at[steps[0]] + length for length in accumulate(lengths, initial=0.0)]
+        change = ends[-1] - at[steps[-1]]
+        for step in at:
+            if steps[0] < step < steps[-1] and step not in steps:
+                self.file(step).unlink()
+        self.marks = [
+            *((step, length) for step, length in self.marks if step < steps[0]),
+            *zip(steps, ends, strict=True),
+            *((step, length + change) for step, length in self.marks if step > steps[-1]),
+        ]
+
+    def remove(self) -> None:
+        """Delete the stored points."""
+        self.cut(0)
 
 
 def record_leg(
@@ -160,7 +226,7 @@ def record_leg(
         leg.steps.append(
             StepRecord(
                 name, step, point.norm, point.distance, damping, point.predicted, measured,
-                length, energy,
+                length, energy, dict(point.multipliers),
             )
         )  # fmt: skip
         if length - leg.marks[-1][1] >= spacing or step == 1:
@@ -179,7 +245,7 @@ def record_leg(
 class _Stop:
     t: float
     file: str | None  # None at the two ends
-    base: str  # "a" or "b"
+    base: str  # name of the end that it is stored as a difference from
 
 
 class WeightPath:
@@ -197,6 +263,7 @@ class WeightPath:
             self._stops = [_Stop(**stop) for stop in index["stops"]]
             self.crossover: float = index["crossover"]
             self.lengths: dict[str, float] = index["lengths"]
+            self.ends: tuple[str, str] = tuple(index["ends"])
             self._meta: dict[str, Any] = index["meta"]
             records = (self.folder / _STEPS).read_text().splitlines()
             self.steps = [StepRecord(**json.loads(line)) for line in records]
@@ -204,8 +271,8 @@ class WeightPath:
             raise RunError(
                 f"{self.folder} holds no whole path ({error}); name the folder of a finished run"
             ) from error
-        self._ends = {end: load_checkpoint(self.folder / f"{end}.safetensors") for end in "ab"}
-        a = self._ends["a"]
+        self._ends = {end: load_checkpoint(self.folder / f"{end}.safetensors") for end in self.ends}
+        a = self._ends[self.ends[0]]
         module = rebuild_network(a.weights, a.meta.get("architecture"), a.source)
         self.network = Network(module, device)
         self._vectors = {k: self.network.ravel(c.weights) for k, c in self._ends.items()}
@@ -219,16 +286,16 @@ class WeightPath:
         """Return the weight vector at t.
 
         Args:
-            t: Share of the path's length, 0 at a and 1 at b.
+            t: Share of the path's length.
 
         Returns:
-            The weights; those of a and b themselves at the ends.
+            The weights; those of the two networks themselves at the ends.
 
         Raises:
             OptionError: If t is outside [0, 1].
         """
         if not 0 <= t <= 1:
-            raise OptionError(f"expected t between 0 and 1, got {t}; 0 is a and 1 is b")
+            raise OptionError(f"expected t between 0 and 1, got {t}; 0 and 1 are the networks")
         after = next(i for i, stop in enumerate(self._stops) if stop.t >= t)
         stop = self._stops[after]
         if stop.t == t:
@@ -238,8 +305,8 @@ class WeightPath:
         return torch.lerp(self._point(before), self._point(stop), share)
 
     def checkpoint(self, t: float) -> Checkpoint:
-        """Return the network at t with all buffers, ready to save; a or b at the ends."""
-        end = {0.0: "a", 1.0: "b"}.get(float(t))
+        """Return the network at t with all buffers, ready to save; the networks at the ends."""
+        end = {0.0: self.ends[0], 1.0: self.ends[1]}.get(float(t))
         if end is not None:
             return self._ends[end]
         return Checkpoint(self.network.state_dict(self.at(t)), self._meta)
@@ -251,8 +318,8 @@ class WeightPath:
     @staticmethod
     def write(
         folder: Path,
-        a: Checkpoint,
-        b: Checkpoint,
+        first: tuple[str, Checkpoint],
+        last: tuple[str, Checkpoint],
         legs: list[Leg],
         crossover: tuple[Leg, int],
         points: int,
@@ -262,9 +329,10 @@ class WeightPath:
 
         Args:
             folder: The path's folder.
-            a: Network a.
-            b: Network b.
-            legs: The leg walked from a, the leg walked from b, or both, each under that name.
+            first: Name and network where the path starts.
+            last: The same where it ends.
+            legs: The leg walked from the first, the leg walked from the last, or both, each under
+                that name.
             crossover: The leg and the stored step of the picked point, where two legs meet.
             points: Most points of the whole path, ends and crossover counted.
             meta: What a checkpoint taken off the path shall know: architecture, tasks.
@@ -275,24 +343,25 @@ class WeightPath:
         for leg in legs:
             leg.thin(points // len(legs), keep=crossover[1] if leg is crossover[0] else 0)
         total = sum(leg.length for leg in legs) or 1.0
-        stops = {0.0: _Stop(0.0, None, "a"), 1.0: _Stop(1.0, None, "b")}
-        t = 0.0 if crossover[0].name == "a" else 1.0
+        stops = {0.0: _Stop(0.0, None, first[0]), 1.0: _Stop(1.0, None, last[0])}
+        t = 0.0 if crossover[0].name == first[0] else 1.0
         for leg in legs:
             # The other leg ends at the crossover, which is stored as its own leg left it.
             for step, length in leg.marks[1:] if leg is crossover[0] else leg.marks[1:-1]:
-                at = length / total if leg.name == "a" else 1 - length / total
+                at = length / total if leg.name == first[0] else 1 - length / total
                 stop = _Stop(at, leg.file(step).name, leg.name)
                 if leg is crossover[0] and step == crossover[1]:
                     t = at
                     stops[at] = stops[at] if at in (0.0, 1.0) else stop
                 elif 0 < at < 1:
                     stops.setdefault(at, stop)
-        for end, checkpoint in (("a", a), ("b", b)):
+        for end, checkpoint in (first, last):
             save_checkpoint(
                 folder / f"{end}.safetensors", Checkpoint(checkpoint.weights, checkpoint.meta)
             )
         index = {
             "stops": [asdict(stops[k]) for k in sorted(stops)],
+            "ends": [first[0], last[0]],
             "crossover": t,
             "lengths": {leg.name: leg.length for leg in legs},
             "meta": meta,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,26 @@ from geomerge.errors import RunError
 from geomerge.files import canonical_json, sha256, staged_folder, write_bytes
 from geomerge.merging import MergeOptions, comparison, curves, merge
 from geomerge.merging.monitor import Progress
+from geomerge.merging.sides import NAMES
 from geomerge.report import draw_curves, merge_report
 
 __all__ = ["run_merge"]
 
 
 def run_merge(
-    a: str | Path,
-    b: str | Path,
+    files: Sequence[str | Path],
     options: MergeOptions,
     *,
     out: str | Path | None = None,
     pt: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Path, dict[str, Any], bool]:
-    """Merge two files and write the run: recipe, path, report, picture, merged network.
+    """Merge files and write the run: recipe, path, report, picture, merged network.
 
     Args:
-        a: File of network a.
-        b: File of network b.
+        files: Files of the networks.
         options: How.
-        out: The run's folder; default ``runs/A-B-HASH``.
+        out: The run's folder; default ``runs/A-B-HASH`` of their names.
         pt: Whether to write ``merged.pt`` beside ``merged.safetensors``.
         on_progress: Called after each step.
 
@@ -42,14 +41,15 @@ def run_merge(
     Raises:
         GeomergeError: If inputs, options or data are wrong, or the folder holds another run.
     """
-    one, two = load_checkpoint(a), load_checkpoint(b)
-    digests = {"a": one.digest, "b": two.digest}
-    for name, file in (("sketch_a", options.sketch_a), ("sketch_b", options.sketch_b)):
-        if file is not None and Path(file).is_file():
-            digests[name] = sha256(Path(file).read_bytes())
+    networks = [load_checkpoint(file) for file in files]
+    digests = {name: c.digest for name, c in zip(NAMES, networks, strict=False)}
+    for name, file in options.by_network("sketch").items():
+        if Path(file).is_file():
+            digests[f"sketch of {name}"] = sha256(Path(file).read_bytes())
     recipe = options.recipe(digests)
     digest = sha256(canonical_json(recipe).encode())
-    folder = Path(out) if out else Path("runs") / f"{Path(a).stem}-{Path(b).stem}-{digest[:8]}"
+    stems = "-".join(Path(file).stem for file in files)
+    folder = Path(out) if out else Path("runs") / f"{stems}-{digest[:8]}"
     finished = _finished(folder, recipe)
     if finished is not None:
         if pt and not (folder / "merged.pt").exists():
@@ -59,7 +59,7 @@ def run_merge(
             )
         return folder, finished, True
     with staged_folder(folder) as stage:
-        merged = merge(one, two, options, folder=stage / "path", on_progress=on_progress)
+        merged = merge(networks, options, folder=stage / "path", on_progress=on_progress)
         rows = comparison(merged, options, on_progress)
         report = merge_report(merged, options, recipe, rows, curves(merged))
         _write_network(stage, merged.checkpoint(), report, pt)

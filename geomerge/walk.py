@@ -1,19 +1,21 @@
 """Steps -> a walk: one generator of points per direction, a few copies of the weights at a time.
 
-Both walks keep one function. Toward a function the metric is frozen (a sketch); toward weights it
+Toward a function the metric is frozen (a sketch) or measured anew now and then; toward weights it
 is measured anew as the walk goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from geomerge.budgets import Budgets
 from geomerge.directions import TowardFunction
 from geomerge.errors import NumericalError
+from geomerge.learning import DampingLearner
 from geomerge.metric import Metric
 from geomerge.steps import damped_step, precondition, trust_region_step
 
@@ -26,6 +28,8 @@ __all__ = [
     "walk_toward_weights",
 ]
 
+_STALL = 25  # steps in which a walk toward weights must come nearer
+
 
 @dataclass(frozen=True)
 class WalkPoint:
@@ -37,6 +41,7 @@ class WalkPoint:
         predicted: theta' g theta of the step.
         damping: mu of the step.
         distance: What the direction still wants: KL to the teacher, or |target - w|.
+        multipliers: Shadow price of each budget that bound the step.
     """
 
     weights: Tensor
@@ -44,6 +49,7 @@ class WalkPoint:
     predicted: float
     damping: float
     distance: float
+    multipliers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class FunctionWalk:
         learning_rate: Of the first step; it falls linearly to zero.
         momentum: Share of the last step kept in the next.
         batch: Inputs per step.
+        refresh: Steps before which the metric is measured anew.
     """
 
     damping: float
@@ -63,6 +70,7 @@ class FunctionWalk:
     learning_rate: float = 0.2
     momentum: float = 0.9
     batch: int = 256
+    refresh: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class WeightWalk:
             directions that do not matter; a path through all of them at once is shorter.
         refresh: Steps between two measurements of the metric.
         until: Share of the first distance to the target at which the walk ends. It also ends
-            when it comes less than 2 % nearer between two measurements of the metric.
+            when it comes less than 2 % nearer in 25 steps.
     """
 
     steps: int = 600
@@ -91,47 +99,64 @@ class WeightWalk:
 
 def walk_toward_function(
     start: Tensor,  # (n,)
-    metric: Metric,
-    direction: TowardFunction,
+    metric_at: Callable[[Tensor], Metric],
+    directions: Sequence[TowardFunction],
     walk: FunctionWalk,
+    budgets: Budgets | None = None,
+    learner: DampingLearner | None = None,
+    settle: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[WalkPoint]:
-    """Walk from ``start``, whose function the metric keeps, toward a teacher's function.
+    """Walk from ``start`` toward the functions of one or several teachers.
 
-    Each step is eq. (7) with momentum, theta = rate (floor + mu) (g + mu I)^-1 v.
+    Each step is eq. (7) with momentum in v, theta = rate (floor + mu) (g + mu I)^-1 v. Teachers
+    take turns, so that a step touches one data set only.
 
     Args:
         start: First point; it is not yielded.
-        metric: Frozen metric of the function to keep.
-        direction: Gives v.
+        metric_at: Measures, at a point, the metric of what shall be kept.
+        directions: Give v, one for each teacher.
         walk: Settings.
+        budgets: What may not get worse; steps that would break one are solved anew and shortened.
+        learner: Adjusts mu along the way.
+        settle: Applied to the weights whenever the metric is measured: running statistics.
 
     Yields:
-        One point per step.
+        One point per step, ``walk.steps`` for each teacher.
 
     Raises:
-        NumericalError: If the distance to the teacher stops being finite.
+        NumericalError: If the distance to a teacher stops being finite.
     """
-    w = start
-    top = metric.floor + walk.damping
-    velocity, energy = torch.zeros_like(w), 0.0  # the sum of moves, and velocity' g velocity
-    for step in range(walk.steps):
-        distance, v = direction(w)
-        if not distance < float("inf"):
-            raise NumericalError(
-                f"the distance to the teacher is {distance} after {step} steps, expected a finite "
-                "number; give a smaller --damping"
+    w, momentum = start, torch.zeros_like(start)
+    damping = walk.damping
+    for turn in range(walk.steps):
+        if turn in walk.refresh:
+            w = w if settle is None else settle(w)
+            metric = metric_at(w)
+        rate = walk.learning_rate * (1 - turn / walk.steps)
+        for direction in directions:
+            distance, v = direction(w)
+            if not distance < float("inf"):
+                raise NumericalError(
+                    f"the distance to the teacher is {distance} after {turn} steps, expected a "
+                    "finite number; give a smaller --learning-rate or --damping"
+                )
+            if learner is not None:
+                damping = learner(w, v)
+            momentum = walk.momentum * momentum + v
+            top = metric.floor + damping
+            if budgets is None:
+                tangent, multipliers = rate * precondition(metric, momentum, damping), {}
+                # g theta follows from the step's own equation: g is not applied again.
+                predicted = _dot(tangent, rate * top * momentum - damping * tangent)
+            else:
+                kept = budgets.step(w, metric, momentum, damping, 2 * rate * top)
+                tangent, multipliers, predicted = kept.tangent, kept.multipliers, kept.predicted
+            if learner is not None:
+                learner.remember(metric, momentum, rate)
+            w = w + tangent
+            yield WalkPoint(
+                w, float(tangent.norm()), max(predicted, 0.0), damping, distance, multipliers
             )
-        rate = walk.learning_rate * (1 - step / walk.steps)
-        move = precondition(metric, v, walk.damping)
-        # g move = top v - mu move, so the metric need not be applied again.
-        pull = top * v - walk.damping * move
-        old = walk.momentum * velocity
-        energy = walk.momentum**2 * energy + _dot(move + 2 * old, pull)
-        velocity = old + move
-        tangent = rate * velocity
-        w = w + tangent
-        predicted = max(rate**2 * energy, 0.0)
-        yield WalkPoint(w, float(tangent.norm()), predicted, walk.damping, distance)
 
 
 def walk_toward_weights(
@@ -140,6 +165,7 @@ def walk_toward_weights(
     metric_at: Callable[[Tensor], Metric],
     walk: WeightWalk,
     correct: Callable[[Metric, Tensor], Tensor] | None = None,
+    budgets: Budgets | None = None,
 ) -> Iterator[WalkPoint]:
     """Walk from ``start`` to near ``target``, keeping the function that the metric measures.
 
@@ -153,6 +179,7 @@ def walk_toward_weights(
         metric_at: Measures the metric at a point.
         walk: Settings.
         correct: Given the metric and a point, returns a nearby point with less drift.
+        budgets: What may not get worse.
 
     Yields:
         One point per step.
@@ -167,19 +194,25 @@ def walk_toward_weights(
         distance = float(v.norm())
         if distance <= end:
             return
-        if step and step % walk.refresh == 0:
+        if step and step % _STALL == 0:
             if distance > 0.98 * before:
                 return
             before = distance
+        if step and step % walk.refresh == 0:
             metric = metric_at(w)
         taken = damped_step(metric, v, walk.damping or walk.least, walk.radius)
         if walk.damping is None and taken.norm < walk.radius * (1 - 1e-6):
             taken = trust_region_step(metric, v, walk.radius, guess=guess)
             guess = taken.damping
-        w = w + taken.tangent
+        tangent, predicted, multipliers = taken.tangent, taken.predicted, {}
+        if budgets is not None:
+            kept = budgets.step(w, metric, v, taken.damping, taken.beta)
+            tangent, predicted, multipliers = kept.tangent, kept.predicted, kept.multipliers
+        w = w + tangent
         if correct is not None:
             w = correct(metric, w)
-        yield WalkPoint(w, taken.norm, taken.predicted, taken.damping, distance)
+        norm = float(tangent.norm())
+        yield WalkPoint(w, norm, predicted, taken.damping, distance, multipliers)
 
 
 def walk_straight(

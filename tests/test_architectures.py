@@ -5,21 +5,65 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchvision.models import get_model
 
 from geomerge.architectures import NAMED, create_network, rebuild_network, recognise
 from geomerge.errors import CheckpointError, OptionError
 
-SHAPES = {"cnn": (1, 28, 28), "vgg11-cifar": (3, 32, 32)}
+SHAPES = {
+    "mlp": (1, 8, 8),
+    "simple-mlp": (1, 8, 8),
+    "lenet-300-100": (1, 8, 8),
+    "cnn": (1, 28, 28),
+    "simple-cnn": (1, 14, 14),
+    "vit-cifar": (2, 8, 8),
+    "vgg11-cifar": (3, 32, 32),
+    "resnet18-gn-cifar": (1, 8, 8),
+    "resnet18-cifar": (2, 8, 8),
+    "resnet34": (1, 32, 32),
+}
+OF_TORCHVISION = [name for name in NAMED if name.startswith(("vgg", "resne", "wide"))]
+OF_TORCHVISION = [name for name in OF_TORCHVISION if name not in SHAPES or name == "resnet34"]
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", SHAPES)
 def test_named_networks_are_rebuilt_from_their_weights(name: str) -> None:
-    shape = SHAPES.get(name, (1, 8, 8))
-    net = create_network(name, shape, 10, seed=1).eval()
+    shape = SHAPES[name]
+    net = create_network(name, shape, 10, seed=1).eval().requires_grad_(False)
     x = torch.randn(2, *shape)
-    for architecture in (name, None):
+    for architecture in (name, None) if name != "resnet18-gn-cifar" else (name,):
         again = rebuild_network(net.state_dict(), architecture, "test")
-        torch.testing.assert_close(again(x), net(x))
+        assert torch.equal(again(x), net(x))
+
+
+def test_every_name_is_tested() -> None:
+    assert {*NAMED} == {*SHAPES, *OF_TORCHVISION}
+
+
+@pytest.mark.parametrize("name", OF_TORCHVISION)
+def test_networks_of_torchvision_are_recognised(name: str) -> None:
+    with torch.device("meta"):
+        net = get_model(name.removesuffix("-cifar"), num_classes=7)
+        if name.endswith("-cifar"):
+            net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    assert recognise(net.state_dict()) == name
+
+
+def test_the_number_of_groups_is_never_guessed() -> None:
+    weights = create_network("resnet18-gn-cifar", (3, 32, 32), 5, seed=0).state_dict()
+    assert recognise(weights) is None
+    with pytest.raises(CheckpointError, match="say --arch resnet18-gn-cifar"):
+        rebuild_network(weights, None, "x.pt")
+
+
+def test_small_images_skip_the_first_pooling() -> None:
+    net = create_network("resnet18-cifar", (3, 32, 32), 10, seed=0).eval()
+    reference = get_model("resnet18", num_classes=10).eval()
+    reference.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    reference.maxpool = nn.Identity()
+    reference.load_state_dict(net.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(net(x), reference(x))
 
 
 def test_a_seed_gives_the_same_network_and_leaves_the_global_generator() -> None:
@@ -90,8 +134,42 @@ def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rebuild_network({"0.weight": torch.zeros(3, 3)}, "mynet_for_test:make", "x.pt")
 
 
+@pytest.mark.parametrize("name", ["vgg11-cifar", "vit-cifar", "factory"])
+def test_a_head_may_be_larger_than_the_architecture_has_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "head_for_test.py").write_text(
+        "from torch import nn\n"
+        "def make(): return nn.Sequential(nn.Flatten(), nn.Linear(3072, 4), nn.GELU(), "
+        "nn.Linear(4, 10, bias=False))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    if name == "factory":
+        name = "head_for_test:make"
+    weights = create_network(name, (3, 32, 32), 10, seed=0).state_dict()
+    head = next(key for key in reversed(weights) if key.endswith("weight"))
+    for key in (head, head.removesuffix("weight") + "bias"):
+        if key in weights:
+            weights[key] = torch.cat([weights[key], torch.zeros_like(weights[key][:3])])
+    net = rebuild_network(weights, name, "x.pt")
+    assert torch.equal(net.state_dict()[head], weights[head])
+    x = torch.randn(2, 3, 32, 32)
+    assert net(x).shape == (2, 13)
+    with torch.no_grad():
+        assert torch.count_nonzero(net(x)[:, 10:]) == 0
+
+
+def test_other_layers_are_no_heads() -> None:
+    weights = create_network("vit-cifar", (3, 32, 32), 10, seed=0).state_dict()
+    weights["norm.weight"] = torch.ones(129)
+    with pytest.raises(CheckpointError, match=r"expected 'norm\.weight' of shape \(128,\), got"):
+        rebuild_network(weights, "vit-cifar", "x.pt")
+
+
 def test_networks_that_do_not_fit_the_task() -> None:
     with pytest.raises(OptionError, match="square images"):
         create_network("cnn", (7,), 3, seed=0)
     with pytest.raises(OptionError, match="vgg11-cifar takes"):
         create_network("vgg11-cifar", (1, 28, 28), 10, seed=0)
+    with pytest.raises(OptionError, match="vit-cifar takes square images whose side"):
+        create_network("vit-cifar", (3, 30, 30), 10, seed=0)

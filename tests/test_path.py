@@ -33,7 +33,7 @@ def test_one_leg_ends_at_both_networks_and_is_linear_in_length(tmp_path: Path) -
     network, a, b = networks()
     w_a, w_b = network.ravel(a.weights), network.ravel(b.weights)
     leg = straight_leg(tmp_path, "a", w_a, w_b)
-    WeightPath.write(tmp_path, a, b, [leg], (leg, 20), 64, {})
+    WeightPath.write(tmp_path, ("a", a), ("b", b), [leg], (leg, 20), 64, {})
     path = WeightPath(tmp_path)
     assert torch.equal(path.at(0), w_a)
     assert torch.equal(path.at(1), w_b)
@@ -54,7 +54,9 @@ def test_two_legs_meet_at_the_crossover(tmp_path: Path, owner: str) -> None:
         "a": straight_leg(tmp_path, "a", w_a, c),
         "b": straight_leg(tmp_path, "b", w_b, c),
     }
-    t = WeightPath.write(tmp_path, a, b, [legs["a"], legs["b"]], (legs[owner], 40), 20, {})
+    t = WeightPath.write(
+        tmp_path, ("a", a), ("b", b), [legs["a"], legs["b"]], (legs[owner], 40), 20, {}
+    )
     path = WeightPath(tmp_path)
     assert len(path.ts) <= 20
     assert path.ts == sorted(set(path.ts))
@@ -72,7 +74,7 @@ def test_checkpoints_of_a_path(tmp_path: Path) -> None:
     network, a, b = networks()
     w_a, w_b = network.ravel(a.weights), network.ravel(b.weights)
     leg = straight_leg(tmp_path, "b", w_b, w_a)
-    WeightPath.write(tmp_path, a, b, [leg], (leg, 10), 64, {})
+    WeightPath.write(tmp_path, ("a", a), ("b", b), [leg], (leg, 10), 64, {})
     path = WeightPath(tmp_path)
     for name, value in a.weights.items():
         assert torch.equal(path.checkpoint(0).weights[name], value)
@@ -98,7 +100,7 @@ def test_a_network_with_itself_has_a_path_of_no_length(tmp_path: Path) -> None:
     network, a, _ = networks()
     w = network.ravel(a.weights)
     leg = straight_leg(tmp_path, "a", w, w)
-    WeightPath.write(tmp_path, a, a, [leg], (leg, 40), 64, {})
+    WeightPath.write(tmp_path, ("a", a), ("b", a), [leg], (leg, 40), 64, {})
     path = WeightPath(tmp_path)
     assert sum(path.lengths.values()) == 0
     assert torch.equal(path.at(0.5), w)
@@ -109,7 +111,7 @@ def test_a_missing_or_damaged_path_is_refused(tmp_path: Path) -> None:
         WeightPath(tmp_path)
     network, a, b = networks()
     leg = straight_leg(tmp_path, "a", network.ravel(a.weights), network.ravel(b.weights))
-    WeightPath.write(tmp_path, a, b, [leg], (leg, 20), 64, {})
+    WeightPath.write(tmp_path, ("a", a), ("b", b), [leg], (leg, 20), 64, {})
     leg.file(leg.marks[3][0]).unlink()
     path = WeightPath(tmp_path)
     with pytest.raises(RunError, match="cannot read"):

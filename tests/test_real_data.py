@@ -19,8 +19,8 @@ def test_mnist_and_fashion_in_one_network(real_data: Path, tmp_path: Path) -> No
         )
         assert found["test"] > (0.975, 0.87)[k]
     options = MergeOptions(manifold=("mnist",), data_root=str(real_data))
-    _, report, _ = run_merge(tmp_path / "a.pt", tmp_path / "b.pt", options, out=tmp_path / "run")
-    smaller = {row["name"]: min(row["test"]) for row in report["results"]}
+    _, report, _ = run_merge([tmp_path / "a.pt", tmp_path / "b.pt"], options, out=tmp_path / "run")
+    smaller = {row["name"]: min(row["test"].values()) for row in report["results"]}
     assert smaller["crossover"] > 0.85
     assert smaller["crossover"] > smaller["Euclidean walk"] + 0.04
     assert smaller["crossover"] > smaller["straight line"] + 0.10

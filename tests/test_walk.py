@@ -83,7 +83,9 @@ def test_walk_toward_a_function_reaches_it_and_predicts_its_steps(
         network, log_probabilities(network, target, inputs), inputs, batch=50, seed=0
     )
     points = list(
-        walk_toward_function(network.initial, metric, direction, FunctionWalk(0.1, steps=300))
+        walk_toward_function(
+            network.initial, lambda w: metric, [direction], FunctionWalk(0.1, steps=300)
+        )
     )
     assert points[-1].distance < 0.1 * points[0].distance
     before = network.initial
@@ -106,7 +108,7 @@ def test_small_damping_keeps_more_of_the_function(
             network, log_probabilities(network, target, inputs), inputs, batch=50, seed=0
         )
         walk = FunctionWalk(damping, steps=60, learning_rate=0.1)
-        *_, last = walk_toward_function(network.initial, metric, direction, walk)
+        *_, last = walk_toward_function(network.initial, lambda w: metric, [direction], walk)
         before, after = (network.outputs(w, x) for w in (network.initial, last.weights))
         drifts.append(functional_change(before, after, "hellinger"))
     assert drifts == sorted(drifts)

@@ -1,20 +1,23 @@
-"""A plan -> walks, one per candidate, and the best point of each."""
+"""A stage of a plan -> walks, one per candidate, and the best point of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
+from geomerge.budgets import Budgets, Kept, LossKept, SketchKept
 from geomerge.crossover import PickRule, Score, accuracy, search
+from geomerge.errors import NumericalError, OptionError
 from geomerge.merging.monitor import Monitor, Progress
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.plan import Plan
+from geomerge.merging.plan import Plan, Stage
+from geomerge.merging.probe import probe_of
 from geomerge.merging.sides import Side, Sides
-from geomerge.merging.walks import Probe, Walker
-from geomerge.metric import EuclideanMetric, KroneckerMetric, Metric, make_sketch
+from geomerge.merging.walks import Walker
+from geomerge.metric import EuclideanMetric, KroneckerMetric, Metric, combine, make_sketch
 from geomerge.path import Leg, record_leg
 
 __all__ = [
@@ -22,12 +25,13 @@ __all__ = [
     "Scorer",
     "Walked",
     "pick_candidates",
-    "probe_of",
     "select_accuracies",
     "shortest_of_best",
-    "toward_b",
-    "walk_candidates",
+    "walk_stage",
 ]
+
+_BUDGET_INPUTS = 1000
+_RETRIES = 4  # of a walk that diverges, each at half the learning rate
 
 
 @dataclass
@@ -35,12 +39,13 @@ class Candidate:
     """One walked candidate.
 
     Attributes:
-        damping: Its mu (paper's preset: the least mu).
+        damping: Its mu (paper's preset: the least mu; learned: the first).
         leg: Its points.
         step: The picked point.
         score: What is known of that point.
         value: What the pick rule makes of it.
         length: Length of its walk up to the pick, on the same inputs for all candidates.
+        budgets: The budgets that it kept; None without any.
     """
 
     damping: float
@@ -49,78 +54,99 @@ class Candidate:
     score: Score
     value: float
     length: float
+    budgets: Budgets | None
 
 
 @dataclass(frozen=True)
 class Walked:
-    """The candidates' walks, not yet picked from.
+    """The candidates' walks of one stage, not yet picked from.
 
     Attributes:
-        sides: Both networks.
-        plan: What was walked.
-        walker: That walked.
+        sides: All networks.
+        stage: What was walked.
         output: What the metric measures.
         legs: One per candidate.
+        budgets: Of each candidate.
         diagonal: Weights of which the metric knows only the diagonal.
     """
 
     sides: Sides
-    plan: Plan
-    walker: Walker
+    stage: Stage
     output: str
     legs: list[Leg]
+    budgets: list[Budgets | None]
     diagonal: tuple[str, ...]
 
 
-def walk_candidates(
+def walk_stage(
     sides: Sides,
     plan: Plan,
+    stage: Stage,
+    start: Tensor,  # (n,)
+    walker: Walker,
     options: MergeOptions,
     folder: Path,
     on_progress: Callable[[Progress], None] | None = None,
+    title: str = "",
 ) -> Walked:
-    """Walk once for every candidate of a plan.
+    """Walk once for every candidate of a stage.
 
     Args:
-        sides: Both networks.
-        plan: The candidates.
+        sides: All networks.
+        plan: The plan.
+        stage: Its stage.
+        start: Where the walks start.
+        walker: Makes them.
         options: Settings of the walks.
         folder: Where their points go, a folder each.
         on_progress: Called after each step.
+        title: Put before the walks' names.
     """
-    walker = Walker(sides.network, plan.walked_on, options)
-    metric = _kept_metric(sides, plan, options)
+    metric = kept_metric(sides, stage, start, options) if plan.preset == "sketch" else None
     monitor = Monitor(sides, on_progress)
-    probe = probe_of(sides, plan.start, options.output)
-    legs = []
-    for damping in plan.candidates:
-        if plan.preset == "sketch":
-            # Without inputs lengths are the metric's, and must be one metric's for all.
-            used = metric
-            if isinstance(metric, KroneckerMetric) and probe is not None:
-                used = metric.sharpened(damping)
-            walk, steps = walker.learn(plan.start, used, damping)
-        else:
-            walk, steps = walker.toward(plan.goal.w, damping)
-        legs.append(
-            record_leg(
-                folder / f"candidate-{damping:g}",
-                plan.start.name,
-                plan.start.w,
-                monitor.watch(walk, f"from {plan.start.name}, damping {damping:g}", steps),
-                options.points,
-                probe,
-            )
-        )
+    probes = [p for p in (probe_of(side, options.output) for side in stage.kept) if p]
+    measure = probes[0] if len(stage.kept) == 1 and probes else None
+    name = plan.start.name if plan.start else "middle"
+    legs, all_budgets = [], []
+    for damping in stage.candidates:
+        for attempt in range(_RETRIES + 1):
+            budgets = _budgets(sides, stage, start, metric, walker, options)
+            rate = 0.5**attempt
+            if metric is not None:
+                # Without inputs lengths are the metric's, and must be one metric's for all.
+                used = metric
+                if isinstance(metric, KroneckerMetric) and measure is not None:
+                    used = metric.sharpened(damping)
+                (learned,) = stage.learned
+                walk, steps = walker.learn(start, used, learned, damping, rate, budgets)
+            elif plan.preset == "joint":
+                walk, steps = walker.learn_all(start, damping, rate, budgets)
+            else:
+                walk, steps = walker.toward(stage.kept[0], plan.goal.w, damping, budgets)
+            goal = "+".join(s.name for s in stage.learned)
+            label = f"{title}toward {goal}" + (f", damping {damping:g}" if damping else "")
+            watched = monitor.watch(walk, label, steps)
+            place = folder / f"candidate-{damping:g}-{attempt}"
+            try:
+                legs.append(record_leg(place, name, start, watched, options.points, measure))
+            except NumericalError:
+                if attempt == _RETRIES or plan.preset == "paper":
+                    raise
+                sides.notes.append(
+                    f"the walk {label} diverged at {rate:g} x the learning rate and was walked "
+                    "again at half of that"
+                )
+                continue
+            all_budgets.append(budgets)
+            break
     known = metric.rest_names if isinstance(metric, KroneckerMetric) else walker.diagonal
-    return Walked(sides, plan, walker, options.output, legs, known)
+    return Walked(sides, stage, options.output, legs, all_budgets, known)
 
 
 def pick_candidates(walked: Walked, rule: PickRule) -> list[Candidate]:
     """Pick a point of every candidate by a rule, on the selection splits."""
-    scorer = Scorer(walked.sides, walked.output)
-    pairs = zip(walked.legs, walked.plan.candidates, strict=True)
-    return [_pick(leg, damping, scorer, rule) for leg, damping in pairs]
+    found = zip(walked.legs, walked.stage.candidates, walked.budgets, strict=True)
+    return [_pick(walked, leg, damping, budgets, rule) for leg, damping, budgets in found]
 
 
 def shortest_of_best(candidates: list[Candidate], margin: float) -> Candidate:
@@ -130,37 +156,42 @@ def shortest_of_best(candidates: list[Candidate], margin: float) -> Candidate:
 
 
 def select_accuracies(
-    sides: Sides,
+    sides: Sequence[Side],
     w: Tensor,  # (n,)
-) -> tuple[float | None, float | None]:
-    """Return the accuracies on a's and b's selection splits, None where a task is not there."""
-    one, two = (
-        accuracy(sides.network, w, s.task.select) if s.task else None for s in (sides.a, sides.b)
-    )
-    return one, two
+) -> dict[str, float | None]:
+    """Return the accuracy on each side's selection split, None where a task is not there."""
+    return {s.name: accuracy(s.network, w, s.task.select) if s.task else None for s in sides}
 
 
 class Scorer:
     """Measures points for the pick: on selection splits, or by the sketch where there is none.
 
     Args:
-        sides: Both networks.
+        sides: The sides that count.
         output: What drifts are measured in.
+        settled: Applied to the weights first: running statistics.
     """
 
-    def __init__(self, sides: Sides, output: str) -> None:
+    def __init__(
+        self, sides: Sequence[Side], output: str, settled: Callable[[Tensor], Tensor]
+    ) -> None:
         self._sides = sides
-        self._probes = {s.name: probe_of(sides, s, output) for s in (sides.a, sides.b)}
+        self._probes = {s.name: probe_of(s, output) for s in sides}
+        self._settled = settled
 
     def __call__(
         self,
         w: Tensor,  # (n,)
-        toward_b: float,
     ) -> Score:
-        """Return all that can be measured of a point, ``toward_b`` its way from 0 to 1."""
-        a, b = self._sides.a, self._sides.b
-        found = select_accuracies(self._sides, w)
-        return Score(*found, self._drift(a, w), self._drift(b, w), toward_b)
+        """Return all that can be measured of a point."""
+        w = self._settled(w)
+        gaps = {s.name: float((w - s.w).norm()) for s in self._sides}
+        total = sum(gaps.values()) or 1.0
+        return Score(
+            select_accuracies(self._sides, w),
+            {s.name: self._drift(s, w) for s in self._sides},
+            {name: gap / total for name, gap in gaps.items()},
+        )
 
     def _drift(self, side: Side, w: Tensor) -> float | None:
         probe = self._probes[side.name]
@@ -172,42 +203,111 @@ class Scorer:
         return None
 
 
-def _kept_metric(sides: Sides, plan: Plan, options: MergeOptions) -> Metric:
-    """Return the metric of the start side's function: its sketch, made now if it has inputs."""
-    if plan.preset != "sketch" or options.metric == "euclidean":
+def kept_metric(
+    sides: Sides,
+    stage: Stage,
+    start: Tensor,  # (n,)
+    options: MergeOptions,
+) -> Metric:
+    """Return the metric of what a stage keeps: sketches where there are, else measured now."""
+    if options.metric == "euclidean":
         return EuclideanMetric()
-    if plan.start.sketch is None:
-        plan.start.sketched_now = True
-        assert plan.start.manifold is not None
-        assert plan.start.manifold_name is not None
-        plan.start.sketch = make_sketch(
-            sides.network,
-            plan.start.w,
-            plan.start.manifold,
-            plan.start.manifold_name,
-            output=options.output,
-            seed=options.seed,
-        )
-    return plan.start.sketch.metric
+    if options.metric != "kronecker":
+        walker = Walker(sides, options)
+        blind = [s.name for s in stage.kept if s.manifold is None]
+        if blind:
+            raise OptionError(
+                f"--metric {options.metric} needs inputs of {' and '.join(blind)}; name them with "
+                "--manifold, or use --metric kronecker with its sketch"
+            )
+        return walker.metric_at(stage.kept, stage.candidates[0])(start)
+    metrics = []
+    for k, side in enumerate(stage.kept):
+        # Sketches are worth something at the network that they were measured at, and along a walk
+        # that kept its function; for a function learned on the way that is where it was learned.
+        if side.sketch is None or (k and not side.sketched_now):
+            assert side.manifold is not None
+            assert side.manifold_name is not None
+            side.sketched_now = True
+            side.sketch = make_sketch(
+                side.network,
+                start,
+                side.manifold,
+                side.manifold_name,
+                output=options.output,
+                seed=options.seed,
+            )
+        metrics.append(side.sketch.metric)
+    return combine(metrics)
 
 
-def probe_of(sides: Sides, side: Side, output: str) -> Probe | None:
-    """Return what measures changes of a side's function, on inputs that the walk may not use."""
-    if side.task is not None:
-        return Probe(sides.network, side.task.select.inputs, output)
-    if side.manifold is not None:
-        return Probe(sides.network, side.manifold, output)
-    return None
+def _budgets(
+    sides: Sides,
+    stage: Stage,
+    start: Tensor,  # (n,)
+    metric: Metric | None,
+    walker: Walker,
+    options: MergeOptions,
+) -> Budgets | None:
+    allowed: dict[str, float] = {}
+    kept: list[Kept] = []
+    for text, number in options.budgets().items():
+        name, _, which = text.partition("/")
+        side = sides[name]
+        if side not in stage.sides:
+            continue
+        if side.manifold is None:
+            if which or metric is None or side.sketch is None:
+                raise OptionError(
+                    f"--budget {text} needs inputs of {name}'s task; name it with --manifold "
+                    f"{name}=TASK"
+                )
+            kept.append(SketchKept(text, side.sketch.metric, side.w))
+            allowed[text] = number
+            continue
+        for budget in _losses(side, text, walker):
+            kept.append(budget)
+            allowed[budget.name] = number
+    return Budgets(kept, allowed, start) if kept else None
 
 
-def toward_b(leg: Leg, step: int) -> float:
-    """Return how far a stored point of a leg lies toward b, as a share of the leg's length."""
-    along = leg.length_at(step) / leg.length if leg.length else 0.0
-    return along if leg.name == "a" else 1 - along
+def _losses(side: Side, text: str, walker: Walker) -> list[LossKept]:
+    """Return what a budget with inputs measures: all of them, or those of one class or of each."""
+    assert side.manifold is not None
+    count = min(_BUDGET_INPUTS, len(side.manifold))
+    x, targets = side.manifold.batch(slice(0, count)), walker.targets(side)[:count]
+    name, _, which = text.partition("/")
+    if not which:
+        return [LossKept(text, side.network, x, targets)]
+    # The network's own answer counts as the class: labels are not needed.
+    answers = targets.argmax(dim=1)
+    wanted = sorted(set(answers.tolist())) if which == "*" else [int(which)]
+    found = []
+    for k in wanted:
+        chosen = answers == k
+        if not bool(chosen.any()):
+            raise OptionError(
+                f"--budget {text} speaks of class {k}, which {name} never answers; name another"
+            )
+        found.append(LossKept(f"{name}/{k}", side.network, x[chosen], targets[chosen]))
+    return found
 
 
-def _pick(leg: Leg, damping: float, scorer: Scorer, rule: PickRule) -> Candidate:
+def _pick(
+    walked: Walked, leg: Leg, damping: float, budgets: Budgets | None, rule: PickRule
+) -> Candidate:
+    scorer = Scorer(walked.stage.sides, walked.output, walked.sides.settled)
+    if budgets is not None:  # no point beyond a budget is ever preferred to one within
+        value = rule.value
+        rule = replace(rule, value=lambda s: value(s) - (3 if s.over_budget else 0))
     steps = [step for step, _ in leg.marks]
-    step, scores = search(steps, lambda s: scorer(leg.weights(s), toward_b(leg, s)), rule)
-    length = leg.length_at(step)
-    return Candidate(damping, leg, step, scores[step], rule.value(scores[step]), length)
+
+    def measure(step: int) -> Score:
+        w = leg.weights(step)
+        score = scorer(w)
+        return score if budgets is None else replace(score, over_budget=not budgets.within(w))
+
+    step, scores = search(steps, measure, rule)
+    return Candidate(
+        damping, leg, step, scores[step], rule.value(scores[step]), leg.length_at(step), budgets
+    )

@@ -1,40 +1,45 @@
-"""The rows that stand beside every merge: both networks, the straight line, the Euclidean walk."""
+"""The rows that stand beside every merge: the networks, a straight line, the Euclidean walk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from torch import Tensor
 
 from geomerge.baselines import straight_line
-from geomerge.crossover import Score, accuracy, search
-from geomerge.merging.candidates import Scorer, select_accuracies, toward_b
+from geomerge.crossover import accuracy, search
+from geomerge.merging.candidates import (
+    Scorer,
+    pick_candidates,
+    select_accuracies,
+    shortest_of_best,
+    walk_stage,
+)
 from geomerge.merging.merge import Merge
-from geomerge.merging.monitor import Monitor, Progress
+from geomerge.merging.monitor import Progress
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.walks import Walker
-from geomerge.metric import EuclideanMetric
-from geomerge.path import record_leg
 
 __all__ = ["CurvePoint", "Row", "comparison", "curves"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table, accuracies in [0, 1], None where a task is not there.
+    """One line of the table, accuracies in [0, 1] by network, None where a task is not there.
 
     Attributes:
         name: What it is.
-        select: Accuracies on the selection splits of a's and b's task.
-        test: Accuracies on their test splits.
+        select: Accuracies on the selection splits.
+        test: Accuracies on the test splits.
     """
 
     name: str
-    select: tuple[float | None, float | None]
-    test: tuple[float | None, float | None]
+    select: Mapping[str, float | None]
+    test: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,12 @@ class CurvePoint:
 
     Attributes:
         t: Where on the path.
-        a: Accuracy on a's task.
-        b: Accuracy on b's task.
-        distance: |w - w_b|.
+        accuracy: By network.
+        distance: |w - w_last|.
     """
 
     t: float
-    a: float | None
-    b: float | None
+    accuracy: Mapping[str, float | None]
     distance: float
 
 
@@ -67,43 +70,21 @@ def comparison(
         on_progress: Called after each step of the Euclidean walk.
 
     Returns:
-        Rows: a, b, straight line, Euclidean walk (where it is not the straight line), crossover.
+        Rows: the networks, the straight line (of two) or the mean (of more), the Euclidean walk
+        (where it is not the straight line), the crossover.
     """
-    sides, plan = merged.sides, merged.plan
-    rows = [_row(merged, "a", sides.a.w), _row(merged, "b", sides.b.w)]
-    line = straight_line(sides.a.w, sides.b.w)
-    rows.append(
-        _picked(
-            merged,
-            options,
-            "straight line",
-            len(line),
-            line.__getitem__,
-            lambda i: i / (len(line) - 1),
-        )
-    )
-    if plan.preset == "sketch" and options.metric != "euclidean":
-        walker = Walker(sides.network, plan.goal, options)
-        walk, steps = walker.learn(plan.start, EuclideanMetric(), 0.0)
-        with TemporaryDirectory() as folder:
-            leg = record_leg(
-                Path(folder),
-                plan.start.name,
-                plan.start.w,
-                Monitor(sides, on_progress).watch(walk, "Euclidean walk", steps),
-                options.points,
-            )
-            marks = [step for step, _ in leg.marks]
-            rows.append(
-                _picked(
-                    merged,
-                    options,
-                    "Euclidean walk",
-                    len(marks),
-                    lambda i: leg.weights(marks[i]),
-                    lambda i: toward_b(leg, marks[i]),
-                )
-            )
+    sides = merged.sides
+    rows = [_row(merged, side.name, side.w) for side in sides]
+    if len(sides.all) == 2:
+        line = straight_line(sides.all[0].w, sides.all[1].w)
+        scorer = Scorer(sides.all, options.output, sides.settled)
+        best, _ = search(range(len(line)), lambda i: scorer(line[i]), merged.rule)
+        rows.append(_row(merged, "straight line", sides.settled(line[best])))
+    else:
+        mean = torch.stack([side.w for side in sides]).mean(dim=0)
+        rows.append(_row(merged, "mean of the weights", sides.settled(mean)))
+    if merged.plan.preset != "paper" and options.metric != "euclidean":
+        rows.append(_row(merged, "Euclidean walk", _euclidean(merged, options, on_progress)))
     rows.append(_row(merged, "crossover", merged.w))
     return rows
 
@@ -121,26 +102,30 @@ def curves(merged: Merge, points: int = 33) -> list[CurvePoint]:
     found = []
     for t in sorted({*ts[::stride], merged.t, 1.0}):
         w = merged.path.at(t)
-        distance = float((w - sides.b.w).norm())
-        found.append(CurvePoint(t, *select_accuracies(sides, w), distance))
+        distance = float((w - sides.all[-1].w).norm())
+        found.append(CurvePoint(t, select_accuracies(sides.all, w), distance))
     return found
 
 
-def _picked(
-    merged: Merge,
-    options: MergeOptions,
-    name: str,
-    count: int,
-    weights: Callable[[int], Tensor],
-    nearness: Callable[[int], float],
-) -> Row:
-    scorer = Scorer(merged.sides, options.output)
-
-    def measure(i: int) -> Score:
-        return scorer(weights(i), nearness(i))
-
-    best, _ = search(range(count), measure, merged.rule)
-    return _row(merged, name, weights(best))
+def _euclidean(
+    merged: Merge, options: MergeOptions, on_progress: Callable[[Progress], None] | None
+) -> Tensor:  # (n,)
+    """Walk the same stages in the Euclidean metric and return the point picked."""
+    sides, plan = merged.sides, merged.plan
+    plain = replace(
+        options, metric="euclidean", damping=None, learning_rate=None, learn=None, budget=()
+    )
+    walker = Walker(sides, plain)
+    start = plan.start.w if plan.start else sides.settled(sides.middle())
+    with TemporaryDirectory() as folder:
+        for number, stage in enumerate(plan.stages):
+            walked = walk_stage(
+                sides, plan, replace(stage, candidates=(0.0,)), start, walker, plain,
+                Path(folder) / str(number), on_progress, "Euclidean walk ",
+            )  # fmt: skip
+            chosen = shortest_of_best(pick_candidates(walked, merged.rule), merged.rule.margin)
+            start = sides.settled(chosen.leg.weights(chosen.step))
+    return start
 
 
 def _row(
@@ -148,8 +133,6 @@ def _row(
     name: str,
     w: Tensor,  # (n,)
 ) -> Row:
-    sides = merged.sides
-    one, two = (
-        accuracy(sides.network, w, s.task.test) if s.task else None for s in (sides.a, sides.b)
-    )
-    return Row(name, select_accuracies(sides, w), (one, two))
+    sides = merged.sides.all
+    test = {s.name: accuracy(s.network, w, s.task.test) if s.task else None for s in sides}
+    return Row(name, select_accuracies(sides, w), test)

@@ -1,12 +1,12 @@
-"""Two networks -> a path between them and the network on it that does both tasks."""
+"""Networks -> a path between them and the network on it that does every task."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -15,16 +15,17 @@ from geomerge.checkpoint import Checkpoint
 from geomerge.crossover import PickRule
 from geomerge.merging.candidates import (
     Candidate,
-    Walked,
     pick_candidates,
-    probe_of,
     shortest_of_best,
-    walk_candidates,
+    walk_stage,
 )
 from geomerge.merging.monitor import Monitor, Progress
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import Plan, choose_rule, plan_merge
-from geomerge.merging.sides import Sides, prepare_sides
+from geomerge.merging.probe import probe_of
+from geomerge.merging.relaxing import LegRelaxed, relax_legs
+from geomerge.merging.sides import Side, Sides, prepare_sides
+from geomerge.merging.walks import Walker
 from geomerge.path import Leg, WeightPath, record_leg
 
 __all__ = ["Merge", "merge"]
@@ -35,26 +36,33 @@ class Merge:
     """The outcome of a merge.
 
     Attributes:
-        sides: Both networks and what they brought.
+        sides: The networks and what they brought.
         plan: What was done.
         rule: How the point was picked.
-        candidates: All that were walked.
-        chosen: The one that the path goes through.
-        path: The path from a to b.
+        stages: All candidates that were walked, by stage.
+        chosen: The candidate that was picked from in each stage.
+        path: The path from the first network to the last.
         t: Where on the path the crossover lies.
         w: The crossover's weights, shape (n,).
         diagonal: Weights of which the metric knows only the diagonal.
+        relaxed: What relaxing each leg did; empty if the path was not relaxed.
     """
 
     sides: Sides
     plan: Plan
     rule: PickRule
-    candidates: list[Candidate]
-    chosen: Candidate
+    stages: list[list[Candidate]]
+    chosen: list[Candidate]
     path: WeightPath
     t: float
     w: Tensor
     diagonal: tuple[str, ...]
+    relaxed: list[LegRelaxed]
+
+    @property
+    def accuracies(self) -> dict[str, float | None]:
+        """The crossover's accuracy on each network's selection split."""
+        return dict(self.chosen[-1].score.accuracy)
 
     def checkpoint(self) -> Checkpoint:
         """Return the crossover network, ready to save."""
@@ -62,29 +70,28 @@ class Merge:
 
 
 def merge(
-    a: Checkpoint,
-    b: Checkpoint,
+    networks: Sequence[Checkpoint],
     options: MergeOptions,
     *,
     folder: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Merge:
-    """Walk from one network toward the other's function or weights, and pick the crossover.
+    """Walk to a network that does what all networks do, and pick the crossover.
 
     Args:
-        a: Network a, where the path starts (t = 0).
-        b: Network b, where it ends (t = 1).
+        networks: Two or more; the path starts at the first (t = 0) and ends at the last (t = 1).
         options: What the walk may use and how the point is picked.
         folder: Where the path is stored; None takes a temporary folder that goes with the path.
         on_progress: Called after each step.
 
     Returns:
-        The path and the crossover. Neither network is changed.
+        The path and the crossover. No network is changed.
 
     Raises:
-        GeomergeError: If the two do not belong together, data is missing, or the walk diverges.
+        GeomergeError: If the networks do not belong together, data is missing, or the walk
+            diverges.
     """
-    sides = prepare_sides(a, b, options)
+    sides = prepare_sides(networks, options)
     plan = plan_merge(sides, options)
     rule = choose_rule(sides, plan, options)
     if folder is not None:
@@ -108,33 +115,59 @@ def _merge(
     on_progress: Callable[[Progress], None] | None,
 ) -> Merge:
     folder.mkdir(parents=True, exist_ok=True)
-    walked = walk_candidates(sides, plan, options, folder, on_progress)
-    candidates = pick_candidates(walked, rule)
-    chosen = shortest_of_best(candidates, rule.margin)
+    walker = Walker(sides, options)
+    start = plan.start.w if plan.start else sides.settled(sides.middle())
+    walked_leg: Leg | None = None
+    stages, chosen_all = [], []
+    for number, stage in enumerate(plan.stages):
+        place = folder / f"stage-{number}"
+        walked = walk_stage(sides, plan, stage, start, walker, options, place, on_progress)
+        candidates = pick_candidates(walked, rule)
+        chosen = shortest_of_best(candidates, rule.margin)
+        leg = chosen.leg
+        if plan.preset != "paper":
+            leg.cut(chosen.step)
+        leg.replace(chosen.step, sides.settled(leg.weights(chosen.step)))
+        start = leg.weights(chosen.step)
+        if walked_leg is None:
+            walked_leg = leg.moved(folder)
+        else:
+            walked_leg.extend(leg)
+        shutil.rmtree(place)
+        stages.append(candidates)
+        chosen_all.append(chosen)
+    assert walked_leg is not None
     if rule.needs == "one" and chosen.value < 0:
         sides.notes.append(f"no point of the path meets {rule.name}; the nearest to it was picked")
-    for candidate in candidates:
-        if candidate is not chosen:
-            shutil.rmtree(candidate.leg.folder)
-    leg = _moved(chosen.leg, folder)
-    legs = [leg]
-    if plan.preset == "sketch":
-        leg.cut(chosen.step)
-        legs.append(_close(walked, leg.weights(chosen.step), options, folder, on_progress))
+    if plan.preset == "paper":
+        legs, crossover = [walked_leg], (walked_leg, chosen.step)
+    else:
+        ends = [s for s in (sides.all[0], sides.all[-1]) if s is not plan.start]
+        closing = [_close(sides, s, start, walker, options, folder, on_progress) for s in ends]
+        if plan.start is None:  # the walk from the middle found the crossover; it is on no path
+            walked_leg.remove()
+            legs, crossover = closing, (closing[0], len(closing[0].steps))
+        else:
+            legs, crossover = [walked_leg, *closing], (walked_leg, len(walked_leg.steps))
+    relaxed = relax_legs(sides, legs, crossover, options, on_progress) if options.relax else []
+    head = _head(sides)
+    stored = [
+        (s.name, replace(s.checkpoint, meta={**s.checkpoint.meta, **head}))
+        for s in (sides.all[0], sides.all[-1])
+    ]
     t = WeightPath.write(
         folder,
-        sides.a.checkpoint,
-        sides.b.checkpoint,
+        stored[0],
+        stored[1],
         legs,
-        (leg, chosen.step),
+        crossover,
         options.points,
         {
-            "architecture": sides.a.checkpoint.meta.get("architecture"),
+            "architecture": sides.all[0].checkpoint.meta.get("architecture"),
             "tasks": {
-                s.task.name: s.task.normalisation.to_json()
-                for s in (sides.a, sides.b)
-                if s.task is not None
+                s.task.name: s.task.normalisation.to_json() for s in sides if s.task is not None
             },
+            **head,
         },
     )
     path = WeightPath(folder, sides.network.device)
@@ -142,39 +175,40 @@ def _merge(
         sides=sides,
         plan=plan,
         rule=rule,
-        candidates=candidates,
-        chosen=chosen,
+        stages=stages,
+        chosen=chosen_all,
         path=path,
         t=t,
         w=path.at(t),
         diagonal=walked.diagonal,
+        relaxed=relaxed,
     )
 
 
+def _head(sides: Sides) -> dict[str, object]:
+    """Return what evaluating a merged network needs to know of its outputs, where there is more."""
+    if sides.head == "shared":
+        return {}
+    blocks = {}
+    for side in sides:
+        columns = side.network.columns
+        if side.task is not None:
+            classes = [columns.start, columns.stop] if columns.stop else None
+            blocks[side.task.name] = {"outputs": classes, "offset": side.offset}
+    return {"head": {"protocol": sides.head, "tasks": blocks}}
+
+
 def _close(
-    walked: Walked,
+    sides: Sides,
+    side: Side,
     crossover: Tensor,  # (n,)
+    walker: Walker,
     options: MergeOptions,
     folder: Path,
     on_progress: Callable[[Progress], None] | None,
 ) -> Leg:
-    """Walk the other leg: from the goal's network to the crossover, keeping the goal's function."""
-    goal = walked.plan.goal
-    walk, steps = walked.walker.reach(crossover)
-    return record_leg(
-        folder,
-        goal.name,
-        goal.w,
-        Monitor(walked.sides, on_progress).watch(walk, f"from {goal.name} to the crossover", steps),
-        options.points,
-        probe_of(walked.sides, goal, options.output),
-    )
-
-
-def _moved(leg: Leg, folder: Path) -> Leg:
-    """Move a leg's files up into the path's own folder."""
-    for file in leg.folder.iterdir():
-        file.rename(folder / file.name)
-    leg.folder.rmdir()
-    leg.folder = folder
-    return leg
+    """Walk the other leg: from a network to the crossover, keeping that network's function."""
+    walk, steps = walker.reach(side, crossover)
+    watched = Monitor(sides, on_progress).watch(walk, f"from {side.name} to the crossover", steps)
+    measure = probe_of(side, options.output)
+    return record_leg(folder, side.name, side.w, watched, options.points, measure)

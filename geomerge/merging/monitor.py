@@ -1,8 +1,8 @@
-"""Tell a watcher how a walk goes, now and then with both accuracies."""
+"""Tell a watcher how a walk goes, now and then with the accuracies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from geomerge.crossover import accuracy
@@ -21,18 +21,16 @@ class Progress:
     """How far a walk is.
 
     Attributes:
-        walk: Its name, such as ``"b, damping 0.0001"``.
+        walk: Its name, such as ``"toward a, damping 0.0001"``.
         step: Steps taken.
         steps: Steps it will take at most.
-        a: Accuracy on a few of a's selection examples when last measured, None without them.
-        b: The same for b.
+        accuracy: By network, on a few of its selection examples when last measured.
     """
 
     walk: str
     step: int
     steps: int
-    a: float | None
-    b: float | None
+    accuracy: Mapping[str, float]
 
 
 class Monitor:
@@ -44,23 +42,19 @@ class Monitor:
     """
 
     def __init__(self, sides: Sides, on_progress: Callable[[Progress], None] | None) -> None:
-        self._network = sides.network
         self._call = on_progress
-        self._splits = [_few(s.task.select) if s.task else None for s in (sides.a, sides.b)]
+        self._few = [(s.name, s.network, _few(s.task.select)) for s in sides if s.task]
 
     def watch(self, walk: Iterator[WalkPoint], name: str, steps: int) -> Iterator[WalkPoint]:
         """Pass a walk on unchanged."""
         if self._call is None:
             yield from walk
             return
-        found: list[float | None] = [None, None]
+        found: dict[str, float] = {}
         for step, point in enumerate(walk, 1):
             if step % EVERY == 1:
-                found = [
-                    accuracy(self._network, point.weights, split) if split else None
-                    for split in self._splits
-                ]
-            self._call(Progress(name, step, steps, *found))
+                found = {name: accuracy(net, point.weights, few) for name, net, few in self._few}
+            self._call(Progress(name, step, steps, found))
             yield point
 
 

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
+from string import ascii_lowercase
 from typing import Any
 
 from geomerge.crossover import parse_pick
 from geomerge.errors import OptionError, did_you_mean
+from geomerge.merging.heads import HEADS
+from geomerge.metric.measure import METRICS
 from geomerge.metric.outputs import OUTPUTS
 from geomerge.tasks import split_normalisations
 
-__all__ = ["METRICS", "PRESETS", "MergeOptions"]
+__all__ = ["BN", "LEARNABLE", "PRESETS", "MergeOptions"]
 
-PRESETS = ("sketch", "paper")
-METRICS = ("kronecker", "euclidean")
+PRESETS = ("joint", "sketch", "paper")
+BN = ("keep", "re-estimate")
+LEARNABLE = ("damping",)
 # Where the data lies and what computes change nothing that a recipe stands for.
-_PLACES = ("data_root", "download", "device", "sketch_a", "sketch_b")
+_PLACES = ("data_root", "download", "device", "sketch")
 
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """Options of a merge; None lets geomerge choose.
+    """Options of a merge; None lets geomerge choose. Networks are named a, b, c, ... in order.
 
     Attributes:
-        manifold: Task names whose inputs the walk may use; ``"a=..."`` and ``"b=..."`` say whose.
-        preset: ``"sketch"`` or ``"paper"``.
-        metric: ``"kronecker"`` or ``"euclidean"``.
-        output: ``"hellinger"`` or ``"logits"``, what the metric measures.
+        manifold: Task names whose inputs the walk may use; ``"a=..."`` says whose.
+        preset: ``"joint"``, ``"sketch"`` or ``"paper"``.
+        metric: ``"kronecker"``, ``"exact"``, ``"gram"`` or ``"euclidean"``.
+        output: ``"hellinger"``, ``"logits"`` or ``"softmax"``, what the metric measures.
+        head: ``"shared"``, ``"offset"`` or ``"separate"``.
+        bn: ``"keep"`` or ``"re-estimate"``, what happens to running statistics.
         damping: mu; None walks several and keeps the best.
+        learning_rate: Of the walk's first step.
         steps: Steps of each walk.
+        budget: ``"b=0.02"``, or ``"b/3=0.02"`` for one class and ``"b/*=0.02"`` for each: by how
+            much a network's function may get worse along the walk.
+        learn: ``"damping"``: adjusts mu along one walk instead of trying several.
+        relax: Whether the finished path is relaxed to least energy.
         pick: ``"max-min"``, ``"balanced"``, ``"equal-drift"`` or a floor such as ``"a>=0.80"``.
         points: Most networks stored on the path, 8 at least.
         seed: Of everything drawn.
-        task_a: Task of a, where its checkpoint does not say.
-        task_b: Task of b.
-        sketch_a: File with a's sketch.
-        sketch_b: File with b's sketch.
-        arch: Architecture of both, where the weights do not say.
+        task: ``"a=NAME"``: the task of a network whose checkpoint does not say.
+        sketch: ``"b=FILE"``: a network's sketch.
+        arch: Architecture of all, where the weights do not say.
         normalisation: ``"TASK=MEAN/STD"``, instead of the usual or recorded ones.
         data_root: Folder of the named data sets.
         download: Whether torchvision may fetch them.
@@ -47,15 +57,19 @@ class MergeOptions:
     preset: str | None = None
     metric: str = "kronecker"
     output: str = "hellinger"
+    head: str = "shared"
+    bn: str | None = None
     damping: float | None = None
+    learning_rate: float | None = None
     steps: int | None = None
+    budget: tuple[str, ...] = ()
+    learn: str | None = None
+    relax: bool = False
     pick: str | None = None
     points: int = 64
     seed: int = 0
-    task_a: str | None = None
-    task_b: str | None = None
-    sketch_a: str | None = None
-    sketch_b: str | None = None
+    task: tuple[str, ...] = ()
+    sketch: tuple[str, ...] = ()
     arch: str | None = None
     normalisation: tuple[str, ...] = ()
     data_root: str | None = None
@@ -72,39 +86,80 @@ class MergeOptions:
             ("preset", self.preset, PRESETS),
             ("metric", self.metric, METRICS),
             ("output", self.output, OUTPUTS),
+            ("head", self.head, HEADS),
+            ("bn", self.bn, BN),
+            ("learn", self.learn, LEARNABLE),
         ):
             if value is not None and value not in known:
                 raise OptionError(f"unknown {what} {value!r}{did_you_mean(value, known)}")
-        if self.damping is not None and not 0 < self.damping < float("inf"):
-            raise OptionError(f"expected a positive --damping, got {self.damping}; try 3e-4")
+        for flag, number in (("damping", self.damping), ("learning-rate", self.learning_rate)):
+            if number is not None and not 0 < number < float("inf"):
+                raise OptionError(f"expected a positive --{flag}, got {number}; leave it out")
         if self.steps is not None and self.steps < 1:
             raise OptionError(f"expected at least one step, got --steps {self.steps}; try 240")
         if self.points < 8:
             raise OptionError(f"expected --points of 8 or more, got {self.points}; try 64")
+        if self.learn is not None and self.metric == "euclidean":
+            raise OptionError(
+                "--learn damping needs a metric to damp, and the Euclidean one has the same in all "
+                "directions; leave one of the two out"
+            )
         if self.pick is not None:
-            parse_pick(self.pick, 0.0, 0.0)
+            parse_pick(self.pick, dict.fromkeys(ascii_lowercase))
         self.manifolds()
+        self.budgets()
+        self.by_network("sketch")
+        self.by_network("task")
         split_normalisations(self.normalisation)
 
     def manifolds(self) -> tuple[dict[str, str], list[str]]:
-        """Split ``manifold`` into those given to a side outright and the others, in order."""
+        """Split ``manifold`` into those given to a network outright and the others, in order."""
         given: dict[str, str] = {}
         rest: list[str] = []
         for text in self.manifold:
-            side, equals, name = text.partition("=")
-            if equals and side in ("a", "b"):
-                if side in given:
-                    raise OptionError(
-                        f"two manifolds for {side}, {given[side]!r} and {name!r}; name one"
-                    )
-                given[side] = name
-            else:
+            match = re.match(r"([a-z])=", text)
+            if match is None:
                 rest.append(text)
-        if len(given) + len(rest) > 2:
-            raise OptionError(
-                f"expected at most two manifolds, got {len(self.manifold)}; leave the others out"
-            )
+                continue
+            name, task = match[1], text[2:]
+            if name in given:
+                raise OptionError(
+                    f"two manifolds for {name}, {given[name]!r} and {task!r}; name one"
+                )
+            given[name] = task
         return given, rest
+
+    def by_network(self, option: str) -> dict[str, str]:
+        """Return what ``sketch`` or ``task`` say, by the name of a network.
+
+        Raises:
+            OptionError: If one does not say of which network it is, or two are of one.
+        """
+        found: dict[str, str] = {}
+        for text in getattr(self, option):
+            match = re.match(r"([a-z])=(.+)", text)
+            if match is None or match[1] in found:
+                raise OptionError(
+                    f"expected one --{option} for each network, such as b={text}, got {text!r}"
+                )
+            found[match[1]] = match[2]
+        return found
+
+    def budgets(self) -> dict[str, float]:
+        """Return the budgets by what they bound, ``"b"`` or ``"b/3"`` or ``"b/*"``.
+
+        Raises:
+            OptionError: If one is not a name and a number that is not negative.
+        """
+        found: dict[str, float] = {}
+        for text in self.budget:
+            match = re.fullmatch(r"([a-z](?:/(?:\d+|\*))?)=(\d*\.?\d+(?:e-?\d+)?)", text)
+            if match is None or match[1] in found:
+                raise OptionError(
+                    f"expected --budget NETWORK=NUMBER such as b=0.02, once for each, got {text!r}"
+                )
+            found[match[1]] = float(match[2])
+        return found
 
     def recipe(self, digests: dict[str, str]) -> dict[str, Any]:
         """Return all that decides the result, as JSON keeps it.
@@ -113,6 +168,5 @@ class MergeOptions:
             digests: SHA-256 of each input file.
         """
         options = {k: v for k, v in asdict(self).items() if k not in _PLACES}
-        options["manifold"] = list(self.manifold)
-        options["normalisation"] = list(self.normalisation)
-        return {"merge": options, "inputs": digests}
+        lists = {k: list(v) for k, v in options.items() if isinstance(v, tuple)}
+        return {"merge": {**options, **lists}, "inputs": digests}

@@ -1,18 +1,22 @@
-"""What each of the two networks brings to a merge: weights, inputs, labels, a sketch."""
+"""What each network brings to a merge: weights, inputs, labels, a sketch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from geomerge.architectures import rebuild_network, recognise
 from geomerge.checkpoint import Checkpoint
 from geomerge.errors import CheckpointError, OptionError, TaskError, did_you_mean
+from geomerge.merging.heads import arrange_heads, widen_metric
 from geomerge.merging.options import MergeOptions
 from geomerge.metric.sketch import Sketch, load_sketch, restore_sketch
 from geomerge.network import Network
+from geomerge.statistics import has_statistics, re_estimate
 from geomerge.tasks import (
     Inputs,
     Task,
@@ -23,25 +27,31 @@ from geomerge.tasks import (
 
 __all__ = ["Side", "Sides", "prepare_sides"]
 
+NAMES = "abcdefghijklmnopqrstuvwxyz"
+
 
 @dataclass
 class Side:
-    """One of the two networks.
+    """One of the networks.
 
     Attributes:
-        name: ``"a"`` or ``"b"``.
-        checkpoint: Its file.
+        name: ``"a"``, ``"b"``, ...
+        checkpoint: Its file; in an offset or separate head its weights with the widened head.
+        network: The network as this side's task sees it: all outputs or its own block.
         w: Its weights, shape (n,).
         sketch: Its metric on its own task; None without one.
         sketched_now: Whether the merge itself made the sketch, from the manifold's inputs.
         task: Its task with labels, for choosing and reporting; None if not known or not there.
         manifold: Inputs that the walk may use; None if none were given.
         manifold_name: The task that they are of.
+        offset: What was added to the task's class numbers.
     """
 
     name: str
     checkpoint: Checkpoint
+    network: Network
     w: Tensor
+    offset: int = 0
     sketch: Sketch | None = None
     sketched_now: bool = False
     task: Task | None = None
@@ -51,93 +61,184 @@ class Side:
 
 @dataclass
 class Sides:
-    """Both networks as points of one weight space, and what there is to say about them."""
+    """All networks as points of one weight space, and what there is to say about them.
+
+    Attributes:
+        network: The network with all its outputs.
+        all: The sides, in the order given; the path leads from the first to the last.
+        head: Protocol of the head.
+        bn: What happens to running statistics; None where there are none.
+        notes: Sentences for the user.
+    """
 
     network: Network
-    a: Side
-    b: Side
+    all: list[Side]
+    head: str
+    bn: str | None = None
     notes: list[str] = field(default_factory=list)
 
+    def __iter__(self) -> Iterator[Side]:
+        """Iterate over the sides."""
+        return iter(self.all)
 
-def prepare_sides(a: Checkpoint, b: Checkpoint, options: MergeOptions) -> Sides:
-    """Build the network, check that the two belong together, and load their tasks.
+    def __getitem__(self, name: str) -> Side:
+        """Return the side of a name."""
+        return next(side for side in self.all if side.name == name)
+
+    def middle(self) -> Tensor:  # (n,)
+        """Return the mean of all: nearer to each network than they are to each other."""
+        return torch.stack([side.w for side in self]).mean(dim=0)
+
+    def settled(
+        self,
+        w: Tensor,  # (n,)
+    ) -> Tensor:  # (n,)
+        """Return weights with running statistics as the policy wants them."""
+        if self.bn != "re-estimate":
+            return w
+        return re_estimate(self.network, w, [s.manifold for s in self if s.manifold is not None])
+
+
+def prepare_sides(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> Sides:
+    """Build the network, check that all belong together, and load their tasks.
 
     Args:
-        a: Network a.
-        b: Network b.
+        checkpoints: Network a, b, and so on.
         options: What the user said.
 
     Returns:
-        Both sides.
+        The sides.
 
     Raises:
-        CheckpointError: If the two cannot be merged.
+        CheckpointError: If they cannot be merged.
         OptionError: If manifolds are named that no side can take.
         TaskError: If data that was asked for cannot be had, or does not fit.
     """
-    _check_same_shapes(a, b)
-    architecture = _common_architecture(a, b, options)
+    if len(checkpoints) < 2:
+        raise OptionError(f"expected two networks or more, got {len(checkpoints)}; name them")
+    if len(checkpoints) > len(NAMES):
+        raise OptionError(f"expected at most {len(NAMES)} networks, got {len(checkpoints)}")
+    names = NAMES[: len(checkpoints)]
+    architecture = _common_architecture(checkpoints, options)
     if architecture is not None:  # what is written later must be as easy to rebuild
-        a, b = (replace(c, meta={**c.meta, "architecture": architecture}) for c in (a, b))
-    network = Network(rebuild_network(a.weights, architecture, a.source), options.device)
-    one, two = Side("a", a, network.initial), Side("b", b, network.ravel(b.weights))
-    sides = Sides(network, one, two)
+        meta = {"architecture": architecture}
+        checkpoints = [replace(c, meta={**c.meta, **meta}) for c in checkpoints]
+    if options.head == "shared":
+        _check_same_shapes(checkpoints)
+        modules = [rebuild_network(checkpoints[0].weights, architecture, checkpoints[0].source)]
+    else:
+        modules = [rebuild_network(c.weights, architecture, c.source) for c in checkpoints]
+    wide, heads = arrange_heads(checkpoints, modules, options.head)
+    _check_same_shapes(wide)
+    module = rebuild_network(wide[0].weights, architecture, wide[0].source)
+    network = Network(module, options.device)
+    sides = Sides(network, [], options.head)
     if architecture is None:
+        found = recognise(checkpoints[0].weights)
         sides.notes.append(
-            f"{a.source} does not say its architecture: recognised by its weights as a "
-            f"{recognise(a.weights)}"
-            + (", ReLU assumed between layers" if recognise(a.weights) == "mlp" else "")
+            f"{checkpoints[0].source} does not say its architecture: recognised by its weights as "
+            f"a {found}" + (", ReLU assumed between layers" if found == "mlp" else "")
         )
-    for side in (one, two):
-        _load_sketch(side, network, options, sides.notes)
+    for i, name in enumerate(names):
+        view = network.block(heads.columns[i])
+        side = Side(name, wide[i], view, network.ravel(wide[i].weights), heads.offsets[i])
+        narrow = Network(modules[i], options.device) if heads.layer else network
+        _load_sketch(side, narrow, narrow.ravel(checkpoints[i].weights), options, sides.notes)
+        if side.sketch is not None:
+            metric = widen_metric(side.sketch.metric, narrow, network, heads, i)
+            side.sketch = Sketch(metric, side.sketch.meta)
+        sides.all.append(side)
+    _refuse_unknown_names(sides, options)
     for name, manifold in _assign(sides, options).items():
-        (one if name == "a" else two).manifold_name = manifold
-    for side in (one, two):
-        _load_data(side, network, options, sides.notes)
+        sides[name].manifold_name = manifold
+    for side in sides:
+        _load_data(side, options, sides.notes)
     _refuse_unused_normalisations(sides, options)
+    if has_statistics(network):
+        sides.bn = _statistics_policy(sides, options)
+    elif options.bn is not None:
+        sides.notes.append("the network has no running statistics: --bn changes nothing")
     return sides
 
 
-def _common_architecture(a: Checkpoint, b: Checkpoint, options: MergeOptions) -> str | None:
-    recorded = [c.meta["architecture"] for c in (a, b) if c.meta.get("architecture")]
-    if options.arch is None and len(set(recorded)) > 1:
-        raise CheckpointError(
-            f"{a.source} is a {recorded[0]} and {b.source} a {recorded[1]}, expected one "
-            "architecture; say which to take both for with --arch"
+def _statistics_policy(sides: Sides, options: MergeOptions) -> str:
+    blind = [s.name for s in sides if s.manifold is None]
+    if options.bn == "re-estimate" and blind:
+        raise OptionError(
+            f"--bn re-estimate needs inputs of every network's task and {' and '.join(blind)} has "
+            "none; name them with --manifold, or use --bn keep"
         )
-    return options.arch or (recorded[0] if recorded else None)
+    return options.bn or ("keep" if blind else "re-estimate")
 
 
-def _check_same_shapes(a: Checkpoint, b: Checkpoint) -> None:
+def _common_architecture(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> str | None:
+    recorded = {c.meta["architecture"]: c for c in checkpoints if c.meta.get("architecture")}
+    if options.arch is None and len(recorded) > 1:
+        kinds = " and ".join(f"{c.source} a {kind}" for kind, c in recorded.items())
+        raise CheckpointError(
+            f"expected networks of one architecture, got {kinds}; say which to take all for with "
+            "--arch"
+        )
+    return options.arch or next(iter(recorded), None)
+
+
+def _check_same_shapes(checkpoints: Sequence[Checkpoint]) -> None:
+    a = checkpoints[0]
     one = {k: tuple(v.shape) for k, v in a.weights.items()}
-    two = {k: tuple(v.shape) for k, v in b.weights.items()}
-    different = [k for k in {**one, **two} if one.get(k) != two.get(k)]
-    if not different:
-        return
-    last = list(one)[-1]
-    if all(k in one and k in two for k in different) and set(different) <= set(list(one)[-2:]):
+    for b in checkpoints[1:]:
+        two = {k: tuple(v.shape) for k, v in b.weights.items()}
+        different = [k for k in {**one, **two} if one.get(k) != two.get(k)]
+        if not different:
+            continue
+        last = list(one)[-1]
+        known = all(k in one and k in two for k in different)
+        if known and set(different) <= set(list(one)[-2:]):
+            raise CheckpointError(
+                f"{a.source} and {b.source} have different heads: {last!r} has shape {one[last]} "
+                f"and {two[last]}; expected one head shared by all tasks: say --head offset or "
+                "--head separate, or train all with as many outputs"
+            )
+        key = different[0]
         raise CheckpointError(
-            f"{a.source} and {b.source} have different heads: {last!r} has shape {one[last]} and "
-            f"{two[last]}; expected one head shared by both tasks: train both with as many outputs"
+            f"{a.source} and {b.source} are not of one architecture: {key!r} has shape "
+            f"{one.get(key, 'none')} and {two.get(key, 'none')}; expected equal names and shapes: "
+            "give networks of the same make"
         )
-    key = different[0]
-    raise CheckpointError(
-        f"{a.source} and {b.source} are not of one architecture: {key!r} has shape "
-        f"{one.get(key, 'none')} and {two.get(key, 'none')}; expected equal names and shapes: "
-        "give two networks of the same make"
-    )
+
+
+def _refuse_unknown_names(sides: Sides, options: MergeOptions) -> None:
+    names = [s.name for s in sides]
+    given = {
+        "manifold": options.manifolds()[0],
+        "sketch": options.by_network("sketch"),
+        "task": options.by_network("task"),
+        "budget": {text.partition("/")[0]: text for text in options.budgets()},
+    }
+    for flag, found in given.items():
+        for name in found:
+            if name not in names:
+                raise OptionError(
+                    f"--{flag} speaks of network {name!r}, and the networks are "
+                    f"{', '.join(names)}; name one of them"
+                )
 
 
 def _assign(sides: Sides, options: MergeOptions) -> dict[str, str]:
     """Return the manifold's name for each side that has one."""
     given, rest = options.manifolds()
-    recorded = {s.name: _recorded_task(s, options) for s in (sides.a, sides.b)}
+    if len(given) + len(rest) > len(sides.all):
+        raise OptionError(
+            f"expected at most {len(sides.all)} manifolds, one for each network, got "
+            f"{len(options.manifold)}; leave the others out"
+        )
+    recorded = {s.name: _recorded_task(s, options) for s in sides}
+    for name in list(rest):  # those whose task is known to be one network's
+        owners = [k for k, task in recorded.items() if task == name and k not in given]
+        if len(owners) == 1:
+            given[owners[0]] = name
+            rest.remove(name)
     for name in rest:
-        if len(rest) == 1 and not given and name == recorded["b"] != recorded["a"]:
-            given["b"] = name
-            continue
-        free = next(side for side in "ab" if side not in given)
-        given[free] = name
+        given[next(k for k in recorded if k not in given)] = name
     for side, name in given.items():
         if recorded[side] is not None and recorded[side] != name:
             sides.notes.append(
@@ -153,10 +254,10 @@ def _recorded_task(side: Side, options: MergeOptions) -> str | None:
 
 
 def _explicit_task(side: Side, options: MergeOptions) -> str | None:
-    return options.task_a if side.name == "a" else options.task_b
+    return options.by_network("task").get(side.name)
 
 
-def _load_data(side: Side, network: Network, options: MergeOptions, notes: list[str]) -> None:
+def _load_data(side: Side, options: MergeOptions, notes: list[str]) -> None:
     """Load a side's task, for choosing and reporting, and its manifold, for walking."""
     name = _recorded_task(side, options) or side.manifold_name
     if name is None:
@@ -177,8 +278,8 @@ def _load_data(side: Side, network: Network, options: MergeOptions, notes: list[
             device=options.device,
         )
         few = found.train.inputs.batch(slice(0, 4))
-        network.check_inputs(side.w, few, found.classes if classes else 0, task)
-        return found
+        side.network.check_inputs(side.w, few, found.classes + side.offset if classes else 0, task)
+        return found.shifted(side.offset)
 
     try:
         side.task = load(name, classes=True)
@@ -198,10 +299,17 @@ def _load_data(side: Side, network: Network, options: MergeOptions, notes: list[
         )
 
 
-def _load_sketch(side: Side, network: Network, options: MergeOptions, notes: list[str]) -> None:
-    file = options.sketch_a if side.name == "a" else options.sketch_b
+def _load_sketch(
+    side: Side,
+    network: Network,
+    w: Tensor,  # (n,)
+    options: MergeOptions,
+    notes: list[str],
+) -> None:
+    """Load a side's sketch, which is of the network and the weights as they came."""
+    file = options.by_network("sketch").get(side.name)
     if file is not None:
-        side.sketch = load_sketch(file, network, side.w)
+        side.sketch = load_sketch(file, network, w)
         if side.sketch.meta.get("output") != options.output:
             raise OptionError(
                 f"{file} measures {side.sketch.meta.get('output')}, expected {options.output}; "
@@ -216,13 +324,13 @@ def _load_sketch(side: Side, network: Network, options: MergeOptions, notes: lis
             )
             return
         side.sketch = restore_sketch(
-            side.checkpoint.sketch, meta, network, side.w, side.checkpoint.source
+            side.checkpoint.sketch, meta, network, w, side.checkpoint.source
         )
 
 
 def _refuse_unused_normalisations(sides: Sides, options: MergeOptions) -> None:
-    tasks = {s.task.name for s in (sides.a, sides.b) if s.task}
-    tasks |= {s.manifold_name for s in (sides.a, sides.b) if s.manifold_name}
+    tasks = {s.task.name for s in sides if s.task}
+    tasks |= {s.manifold_name for s in sides if s.manifold_name}
     for name in split_normalisations(options.normalisation):
         if name not in tasks:
             raise OptionError(

@@ -1,19 +1,28 @@
-"""The walks of the two presets, from what the sides bring."""
+"""The walks of the presets, from what the sides bring."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 
+from geomerge.budgets import Budgets
 from geomerge.directions import TowardFunction, log_probabilities
+from geomerge.errors import OptionError
+from geomerge.learning import DampingLearner
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.sides import Side
-from geomerge.metric import EuclideanMetric, Metric, functional_change
-from geomerge.metric.estimate import estimate_kronecker
-from geomerge.network import Network
+from geomerge.merging.sides import Side, Sides
+from geomerge.metric import (
+    EuclideanMetric,
+    KroneckerMetric,
+    Metric,
+    combine,
+    lower,
+    measure_metric,
+)
 from geomerge.steps import precondition
-from geomerge.tasks import Inputs
+from geomerge.tasks import Inputs, Normalisation
 from geomerge.walk import (
     FunctionWalk,
     WalkPoint,
@@ -23,15 +32,17 @@ from geomerge.walk import (
     walk_toward_weights,
 )
 
-__all__ = ["Probe", "Walker"]
+__all__ = ["Walker"]
 
-DAMPING = 1e-3  # of corrections, and of the leg that closes a path
+DAMPING = 1e-3  # of corrections, and of the legs that close a path
 RATE = 0.1  # of corrections
-# Of the walk in the Euclidean metric: the best of 0.0005 to 0.2 on networks of another seed than
-# those of the benchmark. At the usual 0.2 it would be a far weaker baseline.
-EUCLIDEAN_RATE = 0.002
-METRIC_INPUTS = 2000  # per measurement of a metric on the way
-PROBE_INPUTS = 256
+# Of walks in the Euclidean metric, which would be far weaker at the other metrics' rate: the best
+# of 0.0005 to 0.2 (sketch) and of 0.02 to 0.4 (joint) on networks of another seed than those of
+# the benchmark.
+EUCLIDEAN_RATES = {"sketch": 0.002, "joint": 0.05}
+JOINT_RATE = 1.0  # divided by the number of teachers
+JOINT_REFRESH = (0, 20, 60)
+METRIC_INPUTS = 2000  # of each manifold, per measurement of a metric on the way
 STRAIGHT_STEPS = 20
 BACK_STEPS = 200  # that take the drift back before the paper's walk goes straight
 
@@ -39,105 +50,171 @@ Walk = tuple[Iterator[WalkPoint], int]  # and how many points it gives at most
 
 
 class Walker:
-    """Makes walks that keep or copy one side's function on that side's manifold.
+    """Makes walks that keep or copy functions of sides on their manifolds.
 
     Args:
-        network: The network.
-        side: The side whose manifold and function are used; it must have a manifold.
+        sides: The networks.
         options: Options of the merge.
     """
 
-    def __init__(self, network: Network, side: Side, options: MergeOptions) -> None:
-        assert side.manifold is not None, "a plan walks only where there are inputs"
-        self._network = network
-        self._side = side
-        self._inputs: Inputs = side.manifold
+    def __init__(self, sides: Sides, options: MergeOptions) -> None:
+        self._sides = sides
         self._options = options
-        self._targets = log_probabilities(network, side.w, side.manifold)
+        self._targets: dict[str, Tensor] = {}
         self.diagonal: tuple[str, ...] = ()  # weights no layer of a measured metric covers
 
-    def learn(self, start: Side, metric: Metric, damping: float) -> Walk:
-        """Walk from the other side, in the metric that keeps it, toward this side's function."""
-        rate = EUCLIDEAN_RATE if isinstance(metric, EuclideanMetric) else FunctionWalk.learning_rate
-        steps = self._options.steps or FunctionWalk.steps
-        walk = FunctionWalk(damping, steps, rate)
-        points = walk_toward_function(start.w, metric, self.direction(walk.batch), walk)
+    def learn(
+        self,
+        start: Tensor,  # (n,)
+        metric: Metric,
+        side: Side,
+        damping: float,
+        rate: float = 1.0,
+        budgets: Budgets | None = None,
+    ) -> Walk:
+        """Walk in a frozen metric toward one side's function.
+
+        Args:
+            start: Where from.
+            metric: Of all that shall be kept.
+            side: Whose function is learned, on its manifold.
+            damping: mu; the first one where it is learned.
+            rate: Share of the usual learning rate.
+            budgets: What may not get worse.
+        """
+        usual = FunctionWalk.learning_rate
+        if isinstance(metric, EuclideanMetric):
+            usual = EUCLIDEAN_RATES["sketch"]
+        walk = self._settings(damping, rate * usual)
+        learner = self._learner(damping, lambda w: lower(metric, w - start))
+        points = walk_toward_function(
+            start, lambda w: metric, [self.direction(side)], walk, budgets, learner
+        )
         return points, walk.steps
+
+    def learn_all(
+        self,
+        start: Tensor,  # (n,)
+        damping: float,
+        rate: float = 1.0,
+        budgets: Budgets | None = None,
+    ) -> Walk:
+        """Walk toward the functions of all sides, in the metric of all, measured as it goes."""
+        sides = self._sides.all
+        euclidean = self._options.metric == "euclidean"
+        usual = EUCLIDEAN_RATES["joint"] if euclidean else JOINT_RATE / len(sides)
+        walk = self._settings(damping, rate * usual, JOINT_REFRESH)
+        directions = [self.direction(side) for side in sides]
+        learner = self._learner(damping)
+        points = walk_toward_function(
+            start, self.metric_at(sides, damping), directions, walk, budgets, learner,
+            self._sides.settled,
+        )  # fmt: skip
+        return points, walk.steps * len(sides)
 
     def reach(
         self,
+        side: Side,
         target: Tensor,  # (n,)
     ) -> Walk:
-        """Walk from this side to exactly the target, keeping this side's function on the way."""
-        gap = float((target - self._side.w).norm())
-        walk = WeightWalk(
-            steps=300,
-            radius=max(0.1, gap / 200),
-            damping=DAMPING,
-        )
-        return self._approach_and_close(target, walk, None), walk.steps + STRAIGHT_STEPS
+        """Walk from a side to exactly the target, keeping the side's function on the way."""
+        gap = float((target - side.w).norm())
+        walk = WeightWalk(steps=300, radius=max(0.1, gap / 200), damping=DAMPING)
+        return self._approach_and_close(side, target, walk, None), walk.steps + STRAIGHT_STEPS
 
     def toward(
         self,
+        side: Side,
         target: Tensor,  # (n,)
         damping: float,
+        budgets: Budgets | None = None,
     ) -> Walk:
         """Walk the paper's way: eq. (7) near the target, drift taken back, then straight to it."""
-        fixed = self._options.damping
-        gap = float((target - self._side.w).norm())
+        gap = float((target - side.w).norm())
         walk = WeightWalk(
             steps=self._options.steps or WeightWalk.steps,
             radius=max(WeightWalk.radius, gap / 400),  # else far networks are never reached
-            damping=fixed,
+            damping=self._options.damping,
             least=damping,
         )
         if self._options.metric == "euclidean":  # nothing drifts back: the path is the line
-            return walk_straight(self._side.w, target, EuclideanMetric(), walk.steps), walk.steps
+            return walk_straight(side.w, target, EuclideanMetric(), walk.steps), walk.steps
         back = FunctionWalk(DAMPING, steps=BACK_STEPS, learning_rate=RATE)
         steps = walk.steps + back.steps + STRAIGHT_STEPS
-        return self._approach_and_close(target, walk, back), steps
+        return self._approach_and_close(side, target, walk, back, budgets), steps
 
     def _approach_and_close(
         self,
+        side: Side,
         target: Tensor,  # (n,)
         walk: WeightWalk,
         back: FunctionWalk | None,
+        budgets: Budgets | None = None,
     ) -> Iterator[WalkPoint]:
-        w = self._side.w
-        correct = None if self._options.metric == "euclidean" else self._corrector()
-        metric_at = self.metric_at(walk.damping or walk.least)
-        for point in walk_toward_weights(w, target, metric_at, walk, correct):
+        w = side.w
+        correct = None if self._options.metric == "euclidean" else self._corrector(side)
+        metric_at = self.metric_at([side], walk.damping or walk.least)
+        for point in walk_toward_weights(w, target, metric_at, walk, correct, budgets):
             w = point.weights
             yield point
         if back is not None:
-            metric = self.metric_at(DAMPING)(w)
-            for point in walk_toward_function(w, metric, self.direction(back.batch), back):
+            metric_back = self.metric_at([side], DAMPING)
+            direction = self.direction(side)
+            for point in walk_toward_function(w, metric_back, [direction], back, budgets):
                 w = point.weights
                 yield point
         yield from walk_straight(w, target, metric_at(w), STRAIGHT_STEPS)
 
-    def direction(self, batch: int) -> TowardFunction:
-        """Return the direction toward this side's function, from the first batch on."""
-        return TowardFunction(self._network, self._targets, self._inputs, batch, self._options.seed)
+    def direction(self, side: Side) -> TowardFunction:
+        """Return the direction toward a side's function, from the first batch on."""
+        inputs = _manifold(side)
+        return TowardFunction(
+            side.network, self.targets(side), inputs, FunctionWalk.batch, self._options.seed
+        )
 
-    def metric_at(self, damping: float) -> Callable[[Tensor], Metric]:
-        """Return what measures the metric at a point, made cheap for steps of a known damping."""
-        if self._options.metric == "euclidean":
+    def targets(self, side: Side) -> Tensor:  # (N, m)
+        """Return a side's log-probabilities on its manifold."""
+        if side.name not in self._targets:
+            self._targets[side.name] = log_probabilities(side.network, side.w, _manifold(side))
+        return self._targets[side.name]
+
+    def metric_at(self, sides: Sequence[Side], damping: float) -> Callable[[Tensor], Metric]:
+        """Return what measures the metric of sides at a point, made cheap for a known damping."""
+        name, output, seed = self._options.metric, self._options.output, self._options.seed
+        if name == "euclidean":
             return lambda w: EuclideanMetric()
-        sample = self._inputs.sample(METRIC_INPUTS, self._options.seed)
+        samples = [_manifold(s).sample(METRIC_INPUTS, seed) for s in sides]
 
         def measure(w: Tensor) -> Metric:
-            metric = estimate_kronecker(
-                self._network, w, sample.batches(500), self._options.output, self._options.seed
-            )
+            if sides[0].network.columns == sides[-1].network.columns:
+                # One measurement on the inputs of all: its factors are means over them.
+                metric = measure_metric(name, sides[0].network, w, _pooled(samples), output, seed)
+            else:
+                pairs = zip(sides, samples, strict=True)
+                metric = _together(
+                    [measure_metric(name, s.network, w, x, output, seed) for s, x in pairs]
+                )
+            if not isinstance(metric, KroneckerMetric):
+                return metric
             self.diagonal = metric.rest_names
             return metric.sharpened(damping)
 
         return measure
 
-    def _corrector(self) -> Callable[[Metric, Tensor], Tensor]:
+    def _settings(
+        self, damping: float, rate: float, refresh: tuple[int, ...] = (0,)
+    ) -> FunctionWalk:
+        steps = self._options.steps or FunctionWalk.steps
+        return FunctionWalk(damping, steps, self._options.learning_rate or rate, refresh=refresh)
+
+    def _learner(
+        self, damping: float, kept: Callable[[Tensor], Tensor] | None = None
+    ) -> DampingLearner | None:
+        return DampingLearner(damping, kept) if self._options.learn == "damping" else None
+
+    def _corrector(self, side: Side) -> Callable[[Metric, Tensor], Tensor]:
         """Return one preconditioned step back toward the function, against accumulated drift."""
-        direction = self.direction(FunctionWalk(DAMPING).batch)
+        direction = self.direction(side)
 
         def correct(metric: Metric, w: Tensor) -> Tensor:
             _, v = direction(w)
@@ -146,33 +223,25 @@ class Walker:
         return correct
 
 
-class Probe:
-    """Measures the functional change of steps on a fixed few inputs of one task.
+def _manifold(side: Side) -> Inputs:
+    assert side.manifold is not None, "a plan walks only where there are inputs"
+    return side.manifold
 
-    Args:
-        network: The network.
-        inputs: The task's inputs.
-        output: ``"hellinger"`` or ``"logits"``.
-    """
 
-    def __init__(self, network: Network, inputs: Inputs, output: str) -> None:
-        self._network = network
-        self._x = inputs.batch(slice(0, PROBE_INPUTS))
-        self._output = output
-        self._last: tuple[Tensor, Tensor] | None = None  # a point and its logits
+def _pooled(samples: Sequence[Inputs]) -> Inputs:
+    """Return all inputs as one, each normalised in its own way, in turns."""
+    if len(samples) == 1:
+        return samples[0]
+    shortest = min(len(s) for s in samples)
+    mixed = torch.stack([s.batch(slice(0, shortest)) for s in samples], dim=1).flatten(0, 1)
+    return Inputs(mixed, Normalisation((0.0,), (1.0,)), samples[0].device)
 
-    def __call__(
-        self,
-        before: Tensor,  # (n,)
-        after: Tensor,  # (n,)
-    ) -> float:
-        """Return mean |phi(after) - phi(before)|^2."""
-        if self._last is None or self._last[0] is not before:
-            self._last = (before, self._logits(before))
-        logits = self._logits(after)
-        change = functional_change(self._last[1], logits, self._output)
-        self._last = (after, logits)
-        return change
 
-    def _logits(self, w: Tensor) -> Tensor:  # (B, m)
-        return self._network.logits(w, self._x)
+def _together(metrics: list[Metric]) -> Metric:
+    known = [m for m in metrics if isinstance(m, KroneckerMetric)]
+    if len(known) < len(metrics):
+        raise OptionError(
+            "the exact and gram metrics measure several tasks at once only in one block of "
+            "outputs; use --metric kronecker with --head separate"
+        )
+    return combine(known)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["EuclideanMetric", "Metric", "Spectrum"]
+__all__ = ["EuclideanMetric", "Metric", "Spectrum", "lower"]
 
 
 @dataclass(frozen=True)
@@ -103,3 +103,12 @@ class EuclideanMetric:
         """Return v itself, all of eigenvalue 1."""
         one = torch.ones((), dtype=v.dtype, device=v.device)
         return Spectrum([v], [one], lambda parts: parts[0])
+
+
+def lower(
+    metric: Metric,
+    u: Tensor,  # (n,)
+) -> Tensor:  # (n,)
+    """Return g u: the tangent's index lowered, half the gradient of u' g u."""
+    spectrum = metric.spectrum(u)
+    return spectrum.compose(spectrum.scaled(lambda s: s))

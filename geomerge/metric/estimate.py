@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
 
 from geomerge.errors import NumericalError
-from geomerge.metric.factor import factorise
+from geomerge.metric.diagonal import squared_derivatives
 from geomerge.metric.kronecker import KroneckerLayer, KroneckerMetric
+from geomerge.metric.moments import Moments
+from geomerge.metric.norms import Normed
 from geomerge.metric.outputs import output_map
+from geomerge.metric.products import Block, Product, Products
+from geomerge.metric.survey import Survey, copies, survey
 from geomerge.network import Network
 
 __all__ = ["estimate_kronecker"]
 
-_EXACT_OUTPUTS = 16  # up to so many outputs each gets its own backward pass
-_PROBES = 8  # otherwise so many random sign vectors: the same expectation
-_JACOBIAN_ELEMENTS = 2**26  # memory of the exact diagonal: 256 MiB in float32
+_ELEMENTS = 2**26  # activations or derivatives held at a time: 256 MiB in float32
 
 
 def estimate_kronecker(
@@ -27,6 +32,7 @@ def estimate_kronecker(
     batches: Iterable[Tensor],
     output: str = "hellinger",
     seed: int = 0,
+    probes: int | None = 2,
 ) -> KroneckerMetric:
     """Measure the Kronecker metric of a network at w.
 
@@ -35,7 +41,10 @@ def estimate_kronecker(
         w: Where.
         batches: Inputs (B, ...) of the manifold; each is seen once.
         output: ``"hellinger"`` or ``"logits"``.
-        seed: Of the random sign vectors used where a network has more than 16 outputs.
+        seed: Of the random sign vectors.
+        probes: How many of them, and so how many backward passes, stand for all outputs: the
+            expectation is the same. Two give walks as good as all outputs do; one does not where
+            there are few inputs. None takes every output.
 
     Returns:
         The metric as a mean over inputs, in the type of w; decompositions are in float64.
@@ -43,184 +52,155 @@ def estimate_kronecker(
     Raises:
         NumericalError: If activations or gradients are not finite, or no input was given.
     """
-    module = network.load(w)
-    layers = {
-        name: layer
-        for name, layer in module.named_modules()
-        if _is_covered(layer) and f"{name}.weight" in network.shapes
-    }
-    sums_a: dict[str, Tensor] = {}
-    sums_b: dict[str, Tensor] = {}
-    calls: list[tuple[str, Tensor]] = []  # layers in the order called, and their outputs
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def record(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
-            # Here and now, and a copy handed on: an activation in place would change both.
-            if recording:
-                _add(sums_a, name, _input_factor(layer, args[0].detach()))
-                calls.append((name, out))
-            return out.clone()
-
-        return record
-
+    sums: _Sums | None = None
     generator = torch.Generator().manual_seed(seed)
-    diagonal: dict[str, Tensor] = {}
-    covered: set[str] = set()
     count = 0
-    recording = False  # off while the diagonal is measured through the same hooks
-    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
-    for layer in layers.values():
-        layer.weight.requires_grad_(True)  # so that the outputs of the first layer have gradients
-    try:
-        for x in batches:
-            calls.clear()
-            recording = True
-            with torch.enable_grad():
-                phi = output_map(module(x)[:, network.columns], output)
-            recording = False
-            count += len(x)
-            outs = [out for _, out in calls]
-            probes = _probes(phi, generator) if outs else []
-            for i, probe in enumerate(probes):
-                last = i + 1 == len(probes)
-                gradients = torch.autograd.grad(
-                    phi,
-                    outs,
-                    probe,
-                    retain_graph=not last,
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-                for (name, _), d in zip(calls, gradients, strict=True):
-                    _add(sums_b, name, _output_factor(layers[name], d))
-            covered = {f"{name}.{kind}" for name in sums_a for kind in ("weight", "bias")}
-            rest = [k for k, _ in module.named_parameters() if k not in covered]
-            if rest:
-                for name, part in _squared_jacobian(network, w, rest, x, output).items():
-                    _add(diagonal, name, part)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for layer in layers.values():
-            layer.weight.requires_grad_(False)
-    if count == 0:
+    for batch in batches:
+        if sums is None:
+            sums = _Sums(network, w, output, survey(network, w, batch[:1]), probes)
+        count += len(batch)
+        for x in batch.split(sums.most):
+            sums.add(x, generator)
+    if sums is None or count == 0:
         raise NumericalError("no inputs to measure a metric on, expected at least one; give data")
-    _add_statistics(module, diagonal)
-    rest_names = tuple(k for k in network.shapes if k not in covered)
-    flat = [
-        diagonal.get(k, w.new_zeros(network.shapes[k]).double()).reshape(-1) / count
-        for k in rest_names
-    ]
+    flat = [sums.diagonal[name].reshape(-1) / count for name in sums.rest]
     return KroneckerMetric(
         network.n,
         tuple(
             KroneckerLayer(
-                name,
-                network.slices[f"{name}.weight"],
-                network.slices.get(f"{name}.bias"),
-                factorise(sums_a[name] / count).to(w.dtype, w.device),
-                factorise(sums_b[name] / count).to(w.dtype, w.device),
+                sums.survey.label(block, network),
+                slice(block.start, block.stop),
+                None if block.bias is None else slice(block.bias, block.bias + block.rows),
+                sums.inputs[block].factor(count).to(w.dtype, w.device),
+                sums.outputs[block].factor(count).to(w.dtype, w.device),
             )
-            for name in sums_a
+            for block in sums.inputs
         ),
-        tuple(network.slices[k] for k in rest_names),
+        tuple(network.slices[k] for k in sums.rest),
         torch.cat(flat).to(w.dtype) if flat else w.new_zeros(0),
-        rest_names,
+        tuple(sums.rest),
     )
 
 
-def _is_covered(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Conv2d):
-        plain = layer.groups == 1 and layer.padding_mode == "zeros"
-        return plain and not isinstance(layer.padding, str)
-    return isinstance(layer, nn.Linear)
+@dataclass(frozen=True)
+class _Seen:
+    """A forward pass: its outputs, and the activations and copies to have gradients at."""
+
+    phi: Tensor  # (B, m)
+    products: list[Product]
+    norms: list[Normed]
+    own: dict[str, Tensor]  # (B, ...)
 
 
-def _add(sums: dict[str, Tensor], name: str, part: Tensor) -> None:
-    part = part.double()
-    sums[name] = sums[name] + part if name in sums else part
+class _Sums:
+    """What the inputs seen so far add up to."""
 
+    def __init__(
+        self, network: Network, w: Tensor, output: str, found: Survey, probes: int | None
+    ) -> None:
+        self.network, self.w, self.output, self.survey = network, w, output, found
+        self.probes = probes
+        in_blocks = {name for names in found.blocks.values() for name in names}
+        self.rest = [name for name in network.shapes if name not in in_blocks]
+        at_once = {*found.normed.values(), *found.copied}
+        self.one_by_one = [name for name in self.rest if name not in at_once]
+        self.most = max(1, _ELEMENTS // max(found.width, 1))  # inputs at a time
+        self.inputs: dict[Block, Moments] = {}  # of the blocks' inputs
+        self.outputs: dict[Block, Moments] = {}  # of the gradients at their outputs
+        self.diagonal: dict[str, Tensor] = {}
 
-def _input_factor(layer: nn.Module, a: Tensor) -> Tensor:  # (d_in, d_in)
-    if isinstance(layer, nn.Conv2d):
-        patches = torch.nn.functional.unfold(
-            a, layer.kernel_size, layer.dilation, _padding(layer), layer.stride
-        )  # (B, d_in, T)
-        a = patches.transpose(1, 2)
-    a = a.reshape(-1, a.shape[-1])
-    if layer.bias is not None:
-        a = torch.cat([a, a.new_ones(len(a), 1)], dim=1)
-    return a.T @ a
+    def add(
+        self,
+        x: Tensor,  # (B, ...)
+        generator: torch.Generator,
+    ) -> None:
+        """Add a batch of inputs."""
+        probes = self._add_gradients(x, generator)
+        if not self.one_by_one:
+            return
+        count = sum(self.network.shapes[name].numel() for name in self.one_by_one)
+        most = max(1, _ELEMENTS // (probes.shape[1] * (count + self.survey.width)))
+        for part, rows in zip(x.split(most), probes.split(most), strict=True):
+            lookups = self.survey.lookups
+            self._add_squares(
+                squared_derivatives(
+                    self.network, self.w, self.one_by_one, lookups, part, rows, self.output
+                )
+            )
 
+    def _add_gradients(self, x: Tensor, generator: torch.Generator) -> Tensor:  # (B, P, m)
+        """Add what follows from gradients at activations, and return the probes."""
+        seen = self._forward(x)
+        probes = _probes(seen.phi, self.probes, generator)
+        rows: Counter[Block] = Counter()  # how often the pass applies each block
+        for product in seen.products:
+            rows[product.block] += product.out.numel() // product.block.rows
+        at = [call.out for call in seen.products] + [call.out for call in seen.norms]
+        for i in range(probes.shape[1] if at or seen.own else 0):
+            gradients = torch.autograd.grad(
+                seen.phi,
+                [*at, *seen.own.values()],
+                probes[:, i],
+                retain_graph=i + 1 < probes.shape[1],
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for product, d in zip(seen.products, gradients, strict=False):
+                moments = self.outputs.setdefault(product.block, Moments())
+                moments.add(product.outputs(d), len(x) / rows[product.block])
+            by_name = dict(zip(seen.own, gradients[len(at) :], strict=True))  # (B, ...)
+            for normed, d in zip(seen.norms, gradients[len(seen.products) :], strict=False):
+                for span, part in normed.derivatives(d, self.survey.norms[normed.norm]):
+                    if (name := self.survey.normed.get(span)) is not None:
+                        by_name[name] = by_name[name] + part if name in by_name else part
+            self._add_squares({k: d.double().square().sum(dim=0) for k, d in by_name.items()})
+        return probes
 
-def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
-    assert not isinstance(layer.padding, str), "covered layers have numbers as padding"
-    return layer.padding
+    def _forward(self, x: Tensor) -> _Seen:
+        products: list[Product] = []
+        norms: list[Normed] = []
 
+        def on_product(product: Product, activations: Tensor) -> None:
+            if product.block in self.survey.blocks:
+                moments = self.inputs.setdefault(product.block, Moments())
+                moments.add(product.inputs(activations))
+                product.out.requires_grad_()  # also in the first layer
+                products.append(product)
 
-def _output_factor(layer: nn.Module, d: Tensor) -> Tensor:  # (d_out, d_out)
-    if isinstance(layer, nn.Conv2d):
-        positions = d.shape[2] * d.shape[3]
-        d = d.flatten(2).transpose(1, 2).reshape(-1, d.shape[1])
-        return d.T @ d / positions
-    positions = d[0].numel() // d.shape[-1]  # more than one for tokens
-    d = d.reshape(-1, d.shape[-1])
-    return d.T @ d / positions
+        def on_norm(normed: Normed) -> None:
+            if normed.norm in self.survey.norms:
+                normed.out.requires_grad_()
+                norms.append(normed)
 
+        module, tensors = self.network.load(self.w), self.network.unravel(self.w)
+        own = {k: copies(tensors[k], len(x)).clone() for k in self.survey.copied}
+        for tensor in own.values():
+            tensor.requires_grad_()
+        with torch.enable_grad(), Products(self.w, on_product, on_norm):
+            logits = functional_call(module, own, (x,))
+            phi = output_map(logits[:, self.network.columns], self.output)
+        return _Seen(phi, products, norms, own)
 
-def _add_statistics(module: nn.Module, diagonal: dict[str, Tensor]) -> None:
-    """Give running statistics their diagonal, by the chain rule from scale and shift.
-
-    In y = scale (x - mean) / sqrt(var + eps) + shift, dy/dmean is -scale / sqrt(var + eps) times
-    dy/dshift, and dy/dvar is -scale / (2 (var + eps)) times dy/dscale.
-    """
-    for name, layer in module.named_modules():
-        if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            continue
-        scale, shift = diagonal.get(f"{name}.weight"), diagonal.get(f"{name}.bias")
-        if scale is None or shift is None or layer.running_var is None:
-            continue
-        gain = layer.weight.detach().double()
-        spread = layer.running_var.double() + layer.eps
-        diagonal[f"{name}.running_mean"] = shift * gain.square() / spread
-        diagonal[f"{name}.running_var"] = scale * gain.square() / (4 * spread.square())
+    def _add_squares(self, found: dict[str, Tensor]) -> None:
+        for name, squares in found.items():
+            self.diagonal[name] = self.diagonal.get(name, 0.0) + squares
 
 
 def _probes(
     phi: Tensor,  # (B, m)
+    count: int | None,
     generator: torch.Generator,
-) -> list[Tensor]:
-    """Return directions p in output space with sum of p p' equal to I (in expectation)."""
+) -> Tensor:  # (B, P, m)
+    """Return directions p in output space with sum of p p' equal to I (in expectation).
+
+    Every output is in one probe, with a random sign. Outputs of neighbouring size are in different
+    probes, so that nothing is left to chance where an input wavers between as many classes.
+    """
     m = phi.shape[1]
-    if m <= _EXACT_OUTPUTS:
-        basis = torch.eye(m, dtype=phi.dtype, device=phi.device)
-        return [row.expand_as(phi) for row in basis]
-    signs = torch.randint(0, 2, (_PROBES, *phi.shape), generator=generator) * 2 - 1
-    return list((signs / _PROBES**0.5).to(phi.device, phi.dtype))
-
-
-def _squared_jacobian(
-    network: Network,
-    w: Tensor,  # (n,)
-    names: list[str],
-    x: Tensor,  # (B, ...)
-    output: str,
-) -> dict[str, Tensor]:
-    """Return, for each named tensor, the sum over inputs and outputs of squared derivatives."""
-    fixed = network.unravel(w)
-    wanted = {k: fixed.pop(k) for k in names}
-
-    def phi(tensors: dict[str, Tensor], one: Tensor) -> Tensor:
-        logits = functional_call(network.module, {**fixed, **tensors}, (one.unsqueeze(0),))
-        return output_map(logits[:, network.columns], output).squeeze(0)
-
-    with torch.no_grad():
-        m = phi(wanted, x[0]).numel()
-    size = m * sum(t.numel() for t in wanted.values())
-    chunk = max(1, min(len(x), _JACOBIAN_ELEMENTS // max(size, 1)))
-    sums: dict[str, Tensor] = {}
-    for part in x.split(chunk):
-        jacobian = vmap(jacrev(phi), in_dims=(None, 0))(wanted, part)
-        for name, block in jacobian.items():
-            _add(sums, name, block.square().sum(dim=(0, 1)))
-    return sums
+    if count is None or count >= m:
+        return torch.eye(m, dtype=phi.dtype, device=phi.device).expand(len(phi), m, m)
+    # Input by input, so that the signs do not depend on how inputs are batched.
+    signs = torch.randint(0, 2, (len(phi), m), generator=generator).to(phi.device) * 2 - 1
+    rank = phi.detach().argsort(dim=1, descending=True).argsort(dim=1)
+    probes: Tensor = functional.one_hot(rank % count, count) * signs.unsqueeze(2)
+    return probes.transpose(1, 2).to(phi.dtype)

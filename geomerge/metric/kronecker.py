@@ -4,8 +4,8 @@ For a linear layer with inputs a (bias folded in) and output gradients delta,
 :math:`g_l \approx A \otimes B`, :math:`A = E[aa']`, :math:`B = \sum_{out} E[\delta\delta']`
 (Martens & Grosse 2015); for a convolution A sums over positions and B averages over them
 (Grosse & Martens 2016, KFC). Layers do not interact. With B = I the same form is OWM, Adam-NSCL
-and GPM (as soft or hard projections), RegMean and SparseGPT's layerwise Hessian. Weights that no
-Linear or Conv2d layer holds get the exact diagonal of the metric.
+and GPM (as soft or hard projections), RegMean and SparseGPT's layerwise Hessian. Weights that serve
+in no such product get the exact diagonal of the metric.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class KroneckerLayer:
     """The metric of one layer's weight matrix (d_out, d_in), bias as its last column.
 
     Attributes:
-        name: The module's dotted name.
+        name: The module's dotted name, or its weight's with the rows meant (``a.weight[0:8]``)
+            where no Linear or Conv2d module holds it alone.
         weight: Where the weight lies in the weight vector.
         bias: Where the bias lies, or None.
         inputs: Factor A of the layer's inputs, (d_in, d_in).

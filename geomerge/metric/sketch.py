@@ -48,7 +48,7 @@ class Sketch:
         metric: The (possibly truncated) Kronecker metric.
         meta: ``task``, ``output``, ``inputs`` (how many), ``weights`` (digest of the network it
             belongs to), ``kept`` (share of each layer's trace in the kept eigenvectors),
-            ``normalisation``.
+            ``places`` (of each layer in the weight vector), ``normalisation``.
     """
 
     metric: KroneckerMetric
@@ -115,6 +115,7 @@ def make_sketch(
             "weights": weights_digest(network, w),
             "normalisation": inputs.normalisation.to_json(),
             "kept": {layer.name: round(_kept(layer), 6) for layer in metric.layers},
+            "places": {layer.name: _places(layer) for layer in metric.layers},
             "diagonal": list(metric.rest_names),
         },
     )
@@ -180,15 +181,18 @@ def restore_sketch(
             f"the sketch in {source} was made for other weights than this network's; make one "
             "with geomerge sketch"
         )
-    names = dict.fromkeys(key.partition("/")[0] for key in tensors if "/" in key)
-    covered = {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
-    rest = tuple(k for k in network.shapes if k not in covered)
+    names = sorted({key.partition("/")[0] for key in tensors if "/" in key})
     try:
-        layers = tuple(_restore_layer(name, tensors, network) for name in sorted(names))
+        places = meta.get("places") or {name: _usual_places(name, network) for name in names}
+        layers = tuple(_restore_layer(name, places[name], tensors, network) for name in names)
+        held = [place for layer in layers for place in _places(layer)]
+        starts = {start for start, _ in held}
+        rest = tuple(k for k, place in network.slices.items() if place.start not in starts)
         diagonal = tensors["diagonal"].to(network.device)
-        if diagonal.shape != (sum(network.shapes[k].numel() for k in rest),):
+        size = sum(network.shapes[k].numel() for k in rest)
+        if diagonal.shape != (size,) or sum(b - a for a, b in held) != network.n - size:
             raise KeyError("diagonal")
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the sketch in {source} does not fit the network ({error}); make it again"
         ) from error
@@ -198,21 +202,38 @@ def restore_sketch(
     return Sketch(metric, meta)
 
 
-def _restore_layer(name: str, tensors: Mapping[str, Tensor], network: Network) -> KroneckerLayer:
-    weight, bias = network.shapes[f"{name}.weight"], network.shapes.get(f"{name}.bias")
-    sizes = {"inputs": weight[1:].numel() + (bias is not None), "outputs": weight[0]}
+def _places(layer: KroneckerLayer) -> list[list[int]]:
+    """Return where a layer's weight and, if it has one, its bias start and stop."""
+    places = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+    return [[place.start, place.stop] for place in places]
+
+
+def _usual_places(name: str, network: Network) -> list[list[int]]:
+    """Return a module's places: sketches of version 0.1 hold whole modules and do not say."""
+    weight, bias = network.slices[f"{name}.weight"], network.slices.get(f"{name}.bias")
+    return [[place.start, place.stop] for place in (weight, bias) if place is not None]
+
+
+def _restore_layer(
+    name: str, places: list[list[int]], tensors: Mapping[str, Tensor], network: Network
+) -> KroneckerLayer:
+    (start, stop), *bias = places
     factors = {}
-    for side, size in sizes.items():
+    for side in ("inputs", "outputs"):
         vectors = tensors[f"{name}/{side}.vectors"]
         values = tensors[f"{name}/{side}.values"]
-        if vectors.shape != (size, len(values)):
-            raise ValueError(f"{name}: {tuple(vectors.shape)}, expected {(size, len(values))}")
+        if vectors.shape[1:] != values.shape:
+            raise ValueError(f"{name}: {tuple(vectors.shape)}, {tuple(values.shape)}")
         tail = float(tensors[f"{name}/{side}.tail"])
         factors[side] = Factor(vectors, values, tail).to(torch.float32, network.device)
+    d_in, d_out = (len(factors[side].vectors) for side in ("inputs", "outputs"))
+    lengths = [d_out * (d_in - len(bias)), d_out][: len(places)]
+    if [b - a for a, b in places] != lengths:
+        raise ValueError(f"{name}: {d_out} x {d_in} at {places}")
     return KroneckerLayer(
         name,
-        network.slices[f"{name}.weight"],
-        network.slices.get(f"{name}.bias"),
+        slice(start, stop),
+        slice(*bias[0]) if bias else None,
         factors["inputs"],
         factors["outputs"],
     )

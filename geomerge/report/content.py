@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import geomerge
+from geomerge.energy import PathMeasure
 from geomerge.merging import CurvePoint, Merge, MergeOptions, Row
+from geomerge.merging.candidates import Candidate
+from geomerge.merging.relaxing import LegRelaxed
 from geomerge.merging.sides import Side
 
 __all__ = ["merge_report"]
+
+PROTOCOLS = {
+    "shared": "class k of every task is output k; the task is not known (domain-incremental)",
+    "offset": "classes of each task after those before; the task is not known (class-incremental)",
+    "separate": "a block of outputs for each task; the task is known (task-incremental)",
+}
 
 
 def merge_report(
@@ -31,24 +40,47 @@ def merge_report(
         rows: The table.
         curve: The accuracy curves.
     """
-    sides, chosen = merged.sides, merged.chosen
-    score = chosen.score
+    sides, last = merged.sides, merged.chosen[-1]
     return {
         "geomerge": geomerge.__version__,
         "torch": torch.__version__,
         "recipe": recipe,
         "preset": merged.plan.preset,
-        "networks": {s.name: _network(s) for s in (sides.a, sides.b)},
+        "head": {"protocol": sides.head, "meaning": PROTOCOLS[sides.head]},
+        "bn": sides.bn,
+        "networks": {s.name: _network(s) for s in sides},
         "legs": _legs(merged, options),
         "data": {"walk": _walk_data(merged), "pick": _pick_data(merged)},
         "crossover": {
             "t": merged.t,
             "pick": merged.rule.name,
-            "damping": chosen.damping,
-            "step": chosen.step,
-            "select": {"a": score.a, "b": score.b},
-            "drift": {"a": score.drift_a, "b": score.drift_b},
+            "damping": last.damping,
+            "step": last.step,
+            "select": dict(last.score.accuracy),
+            "drift": dict(last.score.drift),
         },
+        "stages": [
+            _stage(stage.learned, candidates, chosen)
+            for stage, candidates, chosen in zip(
+                merged.plan.stages, merged.stages, merged.chosen, strict=True
+            )
+        ],
+        "relaxed": [_relaxed(r) for r in merged.relaxed],
+        "results": [
+            {"name": row.name, "select": dict(row.select), "test": dict(row.test)} for row in rows
+        ],
+        "curve": [{"t": p.t, "accuracy": dict(p.accuracy), "distance": p.distance} for p in curve],
+        "path": {"points": len(merged.path.ts), "lengths": merged.path.lengths},
+        "diagonal_only": list(merged.diagonal),
+        "notes": sides.notes,
+    }
+
+
+def _stage(
+    learned: Sequence[Side], candidates: Sequence[Candidate], chosen: Candidate
+) -> dict[str, Any]:
+    return {
+        "learned": [s.name for s in learned],
         "candidates": [
             {
                 "damping": c.damping,
@@ -56,27 +88,81 @@ def merge_report(
                 "value": c.value,
                 "length": c.length,
                 "step": c.step,
-                "select": {"a": c.score.a, "b": c.score.b},
+                "select": dict(c.score.accuracy),
+                "within_budgets": not c.score.over_budget,
             }
-            for c in merged.candidates
+            for c in candidates
         ],
-        "results": [
-            {"name": row.name, "select": list(row.select), "test": list(row.test)} for row in rows
-        ],
-        "curve": [asdict(point) for point in curve],
-        "path": {"points": len(merged.path.ts), "lengths": merged.path.lengths},
-        "diagonal_only": list(merged.diagonal),
-        "notes": sides.notes,
+        "damping": _learned(chosen),
+        "budgets": _budgets(chosen),
+    }
+
+
+def _learned(chosen: Candidate) -> dict[str, Any]:
+    """Return how the damping went along the walk: the same number everywhere if not learned."""
+    values = [s.damping for s in chosen.leg.steps if s.damping is not None]
+    if not values:
+        return {"first": None, "last": None, "smallest": None, "largest": None}
+    return {
+        "first": values[0],
+        "last": values[-1],
+        "smallest": min(values),
+        "largest": max(values),
+    }
+
+
+def _budgets(chosen: Candidate) -> dict[str, Any] | None:
+    """Return limits, steps that needed the quadratic program, and shadow prices."""
+    if chosen.budgets is None:
+        return None
+    prices: dict[str, list[float]] = {name: [] for name in chosen.budgets.limits}
+    for step in chosen.leg.steps:
+        for name, price in step.multipliers.items():
+            prices[name].append(price)
+    return {
+        "limits": chosen.budgets.limits,
+        "steps": len(chosen.leg.steps),
+        "programs_solved": chosen.budgets.solved,
+        "steps_shortened": chosen.budgets.shortened,
+        "shadow_prices": {
+            name: {
+                "steps_bound": len(found),
+                "mean": sum(found) / len(found) if found else 0.0,
+                "largest": max(found, default=0.0),
+            }
+            for name, found in prices.items()
+        },
+    }
+
+
+def _relaxed(found: LegRelaxed) -> dict[str, Any]:
+    def numbers(measure: PathMeasure, worst: float | None) -> dict[str, Any]:
+        return {
+            "energy": measure.energy,
+            "length": measure.length,
+            "bound": measure.bound,
+            "gap": measure.gap,
+            "worst_accuracy": worst,
+        }
+
+    return {
+        "leg": found.leg,
+        "share": found.share,
+        "before": numbers(found.before, found.worst_before),
+        "after": numbers(found.after, found.worst_after),
     }
 
 
 def _network(side: Side) -> dict[str, Any]:
     meta = side.checkpoint.meta
+    columns = side.network.columns
     return {
         "file": Path(side.checkpoint.source).name,
         "sha256": side.checkpoint.digest,
         "architecture": meta.get("architecture"),
         "task": side.task.name if side.task else meta.get("task"),
+        "outputs": [columns.start, columns.stop] if columns.stop else None,
+        "class_offset": side.offset,
         "sketch": side.sketch.meta if side.sketch else None,
     }
 
@@ -84,30 +170,38 @@ def _network(side: Side) -> dict[str, Any]:
 def _legs(merged: Merge, options: MergeOptions) -> list[dict[str, Any]]:
     plan = merged.plan
     lengths = merged.path.lengths
-    if options.metric == "euclidean":
-        first = second = "euclidean"
-    else:
-        second = f"kronecker ({options.output}), measured on {plan.goal.name}'s inputs as it goes"
-        first = second.replace(f"{plan.goal.name}'s", f"{plan.start.name}'s")
-    if plan.preset == "sketch":
-        if plan.start.sketch and options.metric != "euclidean":
-            meta = plan.start.sketch.meta
-            first = f"kronecker ({options.output}), sketch of {meta['inputs']} inputs, frozen"
-        legs = [
-            _leg(plan.start.name, "the crossover", plan.start.name, first, lengths),
-            _leg(plan.goal.name, "the crossover", plan.goal.name, second, lengths),
-        ]
-        return legs if plan.start.name == "a" else legs[::-1]
-    return [_leg(plan.start.name, plan.goal.name, plan.start.name, first, lengths)]
+
+    def measured(name: str) -> str:
+        if options.metric == "euclidean":
+            return "euclidean"
+        return f"{options.metric} ({options.output}), measured on {name}'s inputs as it goes"
+
+    if plan.preset == "paper":
+        assert plan.start is not None
+        start = plan.start.name
+        return [_leg(start, plan.goal.name, [start], measured(start), lengths)]
+    found = []
+    for side in (merged.sides.all[0], merged.sides.all[-1]):
+        kept, metric = [side.name], measured(side.name)
+        if side is plan.start:
+            kept = [s.name for s in plan.stages[-1].kept]
+            if options.metric == "kronecker":
+                counts = [s.sketch.meta["inputs"] for s in plan.stages[-1].kept if s.sketch]
+                metric = (
+                    f"kronecker ({options.output}), sketch of "
+                    f"{' + '.join(map(str, counts))} inputs, frozen"
+                )
+        found.append(_leg(side.name, "the crossover", kept, metric, lengths))
+    return found
 
 
 def _leg(
-    start: str, end: str, keeps: str, metric: str, lengths: dict[str, float]
+    start: str, end: str, keeps: list[str], metric: str, lengths: dict[str, float]
 ) -> dict[str, Any]:
     return {
         "walked_from": start,
         "to": end,
-        "keeps_function_of": None if metric.startswith("euclidean") else keeps,
+        "keeps_function_of": [] if metric.startswith("euclidean") else keeps,
         "metric": metric,
         "length": lengths[start],
     }
@@ -122,8 +216,8 @@ def _walk_data(merged: Merge) -> list[dict[str, Any]]:
             "inputs": len(s.manifold),
             "labels": False,
         }
-        for s in (merged.sides.a, merged.sides.b)
-        if s.manifold is not None and (s is merged.plan.walked_on or s.sketched_now)
+        for s in merged.sides
+        if s.manifold is not None and (s in merged.plan.walked_on or s.sketched_now)
     ]
 
 
@@ -137,6 +231,6 @@ def _pick_data(merged: Merge) -> list[dict[str, Any]]:
             "inputs": len(s.task.select.labels),
             "labels": labels,
         }
-        for s in (merged.sides.a, merged.sides.b)
+        for s in merged.sides
         if s.task is not None
     ]

@@ -1,4 +1,4 @@
-"""The two accuracy curves crossing, and the distance: figure 2F of arXiv 2012.09605."""
+"""The accuracy curves crossing, and the distance: figure 2F of arXiv 2012.09605."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from typing import Any
 from geomerge.files import write_bytes
 
 __all__ = ["draw_curves"]
+
+STYLES = (
+    ("#0072b2", "-", "o"),
+    ("#d55e00", "--", "s"),
+    ("#009e73", "-.", "^"),
+    ("#cc79a7", ":", "D"),
+)
 
 
 def draw_curves(report: dict[str, Any], file: Path) -> None:
@@ -28,9 +35,9 @@ def draw_curves(report: dict[str, Any], file: Path) -> None:
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(7, 5), sharex=True, height_ratios=[3, 1.2], layout="constrained"
     )
-    styles = {"a": ("#0072b2", "-", "o"), "b": ("#d55e00", "--", "s")}
-    for side, (color, line, marker) in styles.items():
-        values = [point[side] for point in curve]
+    for k, side in enumerate(report["networks"]):
+        color, line, marker = STYLES[k % len(STYLES)]
+        values = [point["accuracy"][side] for point in curve]
         if values[0] is None:
             continue
         task = report["networks"][side]["task"]
@@ -52,11 +59,12 @@ def draw_curves(report: dict[str, Any], file: Path) -> None:
     )
     upper.set_ylabel("accuracy, selection split (%)")
     upper.set_ylim(-2, 102)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     lower.plot(ts, [point["distance"] for point in curve], color="0.2", marker=".", ms=4)
-    lower.set_ylabel("distance to b")
+    first, *_, last = report["networks"]
+    lower.set_ylabel(f"distance to {last}")
     lower.set_ylim(bottom=0)
-    lower.set_xlabel("t: share of the path's length, from a (0) to b (1)")
+    lower.set_xlabel(f"t: share of the path's length, from {first} (0) to {last} (1)")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
     plt.close(figure)

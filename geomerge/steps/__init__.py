@@ -1,5 +1,19 @@
 """Metric x direction -> tangent."""
 
+from geomerge.steps.budgets import BudgetStep, budget_step, budget_steps
+from geomerge.steps.learning import step_gradient
+from geomerge.steps.qp import QPSolution, solve_qp
 from geomerge.steps.trust_region import Step, damped_step, precondition, trust_region_step
 
-__all__ = ["Step", "damped_step", "precondition", "trust_region_step"]
+__all__ = [
+    "BudgetStep",
+    "QPSolution",
+    "Step",
+    "budget_step",
+    "budget_steps",
+    "damped_step",
+    "precondition",
+    "solve_qp",
+    "step_gradient",
+    "trust_region_step",
+]

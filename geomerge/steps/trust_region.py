@@ -35,12 +35,14 @@ class Step:
         damping: mu.
         norm: |theta|.
         predicted: theta' g theta, the functional change that the metric predicts.
+        beta: How much reaching v was worth.
     """
 
     tangent: Tensor
     damping: float
     norm: float
     predicted: float
+    beta: float
 
 
 def damped_step(
@@ -163,4 +165,5 @@ def _step(spectrum: Spectrum, beta: float, damping: float) -> Step:
         damping,
         _norm(spectrum, beta, damping),
         (beta**2 / 4) * spectrum.sum(lambda s: s / (s + damping) ** 2),
+        beta,
     )

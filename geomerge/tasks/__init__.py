@@ -9,6 +9,7 @@ from geomerge.architectures import call_factory
 from geomerge.errors import TaskError, did_you_mean
 from geomerge.network import check_device
 from geomerge.tasks import sources
+from geomerge.tasks.classes import split_classes, take_classes
 from geomerge.tasks.task import (
     Inputs,
     Normalisation,
@@ -44,9 +45,11 @@ def load_task(
     """Load a task by name.
 
     Args:
-        name: ``mnist``, ``fashion-mnist``, ``cifar10``, ``digits``, ``digits-permuted``; or a
-            folder of images by class; or an ``.npz`` file with ``x`` and ``y``; or
-            ``module:factory``, a callable that returns a :class:`Task` or a mapping of arrays.
+        name: ``mnist``, ``rotated-mnist`` (a quarter turn), ``fashion-mnist``, ``cifar10``,
+            ``digits``, ``digits-permuted``; or a folder of images by class; or an ``.npz`` file
+            with ``x`` and ``y``; or ``module:factory``, a callable that returns a :class:`Task` or
+            a mapping of arrays. ``NAME@0-4`` or ``NAME@1,3,5`` are only those classes of it,
+            numbered from 0 on.
         data_root: Folder of the named data sets; default ``GEOMERGE_DATA``, else ``./data``.
         download: Whether torchvision may fetch a missing data set.
         normalisation: Instead of the usual one.
@@ -61,22 +64,36 @@ def load_task(
     """
     check_device(device)
     root = Path(data_root or os.environ.get("GEOMERGE_DATA") or "data")
+    whole, classes = split_classes(name)
+    found = _read(whole, root, download)
+    if isinstance(found, Task):
+        if classes is not None:
+            raise TaskError(
+                f"{whole} makes a whole task, of which no classes can be taken; have it return "
+                "arrays, or leave the classes out"
+            )
+        return found
+    train, test = found
+    if whole in sources.NAMED:
+        normalisation = normalisation or Normalisation(*sources.USUAL[whole])
+    if classes is not None:
+        train = take_classes(train, classes, name)
+        test = take_classes(test, classes, name) if test is not None else None
+    return make_task(name, train, test, normalisation, device)
+
+
+def _read(name: str, root: Path, download: bool) -> sources.Data | Task:
     path = Path(name)
     if name in sources.NAMED:
-        train, test = sources.NAMED[name](root, download)
-        normalisation = normalisation or Normalisation(*sources.USUAL[name])
-    elif path.suffix == ".npz":
-        train, test = sources.from_npz(path)
-    elif path.is_dir():
-        train, test = sources.from_folder(path)
-    elif ":" in name:
+        return sources.NAMED[name](root, download)
+    if path.suffix == ".npz":
+        return sources.from_npz(path)
+    if path.is_dir():
+        return sources.from_folder(path)
+    if ":" in name:
         made = call_factory(name)
-        if isinstance(made, Task):
-            return made
-        train, test = sources.from_factory(made, name)
-    else:
-        raise TaskError(
-            f"unknown task {name!r}, and no such folder{did_you_mean(name, sources.NAMED)} "
-            "(or a folder of images, an .npz file, module:factory)"
-        )
-    return make_task(name, train, test, normalisation, device)
+        return made if isinstance(made, Task) else sources.from_factory(made, name)
+    raise TaskError(
+        f"unknown task {name!r}, and no such folder{did_you_mean(name, sources.NAMED)} "
+        "(or a folder of images, an .npz file, module:factory)"
+    )

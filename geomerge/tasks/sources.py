@@ -22,6 +22,7 @@ Data = tuple[Pair, Pair | None]  # training, test
 
 USUAL = {  # the field's usual normalisation: mean, deviation per channel
     "mnist": ((0.1307,), (0.3081,)),
+    "rotated-mnist": ((0.1307,), (0.3081,)),
     "fashion-mnist": ((0.2860,), (0.3530,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "digits": ((0.3053,), (0.3761,)),
@@ -31,7 +32,7 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _LARGEST_IMAGE = 16 * 2**20  # bytes of one packed image; more is no image of a data set
 
 
-def _mnist(kind: str) -> Callable[[Path, bool], Data]:
+def _mnist(kind: str, turns: int = 0) -> Callable[[Path, bool], Data]:
     def read(root: Path, download: bool) -> Data:
         from torchvision import datasets
 
@@ -40,7 +41,7 @@ def _mnist(kind: str) -> Callable[[Path, bool], Data]:
                 data = getattr(datasets, kind)(str(root), train=train, download=download)
             except Exception as error:  # missing, truncated, or out of reach
                 raise _missing(kind, root, download, error) from error
-            return data.data.unsqueeze(1), data.targets
+            return torch.rot90(data.data.unsqueeze(1), turns, (2, 3)), data.targets
 
         return part(True), part(False)
 
@@ -83,6 +84,7 @@ def _digits(permuted: bool) -> Callable[[Path, bool], Data]:
 
 NAMED: Mapping[str, Callable[[Path, bool], Data]] = {
     "mnist": _mnist("MNIST"),
+    "rotated-mnist": _mnist("MNIST", turns=1),
     "fashion-mnist": _mnist("FashionMNIST"),
     "cifar10": _cifar10,
     "digits": _digits(permuted=False),

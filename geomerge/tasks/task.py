@@ -151,6 +151,13 @@ class Task:
         """The normalisation of all its inputs."""
         return self.train.inputs.normalisation
 
+    def shifted(self, offset: int) -> Task:
+        """Return the task with its classes numbered from ``offset`` on."""
+        train, select, test = (
+            Split(s.inputs, s.labels + offset) for s in (self.train, self.select, self.test)
+        )
+        return Task(self.name, train, select, test, self.classes + offset, self.input_shape)
+
 
 def make_task(
     name: str,

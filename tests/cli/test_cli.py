@@ -33,7 +33,7 @@ def test_the_whole_way(digits: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     rows = json.loads(found.stdout)["tasks"]
     report = json.loads((run / "report.json").read_text())
-    assert [r["accuracy"] for r in rows] == report["results"][-1]["test"]
+    assert [r["accuracy"] for r in rows] == list(report["results"][-1]["test"].values())
     taken = geomerge("path", run, "--at", "0", "--out", "c.pt", cwd=tmp_path)
     assert taken.returncode == 0, taken.stderr
     first = torch.load(tmp_path / "c.pt", weights_only=True)["state_dict"]

@@ -16,6 +16,17 @@ def test_hellinger_pullback_is_the_fisher_metric() -> None:
     torch.testing.assert_close(j.T @ j, torch.diag(p) - torch.outer(p, p))
 
 
+def test_softmax_gives_probabilities_whose_metric_is_the_square_of_fishers() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(1, 5, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda f: output_map(f, "softmax"), logits)
+    j = jacobian.reshape(5, 5)
+    p = torch.softmax(logits, 1).squeeze()
+    fisher = torch.diag(p) - torch.outer(p, p)
+    torch.testing.assert_close(j.T @ j, fisher @ fisher)
+    assert functional_change(logits, logits + 2, "softmax") == pytest.approx(0, abs=1e-20)
+
+
 def test_hellinger_has_finite_gradients_where_probabilities_vanish() -> None:
     logits = torch.tensor([[300.0, -300.0, 0.0]], requires_grad=True)
     output_map(logits, "hellinger").sum().backward()

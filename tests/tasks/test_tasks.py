@@ -164,3 +164,30 @@ def test_real_data_has_the_usual_sizes(real_data: Path) -> None:
     task = load_task("mnist", data_root=real_data)
     assert [len(s.labels) for s in (task.train, task.select, task.test)] == [55000, 5000, 10000]
     assert float(task.train.inputs.batch(slice(0, 5000)).mean()) == pytest.approx(0, abs=0.02)
+
+
+def test_some_classes_of_a_task_are_numbered_from_zero() -> None:
+    whole, part = load_task("digits"), load_task("digits@7,0-2")
+    assert part.classes == 4
+    assert part.name == "digits@7,0-2"
+    assert part.normalisation == whole.normalisation
+    examples = sum(len(s.labels) for s in (part.train, part.select, part.test))
+    labels = torch.cat([s.labels for s in (whole.train, whole.select, whole.test)])
+    assert examples == sum(int((labels == k).sum()) for k in (7, 0, 1, 2))
+    moved = part.shifted(4)
+    assert torch.equal(moved.select.labels, part.select.labels + 4)
+    assert moved.classes == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digits@8-12", "asks for class 10"),
+        ("digits@4-2", "expected classes such as 0-4"),
+        ("digits@1,1", "expected classes such as 0-4"),
+        ("digit@0-4", "did you mean 'digits'"),
+    ],
+)
+def test_classes_that_are_not_there_are_refused(name: str, message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        load_task(name)

@@ -1,0 +1,100 @@
+"""Peak memory of a Kronecker walk on VGG11 with the sketch given, in copies of its weights.
+
+    python benchmarks/memory.py
+
+Beside the walk, in the same run: plain fine-tuning steps with the same batch, whose peak is the
+weights, their gradients and the activations. Needs GEOMERGE_DATA with the trained VGG11.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from common import write_results
+
+from geomerge import Network, load_checkpoint, load_task
+from geomerge.architectures import rebuild_network
+from geomerge.directions import TowardFunction, log_probabilities
+from geomerge.metric import load_sketch, make_sketch, save_sketch
+from geomerge.tasks import Inputs
+from geomerge.walk import FunctionWalk, walk_toward_function
+
+BATCH, STEPS, INPUTS = 256, 5, 512
+
+
+def setting() -> tuple[Network, torch.Tensor, Inputs]:
+    root = Path(os.environ["GEOMERGE_DATA"])
+    checkpoint = load_checkpoint(root / "vgg11_cifar10.pt")
+    network = Network(rebuild_network(checkpoint.weights, None, checkpoint.source))
+    inputs = Inputs(torch.rand(INPUTS, 3, 32, 32), load_task("digits").normalisation)
+    return network, network.initial, inputs
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def fine_tune() -> tuple[int, int]:
+    """Take plain steps and return the peak before and after."""
+    network, w, inputs = setting()
+    targets = log_probabilities(network, w, inputs, BATCH)
+    start = peak()
+    for _ in range(STEPS):
+        _, gradient = network.gradient(w, inputs.batch(slice(0, BATCH)), targets[:BATCH])
+        w -= 0.01 * gradient
+    return start, peak()
+
+
+def walk(file: Path) -> tuple[int, int]:
+    """Walk with a stored sketch and return the peak before and after."""
+    network, w, inputs = setting()
+    targets = log_probabilities(network, w, inputs, BATCH)
+    start = peak()
+    metric = load_sketch(file, network, w).metric
+    direction = TowardFunction(network, targets, inputs, BATCH, 0)
+    walk = FunctionWalk(3e-5, steps=STEPS)
+    for _ in walk_toward_function(w, lambda w: metric, [direction], walk):
+        pass
+    return start, peak()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=["walk", "fine-tune"])
+    parser.add_argument("--work", type=Path, default=Path("build/bench"))
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    file = given.work / "vgg11-sketch.safetensors"
+    if given.part:
+        print(*(walk(file) if given.part == "walk" else fine_tune()))
+        return
+    network, w, inputs = setting()
+    if not file.exists():
+        save_sketch(file, make_sketch(network, w, inputs, "noise", count=256))
+    weights, sketch = 4 * network.n, file.stat().st_size
+    found = {}
+    for part in ("fine-tune", "walk"):
+        command = [sys.executable, __file__, "--part", part, "--work", str(given.work)]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        before, after = map(int, out[-2:])
+        found[part] = after - before
+        print(f"{part}: {(after - before) / weights:.1f} copies of the weights over the start")
+    # What plain steps need beyond weights and gradients is one batch's activations.
+    activations = max(found["fine-tune"] - 2 * weights, 0)
+    copies = (found["walk"] - sketch - activations) / weights
+    print(f"walk: {copies:.1f} copies beside sketch ({sketch / weights:.1f}) and activations")
+    print(f"walk / fine-tuning {found['walk'] / found['fine-tune']:.2f}")
+    write_results("memory.json", {
+        "weights": weights, "sketch": sketch, "activations": activations,
+        "walk": found["walk"], "fine_tune": found["fine-tune"], "copies": copies,
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

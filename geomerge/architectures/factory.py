@@ -1,0 +1,73 @@
+"""``module:factory`` -> what the user's own callable returns."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from geomerge.errors import OptionError, first_line
+
+__all__ = ["call_factory", "import_factory", "network_from_factory"]
+
+
+def import_factory(spec: str) -> Callable[[], Any]:
+    """Import the callable named by ``module:factory``, looking in the working folder too.
+
+    Args:
+        spec: The module's dotted name, a colon, and the name of a callable in it.
+
+    Returns:
+        The callable.
+
+    Raises:
+        OptionError: If there is no such module or callable.
+    """
+    module, _, attribute = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # the module is the user's own code
+        raise OptionError(
+            f"cannot import {spec!r} ({first_line(error)}); expected module:factory with the "
+            "module in the working folder or installed"
+        ) from error
+    if not callable(found):
+        raise OptionError(f"{spec!r} is a {type(found).__name__}, expected a callable; name one")
+    factory: Callable[[], Any] = found
+    return factory
+
+
+def call_factory(spec: str) -> Any:
+    """Import and call ``module:factory``, the user's own code.
+
+    Raises:
+        OptionError: If it cannot be imported or fails without arguments.
+    """
+    factory = import_factory(spec)
+    try:
+        return factory()
+    except Exception as error:  # whatever the user's code raises
+        raise OptionError(
+            f"{spec!r} failed ({type(error).__name__}: {first_line(error)}); expected a callable "
+            "that works without arguments"
+        ) from error
+
+
+def network_from_factory(spec: str) -> nn.Module:
+    """Call ``module:factory`` for a network.
+
+    Raises:
+        OptionError: If it cannot be imported, fails, or returns something else.
+    """
+    module = call_factory(spec)
+    if not isinstance(module, nn.Module):
+        raise OptionError(
+            f"{spec!r} returned a {type(module).__name__}, expected an nn.Module; return one"
+        )
+    return module

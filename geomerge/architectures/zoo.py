@@ -1,0 +1,73 @@
+"""Torchvision's VGG and ResNet networks, with any number of classes and of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["RESNETS", "VGGS", "fit_resnet", "fit_vgg", "resnet", "vgg"]
+
+VGGS = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))
+RESNETS = (
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *("wide_resnet50_2", "wide_resnet101_2"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+)
+_GROUPS = 32  # of GroupNorm, the usual number; weights do not tell it
+
+
+def vgg(name: str, classes: int) -> nn.Module:
+    """Make one of :data:`VGGS`, untrained."""
+    return _model(name, num_classes=classes)
+
+
+def fit_vgg(name: str, weights: Mapping[str, Tensor]) -> nn.Module | None:
+    """Return an empty network for weights named like a VGG's, or None."""
+    head = weights.get("classifier.6.weight")
+    if head is None or "features.0.weight" not in weights:
+        return None
+    return vgg(name, len(head))
+
+
+def resnet(
+    name: str, channels: int, classes: int, *, small: bool = False, groups: bool = False
+) -> nn.Module:
+    """Make one of :data:`RESNETS`, untrained.
+
+    Args:
+        name: The name.
+        channels: Of the images.
+        classes: How many outputs.
+        small: For images of about 32 pixels: a 3 x 3 stem of stride 1 and no pooling after it.
+        groups: With GroupNorm of 32 groups in place of BatchNorm.
+    """
+    norm = {"norm_layer": partial(nn.GroupNorm, _GROUPS)} if groups else {}
+    module = _model(name, num_classes=classes, **norm)
+    if small:
+        module.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        module.maxpool = nn.Identity()
+    elif channels != 3:
+        module.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    return module
+
+
+def fit_resnet(
+    name: str, weights: Mapping[str, Tensor], *, small: bool = False, groups: bool = False
+) -> nn.Module | None:
+    """Return an empty network for weights named like a ResNet's, or None; see :func:`resnet`."""
+    stem, head = weights.get("conv1.weight"), weights.get("fc.weight")
+    if stem is None or head is None or stem.dim() != 4 or "layer1.0.conv1.weight" not in weights:
+        return None
+    if (stem.shape[2] == 3) != small or ("bn1.running_mean" in weights) == groups:
+        return None
+    return resnet(name, stem.shape[1], len(head), small=small, groups=groups)
+
+
+def _model(name: str, **options: Any) -> nn.Module:
+    from torchvision.models import get_model  # slow to import, and needed only here
+
+    module: nn.Module = get_model(name, weights=None, **options)
+    return module

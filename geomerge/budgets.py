@@ -1,0 +1,194 @@
+"""Budgets of a walk: by how much a task, a class or a remembered function may get worse.
+
+A budget is a number measured at any point and its gradient there. A step sees it as one linear
+row; the number itself is measured after the step, which is shortened until it lies within.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from geomerge.metric import Metric, lower
+from geomerge.network import Network
+from geomerge.steps import budget_step
+
+__all__ = ["Budgets", "Kept", "KeptStep", "LossKept", "SketchKept"]
+
+_HALVINGS = 6  # of a step that breaks a budget; then it is not taken
+_ROUNDING = 1e-6
+
+
+class Kept(Protocol):
+    """Something that a walk should not make worse."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        ...
+
+    def value(
+        self,
+        w: Tensor,  # (n,)
+    ) -> float:
+        """Return how bad it is at a point."""
+        ...
+
+    def row(
+        self,
+        w: Tensor,  # (n,)
+    ) -> tuple[float, Tensor]:
+        """Return how bad it is, and the gradient of that, shape (n,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class LossKept:
+    """Mean KL(teacher || network) on some of the teacher's inputs: worse is farther from it.
+
+    Attributes:
+        name: As on the command line, ``"b"`` or ``"b/3"`` for one class.
+        network: The network.
+        x: Inputs, shape (N, ...).
+        targets: The teacher's log-probabilities on them, shape (N, m).
+    """
+
+    name: str
+    network: Network
+    x: Tensor
+    targets: Tensor
+
+    def value(
+        self,
+        w: Tensor,  # (n,)
+    ) -> float:
+        """Return the mean distance at a point."""
+        log_p = self.network.logits(w, self.x).log_softmax(dim=1)
+        distance = torch.nn.functional.kl_div(
+            log_p, self.targets, log_target=True, reduction="batchmean"
+        )
+        return float(distance)
+
+    def row(
+        self,
+        w: Tensor,  # (n,)
+    ) -> tuple[float, Tensor]:
+        """Return the mean distance at a point and its gradient."""
+        return self.network.gradient(w, self.x, self.targets)
+
+
+@dataclass(frozen=True)
+class SketchKept:
+    """The functional change (w - w_0)' g (w - w_0) that a sketch predicts, where no inputs are.
+
+    Attributes:
+        name: The network's name.
+        metric: g, measured at the network.
+        origin: The network's weights w_0, shape (n,).
+    """
+
+    name: str
+    metric: Metric
+    origin: Tensor
+
+    def value(
+        self,
+        w: Tensor,  # (n,)
+    ) -> float:
+        """Return the predicted change."""
+        gap = w - self.origin
+        return self.metric.inner(gap, gap)
+
+    def row(
+        self,
+        w: Tensor,  # (n,)
+    ) -> tuple[float, Tensor]:
+        """Return the predicted change and its gradient 2 g (w - w_0)."""
+        gap = w - self.origin
+        lowered = lower(self.metric, gap)
+        return float((gap * lowered).sum(dtype=torch.float64)), 2 * lowered
+
+
+@dataclass(frozen=True)
+class KeptStep:
+    """A step that keeps every budget.
+
+    Attributes:
+        tangent: theta, shape (n,).
+        predicted: theta' g theta.
+        multipliers: Shadow prices of the budgets that bound it.
+    """
+
+    tangent: Tensor
+    predicted: float
+    multipliers: dict[str, float]
+
+
+class Budgets:
+    """What may not get worse along a walk than at its start, and by how much it may.
+
+    Args:
+        kept: What is measured.
+        allowed: By how much each may rise above its value at the start, by name.
+        start: The walk's start, shape (n,).
+    """
+
+    def __init__(self, kept: Sequence[Kept], allowed: Mapping[str, float], start: Tensor) -> None:
+        self._kept = list(kept)
+        self.limits = {k.name: k.value(start) + allowed[k.name] for k in kept}
+        self.solved = 0  # steps whose closed form broke a row
+        self.shortened = 0  # steps that broke a budget after all
+
+    def within(
+        self,
+        w: Tensor,  # (n,)
+    ) -> bool:
+        """Return whether a point keeps every budget."""
+        return all(k.value(w) <= self.limits[k.name] * (1 + _ROUNDING) for k in self._kept)
+
+    def step(
+        self,
+        w: Tensor,  # (n,)
+        metric: Metric,
+        v: Tensor,  # (n,)
+        damping: float,
+        beta: float,
+    ) -> KeptStep:
+        """Solve eq. (7) under the budgets' rows, and shorten the step until all are kept.
+
+        Args:
+            w: Where the step starts.
+            metric: g.
+            v: The direction wanted.
+            damping: mu.
+            beta: How much reaching v is worth beside the functional change.
+        """
+        rows = [k.row(w) for k in self._kept]
+        limits = torch.tensor([self.limits[k.name] for k in self._kept], dtype=torch.float64)
+        values = torch.tensor([value for value, _ in rows], dtype=torch.float64)
+        gradients = torch.stack([gradient for _, gradient in rows])
+        step = budget_step(metric, v, gradients, limits - values, damping, beta)
+        self.solved += step.called_qp
+        # What is over its limit already only has to get no worse.
+        ceiling = torch.maximum(limits, values) + _ROUNDING * limits.abs()
+        share = 1.0
+        for _ in range(_HALVINGS):
+            if all(
+                k.value(w + share * step.tangent) <= float(top)
+                for k, top in zip(self._kept, ceiling, strict=True)
+            ):
+                break
+            share /= 2
+        else:
+            share = 0.0
+        self.shortened += share < 1
+        prices = zip(self._kept, step.multipliers.tolist(), strict=True)
+        return KeptStep(
+            share * step.tangent,
+            share**2 * step.predicted,
+            {k.name: price for k, price in prices if price > 0},
+        )

@@ -1,0 +1,57 @@
+"""A metric by its name."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from geomerge.errors import OptionError, did_you_mean
+from geomerge.metric.base import EuclideanMetric, Metric
+from geomerge.metric.estimate import estimate_kronecker
+from geomerge.metric.exact import exact_metric
+from geomerge.metric.gram import gram_metric
+from geomerge.network import Network
+from geomerge.tasks import Inputs
+
+__all__ = ["METRICS", "measure_metric"]
+
+METRICS = ("kronecker", "exact", "gram", "euclidean")
+_BATCH = 500  # inputs per pass
+_GRAM_ROWS = 4096  # inputs times outputs: a Gram matrix of 128 MiB, decomposed in half a minute
+
+
+def measure_metric(
+    name: str,
+    network: Network,
+    w: Tensor,  # (n,)
+    inputs: Inputs,
+    output: str,
+    seed: int,
+) -> Metric:
+    """Measure a metric of a network at w.
+
+    Args:
+        name: One of ``METRICS``.
+        network: The network.
+        w: Where.
+        inputs: Of the manifold. The Gram form uses a sample of them where inputs times outputs
+            would be more than 4096; the exact form keeps the activations of all of them.
+        output: ``"hellinger"``, ``"logits"`` or ``"softmax"``.
+        seed: Of that sample, and of the Kronecker form's random sign vectors.
+
+    Returns:
+        The metric.
+
+    Raises:
+        OptionError: If there is no metric of that name.
+    """
+    if name == "kronecker":
+        return estimate_kronecker(network, w, inputs.batches(_BATCH), output, seed)
+    if name == "exact":
+        return exact_metric(network, w, inputs.batches(_BATCH), output)
+    if name == "gram":
+        m = network.logits(w, inputs.batch(slice(0, 1))).shape[1]
+        sample = inputs.sample(max(1, _GRAM_ROWS // m), seed)
+        return gram_metric(network, w, sample.batch(slice(None)), output)
+    if name == "euclidean":
+        return EuclideanMetric()
+    raise OptionError(f"unknown metric {name!r}{did_you_mean(name, METRICS)}")

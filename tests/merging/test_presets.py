@@ -1,0 +1,230 @@
+"""Walks on the inputs of all networks, more than two networks, heads, budgets, learned damping."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from geomerge import Checkpoint, MergeOptions, Network, load_checkpoint, load_task, merge
+from geomerge.architectures import create_network
+from geomerge.crossover import accuracy
+from geomerge.errors import CheckpointError, OptionError
+from geomerge.evaluation import evaluate_file
+from geomerge.merging.heads import arrange_heads, widen_metric
+from geomerge.metric import measure_metric
+from geomerge.runs import run_merge
+from geomerge.testing import dense_kronecker
+from geomerge.training import train_checkpoint
+
+TASKS = ("digits", "digits-permuted")
+JOINT = MergeOptions(manifold=TASKS)
+SKETCH = MergeOptions(manifold=("digits",), damping=1e-5)
+
+
+def pair(folder: Path) -> list[Checkpoint]:
+    return [load_checkpoint(folder / f"{name}.pt") for name in "ab"]
+
+
+def smallest(found: dict[str, float | None]) -> float:
+    return min(v or 0.0 for v in found.values())
+
+
+@pytest.fixture(scope="module")
+def third(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A network for some of the digits, upside down."""
+    file = tmp_path_factory.mktemp("third") / "c.pt"
+    data = load_task("digits")
+    turned = {
+        part: (torch.rot90(s.inputs.raw, 2, (2, 3)), s.labels)
+        for part, s in (("train", data.train), ("test", data.test))
+    }
+    from geomerge.tasks import make_task
+
+    task = make_task("digits-turned", turned["train"], turned["test"], data.normalisation)
+    train_checkpoint(file, "lenet-300-100", task, epochs=20, learning_rate=0.02, seed=2)
+    return load_checkpoint(file)
+
+
+def test_inputs_of_all_tasks_take_the_joint_preset(digits: Path) -> None:
+    merged = merge(pair(digits), JOINT)
+    assert merged.plan.preset == "joint"
+    tasks = [load_task(name) for name in TASKS]
+    network = merged.sides.network
+    experts = [accuracy(network, s.w, t.test) for s, t in zip(merged.sides, tasks, strict=True)]
+    found = [accuracy(network, merged.w, t.test) for t in tasks]
+    assert max(e - f for e, f in zip(experts, found, strict=True)) < 0.05
+    assert torch.equal(merged.path.at(0), merged.sides["a"].w)
+    assert torch.equal(merged.path.at(1), merged.sides["b"].w)
+    assert torch.equal(merged.path.at(merged.t), merged.w)
+    assert 0 < merged.t < 1
+
+
+def test_the_joint_walk_beats_two_teacher_distillation_at_equal_samples(digits: Path) -> None:
+    short = replace(JOINT, steps=40)
+    kronecker = merge(pair(digits), short).accuracies
+    euclidean = merge(pair(digits), replace(short, metric="euclidean")).accuracies
+    assert smallest(kronecker) > smallest(euclidean)
+
+
+@pytest.mark.parametrize("metric", ["gram", "exact"])
+def test_other_metrics_walk_too(digits: Path, metric: str) -> None:
+    merged = merge(pair(digits), replace(JOINT, metric=metric, steps=25, damping=1e-2))
+    assert smallest(merged.accuracies) > 0.6
+
+
+@pytest.mark.parametrize("order", ["abc", "cab"])
+def test_three_networks_become_one(digits: Path, third: Checkpoint, order: str) -> None:
+    a, b = pair(digits)
+    given = {"a": a, "b": b, "c": third}
+    options = MergeOptions(manifold=TASKS if order == "abc" else ("digits",), steps=150)
+    networks = [given[k] for k in order]
+    if order == "cab":  # c and b bring no inputs
+        with pytest.raises(OptionError, match="more than two networks need inputs"):
+            merge(networks, options)
+        return
+    merged = merge(networks, options)
+    assert merged.plan.preset == "sketch"
+    assert [[s.name for s in stage.kept] for stage in merged.plan.stages] == [["c"], ["c", "b"]]
+    assert merged.path.ends == ("a", "c")
+    network, found = merged.sides.network, merged.chosen[-1].score.accuracy
+    assert set(found) == {"a", "b", "c"}
+    assert found["c"] is None  # its task has no name that could be loaded
+    for name in TASKS:
+        assert accuracy(network, merged.w, load_task(name).test) > 0.75
+    assert (found["a"] or 0) > 0.75
+
+
+@pytest.mark.parametrize("head", ["offset", "separate"])
+def test_heads_with_room_for_both_tasks(digits: Path, tmp_path: Path, head: str) -> None:
+    options = replace(JOINT, head=head, pick="balanced")
+    folder, report, _ = run_merge([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "run")
+    assert report["head"]["protocol"] == head
+    merged = load_checkpoint(folder / "merged.safetensors")
+    assert merged.weights["layers.2.weight"].shape[0] == 20
+    assert min(report["results"][-1]["test"].values()) > 0.85
+    rows = evaluate_file(folder / "merged.safetensors", TASKS)["tasks"]
+    assert [row["accuracy"] for row in rows] == list(report["results"][-1]["test"].values())
+    experts = {row["name"]: row["test"] for row in report["results"]}
+    alone = evaluate_file(digits / "b.pt", ["digits-permuted"])["tasks"][0]["accuracy"]
+    assert experts["b"]["b"] == pytest.approx(alone, abs=0.02)
+
+
+def test_a_sketch_is_carried_over_to_a_wider_head(digits: Path) -> None:
+    merged = merge(pair(digits), replace(SKETCH, head="offset"))
+    assert merged.plan.preset == "sketch"
+    assert smallest(merged.accuracies) > 0.7
+
+
+def test_heads_of_different_sizes_need_a_protocol(digits: Path, tmp_path: Path) -> None:
+    train_checkpoint(
+        tmp_path / "few.pt", "lenet-300-100", load_task("digits@0-4"), epochs=3, learning_rate=0.02
+    )
+    networks = [load_checkpoint(digits / "b.pt"), load_checkpoint(tmp_path / "few.pt")]
+    options = MergeOptions(manifold=("digits-permuted", "digits@0-4"), steps=60)
+    with pytest.raises(CheckpointError, match="--head offset or --head separate"):
+        merge(networks, options)
+    merged = merge(networks, replace(options, head="separate"))
+    assert [s.network.columns for s in merged.sides] == [slice(0, 10), slice(10, 15)]
+    assert smallest(merged.accuracies) > 0.6
+
+
+def test_a_widened_metric_is_the_old_one_on_the_old_outputs() -> None:
+    module = create_network("lenet-300-100", (1, 3, 3), 4, seed=0)
+    narrow = Network(module)
+    a, b = (Checkpoint(narrow.state_dict(narrow.initial * k)) for k in (1, 2))
+    (wide_a, _), heads = arrange_heads([a, b], [module, module], "offset")
+    wide = Network(create_network("lenet-300-100", (1, 3, 3), 8, seed=0))
+    x = torch.rand(50, 1, 3, 3)
+    from geomerge.tasks import Inputs, Normalisation
+
+    inputs = Inputs(x, Normalisation((0.0,), (1.0,)))
+    metric = measure_metric("kronecker", narrow, narrow.initial, inputs, "logits", 0)
+    widened = widen_metric(metric, narrow, wide, heads, 0)
+    move = torch.zeros(wide.n)
+    for name, part in wide.unravel(move).items():
+        part[tuple(slice(0, n) for n in narrow.shapes[name])] = 1.0
+    old = torch.ones(narrow.n)
+    assert widened.inner(move, move) == pytest.approx(metric.inner(old, old), rel=1e-4)
+    unused = wide.unravel(torch.zeros(wide.n))
+    flat = torch.zeros(wide.n)
+    wide.unravel(flat)["layers.2.bias"][5] = 1.0
+    assert widened.inner(flat, flat) > 0
+    assert wide_a.weights["layers.2.weight"].shape == unused["layers.2.weight"].shape
+
+
+def test_budgets_are_kept_and_priced(digits: Path, tmp_path: Path) -> None:
+    files = [digits / "a.pt", digits / "b.pt"]
+    free = merge(pair(digits), replace(SKETCH, damping=1e-3, pick="a>=0.5"))
+    drift = free.chosen[-1].score.drift["b"]
+    assert drift is not None
+    options = replace(SKETCH, damping=1e-3, pick="a>=0.5", budget=("b=0.002",))
+    _, report, _ = run_merge(files, options, out=tmp_path / "run")
+    (stage,) = report["stages"]
+    budgets = stage["budgets"]
+    assert budgets["programs_solved"] > 0
+    assert budgets["shadow_prices"]["b"]["largest"] > 0
+    merged = merge(pair(digits), options)
+    b = merged.sides["b"]
+    assert b.sketch is not None
+    gap = merged.w - b.w
+    assert b.sketch.metric.inner(gap, gap) <= 0.002 * (1 + 1e-4)
+
+
+def test_budgets_with_inputs_bound_the_loss_of_each_class(digits: Path) -> None:
+    options = replace(JOINT, steps=30, budget=("b/*=0.5", "a=0.1"))
+    merged = merge(pair(digits), options)
+    budgets = merged.chosen[-1].budgets
+    assert budgets is not None
+    assert {name.partition("/")[0] for name in budgets.limits} == {"a", "b"}
+    assert len(budgets.limits) == 11
+    assert budgets.within(merged.w)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"budget": ("b",)}, "expected --budget NETWORK=NUMBER"),
+        ({"budget": ("b=1", "b=2")}, "once for each"),
+        ({"budget": ("d=0.1",)}, "speaks of network 'd'"),
+        ({"budget": ("b/3=0.1",)}, "needs inputs of b's task"),
+        ({"sketch": ("b.pt",)}, "one --sketch for each network"),
+        ({"task": ("z=digits",)}, "speaks of network 'z'"),
+        ({"bn": "re-estimates"}, "did you mean 're-estimate'"),
+        ({"head": "offsets"}, "did you mean 'offset'"),
+        ({"learn": "damping", "metric": "euclidean"}, "leave one of the two out"),
+        ({"preset": "joint"}, "needs inputs of every network's task and b has none"),
+        ({"metric": "exact"}, "needs inputs of b"),
+        ({"manifold": ("digits", "digits", "digits")}, "at most 2 manifolds"),
+    ],
+)
+def test_what_cannot_be_done_is_said(digits: Path, wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        merge(pair(digits), replace(SKETCH, **wrong))  # type: ignore[arg-type]
+
+
+def test_damping_is_learned_from_far_below(digits: Path) -> None:
+    learned = merge(pair(digits), replace(SKETCH, damping=1e-8, learn="damping"))
+    fixed = merge(pair(digits), replace(SKETCH, damping=1e-8))
+    dampings = [s.damping for s in learned.path.steps if s.leg == "b"]
+    assert dampings[-1] is not None
+    assert dampings[-1] > 30 * 1e-8
+    assert smallest(learned.accuracies) > smallest(fixed.accuracies)
+
+
+def test_a_relaxed_path_has_less_energy_and_the_same_crossover(digits: Path) -> None:
+    merged = merge(pair(digits), replace(JOINT, steps=60, relax=True))
+    plain = merge(pair(digits), replace(JOINT, steps=60))
+    assert {r.leg for r in merged.relaxed} == {"a", "b"}
+    for found in merged.relaxed:
+        assert found.after.energy <= found.before.energy
+        assert (found.worst_after or 0) >= (found.worst_before or 0)
+        assert found.after.length <= found.after.energy**0.5 * (1 + 1e-9)
+    assert any(r.share > 0 for r in merged.relaxed)
+    assert torch.equal(merged.w, plain.w)
+    assert torch.equal(merged.path.at(0), merged.sides["a"].w)
+    assert torch.equal(merged.path.at(1), merged.sides["b"].w)
+    assert torch.equal(merged.path.at(merged.t), merged.w)
+    assert sum(merged.path.lengths.values()) < sum(plain.path.lengths.values())
