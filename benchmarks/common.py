@@ -57,25 +57,26 @@ def walked(
     Returns:
         Test accuracies of the crossover by each rule, of every network, and how the walks went.
     """
-    found: dict[str, Any] = {}
-    for rule_name in rules:
-        sides = prepare_sides(networks, options)
-        plan = plan_merge(sides, options)
-        experts = {s.name: accuracy(s.network, s.w, s.task.select) for s in sides}
-        rule = parse_pick(rule_name, experts)
-        walker = Walker(sides, options)
-        w = plan.start.w if plan.start else sides.settled(sides.middle())
-        dampings = []
+    sides = prepare_sides(networks, options)
+    plan = plan_merge(sides, options)
+    experts = {s.name: accuracy(s.network, s.w, s.task.select) for s in sides}
+    walker = Walker(sides, options)
+    found: dict[str, Any] = {
+        "experts": [accuracy(s.network, s.w, s.task.test) for s in sides],
+        "preset": plan.preset,
+    }
+    if len(plan.stages) > 1:
+        assert len(rules) == 1, "a later walk starts where a rule picked the one before"
+    w = plan.start.w if plan.start else sides.settled(sides.middle())
+    for k, stage in enumerate(plan.stages):
         with TemporaryDirectory() as folder:
-            for k, stage in enumerate(plan.stages):
-                place = Path(folder) / str(k)
-                walk = walk_stage(sides, plan, stage, w, walker, options, place)
+            walk = walk_stage(sides, plan, stage, w, walker, options, Path(folder) / str(k))
+            for name in rules:
+                rule = parse_pick(name, experts)
                 chosen = shortest_of_best(pick_candidates(walk, rule), rule.margin)
                 w = sides.settled(chosen.leg.weights(chosen.step))
-                dampings.append([chosen.leg.steps[0].damping, chosen.leg.steps[-1].damping])
-        found[rule_name] = [accuracy(s.network, w, s.task.test) for s in sides]
-        found["experts"] = [accuracy(s.network, s.w, s.task.test) for s in sides]
-        found["preset"], found["damping"] = plan.preset, dampings
+                found[name] = [accuracy(s.network, w, s.task.test) for s in sides]
+                found["damping"] = [chosen.leg.steps[0].damping, chosen.leg.steps[-1].damping]
     return found
 
 

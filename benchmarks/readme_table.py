@@ -1,43 +1,89 @@
-"""Write the numbers of benchmarks/results/ into the README, between its two markers."""
+"""Write the numbers of benchmarks/results/ into the README, between its markers."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- table: make readme -->", "<!-- end of table -->"
 
 
-def table(results: dict[str, Any], timing: dict[str, Any]) -> str:
-    """Return the table as Markdown: MNIST / Fashion-MNIST test accuracies."""
-    arches = list(results["table"])
-    names = list(dict.fromkeys(name for arch in arches for name in results["table"][arch]))
-    lines = [
-        "| | " + " | ".join(arches) + " |",
-        "|---|" + "---|" * len(arches),
-    ]
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / name).read_text())
+    return found
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def percent(values: list[float]) -> str:
+    return " / ".join(f"{v:.1f}" for v in values)
+
+
+def merge() -> str:
+    """MNIST / Fashion-MNIST test accuracies, by network."""
+    results, timing = read("merge.json")["table"], read("merge_timing.json")["timing"]
+    names = list(dict.fromkeys(name for rows in results.values() for name in rows))
+    table = []
     for name in names:
-        cells = []
-        for arch in arches:
-            row = results["table"][arch].get(name)
-            cells.append("{:.1f} / {:.1f}".format(*row["mean"]) if row else "-")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    ratios = [f"{timing['timing'][arch]['ratio']:.2f}" for arch in arches]
-    lines.append("| time of one walk / of training one expert | " + " | ".join(ratios) + " |")
-    return "\n".join(lines)
+        found = [rows.get(name) for rows in results.values()]
+        table.append([name, *(percent(row["mean"]) if row else "-" for row in found)])
+    ratios = [f"{timing[arch]['ratio']:.2f}" if arch in timing else "-" for arch in results]
+    table.append(["time of one walk / of training one expert", *ratios])
+    return markdown(["", *results], table)
+
+
+def heads() -> str:
+    """Pairs of tasks under the head protocols."""
+    results = read("heads.json")["table"]
+    table = []
+    for pair, rows in results.items():
+        first = next(iter(rows.values()))
+        table.append([pair, "the two networks alone", percent(first["experts"]), ""])
+        for name, row in rows.items():
+            table.append(["", name, percent(row["mean"]), f"{row['worst_drop']:.1f}"])
+    return markdown(["tasks", "head, walk", "test", "worst drop"], table)
+
+
+def three() -> str:
+    """Three networks in one."""
+    results = read("three_networks.json")
+    table = [[name, percent(row["mean"])] for name, row in results["table"].items()]
+    return markdown(["", " / ".join(results["tasks"])], table)
+
+
+def cifar() -> str:
+    """Halves of CIFAR-10, one head each."""
+    table = []
+    for net, rows in read("cifar.json")["table"].items():
+        first = next(iter(rows.values()))
+        table.append([net.removeprefix("nets:"), "the two networks alone",
+                      percent([100 * v for v in first["experts"]])])  # fmt: skip
+        for name, row in rows.items():
+            table.append(["", name, percent([100 * v for v in row["balanced"]])])
+    return markdown(["network", "head, walk", "classes 0-4 / 5-9"], table)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "merge": merge, "heads": heads, "three": three, "cifar": cifar,
+}  # fmt: skip
 
 
 def rendered(readme: str) -> str:
-    """Return the README with the table as the results have it."""
-    results, timing = (
-        json.loads((ROOT / "benchmarks" / "results" / name).read_text())
-        for name in ("merge.json", "merge_timing.json")
-    )
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{table(results, timing)}\n{END}{after}"
+    """Return the README with its tables as the results have them."""
+    for name, table in TABLES.items():
+        begin, end = f"<!-- table {name}: make readme -->", f"<!-- end of table {name} -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if pattern.search(readme) is None:
+            raise SystemExit(f"the README has no markers for the table {name}")
+        whole = f"{begin}\n{table()}\n{end}"
+        readme = pattern.sub(lambda _, whole=whole: whole, readme)
+    return readme
 
 
 if __name__ == "__main__":

@@ -35,4 +35,6 @@ Normalisation = Annotated[str | None, typer.Option(help="MEAN/STD instead of the
 Normalisations = Annotated[
     list[str] | None, typer.Option(help="TASK=MEAN/STD instead of the usual one.")
 ]
-Output = Annotated[str, typer.Option(help="What the metric measures: hellinger or logits.")]
+Output = Annotated[
+    str, typer.Option(help="What the metric measures: hellinger, logits or softmax.")
+]

@@ -174,7 +174,7 @@ class Budgets:
         step = budget_step(metric, v, gradients, limits - values, damping, beta)
         self.solved += step.called_qp
         # What is over its limit already only has to get no worse.
-        ceiling = torch.maximum(limits, values) + _ROUNDING * limits.abs()
+        ceiling = torch.maximum(limits * (1 + _ROUNDING), values)
         share = 1.0
         for _ in range(_HALVINGS):
             if all(

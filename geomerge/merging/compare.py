@@ -71,7 +71,8 @@ def comparison(
 
     Returns:
         Rows: the networks, the straight line (of two) or the mean (of more), the Euclidean walk
-        (where it is not the straight line), the crossover.
+        (where it is not the straight line), the walk without learning what was learned, the
+        crossover.
     """
     sides = merged.sides
     rows = [_row(merged, side.name, side.w) for side in sides]
@@ -84,7 +85,15 @@ def comparison(
         mean = torch.stack([side.w for side in sides]).mean(dim=0)
         rows.append(_row(merged, "mean of the weights", sides.settled(mean)))
     if merged.plan.preset != "paper" and options.metric != "euclidean":
-        rows.append(_row(merged, "Euclidean walk", _euclidean(merged, options, on_progress)))
+        plain = replace(
+            options, metric="euclidean", damping=None, learning_rate=None, learn=None, budget=()
+        )
+        w = _again(merged, plain, 0.0, "Euclidean walk ", on_progress)
+        rows.append(_row(merged, "Euclidean walk", w))
+    if options.learn is not None:
+        first = merged.plan.stages[0].candidates[0]
+        w = _again(merged, replace(options, learn=None), first, "not learned, ", on_progress)
+        rows.append(_row(merged, f"damping {first:g} throughout", w))
     rows.append(_row(merged, "crossover", merged.w))
     return rows
 
@@ -107,25 +116,26 @@ def curves(merged: Merge, points: int = 33) -> list[CurvePoint]:
     return found
 
 
-def _euclidean(
-    merged: Merge, options: MergeOptions, on_progress: Callable[[Progress], None] | None
+def _again(
+    merged: Merge,
+    options: MergeOptions,
+    damping: float,
+    title: str,
+    on_progress: Callable[[Progress], None] | None,
 ) -> Tensor:  # (n,)
-    """Walk the same stages in the Euclidean metric and return the point picked."""
+    """Walk the same stages with other options and one damping, and return the point picked."""
     sides, plan = merged.sides, merged.plan
-    plain = replace(
-        options, metric="euclidean", damping=None, learning_rate=None, learn=None, budget=()
-    )
-    walker = Walker(sides, plain)
-    start = plan.start.w if plan.start else sides.settled(sides.middle())
+    walker = Walker(sides, options)
+    w = plan.start.w if plan.start else sides.settled(sides.middle())
     with TemporaryDirectory() as folder:
         for number, stage in enumerate(plan.stages):
             walked = walk_stage(
-                sides, plan, replace(stage, candidates=(0.0,)), start, walker, plain,
-                Path(folder) / str(number), on_progress, "Euclidean walk ",
+                sides, plan, replace(stage, candidates=(damping,)), w, walker, options,
+                Path(folder) / str(number), on_progress, title,
             )  # fmt: skip
             chosen = shortest_of_best(pick_candidates(walked, merged.rule), merged.rule.margin)
-            start = sides.settled(chosen.leg.weights(chosen.step))
-    return start
+            w = sides.settled(chosen.leg.weights(chosen.step))
+    return w
 
 
 def _row(

@@ -43,6 +43,7 @@ EUCLIDEAN_RATES = {"sketch": 0.002, "joint": 0.05}
 JOINT_RATE = 1.0  # divided by the number of teachers
 JOINT_REFRESH = (0, 20, 60)
 METRIC_INPUTS = 2000  # of each manifold, per measurement of a metric on the way
+EXACT_INPUTS = 500  # of each where every step passes them some forty times
 STRAIGHT_STEPS = 20
 BACK_STEPS = 200  # that take the drift back before the paper's walk goes straight
 
@@ -183,7 +184,8 @@ class Walker:
         name, output, seed = self._options.metric, self._options.output, self._options.seed
         if name == "euclidean":
             return lambda w: EuclideanMetric()
-        samples = [_manifold(s).sample(METRIC_INPUTS, seed) for s in sides]
+        count = EXACT_INPUTS if name == "exact" else METRIC_INPUTS
+        samples = [_manifold(s).sample(count, seed) for s in sides]
 
         def measure(w: Tensor) -> Metric:
             if sides[0].network.columns == sides[-1].network.columns:

@@ -41,7 +41,7 @@ def squared_derivatives(
             up, so that a large vocabulary costs no more than a small one.
         x: Inputs.
         probes: Directions in the space of outputs, for each input.
-        output: ``"hellinger"`` or ``"logits"``.
+        output: ``"hellinger"``, ``"logits"`` or ``"softmax"``.
 
     Returns:
         The sums by name.

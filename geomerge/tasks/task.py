@@ -98,8 +98,10 @@ class Inputs:
         return len(self.raw)
 
     def batch(self, index: Tensor | slice) -> Tensor:  # (B, ...)
-        """Return normalised inputs as float32 on the device."""
+        """Return normalised inputs as float32 on the device; integers, tokens, as they are."""
         x = self.raw[index].to(self.device)
+        if not x.is_floating_point() and x.dtype != torch.uint8:
+            return x
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
         shape = (-1,) + (1,) * max(x.dim() - 2, 0)
         mean = torch.tensor(self.normalisation.mean, device=x.device).view(shape)

@@ -14,9 +14,10 @@ from geomerge.crossover import accuracy
 from geomerge.errors import CheckpointError, OptionError
 from geomerge.evaluation import evaluate_file
 from geomerge.merging.heads import arrange_heads, widen_metric
+from geomerge.merging.sides import prepare_sides
+from geomerge.merging.walks import Walker
 from geomerge.metric import measure_metric
 from geomerge.runs import run_merge
-from geomerge.testing import dense_kronecker
 from geomerge.training import train_checkpoint
 
 TASKS = ("digits", "digits-permuted")
@@ -69,10 +70,17 @@ def test_the_joint_walk_beats_two_teacher_distillation_at_equal_samples(digits: 
     assert smallest(kronecker) > smallest(euclidean)
 
 
-@pytest.mark.parametrize("metric", ["gram", "exact"])
-def test_other_metrics_walk_too(digits: Path, metric: str) -> None:
-    merged = merge(pair(digits), replace(JOINT, metric=metric, steps=25, damping=1e-2))
+def test_the_gram_metric_merges_too(digits: Path) -> None:
+    merged = merge(pair(digits), replace(JOINT, metric="gram", steps=12, damping=1e-2))
     assert smallest(merged.accuracies) > 0.6
+
+
+def test_the_exact_metric_walks_too(digits: Path) -> None:
+    options = replace(JOINT, metric="exact", steps=5)
+    sides = prepare_sides(pair(digits), options)
+    points = list(Walker(sides, options).learn_all(sides.middle(), 1e-2)[0])
+    assert len(points) == 10
+    assert points[8].distance < 0.97 * points[0].distance
 
 
 @pytest.mark.parametrize("order", ["abc", "cab"])
@@ -115,7 +123,7 @@ def test_heads_with_room_for_both_tasks(digits: Path, tmp_path: Path, head: str)
 def test_a_sketch_is_carried_over_to_a_wider_head(digits: Path) -> None:
     merged = merge(pair(digits), replace(SKETCH, head="offset"))
     assert merged.plan.preset == "sketch"
-    assert smallest(merged.accuracies) > 0.7
+    assert smallest(merged.accuracies) > 0.5  # no data of b, and its classes are not known
 
 
 def test_heads_of_different_sizes_need_a_protocol(digits: Path, tmp_path: Path) -> None:
@@ -228,3 +236,35 @@ def test_a_relaxed_path_has_less_energy_and_the_same_crossover(digits: Path) -> 
     assert torch.equal(merged.path.at(1), merged.sides["b"].w)
     assert torch.equal(merged.path.at(merged.t), merged.w)
     assert sum(merged.path.lengths.values()) < sum(plain.path.lengths.values())
+
+
+def test_batch_norm_follows_the_stated_policy(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bnnet.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 60), nn.BatchNorm1d(60), nn.ReLU(),\n"
+        "        nn.Linear(60, 60), nn.BatchNorm1d(60), nn.ReLU(), nn.Linear(60, 10))\n"
+    )
+    for k, (name, task) in enumerate(zip("ab", TASKS, strict=True)):
+        train_checkpoint(
+            tmp_path / f"{name}.pt", "bnnet:make", load_task(task), epochs=15,
+            learning_rate=0.02, seed=k,
+        )  # fmt: skip
+    networks = pair(tmp_path)
+    anew = merge(networks, replace(JOINT, steps=60))
+    assert anew.sides.bn == "re-estimate"
+    kept = merge(networks, replace(JOINT, steps=60, bn="keep"))
+    assert kept.sides.bn == "keep"
+    assert smallest(anew.accuracies) > 0.85
+    names = [k for k in anew.sides.network.shapes if "running" in k]
+    mean = kept.sides.middle()
+    unravel = kept.sides.network.unravel
+    assert all(torch.allclose(unravel(kept.w)[k], unravel(mean)[k], atol=1e-5) for k in names)
+    assert not any(torch.allclose(unravel(anew.w)[k], unravel(mean)[k], atol=1e-5) for k in names)
+    blind = merge(networks, replace(SKETCH, steps=20))
+    assert blind.sides.bn == "keep"
+    with pytest.raises(OptionError, match="--bn re-estimate needs inputs of every"):
+        merge(networks, replace(SKETCH, bn="re-estimate"))
