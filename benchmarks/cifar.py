@@ -20,7 +20,7 @@ from geomerge import MergeOptions
 
 sys.path.insert(0, str(Path(__file__).parent))  # for nets:...
 PAIR = ("cifar10@0-4", "cifar10@5-9")
-NETS = {"nets:resnet18_bn": 3, "nets:resnet18_gn": 3, "vit-cifar": 4}  # epochs
+NETS = {"nets:resnet18_bn": 3, "nets:resnet18_gn": 3, "vit-cifar": 1}  # epochs
 RATES = {"nets:resnet18_bn": 0.05, "nets:resnet18_gn": 0.01, "vit-cifar": 0.02}
 STEPS = 40
 

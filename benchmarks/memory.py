@@ -2,15 +2,14 @@
 
     python benchmarks/memory.py
 
-Beside the walk, in the same run: plain fine-tuning steps with the same batch, whose peak is the
-weights, their gradients and the activations. Needs GEOMERGE_DATA with the trained VGG11.
+Beside the walk, in the same run: plain fine-tuning steps with the same batch, whose peak tells what
+the activations take. Linux only. Needs GEOMERGE_DATA with the trained VGG11.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -36,32 +35,40 @@ def setting() -> tuple[Network, torch.Tensor, Inputs]:
     return network, network.initial, inputs
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident(kind: str) -> int:
+    """Return VmRSS (now) or VmHWM (the peak since it was last reset) in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(kind)).split()[1])
 
 
-def fine_tune() -> tuple[int, int]:
-    """Take plain steps and return the peak before and after."""
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def fine_tune() -> int:
+    """Take plain steps and return the peak over what was there before the network."""
+    before = resident("VmRSS")
     network, w, inputs = setting()
     targets = log_probabilities(network, w, inputs, BATCH)
-    start = peak()
+    reset_peak()
     for _ in range(STEPS):
         _, gradient = network.gradient(w, inputs.batch(slice(0, BATCH)), targets[:BATCH])
         w -= 0.01 * gradient
-    return start, peak()
+    return resident("VmHWM") - before
 
 
-def walk(file: Path) -> tuple[int, int]:
-    """Walk with a stored sketch and return the peak before and after."""
+def walk(file: Path) -> int:
+    """Walk with a stored sketch and return the peak over what was there before the network."""
+    before = resident("VmRSS")
     network, w, inputs = setting()
     targets = log_probabilities(network, w, inputs, BATCH)
-    start = peak()
     metric = load_sketch(file, network, w).metric
+    reset_peak()
     direction = TowardFunction(network, targets, inputs, BATCH, 0)
     walk = FunctionWalk(3e-5, steps=STEPS)
     for _ in walk_toward_function(w, lambda w: metric, [direction], walk):
         pass
-    return start, peak()
+    return resident("VmHWM") - before
 
 
 def main() -> None:
@@ -72,7 +79,7 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     file = given.work / "vgg11-sketch.safetensors"
     if given.part:
-        print(*(walk(file) if given.part == "walk" else fine_tune()))
+        print(walk(file) if given.part == "walk" else fine_tune())
         return
     network, w, inputs = setting()
     if not file.exists():
@@ -82,13 +89,16 @@ def main() -> None:
     for part in ("fine-tune", "walk"):
         command = [sys.executable, __file__, "--part", part, "--work", str(given.work)]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        before, after = map(int, out[-2:])
-        found[part] = after - before
-        print(f"{part}: {(after - before) / weights:.1f} copies of the weights over the start")
-    # What plain steps need beyond weights and gradients is one batch's activations.
-    activations = max(found["fine-tune"] - 2 * weights, 0)
+        found[part] = int(out[-1])
+        print(f"{part}: {found[part] / weights:.1f} copies of the weights")
+    # Beside its activations plain training holds the weights (as a vector and as they came), their
+    # gradient and the one that autograd makes.
+    activations = max(found["fine-tune"] - 4 * weights, 0)
     copies = (found["walk"] - sketch - activations) / weights
-    print(f"walk: {copies:.1f} copies beside sketch ({sketch / weights:.1f}) and activations")
+    print(
+        f"walk: {copies:.1f} copies beside the sketch ({sketch / weights:.1f}) and activations "
+        f"({activations / weights:.1f})"
+    )
     print(f"walk / fine-tuning {found['walk'] / found['fine-tune']:.2f}")
     write_results("memory.json", {
         "weights": weights, "sketch": sketch, "activations": activations,
