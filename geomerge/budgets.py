@@ -129,26 +129,44 @@ class KeptStep:
 
 
 class Budgets:
-    """What may not get worse along a walk than at its start, and by how much it may.
+    """What may not get worse along a walk, and by how much it may.
 
     Args:
         kept: What is measured.
-        allowed: By how much each may rise above its value at the start, by name.
-        start: The walk's start, shape (n,).
+        allowed: By how much each may rise above its best value, by name.
+        best: The best value of each so far: 0 for what the walk started with, and more, falling
+            along the walk, for what it is learning.
     """
 
-    def __init__(self, kept: Sequence[Kept], allowed: Mapping[str, float], start: Tensor) -> None:
+    def __init__(
+        self, kept: Sequence[Kept], allowed: Mapping[str, float], best: Mapping[str, float]
+    ) -> None:
         self._kept = list(kept)
-        self.limits = {k.name: k.value(start) + allowed[k.name] for k in kept}
+        self._allowed = dict(allowed)
+        self._best = dict(best)
+        self.last: tuple[Tensor, Tensor] | None = None  # rows and limits of the last step
         self.solved = 0  # steps whose closed form broke a row
         self.shortened = 0  # steps that broke a budget after all
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The largest value that each may have now."""
+        return {name: self._best[name] + self._allowed[name] for name in self._best}
+
+    def values(
+        self,
+        w: Tensor,  # (n,)
+    ) -> dict[str, float]:
+        """Return what is measured at a point."""
+        return {k.name: k.value(w) for k in self._kept}
 
     def within(
         self,
         w: Tensor,  # (n,)
     ) -> bool:
         """Return whether a point keeps every budget."""
-        return all(k.value(w) <= self.limits[k.name] * (1 + _ROUNDING) for k in self._kept)
+        limits = self.limits
+        return all(v <= limits[name] * (1 + _ROUNDING) for name, v in self.values(w).items())
 
     def step(
         self,
@@ -168,9 +186,12 @@ class Budgets:
             beta: How much reaching v is worth beside the functional change.
         """
         rows = [k.row(w) for k in self._kept]
+        for kept, (value, _) in zip(self._kept, rows, strict=True):
+            self._best[kept.name] = min(self._best[kept.name], value)
         limits = torch.tensor([self.limits[k.name] for k in self._kept], dtype=torch.float64)
         values = torch.tensor([value for value, _ in rows], dtype=torch.float64)
         gradients = torch.stack([gradient for _, gradient in rows])
+        self.last = (gradients, limits - values)
         step = budget_step(metric, v, gradients, limits - values, damping, beta)
         self.solved += step.called_qp
         # What is over its limit already only has to get no worse.

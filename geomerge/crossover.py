@@ -105,7 +105,8 @@ def parse_pick(text: str, experts: Mapping[str, float | None]) -> PickRule:
 
     def value(s: Score) -> float:
         if name not in s.accuracy:  # an early walk, in which the network does not count yet
-            return min(_known(s.accuracy))
+            known = [v for v in s.accuracy.values() if v is not None]
+            return min(known) if known else -max(s.distance.values())
         (kept,) = _known([s.accuracy[name]])
         if kept < floor:
             return kept - 2  # below every point that meets the floor

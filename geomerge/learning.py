@@ -34,16 +34,18 @@ class DampingLearner:
         self._kept = kept
         self._size = 0.0
         self._steps = 0
-        self._last: tuple[Metric, Tensor, float] | None = None
+        self._last: tuple[Metric, Tensor, float, Tensor, Tensor] | None = None
 
     def remember(
         self,
         metric: Metric,
         v: Tensor,  # (n,)
         rate: float,
+        budgets: tuple[Tensor, Tensor] | None = None,  # (p, n), (p,)
     ) -> None:
-        """Keep what the last step was made from."""
-        self._last = (metric, v, rate)
+        """Keep what the last step was made from: its rows and limits, too."""
+        rows, limits = budgets or (v.new_zeros(0, len(v)), torch.zeros(0))
+        self._last = (metric, v, rate, rows, limits)
 
     def __call__(
         self,
@@ -58,11 +60,11 @@ class DampingLearner:
         """
         if self._last is None:
             return math.exp(self._log)
-        metric, wanted, rate = self._last
+        metric, wanted, rate, rows, limits = self._last
         loss = -v if self._kept is None else self._kept(w) - v
-        none = v.new_zeros(0, len(v))
+        # The step is rate times one with limits that are so many times as wide.
         gradient, _ = step_gradient(
-            metric, wanted, none, torch.zeros(0), math.exp(self._log), None, rate * loss
+            metric, wanted, rows, limits / rate, math.exp(self._log), None, rate * loss
         )
         self._steps += 1
         self._size = _MEMORY * self._size + (1 - _MEMORY) * gradient**2

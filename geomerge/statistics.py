@@ -50,7 +50,9 @@ def re_estimate(
         layer.train()
     try:
         with torch.no_grad():
-            for start in range(0, min(len(s) for s in samples), share):
+            shortest = min(len(s) for s in samples)
+            share = min(share, shortest)  # and whole batches only: all count the same
+            for start in range(0, shortest - share + 1, share):
                 module(torch.cat([s.batch(slice(start, start + share)) for s in samples]))
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):

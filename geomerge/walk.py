@@ -152,7 +152,7 @@ def walk_toward_function(
                 kept = budgets.step(w, metric, momentum, damping, 2 * rate * top)
                 tangent, multipliers, predicted = kept.tangent, kept.multipliers, kept.predicted
             if learner is not None:
-                learner.remember(metric, momentum, rate)
+                learner.remember(metric, momentum, rate, budgets.last if budgets else None)
             w = w + tangent
             yield WalkPoint(
                 w, float(tangent.norm()), max(predicted, 0.0), damping, distance, multipliers

@@ -53,7 +53,7 @@ def test_no_step_leaves_its_budgets(
     setting: tuple[Network, KroneckerMetric, LossKept, SketchKept], allowed: float
 ) -> None:
     network, metric, loss, sketch = setting
-    budgets = Budgets([loss, sketch], {"a": allowed, "b": allowed}, network.initial)
+    budgets = Budgets([loss, sketch], {"a": allowed, "b": allowed}, {"a": 0.0, "b": 0.0})
     goal = network.initial + torch.randn(network.n, dtype=torch.float64)
     w = network.initial
     for _ in range(30):
@@ -72,7 +72,7 @@ def test_wide_budgets_change_nothing(
 ) -> None:
     network, metric, loss, _ = setting
     v = torch.randn(network.n, dtype=torch.float64)
-    step = Budgets([loss], {"a": 1e6}, network.initial).step(network.initial, metric, v, 0.1, 0.2)
+    step = Budgets([loss], {"a": 1e6}, {"a": 0.0}).step(network.initial, metric, v, 0.1, 0.2)
     spectrum = metric.spectrum(v)
     free = spectrum.compose(spectrum.scaled(lambda s: 0.1 / (s + 0.1)))
     torch.testing.assert_close(step.tangent, free)
@@ -109,3 +109,17 @@ def test_targets_of_some_inputs_are_those_inputs() -> None:
     targets = log_probabilities(network, network.initial, inputs)
     kept = LossKept("a", network, inputs.batch(slice(3, 9)), targets[3:9])
     assert kept.value(network.initial) == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_learned_may_not_fall_back(
+    setting: tuple[Network, KroneckerMetric, LossKept, SketchKept],
+) -> None:
+    network, metric, loss, _ = setting
+    start = network.initial + torch.randn(network.n, dtype=torch.float64)
+    budgets = Budgets([loss], {"a": 0.01}, {"a": loss.value(start)})
+    w = start
+    for goal in (network.initial, start):  # there and, as far as it is allowed, back
+        for _ in range(60):
+            w = w + budgets.step(w, metric, goal - w, 1.0, 0.5).tangent
+    assert loss.value(w) <= budgets.limits["a"] * (1 + 1e-5)
+    assert budgets.limits["a"] < 0.5 * loss.value(start)

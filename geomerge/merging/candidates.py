@@ -18,7 +18,7 @@ from geomerge.merging.probe import probe_of
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import Walker
 from geomerge.metric import EuclideanMetric, KroneckerMetric, Metric, combine, make_sketch
-from geomerge.path import Leg, record_leg
+from geomerge.path import Leg, StepRecord, record_leg
 
 __all__ = [
     "Candidate",
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _BUDGET_INPUTS = 1000
+_OVER = 1e6  # what breaking a budget takes off a point's value
 _RETRIES = 4  # of a walk that diverges, each at half the learning rate
 
 
@@ -46,6 +47,7 @@ class Candidate:
         value: What the pick rule makes of it.
         length: Length of its walk up to the pick, on the same inputs for all candidates.
         budgets: The budgets that it kept; None without any.
+        steps: All steps of its walk, those after the pick too.
     """
 
     damping: float
@@ -55,6 +57,7 @@ class Candidate:
     value: float
     length: float
     budgets: Budgets | None
+    steps: list[StepRecord]
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,9 @@ def walk_stage(
         on_progress: Called after each step.
         title: Put before the walks' names.
     """
-    metric = kept_metric(sides, stage, start, options) if plan.preset == "sketch" else None
+    metric = None
+    if plan.preset == "sketch":
+        metric = kept_metric(walker, stage, start, options)
     monitor = Monitor(sides, on_progress)
     probes = [p for p in (probe_of(side, options.output) for side in stage.kept) if p]
     measure = probes[0] if len(stage.kept) == 1 and probes else None
@@ -110,7 +115,7 @@ def walk_stage(
     legs, all_budgets = [], []
     for damping in stage.candidates:
         for attempt in range(_RETRIES + 1):
-            budgets = _budgets(sides, stage, start, metric, walker, options)
+            budgets = _budgets(sides, plan, stage, start, metric, walker, options)
             rate = 0.5**attempt
             if metric is not None:
                 # Without inputs lengths are the metric's, and must be one metric's for all.
@@ -204,7 +209,7 @@ class Scorer:
 
 
 def kept_metric(
-    sides: Sides,
+    walker: Walker,
     stage: Stage,
     start: Tensor,  # (n,)
     options: MergeOptions,
@@ -213,7 +218,6 @@ def kept_metric(
     if options.metric == "euclidean":
         return EuclideanMetric()
     if options.metric != "kronecker":
-        walker = Walker(sides, options)
         blind = [s.name for s in stage.kept if s.manifold is None]
         if blind:
             raise OptionError(
@@ -225,11 +229,12 @@ def kept_metric(
     for k, side in enumerate(stage.kept):
         # Sketches are worth something at the network that they were measured at, and along a walk
         # that kept its function; for a function learned on the way that is where it was learned.
-        if side.sketch is None or (k and not side.sketched_now):
+        found = walker.sketches.get(side.name) if k else side.sketch
+        if found is None:
             assert side.manifold is not None
             assert side.manifold_name is not None
             side.sketched_now = True
-            side.sketch = make_sketch(
+            found = make_sketch(
                 side.network,
                 start,
                 side.manifold,
@@ -237,12 +242,17 @@ def kept_metric(
                 output=options.output,
                 seed=options.seed,
             )
-        metrics.append(side.sketch.metric)
+            if k:
+                walker.sketches[side.name] = found
+            else:
+                side.sketch = found
+        metrics.append(found.metric)
     return combine(metrics)
 
 
 def _budgets(
     sides: Sides,
+    plan: Plan,
     stage: Stage,
     start: Tensor,  # (n,)
     metric: Metric | None,
@@ -250,8 +260,10 @@ def _budgets(
     options: MergeOptions,
 ) -> Budgets | None:
     allowed: dict[str, float] = {}
-    kept: list[Kept] = []
-    for text, number in options.budgets().items():
+    kept: dict[str, Kept] = {}
+    best: dict[str, float] = {}
+    # A class that is named has its own number, whatever all classes have.
+    for text, number in sorted(options.budgets().items(), key=lambda item: "*" not in item[0]):
         name, _, which = text.partition("/")
         side = sides[name]
         if side not in stage.sides:
@@ -262,13 +274,14 @@ def _budgets(
                     f"--budget {text} needs inputs of {name}'s task; name it with --manifold "
                     f"{name}=TASK"
                 )
-            kept.append(SketchKept(text, side.sketch.metric, side.w))
-            allowed[text] = number
-            continue
-        for budget in _losses(side, text, walker):
-            kept.append(budget)
-            allowed[budget.name] = number
-    return Budgets(kept, allowed, start) if kept else None
+            found: list[Kept] = [SketchKept(text, side.sketch.metric, side.w)]
+        else:
+            found = list(_losses(side, text, walker))
+        for budget in found:
+            kept[budget.name], allowed[budget.name] = budget, number
+            learned = plan.preset != "paper" and side in stage.learned
+            best[budget.name] = budget.value(start) if learned else 0.0
+    return Budgets(list(kept.values()), allowed, best) if kept else None
 
 
 def _losses(side: Side, text: str, walker: Walker) -> list[LossKept]:
@@ -281,15 +294,17 @@ def _losses(side: Side, text: str, walker: Walker) -> list[LossKept]:
         return [LossKept(text, side.network, x, targets)]
     # The network's own answer counts as the class: labels are not needed.
     answers = targets.argmax(dim=1)
-    wanted = sorted(set(answers.tolist())) if which == "*" else [int(which)]
+    shift = side.offset
+    wanted = sorted(set(answers.tolist())) if which == "*" else [int(which) + shift]
     found = []
     for k in wanted:
         chosen = answers == k
         if not bool(chosen.any()):
             raise OptionError(
-                f"--budget {text} speaks of class {k}, which {name} never answers; name another"
+                f"--budget {text} speaks of class {k - shift}, which {name} never answers; name "
+                "another"
             )
-        found.append(LossKept(f"{name}/{k}", side.network, x[chosen], targets[chosen]))
+        found.append(LossKept(f"{name}/{k - shift}", side.network, x[chosen], targets[chosen]))
     return found
 
 
@@ -299,15 +314,26 @@ def _pick(
     scorer = Scorer(walked.stage.sides, walked.output, walked.sides.settled)
     if budgets is not None:  # no point beyond a budget is ever preferred to one within
         value = rule.value
-        rule = replace(rule, value=lambda s: value(s) - (3 if s.over_budget else 0))
+        rule = replace(rule, value=lambda s: value(s) - (_OVER if s.over_budget else 0))
     steps = [step for step, _ in leg.marks]
 
     def measure(step: int) -> Score:
         w = leg.weights(step)
         score = scorer(w)
-        return score if budgets is None else replace(score, over_budget=not budgets.within(w))
+        return (
+            score
+            if budgets is None
+            else replace(score, over_budget=not budgets.within(walked.sides.settled(w)))
+        )
 
     step, scores = search(steps, measure, rule)
     return Candidate(
-        damping, leg, step, scores[step], rule.value(scores[step]), leg.length_at(step), budgets
+        damping,
+        leg,
+        step,
+        scores[step],
+        rule.value(scores[step]),
+        leg.length_at(step),
+        budgets,
+        list(leg.steps),
     )

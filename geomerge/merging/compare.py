@@ -22,6 +22,7 @@ from geomerge.merging.candidates import (
 from geomerge.merging.merge import Merge
 from geomerge.merging.monitor import Progress
 from geomerge.merging.options import MergeOptions
+from geomerge.merging.plan import Plan, plan_merge
 from geomerge.merging.walks import Walker
 
 __all__ = ["CurvePoint", "Row", "comparison", "curves"]
@@ -71,8 +72,8 @@ def comparison(
 
     Returns:
         Rows: the networks, the straight line (of two) or the mean (of more), the Euclidean walk
-        (where it is not the straight line), the walk without learning what was learned, the
-        crossover.
+        (where it is not the straight line), the walk with fixed dampings where it was
+        learned, the crossover.
     """
     sides = merged.sides
     rows = [_row(merged, side.name, side.w) for side in sides]
@@ -88,12 +89,15 @@ def comparison(
         plain = replace(
             options, metric="euclidean", damping=None, learning_rate=None, learn=None, budget=()
         )
-        w = _again(merged, plain, 0.0, "Euclidean walk ", on_progress)
+        stages = tuple(replace(stage, candidates=(0.0,)) for stage in merged.plan.stages)
+        plan = replace(merged.plan, stages=stages)
+        w = _again(merged, plain, plan, "Euclidean walk ", on_progress)
         rows.append(_row(merged, "Euclidean walk", w))
-    if options.learn is not None:
-        first = merged.plan.stages[0].candidates[0]
-        w = _again(merged, replace(options, learn=None), first, "not learned, ", on_progress)
-        rows.append(_row(merged, f"damping {first:g} throughout", w))
+    if options.learn is not None:  # did it pay, against the dampings that it replaces?
+        fixed = replace(options, learn=None, damping=None)
+        w = _again(merged, fixed, plan_merge(sides, fixed), "not learned, ", on_progress)
+        tried = ", ".join(f"{mu:g}" for mu in plan_merge(sides, fixed).stages[0].candidates)
+        rows.append(_row(merged, f"fixed damping ({tried})", w))
     rows.append(_row(merged, "crossover", merged.w))
     return rows
 
@@ -119,18 +123,18 @@ def curves(merged: Merge, points: int = 33) -> list[CurvePoint]:
 def _again(
     merged: Merge,
     options: MergeOptions,
-    damping: float,
+    plan: Plan,
     title: str,
     on_progress: Callable[[Progress], None] | None,
 ) -> Tensor:  # (n,)
-    """Walk the same stages with other options and one damping, and return the point picked."""
-    sides, plan = merged.sides, merged.plan
+    """Walk by a plan with other options, and return the point picked."""
+    sides = merged.sides
     walker = Walker(sides, options)
     w = plan.start.w if plan.start else sides.settled(sides.middle())
     with TemporaryDirectory() as folder:
         for number, stage in enumerate(plan.stages):
             walked = walk_stage(
-                sides, plan, replace(stage, candidates=(damping,)), w, walker, options,
+                sides, plan, stage, w, walker, options,
                 Path(folder) / str(number), on_progress, title,
             )  # fmt: skip
             chosen = shortest_of_best(pick_candidates(walked, merged.rule), merged.rule.margin)

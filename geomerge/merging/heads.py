@@ -71,6 +71,7 @@ def arrange_heads(
         everything = [slice(None)] * count
         return list(checkpoints), Heads(protocol, None, everything, [0] * count, everything)
     layer = _last_linear(modules[0], checkpoints[0].source)
+    _check_bodies(checkpoints, layer)
     sizes = [len(c.weights[f"{layer}.weight"]) for c in checkpoints]
     starts = [0, *accumulate(sizes)]
     rows = [slice(start, start + size) for start, size in zip(starts, sizes, strict=False)]
@@ -150,6 +151,25 @@ def _widen(factor: Factor, total: int, rows: slice, unused: float) -> Factor:
     values, vectors = torch.linalg.eigh(matrix)
     whole = Factor(vectors.flip(1).contiguous(), values.flip(0).clamp(min=0), 0.0)
     return whole.to(factor.vectors.dtype, factor.vectors.device)
+
+
+def _check_bodies(checkpoints: Sequence[Checkpoint], layer: str) -> None:
+    """Refuse networks that differ in more than the number of their outputs."""
+    first = _body(checkpoints[0], layer)
+    for other in checkpoints[1:]:
+        two = _body(other, layer)
+        for key in [*first, *two]:
+            if first.get(key) != two.get(key):
+                raise CheckpointError(
+                    f"{checkpoints[0].source} and {other.source} are not of one architecture: "
+                    f"{key!r} has shape {first.get(key, 'none')} and {two.get(key, 'none')}; "
+                    "expected networks that differ in the number of outputs only"
+                )
+
+
+def _body(checkpoint: Checkpoint, layer: str) -> dict[str, tuple[int, ...]]:
+    shapes = {k: tuple(v.shape) for k, v in checkpoint.weights.items()}
+    return {k: s[1:] if k.rpartition(".")[0] == layer else s for k, s in shapes.items()}
 
 
 def _last_linear(module: nn.Module, source: str) -> str:

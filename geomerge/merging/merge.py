@@ -137,7 +137,9 @@ def _merge(
         stages.append(candidates)
         chosen_all.append(chosen)
     assert walked_leg is not None
-    if rule.needs == "one" and chosen.value < 0:
+    if chosen.score.over_budget:
+        sides.notes.append("no point of the walk keeps every budget; the best of them was picked")
+    if rule.needs == "one" and -2 <= chosen.value < -1:
         sides.notes.append(f"no point of the path meets {rule.name}; the nearest to it was picked")
     if plan.preset == "paper":
         legs, crossover = [walked_leg], (walked_leg, chosen.step)

@@ -72,6 +72,12 @@ def plan_merge(sides: Sides, options: MergeOptions) -> Plan:
     Raises:
         OptionError: If what is there does not allow the preset, or any.
     """
+    several = len(sides.all) > 2 or all(s.manifold for s in sides)
+    if options.head == "separate" and options.metric in ("exact", "gram") and several:
+        raise OptionError(
+            f"--metric {options.metric} measures several tasks at once only in one block of "
+            "outputs; use --metric kronecker with --head separate"
+        )
     if options.preset in (None, "joint") and all(s.manifold for s in sides):
         stage = Stage((), tuple(sides), _settings(JOINT_DAMPINGS, options))
         return Plan("joint", None, sides.all[-1], (stage,))
@@ -93,7 +99,12 @@ def plan_merge(sides: Sides, options: MergeOptions) -> Plan:
     if len(sides.all) > 2:
         raise OptionError(
             "more than two networks need inputs of every network's task but one, and a sketch of "
-            "that one; name the inputs with --manifold"
+            "that one, which comes last; name the inputs with --manifold"
+        )
+    if options.learn is not None:
+        raise OptionError(
+            "--learn damping needs a walk toward functions, and what is there allows the paper "
+            "preset only; give a sketch or the inputs of the other network"
         )
     a, b = sides
     for start, goal in ((a, b), (b, a)):

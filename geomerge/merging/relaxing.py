@@ -99,7 +99,8 @@ def _relax(
     whole = [leg.weights(step) for step in steps]
     before = measure_path(whole, held, options.output)
     floor = None if worst is None else worst(whole)
-    spread = min(_PIECES, len(steps) - 1)
+    # No more points than will be stored: what is measured is what is kept.
+    spread = min(_PIECES, len(steps) - 1, options.points // 2 - 1)
     few = [steps[round(k * (len(steps) - 1) / spread)] for k in range(spread + 1)]
     relaxed = relax_path(
         [leg.weights(step) for step in few],

@@ -45,6 +45,7 @@ class Side:
         manifold: Inputs that the walk may use; None if none were given.
         manifold_name: The task that they are of.
         offset: What was added to the task's class numbers.
+        rows: Which outputs are its own, in an offset or separate head.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Side:
     network: Network
     w: Tensor
     offset: int = 0
+    rows: slice = field(default_factory=lambda: slice(None))
     sketch: Sketch | None = None
     sketched_now: bool = False
     task: Task | None = None
@@ -141,7 +143,8 @@ def prepare_sides(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> S
         )
     for i, name in enumerate(names):
         view = network.block(heads.columns[i])
-        side = Side(name, wide[i], view, network.ravel(wide[i].weights), heads.offsets[i])
+        own = network.ravel(wide[i].weights)
+        side = Side(name, wide[i], view, own, heads.offsets[i], heads.rows[i])
         narrow = Network(modules[i], options.device) if heads.layer else network
         _load_sketch(side, narrow, narrow.ravel(checkpoints[i].weights), options, sides.notes)
         if side.sketch is not None:
@@ -154,6 +157,12 @@ def prepare_sides(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> S
     for side in sides:
         _load_data(side, options, sides.notes)
     _refuse_unused_normalisations(sides, options)
+    known = [s.task.name for s in sides if s.task]
+    if heads.layer is not None and len(set(known)) < len(known):
+        raise OptionError(
+            f"two networks are for {max(known, key=known.count)}, and --head {options.head} gives "
+            "each task outputs of its own; use --head shared"
+        )
     if has_statistics(network):
         sides.bn = _statistics_policy(sides, options)
     elif options.bn is not None:
@@ -168,7 +177,13 @@ def _statistics_policy(sides: Sides, options: MergeOptions) -> str:
             f"--bn re-estimate needs inputs of every network's task and {' and '.join(blind)} has "
             "none; name them with --manifold, or use --bn keep"
         )
-    return options.bn or ("keep" if blind else "re-estimate")
+    shapes = {s.manifold.raw.shape[1:] for s in sides if s.manifold is not None}
+    if options.bn == "re-estimate" and len(shapes) > 1:
+        raise OptionError(
+            "--bn re-estimate mixes inputs of all tasks, and theirs have different shapes; use "
+            "--bn keep"
+        )
+    return options.bn or ("keep" if blind or len(shapes) > 1 else "re-estimate")
 
 
 def _common_architecture(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> str | None:
@@ -278,6 +293,12 @@ def _load_data(side: Side, options: MergeOptions, notes: list[str]) -> None:
             device=options.device,
         )
         few = found.train.inputs.batch(slice(0, 4))
+        most = found.classes if side.rows.stop is None else side.rows.stop - side.rows.start
+        if classes and found.classes > most:
+            raise TaskError(
+                f"network {side.name} has {most} outputs and {task} has {found.classes} classes; "
+                "expected at least as many outputs as classes: name another task"
+            )
         side.network.check_inputs(side.w, few, found.classes + side.offset if classes else 0, task)
         return found.shifted(side.offset)
 

@@ -17,6 +17,7 @@ from geomerge.metric import (
     EuclideanMetric,
     KroneckerMetric,
     Metric,
+    Sketch,
     combine,
     lower,
     measure_metric,
@@ -62,6 +63,7 @@ class Walker:
         self._sides = sides
         self._options = options
         self._targets: dict[str, Tensor] = {}
+        self.sketches: dict[str, Sketch] = {}  # made on the way, of functions learned on it
         self.diagonal: tuple[str, ...] = ()  # weights no layer of a measured metric covers
 
     def learn(
@@ -83,9 +85,9 @@ class Walker:
             rate: Share of the usual learning rate.
             budgets: What may not get worse.
         """
-        usual = FunctionWalk.learning_rate
-        if isinstance(metric, EuclideanMetric):
-            usual = EUCLIDEAN_RATES["sketch"]
+        euclidean = isinstance(metric, EuclideanMetric)
+        usual = EUCLIDEAN_RATES["sketch"] if euclidean else FunctionWalk.learning_rate
+        usual = self._options.learning_rate or usual
         walk = self._settings(damping, rate * usual)
         learner = self._learner(damping, lambda w: lower(metric, w - start))
         points = walk_toward_function(
@@ -104,6 +106,7 @@ class Walker:
         sides = self._sides.all
         euclidean = self._options.metric == "euclidean"
         usual = EUCLIDEAN_RATES["joint"] if euclidean else JOINT_RATE / len(sides)
+        usual = self._options.learning_rate or usual
         walk = self._settings(damping, rate * usual, JOINT_REFRESH)
         directions = [self.direction(side) for side in sides]
         learner = self._learner(damping)
@@ -187,8 +190,13 @@ class Walker:
         count = EXACT_INPUTS if name == "exact" else METRIC_INPUTS
         samples = [_manifold(s).sample(count, seed) for s in sides]
 
+        alike = (
+            len({str(s.network.columns) for s in sides}) == 1
+            and len({x.raw.shape[1:] for x in samples}) == 1
+        )
+
         def measure(w: Tensor) -> Metric:
-            if sides[0].network.columns == sides[-1].network.columns:
+            if alike:
                 # One measurement on the inputs of all: its factors are means over them.
                 metric = measure_metric(name, sides[0].network, w, _pooled(samples), output, seed)
             else:
@@ -207,7 +215,7 @@ class Walker:
         self, damping: float, rate: float, refresh: tuple[int, ...] = (0,)
     ) -> FunctionWalk:
         steps = self._options.steps or FunctionWalk.steps
-        return FunctionWalk(damping, steps, self._options.learning_rate or rate, refresh=refresh)
+        return FunctionWalk(damping, steps, rate, refresh=refresh)
 
     def _learner(
         self, damping: float, kept: Callable[[Tensor], Tensor] | None = None
@@ -244,6 +252,6 @@ def _together(metrics: list[Metric]) -> Metric:
     if len(known) < len(metrics):
         raise OptionError(
             "the exact and gram metrics measure several tasks at once only in one block of "
-            "outputs; use --metric kronecker with --head separate"
+            "outputs and on inputs of one shape; use --metric kronecker"
         )
-    return combine(known)
+    return combine(known, mean=True)

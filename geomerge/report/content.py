@@ -100,7 +100,7 @@ def _stage(
 
 def _learned(chosen: Candidate) -> dict[str, Any]:
     """Return how the damping went along the walk: the same number everywhere if not learned."""
-    values = [s.damping for s in chosen.leg.steps if s.damping is not None]
+    values = [s.damping for s in chosen.steps if s.damping is not None]
     if not values:
         return {"first": None, "last": None, "smallest": None, "largest": None}
     return {
@@ -116,12 +116,12 @@ def _budgets(chosen: Candidate) -> dict[str, Any] | None:
     if chosen.budgets is None:
         return None
     prices: dict[str, list[float]] = {name: [] for name in chosen.budgets.limits}
-    for step in chosen.leg.steps:
+    for step in chosen.steps:
         for name, price in step.multipliers.items():
             prices[name].append(price)
     return {
         "limits": chosen.budgets.limits,
-        "steps": len(chosen.leg.steps),
+        "steps": len(chosen.steps),
         "programs_solved": chosen.budgets.solved,
         "steps_shortened": chosen.budgets.shortened,
         "shadow_prices": {
@@ -185,6 +185,11 @@ def _legs(merged: Merge, options: MergeOptions) -> list[dict[str, Any]]:
         kept, metric = [side.name], measured(side.name)
         if side is plan.start:
             kept = [s.name for s in plan.stages[-1].kept]
+            if options.metric in ("exact", "gram"):
+                metric = (
+                    f"{options.metric} ({options.output}), measured on inputs of "
+                    f"{' and '.join(kept)} where the walk starts, frozen"
+                )
             if options.metric == "kronecker":
                 counts = [s.sketch.meta["inputs"] for s in plan.stages[-1].kept if s.sketch]
                 metric = (

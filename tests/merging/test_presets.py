@@ -268,3 +268,43 @@ def test_batch_norm_follows_the_stated_policy(
     assert blind.sides.bn == "keep"
     with pytest.raises(OptionError, match="--bn re-estimate needs inputs of every"):
         merge(networks, replace(SKETCH, bn="re-estimate"))
+
+
+def test_heads_ask_for_equal_bodies(digits: Path) -> None:
+    a, b = pair(digits)
+    first = {k: v for k, v in b.weights.items() if "layers.0" in k}
+    head = {"layers.1.weight": torch.zeros(10, 300), "layers.1.bias": torch.zeros(10)}
+    shallow = Checkpoint({**first, **head}, {}, {}, "shallow.pt")
+    with pytest.raises(CheckpointError, match="differ in the number of outputs only"):
+        merge([a, shallow], replace(JOINT, head="offset", arch="mlp"))
+    with pytest.raises(OptionError, match="two networks are for digits"):
+        merge([a, a], MergeOptions(manifold=("digits", "digits"), head="separate"))
+
+
+def test_what_was_learned_and_bound_is_reported_for_joint_walks_too(
+    digits: Path, tmp_path: Path
+) -> None:
+    options = replace(JOINT, steps=30, learn="damping", budget=("b/3=0.5",), head="offset")
+    _, report, _ = run_merge([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "run")
+    (stage,) = report["stages"]
+    assert stage["damping"]["last"] != stage["damping"]["first"]
+    assert stage["budgets"]["steps"] == 60
+    assert set(stage["budgets"]["limits"]) == {"b/3"}
+    assert report["results"][-2]["name"].startswith("fixed damping")
+
+
+def test_a_relaxed_path_of_few_points_is_what_was_measured(digits: Path) -> None:
+    merged = merge(pair(digits), replace(JOINT, steps=40, relax=True, points=8))
+    assert len(merged.path.ts) <= 8
+    total = sum(merged.path.lengths.values())
+    measured = {r.leg: r.after.length for r in merged.relaxed if r.share > 0}
+    for leg, length in measured.items():
+        assert merged.path.lengths[leg] == pytest.approx(length, rel=1e-6)
+    assert 0 < merged.t < 1
+    assert total > 0
+
+
+def test_learning_needs_a_walk_toward_functions(digits: Path) -> None:
+    a, b = pair(digits)
+    with pytest.raises(OptionError, match="--learn damping needs a walk toward functions"):
+        merge([a, Checkpoint(b.weights, {}, {}, "bare.pt")], replace(SKETCH, learn="damping"))
