@@ -25,7 +25,14 @@ RATES = {"nets:resnet18_bn": 0.05, "nets:resnet18_gn": 0.01, "vit-cifar": 0.02}
 STEPS = 40
 
 
-def measure(rows: Rows, arch: str, work: Path) -> None:
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sketch": {"preset": "sketch", "damping": 3e-5},
+    "distillation": {"metric": "euclidean"},
+    "joint": {},
+}
+
+
+def measure(rows: Rows, arch: str, work: Path, name: str) -> None:
     networks = [
         expert(
             work, arch, task, 1000 * k, epochs=NETS[arch], learning_rate=RATES[arch], sketch=False
@@ -34,36 +41,33 @@ def measure(rows: Rows, arch: str, work: Path) -> None:
     ]
     both = tuple(f"{s}={t}" for s, t in zip("ab", PAIR, strict=True))
 
-    def timed(**settings: Any) -> dict[str, Any]:
+    def timed() -> dict[str, Any]:
         start = time.perf_counter()
-        found = walked(networks, MergeOptions(manifold=both, steps=STEPS, **settings))
+        options = MergeOptions(manifold=both, steps=STEPS, head="separate", **SETTINGS[name])
+        found = walked(networks, options)
         return {**found, "seconds": time.perf_counter() - start}
 
-    rows.row("separate, sketch", lambda: timed(head="separate", preset="sketch", damping=3e-5))
-    rows.row("separate, joint", lambda: timed(head="separate"))
-    rows.row("separate, distillation", lambda: timed(head="separate", metric="euclidean"))
-    if arch.endswith("_bn"):
-        rows.row(
-            "separate, distillation, statistics kept",
-            lambda: timed(head="separate", metric="euclidean", bn="keep"),
-        )
+    rows.row(f"separate, {name}", timed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/bench"))
     parser.add_argument("--nets", nargs="+", default=list(NETS))
+    parser.add_argument("--rows", nargs="+", default=list(SETTINGS))
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     table: dict[str, Any] = {}
-    for arch in given.nets:
-        rows = Rows(given.work / f"cifar-{arch.replace(':', '-')}.json")
-        measure(rows, arch, given.work)
-        table[arch] = rows.done
-        for name, found in rows.done.items():
-            print(f"{arch:<20} {name:<36}", *(f"{100 * v:6.2f}" for v in found["balanced"]),
+    for name in given.rows:
+        for arch in given.nets:
+            rows = Rows(given.work / f"cifar-{arch.replace(':', '-')}.json")
+            measure(rows, arch, given.work, name)
+            table[arch] = rows.done
+    for arch, done in table.items():
+        for name, found in done.items():
+            print(f"{arch:<20} {name:<24}", *(f"{100 * v:6.2f}" for v in found["balanced"]),
                   "experts", *(f"{100 * v:6.2f}" for v in found["experts"]))  # fmt: skip
-    write_results("cifar.json", {"pair": PAIR, "seed": 0, "table": table})
+    write_results("cifar.json", {"pair": PAIR, "seed": 0, "steps": STEPS, "table": table})
 
 
 if __name__ == "__main__":

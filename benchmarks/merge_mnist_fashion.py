@@ -11,6 +11,7 @@ command goes on where it stopped. The table is written to benchmarks/results/.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Rows, expert, walked, write_results
+from common import RESULTS, Rows, expert, walked, write_results
 
 from geomerge import MergeOptions, Network, load_task
 from geomerge.architectures import create_network, rebuild_network
@@ -222,7 +223,9 @@ def main() -> None:
                 case = Case(arch, seed, given.work, given.skip)
                 measure(case)
                 cases.setdefault(arch, []).append(flat(case.done))
-        write_results("merge.json", {"seeds": given.seeds, "table": table(cases)})
+        # Networks that were not measured this time keep the rows that they have.
+        before = json.loads((RESULTS / "merge.json").read_text())["table"]
+        write_results("merge.json", {"seeds": given.seeds, "table": {**before, **table(cases)}})
 
 
 if __name__ == "__main__":
