@@ -16,7 +16,7 @@ from geomerge.crossover import accuracy, parse_pick
 from geomerge.files import write_bytes
 from geomerge.merging.candidates import pick_candidates, shortest_of_best, walk_stage
 from geomerge.merging.plan import plan_merge
-from geomerge.merging.sides import prepare_sides
+from geomerge.merging.prepare import prepare_sides
 from geomerge.merging.walks import Walker
 from geomerge.training import train_checkpoint
 

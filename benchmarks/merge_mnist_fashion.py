@@ -25,7 +25,7 @@ from geomerge import MergeOptions, Network, load_task
 from geomerge.architectures import create_network, rebuild_network
 from geomerge.baselines import fine_tune, straight_line
 from geomerge.crossover import Score, accuracy, parse_pick, search
-from geomerge.merging.sides import prepare_sides
+from geomerge.merging.prepare import prepare_sides
 from geomerge.merging.walks import Walker
 from geomerge.metric import EuclideanMetric
 from geomerge.training import train

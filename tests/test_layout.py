@@ -24,7 +24,7 @@ LAYERS = [
     ["steps"],
     ["budgets", "learning", "statistics"],
     ["walk"],
-    ["path", "energy"],
+    ["leg", "path", "energy"],
     ["relax"],
     ["crossover"],
     ["training", "evaluation", "baselines"],

@@ -9,8 +9,8 @@ from torch import nn
 
 from geomerge import Checkpoint, Network, WeightPath
 from geomerge.errors import OptionError, RunError
+from geomerge.leg import Leg, record_leg
 from geomerge.metric import EuclideanMetric
-from geomerge.path import Leg, record_leg
 from geomerge.walk import walk_straight
 
 

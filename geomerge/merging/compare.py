@@ -12,17 +12,12 @@ from torch import Tensor
 
 from geomerge.baselines import straight_line
 from geomerge.crossover import accuracy, search
-from geomerge.merging.candidates import (
-    Scorer,
-    pick_candidates,
-    select_accuracies,
-    shortest_of_best,
-    walk_stage,
-)
+from geomerge.merging.candidates import pick_candidates, shortest_of_best, walk_stage
 from geomerge.merging.merge import Merge
 from geomerge.merging.monitor import Progress
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import Plan, plan_merge
+from geomerge.merging.scoring import Scorer, select_accuracies
 from geomerge.merging.walks import Walker
 
 __all__ = ["CurvePoint", "Row", "comparison", "curves"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from geomerge.checkpoint import Checkpoint
 from geomerge.crossover import PickRule
+from geomerge.leg import Leg, record_leg
 from geomerge.merging.candidates import (
     Candidate,
     pick_candidates,
@@ -22,11 +23,12 @@ from geomerge.merging.candidates import (
 from geomerge.merging.monitor import Monitor, Progress
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import Plan, choose_rule, plan_merge
+from geomerge.merging.prepare import prepare_sides
 from geomerge.merging.probe import probe_of
 from geomerge.merging.relaxing import LegRelaxed, relax_legs
-from geomerge.merging.sides import Side, Sides, prepare_sides
+from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import Walker
-from geomerge.path import Leg, WeightPath, record_leg
+from geomerge.path import WeightPath
 
 __all__ = ["Merge", "merge"]
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from geomerge.crossover import accuracy
 from geomerge.energy import PathMeasure, fine, measure_path
+from geomerge.leg import Leg
 from geomerge.merging.monitor import Progress
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
-from geomerge.path import Leg
 from geomerge.relax import Relaxation, relax_path
 from geomerge.tasks import Inputs, Split
 

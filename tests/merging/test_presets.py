@@ -14,7 +14,7 @@ from geomerge.crossover import accuracy
 from geomerge.errors import CheckpointError, OptionError
 from geomerge.evaluation import evaluate_file
 from geomerge.merging.heads import arrange_heads, widen_metric
-from geomerge.merging.sides import prepare_sides
+from geomerge.merging.prepare import prepare_sides
 from geomerge.merging.walks import Walker
 from geomerge.metric import measure_metric
 from geomerge.runs import run_merge
