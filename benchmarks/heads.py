@@ -44,17 +44,19 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/bench"))
     parser.add_argument("--arch", default="mlp")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--pairs", type=int, default=len(PAIRS), help="how many of the pairs")
     given = parser.parse_args()
+    pairs = PAIRS[: given.pairs]
     given.work.mkdir(parents=True, exist_ok=True)
     files = {
         (pair, seed): Rows(given.work / f"heads-{given.arch}-{'-'.join(pair)}-{seed}.json")
         for seed in given.seeds
-        for pair in PAIRS
+        for pair in pairs
     }
     for (pair, seed), rows in files.items():
         measure(rows, pair, seed, given.work, given.arch)
     table: dict[str, Any] = {}
-    for pair in PAIRS:
+    for pair in pairs:
         title = " + ".join(pair)
         cases = [files[pair, seed].done for seed in given.seeds]
         table[title] = {}
