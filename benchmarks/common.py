@@ -67,13 +67,13 @@ def walked(
     }
     if len(plan.stages) > 1:
         assert len(rules) == 1, "a later walk starts where a rule picked the one before"
-    w = plan.start.w if plan.start else sides.settled(sides.middle())
+    w = plan.begin(sides)
     for k, stage in enumerate(plan.stages):
         with TemporaryDirectory() as folder:
             walk = walk_stage(sides, plan, stage, w, walker, options, Path(folder) / str(k))
             for name in rules:
                 rule = parse_pick(name, experts)
-                chosen = shortest_of_best(pick_candidates(walk, rule), rule.margin)
+                chosen = shortest_of_best(pick_candidates(walk, rule), rule)
                 w = sides.settled(chosen.leg.weights(chosen.step))
                 found[name] = [accuracy(s.network, w, s.task.test) for s in sides]
                 found["damping"] = [chosen.leg.steps[0].damping, chosen.leg.steps[-1].damping]

@@ -21,7 +21,8 @@ def train(
     ],
     out: NetworkOut,
     arch: Annotated[
-        str, typer.Option(help="mlp, lenet-300-100, cnn, vgg11-cifar, or module:factory.")
+        str,
+        typer.Option(help="mlp, cnn, resnet18-cifar, ... (docs/networks.md), or module:factory."),
     ] = "mlp",
     epochs: Annotated[float, typer.Option(min=0, help="Passes over the training data.")] = 8,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of the first step.")] = 0.05,

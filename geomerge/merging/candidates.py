@@ -153,29 +153,24 @@ def pick_candidates(walked: Walked, rule: PickRule) -> list[Candidate]:
     return [_pick(walked, leg, damping, budgets, rule) for leg, damping, budgets in found]
 
 
-def shortest_of_best(candidates: list[Candidate], margin: float) -> Candidate:
-    """Return the shortest of the candidates within a margin of the best value."""
+def shortest_of_best(candidates: list[Candidate], rule: PickRule) -> Candidate:
+    """Return the shortest of the candidates within the rule's margin of the best value."""
     best = max(c.value for c in candidates)
-    return min((c for c in candidates if c.value >= best - margin), key=lambda c: c.length)
+    return min((c for c in candidates if c.value >= best - rule.margin), key=lambda c: c.length)
 
 
 def _pick(
     walked: Walked, leg: Leg, damping: float, budgets: Budgets | None, rule: PickRule
 ) -> Candidate:
-    scorer = Scorer(walked.stage.sides, walked.output, walked.sides.settled)
+    scorer = Scorer(walked.stage.sides, walked.output)
     if budgets is not None:  # no point beyond a budget is ever preferred to one within
         value = rule.value
         rule = replace(rule, value=lambda s: value(s) - (_OVER if s.over_budget else 0))
     steps = [step for step, _ in leg.marks]
 
     def measure(step: int) -> Score:
-        w = leg.weights(step)
-        score = scorer(w)
-        return (
-            score
-            if budgets is None
-            else replace(score, over_budget=not budgets.within(walked.sides.settled(w)))
-        )
+        w = walked.sides.settled(leg.weights(step))
+        return replace(scorer(w), over_budget=budgets is not None and not budgets.within(w))
 
     step, scores = search(steps, measure, rule)
     return Candidate(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from torch import Tensor
 
 from geomerge.baselines import straight_line
@@ -74,12 +73,11 @@ def comparison(
     rows = [_row(merged, side.name, side.w) for side in sides]
     if len(sides.all) == 2:
         line = straight_line(sides.all[0].w, sides.all[1].w)
-        scorer = Scorer(sides.all, options.output, sides.settled)
-        best, _ = search(range(len(line)), lambda i: scorer(line[i]), merged.rule)
+        scorer = Scorer(sides.all, options.output)
+        best, _ = search(range(len(line)), lambda i: scorer(sides.settled(line[i])), merged.rule)
         rows.append(_row(merged, "straight line", sides.settled(line[best])))
     else:
-        mean = torch.stack([side.w for side in sides]).mean(dim=0)
-        rows.append(_row(merged, "mean of the weights", sides.settled(mean)))
+        rows.append(_row(merged, "mean of the weights", sides.settled(sides.middle())))
     if merged.plan.preset != "paper" and options.metric != "euclidean":
         plain = replace(
             options, metric="euclidean", damping=None, learning_rate=None, learn=None, budget=()
@@ -90,8 +88,9 @@ def comparison(
         rows.append(_row(merged, "Euclidean walk", w))
     if options.learn is not None:  # did it pay, against the dampings that it replaces?
         fixed = replace(options, learn=None, damping=None)
-        w = _again(merged, fixed, plan_merge(sides, fixed), "not learned, ", on_progress)
-        tried = ", ".join(f"{mu:g}" for mu in plan_merge(sides, fixed).stages[0].candidates)
+        plan = plan_merge(sides, fixed)
+        w = _again(merged, fixed, plan, "not learned, ", on_progress)
+        tried = ", ".join(f"{mu:g}" for mu in plan.stages[0].candidates)
         rows.append(_row(merged, f"fixed damping ({tried})", w))
     rows.append(_row(merged, "crossover", merged.w))
     return rows
@@ -125,14 +124,14 @@ def _again(
     """Walk by a plan with other options, and return the point picked."""
     sides = merged.sides
     walker = Walker(sides, options)
-    w = plan.start.w if plan.start else sides.settled(sides.middle())
+    w = plan.begin(sides)
     with TemporaryDirectory() as folder:
         for number, stage in enumerate(plan.stages):
             walked = walk_stage(
                 sides, plan, stage, w, walker, options,
                 Path(folder) / str(number), on_progress, title,
             )  # fmt: skip
-            chosen = shortest_of_best(pick_candidates(walked, merged.rule), merged.rule.margin)
+            chosen = shortest_of_best(pick_candidates(walked, merged.rule), merged.rule)
             w = sides.settled(chosen.leg.weights(chosen.step))
     return w
 

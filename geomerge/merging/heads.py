@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from geomerge.checkpoint import Checkpoint
 from geomerge.errors import CheckpointError
-from geomerge.metric.factor import Factor
+from geomerge.metric.factor import Factor, factorise
 from geomerge.metric.kronecker import KroneckerLayer, KroneckerMetric
 from geomerge.network import Network
 
@@ -148,9 +148,7 @@ def _widen(factor: Factor, total: int, rows: slice, unused: float) -> Factor:
     own = factor.dense().double()
     matrix: Tensor = unused * torch.eye(total, dtype=own.dtype, device=own.device)
     matrix[rows, rows] = own
-    values, vectors = torch.linalg.eigh(matrix)
-    whole = Factor(vectors.flip(1).contiguous(), values.flip(0).clamp(min=0), 0.0)
-    return whole.to(factor.vectors.dtype, factor.vectors.device)
+    return factorise(matrix).to(factor.vectors.dtype, factor.vectors.device)
 
 
 def _check_bodies(checkpoints: Sequence[Checkpoint], layer: str) -> None:

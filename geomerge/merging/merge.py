@@ -118,14 +118,14 @@ def _merge(
 ) -> Merge:
     folder.mkdir(parents=True, exist_ok=True)
     walker = Walker(sides, options)
-    start = plan.start.w if plan.start else sides.settled(sides.middle())
+    start = plan.begin(sides)
     walked_leg: Leg | None = None
     stages, chosen_all = [], []
     for number, stage in enumerate(plan.stages):
         place = folder / f"stage-{number}"
         walked = walk_stage(sides, plan, stage, start, walker, options, place, on_progress)
         candidates = pick_candidates(walked, rule)
-        chosen = shortest_of_best(candidates, rule.margin)
+        chosen = shortest_of_best(candidates, rule)
         leg = chosen.leg
         if plan.preset != "paper":
             leg.cut(chosen.step)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from geomerge.crossover import PickRule, accuracy, parse_pick
 from geomerge.errors import OptionError
 from geomerge.merging.options import MergeOptions
@@ -57,6 +59,10 @@ class Plan:
     start: Side | None
     goal: Side
     stages: tuple[Stage, ...]
+
+    def begin(self, sides: Sides) -> Tensor:  # (n,)
+        """Return where the first walk starts."""
+        return self.start.w if self.start else sides.settled(sides.middle())
 
     @property
     def walked_on(self) -> tuple[Side, ...]:

@@ -102,8 +102,9 @@ def _relax(
     # No more points than will be stored: what is measured is what is kept.
     spread = min(_PIECES, len(steps) - 1, options.points // 2 - 1)
     few = [steps[round(k * (len(steps) - 1) / spread)] for k in range(spread + 1)]
+    at = dict(zip(steps, whole, strict=True))
     relaxed = relax_path(
-        [leg.weights(step) for step in few],
+        [at[step] for step in few],
         manifolds,
         held,
         options.output,

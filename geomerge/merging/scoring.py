@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -27,22 +27,17 @@ class Scorer:
     Args:
         sides: The sides that count.
         output: What drifts are measured in.
-        settled: Applied to the weights first: running statistics.
     """
 
-    def __init__(
-        self, sides: Sequence[Side], output: str, settled: Callable[[Tensor], Tensor]
-    ) -> None:
+    def __init__(self, sides: Sequence[Side], output: str) -> None:
         self._sides = sides
         self._probes = {s.name: probe_of(s, output) for s in sides}
-        self._settled = settled
 
     def __call__(
         self,
         w: Tensor,  # (n,)
     ) -> Score:
         """Return all that can be measured of a point."""
-        w = self._settled(w)
         gaps = {s.name: float((w - s.w).norm()) for s in self._sides}
         total = sum(gaps.values()) or 1.0
         return Score(

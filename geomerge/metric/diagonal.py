@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, vjp, vmap
+from torch.func import functional_call, vjp
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
-from geomerge.metric.derivatives import differentiable
+from geomerge.metric.derivatives import vectorised
 from geomerge.metric.outputs import output_map
 from geomerge.metric.survey import Lookup
 from geomerge.network import Network
@@ -67,12 +65,7 @@ def squared_derivatives(
 
         return over(of_one)(x, probes)
 
-    with differentiable(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "There is a performance drop")  # still the fastest way
-        try:
-            (plain, shifted), indices = derivatives(vmap)
-        except RuntimeError:  # recurrent layers cannot be vectorised over inputs
-            (plain, shifted), indices = derivatives(_one_by_one)
+    (plain, shifted), indices = vectorised(derivatives)
     sums = {name: d.double().square().sum(dim=(0, 1)) for name, d in plain.items()}
     for name in tables:
         at = [i for i, lookup in enumerate(lookups) if lookup.name == name]
@@ -80,16 +73,6 @@ def squared_derivatives(
         d = torch.cat([shifted[i].flatten(2, -2) for i in at], dim=2)
         sums[name] = _by_row(d, ids, len(fixed[name]))
     return sums
-
-
-def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Do what ``vmap`` does, in a loop."""
-
-    def mapped(*batches: Tensor) -> Any:
-        found = [function(*ones) for ones in zip(*batches, strict=True)]
-        return tree_map(lambda *leaves: torch.stack(leaves), *found)
-
-    return mapped
 
 
 class _Shifted(TorchFunctionMode):
