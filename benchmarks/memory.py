@@ -19,7 +19,7 @@ from common import write_results
 
 from geomerge import Network, load_checkpoint, load_task
 from geomerge.architectures import rebuild_network
-from geomerge.directions import TowardFunction, log_probabilities
+from geomerge.directions import TowardFunction, divergence, log_probabilities
 from geomerge.metric import load_sketch, make_sketch, save_sketch
 from geomerge.tasks import Inputs
 from geomerge.walk import FunctionWalk, walk_toward_function
@@ -52,7 +52,9 @@ def fine_tune() -> int:
     targets = log_probabilities(network, w, inputs, BATCH)
     reset_peak()
     for _ in range(STEPS):
-        _, gradient = network.gradient(w, inputs.batch(slice(0, BATCH)), targets[:BATCH])
+        _, gradient = network.gradient(
+            w, inputs.batch(slice(0, BATCH)), divergence(targets[:BATCH])
+        )
         w -= 0.01 * gradient
     return resident("VmHWM") - before
 

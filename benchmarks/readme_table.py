@@ -69,8 +69,40 @@ def cifar() -> str:
     return markdown(["network", "head, walk", "classes 0-4 / 5-9"], table)
 
 
+def sparsify() -> str:
+    """LeNet-300-100 on MNIST: one column per sparsity."""
+    rows = read("sparsify.json")["table"]
+    levels = ["70 %", "90 %", "95 %", "98 %"]
+    names = [name.partition(": ")[2] for name in rows if name.startswith("98 %: ")]
+    table = [["dense", *[f"{rows['dense']['mean']:.2f}"] * len(levels)]]
+    for name in names:
+        found = [rows.get(f"{level}: {name}") for level in levels]
+        table.append([name, *(f"{row['mean']:.2f}" if row else "-" for row in found)])
+    return markdown(["", *levels], table)
+
+
+def sparsify_few() -> str:
+    """The same with a thousand inputs."""
+    rows = read("sparsify.json")["table"]
+    few = {name: row for name, row in rows.items() if "inputs: " in name}
+    table = [[name.partition(": ")[2], f"{row['mean']:.2f}"] for name, row in few.items()]
+    return markdown(["1000 inputs, 98 %", "test"], table)
+
+
+def sparsify_vgg() -> str:
+    """VGG11 on CIFAR-10."""
+    rows = dict(read("sparsify_vgg.json")["table"])
+    moves = rows.pop("C3 and C4")
+    table = [[name, f"{r['test']:.2f}", f"{r['epochs']:.2f}"] for name, r in rows.items()]
+    for move in moves:
+        table.append([f"{move['name']}, walked", f"{move['test']:.2f}", f"{move['epochs']:.2f}"])
+        table.append([f"{move['name']}, just cut out", f"{move['cut_out']:.2f}", "0.00"])
+    return markdown(["", "test", "epochs"], table)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "merge": merge, "heads": heads, "three": three, "cifar": cifar,
+    "sparsify": sparsify, "sparsify few": sparsify_few, "sparsify vgg": sparsify_vgg,
 }  # fmt: skip
 
 

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from geomerge.cli import demo, evaluate, merge, path, sketch, train
+from geomerge.cli import demo, evaluate, inspect, merge, path, reconfigure, sketch, sparsify, train
 from geomerge.cli.console import fail
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="geomerge",
-    help="Merge trained networks along paths that keep their function.",
+    help="Merge, sparsify and reconfigure trained networks along paths that keep their function.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,8 +23,11 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("merge")(merge.merge)
+app.command("sparsify")(sparsify.sparsify)
+app.command("reconfigure")(reconfigure.reconfigure)
 app.command("sketch")(sketch.sketch)
 app.command("evaluate")(evaluate.evaluate)
+app.command("inspect")(inspect.inspect)
 app.command("path")(path.path)
 app.command("demo")(demo.demo)
 

@@ -58,6 +58,10 @@ def merge(
     relax: Annotated[
         bool, typer.Option("--relax", help="Relax the finished path to least energy.")
     ] = False,
+    keep_zeros: Annotated[
+        bool,
+        typer.Option("--keep-zeros", help="Weights that are zero in every network stay so."),
+    ] = False,
     learning_rate: Annotated[
         float | None, typer.Option(help="Of the walk's first step; default by preset.")
     ] = None,
@@ -93,6 +97,7 @@ def merge(
         budget=tuple(budget or ()),
         learn=learn,
         relax=relax,
+        keep_zeros=keep_zeros,
         pick=pick,
         points=points,
         seed=seed,

@@ -36,5 +36,5 @@ Normalisations = Annotated[
     list[str] | None, typer.Option(help="TASK=MEAN/STD instead of the usual one.")
 ]
 Output = Annotated[
-    str, typer.Option(help="What the metric measures: hellinger, logits or softmax.")
+    str, typer.Option(help="What the metric measures: hellinger, tempered, logits or softmax.")
 ]

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from geomerge.directions import divergence
 from geomerge.metric import Metric, lower
 from geomerge.network import Network
 from geomerge.steps import budget_step
@@ -78,7 +79,7 @@ class LossKept:
         w: Tensor,  # (n,)
     ) -> tuple[float, Tensor]:
         """Return the mean distance at a point and its gradient."""
-        return self.network.gradient(w, self.x, self.targets)
+        return self.network.gradient(w, self.x, divergence(self.targets))
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from geomerge.metric import output_map
 from geomerge.network import Network
-from geomerge.tasks import Inputs
+from geomerge.tasks import Inputs, Split
 
-__all__ = ["TowardFunction", "log_probabilities"]
+__all__ = [
+    "TowardFunction",
+    "TowardLabels",
+    "TowardMixedOutputs",
+    "TowardOutputs",
+    "divergence",
+    "log_probabilities",
+]
+
+
+def divergence(
+    target: Tensor,  # (B, m), log-probabilities
+) -> Callable[[Tensor], Tensor]:
+    """Return the function of logits (B, m) that is their mean KL(target || softmax f)."""
+
+    def of(logits: Tensor) -> Tensor:
+        log_p = torch.log_softmax(logits, dim=1)
+        return torch.nn.functional.kl_div(log_p, target, log_target=True, reduction="batchmean")
+
+    return of
 
 
 def log_probabilities(
@@ -49,9 +69,136 @@ class TowardFunction:
         """Return D on the next batch and v there, shape (n,)."""
         index = next(self._order)
         distance, gradient = self._network.gradient(
-            w, self._inputs.batch(index), self._targets[index]
+            w, self._inputs.batch(index), divergence(self._targets[index])
         )
         return distance, gradient.neg_()
+
+
+class TowardOutputs:
+    r"""v = - J'(phi(w) - phi_0) / N: half the steepest descent of the squared functional change.
+
+    With the inverse of the metric before it, it is the Gauss-Newton step that takes the drift
+    from the outputs phi_0 back.
+
+    Args:
+        network: The network that walks.
+        outputs: phi_0 on all inputs, shape (N, m).
+        inputs: The manifold, in the same order; labels are never seen.
+        output: What phi is: one of :data:`~geomerge.metric.outputs.OUTPUTS`.
+        batch: Inputs per gradient.
+        seed: Of the order in which inputs come; every input is seen once before any comes again.
+    """
+
+    def __init__(
+        self, network: Network, outputs: Tensor, inputs: Inputs, output: str, batch: int, seed: int
+    ) -> None:
+        self._network = network
+        self._outputs = outputs
+        self._inputs = inputs
+        self._output = output
+        self._order = _order(len(inputs), min(batch, len(inputs)), seed)
+
+    def __call__(
+        self,
+        w: Tensor,  # (n,)
+    ) -> tuple[float, Tensor]:
+        """Return mean |phi(w) - phi_0|^2 / 2 on the next batch and v there, shape (n,)."""
+        index = next(self._order)
+        x, phi_0 = self._inputs.batch(index), self._outputs[index]
+        return _against_drift(self._network, w, x, phi_0, self._output)
+
+
+class TowardMixedOutputs:
+    """As :class:`TowardOutputs`, on mixtures of two inputs each (Zhang et al. 2018, mixup).
+
+    What the network does between inputs is its function too, and is known without labels: where
+    there are few inputs it says more of what to keep.
+
+    Args:
+        network: The network that walks.
+        start: The weights whose outputs are wanted, shape (n,).
+        inputs: The manifold, of floats or pixels.
+        output: What phi is: one of :data:`~geomerge.metric.outputs.OUTPUTS`.
+        batch: Mixtures per gradient.
+        seed: Of the order of inputs and of the mixtures.
+        mix: Largest share of the second input, in (0, 1]; shares are uniform.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        start: Tensor,
+        inputs: Inputs,
+        output: str,
+        batch: int,
+        seed: int,
+        mix: float,
+    ) -> None:
+        self._network = network
+        self._start = start
+        self._inputs = inputs
+        self._output = output
+        self._mix = mix
+        self._order = _order(len(inputs), min(batch, len(inputs)), seed)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(
+        self,
+        w: Tensor,  # (n,)
+    ) -> tuple[float, Tensor]:
+        """Return mean |phi(w) - phi_0|^2 / 2 on the next mixtures and v there, shape (n,)."""
+        x = self._inputs.batch(next(self._order))
+        share = self._mix * torch.rand(len(x), generator=self._generator).to(x)
+        other = torch.randperm(len(x), generator=self._generator).to(x.device)
+        x = torch.lerp(x, x[other], share.view(-1, *[1] * (x.dim() - 1)))
+        phi_0 = output_map(self._network.logits(self._start, x), self._output)
+        return _against_drift(self._network, w, x, phi_0, self._output)
+
+
+def _against_drift(
+    network: Network,
+    w: Tensor,  # (n,)
+    x: Tensor,  # (B, ...)
+    phi_0: Tensor,  # (B, m)
+    output: str,
+) -> tuple[float, Tensor]:
+    """Return mean |phi(w) - phi_0|^2 / 2 and minus its gradient."""
+
+    def half_change(logits: Tensor) -> Tensor:
+        return (output_map(logits, output) - phi_0).square().sum(dim=1).mean() / 2
+
+    drift, gradient = network.gradient(w, x, half_change)
+    return drift, gradient.neg_()
+
+
+class TowardLabels:
+    """v = - grad_w of the mean cross-entropy: the one direction that sees labels.
+
+    Args:
+        network: The network that walks.
+        split: Labelled examples.
+        batch: Examples per gradient.
+        seed: Of the order in which they come.
+    """
+
+    def __init__(self, network: Network, split: Split, batch: int, seed: int) -> None:
+        self._network = network
+        self._split = split
+        self._order = _order(len(split.labels), min(batch, len(split.labels)), seed)
+
+    def __call__(
+        self,
+        w: Tensor,  # (n,)
+    ) -> tuple[float, Tensor]:
+        """Return the mean cross-entropy on the next batch and v there, shape (n,)."""
+        index = next(self._order)
+        labels = self._split.labels[index]
+        loss, gradient = self._network.gradient(
+            w,
+            self._split.inputs.batch(index),
+            lambda logits: torch.nn.functional.cross_entropy(logits, labels),
+        )
+        return loss, gradient.neg_()
 
 
 def _order(count: int, batch: int, seed: int) -> Iterator[Tensor]:

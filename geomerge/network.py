@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -118,11 +118,17 @@ class Network:
         self,
         w: Tensor,  # (n,)
         x: Tensor,  # (B, ...)
-        target: Tensor,  # (B, m), log-probabilities
+        loss_of: Callable[[Tensor], Tensor],
     ) -> tuple[float, Tensor]:
-        """Return the mean distance KL(target || softmax f) and its gradient in ``w``.
+        """Return a loss of the logits and its gradient in ``w``.
 
-        Buffers are not trained: their entries of the gradient are zero.
+        Args:
+            w: The weights.
+            x: Inputs.
+            loss_of: Logits, shape (B, m), to one number.
+
+        Returns:
+            The loss, and its gradient, shape (n,). Buffers are not trained: their entries are zero.
         """
         module = self.load(w)
         parameters = list(module.parameters())
@@ -130,10 +136,7 @@ class Network:
             p.requires_grad_(True)
         try:
             with torch.enable_grad():
-                log_p = torch.log_softmax(module(x)[:, self.columns], dim=1)
-                loss = torch.nn.functional.kl_div(
-                    log_p, target, log_target=True, reduction="batchmean"
-                )
+                loss = loss_of(module(x)[:, self.columns])
                 parts = torch.autograd.grad(
                     loss, parameters, allow_unused=True, materialize_grads=True
                 )

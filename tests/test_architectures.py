@@ -166,6 +166,81 @@ def test_other_layers_are_no_heads() -> None:
         rebuild_network(weights, "vit-cifar", "x.pt")
 
 
+NARROW = (
+    "from torch import nn\n"
+    "def make(): return nn.Sequential(nn.Conv2d(2, 6, 3, bias=False), nn.BatchNorm2d(6), "
+    "nn.GELU(), nn.Conv2d(6, 6, 1, groups=6), nn.Conv2d(6, 4, 1, groups=2), nn.Flatten(), "
+    "nn.Linear(16, 3))\n"
+)
+
+
+def narrow_weights(width: int, groups: int = 2, classes: int = 3) -> dict[str, torch.Tensor]:
+    net = nn.Sequential(
+        nn.Conv2d(2, width, 3, bias=False),
+        nn.BatchNorm2d(width),
+        nn.GELU(),
+        nn.Conv2d(width, width, 1, groups=width),
+        nn.Conv2d(width, 4, 1, groups=groups),
+        nn.Flatten(),
+        nn.Linear(16, classes),
+    )
+    return net.state_dict()
+
+
+def test_layers_may_be_narrower_than_the_architecture_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "narrow_for_test.py").write_text(NARROW.replace(", groups=2", ""))
+    monkeypatch.chdir(tmp_path)
+    for classes in (3, 5):  # with another head too
+        weights = narrow_weights(4, groups=1, classes=classes)
+        net = rebuild_network(weights, "narrow_for_test:make", "x.pt")
+        assert net(torch.randn(2, 2, 4, 4)).shape == (2, classes)
+        assert all(torch.equal(value, weights[key]) for key, value in net.state_dict().items())
+        sizes = (net[0].out_channels, net[1].num_features, net[3].groups, net[4].in_channels)
+        assert sizes == (4, 4, 4, 4)
+
+
+def test_layers_that_are_wider_or_in_groups_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wide_for_test.py").write_text(NARROW)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"expected '0\.weight' of shape \(6, 2, 3, 3\), got"):
+        rebuild_network(narrow_weights(8), "wide_for_test:make", "x.pt")
+    with pytest.raises(CheckpointError, match=r"expected '4\.weight' of shape \(4, 3, 1, 1\), got"):
+        rebuild_network(narrow_weights(4), "wide_for_test:make", "x.pt")
+    weights = narrow_weights(6)
+    weights["1.running_mean"] = torch.zeros(5)
+    with pytest.raises(CheckpointError, match=r"expected '1\.running_mean' of shape \(6,\), got"):
+        rebuild_network(weights, "wide_for_test:make", "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("simple-cnn", ("features.0", "features.2")),
+        ("vgg16_bn", ("features.40", "features.41", "classifier.0")),
+        ("resnet50", ("layer1.0.conv1", "layer1.0.bn1", "layer1.0.conv2")),
+        ("vit-cifar", ("layers.2.linear1", "layers.2.linear2")),
+    ],
+)
+def test_named_networks_may_be_narrower(name: str, layers: tuple[str, ...]) -> None:
+    shape = (3, 32, 32)
+    weights = create_network(name, shape, 10, seed=0).state_dict()
+    *made, read = layers
+    for layer in made:  # without its last unit
+        for key in weights:
+            if key.rpartition(".")[0] == layer and weights[key].dim():
+                weights[key] = weights[key][:-1]
+    width = weights[f"{read}.weight"].shape[1]
+    each = width // (len(weights[f"{made[0]}.weight"]) + 1)
+    weights[f"{read}.weight"] = weights[f"{read}.weight"][:, : width - each]
+    net = rebuild_network(weights, name, "x.pt")
+    assert net(torch.randn(1, *shape)).shape == (1, 10)
+    assert recognise(weights) is None  # only their name tells
+
+
 def test_networks_that_do_not_fit_the_task() -> None:
     with pytest.raises(OptionError, match="square images"):
         create_network("cnn", (7,), 3, seed=0)

@@ -26,9 +26,10 @@ LAYERS = [
     ["walk"],
     ["leg", "path", "energy"],
     ["relax"],
+    ["sparsity"],
     ["crossover"],
     ["training", "evaluation", "baselines"],
-    ["merging"],
+    ["merging", "sparsifying"],
     ["report"],
     ["runs", "testing"],
     ["strategies"],
@@ -97,7 +98,12 @@ def test_modules_import_only_from_layers_above() -> None:
 
 @pytest.mark.parametrize(
     ("package", "home"),
-    [("qpth", "geomerge.steps"), ("avalanche", "geomerge.strategies"), ("typer", "geomerge.cli")],
+    [
+        ("qpth", "geomerge.steps"),
+        ("torch_pruning", "geomerge.sparsity.trace"),
+        ("avalanche", "geomerge.strategies"),
+        ("typer", "geomerge.cli"),
+    ],
 )
 def test_outside_packages_have_one_door(package: str, home: str) -> None:
     for name, file in sources():

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from geomerge.architectures.factory import network_from_factory
 from geomerge.architectures.known import KNOWN, NAMED
 from geomerge.errors import CheckpointError, OptionError, did_you_mean
 
-__all__ = ["rebuild_network", "recognise"]
+__all__ = ["rebuild_network", "recognise", "resize_layers"]
 
 
 def recognise(weights: Mapping[str, Tensor]) -> str | None:
@@ -35,7 +37,8 @@ def rebuild_network(
 
     Args:
         weights: A state dict. Where only the rows of one Linear layer are others than the
-            architecture's, that layer is the head, and it is made as large as the weights say.
+            architecture's, that layer is the head, and it is made as large as the weights say. So
+            are layers with fewer outputs or inputs, of a network that some units were removed of.
         architecture: A name, ``module:factory``, or None to recognise it from the weights.
         source: Where the weights came from, for messages.
 
@@ -61,7 +64,8 @@ def rebuild_network(
             "callable that returns your nn.Module"
         )
     module = _empty(name, weights, source)
-    _fit_head(module, weights)
+    if _other_widths(module, weights):
+        resize_layers(module, weights)
     expected, got = _shapes(module.state_dict()), _shapes(weights)
     for key in [*expected, *got]:
         if expected.get(key) != got.get(key):
@@ -95,21 +99,77 @@ def _empty(name: str, weights: Mapping[str, Tensor], source: str) -> nn.Module:
     return module
 
 
-def _fit_head(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a Linear layer as many rows as stored, if that is all that does not fit."""
-    own = _shapes(module.state_dict())
-    got = _shapes(weights)
-    owners = {key.rpartition(".")[0] for key in own if own[key] != got.get(key)}
-    if set(own) != set(got) or len(owners) != 1:
-        return
-    name = owners.pop()
-    head = module.get_submodule(name)
-    stored = weights.get(f"{name}.weight" if name else "weight")
-    if isinstance(head, nn.Linear) and stored is not None and stored.dim() == 2:
-        head.out_features = len(stored)
-        head.weight = nn.Parameter(head.weight.new_empty(len(stored), head.in_features))
-        if head.bias is not None:
-            head.bias = nn.Parameter(head.bias.new_empty(len(stored)))
+def resize_layers(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Make Linear, convolution and BatchNorm layers as large as weights have them, empty.
+
+    Layers stay as they are where the weights cannot be theirs: of another kernel, or of a
+    convolution in groups that is not depthwise.
+
+    Args:
+        module: The network, changed in place.
+        weights: Tensors by the names of its state dict.
+    """
+    for name, layer in module.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(layer, _BatchNorm):
+            stored = weights.get(f"{prefix}weight", weights.get(f"{prefix}running_mean"))
+            if stored is not None and stored.dim() == 1:
+                layer.num_features = len(stored)
+                for own in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                    _resize(own, stored.shape)
+        elif isinstance(layer, (nn.Linear, _ConvNd)):
+            stored = weights.get(f"{prefix}weight")
+            if stored is not None and _tell_size(layer, stored.shape):
+                _resize(layer.weight, stored.shape)
+                _resize(layer.bias, stored.shape[:1])
+
+
+def _tell_size(layer: nn.Linear | _ConvNd, shape: torch.Size) -> bool:
+    """Set the sizes that a layer knows of itself to those of a weight, if that can be its own."""
+    own = layer.weight.shape
+    if len(shape) != len(own) or shape[2:] != own[2:] or 0 in shape:
+        return False
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = shape
+    elif layer.groups == 1 and not layer.transposed:
+        layer.out_channels, layer.in_channels = shape[:2]
+    elif layer.groups == layer.in_channels == layer.out_channels and shape[1] == 1:
+        layer.out_channels = layer.in_channels = layer.groups = shape[0]
+    else:
+        return False
+    return True
+
+
+def _resize(tensor: Tensor | None, shape: torch.Size) -> None:
+    if tensor is not None and tensor.shape != shape:
+        tensor.data = tensor.new_empty(shape)
+
+
+def _other_widths(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Return whether weights can be the module's with another head or without some units.
+
+    Without units, layers have fewer outputs and others fewer inputs. The head, one Linear layer,
+    may have more outputs too; nothing else grows.
+    """
+    own, got = _shapes(module.state_dict()), _shapes(weights)
+    if set(own) != set(got):
+        return False
+    changed = {key.rpartition(".")[0] for key in own if own[key] != got[key]}
+    layers = {name: module.get_submodule(name) for name in changed}
+    linear = {_weight(name) for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+    keys = linear | {_weight(name) for name, layer in layers.items() if isinstance(layer, _ConvNd)}
+    if not keys <= set(own):  # weights made from others
+        return False
+    more = {key for key in keys if own[key][0] < got[key][0]}
+    fewer = {key for key in keys if own[key][0] > got[key][0]}
+    read = {key for key in keys if own[key][1:] > got[key][1:]}
+    if any(own[key][1:] < got[key][1:] for key in keys) or not more <= linear or len(more) > 1:
+        return False
+    return bool(fewer and read) or (len(changed) == 1 and bool(linear) and not read)
+
+
+def _weight(layer: str) -> str:
+    return f"{layer}.weight" if layer else "weight"
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -46,7 +46,7 @@ class VisionTransformer(nn.Module):
     ) -> Tensor:  # (B, m)
         """Return the logits of a batch of images."""
         x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1) + self.positions
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1) + self.positions
         out: Tensor = self.head(self.norm(self.layers(x)[:, 0]))
         return out
 

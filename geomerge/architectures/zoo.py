@@ -16,6 +16,7 @@ RESNETS = (
     *("wide_resnet50_2", "wide_resnet101_2"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 )
+_CELLS = 7 * 7  # that the classifier of a VGG reads of each channel
 _GROUPS = 32  # of GroupNorm, the usual number; weights do not tell it
 
 
@@ -26,8 +27,10 @@ def vgg(name: str, classes: int) -> nn.Module:
 
 def fit_vgg(name: str, weights: Mapping[str, Tensor]) -> nn.Module | None:
     """Return an empty network for weights named like a VGG's, or None."""
-    head = weights.get("classifier.6.weight")
-    if head is None or "features.0.weight" not in weights:
+    first, head = weights.get("classifier.0.weight"), weights.get("classifier.6.weight")
+    if first is None or head is None or "features.0.weight" not in weights:
+        return None
+    if first.dim() != 2 or first.shape[1] % _CELLS:
         return None
     return vgg(name, len(head))
 

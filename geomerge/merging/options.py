@@ -31,7 +31,7 @@ class MergeOptions:
         manifold: Task names whose inputs the walk may use; ``"a=..."`` says whose.
         preset: ``"joint"``, ``"sketch"`` or ``"paper"``.
         metric: ``"kronecker"``, ``"exact"``, ``"gram"`` or ``"euclidean"``.
-        output: ``"hellinger"``, ``"logits"`` or ``"softmax"``, what the metric measures.
+        output: One of :data:`~geomerge.metric.outputs.OUTPUTS`, what the metric measures.
         head: ``"shared"``, ``"offset"`` or ``"separate"``.
         bn: ``"keep"`` or ``"re-estimate"``, what happens to running statistics.
         damping: mu; None walks several and keeps the best.
@@ -42,6 +42,7 @@ class MergeOptions:
         learn: ``"damping"``: adjusts mu along one walk instead of trying several.
         relax: Whether the finished path is relaxed to least energy.
         pick: ``"max-min"``, ``"balanced"``, ``"equal-drift"`` or a floor such as ``"a>=0.80"``.
+        keep_zeros: Whether weights that are zero in every network stay zero all along the path.
         points: Most networks stored on the path, 8 at least.
         seed: Of everything drawn.
         task: ``"a=NAME"``: the task of a network whose checkpoint does not say.
@@ -66,6 +67,7 @@ class MergeOptions:
     learn: str | None = None
     relax: bool = False
     pick: str | None = None
+    keep_zeros: bool = False
     points: int = 64
     seed: int = 0
     task: tuple[str, ...] = ()
@@ -103,6 +105,10 @@ class MergeOptions:
             raise OptionError(
                 "--learn damping needs a metric to damp, and the Euclidean one has the same in all "
                 "directions; leave one of the two out"
+            )
+        if self.keep_zeros and self.relax:
+            raise OptionError(
+                "--relax moves every weight and --keep-zeros does not allow that; leave one out"
             )
         if self.pick is not None:
             parse_pick(self.pick, dict.fromkeys(ascii_lowercase))

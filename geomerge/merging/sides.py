@@ -83,6 +83,13 @@ class Sides:
         """Return the mean of all: nearer to each network than they are to each other."""
         return torch.stack([side.w for side in self]).mean(dim=0)
 
+    @property
+    def common_zeros(self) -> Tensor:  # (n,), bool
+        """Where every network has a weight that is exactly zero; never a running statistic."""
+        zero = torch.stack([side.w == 0 for side in self]).all(dim=0)
+        zero[self.network.n_parameters :] = False
+        return zero
+
     def settled(
         self,
         w: Tensor,  # (n,)

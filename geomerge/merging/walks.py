@@ -16,6 +16,7 @@ from geomerge.merging.sides import Side, Sides
 from geomerge.metric import (
     EuclideanMetric,
     KroneckerMetric,
+    MaskedMetric,
     Metric,
     Sketch,
     combine,
@@ -86,6 +87,7 @@ class Walker:
             budgets: What may not get worse.
         """
         euclidean = isinstance(metric, EuclideanMetric)
+        metric = self._on_plane(metric)
         usual = EUCLIDEAN_RATES["sketch"] if euclidean else FunctionWalk.learning_rate
         usual = self._options.learning_rate or usual
         walk = self._settings(damping, rate * usual)
@@ -186,7 +188,7 @@ class Walker:
         """Return what measures the metric of sides at a point, made cheap for a known damping."""
         name, output, seed = self._options.metric, self._options.output, self._options.seed
         if name == "euclidean":
-            return lambda w: EuclideanMetric()
+            return lambda w: self._on_plane(EuclideanMetric())
         count = EXACT_INPUTS if name == "exact" else METRIC_INPUTS
         samples = [_manifold(s).sample(count, seed) for s in sides]
 
@@ -204,12 +206,17 @@ class Walker:
                 metric = _together(
                     [measure_metric(name, s.network, w, x, output, seed) for s, x in pairs]
                 )
-            if not isinstance(metric, KroneckerMetric):
-                return metric
-            self.diagonal = metric.rest_names
-            return metric.sharpened(damping)
+            if isinstance(metric, KroneckerMetric):
+                self.diagonal = metric.rest_names
+                metric = metric.sharpened(damping)
+            return self._on_plane(metric)
 
         return measure
+
+    def _on_plane(self, metric: Metric) -> Metric:
+        """Return the metric in which common zeros do not move, where they are to be kept."""
+        zeros = self._sides.common_zeros if self._options.keep_zeros else None
+        return metric if zeros is None else MaskedMetric(metric, ~zeros)
 
     def _settings(
         self, damping: float, rate: float, refresh: tuple[int, ...] = (0,)

@@ -5,6 +5,7 @@ from geomerge.metric.combine import combine
 from geomerge.metric.exact import ExactMetric, exact_metric
 from geomerge.metric.gram import GramMetric, gram_metric
 from geomerge.metric.kronecker import KroneckerMetric
+from geomerge.metric.masked import MaskedMetric
 from geomerge.metric.measure import METRICS, measure_metric
 from geomerge.metric.outputs import functional_change, output_map
 from geomerge.metric.sketch import Sketch, load_sketch, make_sketch, save_sketch
@@ -15,6 +16,7 @@ __all__ = [
     "ExactMetric",
     "GramMetric",
     "KroneckerMetric",
+    "MaskedMetric",
     "Metric",
     "Sketch",
     "Spectrum",

@@ -39,7 +39,7 @@ def squared_derivatives(
             up, so that a large vocabulary costs no more than a small one.
         x: Inputs.
         probes: Directions in the space of outputs, for each input.
-        output: ``"hellinger"``, ``"logits"`` or ``"softmax"``.
+        output: One of :data:`~geomerge.metric.outputs.OUTPUTS`.
 
     Returns:
         The sums by name.

@@ -40,7 +40,7 @@ def estimate_kronecker(
         network: The network.
         w: Where.
         batches: Inputs (B, ...) of the manifold; each is seen once.
-        output: ``"hellinger"``, ``"logits"`` or ``"softmax"``.
+        output: One of :data:`~geomerge.metric.outputs.OUTPUTS`.
         seed: Of the random sign vectors.
         probes: How many of them, and so how many backward passes, stand for all outputs: the
             expectation is the same. Two give walks as good as all outputs do; one does not where

@@ -88,7 +88,7 @@ def exact_metric(
         network: The network.
         w: Where.
         batches: Inputs (B, ...) of the manifold; each is seen once.
-        output: ``"hellinger"``, ``"logits"`` or ``"softmax"``.
+        output: One of :data:`~geomerge.metric.outputs.OUTPUTS`.
         rank: Products spent on one spectrum.
 
     Returns:

@@ -88,7 +88,7 @@ def gram_metric(
         w: Where.
         x: Inputs of the manifold. With m outputs the cost grows as (N m)^3; N m up to some
             thousands is quick.
-        output: ``"hellinger"``, ``"logits"`` or ``"softmax"``.
+        output: One of :data:`~geomerge.metric.outputs.OUTPUTS`.
 
     Returns:
         The metric.

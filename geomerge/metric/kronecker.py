@@ -10,6 +10,7 @@ in no such product get the exact diagonal of the metric.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -162,6 +163,23 @@ class KroneckerMetric:
         for p, q, e in zip(one.parts, other.parts, one.eigenvalues, strict=True):
             total += float((p.double() * q.double() * e.double()).sum())
         return total
+
+    def diagonal_of(self, function: Callable[[Tensor], Tensor]) -> Tensor:  # (n,)
+        """Return the diagonal of a function of the metric, such as its damped inverse.
+
+        Args:
+            function: Eigenvalues to eigenvalues, of any shape.
+        """
+        found = self.diagonal.new_empty(self.n)
+        for layer in self.layers:
+            (a, by_a), (b, by_b) = layer.inputs.squares(), layer.outputs.squares()
+            layer.write(b @ function(by_b[:, None] * by_a[None, :]) @ a.T, found)
+        start = 0
+        for s in self.rest:
+            length = s.stop - s.start
+            found[s] = function(self.diagonal[start : start + length])
+            start += length
+        return found
 
     def sharpened(self, damping: float) -> KroneckerMetric:
         """Leave out directions that a damping drowns, to make steps cheaper.

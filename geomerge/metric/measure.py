@@ -35,7 +35,7 @@ def measure_metric(
         w: Where.
         inputs: Of the manifold. The Gram form uses a sample of them where inputs times outputs
             would be more than 1024; the exact form keeps the activations of all of them.
-        output: ``"hellinger"``, ``"logits"`` or ``"softmax"``.
+        output: One of :data:`~geomerge.metric.outputs.OUTPUTS`.
         seed: Of that sample, and of the Kronecker form's random sign vectors.
 
     Returns:

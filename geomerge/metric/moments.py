@@ -10,6 +10,8 @@ from geomerge.metric.factor import Factor, factorise
 __all__ = ["Moments"]
 
 _WIDEST = 8192  # of wider rows the d x d matrix is never formed: d = 25088 would take 5 GB
+_PER_COLUMN = 8  # rows of one batch that say what there is to say about a column
+_FEWEST = 4096
 _RANK = 1024  # eigenvectors kept of those
 
 
@@ -29,7 +31,15 @@ class Moments:
         rows: Tensor,  # (R, d)
         share: float = 1.0,
     ) -> None:
-        """Add the outer products of rows, times a share."""
+        """Add the outer products of rows, times a share.
+
+        Of many more rows than columns, such as every patch of a convolution, evenly spread ones
+        stand for all.
+        """
+        most = max(_FEWEST, _PER_COLUMN * rows.shape[1])
+        if len(rows) > most:
+            share *= len(rows) / most
+            rows = rows[torch.linspace(0, len(rows) - 1, most, device=rows.device).long()]
         if rows.shape[1] <= _WIDEST:
             self._sum = (rows.T @ rows * share).double() + self._sum
             return

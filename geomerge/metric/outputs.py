@@ -6,6 +6,10 @@ is bounded by 8 (Amari 2016, sec. 3.5). ArXiv 2012.09605, eq. (2), takes the net
 themselves: logits or, as it does not say which, softmax probabilities. The pullback metric of
 :math:`\phi = \mathrm{softmax}\,f` is :math:`\sum_c dp_c\,dp_c`: where the network is sure it fades
 twice as fast as Fisher's.
+
+At a temperature T, as in distillation (Hinton, Vinyals & Dean 2015),
+:math:`\phi = 2T\sqrt{\mathrm{softmax}(f/T)}` also sees how the network ranks the classes that it
+rejects. Its metric goes from Fisher's (T = 1) to that of the centred logits over m (T to infinity).
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from geomerge.errors import OptionError, did_you_mean
 
 __all__ = ["OUTPUTS", "functional_change", "output_map"]
 
-OUTPUTS = ("hellinger", "logits", "softmax")
+OUTPUTS = ("hellinger", "tempered", "logits", "softmax")
+TEMPERATURE = 4.0  # of "tempered"
 
 
 def output_map(
@@ -28,7 +33,7 @@ def output_map(
 
     Args:
         logits: The network's outputs.
-        output: ``"hellinger"``, ``"logits"`` or ``"softmax"``.
+        output: One of :data:`OUTPUTS`.
 
     Returns:
         The coordinates phi.
@@ -36,9 +41,10 @@ def output_map(
     Raises:
         OptionError: If ``output`` is none of them.
     """
-    if output == "hellinger":
+    if output in ("hellinger", "tempered"):
+        t = TEMPERATURE if output == "tempered" else 1.0
         # exp(log p / 2) and not sqrt(p): the gradient stays finite where p underflows.
-        return 2 * torch.exp(0.5 * torch.log_softmax(logits, dim=1))
+        return 2 * t * torch.exp(0.5 * torch.log_softmax(logits / t, dim=1))
     if output == "logits":
         return logits
     if output == "softmax":

@@ -93,7 +93,7 @@ def make_sketch(
         w: Its weights.
         inputs: Of its task's manifold; no labels are needed.
         task: The task's name, recorded.
-        output: ``"hellinger"``, ``"logits"`` or ``"softmax"``.
+        output: One of :data:`~geomerge.metric.outputs.OUTPUTS`.
         count: How many inputs to use.
         seed: Chooses them.
         batch: Inputs per pass.

@@ -140,7 +140,9 @@ def _solve_broken(
             rows,
             limits,
         )
-        solved = torch.where(solution.multipliers[:, :p] > 0, 0.0, solution.z).relu()
+        # A variable at zero has a multiplier; what either lacks of zero is rounding.
+        waits = solution.multipliers[:, :p] > solution.z
+        solved = torch.where(waits, 0.0, solution.z).relu()
         left = excess - (cosines @ solved[:, :, None])[:, :, 0]
         late = (left > _ROUNDING * unit) & ~matter
         if not late.any():

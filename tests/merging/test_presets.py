@@ -305,3 +305,25 @@ def test_learning_needs_a_walk_toward_functions(digits: Path) -> None:
     a, b = pair(digits)
     with pytest.raises(OptionError, match="--learn damping needs a walk toward functions"):
         merge([a, Checkpoint(b.weights, {}, {}, "bare.pt")], replace(SKETCH, learn="damping"))
+
+
+@pytest.mark.parametrize(
+    "options", [JOINT, replace(JOINT, metric="euclidean"), replace(SKETCH, preset="paper")]
+)
+def test_common_zeros_stay_zero_along_the_whole_path(digits: Path, options: MergeOptions) -> None:
+    networks = [
+        replace(c, sketch={}, meta={k: v for k, v in c.meta.items() if k != "sketch"})
+        for c in pair(digits)
+    ]
+    mask = torch.rand(300, 64, generator=torch.Generator().manual_seed(0)) < 0.5
+    for network in networks:
+        network.weights["layers.0.weight"][mask] = 0.0
+    options = replace(options, keep_zeros=True, steps=20, damping=1e-4)
+    merged = merge(networks, options)
+    for t in (*merged.path.ts, 0.37):
+        first = merged.path.network.unravel(merged.path.at(t))["layers.0.weight"]
+        assert (first[mask] == 0).all()
+        assert (first[~mask] != 0).any()
+    moved = merge(networks, replace(options, keep_zeros=False))
+    first = moved.path.network.unravel(moved.w)["layers.0.weight"]
+    assert not (first[mask] == 0).all()

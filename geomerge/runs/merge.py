@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.errors import RunError
-from geomerge.files import canonical_json, sha256, staged_folder, write_bytes
+from geomerge.files import sha256, staged_folder
 from geomerge.merging import MergeOptions, comparison, curves, merge
 from geomerge.merging.monitor import Progress
 from geomerge.merging.sides import NAMES
 from geomerge.report import draw_curves, merge_report
+from geomerge.runs.finished import finished, folder_of, write_json
 
 __all__ = ["run_merge"]
 
@@ -47,42 +47,24 @@ def run_merge(
         if Path(file).is_file():
             digests[f"sketch of {name}"] = sha256(Path(file).read_bytes())
     recipe = options.recipe(digests)
-    digest = sha256(canonical_json(recipe).encode())
-    stems = "-".join(Path(file).stem for file in files)
-    folder = Path(out) if out else Path("runs") / f"{stems}-{digest[:8]}"
-    finished = _finished(folder, recipe)
-    if finished is not None:
+    folder = folder_of(out, "-".join(Path(file).stem for file in files), recipe)
+    before = finished(folder, recipe)
+    if before is not None:
         if pt and not (folder / "merged.pt").exists():
             raise RunError(
                 f"{folder} was finished without merged.pt; make it with geomerge path {folder} "
-                f"--at {finished['crossover']['t']} --out merged.pt"
+                f"--at {before['crossover']['t']} --out merged.pt"
             )
-        return folder, finished, True
+        return folder, before, True
     with staged_folder(folder) as stage:
         merged = merge(networks, options, folder=stage / "path", on_progress=on_progress)
         rows = comparison(merged, options, on_progress)
         report = merge_report(merged, options, recipe, rows, curves(merged))
         _write_network(stage, merged.checkpoint(), report, pt)
         draw_curves(report, stage / "curves.png")
-        write_bytes(stage / "recipe.json", (json.dumps(recipe, indent=1) + "\n").encode())
-        write_bytes(stage / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+        write_json(stage / "recipe.json", recipe)
+        write_json(stage / "report.json", report)
     return folder, report, False
-
-
-def _finished(folder: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the report of a finished run of the same recipe, None where there is no run."""
-    if not (folder / "recipe.json").is_file():
-        return None
-    try:
-        old = json.loads((folder / "recipe.json").read_text())
-        report: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder} holds a damaged run ({error}); remove it") from error
-    if old != recipe:
-        raise RunError(
-            f"{folder} holds a finished run of another recipe; choose another --out or remove it"
-        )
-    return report
 
 
 def _write_network(folder: Path, checkpoint: Checkpoint, report: dict[str, Any], pt: bool) -> None:

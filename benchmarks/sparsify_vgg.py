@@ -1,0 +1,174 @@
+"""VGG11 on CIFAR-10: 50 of 64 first-layer filters removed, and C1 to C4 (figures 2A to 2D).
+
+    python benchmarks/sparsify_vgg.py --work build/bench --network vgg11_cifar10.pt
+
+Nothing here uses labels. The baseline beside the walk trains on the dense outputs, too, at the
+walk's cost. Curves are measured on 1000 test images, last points on all 10 000. Finished parts are
+kept in --work: the same command goes on where it stopped. The table is written to
+benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Rows, write_results
+from sparse_baselines import (
+    VGG_DISTIL,
+    VGG_FIRST,
+    filter_least_squares,
+    filter_weights,
+    prune_filters_train,
+    smallest_filters,
+)
+from torch import Tensor
+
+from geomerge import Checkpoint, load_checkpoint
+from geomerge.crossover import accuracy
+from geomerge.sparsifying.goals import stages_of
+from geomerge.sparsifying.options import SparsifyOptions
+from geomerge.sparsifying.reconfigure import reconfigure
+from geomerge.sparsifying.subject import prepare_subject
+from geomerge.sparsifying.walks import walk_stages
+from geomerge.sparsity.plan import PlanStep
+from geomerge.sparsity.shrink import removed_units
+from geomerge.statistics import re_estimate
+from geomerge.tasks import Inputs, Split
+
+LAYER, COUNT = "features.0", 50
+OPTIONS = SparsifyOptions(
+    manifold="cifar10",
+    remove=(f"{LAYER}:{COUNT}",),
+    normalisation=("cifar10=0.4914,0.4822,0.4465/0.2470,0.2435,0.2616",),
+    steps=200,
+    stages=10,
+    refresh=10,
+)
+MOVE = replace(OPTIONS, steps=120)
+MOVES = (  # from C2, which is where the walk arrives
+    PlanStep("C3", {"classifier.0": 500, "classifier.3": 500}, {}),
+    PlanStep("C4", {}, {LAYER: 30}),
+)
+CURVE = 1000  # test images
+
+
+class Case(Rows):
+    """The network and the rows measured on it."""
+
+    def __init__(self, network: Path, work: Path) -> None:
+        super().__init__(work / "sparsify-vgg.json")
+        self.checkpoint = load_checkpoint(network)
+        self.subject = prepare_subject(self.checkpoint, OPTIONS)
+        self.network, self.w = self.subject.network, self.subject.w
+        self.test = self.subject.task.test
+        self.inputs = self.subject.manifold
+        # The images come class by class, so they are drawn.
+        index = torch.randperm(len(self.test.labels), generator=torch.Generator().manual_seed(0))
+        index, inputs = index[:CURVE], self.test.inputs
+        few = Inputs(inputs.raw[index], inputs.normalisation, inputs.device)
+        self.few = Split(few, self.test.labels[index])
+
+    def all(self, w: Tensor) -> float:
+        return 100 * accuracy(self.network, w, self.test)
+
+    def some(self, w: Tensor) -> float:
+        return 100 * accuracy(self.network, w, self.few)
+
+    def epochs(self, passes: int) -> float:
+        return passes / (3 * len(self.inputs))
+
+    def walk(self) -> dict[str, Any]:
+        """Walk as `geomerge sparsify` does, and measure where filters have gone."""
+        subject = prepare_subject(self.checkpoint, OPTIONS)
+        spent: list[float] = []
+        with tempfile.TemporaryDirectory() as folder:
+            walked = walk_stages(
+                subject, subject.w, stages_of(subject), Path(folder) / "walk", "walk",
+                on_progress=lambda _: spent.append(self.epochs(subject.cost.passes)),
+            )  # fmt: skip
+            curve = []
+            for step, _ in walked.leg.marks[1:]:
+                w = walked.leg.weights(step)
+                gone = removed_units(self.network, w, subject.units)[LAYER]
+                curve.append({"removed": len(gone), "test": self.some(w)})
+            torch.save(walked.weights, self._file.with_suffix(".w"))
+            return {
+                "test": self.all(walked.weights),
+                "epochs": self.epochs(subject.cost.passes),
+                "curve": curve,
+            }
+
+    def train(self, epochs: float) -> dict[str, Any]:
+        """Remove one filter after the other and train on the dense outputs in between."""
+        steps = int((epochs - 1 / 3) * len(self.inputs) / VGG_DISTIL.batch / COUNT)
+        schedule = replace(VGG_DISTIL, steps=max(steps, 1))
+        curve = []
+        for done in prune_filters_train(
+            self.network, self.w, VGG_FIRST, self.inputs, COUNT, schedule
+        ):
+            if len(done.removed) % 5 == 0:
+                spent = self.epochs(done.forwards)
+                curve.append(
+                    {"removed": len(done.removed), "test": self.some(done.weights), "epochs": spent}
+                )
+        return {"test": self.all(done.weights), "epochs": curve[-1]["epochs"], "curve": curve}
+
+    def once(self, settle: bool) -> dict[str, Any]:
+        """Cut the smallest filters out, at most with statistics measured anew."""
+        filters = smallest_filters(self.network, self.w, VGG_FIRST, COUNT)
+        w = torch.where(filter_weights(self.network, VGG_FIRST, filters), 0.0, self.w)
+        w = re_estimate(self.network, w, [self.inputs]) if settle else w
+        return {"test": self.all(w), "epochs": self.epochs(2000) if settle else 0.0}
+
+    def least_squares(self) -> dict[str, Any]:
+        filters = smallest_filters(self.network, self.w, VGG_FIRST, COUNT)
+        few = self.inputs.sample(2000, 0)
+        found = filter_least_squares(self.network, self.w, VGG_FIRST, filters, few)
+        return {"test": self.all(found.weights), "epochs": self.epochs(found.forwards)}
+
+    def moves(self, plan: Sequence[PlanStep]) -> list[dict[str, Any]]:
+        """Walk through the configurations that follow the walk's."""
+        w = torch.load(self._file.with_suffix(".w"), weights_only=True)
+        start = Checkpoint(self.network.state_dict(w))
+        with tempfile.TemporaryDirectory() as folder:
+            _, reached = reconfigure(self.checkpoint, plan, MOVE, Path(folder), start)
+        return [
+            {
+                "name": one.name,
+                "test": 100 * one.row.test,
+                "cut_out": 100 * one.naive.test,
+                "epochs": one.epochs,
+                "curve": [{"t": p.t, "agreement": 100 * p.agreement} for p in one.curve],
+            }
+            for one in reached
+        ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--network", type=Path, required=True, help="the trained VGG11")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    case = Case(arguments.network, arguments.work)
+    case.row("dense", lambda: {"test": case.all(case.w), "epochs": 0.0})
+    case.row("walk", case.walk)
+    case.row("smallest filters cut out", lambda: case.once(settle=False))
+    case.row("cut out, statistics measured anew", lambda: case.once(settle=True))
+    case.row("cut out, least squares in the next layer", case.least_squares)
+    case.row(
+        "one by one, trained on the dense outputs, equal cost",
+        lambda: case.train(case.done["walk"]["epochs"]),
+    )
+    case.row("C3 and C4", lambda: case.moves(MOVES))
+    write_results("sparsify_vgg.json", {"table": case.done})
+
+
+if __name__ == "__main__":
+    main()

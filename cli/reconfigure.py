@@ -1,0 +1,111 @@
+"""``geomerge reconfigure``: walk from configuration to configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geomerge.cli.console import percent, progress_bar
+from geomerge.cli.options import Arch, DataRoot, Device, Download, Normalisations
+from geomerge.cli.sparsify import Batch, Damping, Manifold, Mix, Output, Rate, Stages
+
+__all__ = ["reconfigure"]
+
+
+def reconfigure(
+    source: Annotated[
+        Path, typer.Argument(help="A network's file, or the folder of a sparsify run.")
+    ],
+    plan: Annotated[
+        Path, typer.Option(help="YAML: a list of {name, remove: {layer: n}, restore: {layer: n}}.")
+    ],
+    manifold: Manifold = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default runs/NAME-PLAN-HASH.")
+    ] = None,
+    output: Output = "tempered",
+    choose: Annotated[
+        str, typer.Option(help="Which units go first: greedy, rates or magnitude.")
+    ] = "greedy",
+    bn: Annotated[
+        str | None, typer.Option(help="keep or re-estimate (default) BatchNorm statistics.")
+    ] = None,
+    damping: Damping = None,
+    learning_rate: Rate = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps against the drift in each move; default 3600.")
+    ] = None,
+    batch: Batch = 128,
+    stages: Stages = 10,
+    refresh: Annotated[
+        int, typer.Option(help="Stages between two measurements of the metric.")
+    ] = 3,
+    inputs: Annotated[
+        int | None, typer.Option(help="Use only so many of the manifold's inputs.")
+    ] = None,
+    mix: Mix = None,
+    points: Annotated[int, typer.Option(help="Most networks stored on each path.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    arch: Arch = None,
+    normalisation: Normalisations = None,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    download: Download = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
+) -> None:
+    """Remove and restore units as a plan says, keeping the function all along."""
+    from geomerge.runs import run_reconfigure
+    from geomerge.sparsifying.options import SparsifyOptions
+
+    options = SparsifyOptions(
+        manifold=manifold,
+        output=output,
+        choice=choose,
+        bn=bn,
+        damping=damping,
+        learning_rate=learning_rate,
+        steps=steps,
+        batch=batch,
+        stages=stages,
+        refresh=refresh,
+        inputs=inputs,
+        mix=mix,
+        points=points,
+        seed=seed,
+        arch=arch,
+        normalisation=tuple(normalisation or ()),
+        data_root=data_root,
+        download=download,
+        device=device,
+    )
+    with progress_bar(quiet=as_json) as show:
+        folder, report, before = run_reconfigure(source, plan, options, out=out, on_progress=show)
+    if as_json:
+        print(json.dumps(report, indent=1))
+        return
+    _show(report)
+    print(f"{folder} was finished before; nothing changed" if before else f"written to {folder}")
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    task = report["network"]["task"]
+    table = Table(title=f"{report['network']['file']} on {task}, accuracy on the test split, %")
+    for heading in ("configuration", "units gone", "walked", "just cut out", "epochs"):
+        table.add_column(heading, justify="left" if heading == "configuration" else "right")
+    table.add_row(report["dense"]["name"], "0", percent(report["dense"]["test"]), "-", "-")
+    for one in report["configurations"]:
+        gone = ", ".join(f"{len(units)} of {layer}" for layer, units in one["removed"].items())
+        numbers = (percent(one["result"]["test"]), percent(one["cut_out"]["test"]))
+        table.add_row(one["name"], gone or "0", *numbers, f"{one['epochs']:.2f}")
+    console.print(table)
+    console.print(
+        f"data of the walks: {report['data']['walk']['inputs']} {task} inputs of the train split "
+        "without labels; epochs: three forward passes over the training split each"
+    )

@@ -1,0 +1,210 @@
+"""``geomerge sparsify``: take weights or whole units away."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geomerge.cli.console import percent, progress_bar
+from geomerge.cli.options import Arch, DataRoot, Device, Download, NetworkFile, Normalisations
+
+__all__ = ["Batch", "Damping", "Manifold", "Mix", "Output", "Rate", "Stages", "Steps", "sparsify"]
+
+Manifold = Annotated[
+    str | None, typer.Option(help="Task whose inputs keep the function; default the network's own.")
+]
+Mix = Annotated[
+    float | None,
+    typer.Option(help="Mix inputs in pairs up to this share; default where there are under 10000."),
+]
+Output = Annotated[
+    str, typer.Option(help="What the metric measures: tempered, hellinger, logits or softmax.")
+]
+Damping = Annotated[
+    float | None, typer.Option(help="mu of the steps against the drift; default 0.1.")
+]
+Rate = Annotated[float | None, typer.Option(help="Of the first of these steps; default 0.1.")]
+Steps = Annotated[int | None, typer.Option(help="How many of them; default 3600.")]
+Batch = Annotated[int, typer.Option(help="Inputs of each.")]
+Stages = Annotated[int, typer.Option(help="In how many the plane is reached.")]
+
+
+def sparsify(
+    network: NetworkFile,
+    manifold: Manifold = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of the weights that goes, such as 0.95.")
+    ] = None,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="The same share of every layer.")
+    ] = False,
+    nm: Annotated[
+        str | None, typer.Option(help="2:4: two of any four neighbouring weights stay.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(help="LAYER:50 filters or neurons, LAYER:0.5 of them, or LAYER:1,2,5-9."),
+    ] = None,
+    flops: Annotated[
+        float | None, typer.Option(help="Share of the FLOPs to save by removing units anywhere.")
+    ] = None,
+    params: Annotated[
+        float | None, typer.Option(help="Share of the parameters to save so.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default runs/NAME-HASH.")
+    ] = None,
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="Write the physically smaller network as well.")
+    ] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Let a last leg use the task's labels.")
+    ] = False,
+    paths: Annotated[
+        int, typer.Option(help="How many walks; the shortest of the best is kept.")
+    ] = 1,
+    walk: Annotated[
+        str, typer.Option(help="prescribed, or pull: the soft pull of arXiv 2012.09605.")
+    ] = "prescribed",
+    metric: Annotated[str, typer.Option(help="kronecker or euclidean.")] = "kronecker",
+    output: Output = "tempered",
+    saliency: Annotated[
+        str, typer.Option(help="Which weights go first: obs, obd or magnitude.")
+    ] = "obs",
+    choose: Annotated[
+        str, typer.Option(help="Which units go first: greedy, rates or magnitude.")
+    ] = "greedy",
+    budget: Annotated[
+        float | None,
+        typer.Option(help="How much worse any class may get (mean KL), with --choose rates."),
+    ] = None,
+    bn: Annotated[
+        str | None, typer.Option(help="keep or re-estimate (default) BatchNorm statistics.")
+    ] = None,
+    damping: Damping = None,
+    learning_rate: Rate = None,
+    steps: Steps = None,
+    batch: Batch = 128,
+    stages: Stages = 30,
+    refresh: Annotated[
+        int, typer.Option(help="Stages between two measurements of the metric.")
+    ] = 3,
+    inputs: Annotated[
+        int | None, typer.Option(help="Use only so many of the manifold's inputs.")
+    ] = None,
+    mix: Mix = None,
+    points: Annotated[int, typer.Option(help="Most networks stored on a path.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    arch: Arch = None,
+    normalisation: Normalisations = None,
+    pt: Annotated[bool, typer.Option("--pt", help="Write sparse.pt as well.")] = False,
+    torch_prune: Annotated[
+        bool,
+        typer.Option("--torch-prune", help="Write masks and weights as torch.nn.utils.prune does."),
+    ] = False,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    download: Download = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
+) -> None:
+    """Walk to a sparse network that keeps the function; no labels are needed."""
+    from geomerge.runs import run_sparsify
+    from geomerge.sparsifying.options import SparsifyOptions
+
+    options = SparsifyOptions(
+        manifold=manifold,
+        sparsity=sparsity,
+        per_layer=per_layer,
+        nm=nm,
+        remove=tuple(remove or ()),
+        flops=flops,
+        params=params,
+        walk=walk,
+        metric=metric,
+        output=output,
+        saliency=saliency,
+        choice=choose,
+        budget=budget,
+        bn=bn,
+        damping=damping,
+        learning_rate=learning_rate,
+        steps=steps,
+        batch=batch,
+        stages=stages,
+        refresh=refresh,
+        inputs=inputs,
+        mix=mix,
+        labels=labels,
+        paths=paths,
+        points=points,
+        seed=seed,
+        arch=arch,
+        normalisation=tuple(normalisation or ()),
+        data_root=data_root,
+        download=download,
+        device=device,
+    )
+    with progress_bar(quiet=as_json) as show:
+        folder, report, before = run_sparsify(
+            network,
+            options,
+            out=out,
+            shrunk=shrink,
+            pt=pt,
+            torch_prune=torch_prune,
+            on_progress=show,
+        )
+    if as_json:
+        print(json.dumps(report, indent=1))
+        return
+    _show(report)
+    print(f"{folder} was finished before; nothing changed" if before else f"written to {folder}")
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    task = report["network"]["task"]
+    table = Table(title=f"{report['network']['file']} on {task}, test split")
+    for heading in ("", "zeros, %", "accuracy, %", "as dense, %", "drift"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for row in report["results"]:
+        numbers = (percent(row["zeros"]), percent(row["test"]), percent(row["agreement"]))
+        style = "bold" if row["name"].startswith("walk") else None
+        table.add_row(row["name"], *numbers, f"{row['drift']:.3g}", style=style)
+    console.print(table)
+    console.print(
+        f"as dense: inputs that get the dense network's label; drift: mean squared change of the "
+        f"{report['output']} outputs; both on selection inputs"
+    )
+    for layer, units in report["removed"].items():
+        console.print(f"removed from {layer}: {len(units)} units")
+    for path in report["paths"]:
+        console.print(
+            f"{path['name']}: length {path['length']:.3g}, damping {path['damping']:.2g}, as dense "
+            f"{percent(path['agreement'])} %" + (", kept" if path["chosen"] else "")
+        )
+        for name, price in path["shadow_prices"].items():
+            console.print(f"  budget of {name}: shadow price {price:.3g} at most")
+    if "shrunk" in report:
+        small = report["shrunk"]
+        one, two = small["before"], small["after"]
+        console.print(
+            f"shrunk: parameters {one['parameters']:,} -> {two['parameters']:,}, FLOPs "
+            f"{one['flops']:,} -> {two['flops']:,}, {small['speed_up']:.2f} x as fast on batches "
+            f"of {small['batch']}, outputs differ by {small['difference']:.1e} (relative)"
+        )
+    if report["bn"] is not None:
+        console.print(f"BatchNorm statistics: {report['bn']}")
+    data = report["data"]
+    console.print(
+        f"data of the walk: {data['walk']['inputs']} {task} inputs of the train split without "
+        f"labels; cost {report['cost']['epochs']:.1f} epochs of training"
+    )
+    if data["last_leg"] is not None:
+        console.print(f"data of the last leg: {data['last_leg']['inputs']} examples with labels")

@@ -1,0 +1,7 @@
+"""Files in, a finished run folder out, or nothing at all."""
+
+from geomerge.runs.merge import run_merge
+from geomerge.runs.reconfigure import run_reconfigure
+from geomerge.runs.sparsify import run_sparsify
+
+__all__ = ["run_merge", "run_reconfigure", "run_sparsify"]

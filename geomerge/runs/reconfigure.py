@@ -1,0 +1,86 @@
+"""One reconfiguration on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from geomerge.checkpoint import load_checkpoint, save_checkpoint
+from geomerge.errors import RunError
+from geomerge.files import sha256, staged_folder
+from geomerge.merging.monitor import Progress
+from geomerge.report.sparse import reconfigure_report
+from geomerge.report.sparse_curves import draw_moves
+from geomerge.runs.finished import finished, folder_of, write_json
+from geomerge.sparsifying.options import SparsifyOptions
+from geomerge.sparsifying.reconfigure import reconfigure
+from geomerge.sparsifying.sparsify import sparse_checkpoint
+from geomerge.sparsity.plan import load_plan
+
+__all__ = ["run_reconfigure"]
+
+
+def run_reconfigure(
+    source: str | Path,
+    plan: str | Path,
+    options: SparsifyOptions,
+    *,
+    out: str | Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> tuple[Path, dict[str, Any], bool]:
+    """Walk through the configurations of a plan and write the run.
+
+    Args:
+        source: A network's file, or the folder of a finished sparsification: its sparse network
+            is where the plan starts, and units come back as they were before it.
+        plan: The plan, a YAML file.
+        options: How.
+        out: The run's folder; default ``runs/NAME-HASH``.
+        on_progress: Called after each point of a walk.
+
+    Returns:
+        The folder, its report, and whether it had been finished before (nothing was changed).
+
+    Raises:
+        GeomergeError: If inputs, options, plan or data are wrong, or the folder holds another run.
+    """
+    source, plan = Path(source), Path(plan)
+    steps = load_plan(plan)
+    start = None
+    if source.is_dir():
+        if not (source / "sparse.safetensors").is_file():
+            raise RunError(
+                f"{source} is not the folder of a sparsification, expected sparse.safetensors in "
+                "it; name such a folder or a network's file"
+            )
+        checkpoint = load_checkpoint(source / "path" / "start.safetensors")
+        start = load_checkpoint(source / "sparse.safetensors")
+    else:
+        checkpoint = load_checkpoint(source)
+    digests = {"network": checkpoint.digest, "plan": sha256(plan.read_bytes())}
+    if start is not None:
+        digests["start"] = start.digest
+    recipe = {
+        "reconfigure": options.recipe({})["sparsify"],
+        "plan": json.loads(json.dumps([asdict(step) for step in steps])),  # tuples as lists
+        "inputs": digests,
+    }
+    folder = folder_of(out, f"{source.stem}-{plan.stem}", recipe)
+    before = finished(folder, recipe)
+    if before is not None:
+        return folder, before, True
+    with staged_folder(folder) as stage:
+        subject, reached = reconfigure(
+            checkpoint, steps, options, stage / "moves", start, on_progress
+        )
+        report = reconfigure_report(subject, reached, recipe)
+        for one in reached:
+            network = sparse_checkpoint(subject, one.walked.weights)
+            save_checkpoint(stage / f"{one.name}.safetensors", network)
+        draw_moves(report, stage / "curves.png")
+        write_json(stage / "recipe.json", recipe)
+        write_json(stage / "report.json", report)
+    return folder, report, False

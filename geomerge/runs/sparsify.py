@@ -1,0 +1,134 @@
+"""One sparsification on disk."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from geomerge.errors import OptionError, RunError
+from geomerge.files import staged_folder, write_bytes
+from geomerge.merging.monitor import Progress
+from geomerge.network import Network
+from geomerge.report.paths import draw_paths
+from geomerge.report.sparse import sparsify_report
+from geomerge.report.sparse_curves import draw_sparsity
+from geomerge.runs.finished import finished, folder_of, write_json
+from geomerge.sparsifying.options import SparsifyOptions
+from geomerge.sparsifying.sparsify import Sparsified, sparsify
+from geomerge.sparsifying.surface import surface_of
+from geomerge.sparsity.counting import count
+from geomerge.sparsity.export import prune_form
+from geomerge.sparsity.shrink import export_plain, shrink
+
+__all__ = ["run_sparsify"]
+
+_TIMED = 256  # inputs of a batch whose time is taken
+_REPEATS = 7
+
+
+def run_sparsify(
+    file: str | Path,
+    options: SparsifyOptions,
+    *,
+    out: str | Path | None = None,
+    shrunk: bool = False,
+    pt: bool = False,
+    torch_prune: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> tuple[Path, dict[str, Any], bool]:
+    """Sparsify a file's network and write the run: recipe, paths, report, pictures, networks.
+
+    Args:
+        file: The network.
+        options: How.
+        out: The run's folder; default ``runs/NAME-HASH``.
+        shrunk: Whether to write the network without its removed units: ``shrunk.safetensors``,
+            and ``shrunk.pt2``, a program that plain PyTorch runs.
+        pt: Whether to write ``sparse.pt`` beside ``sparse.safetensors``.
+        torch_prune: Whether to write ``sparse-prune.pt``, in torch.nn.utils.prune's form.
+        on_progress: Called after each point of a walk.
+
+    Returns:
+        The folder, its report, and whether it had been finished before (nothing was changed).
+
+    Raises:
+        GeomergeError: If inputs, options or data are wrong, or the folder holds another run.
+    """
+    if shrunk and not options.structured:
+        raise OptionError(
+            "--shrink takes out whole units, and single weights leave none; give --remove, --flops "
+            "or --params"
+        )
+    checkpoint = load_checkpoint(file)
+    recipe = options.recipe({"network": checkpoint.digest})
+    folder = folder_of(out, Path(file).stem, recipe)
+    before = finished(folder, recipe)
+    if before is not None:
+        wanted = {"shrunk.safetensors": shrunk, "sparse.pt": pt, "sparse-prune.pt": torch_prune}
+        for name, asked in wanted.items():
+            if asked and not (folder / name).exists():
+                raise RunError(
+                    f"{folder} was finished without {name}; choose another --out or remove it"
+                )
+        return folder, before, True
+    with staged_folder(folder) as stage:
+        found = sparsify(checkpoint, options, stage, on_progress)
+        report = sparsify_report(found, recipe)
+        sparse = found.checkpoint
+        for suffix in (".safetensors", ".pt") if pt else (".safetensors",):
+            save_checkpoint(stage / f"sparse{suffix}", sparse)
+        if torch_prune:
+            kept = found.chosen.weights != 0
+            state = prune_form(found.subject.network, found.chosen.weights, kept)
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            write_bytes(stage / "sparse-prune.pt", buffer.getvalue())
+        if shrunk:
+            report["shrunk"] = _write_shrunk(stage, found, sparse)
+        draw_sparsity(report, stage / "curves.png")
+        draw_paths(surface_of(found, stage), stage / "paths.png")
+        write_json(stage / "recipe.json", recipe)
+        write_json(stage / "report.json", report)
+    return folder, report, False
+
+
+def _write_shrunk(folder: Path, found: Sparsified, sparse: Checkpoint) -> dict[str, Any]:
+    subject, w = found.subject, found.chosen.weights
+    x = subject.task.select.inputs.batch(slice(0, _TIMED))
+    small = shrink(subject.network, w, found.removed, x[:2])
+    state = {name: value.detach().cpu() for name, value in small.state_dict().items()}
+    save_checkpoint(folder / "shrunk.safetensors", Checkpoint(state, sparse.meta))
+    export_plain(small, x[:2], folder / "shrunk.pt2")
+    masked = Network(subject.network.load(w), subject.options.device).module
+    with torch.no_grad():
+        one, other = masked(x), small(x)
+    slow, fast = _seconds([masked, small], x)
+    shape = subject.task.input_shape
+    return {
+        "before": asdict(count(masked, shape)),
+        "after": asdict(count(small, shape)),
+        "difference": float((one - other).norm() / one.norm()),
+        "speed_up": slow / fast,
+        "batch": len(x),
+    }
+
+
+def _seconds(modules: Sequence[nn.Module], x: Tensor) -> list[float]:
+    """Return the median time of a pass of each, taken in turns."""
+    times: list[list[float]] = [[] for _ in modules]
+    with torch.no_grad():
+        for _ in range(_REPEATS):
+            for module, taken in zip(modules, times, strict=True):
+                start = time.perf_counter()
+                module(x)
+                taken.append(time.perf_counter() - start)
+    return [median(taken) for taken in times]

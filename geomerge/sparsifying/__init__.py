@@ -1,0 +1,1 @@
+"""The recipes that take weights away: sparsify, reconfigure, inspect."""

@@ -1,0 +1,221 @@
+r"""What the function loses without a unit, or at any other weights: predicted and measured.
+
+The metric predicts :math:`|\phi(w + d) - \phi(w)|^2 \approx d'gd`, exact to second order in d. What
+is taken away whole is no small d, so how far that holds is to be measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from geomerge.metric import KroneckerMetric, functional_change
+from geomerge.network import Network
+from geomerge.sparsity.choice import Readers
+from geomerge.sparsity.parts import Part, Role
+from geomerge.sparsity.units import Units
+from geomerge.tasks import Split
+
+__all__ = ["HeldOut", "column_costs", "hold_out", "rank_correlation", "unit_damage"]
+
+_BATCH = 1000  # inputs per pass
+_MEASURED = 64  # units of a layer that are measured, at most
+
+
+def hold_out(
+    network: Network,
+    w: Tensor,  # (n,)
+    split: Split,
+    output: str,
+    count: int,
+) -> HeldOut:
+    """Run the intact network on examples that it will be compared on.
+
+    Args:
+        network: The network.
+        w: Its weights.
+        split: Where the examples are from.
+        output: What a functional change is measured in: one of
+            :data:`~geomerge.metric.outputs.OUTPUTS`.
+        count: How many, at most; the first ones.
+    """
+    few = _first(split, count)
+    return HeldOut(network, few, output, _logits(network, w, few))
+
+
+def unit_damage(
+    units: Units,
+    gone: Sequence[int],
+    metric: KroneckerMetric,
+    w: Tensor,  # (n,)
+    held_out: HeldOut,
+) -> dict[str, Any]:
+    """Predict what removing each unit of a layer costs, and measure it for a sample.
+
+    Args:
+        units: The units.
+        gone: Those that are zero already; they are left out.
+        metric: At the weights.
+        w: The weights.
+        held_out: What to measure on.
+
+    Returns:
+        Names and number of the units, and for each: ``predicted`` without compensation,
+        ``compensated`` (predicted, where the other columns of the layers that read it make up for
+        it) and ``measured`` without compensation, None where it was not measured: of more than 64
+        units a sample is, evenly spread from the cheapest to the costliest by prediction.
+        ``correlation`` is Spearman's, of predicted and measured.
+    """
+    there = sorted(set(range(units.count)) - set(gone))
+    predicted = column_costs(units, metric, w)
+    # The damping of the compensated cost can lift it over the cost of doing nothing.
+    compensated = torch.minimum(Readers(units, metric, w, gone).costs(), predicted)
+    order = sorted(there, key=lambda unit: float(predicted[unit]))
+    spread = np.linspace(0, len(order) - 1, min(len(order), _MEASURED)).round().astype(int)
+    measured: dict[int, float | None] = {}
+    for unit in sorted(order[k] for k in spread):
+        without = w.clone()
+        units.clear(without, [unit])
+        measured[unit] = held_out.damage(without)["measured"]
+    rows = [
+        {
+            "unit": unit,
+            "predicted": float(predicted[unit]),
+            "compensated": float(compensated[unit]),
+            "measured": measured.get(unit),
+        }
+        for unit in there
+    ]
+    return {
+        "layer": units.layer,
+        "layers": list(units.layers),
+        "count": units.count,
+        "gone": len(gone),
+        "measured": len(measured),
+        "correlation": rank_correlation([(row["predicted"], row["measured"]) for row in rows]),
+        "units": rows,
+    }
+
+
+def column_costs(
+    units: Units,
+    metric: KroneckerMetric,
+    w: Tensor,  # (n,)
+) -> Tensor:  # (units,), float64
+    r"""Return d'gd for each unit, d taking away the weights that read it and nothing else.
+
+    That is :math:`\mathrm{tr}(B\,W_P A_{PP} W_P')` for its columns P of each matrix W that reads
+    it. Matrices that no factors of the metric cover alone count by the metric's diagonal.
+
+    Args:
+        units: The units.
+        metric: At the weights.
+        w: The weights.
+    """
+    total = torch.zeros(units.count, dtype=torch.float64)
+    for part in units.parts:
+        if part.role is Role.READ:
+            total += _part_costs(part, metric, w).cpu()
+    return total.clamp(min=0)  # rounding
+
+
+def rank_correlation(pairs: Sequence[tuple[float | None, float | None]]) -> float | None:
+    """Return Spearman's rank correlation, None of fewer than three pairs or where all are equal."""
+    known = [pair for pair in pairs if None not in pair]
+    if len(known) < 3 or any(len(set(values)) < 2 for values in zip(*known, strict=True)):
+        return None
+    return float(spearmanr(*zip(*known, strict=True)).statistic)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Examples that damage is measured on; :func:`hold_out` makes them.
+
+    Attributes:
+        network: The network.
+        split: The examples, N of them.
+        output: What a functional change is measured in.
+        intact: Logits of the intact network, shape (N, m).
+    """
+
+    network: Network
+    split: Split
+    output: str
+    intact: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of examples N."""
+        return len(self.intact)
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy of the intact network, in [0, 1]."""
+        return _share(self.intact.argmax(dim=1) == self.split.labels)
+
+    def first(self, count: int) -> HeldOut:
+        """Return only the first examples."""
+        few = _first(self.split, count)
+        return HeldOut(self.network, few, self.output, self.intact[:count])
+
+    def damage(
+        self,
+        w: Tensor,  # (n,)
+    ) -> dict[str, float | None]:
+        """Compare the network at other weights with the intact one.
+
+        Args:
+            w: The other weights.
+
+        Returns:
+            ``measured``, the mean of |phi - phi_0|^2, None where outputs stop being finite;
+            ``agreement``, the share of labels that stay, and ``accuracy``, in [0, 1].
+        """
+        logits = _logits(self.network, w, self.split)
+        change = functional_change(logits, self.intact, self.output)
+        labels = logits.argmax(dim=1)
+        return {
+            "measured": change if math.isfinite(change) else None,
+            "agreement": _share(labels == self.intact.argmax(dim=1)),
+            "accuracy": _share(labels == self.split.labels),
+        }
+
+
+def _part_costs(
+    part: Part,
+    metric: KroneckerMetric,
+    w: Tensor,  # (n,)
+) -> Tensor:  # (units,), float64
+    place = slice(part.start, part.start + torch.Size(part.shape).numel())
+    indices = part.indices.to(w.device)
+    layer = next((layer for layer in metric.layers if layer.weight == place), None)
+    if layer is None:
+        squares = (w.square() * metric.diagonal_of(lambda s: s))[place].view(part.shape)
+        entries = squares.movedim(part.dim, 0).reshape(part.shape[part.dim], -1).double()
+        return entries.sum(dim=1)[indices].sum(dim=1)
+    inner = torch.Size(part.shape[2:]).numel()
+    within = torch.arange(inner, device=w.device)
+    columns = (indices[:, :, None] * inner + within).reshape(len(indices), -1)  # (units, k)
+    matrix = layer.matrix(w)
+    weighed = layer.outputs.dense() @ matrix
+    blocks = layer.inputs.dense()[columns[:, :, None], columns[:, None, :]]  # (units, k, k)
+    pairs = torch.einsum("ouk,oul->ukl", matrix[:, columns], weighed[:, columns])
+    return (pairs.double() * blocks.double()).sum(dim=(1, 2))
+
+
+def _first(split: Split, count: int) -> Split:
+    return Split(replace(split.inputs, raw=split.inputs.raw[:count]), split.labels[:count])
+
+
+def _logits(network: Network, w: Tensor, split: Split) -> Tensor:  # (N, m)
+    return torch.cat([network.logits(w, x) for x in split.inputs.batches(_BATCH)])
+
+
+def _share(true: Tensor) -> float:
+    return float(true.double().mean())

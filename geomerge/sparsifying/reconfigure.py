@@ -1,0 +1,141 @@
+"""Walk from configuration to configuration: units go and come back as a plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from geomerge.checkpoint import Checkpoint
+from geomerge.errors import OptionError
+from geomerge.merging.monitor import Progress
+from geomerge.sparsifying.goals import removal_of, unit_stages
+from geomerge.sparsifying.options import SparsifyOptions
+from geomerge.sparsifying.sparsify import CurvePoint, Row, curve_of, row_of, store_walk
+from geomerge.sparsifying.subject import Subject, prepare_subject
+from geomerge.sparsifying.walks import Walked, walk_stages
+from geomerge.sparsity.choice import magnitudes
+from geomerge.sparsity.plan import PlanStep, check_plan, resolve
+from geomerge.sparsity.planes import restoring_stages
+from geomerge.sparsity.shrink import removed_units
+from geomerge.sparsity.units import unit_named
+from geomerge.sparsity.walk import Stage
+
+__all__ = ["Configuration", "reconfigure"]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration that was reached.
+
+    Attributes:
+        name: As the plan calls it.
+        walked: How.
+        removed: By layer, the units that are gone in it.
+        row: What it is worth.
+        dense: What the network that the plan began with is worth.
+        naive: What the network that the plan began with is worth with these units just cut out.
+        curve: Along the move to it.
+        epochs: What the move cost, in epochs of training.
+    """
+
+    name: str
+    walked: Walked
+    removed: Mapping[str, list[int]]
+    row: Row
+    dense: Row
+    naive: Row
+    curve: list[CurvePoint]
+    epochs: float
+
+
+def reconfigure(
+    checkpoint: Checkpoint,
+    plan: Sequence[PlanStep],
+    options: SparsifyOptions,
+    folder: Path,
+    start: Checkpoint | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> tuple[Subject, list[Configuration]]:
+    """Reach the configurations of a plan, each from the one before.
+
+    Args:
+        checkpoint: The network that the plan begins with: its function is kept, and units come
+            back as they are in it.
+        plan: The steps.
+        options: How; what they say about a goal does not count.
+        folder: Where the paths are stored, each under the name of its step.
+        start: Where the first step starts, where units of the network are gone already.
+        on_progress: Called after each point of a walk.
+
+    Returns:
+        The network before, and the configurations.
+
+    Raises:
+        GeomergeError: If inputs, options, data or plan are wrong.
+    """
+    if options.walk == "pull":
+        raise OptionError("the soft pull reaches one plane, a plan has several; use prescribed")
+    subject = prepare_subject(checkpoint, options)
+    w = subject.w if start is None else subject.network.ravel(start.weights)
+    check_plan(plan, subject.units, removed_units(subject.network, w, subject.units))
+    dense = row_of(subject, "dense", subject.w)
+    reached = []
+    spent = subject.cost.epochs(len(subject.task.train.labels))
+    for step in plan:
+        gone = removed_units(subject.network, w, subject.units)
+        stages = _stages(subject, step, gone)
+        walked = walk_stages(
+            subject, w, stages, folder / f"{step.name}-walk", step.name, on_progress=on_progress
+        )
+        path = store_walk(subject, walked, folder / step.name, w)
+        w = walked.weights
+        removed = removed_units(subject.network, w, subject.units)
+        total = subject.cost.epochs(len(subject.task.train.labels))
+        reached.append(
+            Configuration(
+                step.name,
+                walked,
+                removed,
+                row_of(subject, step.name, w),
+                dense,
+                row_of(subject, f"{step.name}, cut out", _cut_out(subject, removed)),
+                curve_of(subject, path),
+                total - spent,
+            )
+        )
+        spent = total
+    return subject, reached
+
+
+def _stages(subject: Subject, step: PlanStep, gone: Mapping[str, Sequence[int]]) -> list[Stage]:
+    """Return the stages of a step: units go first, then units come back."""
+    stages: list[Stage] = []
+    if step.remove:
+        stages += unit_stages(subject, removal_of(subject, step.remove, gone), gone)
+    returning: dict[str, list[int]] = {}
+    for name, wanted in step.restore.items():
+        layer = unit_named(subject.units, name).layer
+        found = resolve(wanted, gone.get(layer, ()))
+        strongest = _strongest(subject, layer, gone.get(layer, ()))
+        returning[layer] = strongest[:found] if isinstance(found, int) else list(found)
+    if returning:
+        stages += restoring_stages(
+            subject.network, subject.w, subject.units, returning, subject.options.stages
+        )
+    return stages
+
+
+def _strongest(subject: Subject, layer: str, gone: Sequence[int]) -> list[int]:
+    """Return units that are gone, those that weigh most in the network as it came first."""
+    sizes = magnitudes(subject.network, subject.units[layer], subject.w)
+    return sorted(gone, key=lambda unit: (-float(sizes[unit]), unit))
+
+
+def _cut_out(subject: Subject, removed: Mapping[str, Sequence[int]]) -> Tensor:  # (n,)
+    w = subject.w.clone()
+    for layer, found in removed.items():
+        subject.units[layer].clear(w, found)
+    return w

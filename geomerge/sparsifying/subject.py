@@ -1,0 +1,223 @@
+"""The network that is to change, and what its function is kept on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from geomerge.architectures import rebuild_network
+from geomerge.checkpoint import Checkpoint
+from geomerge.errors import OptionError
+from geomerge.evaluation import head_for, task_for
+from geomerge.metric import Metric, functional_change, measure_metric, output_map
+from geomerge.network import Network
+from geomerge.sparsifying.options import SparsifyOptions
+from geomerge.sparsity.units import Units, find_units
+from geomerge.statistics import has_statistics, re_estimate
+from geomerge.tasks import Inputs, Split, Task, split_normalisations
+
+__all__ = ["Cost", "Subject", "prepare_subject"]
+
+METRIC_INPUTS = 2000  # per measurement
+MEASURED_INPUTS = 1000  # of the selection split, for functional changes
+FEW = 500
+FEW_INPUTS = 10_000  # below, inputs are mixed unless told otherwise
+MIXED_SHARE = 0.5
+_METRIC_PASSES = 5  # a forward pass and two backward ones, in forward passes
+STEP_PASSES = 3  # a forward and a backward pass
+
+
+@dataclass
+class Cost:
+    """What was spent, in forward passes of one input.
+
+    Attributes:
+        passes: A backward pass counts as two; so do the two passes of a Kronecker metric.
+    """
+
+    passes: int = 0
+
+    def epochs(self, examples: int) -> float:
+        """Return it in epochs of training: three passes over the training data."""
+        return self.passes / (STEP_PASSES * examples)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network on its manifold.
+
+    Attributes:
+        checkpoint: Where it came from.
+        network: The network, with the outputs that the task uses.
+        w: Its weights.
+        task: The task; labels are used for reports, and for the walk only where that is asked for.
+        manifold: The inputs whose outputs are kept.
+        bn: What happens to running statistics: ``"keep"``, ``"re-estimate"``, or None without.
+        options: How.
+        cost: What measuring and walking cost so far.
+    """
+
+    checkpoint: Checkpoint
+    network: Network
+    w: Tensor
+    task: Task
+    manifold: Inputs
+    bn: str | None
+    options: SparsifyOptions
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def mix(self) -> float:
+        """Largest share of a second input in those the function is kept on."""
+        if not _mixable(self.manifold):
+            return 0.0
+        few = MIXED_SHARE if len(self.manifold) < FEW_INPUTS else 0.0
+        return few if self.options.mix is None else self.options.mix
+
+    @cached_property
+    def units(self) -> Mapping[str, Units]:
+        """The units that can be removed, by the name of each layer."""
+        return find_units(self.network, self.manifold.batch(slice(0, 2)))
+
+    @cached_property
+    def outputs(self) -> Tensor:  # (N, m)
+        """Phi on the manifold, of the network as it came."""
+        self.cost.passes += len(self.manifold)
+        return self.phi(self.w, self.manifold)
+
+    @cached_property
+    def large(self) -> float:
+        """Half the mean squared length of phi: a drift that leaves nothing of the function."""
+        return float(self.phi(self.w, self.held_out).square().sum(dim=1).mean() / 2)
+
+    @cached_property
+    def held_out(self) -> Inputs:
+        """Inputs of the selection split, for measurements."""
+        return self.task.select.inputs.sample(MEASURED_INPUTS, self.options.seed)
+
+    @cached_property
+    def own_labels(self) -> Split:
+        """The selection inputs with the labels that the network as it came gives them."""
+        inputs = self.task.select.inputs
+        logits = [self.network.logits(self.w, x).argmax(dim=1) for x in inputs.batches(1000)]
+        return Split(inputs, torch.cat(logits))
+
+    @cached_property
+    def own_few(self) -> Split:
+        """Some of them, to watch a walk by."""
+        inputs = self.own_labels.inputs
+        few = Inputs(inputs.raw[:FEW], inputs.normalisation, inputs.device)
+        return Split(few, self.own_labels.labels[:FEW])
+
+    def phi(
+        self,
+        w: Tensor,  # (n,)
+        inputs: Inputs,
+    ) -> Tensor:  # (N, m)
+        """Return the outputs in the coordinates of the metric."""
+        output = self.options.output
+        batches = inputs.batches(1000)
+        return torch.cat([output_map(self.network.logits(w, x), output) for x in batches])
+
+    def logits(
+        self,
+        w: Tensor,  # (n,)
+    ) -> Tensor:  # (N, m)
+        """Return the logits on the held-out inputs."""
+        return torch.cat([self.network.logits(w, x) for x in self.held_out.batches(1000)])
+
+    def meter(self) -> Callable[[Tensor, Tensor], float]:
+        """Return what measures the mean functional change of each step of one walk, held out."""
+        last: list[tuple[Tensor, Tensor]] = []  # a point and its logits: steps follow each other
+
+        def change(before: Tensor, after: Tensor) -> float:
+            if not last or last[0][0] is not before:
+                last[:] = [(before, self.logits(before))]
+            now = self.logits(after)
+            self.cost.passes += len(self.held_out)
+            found = functional_change(last[0][1], now, self.options.output)
+            last[:] = [(after, now)]
+            return found
+
+        return change
+
+    def metric_at(
+        self,
+        w: Tensor,  # (n,)
+    ) -> Metric:
+        """Measure the metric on a sample of the manifold; at the start only once."""
+        return self._first_metric if w is self.w else self._measured(w)
+
+    @cached_property
+    def _first_metric(self) -> Metric:
+        return self._measured(self.w)
+
+    def _measured(
+        self,
+        w: Tensor,  # (n,)
+    ) -> Metric:
+        sample = self.manifold.sample(METRIC_INPUTS, self.options.seed)
+        if self.options.metric != "euclidean":
+            self.cost.passes += _METRIC_PASSES * len(sample)
+        return measure_metric(
+            self.options.metric, self.network, w, sample, self.options.output, self.options.seed
+        )
+
+    def settle(
+        self,
+        w: Tensor,  # (n,)
+    ) -> Tensor:  # (n,)
+        """Return the weights with running statistics as the policy wants them."""
+        if self.bn != "re-estimate":
+            return w
+        self.cost.passes += 2000
+        return re_estimate(self.network, w, [self.manifold], self.options.seed)
+
+
+def prepare_subject(checkpoint: Checkpoint, options: SparsifyOptions) -> Subject:
+    """Rebuild a network and load its task.
+
+    Args:
+        checkpoint: The network.
+        options: How.
+
+    Returns:
+        The subject.
+
+    Raises:
+        GeomergeError: If the network or the task cannot be used.
+    """
+    name = options.manifold or checkpoint.meta.get("task")
+    if name is None:
+        raise OptionError(
+            f"{checkpoint.source} does not say what it was trained for; name the task with "
+            "--manifold"
+        )
+    architecture = options.arch or checkpoint.meta.get("architecture")
+    module = rebuild_network(checkpoint.weights, architecture, checkpoint.source)
+    network = head_for(checkpoint, Network(module, options.device), name)
+    own = split_normalisations(options.normalisation)
+    for given in own:
+        if given != name:
+            raise OptionError(
+                f"--normalisation names {given!r}, the manifold is {name!r}; correct it"
+            )
+    task = task_for(checkpoint, network, name, own.get(name), options.data_root, options.download)
+    manifold = task.train.inputs
+    if options.inputs is not None:
+        manifold = manifold.sample(options.inputs, options.seed)
+    if options.mix and not _mixable(manifold):
+        raise OptionError(
+            f"--mix needs inputs of floats or pixels, those of {name} are {manifold.raw.dtype}; "
+            "leave it out"
+        )
+    bn = (options.bn or "re-estimate") if has_statistics(network) else None
+    return Subject(checkpoint, network, network.initial, task, manifold, bn, options)
+
+
+def _mixable(inputs: Inputs) -> bool:
+    return inputs.raw.is_floating_point() or inputs.raw.dtype == torch.uint8

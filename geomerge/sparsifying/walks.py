@@ -1,0 +1,206 @@
+"""Walks to a plane: recorded in a folder, scored without labels, the shortest of the best kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from geomerge.crossover import accuracy
+from geomerge.directions import TowardLabels, TowardMixedOutputs, TowardOutputs
+from geomerge.leg import Leg, record_leg
+from geomerge.merging.monitor import Progress
+from geomerge.metric import Metric
+from geomerge.sparsifying.goals import stages_of
+from geomerge.sparsifying.stable import stable_rate
+from geomerge.sparsifying.subject import STEP_PASSES, Subject
+from geomerge.sparsity.masks import prunable
+from geomerge.sparsity.pull import PullWalk, walk_by_pull
+from geomerge.sparsity.walk import PlaneWalk, Prescription, Stage, walk_toward_plane
+from geomerge.walk import WalkPoint
+
+__all__ = [
+    "START",
+    "Walked",
+    "finish_with_labels",
+    "settings_of",
+    "shortest_of_best",
+    "walk_stages",
+]
+
+MARGIN = 0.005  # of agreement: of walks that end this near to the best the shortest is kept
+LABEL_RATE = 0.2  # of the walk's learning rate
+LABEL_STEPS = 0.25  # of the walk's steps
+START = "start"  # the end of a path where its walk starts
+_SPREAD = (1.0, 1 / 3, 3.0)  # of the damping, from walk to walk
+
+
+@dataclass(frozen=True)
+class Walked:
+    """A walk that arrived.
+
+    Attributes:
+        name: Of the walk.
+        leg: Its points.
+        weights: Where it ends, shape (n,).
+        settings: Of the steps against the drift.
+        agreement: Share of held-out inputs with the label that the network gave them before.
+        seed: Of the order of inputs.
+    """
+
+    name: str
+    leg: Leg
+    weights: Tensor
+    settings: PlaneWalk
+    agreement: float
+    seed: int
+
+
+def settings_of(subject: Subject, number: int) -> PlaneWalk:
+    """Return the settings of a walk: what the options say, else what the network can take."""
+    options, usual = subject.options, PlaneWalk()
+    damping = (options.damping or usual.damping) * _SPREAD[number % len(_SPREAD)]
+    rate = options.learning_rate
+    if rate is None:
+        stable = stable_rate(subject, subject.metric_at(subject.w), damping)
+        rate = min(usual.learning_rate, stable)
+    return PlaneWalk(damping, options.steps or usual.steps, rate, refresh=options.refresh)
+
+
+def walk_stages(
+    subject: Subject,
+    start: Tensor,  # (n,)
+    stages: list[Stage],
+    folder: Path,
+    name: str,
+    number: int = 0,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Walked:
+    """Walk through stages once.
+
+    Args:
+        subject: The network.
+        start: Where from.
+        stages: To walk through; they remember what they took, so they serve one walk. A soft
+            pull has none: it goes where the options say, chosen anew at every step.
+        folder: Where points are stored.
+        name: Of the walk, for who watches.
+        number: Of the walk; later ones have other dampings and other orders of inputs.
+        on_progress: Called after each point.
+    """
+    settings = settings_of(subject, number)
+    seed = subject.options.seed + number
+    if subject.options.walk == "pull":
+        walk: Iterator[WalkPoint] = walk_by_pull(
+            start, lambda w, metric: stages_of(subject)[-1](w, metric), subject.metric_at,
+            PullWalk(), subject.settle,
+        )  # fmt: skip
+        count = PullWalk.steps + 1
+    else:
+        direction, passes = _against_drift(subject, seed)
+        kept = [_with_zeros(subject, start, stage) for stage in stages]
+        walk = walk_toward_plane(
+            start, kept, subject.metric_at, direction, settings, subject.settle, subject.large
+        )
+        count = 2 * len(stages)
+        batch = min(subject.options.batch, len(subject.manifold))
+        subject.cost.passes += passes * batch * settings.steps
+    watched = _watched(subject, walk, name, count, on_progress)
+    leg = record_leg(folder, START, start, watched, subject.options.points, subject.meter())
+    return _arrived(subject, name, leg, settings, seed)
+
+
+def _with_zeros(
+    subject: Subject,
+    start: Tensor,  # (n,)
+    stage: Stage,
+) -> Stage:
+    """Return a stage in which single weights that are zero at the start stay so, too."""
+    zero = torch.zeros_like(start, dtype=torch.bool)
+    for place in prunable(subject.network).values():
+        zero[place] = start[place] == 0
+
+    def at(w: Tensor, metric: Metric) -> Prescription:
+        wanted = stage(w, metric)
+        return replace(wanted, free=wanted.free & ~zero)
+
+    return at
+
+
+def _against_drift(
+    subject: Subject, seed: int
+) -> tuple[Callable[[Tensor], tuple[float, Tensor]], int]:
+    """Return what gives the direction against the drift, and the passes that an input costs."""
+    network, manifold, options = subject.network, subject.manifold, subject.options
+    if subject.mix > 0:
+        mixed = TowardMixedOutputs(
+            network, subject.w, manifold, options.output, options.batch, seed, subject.mix
+        )
+        return mixed, STEP_PASSES + 1
+    plain = TowardOutputs(network, subject.outputs, manifold, options.output, options.batch, seed)
+    return plain, STEP_PASSES
+
+
+def finish_with_labels(subject: Subject, walked: Walked) -> Walked:
+    """Go on from where a walk ended toward the labels, on the same plane.
+
+    Args:
+        subject: The network.
+        walked: The walk, whose leg grows.
+    """
+    settings = replace(
+        walked.settings,
+        learning_rate=LABEL_RATE * walked.settings.learning_rate,
+        steps=max(1, round(LABEL_STEPS * walked.settings.steps)),
+    )
+    train = subject.task.train
+    direction = TowardLabels(subject.network, train, subject.options.batch, walked.seed)
+    kept = walked.weights != 0
+    trained = torch.arange(subject.network.n, device=kept.device) < subject.network.n_parameters
+
+    def stay(w: Tensor, metric: Metric) -> Prescription:
+        return Prescription(w, kept & trained, 0.0)
+
+    walk = walk_toward_plane(
+        walked.weights, [stay], subject.metric_at, direction, settings, subject.settle,
+        math.log(subject.task.classes),
+    )  # fmt: skip
+    batch = min(subject.options.batch, len(train.labels))
+    subject.cost.passes += STEP_PASSES * batch * settings.steps
+    folder = walked.leg.folder / "labels"
+    leg = record_leg(folder, "labels", walked.weights, walk, 8, subject.meter())
+    walked.leg.extend(leg)
+    leg.remove()
+    folder.rmdir()
+    return _arrived(subject, walked.name, walked.leg, walked.settings, walked.seed)
+
+
+def shortest_of_best(walks: Sequence[Walked]) -> Walked:
+    """Return, of the walks whose agreement is nearly the best, the one with the shortest path."""
+    best = max(walk.agreement for walk in walks)
+    near = [walk for walk in walks if walk.agreement >= best - MARGIN]
+    return min(near, key=lambda walk: walk.leg.length)
+
+
+def _arrived(subject: Subject, name: str, leg: Leg, settings: PlaneWalk, seed: int) -> Walked:
+    w = leg.weights(leg.marks[-1][0])
+    agreement = accuracy(subject.network, w, subject.own_labels)
+    return Walked(name, leg, w, settings, agreement, seed)
+
+
+def _watched(
+    subject: Subject,
+    walk: Iterator[WalkPoint],
+    title: str,
+    count: int,
+    on_progress: Callable[[Progress], None] | None,
+) -> Iterator[WalkPoint]:
+    for k, point in enumerate(walk, 1):
+        if on_progress is not None:
+            found = {"agreement": accuracy(subject.network, point.weights, subject.own_few)}
+            on_progress(Progress(title, k, count, found))
+        yield point

@@ -1,0 +1,143 @@
+"""Sparse planes, and the stages in which a walk reaches them.
+
+What goes next is chosen anew at every stage, from the weights and the metric there; what went
+stays away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import OptionError
+from geomerge.metric import Metric
+from geomerge.network import Network
+from geomerge.sparsity.masks import prunable, removable, weakest
+from geomerge.sparsity.parts import Role
+from geomerge.sparsity.saliency import saliency
+from geomerge.sparsity.shrink import removed_units
+from geomerge.sparsity.units import Units
+from geomerge.sparsity.walk import Prescription, Stage
+
+__all__ = ["cubic_schedule", "restoring_stages", "weight_stages"]
+
+_DAMPING = 1e-2  # of the saliency
+
+
+def cubic_schedule(first: float, last: float, stages: int) -> list[float]:
+    """Return levels from the one after ``first`` to ``last``: large steps first, small ones last.
+
+    Zhu & Gupta 2017, eq. (1).
+    """
+    return [last + (first - last) * (1 - k / stages) ** 3 for k in range(1, stages + 1)]
+
+
+def weight_stages(
+    network: Network,
+    start: Tensor,  # (n,)
+    share: float,
+    stages: int,
+    *,
+    scope: str = "global",
+    nm: tuple[int, int] | None = None,
+    kind: str = "obs",
+) -> list[Stage]:
+    """Return stages that set single weights to zero.
+
+    Args:
+        network: The network.
+        start: Where the walk starts; weights that are zero there stay so.
+        share: Share of the prunable weights that is zero at the end; unused with ``nm``.
+        stages: How many.
+        scope: ``"global"`` or ``"per-layer"``.
+        nm: N and M of an N:M pattern.
+        kind: Saliency by which they go.
+
+    Returns:
+        The stages, to be called in order.
+
+    Raises:
+        OptionError: If the N:M pattern fits no layer.
+    """
+    places = prunable(network)
+    index = torch.cat([torch.arange(p.start, p.stop) for p in places.values()])
+    gone = torch.zeros(network.n, dtype=torch.bool, device=start.device)
+    gone[index] = start[index] == 0
+    pattern = removable(start.square(), network, places, share, scope, nm)
+    if not pattern.any():
+        raise OptionError(
+            f"no layer has a number of inputs that {nm[1] if nm else 1} divides, expected one at "
+            "least for an N:M pattern; give --sparsity instead"
+        )
+    first, final = (float(mask.sum()) / len(index) for mask in (gone, pattern))
+    parameters = _parameters(network, start)
+
+    def stage(level: float) -> Stage:
+        def at(w: Tensor, metric: Metric) -> Prescription:
+            scores = saliency(w, metric, kind, _DAMPING)
+            scores[gone] = -1.0
+            last = removable(scores, network, places, share, scope, nm)
+            count = min(round(level * len(index)), int(last.sum()))
+            gone.logical_or_(weakest(scores, last, count))
+            left = (final - level) / (final - first) if final != first else 0.0
+            return Prescription(torch.where(gone, 0.0, w), parameters & ~gone, left)
+
+        return at
+
+    return [stage(level) for level in cubic_schedule(first, final, stages)]
+
+
+def restoring_stages(
+    network: Network,
+    origin: Tensor,  # (n,)
+    units: Mapping[str, Units],
+    returning: Mapping[str, Sequence[int]],
+    stages: int,
+) -> list[Stage]:
+    """Return stages in which units come back as they were; the other weights make room.
+
+    Args:
+        network: The network.
+        origin: Weights that they come back to.
+        units: The units of the network.
+        returning: By :attr:`Units.layer`, which ones come back, in this order.
+        stages: How many, at most.
+
+    Returns:
+        The stages, to be called in order. Units that have come back do not move again.
+    """
+    parameters = _parameters(network, origin)
+    queue = [(layer, unit) for layer, found in returning.items() for unit in found]
+    stages = min(stages, len(queue))
+
+    def stage(k: int) -> Stage:
+        def at(w: Tensor, metric: Metric) -> Prescription:
+            done = round(len(queue) * k / stages)
+            back = queue[:done]
+            away = torch.zeros_like(parameters)
+            held = torch.zeros_like(parameters)
+            target = w.clone()
+            for layer, found in removed_units(network, w, units).items():
+                still = [unit for unit in found if (layer, unit) not in back]
+                away[units[layer].places(still).to(w.device)] = True
+            for layer in returning:
+                chosen = units[layer].chosen([unit for name, unit in back if name == layer])
+                for part in units[layer].parts:
+                    at_part = part.places(chosen).to(w.device)
+                    target[at_part] = origin[at_part]
+                    if part.role is not Role.STATISTICS:
+                        held[at_part] = True
+            target = torch.where(away, 0.0, target)
+            # Nothing flows through what comes back yet: what it does shows only afterwards.
+            free = parameters & ~held & ~away
+            return Prescription(target, free, 1 - done / len(queue), w)
+
+        return at
+
+    return [stage(k) for k in range(1, stages + 1)]
+
+
+def _parameters(network: Network, like: Tensor) -> Tensor:  # (n,), bool
+    return torch.arange(network.n, device=like.device) < network.n_parameters

@@ -1,0 +1,113 @@
+r"""What the surviving weights do about a move of the others: a least-squares repair.
+
+.. math:: \min_x\ \tfrac1N |J(d + x) + \kappa r|^2 + \mu |x|^2 \quad \text{with } x = 0
+          \text{ outside the survivors } S
+
+This is the compensation of the Optimal Brain Surgeon (Hassibi & Stork 1993) for any set of removed
+weights at once. With the projection P on S it is the linear system
+:math:`(P g P + \mu I) x = -P (g d + \kappa J'r / N)`, solved by conjugate gradients (Hestenes &
+Stiefel 1952), which need products with g alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import NumericalError
+
+__all__ = ["Compensation", "compensate"]
+
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """A move of the survivors.
+
+    Attributes:
+        x: The move, shape (n,), exactly 0.0 outside the survivors.
+        residual: Length of what the system's equations miss, beside the right-hand side's.
+        steps_taken: How many steps of conjugate gradients that took.
+    """
+
+    x: Tensor
+    residual: float
+    steps_taken: int
+
+
+def compensate(
+    product: Callable[[Tensor], Tensor],
+    right: Tensor,  # (n,)
+    survivors: Tensor,  # (n,)
+    damping: float,
+    *,
+    steps: int,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+    start: Tensor | None = None,  # (n,)
+) -> Compensation:
+    """Solve (P g P + damping I) x = P right on the survivors.
+
+    Every step lowers the cost, so that few of them are a worse compensation but never a harmful
+    one, on the inputs of the metric.
+
+    Args:
+        product: u -> g u, shapes (n,).
+        right: -(g d + kappa J'r / N): half the steepest descent of the cost at x = 0.
+        survivors: Mask of S.
+        damping: mu, positive.
+        steps: Most products to spend; fewer where a relative residual of 1e-6 is reached before.
+        precondition: v -> an approximation of (g + damping I)^-1 v, symmetric and positive; on S
+            it is projected, which keeps it so.
+        start: Where to begin, for one more product; None is zero.
+
+    Returns:
+        The compensation.
+
+    Raises:
+        NumericalError: If something is not finite, or a product is not that of a positive
+            semidefinite matrix.
+    """
+
+    def on_survivors(v: Tensor) -> Tensor:
+        return torch.where(survivors, v, 0.0)
+
+    def matrix(v: Tensor) -> Tensor:
+        return on_survivors(product(v)) + damping * v
+
+    r = on_survivors(right)
+    scale = _positive(_dot(r, r), "right-hand side", zero=True) ** 0.5
+    x = torch.zeros_like(right) if start is None else on_survivors(start)
+    if start is not None:
+        r = r - matrix(x)
+    length = _dot(r, r) ** 0.5
+    p, slope = torch.zeros_like(x), 1.0
+    taken = 0
+    while taken < steps and length > _TOLERANCE * scale:
+        z = r if precondition is None else on_survivors(precondition(r))
+        steeper = _positive(_dot(r, z), "preconditioner")
+        p = z + (steeper / slope) * p
+        slope = steeper
+        q = matrix(p)
+        rate = slope / _positive(_dot(p, q), "metric")
+        x = x + rate * p
+        r = r - rate * q
+        length = _dot(r, r) ** 0.5
+        taken += 1
+    return Compensation(x, length / scale if scale > 0 else 0.0, taken)
+
+
+def _dot(u: Tensor, v: Tensor) -> float:
+    return float(u.double() @ v.double())
+
+
+def _positive(square: float, name: str, zero: bool = False) -> float:
+    if not (0 < square < float("inf") or (zero and square == 0)):
+        raise NumericalError(
+            f"the {name} of a compensation gives a squared length of {square:.3g}, expected a "
+            "positive finite number; check that the weights are finite and the metric symmetric"
+        )
+    return square
