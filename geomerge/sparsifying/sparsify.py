@@ -74,7 +74,7 @@ class CurvePoint:
         removed: Units that are gone.
         drift: Mean functional change from the start, on held-out inputs.
         agreement: As in :class:`Row`.
-        select: Accuracy on the selection split.
+        select: Accuracy on those held-out inputs.
         naive: The same for the start's weights under the point's mask, with nothing made up.
     """
 
@@ -191,29 +191,37 @@ def row_of(
 
 
 def curve_of(subject: Subject, path: WeightPath) -> list[CurvePoint]:
-    """Measure the stored points of a path on the selection split."""
+    """Measure the stored points of a path on some of the selection split."""
     network, places = subject.network, prunable(subject.network)
     weights = torch.zeros(network.n, dtype=torch.bool)
     for place in places.values():
         weights[place] = True
-    before = subject.logits(subject.w)
+    labels, before = subject.held_out.labels, subject.logits(subject.w)
     found = []
     for t in path.ts:
         w = path.at(t).to(subject.w.device)
         gone = removed_units(network, w, subject.units) if subject.units else {}
         naive = torch.where(weights.to(w.device) & (w == 0), 0.0, subject.w)
+        now = subject.logits(w)
         found.append(
             CurvePoint(
                 t,
                 sparsity(w, places),
                 sum(map(len, gone.values())),
-                functional_change(before, subject.logits(w), subject.options.output),
-                accuracy(network, w, subject.own_labels),
-                accuracy(network, w, subject.task.select),
-                accuracy(network, naive, subject.task.select),
+                functional_change(before, now, subject.options.output),
+                _share(now, before.argmax(dim=1)),
+                _share(now, labels),
+                _share(subject.logits(naive), labels),
             )
         )
     return found
+
+
+def _share(
+    logits: Tensor,  # (N, m)
+    labels: Tensor,  # (N,)
+) -> float:
+    return float((logits.argmax(dim=1) == labels).double().mean())
 
 
 def _compared(subject: Subject) -> list[Row]:

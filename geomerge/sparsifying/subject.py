@@ -92,12 +92,16 @@ class Subject:
     @cached_property
     def large(self) -> float:
         """Half the mean squared length of phi: a drift that leaves nothing of the function."""
-        return float(self.phi(self.w, self.held_out).square().sum(dim=1).mean() / 2)
+        return float(self.phi(self.w, self.held_out.inputs).square().sum(dim=1).mean() / 2)
 
     @cached_property
-    def held_out(self) -> Inputs:
-        """Inputs of the selection split, for measurements."""
-        return self.task.select.inputs.sample(MEASURED_INPUTS, self.options.seed)
+    def held_out(self) -> Split:
+        """Some of the selection split, for measurements."""
+        select = self.task.select
+        generator = torch.Generator().manual_seed(self.options.seed)
+        index = torch.randperm(len(select.labels), generator=generator)[:MEASURED_INPUTS]
+        inputs = Inputs(select.inputs.raw[index], select.inputs.normalisation, select.inputs.device)
+        return Split(inputs, select.labels[index.to(select.labels.device)])
 
     @cached_property
     def own_labels(self) -> Split:
@@ -128,7 +132,7 @@ class Subject:
         w: Tensor,  # (n,)
     ) -> Tensor:  # (N, m)
         """Return the logits on the held-out inputs."""
-        return torch.cat([self.network.logits(w, x) for x in self.held_out.batches(1000)])
+        return torch.cat([self.network.logits(w, x) for x in self.held_out.inputs.batches(1000)])
 
     def meter(self) -> Callable[[Tensor, Tensor], float]:
         """Return what measures the mean functional change of each step of one walk, held out."""
@@ -138,7 +142,7 @@ class Subject:
             if not last or last[0][0] is not before:
                 last[:] = [(before, self.logits(before))]
             now = self.logits(after)
-            self.cost.passes += len(self.held_out)
+            self.cost.passes += len(self.held_out.labels)
             found = functional_change(last[0][1], now, self.options.output)
             last[:] = [(after, now)]
             return found

@@ -80,7 +80,8 @@ def test_a_share_of_all_weights(dense: Checkpoint, tmp_path: Path) -> None:
     assert [point.step for point in seen] == list(range(1, 9))
     rows = {row.name: row for row in found.rows}
     assert list(rows) == [
-        "dense", "one-shot magnitude", "one-shot, second-order choice", "walk",
+        "dense", "one-shot magnitude", "one-shot, second-order choice",
+        "soft pull, then the mask", "walk",
     ]  # fmt: skip
     assert rows["dense"].drift == 0
     assert rows["dense"].agreement == 1
