@@ -92,7 +92,7 @@ def sparsify_few() -> str:
 def sparsify_vgg() -> str:
     """VGG11 on CIFAR-10."""
     rows = dict(read("sparsify_vgg.json")["table"])
-    moves = rows.pop("C3 and C4")
+    moves = rows.pop("C3 and C4", [])
     table = [[name, f"{r['test']:.2f}", f"{r['epochs']:.2f}"] for name, r in rows.items()]
     for move in moves:
         table.append([f"{move['name']}, walked", f"{move['test']:.2f}", f"{move['epochs']:.2f}"])

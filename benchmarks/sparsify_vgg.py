@@ -50,7 +50,7 @@ OPTIONS = SparsifyOptions(
     stages=10,
     refresh=10,
 )
-MOVE = replace(OPTIONS, steps=120)
+MOVE = replace(OPTIONS, steps=60)
 MOVES = (  # from C2, which is where the walk arrives
     PlanStep("C3", {"classifier.0": 500, "classifier.3": 500}, {}),
     PlanStep("C4", {}, {LAYER: 30}),
@@ -96,7 +96,9 @@ class Case(Rows):
             for step, _ in walked.leg.marks[1:]:
                 w = walked.leg.weights(step)
                 gone = removed_units(self.network, w, subject.units)[LAYER]
-                curve.append({"removed": len(gone), "test": self.some(w)})
+                curve.append(
+                    {"removed": len(gone), "test": self.some(w), "epochs": spent[step - 1]}
+                )
             torch.save(walked.weights, self._file.with_suffix(".w"))
             return {
                 "test": self.all(walked.weights),

@@ -105,6 +105,8 @@ def _show(report: dict[str, Any]) -> None:
         numbers = (percent(one["result"]["test"]), percent(one["cut_out"]["test"]))
         table.add_row(one["name"], gone or "0", *numbers, f"{one['epochs']:.2f}")
     console.print(table)
+    for note in report["notes"]:
+        console.print(f"note: {note}")
     console.print(
         f"data of the walks: {report['data']['walk']['inputs']} {task} inputs of the train split "
         "without labels; epochs: three forward passes over the training split each"

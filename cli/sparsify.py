@@ -26,7 +26,10 @@ Output = Annotated[
 Damping = Annotated[
     float | None, typer.Option(help="mu of the steps against the drift; default 0.1.")
 ]
-Rate = Annotated[float | None, typer.Option(help="Of the first of these steps; default 0.1.")]
+Rate = Annotated[
+    float | None,
+    typer.Option(help="Of the first of these steps; default at most 0.1, what the network takes."),
+]
 Steps = Annotated[int | None, typer.Option(help="How many of them; default 3600.")]
 Batch = Annotated[int, typer.Option(help="Inputs of each.")]
 Stages = Annotated[int, typer.Option(help="In how many the plane is reached.")]
@@ -199,6 +202,8 @@ def _show(report: dict[str, Any]) -> None:
             f"{one['flops']:,} -> {two['flops']:,}, {small['speed_up']:.2f} x as fast on batches "
             f"of {small['batch']}, outputs differ by {small['difference']:.1e} (relative)"
         )
+    for note in report["notes"]:
+        console.print(f"note: {note}")
     if report["bn"] is not None:
         console.print(f"BatchNorm statistics: {report['bn']}")
     data = report["data"]

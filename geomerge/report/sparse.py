@@ -84,7 +84,21 @@ def _head(subject: Subject, recipe: dict[str, Any]) -> dict[str, Any]:
         "metric": options.metric,
         "output": options.output,
         "bn": subject.bn,
+        "dense_held_out": subject.own_accuracy,
+        "notes": _notes(subject),
     }
+
+
+def _notes(subject: Subject) -> list[str]:
+    others = [
+        name for name in subject.checkpoint.meta.get("tasks", {}) if name != subject.task.name
+    ]
+    if not others:
+        return []
+    return [
+        f"the function was kept on {subject.task.name} alone; the network also knew "
+        f"{' and '.join(others)}"
+    ]
 
 
 def _data(subject: Subject, labels: bool) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def draw_sparsity(report: dict[str, Any], file: Path) -> None:
     from matplotlib.figure import Figure
 
     curve = report["curve"]
-    dense = 100 * next(row["select"] for row in report["results"] if row["name"] == "dense")
+    dense = 100 * report["dense_held_out"]
     structured = bool(report["removed"])
     xs = [p["removed"] if structured else 100 * (1 - p["zeros"]) for p in curve]
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -68,7 +68,7 @@ def draw_moves(report: dict[str, Any], file: Path) -> None:
     moves = report["configurations"]
     curve = [point for one in moves for point in one["curve"]]
     xs = [k + point["t"] for k, one in enumerate(moves) for point in one["curve"]]
-    dense = 100 * report["dense"]["select"]
+    dense = 100 * report["dense_held_out"]
     figure = Figure(figsize=(max(7.0, 1.5 * len(moves)), 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.2])
     _accuracy(upper, xs, curve)

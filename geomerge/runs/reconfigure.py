@@ -34,8 +34,9 @@ def run_reconfigure(
     """Walk through the configurations of a plan and write the run.
 
     Args:
-        source: A network's file, or the folder of a finished sparsification: its sparse network
-            is where the plan starts, and units come back as they were before it.
+        source: A network's file, or the folder of a finished run of ``sparsify`` or
+            ``reconfigure``: its last network is where the plan starts, and units come back as they
+            were in its first.
         plan: The plan, a YAML file.
         options: How.
         out: The run's folder; default ``runs/NAME-HASH``.
@@ -51,13 +52,8 @@ def run_reconfigure(
     steps = load_plan(plan)
     start = None
     if source.is_dir():
-        if not (source / "sparse.safetensors").is_file():
-            raise RunError(
-                f"{source} is not the folder of a sparsification, expected sparse.safetensors in "
-                "it; name such a folder or a network's file"
-            )
-        checkpoint = load_checkpoint(source / "path" / "start.safetensors")
-        start = load_checkpoint(source / "sparse.safetensors")
+        dense, last = _ends(source)
+        checkpoint, start = load_checkpoint(dense), load_checkpoint(last)
     else:
         checkpoint = load_checkpoint(source)
     digests = {"network": checkpoint.digest, "plan": sha256(plan.read_bytes())}
@@ -77,6 +73,7 @@ def run_reconfigure(
             checkpoint, steps, options, stage / "moves", start, on_progress
         )
         report = reconfigure_report(subject, reached, recipe)
+        save_checkpoint(stage / "dense.safetensors", sparse_checkpoint(subject, subject.w))
         for one in reached:
             network = sparse_checkpoint(subject, one.walked.weights)
             save_checkpoint(stage / f"{one.name}.safetensors", network)
@@ -84,3 +81,18 @@ def run_reconfigure(
         write_json(stage / "recipe.json", recipe)
         write_json(stage / "report.json", report)
     return folder, report, False
+
+
+def _ends(run: Path) -> tuple[Path, Path]:
+    """Return the files of a run's first and last network."""
+    if (run / "sparse.safetensors").is_file():
+        return run / "path" / "start.safetensors", run / "sparse.safetensors"
+    try:
+        report = json.loads((run / "report.json").read_text())
+        last = report["configurations"][-1]["name"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise RunError(
+            f"{run} is not the folder of a sparsify or reconfigure run; name such a folder or a "
+            "network's file"
+        ) from error
+    return run / "dense.safetensors", run / f"{last}.safetensors"

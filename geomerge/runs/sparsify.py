@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from geomerge.errors import OptionError, RunError
+from geomerge.errors import GeomergeError, OptionError, RunError
 from geomerge.files import staged_folder, write_bytes
 from geomerge.merging.monitor import Progress
 from geomerge.network import Network
@@ -27,6 +28,7 @@ from geomerge.sparsifying.sparsify import Sparsified, sparsify
 from geomerge.sparsifying.surface import surface_of
 from geomerge.sparsity.counting import count
 from geomerge.sparsity.export import prune_form
+from geomerge.sparsity.masks import prunable
 from geomerge.sparsity.shrink import export_plain, shrink
 
 __all__ = ["run_sparsify"]
@@ -87,13 +89,19 @@ def run_sparsify(
         for suffix in (".safetensors", ".pt") if pt else (".safetensors",):
             save_checkpoint(stage / f"sparse{suffix}", sparse)
         if torch_prune:
-            kept = found.chosen.weights != 0
-            state = prune_form(found.subject.network, found.chosen.weights, kept)
+            network, w = found.subject.network, found.chosen.weights
+            kept = torch.ones_like(w, dtype=torch.bool)
+            for place in prunable(network).values():
+                kept[place] = w[place] != 0
+            state = prune_form(network, w, kept)
             buffer = io.BytesIO()
             torch.save(state, buffer)
             write_bytes(stage / "sparse-prune.pt", buffer.getvalue())
         if shrunk:
-            report["shrunk"] = _write_shrunk(stage, found, sparse)
+            try:
+                report["shrunk"] = _write_shrunk(stage, found, sparse)
+            except GeomergeError as error:  # the sparse network is there all the same
+                report["notes"].append(f"not shrunk: {error}")
         draw_sparsity(report, stage / "curves.png")
         draw_paths(surface_of(found, stage), stage / "paths.png")
         write_json(stage / "recipe.json", recipe)
@@ -107,7 +115,7 @@ def _write_shrunk(folder: Path, found: Sparsified, sparse: Checkpoint) -> dict[s
     small = shrink(subject.network, w, found.removed, x[:2])
     state = {name: value.detach().cpu() for name, value in small.state_dict().items()}
     save_checkpoint(folder / "shrunk.safetensors", Checkpoint(state, sparse.meta))
-    export_plain(small, x[:2], folder / "shrunk.pt2")
+    export_plain(copy.deepcopy(small).cpu(), x[:2].cpu(), folder / "shrunk.pt2")
     masked = Network(subject.network.load(w), subject.options.device).module
     with torch.no_grad():
         one, other = masked(x), small(x)
@@ -122,13 +130,21 @@ def _write_shrunk(folder: Path, found: Sparsified, sparse: Checkpoint) -> dict[s
     }
 
 
+def _finish(x: Tensor) -> None:
+    """Wait for an accelerator: it works while Python goes on."""
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
 def _seconds(modules: Sequence[nn.Module], x: Tensor) -> list[float]:
     """Return the median time of a pass of each, taken in turns."""
     times: list[list[float]] = [[] for _ in modules]
     with torch.no_grad():
         for _ in range(_REPEATS):
             for module, taken in zip(modules, times, strict=True):
+                _finish(x)
                 start = time.perf_counter()
                 module(x)
+                _finish(x)
                 taken.append(time.perf_counter() - start)
     return [median(taken) for taken in times]

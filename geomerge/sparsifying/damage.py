@@ -204,7 +204,10 @@ def _part_costs(
     columns = (indices[:, :, None] * inner + within).reshape(len(indices), -1)  # (units, k)
     matrix = layer.matrix(w)
     weighed = layer.outputs.dense() @ matrix
-    blocks = layer.inputs.dense()[columns[:, :, None], columns[:, None, :]]  # (units, k, k)
+    u = layer.inputs.vectors[columns]  # (units, k, r): A itself may be too large to write out
+    tail = layer.inputs.tail if not layer.inputs.full else 0.0
+    eye = torch.eye(columns.shape[1], dtype=u.dtype, device=u.device)
+    blocks = (u * (layer.inputs.values - tail)) @ u.mT + tail * eye  # (units, k, k)
     pairs = torch.einsum("ouk,oul->ukl", matrix[:, columns], weighed[:, columns])
     return (pairs.double() * blocks.double()).sum(dim=(1, 2))
 

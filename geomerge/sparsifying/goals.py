@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from geomerge.budgets import LossKept
 from geomerge.errors import OptionError
-from geomerge.sparsifying.subject import Subject
+from geomerge.sparsifying.subject import STEP_PASSES, Subject
 from geomerge.sparsity.counting import Sizes
 from geomerge.sparsity.masks import parse_nm, prunable, sparsity
 from geomerge.sparsity.plan import PlanStep, check_plan, parse_removals, resolve
@@ -36,6 +36,8 @@ def stages_of(subject: Subject) -> list[Stage]:
     """
     options, goal = subject.options, subject.options.goal()
     if goal in ("sparsity", "nm"):
+        if options.budget is not None:
+            raise OptionError("--budget bounds the rates of units; give --remove, or leave it out")
         nm = None if options.nm is None else parse_nm(options.nm)
         share = options.sparsity or 0.0
         now = sparsity(subject.w, prunable(subject.network))
@@ -72,6 +74,10 @@ def unit_stages(
     if options.choice != "rates":
         return removal_stages(subject.network, removal, gone, options.stages, options.choice)
     kept = class_budgets(subject) if options.budget is not None else []
+    if kept:
+        subject.cost.passes += (
+            STEP_PASSES * options.stages * min(BUDGET_INPUTS, len(subject.manifold))
+        )
     allowed = options.budget or float("inf")
     return rate_stages(subject.network, removal, gone, options.stages, kept, allowed)
 
@@ -79,6 +85,7 @@ def unit_stages(
 def class_budgets(subject: Subject) -> list[LossKept]:
     """Return what each class has lost: mean KL to the network as it came, which also names it."""
     sample = subject.manifold.sample(BUDGET_INPUTS, subject.options.seed)
+    subject.cost.passes += len(sample)
     x = sample.batch(slice(None))
     log_p = subject.network.logits(subject.w, x).log_softmax(dim=1)
     labels = log_p.argmax(dim=1)

@@ -132,6 +132,10 @@ class SparsifyOptions:
                 raise OptionError(f"expected --{flag} of {least} or more, got {number}; correct it")
         if self.mix is not None and not 0 <= self.mix <= 1:
             raise OptionError(f"expected --mix between 0 and 1, got {self.mix}; give 0.5 or 0")
+        if self.walk == "pull" and self.paths > 1:
+            raise OptionError("--walk pull has nothing to vary, so --paths must be 1; leave it out")
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(f"expected --seed from 0 to 2^63 - 1, got {self.seed}; give another")
         if self.per_layer and self.sparsity is None:
             raise OptionError("--per-layer says how --sparsity is meant; give --sparsity too")
         if self.budget is not None and self.choice != "rates":

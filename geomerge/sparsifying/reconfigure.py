@@ -12,13 +12,15 @@ from geomerge.checkpoint import Checkpoint
 from geomerge.errors import OptionError
 from geomerge.merging.monitor import Progress
 from geomerge.sparsifying.goals import removal_of, unit_stages
+from geomerge.sparsifying.measured import CurvePoint, Row, curve_of, row_of
 from geomerge.sparsifying.options import SparsifyOptions
-from geomerge.sparsifying.sparsify import CurvePoint, Row, curve_of, row_of, store_walk
+from geomerge.sparsifying.sparsify import store_walk
 from geomerge.sparsifying.subject import Subject, prepare_subject
 from geomerge.sparsifying.walks import Walked, walk_stages
 from geomerge.sparsity.choice import magnitudes
 from geomerge.sparsity.plan import PlanStep, check_plan, resolve
 from geomerge.sparsity.planes import restoring_stages
+from geomerge.sparsity.rates import MOST_RATES
 from geomerge.sparsity.shrink import removed_units
 from geomerge.sparsity.units import unit_named
 from geomerge.sparsity.walk import Stage
@@ -81,6 +83,7 @@ def reconfigure(
     subject = prepare_subject(checkpoint, options)
     w = subject.w if start is None else subject.network.ravel(start.weights)
     check_plan(plan, subject.units, removed_units(subject.network, w, subject.units))
+    _check_whole(subject, plan)
     dense = row_of(subject, "dense", subject.w)
     reached = []
     spent = subject.cost.epochs(len(subject.task.train.labels))
@@ -88,9 +91,9 @@ def reconfigure(
         gone = removed_units(subject.network, w, subject.units)
         stages = _stages(subject, step, gone)
         walked = walk_stages(
-            subject, w, stages, folder / f"{step.name}-walk", step.name, on_progress=on_progress
+            subject, w, stages, folder / ".walk", step.name, on_progress=on_progress
         )
-        path = store_walk(subject, walked, folder / step.name, w)
+        path = store_walk(subject, walked, folder / step.name / "path", w)
         w = walked.weights
         removed = removed_units(subject.network, w, subject.units)
         total = subject.cost.epochs(len(subject.task.train.labels))
@@ -108,6 +111,31 @@ def reconfigure(
         )
         spent = total
     return subject, reached
+
+
+def _check_whole(subject: Subject, plan: Sequence[PlanStep]) -> None:
+    """Refuse before the first walk what a later step could not do.
+
+    Raises:
+        OptionError: If a step restores units that the network as it came does not have, or
+            chooses among more units than a program of rates takes.
+    """
+    missing = removed_units(subject.network, subject.w, subject.units)
+    for step in plan:
+        for name in step.restore:
+            layer = unit_named(subject.units, name).layer
+            if layer in missing:
+                raise OptionError(
+                    f"step {step.name!r}: units of {name} are zero in the network that the plan "
+                    "begins with, so they have nothing to come back to; begin with the dense "
+                    "network, or with the folder of the run that removed them"
+                )
+        found = [unit_named(subject.units, name) for name in step.remove]
+        if subject.options.choice == "rates" and sum(one.count for one in found) > MOST_RATES:
+            raise OptionError(
+                f"step {step.name!r}: --choose rates takes at most {MOST_RATES} units to choose "
+                "from; use --choose greedy"
+            )
 
 
 def _stages(subject: Subject, step: PlanStep, gone: Mapping[str, Sequence[int]]) -> list[Stage]:

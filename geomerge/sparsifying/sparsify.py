@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from geomerge.checkpoint import Checkpoint
-from geomerge.crossover import accuracy
 from geomerge.merging.monitor import Progress
-from geomerge.metric import EuclideanMetric, Metric, functional_change
 from geomerge.path import WeightPath
 from geomerge.sparsifying.goals import stages_of
+from geomerge.sparsifying.measured import CurvePoint, Row, compared, curve_of, row_of
 from geomerge.sparsifying.options import SparsifyOptions
 from geomerge.sparsifying.subject import Subject, prepare_subject
 from geomerge.sparsifying.walks import (
@@ -24,67 +22,14 @@ from geomerge.sparsifying.walks import (
     shortest_of_best,
     walk_stages,
 )
-from geomerge.sparsity.masks import prunable, sparsity
-from geomerge.sparsity.pull import PullWalk, walk_by_pull
 from geomerge.sparsity.shrink import removed_units
-from geomerge.sparsity.walk import Prescription
 
 __all__ = [
-    "CurvePoint",
-    "Row",
     "Sparsified",
-    "curve_of",
-    "row_of",
     "sparse_checkpoint",
     "sparsify",
     "store_walk",
 ]
-
-_PULLED = 2_000_000  # weights of a network whose steps in the whole metric take no minutes
-
-
-@dataclass(frozen=True)
-class Row:
-    """A network beside the result.
-
-    Attributes:
-        name: What it is.
-        zeros: Share of the prunable weights that is zero.
-        drift: Mean functional change from the network as it came, on held-out inputs.
-        agreement: Share of held-out inputs with the label that the network gave them before.
-        select: Accuracy on the selection split, in [0, 1].
-        test: Accuracy on the test split.
-    """
-
-    name: str
-    zeros: float
-    drift: float
-    agreement: float
-    select: float
-    test: float
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """A stored point of the path.
-
-    Attributes:
-        t: Share of the path's length.
-        zeros: Share of the prunable weights that is zero.
-        removed: Units that are gone.
-        drift: Mean functional change from the start, on held-out inputs.
-        agreement: As in :class:`Row`.
-        select: Accuracy on those held-out inputs.
-        naive: The same for the start's weights under the point's mask, with nothing made up.
-    """
-
-    t: float
-    zeros: float
-    removed: int
-    drift: float
-    agreement: float
-    select: float
-    naive: float
 
 
 @dataclass(frozen=True)
@@ -153,7 +98,7 @@ def sparsify(
     removed = removed_units(subject.network, chosen.weights, subject.units) if structured else {}
     curve = curve_of(subject, path)
     name = "walk, then labels" if options.labels else "walk"
-    rows = [*_compared(subject), row_of(subject, name, chosen.weights)]
+    rows = [*compared(subject), row_of(subject, name, chosen.weights)]
     return Sparsified(subject, walks, chosen, path, removed, rows, curve)
 
 
@@ -163,99 +108,14 @@ def sparse_checkpoint(
 ) -> Checkpoint:
     """Return weights as a checkpoint that knows its task, without what described the dense one."""
     meta = subject.checkpoint.meta
-    known = ("architecture", "task", "normalisation", "tasks", "head")
+    known = ("architecture", "task", "normalisation", "tasks", "head", "training")
     kept = {key: meta[key] for key in known if key in meta}
-    kept.setdefault("task", subject.task.name)
     if "tasks" not in kept:
-        kept["normalisation"] = subject.task.normalisation.to_json()
+        kept.setdefault("task", subject.task.name)
+        kept.setdefault("normalisation", subject.task.normalisation.to_json())
     if subject.options.arch is not None:
         kept["architecture"] = subject.options.arch
     return Checkpoint(subject.network.state_dict(w), kept)
-
-
-def row_of(
-    subject: Subject,
-    name: str,
-    w: Tensor,  # (n,)
-) -> Row:
-    """Measure a network; nothing here is used for a choice."""
-    network, task = subject.network, subject.task
-    return Row(
-        name,
-        sparsity(w, prunable(network)),
-        functional_change(subject.logits(subject.w), subject.logits(w), subject.options.output),
-        accuracy(network, w, subject.own_labels),
-        accuracy(network, w, task.select),
-        accuracy(network, w, task.test),
-    )
-
-
-def curve_of(subject: Subject, path: WeightPath) -> list[CurvePoint]:
-    """Measure the stored points of a path on some of the selection split."""
-    network, places = subject.network, prunable(subject.network)
-    weights = torch.zeros(network.n, dtype=torch.bool)
-    for place in places.values():
-        weights[place] = True
-    labels, before = subject.held_out.labels, subject.logits(subject.w)
-    found = []
-    for t in path.ts:
-        w = path.at(t).to(subject.w.device)
-        gone = removed_units(network, w, subject.units) if subject.units else {}
-        naive = torch.where(weights.to(w.device) & (w == 0), 0.0, subject.w)
-        now = subject.logits(w)
-        found.append(
-            CurvePoint(
-                t,
-                sparsity(w, places),
-                sum(map(len, gone.values())),
-                functional_change(before, now, subject.options.output),
-                _share(now, before.argmax(dim=1)),
-                _share(now, labels),
-                _share(subject.logits(naive), labels),
-            )
-        )
-    return found
-
-
-def _share(
-    logits: Tensor,  # (N, m)
-    labels: Tensor,  # (N,)
-) -> float:
-    return float((logits.argmax(dim=1) == labels).double().mean())
-
-
-def _compared(subject: Subject) -> list[Row]:
-    """Return the network as it came, and the same goal reached at one blow."""
-    options = replace(subject.options, choice="greedy", budget=None, stages=1)
-    once = replace(subject, options=options)
-    small = replace(subject, options=replace(options, saliency="magnitude", choice="magnitude"))
-    rows = [
-        row_of(subject, "dense", subject.w),
-        row_of(subject, "one-shot magnitude", _at_once(small, EuclideanMetric())),
-    ]
-    if subject.options.metric != "euclidean":
-        metric = subject.metric_at(subject.w)
-        rows.append(row_of(subject, "one-shot, second-order choice", _at_once(once, metric)))
-        if subject.options.walk == "prescribed" and subject.network.n <= _PULLED:
-            rows.append(row_of(subject, "soft pull, then the mask", _pulled(once, metric)))
-    return rows
-
-
-def _pulled(subject: Subject, metric: Metric) -> Tensor:  # (n,)
-    """Return where the soft pull of arXiv 2012.09605 ends, in the metric of the start."""
-    *_, last = walk_by_pull(
-        subject.w,
-        lambda w, metric: stages_of(subject)[-1](w, metric),
-        lambda w: metric,
-        PullWalk(),
-        subject.settle,
-    )
-    return last.weights
-
-
-def _at_once(subject: Subject, metric: Metric) -> Tensor:  # (n,)
-    wanted: Prescription = stages_of(subject)[-1](subject.w, metric)
-    return subject.settle(torch.where(wanted.free, subject.w, wanted.target))
 
 
 def store_walk(

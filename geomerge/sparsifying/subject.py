@@ -55,7 +55,7 @@ class Subject:
         network: The network, with the outputs that the task uses.
         w: Its weights.
         task: The task; labels are used for reports, and for the walk only where that is asked for.
-        manifold: The inputs whose outputs are kept.
+        train: Examples whose inputs' outputs are kept; their labels are for a leg that asks.
         bn: What happens to running statistics: ``"keep"``, ``"re-estimate"``, or None without.
         options: How.
         cost: What measuring and walking cost so far.
@@ -65,10 +65,15 @@ class Subject:
     network: Network
     w: Tensor
     task: Task
-    manifold: Inputs
+    train: Split
     bn: str | None
     options: SparsifyOptions
     cost: Cost = field(default_factory=Cost)
+
+    @property
+    def manifold(self) -> Inputs:
+        """The inputs whose outputs are kept."""
+        return self.train.inputs
 
     @property
     def mix(self) -> float:
@@ -97,11 +102,7 @@ class Subject:
     @cached_property
     def held_out(self) -> Split:
         """Some of the selection split, for measurements."""
-        select = self.task.select
-        generator = torch.Generator().manual_seed(self.options.seed)
-        index = torch.randperm(len(select.labels), generator=generator)[:MEASURED_INPUTS]
-        inputs = Inputs(select.inputs.raw[index], select.inputs.normalisation, select.inputs.device)
-        return Split(inputs, select.labels[index.to(select.labels.device)])
+        return _drawn(self.task.select, MEASURED_INPUTS, self.options.seed)
 
     @cached_property
     def own_labels(self) -> Split:
@@ -109,6 +110,12 @@ class Subject:
         inputs = self.task.select.inputs
         logits = [self.network.logits(self.w, x).argmax(dim=1) for x in inputs.batches(1000)]
         return Split(inputs, torch.cat(logits))
+
+    @cached_property
+    def own_accuracy(self) -> float:
+        """Accuracy of the network as it came on the held-out examples."""
+        right = self.logits(self.w).argmax(dim=1) == self.held_out.labels
+        return float(right.double().mean())
 
     @cached_property
     def own_few(self) -> Split:
@@ -178,7 +185,7 @@ class Subject:
         """Return the weights with running statistics as the policy wants them."""
         if self.bn != "re-estimate":
             return w
-        self.cost.passes += 2000
+        self.cost.passes += min(2000, len(self.manifold))
         return re_estimate(self.network, w, [self.manifold], self.options.seed)
 
 
@@ -211,16 +218,24 @@ def prepare_subject(checkpoint: Checkpoint, options: SparsifyOptions) -> Subject
                 f"--normalisation names {given!r}, the manifold is {name!r}; correct it"
             )
     task = task_for(checkpoint, network, name, own.get(name), options.data_root, options.download)
-    manifold = task.train.inputs
+    train = task.train
     if options.inputs is not None:
-        manifold = manifold.sample(options.inputs, options.seed)
+        train = _drawn(train, options.inputs, options.seed)
+    manifold = train.inputs
     if options.mix and not _mixable(manifold):
         raise OptionError(
             f"--mix needs inputs of floats or pixels, those of {name} are {manifold.raw.dtype}; "
             "leave it out"
         )
     bn = (options.bn or "re-estimate") if has_statistics(network) else None
-    return Subject(checkpoint, network, network.initial, task, manifold, bn, options)
+    return Subject(checkpoint, network, network.initial, task, train, bn, options)
+
+
+def _drawn(split: Split, count: int, seed: int) -> Split:
+    """Return at most ``count`` examples; their inputs are those of :meth:`Inputs.sample`."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randperm(len(split.labels), generator=generator)[:count]
+    return Split(split.inputs.sample(count, seed), split.labels[index.to(split.labels.device)])
 
 
 def _mixable(inputs: Inputs) -> bool:

@@ -30,11 +30,13 @@ __all__ = [
     "settings_of",
     "shortest_of_best",
     "walk_stages",
+    "with_zeros",
 ]
 
 MARGIN = 0.005  # of agreement: of walks that end this near to the best the shortest is kept
 LABEL_RATE = 0.2  # of the walk's learning rate
 LABEL_STEPS = 0.25  # of the walk's steps
+_PULL = PlaneWalk(PullWalk.least, PullWalk.steps, 0.0, 0.0, PullWalk.refresh)
 START = "start"  # the end of a path where its walk starts
 _SPREAD = (1.0, 1 / 3, 3.0)  # of the damping, from walk to walk
 
@@ -92,57 +94,77 @@ def walk_stages(
         number: Of the walk; later ones have other dampings and other orders of inputs.
         on_progress: Called after each point.
     """
-    settings = settings_of(subject, number)
+    pulled = subject.options.walk == "pull"
+    settings = _PULL if pulled else settings_of(subject, number)
     seed = subject.options.seed + number
-    if subject.options.walk == "pull":
+    if pulled:
+        plane = with_zeros(
+            subject, start, lambda w, metric: stages_of(subject)[-1](w, metric), pulled=True
+        )
         walk: Iterator[WalkPoint] = walk_by_pull(
-            start, lambda w, metric: stages_of(subject)[-1](w, metric), subject.metric_at,
-            PullWalk(), subject.settle,
-        )  # fmt: skip
+            start, plane, subject.metric_at, PullWalk(), subject.settle
+        )
         count = PullWalk.steps + 1
     else:
-        direction, passes = _against_drift(subject, seed)
-        kept = [_with_zeros(subject, start, stage) for stage in stages]
+        direction = _against_drift(subject, seed)
+        kept = [with_zeros(subject, start, stage) for stage in stages]
         walk = walk_toward_plane(
             start, kept, subject.metric_at, direction, settings, subject.settle, subject.large
         )
         count = 2 * len(stages)
-        batch = min(subject.options.batch, len(subject.manifold))
-        subject.cost.passes += passes * batch * settings.steps
     watched = _watched(subject, walk, name, count, on_progress)
     leg = record_leg(folder, START, start, watched, subject.options.points, subject.meter())
     return _arrived(subject, name, leg, settings, seed)
 
 
-def _with_zeros(
+def with_zeros(
     subject: Subject,
     start: Tensor,  # (n,)
     stage: Stage,
+    pulled: bool = False,
 ) -> Stage:
-    """Return a stage in which single weights that are zero at the start stay so, too."""
+    """Return a stage in which single weights that are zero at the start stay so, too.
+
+    Args:
+        subject: The network.
+        start: Where the walk starts.
+        stage: What to bring where.
+        pulled: Whether the walk moves weights that are not free.
+    """
     zero = torch.zeros_like(start, dtype=torch.bool)
     for place in prunable(subject.network).values():
         zero[place] = start[place] == 0
 
     def at(w: Tensor, metric: Metric) -> Prescription:
         wanted = stage(w, metric)
-        return replace(wanted, free=wanted.free & ~zero)
+        # A pull moves all weights; what a plan brings back is zero at the start and not later.
+        target = torch.where(zero, 0.0, wanted.target) if pulled else wanted.target
+        return replace(wanted, target=target, free=wanted.free & ~zero)
 
     return at
 
 
-def _against_drift(
-    subject: Subject, seed: int
-) -> tuple[Callable[[Tensor], tuple[float, Tensor]], int]:
-    """Return what gives the direction against the drift, and the passes that an input costs."""
+def _against_drift(subject: Subject, seed: int) -> Callable[[Tensor], tuple[float, Tensor]]:
+    """Return what gives the direction against the drift."""
     network, manifold, options = subject.network, subject.manifold, subject.options
+    batch = min(options.batch, len(manifold))
     if subject.mix > 0:
         mixed = TowardMixedOutputs(
-            network, subject.w, manifold, options.output, options.batch, seed, subject.mix
+            network, subject.w, manifold, options.output, batch, seed, subject.mix
         )
-        return mixed, STEP_PASSES + 1
-    plain = TowardOutputs(network, subject.outputs, manifold, options.output, options.batch, seed)
-    return plain, STEP_PASSES
+        return _counted(subject, mixed, (STEP_PASSES + 1) * batch)
+    plain = TowardOutputs(network, subject.outputs, manifold, options.output, batch, seed)
+    return _counted(subject, plain, STEP_PASSES * batch)
+
+
+def _counted(
+    subject: Subject, direction: Callable[[Tensor], tuple[float, Tensor]], passes: int
+) -> Callable[[Tensor], tuple[float, Tensor]]:
+    def counted(w: Tensor) -> tuple[float, Tensor]:
+        subject.cost.passes += passes
+        return direction(w)
+
+    return counted
 
 
 def finish_with_labels(subject: Subject, walked: Walked) -> Walked:
@@ -157,8 +179,10 @@ def finish_with_labels(subject: Subject, walked: Walked) -> Walked:
         learning_rate=LABEL_RATE * walked.settings.learning_rate,
         steps=max(1, round(LABEL_STEPS * walked.settings.steps)),
     )
-    train = subject.task.train
-    direction = TowardLabels(subject.network, train, subject.options.batch, walked.seed)
+    train = subject.train
+    labels = TowardLabels(subject.network, train, subject.options.batch, walked.seed)
+    batch = min(subject.options.batch, len(train.labels))
+    direction = _counted(subject, labels, STEP_PASSES * batch)
     kept = walked.weights != 0
     trained = torch.arange(subject.network.n, device=kept.device) < subject.network.n_parameters
 
@@ -169,8 +193,6 @@ def finish_with_labels(subject: Subject, walked: Walked) -> Walked:
         walked.weights, [stay], subject.metric_at, direction, settings, subject.settle,
         math.log(subject.task.classes),
     )  # fmt: skip
-    batch = min(subject.options.batch, len(train.labels))
-    subject.cost.passes += STEP_PASSES * batch * settings.steps
     folder = walked.leg.folder / "labels"
     leg = record_leg(folder, "labels", walked.weights, walk, 8, subject.meter())
     walked.leg.extend(leg)

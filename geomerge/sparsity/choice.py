@@ -111,7 +111,10 @@ class _Reader:
         self._cut = partial(_matrix, part, layer)
         self.columns, self.w, self.b, a = _matrices(part, layer, w)
         self._before = self.w.clone()
-        a = a + _DAMPING * a.diagonal().mean() * torch.eye(len(a), dtype=torch.float64)
+        self._weighed = self.b @ self.w
+        mean = float(a.diagonal().mean())  # zero where nothing ever comes in
+        damping = _DAMPING * mean if mean > 0 else 1.0
+        a = a + damping * torch.eye(len(a), dtype=torch.float64)
         dead = self.columns[~alive].reshape(-1)
         a[dead], a[:, dead] = 0, 0
         a[dead, dead] = 1
@@ -126,7 +129,7 @@ class _Reader:
 
     def costs(self) -> Tensor:  # (units,)
         columns = self.w[:, self.columns].transpose(0, 1)  # (units, d_out, k)
-        weighed = (self.b @ self.w)[:, self.columns].transpose(0, 1)
+        weighed = self._weighed[:, self.columns].transpose(0, 1)
         found: Tensor = (columns.mT @ weighed * self._blocks()).sum(dim=(1, 2))
         return found
 
@@ -134,8 +137,9 @@ class _Reader:
         at = self.columns[unit]
         gain = torch.linalg.solve(self.inverse[at[:, None], at], self.inverse[at])  # (k, d_in)
         self.w = self.w - self.w[:, at] @ gain
+        self._weighed = self._weighed - self._weighed[:, at] @ gain
         self.inverse = self.inverse - self.inverse[:, at] @ gain
-        self.w[:, at] = 0
+        self.w[:, at], self._weighed[:, at] = 0, 0
         self.inverse[at], self.inverse[:, at] = 0, 0
         self.inverse[at, at] = 1
 

@@ -40,7 +40,7 @@ def sparsity(
     """Return the share of weights that are exactly zero, in [0, 1]."""
     zeros = sum(int((w[place] == 0).sum()) for place in places.values())
     count: int = sum(place.stop - place.start for place in places.values())
-    return zeros / count
+    return zeros / max(count, 1)
 
 
 def parse_nm(text: str) -> tuple[int, int]:

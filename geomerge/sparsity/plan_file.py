@@ -15,6 +15,8 @@ from geomerge.errors import OptionError, did_you_mean, first_line
 __all__ = ["PlanStep", "Wanted", "load_plan", "parse_removals"]
 
 Wanted: TypeAlias = int | float | tuple[int, ...]  # a count, a share, or units from 0
+_MOST_UNITS = 1_000_000  # in a range
+_TAKEN = ("dense", "recipe", "report", "curves", "moves")
 _KEYS = ("name", "remove", "restore")
 _FORMS = "a count such as 50, a share such as 0.5 or a list of units such as [0, 3, 5-9]"
 
@@ -129,6 +131,11 @@ def _step(item: Any, where: str) -> PlanStep:
     name = item.get("name")
     if not isinstance(name, str) or not name.strip():
         raise OptionError(f"expected a name, in quotes if it is a number, in {where}; give one")
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,99}", name) is None or name in _TAKEN:
+        raise OptionError(
+            f"the name {name[:60]!r} in {where} becomes a file's: expected up to 100 letters, "
+            f"digits, spaces or _.+-, other than {' and '.join(_TAKEN)}; choose another"
+        )
     remove, restore = (
         _wanted(item.get(key), f"{key} of step {name!r}") for key in ("remove", "restore")
     )
@@ -159,6 +166,8 @@ def _indices(entries: Sequence[Any], where: str) -> tuple[int, ...]:
         if match is None:
             raise OptionError(f"expected units such as 0, 3 or 5-9 in {where}, got {entry!r}")
         first, last = int(match[1]), int(match[2] or match[1])
+        if last - first > _MOST_UNITS:
+            raise OptionError(f"expected units that a layer has in {where}, got {entry!r}")
         if last < first:
             raise OptionError(f"expected a range from low to high in {where}, got {entry!r}")
         found += range(first, last + 1)

@@ -59,18 +59,19 @@ def weight_stages(
         The stages, to be called in order.
 
     Raises:
-        OptionError: If the N:M pattern fits no layer.
+        OptionError: If nothing would go, or nothing of a layer would stay.
     """
     places = prunable(network)
+    if not places:
+        raise OptionError(
+            "the network has no linear layer and no convolution, expected one at least: their "
+            "weights are what can go"
+        )
     index = torch.cat([torch.arange(p.start, p.stop) for p in places.values()])
     gone = torch.zeros(network.n, dtype=torch.bool, device=start.device)
     gone[index] = start[index] == 0
     pattern = removable(start.square(), network, places, share, scope, nm)
-    if not pattern.any():
-        raise OptionError(
-            f"no layer has a number of inputs that {nm[1] if nm else 1} divides, expected one at "
-            "least for an N:M pattern; give --sparsity instead"
-        )
+    _check_pattern(pattern, places, nm)
     first, final = (float(mask.sum()) / len(index) for mask in (gone, pattern))
     parameters = _parameters(network, start)
 
@@ -78,6 +79,8 @@ def weight_stages(
         def at(w: Tensor, metric: Metric) -> Prescription:
             scores = saliency(w, metric, kind, _DAMPING)
             scores[gone] = -1.0
+            for place in places.values():  # the last weight of a layer stays
+                scores[place.start + int(scores[place].argmax())] = torch.inf
             last = removable(scores, network, places, share, scope, nm)
             count = min(round(level * len(index)), int(last.sum()))
             gone.logical_or_(weakest(scores, last, count))
@@ -87,6 +90,27 @@ def weight_stages(
         return at
 
     return [stage(level) for level in cubic_schedule(first, final, stages)]
+
+
+def _check_pattern(
+    pattern: Tensor,  # (n,), bool
+    places: Mapping[str, slice],
+    nm: tuple[int, int] | None,
+) -> None:
+    """Refuse a plane on which nothing is zero, or nothing of a layer is left."""
+    if not pattern.any():
+        if nm is None:
+            raise OptionError("no weight goes at this --sparsity; ask for more")
+        raise OptionError(
+            f"no layer has a number of inputs that {nm[1]} divides, expected one at least for an "
+            "N:M pattern; give --sparsity instead"
+        )
+    for name, place in places.items():
+        if pattern[place].all():
+            raise OptionError(
+                f"nothing would be left of {name} at this sparsity, expected a weight in every "
+                "layer; ask for less"
+            )
 
 
 def restoring_stages(

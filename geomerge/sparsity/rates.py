@@ -22,9 +22,9 @@ from geomerge.sparsity.removal import Removal
 from geomerge.sparsity.walk import Prescription, Stage
 from geomerge.steps import RateProgram, group_rates
 
-__all__ = ["rate_stages"]
+__all__ = ["MOST_RATES", "rate_stages"]
 
-_MOST = 300  # units in one program, which takes a second
+MOST_RATES = 300  # units in one program, which takes a second
 _GONE = 1e-6  # of a unit is as good as nothing
 
 
@@ -62,9 +62,9 @@ def rate_stages(
             "--choose rates needs numbers of units, got a size; give --remove, or --choose greedy"
         )
     total = sum(len(removal.candidates[layer]) for layer in removal.counts)
-    if total > _MOST:
+    if total > MOST_RATES:
         raise OptionError(
-            f"--choose rates takes at most {_MOST} units to choose from, got {total}; use "
+            f"--choose rates takes at most {MOST_RATES} units to choose from, got {total}; use "
             "--choose greedy"
         )
     rates = _Rates(network, removal, gone, kept, allowed)
@@ -138,6 +138,7 @@ class _Rates:
         factors, prices = {}, dict.fromkeys((one.name for one in self._kept), 0.0)
         made_up = w.clone()
         rows = [one.row(w) for one in self._kept]
+        room = torch.tensor([self._allowed - d for d, _ in rows], dtype=torch.float64)
         for layer, count in (self._removal.counts or {}).items():
             index, left = self._candidates[layer], self._left[layer]
             missing = level * count - float((1 - left[index]).sum())
@@ -146,13 +147,16 @@ class _Rates:
             away = (left == 0).nonzero()[:, 0].tolist()
             readers = Readers(self._removal.units[layer], metric, w, away)
             program = readers.program()
+            slopes = torch.stack([readers.slopes(g)[index] for _, g in rows]) if rows else None
             found = group_rates(
                 RateProgram(program.hessian[index][:, index], program.linear[index]),
                 left[index],
                 missing,
-                rows=torch.stack([readers.slopes(g)[index] for _, g in rows]) if rows else None,
-                limits=torch.tensor([self._allowed - d for d, _ in rows]) if rows else None,
+                rows=slopes,
+                limits=room if rows else None,
             )
+            if slopes is not None:  # what is left of the budgets for the next layer
+                room = room - slopes @ found.rates.detach()
             rates = torch.zeros_like(left).index_copy(0, index, found.rates.detach())
             readers.shrink(rates)
             readers.write(made_up)

@@ -19,7 +19,7 @@ from geomerge.sparsity.units import Units, find_units, unit_named
 
 __all__ = ["export_plain", "removed_units", "shrink"]
 
-_SAME = 1e-4  # relative difference of outputs by rounding alone, in a deep network in float32
+_SAME = 1e-5  # relative difference of outputs by rounding alone, in a deep network in float32
 
 
 def removed_units(

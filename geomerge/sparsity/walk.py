@@ -94,7 +94,7 @@ def walk_toward_plane(
         walk: Settings.
         settle: Applied to the weights after each prescribed move: running statistics.
         large: A drift that leaves nothing of the function. Where the drift rises by a share of it
-            while it should fall, the walk goes back to its stage and takes half the steps.
+            while it should fall, the walk goes back to its stage and on at half the learning rate.
 
     Yields:
         Two points per stage: after the prescribed move with its compensation, and after the

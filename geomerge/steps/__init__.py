@@ -2,16 +2,9 @@
 
 from geomerge.steps.budgets import BudgetStep, budget_step, budget_steps
 from geomerge.steps.compensation import Compensation, compensate
-from geomerge.steps.greedy import greedy_order
 from geomerge.steps.learning import step_gradient
 from geomerge.steps.qp import QPSolution, solve_qp
-from geomerge.steps.rates import (
-    RateProgram,
-    Rates,
-    galerkin_program,
-    group_rates,
-    schur_program,
-)
+from geomerge.steps.rates import RateProgram, Rates, group_rates
 from geomerge.steps.trust_region import Step, damped_step, precondition, trust_region_step
 
 __all__ = [
@@ -25,11 +18,8 @@ __all__ = [
     "budget_steps",
     "compensate",
     "damped_step",
-    "galerkin_program",
-    "greedy_order",
     "group_rates",
     "precondition",
-    "schur_program",
     "solve_qp",
     "step_gradient",
     "trust_region_step",

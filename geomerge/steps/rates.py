@@ -17,12 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geomerge.errors import NumericalError, OptionError
+from geomerge.errors import OptionError
 from geomerge.steps.qp import solve_qp
 
-__all__ = ["RateProgram", "Rates", "galerkin_program", "group_rates", "schur_program"]
+__all__ = ["RateProgram", "Rates", "check_progress", "group_rates"]
 
-_CHUNK = 1 << 22  # numbers brought to float64 at a time
 _ROUNDING = 1e-9  # of progress: what sums of weights may miss
 # Of the costliest group's cost: one that costs less would set the units of the whole program.
 _CHEAPEST = 1e-6
@@ -70,72 +69,6 @@ class Rates:
     certificate: float
 
 
-def schur_program(
-    changes: Tensor,  # (k, M)
-    gram: Tensor,  # (M, M)
-    damping: float,
-    drift: Tensor | None = None,  # (M,)
-) -> RateProgram:
-    r"""Eliminate the best compensation exactly, on N inputs with M = N m outputs.
-
-    With :math:`K = J_S J_S' / N` and :math:`R = \mu (K + \mu I)^{-1}` the push-through identity
-    gives :math:`Q = 2 (JD)'R(JD) / N` and :math:`p = 2 \kappa (JD)'Rr / N`.
-
-    Args:
-        changes: J d_j / sqrt(N) as rows: what the groups change without compensation.
-        gram: K of the survivors, positive semidefinite.
-        damping: mu, positive.
-        drift: kappa r / sqrt(N); None is none.
-
-    Returns:
-        The program. It costs O(M^3) and does not see the weights.
-
-    Raises:
-        NumericalError: If gram + damping I is not positive definite, or something is not finite.
-    """
-    eye = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
-    factor, failed = torch.linalg.cholesky_ex(gram.double() + damping * eye)
-    if failed or not factor.isfinite().all():
-        raise NumericalError(
-            f"the Gram matrix of the survivors plus a damping of {damping:.1e} is not positive "
-            "definite, expected a positive semidefinite one and a damping beyond its rounding "
-            "errors; raise the damping"
-        )
-    pulls = torch.cat([changes, (changes.new_zeros(len(gram)) if drift is None else drift)[None]])
-    white = torch.linalg.solve_triangular(factor, pulls.double().mT, upper=False).mT
-    return _program(*_products(white[:-1], white[-1]), damping)
-
-
-def galerkin_program(
-    changes: Tensor,  # (k, M)
-    drift: Tensor | None = None,  # (M,)
-    *,
-    compensations: Tensor | None = None,  # (k, n)
-    correction: Tensor | None = None,  # (n,)
-    damping: float = 0.0,
-) -> RateProgram:
-    r"""Restrict the program to the compensated moves :math:`d_j + x_j`, however good they are.
-
-    .. math:: Q = 2 [\tilde D' g \tilde D + \mu X'X],\quad
-              p = 2 [\tilde D' J'(J x_0 + \kappa r) / N + \mu X'x_0]
-
-    Args:
-        changes: J (d_j + x_j) / sqrt(N) as rows; M may be larger than memory holds in M^2.
-        drift: (J x_0 + kappa r) / sqrt(N); None is none.
-        compensations: x_j as rows; None where the moves are not compensated.
-        correction: x_0, what compensates the drift alone; None is none.
-        damping: mu, what a compensation costs by its length.
-
-    Returns:
-        The program: that of :func:`schur_program` where all compensations are exact.
-    """
-    quadratic, linear = _products(changes, drift)
-    if compensations is not None:
-        more = _products(compensations, correction)
-        quadratic, linear = quadratic + damping * more[0], linear + damping * more[1]
-    return _program(quadratic, linear)
-
-
 def group_rates(
     program: RateProgram,
     weights: Tensor,  # (k,)
@@ -165,7 +98,7 @@ def group_rates(
 
     Raises:
         OptionError: If a weight is negative, or all groups together make less progress.
-        NumericalError: If something is not finite or the program cannot be solved.
+        QPError: If something is not finite or the program cannot be solved.
     """
     k = len(program.linear)
     one = torch.eye(k, dtype=torch.float64)
@@ -223,28 +156,3 @@ def check_progress(
             "expected no more than that; ask for less or offer more groups"
         )
     return reach
-
-
-def _products(
-    rows: Tensor,  # (k, n)
-    vector: Tensor | None,  # (n,)
-) -> tuple[Tensor, Tensor]:  # (k, k), (k,)
-    """Return the inner products of rows with each other and with a vector, in float64."""
-    k = len(rows)
-    square = torch.zeros(k, k, dtype=torch.float64, device=rows.device)
-    column = square.new_zeros(k)
-    width = max(_CHUNK // max(k, 1), 1)
-    for at in range(0, rows.shape[1], width):
-        block = rows[:, at : at + width].double()
-        square += block @ block.mT
-        if vector is not None:
-            column += block @ vector[at : at + width].double()
-    return square, column
-
-
-def _program(
-    quadratic: Tensor,  # (k, k)
-    linear: Tensor,  # (k,)
-    factor: float = 1.0,
-) -> RateProgram:
-    return RateProgram(2 * factor * quadratic.cpu(), 2 * factor * linear.cpu())

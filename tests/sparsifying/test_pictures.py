@@ -43,8 +43,7 @@ def point(**values: float) -> dict[str, float]:
 
 
 def report(*curve: dict[str, float], removed: dict[str, list[int]] | None = None) -> dict[str, Any]:
-    dense = {"name": "dense", "select": 0.9}
-    return {"curve": list(curve), "results": [dense], "removed": removed or {}}
+    return {"curve": list(curve), "dense_held_out": 0.9, "removed": removed or {}}
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from geomerge.metric import Spectrum
 from geomerge.metric.exact import exact_metric
 from geomerge.steps import budget_step
 from geomerge.steps.compensation import compensate
-from geomerge.steps.greedy import greedy_order
-from geomerge.steps.rates import RateProgram, galerkin_program, group_rates, schur_program
+from geomerge.steps.rates import RateProgram, group_rates
 from geomerge.testing import dense_jacobian
+from geomerge.testing.rates import galerkin_program, greedy_order, schur_program
 
 MU = 1e-2
 GROUPS = 5

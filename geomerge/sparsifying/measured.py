@@ -1,0 +1,155 @@
+"""What a network is worth beside the one it came from, and beside the same goal at one blow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from geomerge.crossover import accuracy
+from geomerge.metric import EuclideanMetric, Metric, functional_change
+from geomerge.path import WeightPath
+from geomerge.sparsifying.goals import stages_of
+from geomerge.sparsifying.subject import Cost, Subject
+from geomerge.sparsifying.walks import with_zeros
+from geomerge.sparsity.masks import prunable, sparsity
+from geomerge.sparsity.pull import PullWalk, walk_by_pull
+from geomerge.sparsity.shrink import removed_units
+
+__all__ = ["CurvePoint", "Row", "compared", "curve_of", "row_of"]
+
+_PULLED = 2_000_000  # weights of a network whose steps in the whole metric take no minutes
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network beside the result.
+
+    Attributes:
+        name: What it is.
+        zeros: Share of the prunable weights that is zero.
+        drift: Mean functional change from the network as it came, on held-out inputs.
+        agreement: Share of held-out inputs with the label that the network gave them before.
+        select: Accuracy on the selection split, in [0, 1].
+        test: Accuracy on the test split.
+    """
+
+    name: str
+    zeros: float
+    drift: float
+    agreement: float
+    select: float
+    test: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A stored point of the path.
+
+    Attributes:
+        t: Share of the path's length.
+        zeros: Share of the prunable weights that is zero.
+        removed: Units that are gone.
+        drift: Mean functional change from the start, on held-out inputs.
+        agreement: As in :class:`Row`.
+        select: Accuracy on those held-out inputs.
+        naive: The same for the start's weights under the point's mask, with nothing made up.
+    """
+
+    t: float
+    zeros: float
+    removed: int
+    drift: float
+    agreement: float
+    select: float
+    naive: float
+
+
+def row_of(
+    subject: Subject,
+    name: str,
+    w: Tensor,  # (n,)
+) -> Row:
+    """Measure a network; nothing here is used for a choice."""
+    network, task = subject.network, subject.task
+    return Row(
+        name,
+        sparsity(w, prunable(network)),
+        functional_change(subject.logits(subject.w), subject.logits(w), subject.options.output),
+        accuracy(network, w, subject.own_labels),
+        accuracy(network, w, task.select),
+        accuracy(network, w, task.test),
+    )
+
+
+def curve_of(subject: Subject, path: WeightPath) -> list[CurvePoint]:
+    """Measure the stored points of a path on some of the selection split."""
+    network, places = subject.network, prunable(subject.network)
+    weights = torch.zeros(network.n, dtype=torch.bool)
+    for place in places.values():
+        weights[place] = True
+    labels, before = subject.held_out.labels, subject.logits(subject.w)
+    found = []
+    for t in path.ts:
+        w = path.at(t).to(subject.w.device)
+        gone = removed_units(network, w, subject.units) if subject.units else {}
+        naive = torch.where(weights.to(w.device) & (w == 0), 0.0, subject.w)
+        now = subject.logits(w)
+        found.append(
+            CurvePoint(
+                t,
+                sparsity(w, places),
+                sum(map(len, gone.values())),
+                functional_change(before, now, subject.options.output),
+                _share(now, before.argmax(dim=1)),
+                _share(now, labels),
+                _share(subject.logits(naive), labels),
+            )
+        )
+    return found
+
+
+def compared(subject: Subject) -> list[Row]:
+    """Return the network as it came, and the same goal reached at one blow."""
+    options = replace(subject.options, choice="greedy", budget=None, stages=1)
+    once = replace(subject, options=options, cost=Cost())
+    magnitude = replace(options, saliency="magnitude", choice="magnitude")
+    small = replace(subject, options=magnitude, cost=Cost())
+    rows = [
+        row_of(subject, "dense", subject.w),
+        row_of(subject, "one-shot magnitude", _at_once(small, EuclideanMetric())),
+    ]
+    if subject.options.metric != "euclidean":
+        metric = subject.metric_at(subject.w)
+        rows.append(row_of(subject, "one-shot, second-order choice", _at_once(once, metric)))
+        if subject.options.walk == "prescribed" and subject.network.n <= _PULLED:
+            rows.append(row_of(subject, "soft pull, then the mask", _pulled(once, metric)))
+    return rows
+
+
+def _pulled(subject: Subject, metric: Metric) -> Tensor:  # (n,)
+    """Return where the soft pull of arXiv 2012.09605 ends, in the metric of the start."""
+    *_, last = walk_by_pull(
+        subject.w,
+        with_zeros(
+            subject, subject.w, lambda w, metric: stages_of(subject)[-1](w, metric), pulled=True
+        ),
+        lambda w: metric,
+        PullWalk(),
+        subject.settle,
+    )
+    return last.weights
+
+
+def _at_once(subject: Subject, metric: Metric) -> Tensor:  # (n,)
+    stage = with_zeros(subject, subject.w, stages_of(subject)[-1])
+    wanted = stage(subject.w, metric)
+    return subject.settle(torch.where(wanted.free, subject.w, wanted.target))
+
+
+def _share(
+    logits: Tensor,  # (N, m)
+    labels: Tensor,  # (N,)
+) -> float:
+    return float((logits.argmax(dim=1) == labels).double().mean())
