@@ -10,22 +10,18 @@ The weights that make a unit cost nothing more once nobody reads it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from geomerge.metric import KroneckerMetric, Metric
-from geomerge.metric.kronecker import KroneckerLayer
+from geomerge.metric import Metric
 from geomerge.network import Network
-from geomerge.sparsity.parts import Part, Role
+from geomerge.sparsity.parts import Role
+from geomerge.sparsity.readers import reader_of
 from geomerge.sparsity.units import Units
 from geomerge.steps import RateProgram
 
 __all__ = ["Readers", "magnitudes"]
-
-_DAMPING = 1e-2  # lambda, of the mean of A's diagonal
-_WIDEST = 8192  # inputs of a layer whose A is inverted; of wider ones only the diagonal counts
 
 
 class Readers:
@@ -41,14 +37,9 @@ class Readers:
     def __init__(self, units: Units, metric: Metric, w: Tensor, gone: Sequence[int]) -> None:
         self.alive = torch.ones(units.count, dtype=torch.bool)
         self.alive[list(gone)] = False
-        self._readers: list[_Reader | _WideReader] = []
-        for part in units.parts:
-            if part.role is Role.READ:
-                layer = _layer(metric, part)
-                wide = torch.Size(part.shape[1:]).numel() > _WIDEST
-                self._readers.append(
-                    _WideReader(part, layer, w) if wide else _Reader(part, layer, w, self.alive)
-                )
+        self._readers = [
+            reader_of(part, metric, w, self.alive) for part in units.parts if part.role is Role.READ
+        ]
 
     def costs(self) -> Tensor:  # (units,), float64
         """Return the functional change of each unit beside those gone; infinity for those."""
@@ -97,162 +88,6 @@ class Readers:
         return RateProgram(2 * q, torch.zeros(len(q), dtype=torch.float64))
 
 
-class _Reader:
-    """One matrix whose columns read units, and the least squares on them."""
-
-    def __init__(
-        self,
-        part: Part,
-        layer: KroneckerLayer | None,
-        w: Tensor,  # (n,)
-        alive: Tensor,  # (units,), bool
-    ) -> None:
-        self._part, self._layer = part, layer
-        self._cut = partial(_matrix, part, layer)
-        self.columns, self.w, self.b, a = _matrices(part, layer, w)
-        self._before = self.w.clone()
-        self._weighed = self.b @ self.w
-        mean = float(a.diagonal().mean())  # zero where nothing ever comes in
-        damping = _DAMPING * mean if mean > 0 else 1.0
-        a = a + damping * torch.eye(len(a), dtype=torch.float64)
-        dead = self.columns[~alive].reshape(-1)
-        a[dead], a[:, dead] = 0, 0
-        a[dead, dead] = 1
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(a))
-
-    def _blocks(self) -> Tensor:  # (units, k, k)
-        """Return [(A + lambda)^-1_jj]^-1 for every unit j."""
-        found: Tensor = torch.linalg.inv(
-            self.inverse[self.columns[:, :, None], self.columns[:, None, :]]
-        )
-        return found
-
-    def costs(self) -> Tensor:  # (units,)
-        columns = self.w[:, self.columns].transpose(0, 1)  # (units, d_out, k)
-        weighed = self._weighed[:, self.columns].transpose(0, 1)
-        found: Tensor = (columns.mT @ weighed * self._blocks()).sum(dim=(1, 2))
-        return found
-
-    def remove(self, unit: int) -> None:
-        at = self.columns[unit]
-        gain = torch.linalg.solve(self.inverse[at[:, None], at], self.inverse[at])  # (k, d_in)
-        self.w = self.w - self.w[:, at] @ gain
-        self._weighed = self._weighed - self._weighed[:, at] @ gain
-        self.inverse = self.inverse - self.inverse[:, at] @ gain
-        self.w[:, at], self._weighed[:, at] = 0, 0
-        self.inverse[at], self.inverse[:, at] = 0, 0
-        self.inverse[at, at] = 1
-
-    def shrink(
-        self,
-        rates: Tensor,  # (units,)
-    ) -> None:
-        moves = self._blocks() @ self.inverse[self.columns]  # (units, k, d_in)
-        moved = self.w[:, self.columns].transpose(0, 1) * rates[:, None, None]
-        self.w = self.w - torch.einsum("jok,jki->oi", moved, moves)
-
-    def write(
-        self,
-        w: Tensor,  # (n,)
-    ) -> None:
-        # Added, for another set of units may be read by the same matrix.
-        matrix = (self._cut(w) + self.w - self._before).to(w)
-        if self._layer is None:
-            w[self._part.start : self._part.start + matrix.numel()] = matrix.reshape(-1)
-        else:
-            self._layer.write(matrix, w)
-
-    def slopes(
-        self,
-        gradient: Tensor,  # (n,)
-    ) -> Tensor:  # (units,)
-        moves = self._blocks() @ self.inverse[self.columns]  # (units, k, d_in)
-        along = self.w[:, self.columns].transpose(0, 1).mT @ self._cut(gradient)
-        return -(along * moves).sum(dim=(1, 2))
-
-    def quadratic(self) -> Tensor:  # (units, units)
-        r"""Return tr(B W_i M_i (A + lambda)^-1_ij M_j W_j') with M_j the blocks."""
-        units, k = self.columns.shape
-        moved = self.w[:, self.columns].transpose(0, 1) @ self._blocks()  # (units, d_out, k)
-        flat = self.columns.reshape(-1)
-        pairs = self.inverse[flat[:, None], flat].view(units, k, units, k)
-        weighed = torch.einsum("op,jpl->jol", self.b, moved)
-        return torch.einsum("iok,ikjl,jol->ij", moved, pairs, weighed)
-
-
-class _WideReader:
-    """One matrix with too many columns for their inverse: they do not make up for each other."""
-
-    def __init__(self, part: Part, layer: KroneckerLayer | None, w: Tensor) -> None:
-        self._cut = partial(_matrix, part, layer)
-        self._columns, self._matrix, b, a = _matrices(part, layer, w, diagonal=True)
-        lost = ((b @ self._matrix) * self._matrix).sum(dim=0) * a
-        self._costs = lost[self._columns].sum(dim=1)
-
-    def costs(self) -> Tensor:  # (units,)
-        return self._costs
-
-    def remove(self, unit: int) -> None:
-        pass
-
-    def shrink(
-        self,
-        rates: Tensor,  # (units,)
-    ) -> None:
-        pass
-
-    def write(
-        self,
-        w: Tensor,  # (n,)
-    ) -> None:
-        pass
-
-    def slopes(
-        self,
-        gradient: Tensor,  # (n,)
-    ) -> Tensor:  # (units,)
-        return -(self._matrix * self._cut(gradient)).sum(dim=0)[self._columns].sum(dim=1)
-
-    def quadratic(self) -> Tensor:  # (units, units)
-        return torch.diag(self._costs)
-
-
-def _matrix(
-    part: Part,
-    layer: KroneckerLayer | None,
-    v: Tensor,  # (n,)
-) -> Tensor:  # (d_out, d_in)
-    """Cut the matrix that reads units out of a weight vector, with its bias if that is known."""
-    if layer is not None:
-        return layer.matrix(v).double().cpu()
-    shape = torch.Size(part.shape)
-    return v[part.start : part.start + shape.numel()].view(shape[0], -1).double().cpu()
-
-
-def _matrices(
-    part: Part,
-    layer: KroneckerLayer | None,
-    w: Tensor,  # (n,)
-    diagonal: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return each unit's columns, the matrix, B, and A or its diagonal, in float64 on the CPU.
-
-    Where the metric does not cover the matrix, B and A are identities.
-    """
-    inner = torch.Size(part.shape[2:]).numel()
-    columns = part.indices[:, :, None] * inner + torch.arange(inner)
-    matrix = _matrix(part, layer, w)
-    if layer is None:
-        b, a = torch.eye(len(matrix)), torch.ones(matrix.shape[1])
-        a = a if diagonal else torch.diag(a)
-    else:
-        squares, values = layer.inputs.squares()
-        b = layer.outputs.dense()
-        a = squares @ values if diagonal else layer.inputs.dense()
-    columns = columns.reshape(len(part.indices), -1)
-    return columns, matrix.clone(), b.double().cpu(), a.double().cpu()
-
-
 def magnitudes(
     network: Network,
     units: Units,
@@ -266,10 +101,3 @@ def magnitudes(
             rows = tensors[part.tensor].movedim(part.dim, 0).reshape(part.shape[part.dim], -1)
             total += rows.abs().double().sum(dim=1).cpu()[part.indices].sum(dim=1)
     return total
-
-
-def _layer(metric: Metric, part: Part) -> KroneckerLayer | None:
-    """Return the metric's layer that holds exactly one tensor."""
-    place = slice(part.start, part.start + torch.Size(part.shape).numel())
-    layers = metric.layers if isinstance(metric, KroneckerMetric) else ()
-    return next((layer for layer in layers if layer.weight == place), None)

@@ -262,7 +262,7 @@ def test_very_wide_readers_count_by_the_diagonal(
     network, _, found = setting
     units, w = found["hidden"], network.initial
     exact = Readers(units, metric, w, [])
-    monkeypatch.setattr("geomerge.sparsity.choice._WIDEST", 5)
+    monkeypatch.setattr("geomerge.sparsity.readers._WIDEST", 5)
     readers = Readers(units, metric, w, [])
     ((_, layer),) = readers_of(metric, units)
     a, b, matrix = layer.inputs.dense().diagonal(), layer.outputs.dense(), layer.matrix(w)
