@@ -265,7 +265,7 @@ def test_units_go_and_come_back_as_planned(dense: Checkpoint, tmp_path: Path) ->
     assert set(other.removed[SECOND]) < set(small.removed[SECOND])
     start = subject.w
     for one in reached:
-        path = WeightPath(tmp_path / one.name)
+        path = WeightPath(tmp_path / one.name / "path")
         w = one.walked.weights
         assert torch.equal(path.at(0.0), start)
         assert torch.equal(path.at(1.0), w)
@@ -303,7 +303,7 @@ def test_a_plan_goes_on_from_a_network_with_units_gone(
     assert more.removed[FIRST] == sparse.removed[FIRST]
     assert len(more.removed[SECOND]) == 20
     assert back.removed == {SECOND: more.removed[SECOND]}
-    assert torch.equal(WeightPath(tmp_path / "plan" / "more").at(0.0), sparse.chosen.weights)
+    assert torch.equal(WeightPath(tmp_path / "plan" / "more" / "path").at(0.0), sparse.chosen.weights)
 
 
 @pytest.mark.parametrize(
