@@ -303,7 +303,9 @@ def test_a_plan_goes_on_from_a_network_with_units_gone(
     assert more.removed[FIRST] == sparse.removed[FIRST]
     assert len(more.removed[SECOND]) == 20
     assert back.removed == {SECOND: more.removed[SECOND]}
-    assert torch.equal(WeightPath(tmp_path / "plan" / "more" / "path").at(0.0), sparse.chosen.weights)
+    assert torch.equal(
+        WeightPath(tmp_path / "plan" / "more" / "path").at(0.0), sparse.chosen.weights
+    )
 
 
 @pytest.mark.parametrize(
