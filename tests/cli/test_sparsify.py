@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ QUICK = ["--steps", "20", "--stages", "2"]
 
 
 def geomerge(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-c", "from geomerge.cli.app import main; main()"]
     return subprocess.run(
-        ["geomerge", *map(str, words)], capture_output=True, text=True, cwd=folder, check=False
+        [*command, *map(str, words)], capture_output=True, text=True, cwd=folder, check=False
     )
 
 
