@@ -5,7 +5,7 @@
 Nothing here uses labels. The baseline beside the walk trains on the dense outputs, too, at the
 walk's cost. Curves are measured on 1000 test images, last points on all 10 000. Finished parts are
 kept in --work: the same command goes on where it stopped. The table is written to
-benchmarks/results/.
+benchmarks/results/; sparsify_vgg_picture.py draws it.
 """
 
 from __future__ import annotations
