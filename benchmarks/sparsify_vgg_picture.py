@@ -1,6 +1,6 @@
 """Make docs/vgg11.png from results/sparsify_vgg.json: figures 2A, 2B and 2D of the paper.
 
-    python benchmarks/sparsify_vgg_picture.py
+python benchmarks/sparsify_vgg_picture.py
 """
 
 from __future__ import annotations
