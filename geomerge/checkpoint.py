@@ -22,7 +22,14 @@ from torch import Tensor
 from geomerge.errors import CheckpointError, RunError, first_line
 from geomerge.files import canonical_json, check_output, sha256, write_bytes
 
-__all__ = ["SUFFIXES", "Checkpoint", "load_checkpoint", "read_safetensors", "save_checkpoint"]
+__all__ = [
+    "SUFFIXES",
+    "Checkpoint",
+    "load_checkpoint",
+    "read_safetensors",
+    "save_checkpoint",
+    "torch_bytes",
+]
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 _META = "geomerge"
@@ -102,11 +109,15 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         tensors.update({_SKETCH + k: v.contiguous() for k, v in checkpoint.sketch.items()})
         content = safetensors.torch.save(tensors, {_META: meta})
     else:
-        # Written to memory first: torch puts the file's name into the archive it writes.
-        buffer = io.BytesIO()
-        torch.save({_META: meta, "state_dict": weights, "sketch": checkpoint.sketch}, buffer)
-        content = buffer.getvalue()
+        content = torch_bytes({_META: meta, "state_dict": weights, "sketch": checkpoint.sketch})
     write_bytes(path, content)
+
+
+def torch_bytes(content: dict[str, Any]) -> bytes:
+    """Return what ``torch.save`` writes: the same bytes whatever the file will be called."""
+    buffer = io.BytesIO()  # torch puts the name of a file that it writes into the archive
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -57,6 +57,11 @@ class Network:
         self.n = start  # length of the weight vector
         self.initial = self.ravel(parts)  # (n,): the weights that the module came with
 
+    @property
+    def trained(self) -> Tensor:  # (n,), bool
+        """A new mask of the parameters, which come before the buffers in the weight vector."""
+        return torch.arange(self.n, device=self.device) < self.n_parameters
+
     def block(self, columns: slice) -> Network:
         """Return the same network with only some outputs: one head of several."""
         view = copy.copy(self)

@@ -17,6 +17,8 @@ def test_vector_and_state_dict_are_the_same_thing(case: Case) -> None:
     assert torch.equal(network.ravel(network.state_dict(w)), w)
     torch.testing.assert_close(network.outputs(w, x), network.load(w)(x))
     assert torch.equal(torch.cat([v.reshape(-1) for v in network.unravel(w).values()]), w)
+    parameters = torch.cat([p.reshape(-1) for p in network.module.parameters()])
+    assert torch.equal(w[network.trained], parameters)
 
 
 def test_loading_does_not_change_the_vector(case: Case) -> None:

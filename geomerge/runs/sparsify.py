@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, torch_bytes
 from geomerge.errors import GeomergeError, OptionError, RunError
 from geomerge.files import staged_folder, write_bytes
 from geomerge.merging.monitor import Progress
@@ -28,7 +27,7 @@ from geomerge.sparsifying.sparsify import Sparsified, sparsify
 from geomerge.sparsifying.surface import surface_of
 from geomerge.sparsity.counting import count
 from geomerge.sparsity.export import prune_form
-from geomerge.sparsity.masks import prunable
+from geomerge.sparsity.masks import prunable, zeros
 from geomerge.sparsity.shrink import export_plain, shrink
 
 __all__ = ["run_sparsify"]
@@ -90,13 +89,8 @@ def run_sparsify(
             save_checkpoint(stage / f"sparse{suffix}", sparse)
         if torch_prune:
             network, w = found.subject.network, found.chosen.weights
-            kept = torch.ones_like(w, dtype=torch.bool)
-            for place in prunable(network).values():
-                kept[place] = w[place] != 0
-            state = prune_form(network, w, kept)
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            write_bytes(stage / "sparse-prune.pt", buffer.getvalue())
+            state = prune_form(network, w, ~zeros(w, prunable(network)))
+            write_bytes(stage / "sparse-prune.pt", torch_bytes(state))
         if shrunk:
             try:
                 report["shrunk"] = _write_shrunk(stage, found, sparse)

@@ -13,7 +13,7 @@ from geomerge.path import WeightPath
 from geomerge.sparsifying.goals import stages_of
 from geomerge.sparsifying.subject import Cost, Subject
 from geomerge.sparsifying.walks import with_zeros
-from geomerge.sparsity.masks import prunable, sparsity
+from geomerge.sparsity.masks import prunable, sparsity, zeros
 from geomerge.sparsity.pull import PullWalk, walk_by_pull
 from geomerge.sparsity.shrink import removed_units
 
@@ -88,15 +88,12 @@ def row_of(
 def curve_of(subject: Subject, path: WeightPath) -> list[CurvePoint]:
     """Measure the stored points of a path on some of the selection split."""
     network, places = subject.network, prunable(subject.network)
-    weights = torch.zeros(network.n, dtype=torch.bool)
-    for place in places.values():
-        weights[place] = True
     labels, before = subject.held_out.labels, subject.logits(subject.w)
     found = []
     for t in path.ts:
         w = path.at(t).to(subject.w.device)
         gone = removed_units(network, w, subject.units) if subject.units else {}
-        naive = torch.where(weights.to(w.device) & (w == 0), 0.0, subject.w)
+        naive = torch.where(zeros(w, places), 0.0, subject.w)
         now = subject.logits(w)
         found.append(
             CurvePoint(

@@ -18,7 +18,7 @@ from geomerge.metric import Metric
 from geomerge.sparsifying.goals import stages_of
 from geomerge.sparsifying.stable import stable_rate
 from geomerge.sparsifying.subject import STEP_PASSES, Subject
-from geomerge.sparsity.masks import prunable
+from geomerge.sparsity.masks import prunable, zeros
 from geomerge.sparsity.pull import PullWalk, walk_by_pull
 from geomerge.sparsity.walk import PlaneWalk, Prescription, Stage, walk_toward_plane
 from geomerge.walk import WalkPoint
@@ -131,9 +131,7 @@ def with_zeros(
         stage: What to bring where.
         pulled: Whether the walk moves weights that are not free.
     """
-    zero = torch.zeros_like(start, dtype=torch.bool)
-    for place in prunable(subject.network).values():
-        zero[place] = start[place] == 0
+    zero = zeros(start, prunable(subject.network))
 
     def at(w: Tensor, metric: Metric) -> Prescription:
         wanted = stage(w, metric)
@@ -183,11 +181,10 @@ def finish_with_labels(subject: Subject, walked: Walked) -> Walked:
     labels = TowardLabels(subject.network, train, subject.options.batch, walked.seed)
     batch = min(subject.options.batch, len(train.labels))
     direction = _counted(subject, labels, STEP_PASSES * batch)
-    kept = walked.weights != 0
-    trained = torch.arange(subject.network.n, device=kept.device) < subject.network.n_parameters
+    free = (walked.weights != 0) & subject.network.trained
 
     def stay(w: Tensor, metric: Metric) -> Prescription:
-        return Prescription(w, kept & trained, 0.0)
+        return Prescription(w, free, 0.0)
 
     walk = walk_toward_plane(
         walked.weights, [stay], subject.metric_at, direction, settings, subject.settle,

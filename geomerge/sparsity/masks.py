@@ -1,4 +1,4 @@
-"""Which weights may go and which go first: masks over the weight vector, True where one stays."""
+"""Which weights may go and which go first: masks over the weight vector, True where one goes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from geomerge.errors import OptionError
 from geomerge.network import Network
 
-__all__ = ["SCOPES", "parse_nm", "prunable", "removable", "sparsity", "weakest"]
-
-SCOPES = ("global", "per-layer")
+__all__ = ["parse_nm", "prunable", "removable", "sparsity", "weakest", "zeros"]
 
 
 def prunable(network: Network) -> dict[str, slice]:
@@ -31,6 +29,17 @@ def prunable(network: Network) -> dict[str, slice]:
     layers = network.module.named_modules()
     names = [f"{name}.weight".lstrip(".") for name, layer in layers if isinstance(layer, kinds)]
     return {name: network.slices[name] for name in names if name in network.slices}
+
+
+def zeros(
+    w: Tensor,  # (n,)
+    places: Mapping[str, slice],
+) -> Tensor:  # (n,), bool
+    """Return a mask, True at weights that are exactly zero and may be pruned."""
+    found = torch.zeros_like(w, dtype=torch.bool)
+    for place in places.values():
+        found[place] = w[place] == 0
+    return found
 
 
 def sparsity(

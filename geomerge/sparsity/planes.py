@@ -14,7 +14,7 @@ from torch import Tensor
 from geomerge.errors import OptionError
 from geomerge.metric import Metric
 from geomerge.network import Network
-from geomerge.sparsity.masks import prunable, removable, weakest
+from geomerge.sparsity.masks import prunable, removable, weakest, zeros
 from geomerge.sparsity.parts import Role
 from geomerge.sparsity.saliency import saliency
 from geomerge.sparsity.shrink import removed_units
@@ -67,13 +67,12 @@ def weight_stages(
             "the network has no linear layer and no convolution, expected one at least: their "
             "weights are what can go"
         )
-    index = torch.cat([torch.arange(p.start, p.stop) for p in places.values()])
-    gone = torch.zeros(network.n, dtype=torch.bool, device=start.device)
-    gone[index] = start[index] == 0
+    total = sum(place.stop - place.start for place in places.values())
+    gone = zeros(start, places)
     pattern = removable(start.square(), network, places, share, scope, nm)
     _check_pattern(pattern, places, nm)
-    first, final = (float(mask.sum()) / len(index) for mask in (gone, pattern))
-    parameters = _parameters(network, start)
+    first, final = (float(mask.sum()) / total for mask in (gone, pattern))
+    parameters = network.trained
 
     def stage(level: float) -> Stage:
         def at(w: Tensor, metric: Metric) -> Prescription:
@@ -82,7 +81,7 @@ def weight_stages(
             for place in places.values():  # the last weight of a layer stays
                 scores[place.start + int(scores[place].argmax())] = torch.inf
             last = removable(scores, network, places, share, scope, nm)
-            count = min(round(level * len(index)), int(last.sum()))
+            count = min(round(level * total), int(last.sum()))
             gone.logical_or_(weakest(scores, last, count))
             left = (final - level) / (final - first) if final != first else 0.0
             return Prescription(torch.where(gone, 0.0, w), parameters & ~gone, left)
@@ -132,7 +131,7 @@ def restoring_stages(
     Returns:
         The stages, to be called in order. Units that have come back do not move again.
     """
-    parameters = _parameters(network, origin)
+    parameters = network.trained
     queue = [(layer, unit) for layer, found in returning.items() for unit in found]
     stages = min(stages, len(queue))
 
@@ -161,7 +160,3 @@ def restoring_stages(
         return at
 
     return [stage(k) for k in range(1, stages + 1)]
-
-
-def _parameters(network: Network, like: Tensor) -> Tensor:  # (n,), bool
-    return torch.arange(network.n, device=like.device) < network.n_parameters

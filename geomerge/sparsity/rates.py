@@ -175,7 +175,7 @@ class _Rates:
         made_up: Tensor,  # (n,)
         prices: Mapping[str, float],
     ) -> Prescription:
-        free = torch.arange(self._network.n, device=w.device) < self._network.n_parameters
+        free = self._network.trained
         target = w.clone()
         for layer, units in self._removal.units.items():
             left = self._left[layer]

@@ -80,9 +80,8 @@ def removal_stages(
             for layer, found in away.items():
                 zero[removal.units[layer].places(found)] = True
             zero = zero.to(w.device)
-            trained = torch.arange(network.n, device=w.device) < network.n_parameters
             target = torch.where(zero, 0.0, w)
-            return Prescription(target, trained & ~zero, 1 - level, field.made_up(w))
+            return Prescription(target, network.trained & ~zero, 1 - level, field.made_up(w))
 
         return at
 

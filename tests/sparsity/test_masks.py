@@ -8,7 +8,7 @@ from torch import nn
 
 from geomerge import Network
 from geomerge.errors import OptionError
-from geomerge.sparsity.masks import parse_nm, prunable, removable, sparsity, weakest
+from geomerge.sparsity.masks import parse_nm, prunable, removable, sparsity, weakest, zeros
 
 
 @pytest.fixture
@@ -47,6 +47,9 @@ def test_sparsity_is_the_share_of_exact_zeros(network: Network) -> None:
     assert sparsity(w, places) == 0
     w[places["3.weight"]] = 0
     assert sparsity(w, places) == 48 / (216 + 48 + 96)
+    assert torch.equal(
+        zeros(w, places).nonzero()[:, 0], torch.arange(network.n)[places["3.weight"]]
+    )
 
 
 @pytest.mark.parametrize("share", [0.1, 0.37, 0.5, 0.95])
