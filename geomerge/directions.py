@@ -40,7 +40,7 @@ def log_probabilities(
     batch: int = 1000,
 ) -> Tensor:  # (N, m)
     """Return log softmax f(x, w) of all inputs."""
-    return torch.cat([network.logits(w, x).log_softmax(dim=1) for x in inputs.batches(batch)])
+    return network.all_logits(w, inputs.batches(batch)).log_softmax(dim=1)
 
 
 class TowardFunction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +118,14 @@ class Network:
         with torch.no_grad():
             out: Tensor = self.load(w)(x)
         return out[:, self.columns]
+
+    def all_logits(
+        self,
+        w: Tensor,  # (n,)
+        batches: Iterable[Tensor],
+    ) -> Tensor:  # (N, m)
+        """Return the logits of all inputs, taken batch by batch."""
+        return torch.cat([self.logits(w, x) for x in batches])
 
     def gradient(
         self,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from geomerge.crossover import accuracy
 from geomerge.merging.sides import Sides
-from geomerge.tasks import Inputs, Split
 from geomerge.walk import WalkPoint
 
 __all__ = ["Monitor", "Progress"]
@@ -43,7 +42,7 @@ class Monitor:
 
     def __init__(self, sides: Sides, on_progress: Callable[[Progress], None] | None) -> None:
         self._call = on_progress
-        self._few = [(s.name, s.network, _few(s.task.select)) for s in sides if s.task]
+        self._few = [(s.name, s.network, s.task.select.first(EXAMPLES)) for s in sides if s.task]
 
     def watch(self, walk: Iterator[WalkPoint], name: str, steps: int) -> Iterator[WalkPoint]:
         """Pass a walk on unchanged."""
@@ -56,9 +55,3 @@ class Monitor:
                 found = {name: accuracy(net, point.weights, few) for name, net, few in self._few}
             self._call(Progress(name, step, steps, found))
             yield point
-
-
-def _few(split: Split) -> Split:
-    inputs = split.inputs
-    few = Inputs(inputs.raw[:EXAMPLES], inputs.normalisation, inputs.device)
-    return Split(few, split.labels[:EXAMPLES])

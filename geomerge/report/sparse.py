@@ -84,7 +84,7 @@ def _head(subject: Subject, recipe: dict[str, Any]) -> dict[str, Any]:
         "metric": options.metric,
         "output": options.output,
         "bn": subject.bn,
-        "dense_held_out": subject.own_accuracy,
+        "dense_held_out": subject.held_out.accuracy,
         "notes": _notes(subject),
     }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,38 +15,37 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from geomerge.metric import KroneckerMetric, functional_change
-from geomerge.network import Network
+from geomerge.metric import KroneckerMetric
+from geomerge.sparsifying.held_out import HeldOut
 from geomerge.sparsity.choice import Readers
 from geomerge.sparsity.parts import Part, Role
 from geomerge.sparsity.units import Units
-from geomerge.tasks import Split
 
-__all__ = ["HeldOut", "column_costs", "hold_out", "rank_correlation", "unit_damage"]
+__all__ = ["column_costs", "damage_of", "rank_correlation", "unit_damage"]
 
-_BATCH = 1000  # inputs per pass
 _MEASURED = 64  # units of a layer that are measured, at most
 
 
-def hold_out(
-    network: Network,
+def damage_of(
+    held_out: HeldOut,
     w: Tensor,  # (n,)
-    split: Split,
-    output: str,
-    count: int,
-) -> HeldOut:
-    """Run the intact network on examples that it will be compared on.
+) -> dict[str, float | None]:
+    """Measure what other weights do to the function.
 
     Args:
-        network: The network.
-        w: Its weights.
-        split: Where the examples are from.
-        output: What a functional change is measured in: one of
-            :data:`~geomerge.metric.outputs.OUTPUTS`.
-        count: How many, at most; the first ones.
+        held_out: What to measure on.
+        w: The other weights.
+
+    Returns:
+        ``measured``, the mean of |phi - phi_0|^2, None where outputs stop being finite;
+        ``agreement``, the share of labels that stay, and ``accuracy``, in [0, 1].
     """
-    few = _first(split, count)
-    return HeldOut(network, few, output, _logits(network, w, few))
+    found = held_out.compare(w)
+    return {
+        "measured": found.drift if math.isfinite(found.drift) else None,
+        "agreement": found.agreement,
+        "accuracy": found.accuracy,
+    }
 
 
 def unit_damage(
@@ -83,7 +81,7 @@ def unit_damage(
     for unit in sorted(order[k] for k in spread):
         without = w.clone()
         units.clear(without, [unit])
-        measured[unit] = held_out.damage(without)["measured"]
+        measured[unit] = damage_of(held_out, without)["measured"]
     rows = [
         {
             "unit": unit,
@@ -134,59 +132,6 @@ def rank_correlation(pairs: Sequence[tuple[float | None, float | None]]) -> floa
     return float(spearmanr(*zip(*known, strict=True)).statistic)
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Examples that damage is measured on; :func:`hold_out` makes them.
-
-    Attributes:
-        network: The network.
-        split: The examples, N of them.
-        output: What a functional change is measured in.
-        intact: Logits of the intact network, shape (N, m).
-    """
-
-    network: Network
-    split: Split
-    output: str
-    intact: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of examples N."""
-        return len(self.intact)
-
-    @property
-    def accuracy(self) -> float:
-        """Accuracy of the intact network, in [0, 1]."""
-        return _share(self.intact.argmax(dim=1) == self.split.labels)
-
-    def first(self, count: int) -> HeldOut:
-        """Return only the first examples."""
-        few = _first(self.split, count)
-        return HeldOut(self.network, few, self.output, self.intact[:count])
-
-    def damage(
-        self,
-        w: Tensor,  # (n,)
-    ) -> dict[str, float | None]:
-        """Compare the network at other weights with the intact one.
-
-        Args:
-            w: The other weights.
-
-        Returns:
-            ``measured``, the mean of |phi - phi_0|^2, None where outputs stop being finite;
-            ``agreement``, the share of labels that stay, and ``accuracy``, in [0, 1].
-        """
-        logits = _logits(self.network, w, self.split)
-        change = functional_change(logits, self.intact, self.output)
-        labels = logits.argmax(dim=1)
-        return {
-            "measured": change if math.isfinite(change) else None,
-            "agreement": _share(labels == self.intact.argmax(dim=1)),
-            "accuracy": _share(labels == self.split.labels),
-        }
-
-
 def _part_costs(
     part: Part,
     metric: KroneckerMetric,
@@ -210,15 +155,3 @@ def _part_costs(
     blocks = (u * (layer.inputs.values - tail)) @ u.mT + tail * eye  # (units, k, k)
     pairs = torch.einsum("ouk,oul->ukl", matrix[:, columns], weighed[:, columns])
     return (pairs.double() * blocks.double()).sum(dim=(1, 2))
-
-
-def _first(split: Split, count: int) -> Split:
-    return Split(replace(split.inputs, raw=split.inputs.raw[:count]), split.labels[:count])
-
-
-def _logits(network: Network, w: Tensor, split: Split) -> Tensor:  # (N, m)
-    return torch.cat([network.logits(w, x) for x in split.inputs.batches(_BATCH)])
-
-
-def _share(true: Tensor) -> float:
-    return float(true.double().mean())

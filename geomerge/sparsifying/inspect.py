@@ -16,7 +16,8 @@ from geomerge.metric import KroneckerMetric
 from geomerge.metric.estimate import estimate_kronecker
 from geomerge.metric.kronecker import KroneckerLayer
 from geomerge.network import Network
-from geomerge.sparsifying.damage import HeldOut, hold_out, unit_damage
+from geomerge.sparsifying.damage import damage_of, unit_damage
+from geomerge.sparsifying.held_out import HeldOut, hold_out
 from geomerge.sparsity.masks import prunable, removable, sparsity
 from geomerge.sparsity.saliency import saliency
 from geomerge.sparsity.shrink import removed_units
@@ -78,7 +79,7 @@ def inspect_network(
     network = head_for(checkpoint, whole, manifold)
     task = task_for(checkpoint, network, manifold, own.get(manifold), data_root, download)
     sample = task.train.inputs.sample(inputs, seed)
-    held_out = hold_out(network, network.initial, task.select, output, inputs)
+    held_out = hold_out(network, network.initial, task.select.first(inputs), output)
     return {
         "file": Path(file).name,
         "sha256": checkpoint.digest,
@@ -165,7 +166,7 @@ def _layers(
                 "weights": layer.matrix(w).numel(),
                 "zeros": sparsity(w, {layer.name: layer.weight}),
                 "spectrum": _spectrum(spectra[-1]),
-                "removal": {"predicted": _norm(layer, w), **held_out.damage(without)},
+                "removal": {"predicted": _norm(layer, w), **damage_of(held_out, without)},
             }
         )
     if (others := _others(network, metric, w)) is not None:
@@ -249,7 +250,7 @@ def _masks(
                     "kind": kind,
                     "share": share,
                     "predicted": metric.inner(d, d),
-                    **held_out.damage(without),
+                    **damage_of(held_out, without),
                 }
             )
     return rows

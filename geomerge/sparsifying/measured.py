@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geomerge.crossover import accuracy
-from geomerge.metric import EuclideanMetric, Metric, functional_change
+from geomerge.metric import EuclideanMetric, Metric
 from geomerge.path import WeightPath
 from geomerge.sparsifying.goals import stages_of
 from geomerge.sparsifying.subject import Cost, Subject
@@ -72,38 +72,36 @@ def row_of(
     w: Tensor,  # (n,)
 ) -> Row:
     """Measure a network; nothing here is used for a choice."""
-    network, task = subject.network, subject.task
-    own = subject.own_labels  # of the selection inputs: one pass tells both
-    logits = torch.cat([network.logits(w, x) for x in own.inputs.batches(1000)])
+    network, whole = subject.network, subject.selection.compare(w)
     return Row(
         name,
         sparsity(w, prunable(network)),
-        functional_change(subject.logits(subject.w), subject.logits(w), subject.options.output),
-        _share(logits, own.labels),
-        _share(logits, task.select.labels),
-        accuracy(network, w, task.test),
+        subject.held_out.compare(w).drift,
+        whole.agreement,
+        whole.accuracy,
+        accuracy(network, w, subject.task.test),
     )
 
 
 def curve_of(subject: Subject, path: WeightPath) -> list[CurvePoint]:
     """Measure the stored points of a path on some of the selection split."""
     network, places = subject.network, prunable(subject.network)
-    labels, before = subject.held_out.labels, subject.logits(subject.w)
+    held_out = subject.held_out
     found = []
     for t in path.ts:
         w = path.at(t).to(subject.w.device)
         gone = removed_units(network, w, subject.units) if subject.units else {}
         naive = torch.where(zeros(w, places), 0.0, subject.w)
-        now = subject.logits(w)
+        now = held_out.compare(w)
         found.append(
             CurvePoint(
                 t,
                 sparsity(w, places),
                 sum(map(len, gone.values())),
-                functional_change(before, now, subject.options.output),
-                _share(now, before.argmax(dim=1)),
-                _share(now, labels),
-                _share(subject.logits(naive), labels),
+                now.drift,
+                now.agreement,
+                now.accuracy,
+                held_out.compare(naive).accuracy,
             )
         )
     return found
@@ -145,10 +143,3 @@ def _at_once(subject: Subject, metric: Metric) -> Tensor:  # (n,)
     stage = with_zeros(subject, subject.w, stages_of(subject)[-1])
     wanted = stage(subject.w, metric)
     return subject.settle(torch.where(wanted.free, subject.w, wanted.target))
-
-
-def _share(
-    logits: Tensor,  # (N, m)
-    labels: Tensor,  # (N,)
-) -> float:
-    return float((logits.argmax(dim=1) == labels).double().mean())

@@ -15,6 +15,7 @@ from geomerge.errors import OptionError
 from geomerge.evaluation import head_for, task_for
 from geomerge.metric import Metric, functional_change, measure_metric, output_map
 from geomerge.network import Network
+from geomerge.sparsifying.held_out import HeldOut, hold_out
 from geomerge.sparsifying.options import SparsifyOptions
 from geomerge.sparsity.units import Units, find_units
 from geomerge.statistics import has_statistics, re_estimate
@@ -92,54 +93,35 @@ class Subject:
     def outputs(self) -> Tensor:  # (N, m)
         """Phi on the manifold, of the network as it came."""
         self.cost.passes += len(self.manifold)
-        return self.phi(self.w, self.manifold)
+        logits = self.network.all_logits(self.w, self.manifold.batches())
+        return output_map(logits, self.options.output)
 
     @cached_property
     def large(self) -> float:
         """Half the mean squared length of phi: a drift that leaves nothing of the function."""
-        return float(self.phi(self.w, self.held_out.inputs).square().sum(dim=1).mean() / 2)
+        phi = output_map(self.held_out.intact, self.options.output)
+        return float(phi.square().sum(dim=1).mean() / 2)
 
     @cached_property
-    def held_out(self) -> Split:
+    def selection(self) -> HeldOut:
+        """The selection split, for reports."""
+        return hold_out(self.network, self.w, self.task.select, self.options.output)
+
+    @cached_property
+    def held_out(self) -> HeldOut:
         """Some of the selection split, for measurements."""
-        return _drawn(self.task.select, MEASURED_INPUTS, self.options.seed)
+        few = _drawn(self.task.select, MEASURED_INPUTS, self.options.seed)
+        return hold_out(self.network, self.w, few, self.options.output)
 
     @cached_property
     def own_labels(self) -> Split:
         """The selection inputs with the labels that the network as it came gives them."""
-        inputs = self.task.select.inputs
-        logits = [self.network.logits(self.w, x).argmax(dim=1) for x in inputs.batches(1000)]
-        return Split(inputs, torch.cat(logits))
-
-    @cached_property
-    def own_accuracy(self) -> float:
-        """Accuracy of the network as it came on the held-out examples."""
-        right = self.logits(self.w).argmax(dim=1) == self.held_out.labels
-        return float(right.double().mean())
+        return Split(self.task.select.inputs, self.selection.intact.argmax(dim=1))
 
     @cached_property
     def own_few(self) -> Split:
-        """Some of them, to watch a walk by."""
-        inputs = self.own_labels.inputs
-        few = Inputs(inputs.raw[:FEW], inputs.normalisation, inputs.device)
-        return Split(few, self.own_labels.labels[:FEW])
-
-    def phi(
-        self,
-        w: Tensor,  # (n,)
-        inputs: Inputs,
-    ) -> Tensor:  # (N, m)
-        """Return the outputs in the coordinates of the metric."""
-        output = self.options.output
-        batches = inputs.batches(1000)
-        return torch.cat([output_map(self.network.logits(w, x), output) for x in batches])
-
-    def logits(
-        self,
-        w: Tensor,  # (n,)
-    ) -> Tensor:  # (N, m)
-        """Return the logits on the held-out inputs."""
-        return torch.cat([self.network.logits(w, x) for x in self.held_out.inputs.batches(1000)])
+        """The first of those with the network's own labels, to watch a walk by."""
+        return self.own_labels.first(FEW)
 
     def meter(self) -> Callable[[Tensor, Tensor], float]:
         """Return what measures the mean functional change of each step of one walk, held out."""
@@ -147,9 +129,9 @@ class Subject:
 
         def change(before: Tensor, after: Tensor) -> float:
             if not last or last[0][0] is not before:
-                last[:] = [(before, self.logits(before))]
-            now = self.logits(after)
-            self.cost.passes += len(self.held_out.labels)
+                last[:] = [(before, self.held_out.logits(before))]
+            now = self.held_out.logits(after)
+            self.cost.passes += len(self.held_out)
             found = functional_change(last[0][1], now, self.options.output)
             last[:] = [(after, now)]
             return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -108,7 +108,7 @@ class Inputs:
         std = torch.tensor(self.normalisation.std, device=x.device).view(shape)
         return (x - mean) / std
 
-    def batches(self, size: int) -> Iterator[Tensor]:
+    def batches(self, size: int = 1000) -> Iterator[Tensor]:
         """Yield all inputs in order, ``size`` at a time."""
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))
@@ -126,6 +126,11 @@ class Split:
 
     inputs: Inputs
     labels: Tensor
+
+    def first(self, count: int) -> Split:
+        """Return only the first examples, at most ``count``."""
+        few = replace(self.inputs, raw=self.inputs.raw[:count])
+        return Split(few, self.labels[:count])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from geomerge.errors import OptionError
 from geomerge.evaluation import evaluate_file
 from geomerge.metric import KroneckerMetric, output_map
 from geomerge.metric.estimate import estimate_kronecker
-from geomerge.sparsifying.damage import column_costs, hold_out, rank_correlation
+from geomerge.sparsifying.damage import column_costs, rank_correlation
+from geomerge.sparsifying.held_out import hold_out
 from geomerge.sparsifying.inspect import LEVELS, inspect_network, inspect_weights
 from geomerge.sparsity.units import find_units
 from geomerge.tasks import Inputs, Normalisation, Split
@@ -57,7 +58,7 @@ def inspect(network: Network, w: Tensor, x: Tensor, output: str) -> dict:
     """Inspect a network on the same inputs for everything."""
     inputs = Doubles(x, Normalisation((0.0,), (1.0,)))
     labels = torch.arange(len(x)) % 2
-    held_out = hold_out(network, w, Split(inputs, labels), output, len(x))
+    held_out = hold_out(network, w, Split(inputs, labels), output)
     return inspect_weights(network, w, inputs, held_out, seed=0)
 
 
