@@ -1,8 +1,11 @@
-"""Where a walk wants to go from a point: toward weights, or toward a function."""
+"""Where a walk wants to go from a point: toward a function, or toward labels."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,15 +23,29 @@ __all__ = [
     "log_probabilities",
 ]
 
+Loss: TypeAlias = Callable[[Tensor], Tensor]  # of logits, shape (B, m)
+
 
 def divergence(
     target: Tensor,  # (B, m), log-probabilities
-) -> Callable[[Tensor], Tensor]:
+) -> Loss:
     """Return the function of logits (B, m) that is their mean KL(target || softmax f)."""
 
     def of(logits: Tensor) -> Tensor:
         log_p = torch.log_softmax(logits, dim=1)
         return torch.nn.functional.kl_div(log_p, target, log_target=True, reduction="batchmean")
+
+    return of
+
+
+def _half_change(
+    phi_0: Tensor,  # (B, m)
+    output: str,
+) -> Loss:
+    """Return the function of logits (B, m) that is their mean |phi - phi_0|^2 / 2."""
+
+    def of(logits: Tensor) -> Tensor:
+        return (output_map(logits, output) - phi_0).square().sum(dim=1).mean() / 2
 
     return of
 
@@ -43,7 +60,29 @@ def log_probabilities(
     return network.all_logits(w, inputs.batches(batch)).log_softmax(dim=1)
 
 
-class TowardFunction:
+class _Descent(ABC):
+    """v = - grad_w of a loss, on batches in which every input is seen once before any again."""
+
+    def __init__(self, network: Network, inputs: Inputs, batch: int, seed: int) -> None:
+        self._network = network
+        self._inputs = inputs
+        self._order = _order(len(inputs), min(batch, len(inputs)), seed)
+
+    def __call__(
+        self,
+        w: Tensor,  # (n,)
+    ) -> tuple[float, Tensor]:
+        """Return the loss on the next batch and v there, shape (n,)."""
+        x, loss_of = self._batch(next(self._order))
+        loss, gradient = self._network.gradient(w, x, loss_of)
+        return loss, gradient.neg_()
+
+    @abstractmethod
+    def _batch(self, index: Tensor) -> tuple[Tensor, Loss]:
+        """Return inputs, shape (B, ...), and the loss of their logits."""
+
+
+class TowardFunction(_Descent):
     """v = - grad_w D(w), D the mean KL(teacher || network) on the teacher's own inputs.
 
     Args:
@@ -57,28 +96,18 @@ class TowardFunction:
     def __init__(
         self, network: Network, targets: Tensor, inputs: Inputs, batch: int, seed: int
     ) -> None:
-        self._network = network
-        self._inputs = inputs
+        super().__init__(network, inputs, batch, seed)
         self._targets = targets
-        self._order = _order(len(inputs), min(batch, len(inputs)), seed)
 
-    def __call__(
-        self,
-        w: Tensor,  # (n,)
-    ) -> tuple[float, Tensor]:
-        """Return D on the next batch and v there, shape (n,)."""
-        index = next(self._order)
-        distance, gradient = self._network.gradient(
-            w, self._inputs.batch(index), divergence(self._targets[index])
-        )
-        return distance, gradient.neg_()
+    def _batch(self, index: Tensor) -> tuple[Tensor, Loss]:
+        return self._inputs.batch(index), divergence(self._targets[index])
 
 
-class TowardOutputs:
+class TowardOutputs(_Descent):
     r"""v = - J'(phi(w) - phi_0) / N: half the steepest descent of the squared functional change.
 
     With the inverse of the metric before it, it is the Gauss-Newton step that takes the drift
-    from the outputs phi_0 back.
+    from the outputs phi_0 back. Its loss is mean |phi(w) - phi_0|^2 / 2.
 
     Args:
         network: The network that walks.
@@ -92,23 +121,15 @@ class TowardOutputs:
     def __init__(
         self, network: Network, outputs: Tensor, inputs: Inputs, output: str, batch: int, seed: int
     ) -> None:
-        self._network = network
+        super().__init__(network, inputs, batch, seed)
         self._outputs = outputs
-        self._inputs = inputs
         self._output = output
-        self._order = _order(len(inputs), min(batch, len(inputs)), seed)
 
-    def __call__(
-        self,
-        w: Tensor,  # (n,)
-    ) -> tuple[float, Tensor]:
-        """Return mean |phi(w) - phi_0|^2 / 2 on the next batch and v there, shape (n,)."""
-        index = next(self._order)
-        x, phi_0 = self._inputs.batch(index), self._outputs[index]
-        return _against_drift(self._network, w, x, phi_0, self._output)
+    def _batch(self, index: Tensor) -> tuple[Tensor, Loss]:
+        return self._inputs.batch(index), _half_change(self._outputs[index], self._output)
 
 
-class TowardMixedOutputs:
+class TowardMixedOutputs(_Descent):
     """As :class:`TowardOutputs`, on mixtures of two inputs each (Zhang et al. 2018, mixup).
 
     What the network does between inputs is its function too, and is known without labels: where
@@ -134,44 +155,22 @@ class TowardMixedOutputs:
         seed: int,
         mix: float,
     ) -> None:
-        self._network = network
+        super().__init__(network, inputs, batch, seed)
         self._start = start
-        self._inputs = inputs
         self._output = output
         self._mix = mix
-        self._order = _order(len(inputs), min(batch, len(inputs)), seed)
         self._generator = torch.Generator().manual_seed(seed)
 
-    def __call__(
-        self,
-        w: Tensor,  # (n,)
-    ) -> tuple[float, Tensor]:
-        """Return mean |phi(w) - phi_0|^2 / 2 on the next mixtures and v there, shape (n,)."""
-        x = self._inputs.batch(next(self._order))
+    def _batch(self, index: Tensor) -> tuple[Tensor, Loss]:
+        x = self._inputs.batch(index)
         share = self._mix * torch.rand(len(x), generator=self._generator).to(x)
         other = torch.randperm(len(x), generator=self._generator).to(x.device)
         x = torch.lerp(x, x[other], share.view(-1, *[1] * (x.dim() - 1)))
         phi_0 = output_map(self._network.logits(self._start, x), self._output)
-        return _against_drift(self._network, w, x, phi_0, self._output)
+        return x, _half_change(phi_0, self._output)
 
 
-def _against_drift(
-    network: Network,
-    w: Tensor,  # (n,)
-    x: Tensor,  # (B, ...)
-    phi_0: Tensor,  # (B, m)
-    output: str,
-) -> tuple[float, Tensor]:
-    """Return mean |phi(w) - phi_0|^2 / 2 and minus its gradient."""
-
-    def half_change(logits: Tensor) -> Tensor:
-        return (output_map(logits, output) - phi_0).square().sum(dim=1).mean() / 2
-
-    drift, gradient = network.gradient(w, x, half_change)
-    return drift, gradient.neg_()
-
-
-class TowardLabels:
+class TowardLabels(_Descent):
     """v = - grad_w of the mean cross-entropy: the one direction that sees labels.
 
     Args:
@@ -182,23 +181,12 @@ class TowardLabels:
     """
 
     def __init__(self, network: Network, split: Split, batch: int, seed: int) -> None:
-        self._network = network
-        self._split = split
-        self._order = _order(len(split.labels), min(batch, len(split.labels)), seed)
+        super().__init__(network, split.inputs, batch, seed)
+        self._labels = split.labels
 
-    def __call__(
-        self,
-        w: Tensor,  # (n,)
-    ) -> tuple[float, Tensor]:
-        """Return the mean cross-entropy on the next batch and v there, shape (n,)."""
-        index = next(self._order)
-        labels = self._split.labels[index]
-        loss, gradient = self._network.gradient(
-            w,
-            self._split.inputs.batch(index),
-            lambda logits: torch.nn.functional.cross_entropy(logits, labels),
-        )
-        return loss, gradient.neg_()
+    def _batch(self, index: Tensor) -> tuple[Tensor, Loss]:
+        loss_of = partial(torch.nn.functional.cross_entropy, target=self._labels[index])
+        return self._inputs.batch(index), loss_of
 
 
 def _order(count: int, batch: int, seed: int) -> Iterator[Tensor]:
