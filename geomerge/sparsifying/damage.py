@@ -19,6 +19,7 @@ from geomerge.metric import KroneckerMetric
 from geomerge.sparsifying.held_out import HeldOut
 from geomerge.sparsity.choice import Readers
 from geomerge.sparsity.parts import Part, Role
+from geomerge.sparsity.readers import layer_of
 from geomerge.sparsity.units import Units
 
 __all__ = ["column_costs", "damage_of", "rank_correlation", "unit_damage"]
@@ -137,16 +138,12 @@ def _part_costs(
     metric: KroneckerMetric,
     w: Tensor,  # (n,)
 ) -> Tensor:  # (units,), float64
-    place = slice(part.start, part.start + torch.Size(part.shape).numel())
-    indices = part.indices.to(w.device)
-    layer = next((layer for layer in metric.layers if layer.weight == place), None)
+    layer = layer_of(part, metric)
     if layer is None:
-        squares = (w.square() * metric.diagonal_of(lambda s: s))[place].view(part.shape)
+        squares = (w.square() * metric.diagonal_of(lambda s: s))[part.span].view(part.shape)
         entries = squares.movedim(part.dim, 0).reshape(part.shape[part.dim], -1).double()
-        return entries.sum(dim=1)[indices].sum(dim=1)
-    inner = torch.Size(part.shape[2:]).numel()
-    within = torch.arange(inner, device=w.device)
-    columns = (indices[:, :, None] * inner + within).reshape(len(indices), -1)  # (units, k)
+        return entries.sum(dim=1)[part.indices.to(w.device)].sum(dim=1)
+    columns = part.columns().to(w.device)  # (units, k)
     matrix = layer.matrix(w)
     weighed = layer.outputs.dense() @ matrix
     u = layer.inputs.vectors[columns]  # (units, k, r): A itself may be too large to write out

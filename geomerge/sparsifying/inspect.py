@@ -27,7 +27,6 @@ from geomerge.tasks import Inputs, split_normalisations
 __all__ = ["LEVELS", "inspect_network", "inspect_weights"]
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)  # shares of the weights at zero
-_DAMPING = 1e-2  # of the saliency, as in the walks that remove weights
 _BATCH = 500  # inputs per pass of the metric
 _UNIT_SHARE = 4  # each unit is measured on this part of the held-out inputs
 _FLAT = 1e-6  # of the largest eigenvalue
@@ -241,7 +240,7 @@ def _masks(
     places = prunable(network)
     rows = []
     for kind in ("magnitude", "obs"):
-        scores = saliency(w, metric, kind, _DAMPING)
+        scores = saliency(w, metric, kind)
         for share in LEVELS:
             without = torch.where(removable(scores, network, places, share), 0.0, w)
             d = without - w

@@ -39,6 +39,17 @@ class Part:
     dim: int
     indices: Tensor
 
+    @property
+    def span(self) -> slice:
+        """Where the tensor lies in the weight vector."""
+        return slice(self.start, self.start + torch.Size(self.shape).numel())
+
+    def columns(self) -> Tensor:  # (units, c)
+        """Return each unit's columns in the tensor as a matrix, for units that are read (dim 1)."""
+        inner = torch.Size(self.shape[2:]).numel()
+        columns = self.indices[:, :, None] * inner + torch.arange(inner)
+        return columns.reshape(len(self.indices), -1)
+
     def places(
         self,
         chosen: Tensor,  # (c,), units
@@ -55,5 +66,5 @@ class Part:
         chosen: Tensor,  # (c,), units
     ) -> None:
         """Set units to zero in a weight vector: as at their places, but much faster for many."""
-        tensor = w[self.start : self.start + torch.Size(self.shape).numel()].view(self.shape)
+        tensor = w[self.span].view(self.shape)
         tensor.index_fill_(self.dim, self.indices[chosen].reshape(-1).to(w.device), 0)

@@ -23,8 +23,6 @@ from geomerge.sparsity.walk import Prescription, Stage
 
 __all__ = ["cubic_schedule", "restoring_stages", "weight_stages"]
 
-_DAMPING = 1e-2  # of the saliency
-
 
 def cubic_schedule(first: float, last: float, stages: int) -> list[float]:
     """Return levels from the one after ``first`` to ``last``: large steps first, small ones last.
@@ -76,7 +74,7 @@ def weight_stages(
 
     def stage(level: float) -> Stage:
         def at(w: Tensor, metric: Metric) -> Prescription:
-            scores = saliency(w, metric, kind, _DAMPING)
+            scores = saliency(w, metric, kind)
             scores[gone] = -1.0
             for place in places.values():  # the last weight of a layer stays
                 scores[place.start + int(scores[place].argmax())] = torch.inf

@@ -15,10 +15,16 @@ from geomerge.metric import KroneckerMetric, Metric
 from geomerge.metric.kronecker import KroneckerLayer
 from geomerge.sparsity.parts import Part
 
-__all__ = ["Reader", "WideReader", "reader_of"]
+__all__ = ["Reader", "WideReader", "layer_of", "reader_of"]
 
 _DAMPING = 1e-2  # lambda, of the mean of A's diagonal
 _WIDEST = 8192  # inputs of a layer whose A is inverted; of wider ones only the diagonal counts
+
+
+def layer_of(part: Part, metric: Metric) -> KroneckerLayer | None:
+    """Return the metric's layer whose weights are exactly the tensor of a part, if it has one."""
+    layers = metric.layers if isinstance(metric, KroneckerMetric) else ()
+    return next((layer for layer in layers if layer.weight == part.span), None)
 
 
 def reader_of(
@@ -35,7 +41,7 @@ def reader_of(
         w: The weights.
         alive: The units that are not zero.
     """
-    layer = _layer(metric, part)
+    layer = layer_of(part, metric)
     if torch.Size(part.shape[1:]).numel() > _WIDEST:
         return WideReader(part, layer, w)
     return Reader(part, layer, w, alive)
@@ -106,7 +112,7 @@ class Reader:
         # Added, for another set of units may be read by the same matrix.
         matrix = (self._cut(w) + self.w - self._before).to(w)
         if self._layer is None:
-            w[self._part.start : self._part.start + matrix.numel()] = matrix.reshape(-1)
+            w[self._part.span] = matrix.reshape(-1)
         else:
             self._layer.write(matrix, w)
 
@@ -177,8 +183,7 @@ def _matrix(
     """Cut the matrix that reads units out of a weight vector, with its bias if that is known."""
     if layer is not None:
         return layer.matrix(v).double().cpu()
-    shape = torch.Size(part.shape)
-    return v[part.start : part.start + shape.numel()].view(shape[0], -1).double().cpu()
+    return v[part.span].view(part.shape[0], -1).double().cpu()
 
 
 def _matrices(
@@ -191,8 +196,6 @@ def _matrices(
 
     Where the metric does not cover the matrix, B and A are identities.
     """
-    inner = torch.Size(part.shape[2:]).numel()
-    columns = part.indices[:, :, None] * inner + torch.arange(inner)
     matrix = _matrix(part, layer, w)
     if layer is None:
         b, a = torch.eye(len(matrix)), torch.ones(matrix.shape[1])
@@ -201,12 +204,4 @@ def _matrices(
         squares, values = layer.inputs.squares()
         b = layer.outputs.dense()
         a = squares @ values if diagonal else layer.inputs.dense()
-    columns = columns.reshape(len(part.indices), -1)
-    return columns, matrix.clone(), b.double().cpu(), a.double().cpu()
-
-
-def _layer(metric: Metric, part: Part) -> KroneckerLayer | None:
-    """Return the metric's layer that holds exactly one tensor."""
-    place = slice(part.start, part.start + torch.Size(part.shape).numel())
-    layers = metric.layers if isinstance(metric, KroneckerMetric) else ()
-    return next((layer for layer in layers if layer.weight == place), None)
+    return part.columns(), matrix.clone(), b.double().cpu(), a.double().cpu()

@@ -16,13 +16,14 @@ from geomerge.metric import KroneckerMetric, Metric
 __all__ = ["SALIENCIES", "saliency"]
 
 SALIENCIES = ("obs", "obd", "magnitude")
+DAMPING = 1e-2
 
 
 def saliency(
     w: Tensor,  # (n,)
     metric: Metric,
     kind: str,
-    damping: float,
+    damping: float = DAMPING,
 ) -> Tensor:  # (n,)
     """Return the saliency of every weight.
 
