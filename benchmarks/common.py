@@ -14,7 +14,7 @@ import torch
 from geomerge import Checkpoint, MergeOptions, load_checkpoint, load_task
 from geomerge.crossover import accuracy, parse_pick
 from geomerge.files import write_bytes
-from geomerge.merging.candidates import pick_candidates, shortest_of_best, walk_stage
+from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
 from geomerge.merging.plan import plan_merge
 from geomerge.merging.prepare import prepare_sides
 from geomerge.merging.walks import Walker
@@ -73,7 +73,7 @@ def walked(
             walk = walk_stage(sides, plan, stage, w, walker, options, Path(folder) / str(k))
             for name in rules:
                 rule = parse_pick(name, experts)
-                chosen = shortest_of_best(pick_candidates(walk, rule), rule)
+                chosen = best_candidate(pick_candidates(walk, rule), rule)
                 w = sides.settled(chosen.leg.weights(chosen.step))
                 found[name] = [accuracy(s.network, w, s.task.test) for s in sides]
                 found["damping"] = [chosen.leg.steps[0].damping, chosen.leg.steps[-1].damping]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -15,10 +16,21 @@ from geomerge.errors import OptionError, did_you_mean
 from geomerge.network import Network
 from geomerge.tasks import Split
 
-__all__ = ["PICKS", "PickRule", "Score", "accuracy", "parse_pick", "search"]
+__all__ = [
+    "PICKS",
+    "PickRule",
+    "Score",
+    "accuracy",
+    "parse_pick",
+    "search",
+    "shortest_of_best",
+]
+
+Walk = TypeVar("Walk")
 
 PICKS = ("max-min", "balanced", "equal-drift")
 COARSE = 12  # points measured first; then those around the best
+MARGIN = 0.005  # of the walks whose values are this near to the best the shortest is kept
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class PickRule:
     name: str
     value: Callable[[Score], float]
     needs: str
-    margin: float = 0.005
+    margin: float = MARGIN
 
 
 def accuracy(
@@ -141,6 +153,24 @@ def search(
                 scores[i] = measure(marks[i])
     best = max(sorted(scores), key=lambda i: rule.value(scores[i]))
     return marks[best], {marks[i]: score for i, score in sorted(scores.items())}
+
+
+def shortest_of_best(
+    walks: Sequence[Walk],
+    value: Callable[[Walk], float],
+    length: Callable[[Walk], float],
+    margin: float = MARGIN,
+) -> Walk:
+    """Return the shortest of the walks whose value is nearly the best.
+
+    Args:
+        walks: The walks.
+        value: Of a walk; the higher the better.
+        length: Of its path.
+        margin: How near to the best value is near enough.
+    """
+    best = max(map(value, walks))
+    return min((walk for walk in walks if value(walk) >= best - margin), key=length)
 
 
 def _known(values: Mapping[str, float | None] | Iterable[float | None]) -> list[float]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from geomerge.crossover import Score, parse_pick, search
+from geomerge.crossover import Score, parse_pick, search, shortest_of_best
 from geomerge.errors import OptionError
 
 
@@ -44,6 +44,17 @@ def test_equal_drift_balances_functional_changes() -> None:
     rule = parse_pick("equal-drift", {"a": None, "b": None})
     points = [Score(drift={"a": x, "b": 1 - x}) for x in (0.1, 0.45, 0.8)]
     assert max(points, key=rule.value) is points[1]
+
+
+def test_of_walks_that_end_nearly_as_well_the_shortest_is_taken() -> None:
+    walks = [(0.900, 3.0), (0.896, 1.0), (0.894, 0.5), (0.897, 1.0)]  # values and lengths
+
+    def taken(*margin: float) -> tuple[float, float]:
+        return shortest_of_best(walks, lambda w: w[0], lambda w: w[1], *margin)
+
+    assert taken() is walks[1]
+    assert taken(0.0) is walks[0]
+    assert taken(0.1) is walks[2]
 
 
 @pytest.mark.parametrize("text", ["maxmin", "a>=80", "c>=0.5", "a>0.5", ""])

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from geomerge.budgets import Budgets
-from geomerge.crossover import PickRule, Score, search
+from geomerge.crossover import PickRule, Score, search, shortest_of_best
 from geomerge.errors import NumericalError
 from geomerge.leg import Leg, StepRecord, record_leg
 from geomerge.merging.keeping import kept_metric, stage_budgets
@@ -25,8 +25,8 @@ from geomerge.metric import KroneckerMetric
 __all__ = [
     "Candidate",
     "Walked",
+    "best_candidate",
     "pick_candidates",
-    "shortest_of_best",
     "walk_stage",
 ]
 
@@ -153,10 +153,9 @@ def pick_candidates(walked: Walked, rule: PickRule) -> list[Candidate]:
     return [_pick(walked, leg, damping, budgets, rule) for leg, damping, budgets in found]
 
 
-def shortest_of_best(candidates: list[Candidate], rule: PickRule) -> Candidate:
+def best_candidate(candidates: list[Candidate], rule: PickRule) -> Candidate:
     """Return the shortest of the candidates within the rule's margin of the best value."""
-    best = max(c.value for c in candidates)
-    return min((c for c in candidates if c.value >= best - rule.margin), key=lambda c: c.length)
+    return shortest_of_best(candidates, lambda c: c.value, lambda c: c.length, rule.margin)
 
 
 def _pick(

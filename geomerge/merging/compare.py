@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geomerge.baselines import straight_line
 from geomerge.crossover import accuracy, search
-from geomerge.merging.candidates import pick_candidates, shortest_of_best, walk_stage
+from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
 from geomerge.merging.merge import Merge
 from geomerge.merging.monitor import Progress
 from geomerge.merging.options import MergeOptions
@@ -131,7 +131,7 @@ def _again(
                 sides, plan, stage, w, walker, options,
                 Path(folder) / str(number), on_progress, title,
             )  # fmt: skip
-            chosen = shortest_of_best(pick_candidates(walked, merged.rule), merged.rule)
+            chosen = best_candidate(pick_candidates(walked, merged.rule), merged.rule)
             w = sides.settled(chosen.leg.weights(chosen.step))
     return w
 

@@ -16,8 +16,8 @@ from geomerge.crossover import PickRule
 from geomerge.leg import Leg, record_leg
 from geomerge.merging.candidates import (
     Candidate,
+    best_candidate,
     pick_candidates,
-    shortest_of_best,
     walk_stage,
 )
 from geomerge.merging.monitor import Monitor, Progress
@@ -125,7 +125,7 @@ def _merge(
         place = folder / f"stage-{number}"
         walked = walk_stage(sides, plan, stage, start, walker, options, place, on_progress)
         candidates = pick_candidates(walked, rule)
-        chosen = shortest_of_best(candidates, rule)
+        chosen = best_candidate(candidates, rule)
         leg = chosen.leg
         if plan.preset != "paper":
             leg.cut(chosen.step)

@@ -12,9 +12,8 @@ from geomerge.metric import EuclideanMetric, Metric
 from geomerge.path import WeightPath
 from geomerge.sparsifying.goals import stages_of
 from geomerge.sparsifying.subject import Cost, Subject
-from geomerge.sparsifying.walks import with_zeros
+from geomerge.sparsifying.walks import pull, with_zeros
 from geomerge.sparsity.masks import prunable, sparsity, zeros
-from geomerge.sparsity.pull import PullWalk, walk_by_pull
 from geomerge.sparsity.shrink import removed_units
 
 __all__ = ["CurvePoint", "Row", "compared", "curve_of", "row_of"]
@@ -72,21 +71,21 @@ def row_of(
     w: Tensor,  # (n,)
 ) -> Row:
     """Measure a network; nothing here is used for a choice."""
-    network, whole = subject.network, subject.selection.compare(w)
+    whole = subject.selection.compare(w)
     return Row(
         name,
-        sparsity(w, prunable(network)),
+        sparsity(w, prunable(subject.network)),
         subject.held_out.compare(w).drift,
         whole.agreement,
         whole.accuracy,
-        accuracy(network, w, subject.task.test),
+        accuracy(subject.network, w, subject.task.test),
     )
 
 
 def curve_of(subject: Subject, path: WeightPath) -> list[CurvePoint]:
     """Measure the stored points of a path on some of the selection split."""
-    network, places = subject.network, prunable(subject.network)
-    held_out = subject.held_out
+    network, held_out = subject.network, subject.held_out
+    places = prunable(network)
     found = []
     for t in path.ts:
         w = path.at(t).to(subject.w.device)
@@ -127,15 +126,7 @@ def compared(subject: Subject) -> list[Row]:
 
 def _pulled(subject: Subject, metric: Metric) -> Tensor:  # (n,)
     """Return where the soft pull of arXiv 2012.09605 ends, in the metric of the start."""
-    *_, last = walk_by_pull(
-        subject.w,
-        with_zeros(
-            subject, subject.w, lambda w, metric: stages_of(subject)[-1](w, metric), pulled=True
-        ),
-        lambda w: metric,
-        PullWalk(),
-        subject.settle,
-    )
+    *_, last = pull(subject, subject.w, lambda w: metric)
     return last.weights
 
 

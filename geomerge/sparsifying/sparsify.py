@@ -9,19 +9,14 @@ from pathlib import Path
 from torch import Tensor
 
 from geomerge.checkpoint import Checkpoint
+from geomerge.crossover import shortest_of_best
 from geomerge.merging.monitor import Progress
 from geomerge.path import WeightPath
 from geomerge.sparsifying.goals import stages_of
 from geomerge.sparsifying.measured import CurvePoint, Row, compared, curve_of, row_of
 from geomerge.sparsifying.options import SparsifyOptions
 from geomerge.sparsifying.subject import Subject, prepare_subject
-from geomerge.sparsifying.walks import (
-    START,
-    Walked,
-    finish_with_labels,
-    shortest_of_best,
-    walk_stages,
-)
+from geomerge.sparsifying.walks import START, Walked, finish_with_labels, walk_stages
 from geomerge.sparsity.shrink import removed_units
 
 __all__ = [
@@ -89,7 +84,7 @@ def sparsify(
             f"walk {number + 1}", number, on_progress,
         )  # fmt: skip
         walks.append(finish_with_labels(subject, walked) if options.labels else walked)
-    chosen = shortest_of_best(walks)
+    chosen = shortest_of_best(walks, lambda walk: walk.agreement, lambda walk: walk.leg.length)
     others = [walk for walk in walks if walk is not chosen]
     path = store_walk(subject, chosen, folder / "path", subject.w)
     for number, walk in enumerate(others, 2):

@@ -1,9 +1,9 @@
-"""Walks to a plane: recorded in a folder, scored without labels, the shortest of the best kept."""
+"""Walks to a plane: recorded in a folder and scored without labels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,13 +27,12 @@ __all__ = [
     "START",
     "Walked",
     "finish_with_labels",
+    "pull",
     "settings_of",
-    "shortest_of_best",
     "walk_stages",
     "with_zeros",
 ]
 
-MARGIN = 0.005  # of agreement: of walks that end this near to the best the shortest is kept
 LABEL_RATE = 0.2  # of the walk's learning rate
 LABEL_STEPS = 0.25  # of the walk's steps
 _PULL = PlaneWalk(PullWalk.least, PullWalk.steps, 0.0, 0.0, PullWalk.refresh)
@@ -98,12 +97,7 @@ def walk_stages(
     settings = _PULL if pulled else settings_of(subject, number)
     seed = subject.options.seed + number
     if pulled:
-        plane = with_zeros(
-            subject, start, lambda w, metric: stages_of(subject)[-1](w, metric), pulled=True
-        )
-        walk: Iterator[WalkPoint] = walk_by_pull(
-            start, plane, subject.metric_at, PullWalk(), subject.settle
-        )
+        walk = pull(subject, start, subject.metric_at)
         count = PullWalk.steps + 1
     else:
         direction = _against_drift(subject, seed)
@@ -115,6 +109,26 @@ def walk_stages(
     watched = _watched(subject, walk, name, count, on_progress)
     leg = record_leg(folder, START, start, watched, subject.options.points, subject.meter())
     return _arrived(subject, name, leg, settings, seed)
+
+
+def pull(
+    subject: Subject,
+    start: Tensor,  # (n,)
+    metric_at: Callable[[Tensor], Metric],
+) -> Iterator[WalkPoint]:
+    """Walk by the soft pull of arXiv 2012.09605 to where the options say.
+
+    Args:
+        subject: The network.
+        start: Where from.
+        metric_at: Measures the metric at a point.
+    """
+
+    def plane(w: Tensor, metric: Metric) -> Prescription:
+        return stages_of(subject)[-1](w, metric)  # made anew: a stage remembers what it took
+
+    kept = with_zeros(subject, start, plane, pulled=True)
+    return walk_by_pull(start, kept, metric_at, PullWalk(), subject.settle)
 
 
 def with_zeros(
@@ -196,13 +210,6 @@ def finish_with_labels(subject: Subject, walked: Walked) -> Walked:
     leg.remove()
     folder.rmdir()
     return _arrived(subject, walked.name, walked.leg, walked.settings, walked.seed)
-
-
-def shortest_of_best(walks: Sequence[Walked]) -> Walked:
-    """Return, of the walks whose agreement is nearly the best, the one with the shortest path."""
-    best = max(walk.agreement for walk in walks)
-    near = [walk for walk in walks if walk.agreement >= best - MARGIN]
-    return min(near, key=lambda walk: walk.leg.length)
 
 
 def _arrived(subject: Subject, name: str, leg: Leg, settings: PlaneWalk, seed: int) -> Walked:
