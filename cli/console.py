@@ -1,10 +1,12 @@
-"""What all commands share: exit codes, messages, the progress bar."""
+"""What all commands share: exit codes, messages, the progress bar, the end of a run."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,6 +55,27 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
         yield show
         for row in bars.tasks:
             bars.update(row.id, total=row.completed)
+
+
+def finish(
+    folder: Path,
+    report: dict[str, Any],
+    before: bool,
+    show: Callable[[dict[str, Any]], None] | None,
+) -> None:
+    """Print what a run found, and where it is.
+
+    Args:
+        folder: Where.
+        report: The content of its ``report.json``.
+        before: Whether the run had been finished before.
+        show: Prints the report for people; None prints it as JSON and nothing else.
+    """
+    if show is None:
+        print(json.dumps(report, indent=1))
+        return
+    show(report)
+    print(f"{folder} was finished before; nothing changed" if before else f"written to {folder}")
 
 
 def percent(value: float | None) -> str:

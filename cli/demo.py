@@ -10,6 +10,7 @@ import typer
 
 from geomerge.cli.console import percent, progress_bar
 from geomerge.cli.merge import show_report
+from geomerge.cli.options import Seed
 
 __all__ = ["demo"]
 
@@ -21,7 +22,7 @@ def demo(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the demonstration; default runs/demo-SEED.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Train two networks on scikit-learn's digits, straight and permuted, and merge them."""
     out = out or Path(f"runs/demo-{seed}")

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import percent, progress_bar
-from geomerge.cli.options import Arch, DataRoot, Device, Download, Normalisations, Output
+from geomerge.cli.console import finish, percent, progress_bar
+from geomerge.cli.options import (
+    Arch,
+    DataRoot,
+    Device,
+    Download,
+    Normalisations,
+    Output,
+    Points,
+    ReportJson,
+    Seed,
+)
 
 __all__ = ["merge", "show_report"]
 
@@ -70,15 +79,15 @@ def merge(
         str | None,
         typer.Option(help="max-min, balanced, equal-drift, or a floor such as 'a>=0.80'."),
     ] = None,
-    points: Annotated[int, typer.Option(help="Most networks stored on the path.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    points: Points = 64,
+    seed: Seed = 0,
     arch: Arch = None,
     normalisation: Normalisations = None,
     pt: Annotated[bool, typer.Option("--pt", help="Write merged.pt as well.")] = False,
     device: Device = "cpu",
     data_root: DataRoot = None,
     download: Download = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
+    as_json: ReportJson = False,
 ) -> None:
     """Walk between networks and keep the point that does every task."""
     from geomerge.merging import MergeOptions
@@ -111,11 +120,7 @@ def merge(
     )
     with progress_bar(quiet=as_json) as show:
         folder, report, before = run_merge(networks, options, out=out, pt=pt, on_progress=show)
-    if as_json:
-        print(json.dumps(report, indent=1))
-        return
-    show_report(report)
-    print(f"{folder} was finished before; nothing changed" if before else f"written to {folder}")
+    finish(folder, report, before, None if as_json else show_report)
 
 
 def show_report(report: dict[str, Any]) -> None:

@@ -9,18 +9,40 @@ import typer
 
 __all__ = [
     "Arch",
+    "Batch",
+    "Choose",
+    "Damping",
     "DataRoot",
     "Device",
     "Download",
+    "Inputs",
     "Json",
+    "Manifold",
+    "Mix",
     "NetworkFile",
     "NetworkOut",
     "Normalisation",
     "Normalisations",
     "Output",
+    "Points",
+    "Rate",
+    "Refresh",
+    "ReportJson",
+    "Seed",
+    "Stages",
+    "Statistics",
 ]
 
+# What is read and written.
+NetworkFile = Annotated[Path, typer.Argument(help="The network: .pt, .pth or .safetensors.")]
+NetworkOut = Annotated[Path, typer.Option(help="Where the network goes: .pt or .safetensors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ReportJson = Annotated[bool, typer.Option("--json", help="Print report.json.")]
 Arch = Annotated[str | None, typer.Option(help="Architecture, where the file does not say.")]
+Normalisation = Annotated[str | None, typer.Option(help="MEAN/STD instead of the usual one.")]
+Normalisations = Annotated[
+    list[str] | None, typer.Option(help="TASK=MEAN/STD instead of the usual one.")
+]
 DataRoot = Annotated[
     str | None, typer.Option(help="Folder of data sets; default GEOMERGE_DATA, else ./data.")
 ]
@@ -28,13 +50,34 @@ Device = Annotated[str, typer.Option(help="Where to compute.")]
 Download = Annotated[
     bool, typer.Option("--download", help="Let torchvision fetch a missing data set.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-NetworkFile = Annotated[Path, typer.Argument(help="The network: .pt, .pth or .safetensors.")]
-NetworkOut = Annotated[Path, typer.Option(help="Where the network goes: .pt or .safetensors.")]
-Normalisation = Annotated[str | None, typer.Option(help="MEAN/STD instead of the usual one.")]
-Normalisations = Annotated[
-    list[str] | None, typer.Option(help="TASK=MEAN/STD instead of the usual one.")
-]
+
+# What is measured, kept and drawn.
 Output = Annotated[
     str, typer.Option(help="What the metric measures: hellinger, tempered, logits or softmax.")
 ]
+Points = Annotated[int, typer.Option(help="Most networks stored on a path.")]
+Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
+
+# Of walks that take weights or units away.
+Manifold = Annotated[
+    str | None, typer.Option(help="Task whose inputs keep the function; default the network's own.")
+]
+Inputs = Annotated[int | None, typer.Option(help="Use only so many of the manifold's inputs.")]
+Mix = Annotated[
+    float | None,
+    typer.Option(help="Mix inputs in pairs up to this share; default where there are under 10000."),
+]
+Choose = Annotated[str, typer.Option(help="Which units go first: greedy, rates or magnitude.")]
+Statistics = Annotated[
+    str | None, typer.Option(help="keep or re-estimate (default) BatchNorm statistics.")
+]
+Damping = Annotated[
+    float | None, typer.Option(help="mu of the steps against the drift; default 0.1.")
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(help="Of the first of these steps; default at most 0.1, what the network takes."),
+]
+Batch = Annotated[int, typer.Option(help="Inputs of each.")]
+Stages = Annotated[int, typer.Option(help="In how many the plane is reached.")]
+Refresh = Annotated[int, typer.Option(help="Stages between two measurements of the metric.")]

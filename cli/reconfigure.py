@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import percent, progress_bar
-from geomerge.cli.options import Arch, DataRoot, Device, Download, Normalisations
-from geomerge.cli.sparsify import Batch, Damping, Manifold, Mix, Output, Rate, Stages
+from geomerge.cli.console import finish, percent, progress_bar
+from geomerge.cli.options import (
+    Arch,
+    Batch,
+    Choose,
+    Damping,
+    DataRoot,
+    Device,
+    Download,
+    Inputs,
+    Manifold,
+    Mix,
+    Normalisations,
+    Output,
+    Points,
+    Rate,
+    Refresh,
+    ReportJson,
+    Seed,
+    Stages,
+    Statistics,
+)
 
 __all__ = ["reconfigure"]
 
 
 def reconfigure(
     source: Annotated[
-        Path, typer.Argument(help="A network's file, or the folder of a sparsify run.")
+        Path,
+        typer.Argument(help="A network's file, or the folder of a sparsify or reconfigure run."),
     ],
     plan: Annotated[
         Path, typer.Option(help="YAML: a list of {name, remove: {layer: n}, restore: {layer: n}}.")
@@ -27,12 +46,8 @@ def reconfigure(
         Path | None, typer.Option(help="Folder of the run; default runs/NAME-PLAN-HASH.")
     ] = None,
     output: Output = "tempered",
-    choose: Annotated[
-        str, typer.Option(help="Which units go first: greedy, rates or magnitude.")
-    ] = "greedy",
-    bn: Annotated[
-        str | None, typer.Option(help="keep or re-estimate (default) BatchNorm statistics.")
-    ] = None,
+    choose: Choose = "greedy",
+    bn: Statistics = None,
     damping: Damping = None,
     learning_rate: Rate = None,
     steps: Annotated[
@@ -40,21 +55,17 @@ def reconfigure(
     ] = None,
     batch: Batch = 128,
     stages: Stages = 10,
-    refresh: Annotated[
-        int, typer.Option(help="Stages between two measurements of the metric.")
-    ] = 3,
-    inputs: Annotated[
-        int | None, typer.Option(help="Use only so many of the manifold's inputs.")
-    ] = None,
+    refresh: Refresh = 3,
+    inputs: Inputs = None,
     mix: Mix = None,
-    points: Annotated[int, typer.Option(help="Most networks stored on each path.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    points: Points = 32,
+    seed: Seed = 0,
     arch: Arch = None,
     normalisation: Normalisations = None,
     device: Device = "cpu",
     data_root: DataRoot = None,
     download: Download = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
+    as_json: ReportJson = False,
 ) -> None:
     """Remove and restore units as a plan says, keeping the function all along."""
     from geomerge.runs import run_reconfigure
@@ -83,11 +94,7 @@ def reconfigure(
     )
     with progress_bar(quiet=as_json) as show:
         folder, report, before = run_reconfigure(source, plan, options, out=out, on_progress=show)
-    if as_json:
-        print(json.dumps(report, indent=1))
-        return
-    _show(report)
-    print(f"{folder} was finished before; nothing changed" if before else f"written to {folder}")
+    finish(folder, report, before, None if as_json else _show)
 
 
 def _show(report: dict[str, Any]) -> None:

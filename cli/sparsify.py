@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import percent, progress_bar
-from geomerge.cli.options import Arch, DataRoot, Device, Download, NetworkFile, Normalisations
+from geomerge.cli.console import finish, percent, progress_bar
+from geomerge.cli.options import (
+    Arch,
+    Batch,
+    Choose,
+    Damping,
+    DataRoot,
+    Device,
+    Download,
+    Inputs,
+    Manifold,
+    Mix,
+    NetworkFile,
+    Normalisations,
+    Output,
+    Points,
+    Rate,
+    Refresh,
+    ReportJson,
+    Seed,
+    Stages,
+    Statistics,
+)
 
-__all__ = ["Batch", "Damping", "Manifold", "Mix", "Output", "Rate", "Stages", "Steps", "sparsify"]
-
-Manifold = Annotated[
-    str | None, typer.Option(help="Task whose inputs keep the function; default the network's own.")
-]
-Mix = Annotated[
-    float | None,
-    typer.Option(help="Mix inputs in pairs up to this share; default where there are under 10000."),
-]
-Output = Annotated[
-    str, typer.Option(help="What the metric measures: tempered, hellinger, logits or softmax.")
-]
-Damping = Annotated[
-    float | None, typer.Option(help="mu of the steps against the drift; default 0.1.")
-]
-Rate = Annotated[
-    float | None,
-    typer.Option(help="Of the first of these steps; default at most 0.1, what the network takes."),
-]
-Steps = Annotated[int | None, typer.Option(help="How many of them; default 3600.")]
-Batch = Annotated[int, typer.Option(help="Inputs of each.")]
-Stages = Annotated[int, typer.Option(help="In how many the plane is reached.")]
+__all__ = ["sparsify"]
 
 
 def sparsify(
@@ -77,30 +76,22 @@ def sparsify(
     saliency: Annotated[
         str, typer.Option(help="Which weights go first: obs, obd or magnitude.")
     ] = "obs",
-    choose: Annotated[
-        str, typer.Option(help="Which units go first: greedy, rates or magnitude.")
-    ] = "greedy",
+    choose: Choose = "greedy",
     budget: Annotated[
         float | None,
         typer.Option(help="How much worse any class may get (mean KL), with --choose rates."),
     ] = None,
-    bn: Annotated[
-        str | None, typer.Option(help="keep or re-estimate (default) BatchNorm statistics.")
-    ] = None,
+    bn: Statistics = None,
     damping: Damping = None,
     learning_rate: Rate = None,
-    steps: Steps = None,
+    steps: Annotated[int | None, typer.Option(help="How many of them; default 3600.")] = None,
     batch: Batch = 128,
     stages: Stages = 30,
-    refresh: Annotated[
-        int, typer.Option(help="Stages between two measurements of the metric.")
-    ] = 3,
-    inputs: Annotated[
-        int | None, typer.Option(help="Use only so many of the manifold's inputs.")
-    ] = None,
+    refresh: Refresh = 3,
+    inputs: Inputs = None,
     mix: Mix = None,
-    points: Annotated[int, typer.Option(help="Most networks stored on a path.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    points: Points = 32,
+    seed: Seed = 0,
     arch: Arch = None,
     normalisation: Normalisations = None,
     pt: Annotated[bool, typer.Option("--pt", help="Write sparse.pt as well.")] = False,
@@ -111,7 +102,7 @@ def sparsify(
     device: Device = "cpu",
     data_root: DataRoot = None,
     download: Download = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
+    as_json: ReportJson = False,
 ) -> None:
     """Walk to a sparse network that keeps the function; no labels are needed."""
     from geomerge.runs import run_sparsify
@@ -160,11 +151,7 @@ def sparsify(
             torch_prune=torch_prune,
             on_progress=show,
         )
-    if as_json:
-        print(json.dumps(report, indent=1))
-        return
-    _show(report)
-    print(f"{folder} was finished before; nothing changed" if before else f"written to {folder}")
+    finish(folder, report, before, None if as_json else _show)
 
 
 def _show(report: dict[str, Any]) -> None:
