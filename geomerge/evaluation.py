@@ -9,11 +9,12 @@ from typing import Any
 from geomerge.architectures import rebuild_network, recognise
 from geomerge.checkpoint import Checkpoint, load_checkpoint
 from geomerge.crossover import accuracy
-from geomerge.errors import OptionError, did_you_mean
+from geomerge.errors import OptionError
 from geomerge.network import Network
 from geomerge.tasks import (
     Normalisation,
     Task,
+    check_normalised,
     load_task,
     recorded_normalisation,
     split_normalisations,
@@ -100,12 +101,7 @@ def evaluate_file(
     if split not in ("test", "select"):
         raise OptionError(f"unknown split {split!r}; expected test or select, say one")
     own = split_normalisations(normalisation)
-    for name in own:
-        if name not in tasks:
-            raise OptionError(
-                f"--normalisation names {name!r}, a task that is not measured"
-                f"{did_you_mean(name, tasks)}"
-            )
+    check_normalised(own, tasks, "measured")
     checkpoint, network = open_network(file, arch, device)
     rows = []
     for name in tasks:

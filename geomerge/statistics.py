@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from geomerge.network import Network
 from geomerge.tasks import Inputs
 
-__all__ = ["has_statistics", "re_estimate"]
+__all__ = ["BN", "has_statistics", "re_estimate"]
 
+BN = ("keep", "re-estimate")  # what may happen to running statistics
 _INPUTS = 2000  # of each manifold
 _BATCH = 500
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any
 
 from geomerge.crossover import parse_pick
-from geomerge.errors import OptionError, did_you_mean
+from geomerge.errors import OptionError
 from geomerge.merging.heads import HEADS
 from geomerge.metric.measure import METRICS
 from geomerge.metric.outputs import OUTPUTS
+from geomerge.options import check_known, check_positive, recorded
+from geomerge.statistics import BN
 from geomerge.tasks import split_normalisations
 
-__all__ = ["BN", "LEARNABLE", "PRESETS", "MergeOptions"]
+__all__ = ["LEARNABLE", "PRESETS", "MergeOptions"]
 
 PRESETS = ("joint", "sketch", "paper")
-BN = ("keep", "re-estimate")
 LEARNABLE = ("damping",)
-# Where the data lies and what computes change nothing that a recipe stands for.
-_PLACES = ("data_root", "download", "device", "sketch")
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,9 @@ class MergeOptions:
             ("bn", self.bn, BN),
             ("learn", self.learn, LEARNABLE),
         ):
-            if value is not None and value not in known:
-                raise OptionError(f"unknown {what} {value!r}{did_you_mean(value, known)}")
-        for flag, number in (("damping", self.damping), ("learning-rate", self.learning_rate)):
-            if number is not None and not 0 < number < float("inf"):
-                raise OptionError(f"expected a positive --{flag}, got {number}; leave it out")
+            check_known(what, value, known)
+        check_positive("damping", self.damping)
+        check_positive("learning-rate", self.learning_rate)
         if self.steps is not None and self.steps < 1:
             raise OptionError(f"expected at least one step, got --steps {self.steps}; try 240")
         if self.points < 8:
@@ -173,6 +170,4 @@ class MergeOptions:
         Args:
             digests: SHA-256 of each input file.
         """
-        options = {k: v for k, v in asdict(self).items() if k not in _PLACES}
-        lists = {k: list(v) for k, v in options.items() if isinstance(v, tuple)}
-        return {"merge": {**options, **lists}, "inputs": digests}
+        return {"merge": recorded(self, "sketch"), "inputs": digests}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from geomerge.architectures import rebuild_network, recognise
 from geomerge.checkpoint import Checkpoint
-from geomerge.errors import CheckpointError, OptionError, did_you_mean
+from geomerge.errors import CheckpointError, OptionError
 from geomerge.merging.bring import load_data, load_side_sketch, recorded_task
 from geomerge.merging.heads import arrange_heads, widen_metric
 from geomerge.merging.options import MergeOptions
@@ -15,9 +15,7 @@ from geomerge.merging.sides import NAMES, Side, Sides
 from geomerge.metric.sketch import Sketch
 from geomerge.network import Network
 from geomerge.statistics import has_statistics
-from geomerge.tasks import (
-    split_normalisations,
-)
+from geomerge.tasks import check_normalised, split_normalisations
 
 __all__ = ["prepare_sides"]
 
@@ -186,9 +184,4 @@ def _assign(sides: Sides, options: MergeOptions) -> dict[str, str]:
 def _refuse_unused_normalisations(sides: Sides, options: MergeOptions) -> None:
     tasks = {s.task.name for s in sides if s.task}
     tasks |= {s.manifold_name for s in sides if s.manifold_name}
-    for name in split_normalisations(options.normalisation):
-        if name not in tasks:
-            raise OptionError(
-                f"--normalisation names {name!r}, a task that is not used"
-                f"{did_you_mean(name, tasks)}"
-            )
+    check_normalised(split_normalisations(options.normalisation), tasks, "used")

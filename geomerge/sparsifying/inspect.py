@@ -22,7 +22,7 @@ from geomerge.sparsity.masks import prunable, removable, sparsity
 from geomerge.sparsity.saliency import saliency
 from geomerge.sparsity.shrink import removed_units
 from geomerge.sparsity.units import FoundUnits, find_units
-from geomerge.tasks import Inputs, split_normalisations
+from geomerge.tasks import Inputs, normalisation_of
 
 __all__ = ["LEVELS", "inspect_network", "inspect_weights"]
 
@@ -66,17 +66,12 @@ def inspect_network(
     Raises:
         GeomergeError: If the file, the task or an option is wrong.
     """
-    own = split_normalisations(normalisation)
-    for name in own:
-        if name != manifold:
-            raise OptionError(
-                f"--normalisation names {name!r}, the manifold is {manifold!r}; name that"
-            )
+    own = normalisation_of(normalisation, manifold)
     if inputs < 1:
         raise OptionError(f"expected --inputs of 1 or more, got {inputs}; correct it")
     checkpoint, whole = open_network(file, arch, device)
     network = head_for(checkpoint, whole, manifold)
-    task = task_for(checkpoint, network, manifold, own.get(manifold), data_root, download)
+    task = task_for(checkpoint, network, manifold, own, data_root, download)
     sample = task.train.inputs.sample(inputs, seed)
     held_out = hold_out(network, network.initial, task.select.first(inputs), output)
     return {

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from geomerge.errors import OptionError, did_you_mean
+from geomerge.errors import OptionError
 from geomerge.metric.outputs import OUTPUTS
+from geomerge.options import check_known, check_positive, recorded
 from geomerge.sparsity.masks import parse_nm
 from geomerge.sparsity.plan import parse_removals
 from geomerge.sparsity.removal import CHOICES
 from geomerge.sparsity.saliency import SALIENCIES
+from geomerge.statistics import BN
 from geomerge.tasks import split_normalisations
 
 __all__ = ["WALKS", "SparsifyOptions"]
 
 WALKS = ("prescribed", "pull")
 METRICS = ("kronecker", "euclidean")
-BN = ("keep", "re-estimate")
 _GOALS = ("sparsity", "nm", "remove", "flops", "params")
-# Where the data lies and what computes change nothing that a recipe stands for.
-_PLACES = ("data_root", "download", "device")
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,7 @@ class SparsifyOptions:
             ("choice", self.choice, CHOICES),
             ("bn", self.bn, BN),
         ):
-            if value is not None and value not in known:
-                raise OptionError(f"unknown {what} {value!r}{did_you_mean(value, known)}")
+            check_known(what, value, known)
         for flag in ("sparsity", "flops", "params"):
             share = getattr(self, flag)
             if share is not None and not 0 < share < 1:
@@ -118,11 +116,9 @@ class SparsifyOptions:
                     f"expected --{flag} between 0 and 1, the share that goes, got {share}; give "
                     "0.5 for a half"
                 )
-        for flag in ("damping", "learning_rate", "budget"):
-            number = getattr(self, flag)
-            if number is not None and not 0 < number < float("inf"):
-                name = flag.replace("_", "-")
-                raise OptionError(f"expected a positive --{name}, got {number}; leave it out")
+        check_positive("damping", self.damping)
+        check_positive("learning-rate", self.learning_rate)
+        check_positive("budget", self.budget)
         for flag, least in (
             ("steps", 1), ("stages", 1), ("batch", 1), ("paths", 1), ("refresh", 1), ("inputs", 10),
             ("points", 8),
@@ -171,6 +167,4 @@ class SparsifyOptions:
         Args:
             digests: SHA-256 of each input file.
         """
-        options = {k: v for k, v in asdict(self).items() if k not in _PLACES}
-        lists = {k: list(v) for k, v in options.items() if isinstance(v, tuple)}
-        return {"sparsify": {**options, **lists}, "inputs": digests}
+        return {"sparsify": recorded(self), "inputs": digests}

@@ -19,7 +19,7 @@ from geomerge.sparsifying.held_out import HeldOut, hold_out
 from geomerge.sparsifying.options import SparsifyOptions
 from geomerge.sparsity.units import Units, find_units
 from geomerge.statistics import has_statistics, re_estimate
-from geomerge.tasks import Inputs, Split, Task, split_normalisations
+from geomerge.tasks import Inputs, Split, Task, normalisation_of
 
 __all__ = ["Cost", "Subject", "prepare_subject"]
 
@@ -193,13 +193,8 @@ def prepare_subject(checkpoint: Checkpoint, options: SparsifyOptions) -> Subject
     architecture = options.arch or checkpoint.meta.get("architecture")
     module = rebuild_network(checkpoint.weights, architecture, checkpoint.source)
     network = head_for(checkpoint, Network(module, options.device), name)
-    own = split_normalisations(options.normalisation)
-    for given in own:
-        if given != name:
-            raise OptionError(
-                f"--normalisation names {given!r}, the manifold is {name!r}; correct it"
-            )
-    task = task_for(checkpoint, network, name, own.get(name), options.data_root, options.download)
+    own = normalisation_of(options.normalisation, name)
+    task = task_for(checkpoint, network, name, own, options.data_root, options.download)
     train = task.train
     if options.inputs is not None:
         train = _drawn(train, options.inputs, options.seed)

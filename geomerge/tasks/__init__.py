@@ -10,24 +10,25 @@ from geomerge.errors import TaskError, did_you_mean
 from geomerge.network import check_device
 from geomerge.tasks import sources
 from geomerge.tasks.classes import split_classes, take_classes
-from geomerge.tasks.task import (
-    Inputs,
+from geomerge.tasks.normalisation import (
     Normalisation,
-    Split,
-    Task,
-    make_task,
+    check_normalised,
+    normalisation_of,
     parse_normalisation,
     recorded_normalisation,
     split_normalisations,
 )
+from geomerge.tasks.task import Inputs, Split, Task, make_task
 
 __all__ = [
     "Inputs",
     "Normalisation",
     "Split",
     "Task",
+    "check_normalised",
     "load_task",
     "make_task",
+    "normalisation_of",
     "parse_normalisation",
     "recorded_normalisation",
     "split_normalisations",

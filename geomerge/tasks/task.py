@@ -2,81 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from geomerge.errors import OptionError, TaskError
+from geomerge.errors import TaskError
+from geomerge.tasks.normalisation import Normalisation
 
-__all__ = [
-    "Inputs",
-    "Normalisation",
-    "Split",
-    "Task",
-    "make_task",
-    "parse_normalisation",
-    "recorded_normalisation",
-    "split_normalisations",
-]
+__all__ = ["Inputs", "Split", "Task", "make_task"]
 
 SELECTION_SIZE = 5000
 SELECTION_SEED = 0  # fixed: every command must cut the same examples
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and standard deviation per channel (or one for all), of inputs scaled to [0, 1]."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def to_json(self) -> dict[str, list[float]]:
-        """Return the numbers as JSON keeps them."""
-        return {"mean": list(self.mean), "std": list(self.std)}
-
-
-def parse_normalisation(text: str) -> Normalisation:
-    """Read ``"MEAN/STD"``, each one number or one per channel with commas.
-
-    Raises:
-        OptionError: If the text is not that.
-    """
-    mean, _, std = text.partition("/")
-    try:
-        numbers = [tuple(float(x) for x in part.split(",")) for part in (mean, std)]
-    except ValueError:
-        raise OptionError(
-            f"expected MEAN/STD such as 0.1307/0.3081 for a normalisation, got {text!r}"
-        ) from None
-    return Normalisation(*numbers)
-
-
-def split_normalisations(texts: Sequence[str]) -> dict[str, Normalisation]:
-    """Read ``"TASK=MEAN/STD"`` texts.
-
-    Raises:
-        OptionError: If one is not that.
-    """
-    found = {}
-    for text in texts:
-        task, equals, numbers = text.rpartition("=")
-        if not equals:
-            raise OptionError(f"expected TASK=MEAN/STD for --normalisation, got {text!r}")
-        found[task] = parse_normalisation(numbers)
-    return found
-
-
-def recorded_normalisation(meta: Mapping[str, Any], task: str) -> Normalisation | None:
-    """Return the normalisation that a checkpoint's metadata records for a task, or None."""
-    numbers = meta.get("tasks", {}).get(task)
-    if numbers is None and meta.get("task") == task:
-        numbers = meta.get("normalisation")
-    if numbers is None:
-        return None
-    return Normalisation(tuple(numbers["mean"]), tuple(numbers["std"]))
 
 
 @dataclass(frozen=True)
