@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
-from geomerge.files import write_bytes
+from geomerge.report.picture import STYLES, write_picture
 
 __all__ = ["draw_curves"]
-
-STYLES = (
-    ("#0072b2", "-", "o"),
-    ("#d55e00", "--", "s"),
-    ("#009e73", "-.", "^"),
-    ("#cc79a7", ":", "D"),
-)
 
 
 def draw_curves(report: dict[str, Any], file: Path) -> None:
@@ -25,16 +17,12 @@ def draw_curves(report: dict[str, Any], file: Path) -> None:
         report: The content of ``report.json``.
         file: Where the picture goes.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     curve, t = report["curve"], report["crossover"]["t"]
     ts = [point["t"] for point in curve]
-    figure, (upper, lower) = plt.subplots(
-        2, 1, figsize=(7, 5), sharex=True, height_ratios=[3, 1.2], layout="constrained"
-    )
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.2])
     for k, side in enumerate(report["networks"]):
         color, line, marker = STYLES[k % len(STYLES)]
         values = [point["accuracy"][side] for point in curve]
@@ -65,7 +53,4 @@ def draw_curves(report: dict[str, Any], file: Path) -> None:
     lower.set_ylabel(f"distance to {last}")
     lower.set_ylim(bottom=0)
     lower.set_xlabel(f"t: share of the path's length, from {first} (0) to {last} (1)")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
-    plt.close(figure)
-    write_bytes(file, picture.getvalue())
+    write_picture(figure, file)

@@ -6,8 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from geomerge.report.curves import STYLES
-from geomerge.report.sparse_curves import write_picture
+from geomerge.report.picture import STYLES, write_picture
 from geomerge.sparsifying.surface import Surface
 
 __all__ = ["draw_paths"]

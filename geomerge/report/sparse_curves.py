@@ -6,15 +6,13 @@ walk is set to zero in the network as it came, and nothing is made up for it.
 
 from __future__ import annotations
 
-import io
 import textwrap
 from pathlib import Path
 from typing import Any
 
-from geomerge.files import write_bytes
-from geomerge.report.curves import STYLES
+from geomerge.report.picture import STYLES, write_picture
 
-__all__ = ["draw_moves", "draw_sparsity", "write_picture"]
+__all__ = ["draw_moves", "draw_sparsity"]
 
 _WALK, _NAIVE = STYLES[:2]
 _TICKS = (1, 2, 5)  # in each power of ten of what is left
@@ -96,18 +94,6 @@ def draw_moves(report: dict[str, Any], file: Path) -> None:
     lower.set_xlabel("share of each move's path length")
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     write_picture(figure, file)
-
-
-def write_picture(figure: Any, file: Path) -> None:
-    """Write a figure as PNG; the same figure gives the same bytes.
-
-    Args:
-        figure: A figure of matplotlib.
-        file: Where it goes.
-    """
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
-    write_bytes(file, picture.getvalue())
 
 
 def _accuracy(axis: Any, xs: list[float], curve: list[dict[str, Any]]) -> None:
