@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from geomerge import Network
 from geomerge.metric.layers import is_matrix_layer, position_inputs
+from geomerge.sparsity.masks import prunable
 from geomerge.tasks import Inputs, Split
 
 __all__ = [
@@ -47,7 +48,6 @@ __all__ = [
     "magnitude_masks",
     "magnitude_per_layer",
     "one_shot",
-    "prunable",
     "prune_filters_train",
     "prune_train",
     "smallest_filters",
@@ -158,19 +158,6 @@ def epochs_worth(forwards: int, inputs: int) -> float:
 # Masks
 
 
-def prunable(network: Network) -> Tensor:  # (n,)
-    """Return which weights are of Linear and Conv layers: never biases, norms or buffers."""
-    found = torch.zeros(network.n, dtype=torch.bool)
-    for span in _matrices(network):
-        found[span] = True
-    return found
-
-
-def _matrices(network: Network) -> list[slice]:
-    spans = [network.slices[name] for name, shape in network.shapes.items() if len(shape) >= 2]
-    return [span for span in spans if span.stop <= network.n_parameters]
-
-
 def magnitude(w: Tensor) -> Tensor:
     """Score weights by their size, over all layers."""
     return w.abs()
@@ -181,7 +168,7 @@ def magnitude_per_layer(network: Network) -> Saliency:
 
     def score(w: Tensor) -> Tensor:
         scores = torch.zeros_like(w)
-        for span in _matrices(network):
+        for span in prunable(network).values():
             order = w[span].abs().argsort()
             scores[span][order] = (torch.arange(len(order)) + 1.0) / len(order)
         return scores
@@ -194,7 +181,7 @@ def lamp(network: Network) -> Saliency:
 
     def score(w: Tensor) -> Tensor:
         scores = torch.zeros_like(w)
-        for span in _matrices(network):
+        for span in prunable(network).values():
             squares, order = w[span].double().square().sort(descending=True)
             larger = squares.cumsum(0).clamp_min(torch.finfo(torch.float64).tiny)
             scores[span][order] = (squares / larger).to(w.dtype)
@@ -210,7 +197,9 @@ def choose(
     kept: Tensor | None = None,  # (n,)
 ) -> Tensor:  # (n,)
     """Return a mask of the highest scores; what was removed before stays removed."""
-    candidates = prunable(network)
+    candidates = torch.zeros(network.n, dtype=torch.bool)
+    for span in prunable(network).values():
+        candidates[span] = True
     count = round(sparsity * int(candidates.sum()))
     scores = torch.where(candidates, scores, math.inf)
     if kept is not None:
@@ -299,7 +288,8 @@ def distil_masked(
     start = torch.ones_like(w, dtype=torch.bool) if kept is None else kept
     trainer = _Trainer(network, w, start, schedule)
     rising = (sparsity, saliency) if kept is None else None
-    match = _matching(_outputs(network, w, inputs), loss, schedule.temperature)
+    targets = network.all_logits(w, inputs.batches(500))
+    match = _matching(targets, loss, schedule.temperature)
     trainer.run(inputs, match, schedule.steps, rising)
     return trainer.result(len(inputs))
 
@@ -397,14 +387,6 @@ def _matching(
         return temperature**2 * kl
 
     return distance
-
-
-def _outputs(
-    network: Network,
-    w: Tensor,  # (n,)
-    inputs: Inputs,
-) -> Tensor:  # (N, m)
-    return torch.cat([network.logits(w, x) for x in inputs.batches(500)])
 
 
 # Least squares
@@ -632,7 +614,8 @@ def prune_filters_train(
         inputs, target = data.inputs, _labelled(data)
     else:
         inputs = data
-        target = _matching(_outputs(network, w, data), loss, schedule.temperature)
+        targets = network.all_logits(w, data.batches(500))
+        target = _matching(targets, loss, schedule.temperature)
         trainer.forwards += len(data)
     removed: list[int] = []
     while len(removed) < count:
