@@ -55,20 +55,6 @@ class Units:
         """
         return self._places(indices, (Role.OWN, Role.READ))
 
-    def own(self, indices: Sequence[int]) -> Tensor:  # (p,), sorted
-        """Return the places of the weights that make units: rows, biases, scales and shifts.
-
-        Args:
-            indices: The units, numbered from 0.
-
-        Returns:
-            Places in the weight vector, int64, on the CPU.
-
-        Raises:
-            OptionError: If there is no such unit.
-        """
-        return self._places(indices, (Role.OWN,))
-
     def consumers(self, indices: Sequence[int]) -> Tensor:  # (p,), sorted
         """Return the places of the weights that read units: columns of the next layers.
 

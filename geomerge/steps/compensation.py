@@ -47,7 +47,6 @@ def compensate(
     *,
     steps: int,
     precondition: Callable[[Tensor], Tensor] | None = None,
-    start: Tensor | None = None,  # (n,)
 ) -> Compensation:
     """Solve (P g P + damping I) x = P right on the survivors.
 
@@ -62,7 +61,6 @@ def compensate(
         steps: Most products to spend; fewer where a relative residual of 1e-6 is reached before.
         precondition: v -> an approximation of (g + damping I)^-1 v, symmetric and positive; on S
             it is projected, which keeps it so.
-        start: Where to begin, for one more product; None is zero.
 
     Returns:
         The compensation.
@@ -80,9 +78,7 @@ def compensate(
 
     r = on_survivors(right)
     scale = _positive(_dot(r, r), "right-hand side", zero=True) ** 0.5
-    x = torch.zeros_like(right) if start is None else on_survivors(start)
-    if start is not None:
-        r = r - matrix(x)
+    x = torch.zeros_like(right)
     length = _dot(r, r) ** 0.5
     p, slope = torch.zeros_like(x), 1.0
     taken = 0

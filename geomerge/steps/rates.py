@@ -74,7 +74,6 @@ def group_rates(
     weights: Tensor,  # (k,)
     progress: float,
     *,
-    upper: Tensor | None = None,  # (k,)
     rows: Tensor | None = None,  # (p, k)
     limits: Tensor | None = None,  # (p,)
     price: float = 1e3,
@@ -86,7 +85,6 @@ def group_rates(
         weights: a, how much progress each group's whole move is (parameters, operations), not
             negative.
         progress: tau, in units of the weights.
-        upper: Largest rates, such as what a layer's trust region allows; None is 1 for all.
         rows: Budgets: what a class, task or layer loses by each group's whole move.
         limits: What it may lose; infinity is no limit.
         price: Cost per unit by which a budget is broken. Those that can be kept are kept where
@@ -103,10 +101,9 @@ def group_rates(
     k = len(program.linear)
     one = torch.eye(k, dtype=torch.float64)
     weights = weights.detach().cpu().double()
-    upper = one.new_ones(k) if upper is None else upper.detach().cpu().double()
     rows = one[:0] if rows is None else rows.cpu().double()
     limits = one[:0, 0] if limits is None else limits.cpu().double()
-    reach = check_progress(weights, progress, upper)
+    made = one.new_tensor([min(progress, check_progress(weights, progress))])
 
     diagonal = program.hessian.detach().diagonal()
     raised = (_CHEAPEST * diagonal.amax() - diagonal).clamp(min=0)
@@ -115,12 +112,12 @@ def group_rates(
         program.hessian + torch.diag(raised),
         program.linear,
         bounds,
-        torch.cat([one.new_zeros(k), upper, one.new_tensor([-min(progress, reach)]), limits]),
+        torch.cat([one.new_zeros(k), one.new_ones(k), -made, limits]),
         soft=torch.arange(len(bounds)) > 2 * k,
         price=price,
     )
     return Rates(
-        solution.z[0].clamp(min=0).minimum(upper),
+        solution.z[0].clamp(0, 1),
         float(solution.multipliers[0, 2 * k].detach()),
         solution.multipliers[0, 2 * k + 1 :].relu(),
         solution.slack[0, 2 * k + 1 :].relu(),
@@ -132,14 +129,12 @@ def group_rates(
 def check_progress(
     weights: Tensor,  # (k,)
     progress: float,
-    upper: Tensor,  # (k,)
 ) -> float:
     """Return the largest progress that groups can make, refusing one that is out of reach.
 
     Args:
         weights: How much progress each group's whole move is.
         progress: What is wanted of all.
-        upper: Largest rates.
 
     Raises:
         OptionError: If a weight is negative or not finite, or the progress is out of reach.
@@ -149,7 +144,7 @@ def check_progress(
             f"a group counts {float(weights.min()):.3g} towards the progress, expected finite "
             "numbers that are not negative; count parameters or operations"
         )
-    reach = float((weights * upper)[weights > 0].sum())
+    reach = float(weights.sum())
     if not progress <= reach * (1 + _ROUNDING):
         raise OptionError(
             f"a progress of {progress:.6g} is wanted of groups that make {reach:.6g} together, "

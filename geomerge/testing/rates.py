@@ -105,7 +105,7 @@ def greedy_order(
         OptionError: If a weight is negative, or all groups together make less progress.
     """
     weights = weights.detach().cpu().double()
-    check_progress(weights, progress, torch.ones_like(weights))
+    check_progress(weights, progress)
     left = weights > 0
     slope = program.linear + program.hessian.diagonal() / 2  # what adding each alone costs
     missing = progress

@@ -122,20 +122,6 @@ def test_a_metric_preconditions_without_touching_the_removed(case: Case) -> None
     assert (found.x[~survivors] == 0).all()
 
 
-def test_a_start_is_improved_on_and_kept_inside(case: Case) -> None:
-    network, x = case
-    d, survivors = split(network)
-    g = dense_metric(network, network.initial, x)
-    expected = in_full_space(g, -g @ d, survivors, MU)
-    start = expected + 1e-3 * torch.randn_like(d)  # also outside the survivors
-    found = compensate(lambda u: g @ u, -g @ d, survivors, MU, steps=200, start=start)
-    torch.testing.assert_close(found.x, expected, rtol=0, atol=1e-4 * float(expected.norm()))
-    assert (found.x[~survivors] == 0).all()
-    done = compensate(lambda u: g @ u, -g @ d, survivors, MU, steps=200, start=expected)
-    assert done.steps_taken == 0
-    assert torch.equal(done.x, expected)
-
-
 def test_nothing_to_repair_or_nobody_to_do_it_takes_no_step() -> None:
     ones, g = torch.ones(4), torch.eye(4)
     idle = compensate(lambda u: g @ u, torch.zeros(4), ones > 0, MU, steps=5)

@@ -162,15 +162,11 @@ def test_rates_are_those_of_the_program_in_rates_and_weights(groups: Groups, sha
     """All survivors as variables beside the rates, with bounds, progress and a budget."""
     j, columns, k = groups.j, groups.columns, GROUPS
     a, b = uniform(k, 1), uniform(k, 2)
-    upper = torch.linspace(0.7, 1.2, k, dtype=torch.float64)
-    progress = share * float(a @ upper)
-    free = group_rates(groups.schur, a, progress, upper=upper).rates
-    bounds = [(0, float(u)) for u in upper]
-    least = linprog(b.numpy(), A_ub=-a[None].numpy(), b_ub=[-progress], bounds=bounds).fun
+    progress = share * float(a.sum())
+    free = group_rates(groups.schur, a, progress).rates
+    least = linprog(b.numpy(), A_ub=-a[None].numpy(), b_ub=[-progress], bounds=(0, 1)).fun
     budget = (float(b @ free) + least) / 2
-    found = group_rates(
-        groups.schur, a, progress, upper=upper, rows=b[None], limits=b.new_tensor([budget])
-    )
+    found = group_rates(groups.schur, a, progress, rows=b[None], limits=b.new_tensor([budget]))
 
     both = torch.cat([j @ groups.d.T, columns], dim=1)
     n = columns.shape[1]
@@ -179,7 +175,7 @@ def test_rates_are_those_of_the_program_in_rates_and_weights(groups: Groups, sha
     answer = ask_clarabel(
         2 * (both.T @ both + ridge), 2 * both.T @ groups.drift,
         torch.cat([-eye, eye, -torch.cat([a, none])[None], torch.cat([b, none])[None]]),
-        torch.cat([torch.zeros(k), upper, a.new_tensor([-progress, budget])]),
+        torch.cat([torch.zeros(k), torch.ones(k), a.new_tensor([-progress, budget])]),
     )  # fmt: skip
     cost = float(answer @ (both.T @ both + ridge) @ answer + 2 * groups.drift @ both @ answer)
     still = float(groups.drift @ j @ compensations(groups, groups.drift[None])[0])  # at c = 0
@@ -199,18 +195,15 @@ def test_single_weights_as_groups_are_a_step_with_budgets(groups: Groups, seed: 
     plain = galerkin_program(j.T, compensations=eye, damping=MU)
     assert_same(plain, RateProgram(2 * (g + MU * eye), torch.zeros_like(v)))
     a, b, beta = uniform(k, seed), uniform(k, seed + 9), 0.5
-    upper = torch.full((k,), 3.0, dtype=g.dtype)
     program = RateProgram(plain.hessian, -beta * v)
-    progress = 0.3 * float(a @ upper)
+    progress = 0.3 * float(a.sum())
     b = torch.where(torch.arange(k) < k // 2, b, -b)
-    limit = 0.5 * float(b @ group_rates(program, a, progress, upper=upper).rates)
+    limit = 0.5 * float(b @ group_rates(program, a, progress).rates)
     limit = limit if limit > 0 else 2 * limit
-    found = group_rates(
-        program, a, progress, upper=upper, rows=b[None], limits=a.new_tensor([limit]), price=1e6
-    )
+    found = group_rates(program, a, progress, rows=b[None], limits=a.new_tensor([limit]), price=1e6)
     metric = DenseMetric(g)
     rows = torch.cat([-eye, eye, -a[None], b[None]])
-    limits = torch.cat([torch.zeros(k), upper, a.new_tensor([-progress, limit])])
+    limits = torch.cat([torch.zeros(k), torch.ones(k), a.new_tensor([-progress, limit])])
     step = budget_step(metric, v, rows, limits, MU, beta)
     torch.testing.assert_close(found.rates, step.tangent, rtol=0, atol=1e-8)
 
@@ -273,10 +266,9 @@ def test_rates_follow_their_program_by_gradients() -> None:
 
 
 def test_all_progress_there_is_moves_every_group_whole() -> None:
-    program, upper = random_program(5), torch.tensor([1.0, 0.5, 0.0, 2, 1, 1, 1, 1])
-    a = uniform(8, 7)
-    found = group_rates(program, a, float(a @ upper.double()), upper=upper)
-    torch.testing.assert_close(found.rates, upper.double(), rtol=0, atol=1e-6)
+    program, a = random_program(5), uniform(8, 7)
+    found = group_rates(program, a, float(a.sum()))
+    torch.testing.assert_close(found.rates, torch.ones(8).double(), rtol=0, atol=1e-6)
 
 
 def test_no_progress_and_no_drift_moves_nothing() -> None:
