@@ -104,7 +104,7 @@ class Subject:
 
     @cached_property
     def selection(self) -> HeldOut:
-        """The selection split, for reports."""
+        """The selection split; its labels are for reports alone."""
         return hold_out(self.network, self.w, self.task.select, self.options.output)
 
     @cached_property
