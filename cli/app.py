@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from geomerge.cli import demo, evaluate, inspect, merge, path, reconfigure, sketch, sparsify, train
+from geomerge.cli import (
+    demo,
+    evaluate,
+    inspect,
+    merge,
+    path,
+    reconfigure,
+    sketch,
+    sparsify,
+    stream,
+    train,
+)
 from geomerge.cli.console import fail
 
 __all__ = ["app", "main"]
@@ -26,6 +37,7 @@ app.command("merge")(merge.merge)
 app.command("sparsify")(sparsify.sparsify)
 app.command("reconfigure")(reconfigure.reconfigure)
 app.command("sketch")(sketch.sketch)
+app.command("stream")(stream.stream)
 app.command("evaluate")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)
 app.command("path")(path.path)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from geomerge.budgets import Budgets
-from geomerge.directions import TowardFunction
 from geomerge.errors import NumericalError
 from geomerge.learning import DampingLearner
 from geomerge.metric import Metric
@@ -27,6 +27,8 @@ __all__ = [
     "walk_toward_function",
     "walk_toward_weights",
 ]
+
+Direction: TypeAlias = Callable[[Tensor], tuple[float, Tensor]]
 
 _STALL = 25  # steps in which a walk toward weights must come nearer
 
@@ -100,7 +102,7 @@ class WeightWalk:
 def walk_toward_function(
     start: Tensor,  # (n,)
     metric_at: Callable[[Tensor], Metric],
-    directions: Sequence[TowardFunction],
+    directions: Sequence[Direction],
     walk: FunctionWalk,
     budgets: Budgets | None = None,
     learner: DampingLearner | None = None,
@@ -114,7 +116,7 @@ def walk_toward_function(
     Args:
         start: First point; it is not yielded.
         metric_at: Measures, at a point, the metric of what shall be kept.
-        directions: Give v, one for each teacher.
+        directions: Each gives a distance and v at a point, one for each teacher.
         walk: Settings.
         budgets: What may not get worse; steps that would break one are solved anew and shortened.
         learner: Adjusts mu along the way.

@@ -29,7 +29,7 @@ LAYERS = [
     ["sparsity"],
     ["crossover"],
     ["training", "evaluation", "baselines"],
-    ["merging", "sparsifying"],
+    ["merging", "sparsifying", "continual"],
     ["report"],
     ["runs", "testing"],
     ["strategies"],

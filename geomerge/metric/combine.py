@@ -25,28 +25,45 @@ def combine(metrics: Sequence[KroneckerMetric], *, mean: bool = False) -> Kronec
     the Frobenius norm it was 11: that one follows the largest term and forgets the others.
 
     Args:
-        metrics: At least one, all of one network.
+        metrics: At least one, all of one network. A layer that only some of them cover, such as
+            one head of several, is the sum of those; the others do not depend on it.
         mean: Whether to divide by their number.
     """
     share = 1 / len(metrics) if mean else 1.0
     first = metrics[0]
     if len(metrics) == 1:
         return first
-    layers = []
-    # A restored sketch lists its layers by name, a new measurement in the order of the network.
-    ordered = [sorted(m.layers, key=lambda layer: layer.weight.start) for m in metrics]
-    for same in zip(*ordered, strict=True):
-        layers.append(
-            KroneckerLayer(
-                same[0].name,
-                same[0].weight,
-                same[0].bias,
-                _sum([layer.inputs for layer in same], share),
-                _sum([layer.outputs for layer in same], 1 / len(same)),
-            )
+    same: dict[int, list[KroneckerLayer]] = {}
+    for metric in metrics:
+        for layer in metric.layers:
+            same.setdefault(layer.weight.start, []).append(layer)
+    layers = [
+        KroneckerLayer(
+            one[0].name,
+            one[0].weight,
+            one[0].bias,
+            _sum([layer.inputs for layer in one], share),
+            _sum([layer.outputs for layer in one], 1 / len(one)),
         )
-    diagonal = share * torch.stack([m.diagonal for m in metrics]).sum(dim=0)
-    return KroneckerMetric(first.n, tuple(layers), first.rest, diagonal, first.rest_names)
+        for _, one in sorted(same.items())
+    ]
+    # The rest of one metric may be a layer of another.
+    covered = {span.start for layer in layers for span in (layer.weight, layer.bias) if span}
+    rest: dict[int, tuple[slice, str, Tensor]] = {}
+    for metric in metrics:
+        sizes = [span.stop - span.start for span in metric.rest]
+        names = metric.rest_names or ("",) * len(sizes)
+        for span, name, part in zip(metric.rest, names, metric.diagonal.split(sizes), strict=True):
+            if span.start in covered:
+                continue
+            before = rest.get(span.start)
+            total = share * part if before is None else before[2] + share * part
+            rest[span.start] = (span, name, total)
+    spans, names, parts = zip(*rest.values(), strict=True) if rest else ((), (), ())
+    diagonal = torch.cat(parts) if parts else first.diagonal.new_zeros(0)
+    return KroneckerMetric(
+        first.n, tuple(layers), spans, diagonal, names if first.rest_names else ()
+    )
 
 
 def _sum(factors: list[Factor], scale: float) -> Factor:

@@ -121,6 +121,12 @@ class KroneckerMetric:
     name: str = field(default="kronecker", init=False)
     floor: float = field(default=0.0, init=False)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all factors and the diagonal."""
+        factors = [f for layer in self.layers for f in (layer.inputs, layer.outputs)]
+        return self.diagonal.nbytes + sum(f.vectors.nbytes + f.values.nbytes for f in factors)
+
     def spectrum(
         self,
         v: Tensor,  # (n,)

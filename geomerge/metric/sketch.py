@@ -31,6 +31,7 @@ __all__ = [
     "make_sketch",
     "restore_sketch",
     "save_sketch",
+    "truncated_metric",
     "weights_digest",
 ]
 
@@ -104,7 +105,7 @@ def make_sketch(
     """
     sample = inputs.sample(count, seed)
     whole = estimate_kronecker(network, w, sample.batches(batch), output, seed)
-    metric = _truncate(whole, int(SIZE * network.n))
+    metric = truncated_metric(whole, int(SIZE * network.n))
     return Sketch(
         metric,
         {
@@ -239,8 +240,13 @@ def _restore_layer(
     )
 
 
-def _truncate(metric: KroneckerMetric, budget: int) -> KroneckerMetric:
-    """Keep the eigenvectors worth most per stored number, up to a budget of numbers."""
+def truncated_metric(metric: KroneckerMetric, budget: int) -> KroneckerMetric:
+    """Keep the eigenvectors worth most per stored number, up to a budget of numbers.
+
+    Args:
+        metric: The metric.
+        budget: Most numbers to store; every factor keeps at least one eigenvector.
+    """
     offers: list[tuple[float, int, str, int]] = []  # worth per number, size, side, layer
     for i, layer in enumerate(metric.layers):
         for side, factor, other in (

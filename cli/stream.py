@@ -1,0 +1,171 @@
+"""``geomerge stream``: learn tasks one after the other, with geomerge and with others."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geomerge.cli.console import finish, progress_bar
+from geomerge.cli.options import DataRoot, Device, Download, ReportJson, Seed
+
+__all__ = ["stream"]
+
+
+def stream(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="permuted-mnist, rotated-mnist, split-mnist, split-fmnist, mnist-fashion, "
+            "split-digits or permuted-digits."
+        ),
+    ],
+    scenario: Annotated[
+        str | None,
+        typer.Option(help="Of a split stream: class (default), domain or task incremental."),
+    ] = None,
+    experiences: Annotated[int | None, typer.Option(help="How many tasks.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Rows of the table, such as geodesic,ewc,replay-200.")
+    ] = None,
+    skip: Annotated[str | None, typer.Option(help="Rows to leave out, such as gem,joint.")] = None,
+    epochs: Annotated[
+        int, typer.Option(help="Passes over each task's examples, for every row; walks included.")
+    ] = 5,
+    batch: Annotated[int, typer.Option(help="Examples of a step.")] = 128,
+    learning_rate: Annotated[
+        float, typer.Option(help="Of the first step of each task; it falls to zero.")
+    ] = 0.05,
+    rate: Annotated[
+        list[str] | None, typer.Option(help="ROW=RATE for a row that needs another.")
+    ] = None,
+    arch: Annotated[
+        str, typer.Option(help="mlp-100: two hidden layers of 100 units; mlp-256, mlp-400, ...")
+    ] = "mlp-100",
+    memory_examples: Annotated[
+        list[int] | None,
+        typer.Option(help="Kept by replay, a row for each; default 200 and 500, GEM the first."),
+    ] = None,
+    ewc_lambda: Annotated[float, typer.Option(help="Strength of EWC.")] = 1000.0,
+    si_lambda: Annotated[float, typer.Option(help="Strength of SI.")] = 100.0,
+    lwf_alpha: Annotated[float, typer.Option(help="Strength of LwF.")] = 1.0,
+    walk_epochs: Annotated[
+        int | None, typer.Option(help="How many of the epochs are the walk's; default 1.")
+    ] = None,
+    walk_rate: Annotated[float | None, typer.Option(help="Learning rate of the walk.")] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Let the walk use the new task's labels.")
+    ] = False,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Unlabelled inputs that geomerge keeps of each task.")
+    ] = 0,
+    damping: Annotated[
+        float | None, typer.Option(help="mu of the walk; default 0.1, more learns more.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="How far any earlier task's function may change.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Most that geomerge keeps of all tasks, such as 20MB.")
+    ] = None,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default runs/NAME-HASH.")
+    ] = None,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    download: Download = False,
+    as_json: ReportJson = False,
+) -> None:
+    """Learn a stream of tasks; compare with baselines on the same stream and network."""
+    from geomerge.merging.monitor import Progress
+    from geomerge.runs.stream import run_stream
+    from geomerge.runs.stream_options import StreamOptions
+
+    options = StreamOptions(
+        stream=name,
+        scenario=scenario,
+        experiences=experiences,
+        only=_names(only),
+        skip=_names(skip),
+        epochs=epochs,
+        batch=batch,
+        learning_rate=learning_rate,
+        rates=tuple(rate or ()),
+        arch=arch,
+        memory_examples=tuple(memory_examples or (200, 500)),
+        ewc_lambda=ewc_lambda,
+        si_lambda=si_lambda,
+        lwf_alpha=lwf_alpha,
+        walk_epochs=walk_epochs,
+        walk_rate=walk_rate,
+        labels=labels,
+        examples=examples,
+        damping=damping,
+        budget=budget,
+        memory=memory,
+        seed=seed,
+        data_root=data_root,
+        download=download,
+        device=device,
+    )
+
+    def learn() -> dict[str, Any]:
+        run_table = _table(as_json)
+        with progress_bar(quiet=as_json) as show:
+            found: dict[str, Any] = run_table(
+                options,
+                lambda row, done, count, value: show(Progress(row, done, count, {"": value})),
+            )
+        return found
+
+    folder, report, before = run_stream(name, options.recipe(), learn, out)
+    finish(folder, report, before, None if as_json else _show)
+
+
+def _table(quiet: bool) -> Any:
+    """Import what needs Avalanche, and say so while it takes its time."""
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
+    with (
+        console.status("loading Avalanche (about ten seconds)"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of packages that Avalanche imports and nobody here uses
+        from geomerge.strategies.table import run_table
+    return run_table
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from geomerge.report.stream import stream_table
+
+    console = Console(highlight=False, soft_wrap=True)
+    stream, network = report["stream"], report["network"]
+    count = len(stream["experiences"])
+    title = f"{stream['name']}, {count} tasks, {network['architecture']}, test splits"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0)
+    headings, rows = stream_table(report)
+    for k, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if k else "left", no_wrap=True)
+    for cells in rows:
+        table.add_row(*cells, style="bold" if cells[0] == "geodesic" else None)
+    console.print(table)
+    console.print(
+        f"{stream['meaning']}; acc, BWT, forget: average accuracy after the last task, mean change "
+        "of each since it was learned, mean loss since it was best; MB, inputs, labels: of what is "
+        "kept between tasks; passes in epochs, train and merge in seconds"
+    )
+    for row in report["rows"]:
+        console.print(f"{row['name']}: {row['about']}")

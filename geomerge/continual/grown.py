@@ -1,0 +1,132 @@
+"""What was measured on a network, carried over to the same network with more outputs.
+
+Heads grow as a stream goes on: rows are added to a classifier, or whole heads. What was remembered
+before says nothing about new weights, so its metric is zero there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import OptionError
+from geomerge.metric import KroneckerMetric
+from geomerge.metric.factor import Factor
+from geomerge.metric.kronecker import KroneckerLayer
+from geomerge.network import Network
+
+__all__ = ["Shapes", "carry_metric", "carry_weights"]
+
+Shapes = Mapping[str, torch.Size]
+
+
+def carry_weights(
+    w: Tensor,  # (n_old,)
+    shapes: Shapes,
+    network: Network,
+    new: Tensor,  # (n,)
+) -> Tensor:  # (n,)
+    """Return old weights in the places of a grown network.
+
+    Args:
+        w: The old weights.
+        shapes: Of the old network's tensors.
+        network: The grown network.
+        new: Where weights that are new come from.
+
+    Raises:
+        OptionError: If a tensor has changed other than by more rows.
+    """
+    found = new.clone()
+    for name, old in _places(shapes).items():
+        found[_place(name, shapes, network)] = w[old].to(new)
+    return found
+
+
+def carry_metric(metric: KroneckerMetric, shapes: Shapes, network: Network) -> KroneckerMetric:
+    """Return a metric on the weights of a grown network, zero on new weights.
+
+    Args:
+        metric: On the old weights.
+        shapes: Of the old network's tensors.
+        network: The grown network.
+
+    Raises:
+        OptionError: If a tensor has changed other than by more rows.
+    """
+    if dict(shapes) == network.shapes:
+        return metric
+    old = _places(shapes)
+    new = {name: _place(name, shapes, network) for name in old}
+
+    def moved(span: slice) -> tuple[slice, int]:
+        """Return where a span lies now, and how many rows its tensor has more behind it."""
+        name = next(k for k, place in old.items() if place.start <= span.start < place.stop)
+        start = new[name].start + span.start - old[name].start
+        whole = (span.start, span.stop) == (old[name].start, old[name].stop)
+        added = network.shapes[name][0] - shapes[name][0] if whole and shapes[name] else 0
+        return slice(start, start + span.stop - span.start), added
+
+    layers = []
+    for layer in metric.layers:
+        weight, added = moved(layer.weight)
+        columns = (weight.stop - weight.start) // layer.outputs.vectors.shape[0]
+        bias = None if layer.bias is None else moved(layer.bias)[0]
+        layers.append(
+            KroneckerLayer(
+                layer.name,
+                slice(weight.start, weight.stop + added * columns),
+                None if bias is None else slice(bias.start, bias.stop + added),
+                layer.inputs,
+                _padded(layer.outputs, added),
+            )
+        )
+    rest = [moved(span)[0] for span in metric.rest]
+    held = [s for layer in layers for s in (layer.weight, layer.bias) if s is not None] + rest
+    names = list(metric.rest_names)
+    for name, place in network.slices.items():  # new tensors, and new rows of the rest
+        start = max(
+            [s.stop for s in held if place.start <= s.start < place.stop], default=place.start
+        )
+        if start < place.stop:
+            rest.append(slice(start, place.stop))
+            names.append(name)
+    zeros = metric.diagonal.new_zeros(sum(s.stop - s.start for s in rest[len(metric.rest) :]))
+    diagonal = torch.cat([metric.diagonal, zeros])
+    return KroneckerMetric(network.n, tuple(layers), tuple(rest), diagonal, tuple(names))
+
+
+def _places(shapes: Shapes) -> dict[str, slice]:
+    """Return where each tensor lies in the weight vector."""
+    ends = list(accumulate(shape.numel() for shape in shapes.values()))
+    return {
+        name: slice(end - shape.numel(), end)
+        for (name, shape), end in zip(shapes.items(), ends, strict=True)
+    }
+
+
+def _place(name: str, shapes: Shapes, network: Network) -> slice:
+    """Return where an old tensor lies in the grown network; new rows come behind it."""
+    old, new = shapes[name], network.shapes.get(name)
+    if new is None or len(old) != len(new) or old[1:] != new[1:] or (old and old[0] > new[0]):
+        raise OptionError(
+            f"{name} had shape {tuple(old)} when a task was remembered and has "
+            f"{None if new is None else tuple(new)} now, expected as many rows or more; only heads "
+            "may grow along a stream"
+        )
+    start = network.slices[name].start
+    return slice(start, start + old.numel())
+
+
+def _padded(factor: Factor, added: int) -> Factor:
+    """Return a factor of more outputs, zero on the new ones."""
+    if not added:
+        return factor
+    size, rank = factor.vectors.shape
+    vectors = torch.zeros(size + added, rank + added).to(factor.vectors)
+    vectors[:size, :rank] = factor.vectors
+    vectors[size:, rank:] = torch.eye(added)
+    return Factor(vectors, torch.cat([factor.values, factor.values.new_zeros(added)]), factor.tail)

@@ -1,0 +1,77 @@
+"""Budgets of remembered functions: rows of a quadratic program, only where a step needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from geomerge.budgets import Budgets, KeptStep, SketchKept
+from geomerge.continual.grown import carry_metric, carry_weights
+from geomerge.continual.memory import Remembered
+from geomerge.metric import Metric
+from geomerge.network import Network
+from geomerge.steps import precondition
+
+__all__ = ["DriftBudgets", "quadratic_drifts"]
+
+
+def quadratic_drifts(
+    memory: Sequence[Remembered],
+    network_of: Callable[[int | None], Network],
+    w: Tensor,  # (n,)
+) -> list[SketchKept]:
+    """Return what each sketch says of a change: (w - w_k)' g_k (w - w_k).
+
+    Args:
+        memory: Remembered tasks.
+        network_of: The network as a function of each head's inputs.
+        w: The weights before, where new weights come from.
+    """
+    found = []
+    for task in memory:
+        if task.sketch is not None:
+            network = network_of(task.head)
+            metric = carry_metric(task.sketch, task.shapes, network)
+            origin = carry_weights(task.origin, task.shapes, network, w)
+            found.append(SketchKept(task.name, metric, origin))
+    return found
+
+
+class DriftBudgets(Budgets):
+    """Budgets of quadratic drifts.
+
+    A drift is convex and a row its tangent: where every drift is within its budget after the step
+    without budgets, that step keeps every row and is the program's solution. Rows are made, and a
+    program solved, only where that is not so.
+
+    Args:
+        kept: The drifts.
+        allowed: How large each may become; one that is larger already may only not grow.
+    """
+
+    def __init__(self, kept: Sequence[SketchKept], allowed: float) -> None:
+        names = [k.name for k in kept]
+        super().__init__(kept, dict.fromkeys(names, allowed), dict.fromkeys(names, 0.0))
+        self.rows = 0
+
+    def step(
+        self,
+        w: Tensor,  # (n,)
+        metric: Metric,
+        v: Tensor,  # (n,)
+        damping: float,
+        beta: float,
+    ) -> KeptStep:
+        """Return the step, solved anew and shortened where it would break a budget."""
+        top = metric.floor + damping
+        rate = beta / (2 * top)
+        tangent = rate * precondition(metric, v, damping)
+        if self.within(w + tangent):
+            predicted = float(
+                (tangent * (rate * top * v - damping * tangent)).sum(dtype=torch.float64)
+            )
+            return KeptStep(tangent, max(predicted, 0.0), {})
+        self.rows += len(self.limits)
+        return super().step(w, metric, v, damping, beta)

@@ -1,0 +1,227 @@
+"""What is kept of a task that was learned: a sketch, its inputs' moments, and the old outputs.
+
+No inputs are kept unless they are asked for, and labels never. All of it is tensors of known size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from geomerge.continual.grown import Shapes, carry_metric, carry_weights
+from geomerge.continual.moments import InputMoments, measure_moments
+from geomerge.continual.settings import MergeSettings
+from geomerge.errors import OptionError
+from geomerge.metric import KroneckerMetric, combine
+from geomerge.metric.estimate import estimate_kronecker
+from geomerge.metric.sketch import truncated_metric
+from geomerge.network import Network
+from geomerge.tasks import Inputs, Normalisation
+
+__all__ = ["Remembered", "as_they_are", "fit_memory", "remember"]
+
+_PLAIN = Normalisation((0.0,), (1.0,))
+_BATCH = 500
+_LEAST_RANK = 4
+_SHRINK = 0.7  # of sketches and moments, until they fit
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What is kept of a task.
+
+    Attributes:
+        name: For reports, ``"task 3"``.
+        head: Task label of a network with a head for each task, else None.
+        shapes: Of the network's tensors then.
+        origin: The weights then, shape (n,).
+        sketch: The metric there, on this task; None once it was merged into the one before.
+        tasks: Number of tasks that the sketch stands for.
+        moments: Of its inputs; None where none are kept.
+        examples: Inputs that are kept, shape (k, ...).
+        seed: Of the pseudo-inputs.
+        targets: Log-probabilities on pseudo-inputs and kept inputs, in half precision, (N, m).
+        kept: Share of the sketch's trace and of the inputs' variance that is still kept.
+    """
+
+    name: str
+    head: int | None
+    shapes: Shapes
+    origin: Tensor
+    sketch: KroneckerMetric | None
+    tasks: int
+    moments: InputMoments | None
+    examples: Tensor
+    seed: int
+    targets: Tensor
+    kept: dict[str, float]
+
+    def inputs(self) -> Tensor:  # (N, ...)
+        """Return pseudo-inputs, drawn again, and kept inputs: those that targets belong to."""
+        count = len(self.targets) - len(self.examples)
+        if self.moments is None or not count:
+            return self.examples
+        return torch.cat([self.moments.draw(count, self.seed), self.examples])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept."""
+        total = self.origin.nbytes + self.examples.nbytes + self.targets.nbytes
+        if self.moments is not None:
+            total += self.moments.nbytes
+        if self.sketch is not None:
+            total += self.sketch.nbytes
+        return total
+
+
+def as_they_are(x: Tensor, device: str | torch.device = "cpu") -> Inputs:
+    """Return inputs that need no normalisation."""
+    return Inputs(x, _PLAIN, str(device))
+
+
+def remember(
+    network: Network,
+    w: Tensor,  # (n,)
+    inputs: Inputs,
+    name: str,
+    head: int | None,
+    settings: MergeSettings,
+    seed: int,
+) -> Remembered:
+    """Make what a task leaves behind.
+
+    Args:
+        network: The network as a function of this task's inputs.
+        w: Its weights, with the task learned.
+        inputs: Unlabelled, of the task.
+        name: For reports.
+        head: Task label, where the network has heads.
+        settings: How much is kept.
+        seed: Of samples and pseudo-inputs.
+    """
+    sample = inputs.sample(settings.sketch_inputs, seed)
+    sketch = estimate_kronecker(network, w, sample.batches(_BATCH), settings.output, seed)
+    moments, drawn = None, torch.empty(0)
+    if settings.pseudo_inputs:
+        if not inputs.raw.is_floating_point() and inputs.raw.dtype != torch.uint8:
+            raise OptionError(
+                "pseudo-inputs are drawn from the moments of inputs, and these are integers; give "
+                "pseudo_inputs=0 and examples=K"
+            )
+        groups = torch.cat([network.logits(w, x).argmax(dim=1) for x in inputs.batches(_BATCH)])
+        moments = measure_moments(inputs, groups, settings.rank)
+        drawn = moments.draw(settings.pseudo_inputs, seed)
+    examples = inputs.sample(settings.examples, seed + 1).batch(slice(None)).cpu()
+    remembered = Remembered(
+        name, head, dict(network.shapes), w.cpu(), sketch, 1, moments, examples, seed,
+        torch.empty(len(drawn) + len(examples), 0), {"sketch": 1.0},
+    )  # fmt: skip
+    if moments is not None:
+        remembered.kept["moments"] = moments.kept
+    return answered(remembered, network, w)
+
+
+def answered(
+    remembered: Remembered,
+    network: Network,
+    w: Tensor,  # (n,)
+) -> Remembered:
+    """Return a task with a network's outputs as what is to be kept.
+
+    Args:
+        remembered: The task.
+        network: The network as a function of its inputs.
+        w: Its weights.
+    """
+    x = as_they_are(remembered.inputs(), network.device)
+    parts = [network.logits(w, b).log_softmax(dim=1) for b in x.batches(_BATCH)]
+    targets = torch.cat(parts) if parts else torch.empty(0, 1)
+    return replace(remembered, targets=targets.half().cpu())
+
+
+def fit_memory(
+    memory: Sequence[Remembered],
+    limit: int,
+    network_of: Callable[[int | None], Network],
+    w: Tensor,  # (n,)
+) -> list[Remembered]:
+    """Shrink what is kept until it fits: first ranks, then the oldest sketches become one.
+
+    Args:
+        memory: All tasks.
+        limit: Bytes.
+        network_of: The network as a function of each head's inputs.
+        w: Its weights, which answer on the pseudo-inputs of shrunk moments.
+
+    Returns:
+        The tasks; ``kept`` says what share of trace and variance was left.
+
+    Raises:
+        OptionError: If even the least does not fit.
+    """
+    found = list(memory)
+    while (size := sum(r.nbytes for r in found)) > limit:
+        smaller = [_smaller(r) for r in found]
+        own = [i for i, r in enumerate(found) if r.sketch is not None]
+        if sum(r.nbytes for r in smaller) < size:
+            found = smaller
+        elif len(own) > 1:
+            first, second = own[:2]
+            network = network_of(found[first].head)
+            found[first] = _joined(found[first], found[second], network, w)
+            found[second] = replace(found[second], sketch=None)
+        else:
+            raise OptionError(
+                f"what is kept of {len(found)} tasks needs {size} bytes at least, expected at most "
+                f"{limit}; raise memory or lower pseudo_inputs and examples"
+            )
+    return [
+        r if r.moments is before.moments else answered(r, network_of(r.head), w)
+        for r, before in zip(found, memory, strict=True)
+    ]
+
+
+def _smaller(remembered: Remembered) -> Remembered:
+    """Keep seven tenths of what can be truncated."""
+    kept = dict(remembered.kept)
+    sketch, moments = remembered.sketch, remembered.moments
+    if sketch is not None:
+        sketch = truncated_metric(sketch, int(_SHRINK * sketch.nbytes / 4))
+        kept["sketch"] = _leading(sketch)
+    if moments is not None and moments.rank > _LEAST_RANK:
+        moments = moments.truncated(max(_LEAST_RANK, int(_SHRINK * moments.rank)))
+        kept["moments"] = moments.kept
+    return replace(remembered, sketch=sketch, moments=moments, kept=kept)
+
+
+def _joined(
+    first: Remembered,
+    second: Remembered,
+    network: Network,
+    w: Tensor,  # (n,)
+) -> Remembered:
+    """Return the first task with a sketch of both."""
+    assert first.sketch is not None
+    assert second.sketch is not None
+    metrics = [carry_metric(r.sketch, r.shapes, network) for r in (first, second) if r.sketch]
+    whole = sum(metric.nbytes for metric in metrics) // 2
+    sketch = truncated_metric(combine(metrics), whole // 4)
+    return replace(
+        first,
+        shapes=dict(network.shapes),
+        origin=carry_weights(second.origin, second.shapes, network, w).cpu(),
+        sketch=sketch,
+        tasks=first.tasks + second.tasks,
+        kept=first.kept | {"sketch": _leading(sketch)},
+    )
+
+
+def _leading(metric: KroneckerMetric) -> float:
+    """Return the share of the trace of all layers in kept eigenvectors."""
+    pairs = [(layer.inputs, layer.outputs) for layer in metric.layers]
+    whole = sum(a.trace * b.trace for a, b in pairs)
+    inside = sum(float(a.values.double().sum() * b.values.double().sum()) for a, b in pairs)
+    return inside / whole if whole > 0 else 1.0

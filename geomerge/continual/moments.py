@@ -1,0 +1,142 @@
+r"""Inputs -> their first two moments, from which pseudo-inputs are drawn.
+
+A mixture of Gaussians, one for each group of inputs: mean, leading directions of the covariance and
+an isotropic rest. Asking the old network for its outputs on inputs that are made up is
+pseudorehearsal (Robins 1995); made up with the right moments they move a network's layers as the
+true inputs did, and no input is kept. They are not cut off where inputs end: that would change the
+moments, and on class-incremental MNIST it cost four points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from geomerge.metric.factor import Factor
+from geomerge.tasks import Inputs
+
+__all__ = ["Cluster", "InputMoments", "measure_moments"]
+
+_MORE = 8  # directions carried along, for the last of the leading ones to be right
+_PRODUCTS = 2
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The moments of one group of inputs.
+
+    Attributes:
+        share: Of all inputs.
+        mean: Shape (d,).
+        covariance: Leading directions and an isotropic rest.
+    """
+
+    share: float
+    mean: Tensor
+    covariance: Factor
+
+
+@dataclass(frozen=True)
+class InputMoments:
+    """A mixture of Gaussians with the moments of a task's inputs.
+
+    Attributes:
+        shape: Of one input.
+        clusters: The groups.
+    """
+
+    shape: tuple[int, ...]
+    clusters: tuple[Cluster, ...]
+
+    def draw(self, count: int, seed: int) -> Tensor:  # (count, *shape)
+        """Return pseudo-inputs, the same for the same seed.
+
+        Args:
+            count: How many; each group has its share of them.
+            seed: Of the draws.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        parts = []
+        ends = [round(count * total) for total in accumulate(c.share for c in self.clusters)]
+        for cluster, start, end in zip(self.clusters, [0, *ends], ends, strict=False):
+            u, s = cluster.covariance.vectors, cluster.covariance.values
+            number = end - start
+            inside = torch.randn(number, len(s), generator=generator) * s.sqrt()
+            outside = torch.randn(number, len(u), generator=generator)
+            outside -= outside @ u @ u.T
+            parts.append(cluster.mean + inside @ u.T + cluster.covariance.tail**0.5 * outside)
+        return torch.cat(parts).view(-1, *self.shape)
+
+    @property
+    def rank(self) -> int:
+        """Most leading directions that a group has."""
+        return max(len(c.covariance.values) for c in self.clusters)
+
+    @property
+    def kept(self) -> float:
+        """Share of the inputs' variance in the leading directions."""
+        inside = sum(c.share * float(c.covariance.values.double().sum()) for c in self.clusters)
+        whole = sum(c.share * c.covariance.trace for c in self.clusters)
+        return inside / whole if whole > 0 else 1.0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(
+            t.nbytes
+            for c in self.clusters
+            for t in (c.mean, c.covariance.vectors, c.covariance.values)
+        )
+
+    def truncated(self, rank: int) -> InputMoments:
+        """Keep fewer leading directions; the rest become isotropic."""
+        clusters = (Cluster(c.share, c.mean, c.covariance.truncated(rank)) for c in self.clusters)
+        return InputMoments(self.shape, tuple(clusters))
+
+
+def measure_moments(
+    inputs: Inputs,
+    groups: Tensor,  # (N,)
+    rank: int,
+) -> InputMoments:
+    """Measure the moments of inputs, group by group.
+
+    Args:
+        inputs: Of floats or pixels.
+        groups: Which inputs belong together, such as those of one predicted class.
+        rank: Leading directions to keep of each group, found by a randomised decomposition (Halko,
+            Martinsson & Tropp 2011).
+
+    Returns:
+        Moments on the CPU.
+    """
+    clusters = []
+    groups = groups.cpu()
+    for group in groups.unique():
+        index = (groups == group).nonzero()[:, 0]
+        x = inputs.batch(index).flatten(1).cpu()
+        mean = x.mean(dim=0)
+        clusters.append(Cluster(len(x) / len(groups), mean, _covariance(x - mean, rank)))
+    return InputMoments(tuple(inputs.raw.shape[1:]), tuple(clusters))
+
+
+def _covariance(
+    x: Tensor,  # (N, d), centred
+    rank: int,
+) -> Factor:
+    number, size = x.shape
+    rank = min(rank, size, max(number - 1, 1))
+    carried = min(rank + _MORE, size)
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(size, carried, generator=generator)
+    for _ in range(_PRODUCTS):
+        basis = torch.linalg.qr(x.T @ (x @ basis)).Q
+    inside = (x @ basis).double()
+    values, turned = torch.linalg.eigh(inside.T @ inside / max(number - 1, 1))
+    values, turned = values.flip(0)[:rank].clamp(min=0), turned.flip(1)[:, :rank]
+    whole = float(x.square().sum(dim=0, dtype=torch.float64).sum()) / max(number - 1, 1)
+    tail = max(whole - float(values.sum()), 0.0) / (size - rank) if size > rank else 0.0
+    return Factor((basis.double() @ turned).to(x), values.to(x), tail)

@@ -1,0 +1,130 @@
+"""Remembered tasks -> how far their functions have drifted, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from geomerge.continual.memory import Remembered, as_they_are
+from geomerge.directions import TowardFunction, divergence
+from geomerge.network import Network
+from geomerge.walk import Direction
+
+__all__ = ["Rehearsal", "TowardAll"]
+
+_UNSEEN = -30.0  # log-probability of classes that came later
+_MEASURED = 1000  # pseudo-inputs and kept inputs of a task on which its drift is measured
+
+
+class Rehearsal:
+    """The functions of remembered tasks, on inputs drawn from moments and on kept ones.
+
+    Tasks that share a head are passed together.
+
+    Args:
+        memory: The tasks; those without any inputs are left to their sketches.
+        network_of: The network as a function of each head's inputs.
+        batch: Inputs of all tasks per gradient.
+        seed: Of their order.
+    """
+
+    def __init__(
+        self,
+        memory: Sequence[Remembered],
+        network_of: Callable[[int | None], Network],
+        batch: int,
+        seed: int,
+    ) -> None:
+        by_head: dict[int | None, list[tuple[Remembered, Tensor, Tensor]]] = {}
+        self._tasks: list[tuple[str, Network, Tensor, Tensor]] = []
+        for task in memory:
+            x = task.inputs()
+            if not len(x):
+                continue
+            network = network_of(task.head)
+            targets = _widened(task.targets.float().to(network.device), network, x[:1])
+            by_head.setdefault(task.head, []).append((task, x, targets))
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+            few = order[:_MEASURED]
+            self._tasks.append((task.name, network, x[few], targets[few.to(targets.device)]))
+        self.count = sum(len(tasks) for tasks in by_head.values())
+        self.inputs = [as_they_are(x, network.device) for _, network, x, _ in self._tasks]
+        self._heads: list[tuple[int, TowardFunction]] = []
+        for head, tasks in by_head.items():
+            network = network_of(head)
+            inputs = as_they_are(torch.cat([x for _, x, _ in tasks]), network.device)
+            targets = torch.cat([t for _, _, t in tasks])
+            share = max(1, batch * len(tasks) // self.count)
+            toward = TowardFunction(network, targets, inputs, share, seed)
+            self._heads.append((len(tasks), toward))
+
+    def __call__(
+        self,
+        w: Tensor,  # (n,)
+    ) -> tuple[float, Tensor]:
+        """Return the sum over tasks of the mean KL on the next batch, and minus its gradient."""
+        total, v = 0.0, torch.zeros_like(w)
+        for tasks, toward in self._heads:
+            distance, back = toward(w)
+            total += tasks * distance
+            v += tasks * back
+        return total, v
+
+    @property
+    def names(self) -> list[str]:
+        """Tasks of which there are inputs."""
+        return [name for name, *_ in self._tasks]
+
+    def drift(
+        self,
+        w: Tensor,  # (n,)
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Measure each task on up to 1000 inputs.
+
+        Returns:
+            Mean KL(remembered || network), and the share of answers that changed, by task.
+        """
+        drift, changed = {}, {}
+        for name, network, x, targets in self._tasks:
+            logits = network.logits(w, x.to(network.device))
+            drift[name] = float(divergence(targets)(logits))
+            other = logits.argmax(dim=1) != targets.argmax(dim=1)
+            changed[name] = float(other.float().mean())
+        return drift, changed
+
+
+class TowardAll:
+    """v = the mean over the experience and all remembered tasks of minus their gradients.
+
+    Args:
+        new: Direction of the experience.
+        rehearsal: The remembered tasks.
+    """
+
+    def __init__(self, new: Direction, rehearsal: Rehearsal) -> None:
+        self._new = new
+        self._rehearsal = rehearsal
+
+    def __call__(
+        self,
+        w: Tensor,  # (n,)
+    ) -> tuple[float, Tensor]:
+        """Return the mean distance on the next inputs and v there, shape (n,)."""
+        new, v = self._new(w)
+        if not self._rehearsal.count:
+            return new, v
+        old, back = self._rehearsal(w)
+        tasks = 1 + self._rehearsal.count
+        return (new + old) / tasks, (v + back) / tasks
+
+
+def _widened(
+    targets: Tensor,  # (N, m_old)
+    network: Network,
+    x: Tensor,  # (1, ...)
+) -> Tensor:  # (N, m)
+    """Return targets on all classes known now: inputs remembered are of none that came later."""
+    more = network.logits(network.initial, x.to(network.device)).shape[1] - targets.shape[1]
+    return torch.nn.functional.pad(targets, (0, more), value=_UNSEEN)

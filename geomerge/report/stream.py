@@ -1,0 +1,138 @@
+"""Methods on a stream of tasks -> a table's cells and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from geomerge.report.picture import STYLES, write_picture
+
+__all__ = ["draw_stream", "stream_table"]
+
+_HEADINGS = (
+    "method", "acc", "BWT", "forget", "MB", "inputs", "labels", "passes", "train", "merge",
+)  # fmt: skip
+_NUMBERS = 10  # most experiences whose accuracies are written into the heat map
+_MARKERS = "os^DvPX*<>ph"
+_DARK = 0.5  # share of the scale over which numbers are white
+
+
+def stream_table(report: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Return the table's headings and its cells.
+
+    Args:
+        report: The content of ``report.json``.
+    """
+    rows = []
+    for row in report["rows"]:
+        kept, seconds = row["kept"], row["seconds"]
+        rows.append([
+            row["name"],
+            f"{100 * row['accuracy']:.2f}",
+            _points(row["backward_transfer"]),
+            _points(row["forgetting"]),
+            f"{kept['megabytes']:.2f}",
+            str(kept["examples"]),
+            str(kept["labels"]),
+            f"{row['passes']:.1f}",
+            f"{seconds['training']:.0f}",
+            f"{seconds['merging']:.0f}",
+        ])  # fmt: skip
+    return _HEADINGS, rows
+
+
+def draw_stream(report: dict[str, Any], file: Path) -> None:
+    """Draw ``stream.png``: every task's accuracy after each experience, averages, forgetting.
+
+    Args:
+        report: The content of ``report.json``.
+        file: Where the picture goes.
+    """
+    from matplotlib.figure import Figure
+
+    rows = report["rows"]
+    shown = next((r for r in rows if len(r["matrix"]) > 1), None)
+    names = [e["name"] for e in report["stream"]["experiences"]]
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1.15, 1.3, 0.75])
+    if shown is not None:
+        _matrix(left, shown, len(names))
+    _averages(middle, rows, len(names))
+    _forgetting(right, rows)
+    figure.suptitle(f"{report['stream']['name']}, {report['network']['architecture']}")
+    write_picture(figure, file)
+
+
+def _matrix(axis: Any, row: dict[str, Any], count: int) -> None:
+    """Draw accuracies of one method: tasks down, experiences across."""
+    values = [
+        [100 * line[task] if task < len(line) else float("nan") for line in row["matrix"]]
+        for task in range(count)
+    ]
+    known = [v for line in values for v in line if v == v]
+    low, high = min(known), max(known)
+    margin = 0.3 * (high - low + 1)  # so that no learned task is as white as those to come
+    image = axis.imshow(values, cmap="Greys", vmin=low - margin, vmax=high + margin)
+    axis.set_title(f"{row['name']}: accuracy on each task (%)")
+    axis.set_xlabel("after experience")
+    axis.set_ylabel("task")
+    step = 1 + count // (2 * _NUMBERS)
+    for ticks, labels in ((axis.set_xticks, str), (axis.set_yticks, str)):
+        ticks(range(0, count, step), [labels(k + 1) for k in range(0, count, step)])
+    if count > _NUMBERS:
+        axis.figure.colorbar(image, ax=axis, shrink=0.8)
+        return
+    for task, line in enumerate(values):
+        for after, value in enumerate(line):
+            if value == value:
+                dark = image.norm(value) > _DARK
+                axis.text(
+                    after, task, f"{value:.1f}" if count <= 5 else f"{value:.0f}",
+                    ha="center", va="center", size=9, color="white" if dark else "black",
+                )  # fmt: skip
+
+
+def _averages(axis: Any, rows: list[dict[str, Any]], count: int) -> None:
+    """Draw the average accuracy on the tasks learned so far, a line for each method."""
+    for k, row in enumerate(rows):
+        averages = [100 * v for v in row["average"]]
+        if len(averages) == 1:
+            axis.axhline(
+                averages[0], color="0.35", lw=1, ls=(0, (1, 3)),
+                label=f"{row['name']}: {averages[0]:.1f}",
+            )  # fmt: skip
+            continue
+        axis.plot(
+            range(1, count + 1), averages, **_style(k), lw=2.4 if k == 0 else 1.2, ms=5,
+            label=f"{row['name']}: {averages[-1]:.1f}",
+        )  # fmt: skip
+    axis.set_title("average accuracy on tasks learned so far (%)")
+    axis.set_xlabel("after experience")
+    axis.set_xticks(range(1, count + 1, 1 + count // 12))
+    axis.grid(alpha=0.25)
+    axis.figure.legend(loc="outside lower center", ncols=6, frameon=False)
+
+
+def _forgetting(axis: Any, rows: list[dict[str, Any]]) -> None:
+    """Draw a bar for each method."""
+    shown = [row for row in rows if row["forgetting"] is not None]
+    values = [100 * row["forgetting"] for row in shown]
+    bars = axis.barh(
+        range(len(shown)), values, color=["0.25", *["0.75"] * max(0, len(shown) - 1)], height=0.6
+    )
+    axis.bar_label(bars, [f"{v:.1f}" for v in values], padding=3, size=8)
+    axis.set_yticks(range(len(shown)), [row["name"] for row in shown])
+    axis.invert_yaxis()
+    axis.margins(x=0.18)
+    axis.set_title("forgetting (points)")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _style(k: int) -> dict[str, Any]:
+    """Return a line's looks; its marker is its own, for those who see no colours."""
+    color, line, _ = STYLES[k % len(STYLES)]
+    return {"color": color, "ls": line, "marker": _MARKERS[k % len(_MARKERS)]}
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

@@ -1,0 +1,75 @@
+"""A stream that was learned, on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from geomerge.files import staged_folder, write_bytes
+from geomerge.report.stream import draw_stream, stream_table
+from geomerge.runs.finished import finished, folder_of, write_json
+
+__all__ = ["run_stream"]
+
+
+def run_stream(
+    name: str,
+    recipe: dict[str, Any],
+    learn: Callable[[], dict[str, Any]],
+    out: str | Path | None = None,
+) -> tuple[Path, dict[str, Any], bool]:
+    """Learn a stream and write the run: recipe, report, table, picture.
+
+    Args:
+        name: The stream's.
+        recipe: What decides the result.
+        learn: Trains and measures all rows; called if the run is not there yet.
+        out: The run's folder; default ``runs/NAME-HASH``.
+
+    Returns:
+        The folder, its report, and whether it had been finished before (nothing was changed).
+
+    Raises:
+        GeomergeError: If the folder holds another run or cannot be written, or by ``learn``.
+    """
+    folder = folder_of(out, name, recipe)
+    before = finished(folder, recipe)
+    if before is not None:
+        return folder, before, True
+    with staged_folder(folder) as stage:
+        report = learn()
+        report["recipe"] = recipe
+        draw_stream(report, stage / "stream.png")
+        write_bytes(stage / "table.md", _markdown(report).encode())
+        write_json(stage / "recipe.json", recipe)
+        write_json(stage / "report.json", report)
+    return folder, report, False
+
+
+def _markdown(report: dict[str, Any]) -> str:
+    stream, network = report["stream"], report["network"]
+    headings, rows = stream_table(report)
+    lines = [
+        f"# {stream['name']}: {len(stream['experiences'])} experiences, seed {stream['seed']}",
+        "",
+        f"{network['architecture']} with {network['parameters']:,} parameters; "
+        f"{stream['meaning']}.",
+        "",
+        _line(headings),
+        _line(["---", *["---:"] * (len(headings) - 1)]),
+        *map(_line, rows),
+        "",
+        "acc, BWT and forget are accuracies on the test splits, in percent: average over all tasks "
+        "after the last, mean change of each task since it was learned (backward transfer), mean "
+        "loss since it was best. MB, inputs and labels are of what is kept between experiences "
+        "beside the network itself; labels are those that it was made with. passes: examples "
+        "passed forwards and backwards, in epochs; train and merge: seconds.",
+        "",
+        *[f"- {row['name']}: {row['about']}" for row in report["rows"]],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

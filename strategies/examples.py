@@ -1,0 +1,176 @@
+"""Data sets for Avalanche that are read a batch at a time.
+
+Avalanche reads one example after the other, which costs more than a step of a small network. Here
+the numbers of a batch's examples are collected first and their inputs taken, normalised, permuted
+all at once. Avalanche sees ordinary data sets: subsets and concatenations work, and its own loaders
+do, slowly; a ``DataLoader`` of PyTorch and :class:`BatchLoader`, which ``Pace`` installs, are fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from avalanche.benchmarks.utils import DataAttribute, TaskAwareSupervisedClassificationDataset
+from avalanche.benchmarks.utils.data_attribute import TaskLabels
+from avalanche.benchmarks.utils.flat_data import ConstantSequence
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from geomerge.tasks import Inputs
+
+__all__ = ["BatchLoader", "Examples", "ExperienceData", "Pool"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split of one experience; its inputs stay as they are until a batch is taken.
+
+    Attributes:
+        inputs: Of N examples; experiences may share the tensor.
+        labels: Shape (N,).
+        task: Task label; 0 where the scenario has none.
+        permutation: Of the numbers of an input, shape (d,).
+    """
+
+    inputs: Inputs
+    labels: Tensor
+    task: int = 0
+    permutation: Tensor | None = None
+
+    def take(self, index: Tensor | slice) -> Tensor:  # (B, ...)
+        """Return normalised inputs in float32."""
+        x = self.inputs.batch(index)
+        if self.permutation is None:
+            return x
+        return x.flatten(1).index_select(1, self.permutation).view_as(x)
+
+
+class Pool:
+    """The examples of all experiences of a stream, numbered through.
+
+    Args:
+        parts: One for each experience.
+    """
+
+    def __init__(self, parts: Sequence[Examples]) -> None:
+        self.parts = parts
+        sizes = torch.tensor([len(part.labels) for part in parts])
+        self._ends = sizes.cumsum(0)
+        self._starts = self._ends - sizes
+        self._labels = torch.cat([part.labels for part in parts])
+        self._tasks = torch.tensor([part.task for part in parts])
+
+    def take(self, rows: Tensor) -> list[Tensor]:  # (B,) -> (B, ...), (B,), (B,)
+        """Return inputs, labels and task labels of the examples with these numbers."""
+        source = torch.bucketize(rows, self._ends, right=True)
+        first = int(source[0])
+        if bool((source == first).all()):
+            x = self.parts[first].take(rows - self._starts[first])
+        else:
+            found = []
+            order = source.argsort(stable=True)
+            for k in source.unique().tolist():
+                found.append(self.parts[k].take(rows[source == k] - self._starts[k]))
+            mixed = torch.cat(found)
+            x = torch.empty_like(mixed)
+            x[order] = mixed
+        return [x, self._labels[rows], self._tasks[source]]
+
+    def experience(self, k: int) -> ExperienceData:
+        """Return the data set of experience k."""
+        rows = range(int(self._starts[k]), int(self._ends[k]))
+        return ExperienceData(
+            [_Single(self, rows)],
+            data_attributes=[
+                DataAttribute(self.parts[k].labels.tolist(), "targets"),
+                TaskLabels(ConstantSequence(self.parts[k].task, len(rows))),
+                DataAttribute(rows, "rows"),
+            ],
+            collate_fn=_collate,
+        )
+
+
+class ExperienceData(TaskAwareSupervisedClassificationDataset):  # type: ignore[misc]
+    """Examples of a pool as Avalanche wants them.
+
+    The attribute ``rows``, which subsets and concatenations carry along, says which they are.
+    """
+
+    def __init__(self, datasets: Any, **kwargs: Any) -> None:
+        super().__init__(datasets, **kwargs)
+        self.pool: Pool = datasets[0].pool
+        self._numbers: Tensor | None = None
+
+    @property
+    def numbers(self) -> Tensor:  # (N,)
+        """Number of each example in the pool."""
+        if self._numbers is None:
+            self._numbers = torch.tensor(list(self._data_attributes["rows"]))
+        return self._numbers
+
+    def take(self, index: Tensor) -> list[Tensor]:  # (B,) -> (B, ...), (B,), (B,)
+        """Return inputs, labels and task labels of these examples of the data set."""
+        return self.pool.take(self.numbers[index])
+
+    def __getitems__(self, index: Sequence[int]) -> _Batch:
+        """Return a whole batch: what a DataLoader of PyTorch asks for where it is there."""
+        return _Batch(self.take(torch.as_tensor(index)))
+
+
+class BatchLoader:
+    """Batches of a data set in random order, each with as many of a memory's examples as wanted.
+
+    Args:
+        data: The data set.
+        batch: Examples of each batch; the last may have fewer.
+        memory: A second data set, of which a random part is added to each batch.
+        extra: How many of it at most.
+    """
+
+    def __init__(
+        self,
+        data: ExperienceData,
+        batch: int,
+        memory: ExperienceData | None = None,
+        extra: int = 0,
+    ) -> None:
+        self._data, self._batch = data, batch
+        self._memory, self._extra = memory, extra
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return -(-len(self._data) // self._batch)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        """Yield inputs, labels and task labels."""
+        for index in torch.randperm(len(self._data)).split(self._batch):
+            rows = self._data.numbers[index]
+            if self._memory is not None:
+                drawn = torch.randperm(len(self._memory))[: self._extra]
+                rows = torch.cat([rows, self._memory.numbers[drawn]])
+            yield self._data.pool.take(rows)
+
+
+class _Batch(list[Tensor]):
+    """A batch that needs no collating."""
+
+
+class _Single(Dataset[tuple[Tensor, int]]):
+    """One example after the other, for whatever reads so."""
+
+    def __init__(self, pool: Pool, rows: range) -> None:
+        self.pool, self._rows = pool, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        x, y, _ = self.pool.take(torch.tensor([self._rows[index]]))
+        return x[0], int(y)
+
+
+def _collate(examples: Any) -> list[Tensor]:
+    return list(examples if isinstance(examples, _Batch) else default_collate(examples))

@@ -1,0 +1,53 @@
+"""An Avalanche experience -> its inputs and labels, materialised once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from geomerge.errors import OptionError
+
+__all__ = ["collect", "task_label"]
+
+_BATCH = 1024
+
+
+def task_label(experience: Any) -> int:
+    """Return the task label of an experience.
+
+    Raises:
+        OptionError: If it has several.
+    """
+    labels = set(experience.task_labels)
+    if len(labels) != 1:
+        raise OptionError(
+            f"an experience has the task labels {sorted(labels)} and the model a head for each, "
+            "expected one; split it into an experience for each task"
+        )
+    return int(labels.pop())
+
+
+def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Return an experience's inputs and labels, as evaluation sees them: nothing is augmented.
+
+    Args:
+        experience: Of an Avalanche stream.
+        most: How many at most, drawn without replacement; None takes all.
+        seed: Of the draw.
+
+    Returns:
+        Inputs, shape (N, ...), and labels, shape (N,).
+    """
+    dataset = experience.dataset.eval()
+    collate = getattr(dataset, "collate_fn", None)
+    if most is not None and most < len(dataset):
+        generator = torch.Generator().manual_seed(seed)
+        dataset = Subset(dataset, torch.randperm(len(dataset), generator=generator)[:most].tolist())
+    xs, ys = [], []
+    for x, y, *_ in DataLoader(dataset, batch_size=_BATCH, collate_fn=collate):
+        xs.append(x)
+        ys.append(torch.as_tensor(y))
+    return torch.cat(xs), torch.cat(ys)

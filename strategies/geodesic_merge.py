@@ -1,0 +1,128 @@
+"""``GeodesicMerge``: train an expert, then walk from the network before to one that does both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from avalanche.core import BasePlugin
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.plugins.evaluation import default_evaluator
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor, nn
+from torch.nn import CrossEntropyLoss
+from torch.optim import Optimizer
+
+from geomerge.continual.memory import Remembered
+from geomerge.continual.report import MergeReport
+from geomerge.continual.settings import MergeSettings
+from geomerge.options import check_known
+from geomerge.strategies.merger import Merger
+
+__all__ = ["EXPERT_STARTS", "GeodesicMerge"]
+
+EXPERT_STARTS = ("warm", "first")
+
+
+class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
+    """Merge an expert of every experience into the network before it.
+
+    The model is trained on each experience by Avalanche's own loop, with all plugins, loggers and
+    metrics. Then a walk starts at the network before, in the metric of the remembered tasks, toward
+    the expert's function on the new inputs, and the merged weights are written back in place: every
+    ``after_training_exp`` sees those. Of a learned task a sketch, moments of its inputs and outputs
+    on pseudo-inputs are kept; examples only if they are asked for.
+
+    Args:
+        model: The network; with ``MultiTaskModule`` every task has its head, and heads may grow.
+        optimizer: For the expert; its state is fresh in every experience.
+        criterion: For the expert, and for the walk if ``settings.labels``.
+        settings: Of the merges.
+        expert_init: Where an expert starts: ``"warm"``, the network before, or ``"first"``, the
+            weights of the very beginning.
+        train_mb_size: Batch size of the expert's training.
+        train_epochs: Of the expert.
+        eval_mb_size: Batch size of evaluation.
+        device: Where all is computed.
+        plugins: Others beside it.
+        evaluator: Metrics and loggers.
+        eval_every: As in Avalanche.
+        peval_mode: As in Avalanche.
+        **base_kwargs: As in Avalanche.
+
+    Raises:
+        OptionError: For an unknown ``expert_init``; in training for an online stream.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer,
+        criterion: Any = None,
+        settings: MergeSettings | None = None,
+        expert_init: str = "warm",
+        train_mb_size: int = 1,
+        train_epochs: int = 1,
+        eval_mb_size: int | None = None,
+        device: str | torch.device = "cpu",
+        plugins: Sequence[BasePlugin] | None = None,
+        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
+        eval_every: int = -1,
+        peval_mode: str = "epoch",
+        **base_kwargs: Any,
+    ) -> None:
+        check_known("expert_init", expert_init, EXPERT_STARTS)
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=CrossEntropyLoss() if criterion is None else criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=None if plugins is None else list(plugins),
+            evaluator=evaluator,
+            eval_every=eval_every,
+            peval_mode=peval_mode,
+            **base_kwargs,
+        )
+        self.merger = Merger(MergeSettings() if settings is None else settings)
+        self._expert_init = expert_init
+        self._first: dict[str, Tensor] | None = None
+
+    @property
+    def merge_reports(self) -> list[MergeReport]:
+        """One for each experience after the first."""
+        return self.merger.reports
+
+    @property
+    def memory(self) -> list[Remembered]:
+        """What is kept of each task."""
+        return self.merger.memory
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes kept of all tasks."""
+        return self.merger.memory_bytes
+
+    def check_model_and_optimizer(self, reset_optimizer_state: bool = True, **kwargs: Any) -> None:
+        """Grow the model and make a fresh optimiser: another expert's momentum is none of ours."""
+        super().check_model_and_optimizer(reset_optimizer_state=reset_optimizer_state, **kwargs)
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        self.merger.begin(self)
+        if self._expert_init == "first":
+            self._start_anew()
+        super()._train_exp(experience, eval_streams, **kwargs)
+        self.merger.finish(self)
+
+    @torch.no_grad()
+    def _start_anew(self) -> None:
+        """Write the first weights into the model; what has grown since keeps its own."""
+        parameters = dict(self.model.named_parameters())
+        if self._first is None:
+            self._first = {name: p.detach().clone() for name, p in parameters.items()}
+        for name, p in self._first.items():
+            parameters[name][: len(p)].copy_(p)

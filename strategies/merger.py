@@ -1,0 +1,157 @@
+"""What the strategy and the plugin share: snapshot, merge, write back, remember."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from avalanche.benchmarks.scenarios.online import OnlineCLExperience
+from avalanche.models.utils import is_multi_task_module
+from avalanche.training.templates.base_sgd import PeriodicEval
+from torch import Tensor, nn
+
+from geomerge.continual.experience import merge_experience
+from geomerge.continual.memory import Remembered, as_they_are, fit_memory, remember
+from geomerge.continual.report import MergeReport
+from geomerge.continual.settings import MergeSettings
+from geomerge.errors import OptionError
+from geomerge.network import Network
+from geomerge.strategies.experience import collect, task_label
+
+__all__ = ["HeadView", "Merger"]
+
+
+class HeadView(nn.Module):
+    """A model as a function of the inputs of one task.
+
+    Args:
+        model: An Avalanche model.
+        head: The task's label; None for a model that takes none.
+    """
+
+    def __init__(self, model: nn.Module, head: int | None) -> None:
+        super().__init__()
+        self.model = model
+        self._head = head
+
+    def forward(
+        self,
+        x: Tensor,  # (B, ...)
+    ) -> Tensor:  # (B, m)
+        """Return the logits."""
+        out: Tensor = self.model(x) if self._head is None else self.model(x, self._head)
+        return out
+
+
+class Merger:
+    """Merges each expert into the network before it, and remembers each task.
+
+    Args:
+        settings: Of the merges.
+    """
+
+    def __init__(self, settings: MergeSettings) -> None:
+        self.settings = settings
+        self.memory: list[Remembered] = []
+        self.reports: list[MergeReport] = []
+        self._start: dict[str, Tensor] = {}
+        self._began = 0.0
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes kept of all earlier tasks."""
+        return sum(task.nbytes for task in self.memory)
+
+    def begin(self, strategy: Any) -> None:
+        """Keep the network before an experience; its heads must have grown.
+
+        Raises:
+            OptionError: If the stream is split for online learning.
+        """
+        if isinstance(strategy.experience, OnlineCLExperience):
+            raise OptionError(
+                "a merge needs whole experiences and this stream is split for online learning; "
+                "train on the stream that it was made from"
+            )
+        self._start = {k: t.detach().clone() for k, t in _tensors(strategy.model)}
+        self._began = time.perf_counter()
+
+    def finish(self, strategy: Any) -> None:
+        """Merge the expert that was trained into the network before, in place, and remember it."""
+        trained = time.perf_counter()
+        experience = strategy.experience
+        head = task_label(experience) if is_multi_task_module(strategy.model) else None
+        number = len(self.memory)
+        settings = replace(self.settings, seed=self.settings.seed + number)
+        x, labels = collect(experience, settings.inputs, settings.seed)
+        inputs = as_they_are(x, strategy.device)
+
+        model = copy.deepcopy(strategy.model)
+        views: dict[int | None, Network] = {}
+
+        def network_of(wanted: int | None) -> Network:
+            if wanted not in views:
+                views[wanted] = Network(HeadView(model, wanted), strategy.device)
+            return views[wanted]
+
+        network = network_of(head)
+        w = expert = network.initial
+        name = f"task {number}"
+        if self.memory:
+            start = _before(self._start, network, expert)
+            w, report = merge_experience(
+                start, expert, inputs, self.memory, network_of, settings,
+                task=name, head=head, labels=labels,
+            )  # fmt: skip
+            _write(strategy.model, network, w)
+            for plugin in strategy.plugins:
+                if isinstance(plugin, PeriodicEval) and plugin.eval_every > -1:
+                    plugin.do_final = True  # else the merged network would never be evaluated
+        self.memory.append(remember(network, w, inputs, name, head, settings, settings.seed))
+        if settings.memory is not None:
+            self.memory = fit_memory(self.memory, settings.memory, network_of, w)
+        if number:
+            self.reports.append(
+                replace(
+                    report,
+                    memory={task.name: task.nbytes for task in self.memory},
+                    kept={task.name: task.kept for task in self.memory},
+                    expert_seconds=trained - self._began,
+                    merge_seconds=time.perf_counter() - trained,
+                )
+            )
+        self._start = {}
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+
+
+def _before(
+    tensors: dict[str, Tensor],
+    network: Network,
+    expert: Tensor,  # (n,)
+) -> Tensor:  # (n,)
+    """Return the weights before; an evaluation may have added heads, which are the expert's."""
+    start = expert.clone()
+    views = network.unravel(start)
+    for name, tensor in tensors.items():
+        view = views["model." + name]
+        view[: len(tensor)].copy_(tensor) if tensor.dim() else view.copy_(tensor)
+    return start
+
+
+@torch.no_grad()
+def _write(
+    model: nn.Module,
+    network: Network,
+    w: Tensor,  # (n,)
+) -> None:
+    """Copy weights into the model's own tensors, which optimiser and plugins hold on to."""
+    views = network.unravel(w)
+    for name, tensor in _tensors(model):
+        tensor.copy_(views["model." + name])

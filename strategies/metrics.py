@@ -1,0 +1,70 @@
+"""Merge reports as Avalanche metrics, for its text, CSV and TensorBoard loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from avalanche.evaluation import PluginMetric
+from avalanche.evaluation.metric_results import MetricValue
+
+from geomerge.continual.report import MergeReport
+
+__all__ = ["MergeMetric", "merge_metrics"]
+
+_VALUES: dict[str, Callable[[MergeReport], float]] = {
+    "Merge_Drift": lambda report: max(report.pick.drift.values(), default=0.0),
+    "Merge_PathLength": lambda report: report.pick.length,
+    "Merge_WorstDrop": lambda report: max(report.pick.changed.values(), default=0.0),
+}
+
+
+class MergeMetric(PluginMetric[float]):  # type: ignore[misc]
+    """One number of the last merge, emitted after the experience.
+
+    Args:
+        name: ``Merge_Drift``, the largest mean KL of a remembered task to what it was;
+            ``Merge_PathLength``, of the walk up to its end; or ``Merge_WorstDrop``, the largest
+            share of a remembered task's answers that changed.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self._last: float = float("nan")
+
+    def __str__(self) -> str:
+        return self._name
+
+    def result(self, **kwargs: Any) -> float:
+        """Return the last value."""
+        return self._last
+
+    def reset(self, **kwargs: Any) -> None:
+        """Forget the last value."""
+        self._last = float("nan")
+
+    def after_training_exp(self, strategy: Any) -> list[MetricValue]:
+        """Emit the number of the merge that has just ended; after a first experience none."""
+        reports = _reports(strategy)
+        number = strategy.clock.train_exp_counter
+        if len(reports) < number or not reports:
+            return []
+        report = reports[-1]
+        self._last = float(_VALUES[self._name](report))
+        name = f"{self._name}/train_phase/{strategy.experience.origin_stream.name}_stream"
+        step = strategy.clock.train_iterations
+        return [MetricValue(self, name, self._last, step)]
+
+
+def merge_metrics() -> list[MergeMetric]:
+    """Return all metrics of merges, for an ``EvaluationPlugin``."""
+    return [MergeMetric(name) for name in _VALUES]
+
+
+def _reports(strategy: Any) -> list[MergeReport]:
+    for source in (strategy, *strategy.plugins):
+        if hasattr(source, "merge_reports"):
+            found: list[MergeReport] = source.merge_reports
+            return found
+    return []

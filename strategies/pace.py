@@ -1,0 +1,61 @@
+"""How every row of a table is trained: fast batches, a falling learning rate, counted examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avalanche.core import SupervisedPlugin
+
+from geomerge.strategies.examples import BatchLoader
+
+__all__ = ["Pace"]
+
+
+class Pace(SupervisedPlugin):  # type: ignore[misc]
+    """Gives a strategy its batches and its learning rate.
+
+    Args:
+        rate: Learning rate of the first step of each experience; it falls linearly to zero.
+        storage: A storage policy of Avalanche: its buffer is filled after each experience, and
+            half of each later batch comes from it.
+        first_epochs: Epochs of the first experience, where they are not those of the others.
+    """
+
+    def __init__(self, rate: float, storage: Any = None, first_epochs: int | None = None) -> None:
+        super().__init__()
+        self._rate = rate
+        self._storage = storage
+        self._first_epochs = first_epochs
+        self._later_epochs: int | None = None
+        self._step = self._steps = 0
+        self.examples: list[int] = []
+        self.steps: list[int] = []
+
+    def before_training_exp(self, strategy: Any, *_: Any, **__: Any) -> None:
+        """Replace the loader and count the steps that will be taken."""
+        if self._first_epochs is not None:
+            if self._later_epochs is None:
+                self._later_epochs = strategy.train_epochs
+            first = strategy.clock.train_exp_counter == 0
+            strategy.train_epochs = self._first_epochs if first else self._later_epochs
+        buffer = None if self._storage is None else self._storage.buffer
+        size = strategy.train_mb_size
+        strategy.dataloader = BatchLoader(
+            strategy.adapted_dataset, size, buffer if buffer else None, size
+        )
+        self._step, self._steps = 0, strategy.train_epochs * len(strategy.dataloader)
+        self.examples.append(0)
+        self.steps.append(0)
+
+    def before_update(self, strategy: Any, *_: Any, **__: Any) -> None:
+        """Set the learning rate of the step, and count it."""
+        for group in strategy.optimizer.param_groups:
+            group["lr"] = self._rate * max(0.0, 1 - self._step / self._steps)
+        self._step += 1
+        self.examples[-1] += len(strategy.mb_y)
+        self.steps[-1] += 1
+
+    def after_training_exp(self, strategy: Any, *_: Any, **__: Any) -> None:
+        """Keep examples of the experience."""
+        if self._storage is not None:
+            self._storage.post_adapt(strategy, strategy.experience)

@@ -1,0 +1,174 @@
+"""Streams as Avalanche gets them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from avalanche.benchmarks.utils.data_loader import TaskBalancedDataLoader
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.supervised import Naive
+from torch.utils.data import DataLoader
+
+from geomerge.errors import OptionError
+from geomerge.runs.stream_options import StreamOptions, parse_size
+from geomerge.strategies.examples import BatchLoader
+from geomerge.strategies.networks import accuracy, make_network
+from geomerge.strategies.streams import Stream, make_stream
+
+
+def stream(name: str = "split-digits", **options: Any) -> Stream:
+    return make_stream(StreamOptions(name, **options))
+
+
+def data(made: Stream, k: int) -> Any:
+    return made.benchmark.train_stream[k].dataset
+
+
+def test_every_experience_permutes_inputs_in_its_own_way() -> None:
+    made = stream("permuted-digits", experiences=3)
+    one, two = (data(made, k).take(torch.arange(50)) for k in (0, 2))
+    assert not torch.equal(one[0], two[0])
+    assert torch.equal(one[0].flatten(1).sort().values, two[0].flatten(1).sort().values)
+    assert torch.equal(one[1], two[1])
+    order = made.test[2].permutation
+    assert order is not None
+    plain = made.test[2].inputs.batch(slice(0, 5)).flatten(1)
+    assert torch.equal(made.test[2].take(slice(0, 5)).flatten(1), plain[:, order])
+
+    same = stream("permuted-digits", experiences=3)
+    other = stream("permuted-digits", experiences=3, seed=1)
+    assert torch.equal(data(same, 2).take(torch.arange(9))[0], two[0][:9])
+    assert not torch.equal(data(other, 2).take(torch.arange(9))[0], two[0][:9])
+
+
+@pytest.mark.parametrize("scenario", ["class", "domain", "task"])
+def test_a_split_stream_is_what_its_scenario_says(scenario: str) -> None:
+    made = stream(scenario=scenario)
+    assert len(made) == 5
+    experiences = list(made.benchmark.train_stream)
+    named = [{int(c) for c in name.split()[1:]} for name in made.names]
+    assert set.union(*named) == set(range(10))
+    for k, one in enumerate(experiences):
+        classes = set(one.classes_in_this_experience)
+        assert classes == (named[k] if scenario == "class" else {0, 1})
+        assert list(one.task_labels) == [k if scenario == "task" else 0]
+        _, labels, tasks = one.dataset.take(torch.arange(len(one.dataset)))
+        assert set(labels.tolist()) == classes
+        assert set(tasks.tolist()) == set(one.task_labels)
+    assert made.outputs == (10 if scenario == "class" else 2)
+    assert made.heads == (scenario == "task")
+    assert sum(len(one.dataset) for one in experiences) == 1199  # of all ten classes
+    assert [e.current_experience for e in made.benchmark.valid_stream] == [0, 1, 2, 3, 4]
+
+
+def test_a_whole_batch_is_what_single_examples_are() -> None:
+    made = stream(scenario="task")
+    mixed = data(made, 1).subset([5, 3, 8]).concat(data(made, 0)).subset([2, 40, 0, 1, 3])
+    batch = mixed.take(torch.arange(5))
+    for k in range(5):
+        x, y, task = mixed[k]
+        assert torch.equal(batch[0][k], x)
+        assert (int(batch[1][k]), int(batch[2][k])) == (y, task)
+    assert batch[2].tolist() == [1, 0, 1, 1, 0]
+    (read,) = DataLoader(mixed, batch_size=5, collate_fn=mixed.collate_fn)
+    (slow,) = TaskBalancedDataLoader(mixed, batch_size=10, shuffle=False)
+    for fast, single, wanted in zip(read, slow, batch, strict=True):
+        assert torch.equal(fast, wanted)
+        assert torch.equal(single.double().sum(), wanted.double().sum())
+
+
+def test_every_example_is_seen_once_and_a_memory_fills_batches() -> None:
+    made = stream()
+    whole, memory = data(made, 1), data(made, 0).subset(range(30))
+    batches = list(BatchLoader(whole, 32))
+    assert len(batches) == len(BatchLoader(whole, 32))
+    assert sum(len(y) for _, y, _ in batches) == len(whole)
+    seen = torch.cat([x for x, _, _ in batches]).flatten(1)
+    there = whole.take(torch.arange(len(whole)))[0].flatten(1)
+    torch.testing.assert_close(seen.sum(0), there.sum(0))
+    for (_, y, _), plain in zip(BatchLoader(whole, 32, memory, 8), batches, strict=True):
+        assert len(y) == len(plain[1]) + 8
+
+
+@pytest.mark.parametrize("scenario", ["class", "task"])
+def test_avalanche_reads_the_stream_and_finds_the_same_accuracy(scenario: str) -> None:
+    made = stream(scenario=scenario)
+    network = make_network(made, 16, 0)
+    evaluator = EvaluationPlugin(accuracy_metrics(experience=True), loggers=[_Silent()])
+    strategy = Naive(
+        model=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), train_mb_size=16,
+        train_epochs=5, evaluator=evaluator,
+    )  # fmt: skip
+    strategy.train(made.benchmark.train_stream[0])
+    found = strategy.eval(made.benchmark.test_stream[:1])
+    key = "Top1_Acc_Exp/eval_phase/test_stream/Task000/Exp000"
+    assert found[key] == pytest.approx(accuracy(network, made.test[0]))
+    assert found[key] > 0.8
+
+
+class _Silent:
+    """A logger that says nothing."""
+
+    def log_metrics(self, _: Any) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: None
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"stream": "split-mnst"}, "did you mean 'split-mnist'"),
+        ({"stream": "split-mnist", "scenario": "tasks"}, "did you mean 'task'"),
+        ({"stream": "permuted-mnist", "scenario": "task"}, "leave it out"),
+        ({"stream": "split-mnist", "experiences": 3}, "give 2 or 5"),
+        ({"stream": "mnist-fashion", "experiences": 3}, "leave it out"),
+        ({"stream": "permuted-mnist", "experiences": 1}, "2 to 100"),
+        ({"stream": "split-mnist", "only": ("geodesc",)}, "did you mean 'geodesic'"),
+        ({"stream": "split-mnist", "only": ("ewc",), "skip": ("ewc",)}, "no row is left"),
+        ({"stream": "split-mnist", "rates": ("ewc",)}, "ROW=RATE"),
+        ({"stream": "split-mnist", "rates": ("ewc=-1",)}, "positive"),
+        ({"stream": "split-mnist", "arch": "resnet"}, "mlp-100"),
+        ({"stream": "split-mnist", "epochs": 1}, "at least 2"),
+        ({"stream": "split-mnist", "epochs": 0}, "--epochs"),
+        ({"stream": "split-mnist", "walk_epochs": 5}, "fewer --walk-epochs"),
+        ({"stream": "split-mnist", "memory": "much"}, "20MB"),
+        ({"stream": "split-mnist", "damping": -1.0}, "damping"),
+        ({"stream": "split-mnist", "memory_examples": (0,)}, "--memory-examples"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(options: dict[str, Any], part: str) -> None:
+    with pytest.raises(OptionError, match=part):
+        StreamOptions(**options)
+
+
+def test_epochs_are_shared_between_expert_and_walk() -> None:
+    plain = StreamOptions("split-mnist")
+    assert (plain.expert_epochs, plain.settings.epochs) == (2, 3)
+    labels = StreamOptions("split-mnist", labels=True)
+    assert (labels.expert_epochs, labels.settings.epochs) == (1, 4)
+    assert StreamOptions("split-mnist", epochs=1, skip=("geodesic",)).rows[0] == "naive"
+
+
+def test_sizes_are_read() -> None:
+    assert parse_size("20MB") == 20_000_000
+    assert parse_size("1.5 k") == 1500
+    assert parse_size("7") == 7
+
+
+def test_real_streams(real_data: Path) -> None:
+    turned = stream("rotated-mnist", experiences=3, data_root=str(real_data))
+    first, last = (turned.test[k].inputs.raw[:20] for k in (0, 2))
+    assert turned.names == ["0 degrees", "90 degrees", "180 degrees"]
+    assert last.dtype == torch.uint8
+    assert torch.equal(first.flip(2, 3), last)
+    both = stream("mnist-fashion", data_root=str(real_data))
+    assert both.names == ["mnist", "fashion-mnist"]
+    assert [len(data(both, k)) for k in (0, 1)] == [55_000, 55_000]
