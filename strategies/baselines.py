@@ -184,7 +184,8 @@ def geodesic(training: Training, settings: MergeSettings, expert_epochs: int) ->
         return float(sum(r.passes * r.used["inputs"] for r in strategy.merge_reports))
 
     plural = "s" if expert_epochs > 1 else ""
-    about = f"an expert of {expert_epochs} epoch{plural}, then a walk of {settings.epochs:g}"
+    about = f"an expert of {expert_epochs} epoch{plural}, then " if expert_epochs else ""
+    about += f"a walk of {settings.epochs:g}"
     about += " with labels" if settings.labels else " toward its function"
     return Row(strategy, pace, about, kept, beside)
 

@@ -103,6 +103,7 @@ def run_row(
     stream: Stream,
     options: StreamOptions,
     on_experience: OnExperience | None = None,
+    first: int | None = None,
 ) -> dict[str, Any]:
     """Train a row on a stream and measure it after each experience.
 
@@ -112,6 +113,7 @@ def run_row(
         stream: The stream.
         options: For the seed of the order of examples and of draws.
         on_experience: As of :func:`run_table`.
+        first: Only the first so many experiences, for choices; None is all of them.
 
     Returns:
         What the report holds of it.
@@ -121,11 +123,11 @@ def run_row(
     """
     matrix: list[list[float]] = []
     seconds = 0.0
-    strategy, total = row.strategy, len(stream)
+    strategy, total = row.strategy, first or len(stream)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="avalanche")
         torch.manual_seed(options.seed)
-        experiences = list(stream.benchmark.train_stream)
+        experiences = list(stream.benchmark.train_stream[:total])
         for k, chunk in enumerate([experiences] if row.whole else experiences):
             began = time.perf_counter()
             strategy.train(chunk, eval_streams=[], reset_optimizer_state=True)
@@ -148,7 +150,7 @@ def run_row(
         "about": row.about,
         "matrix": matrix,
         **summary(matrix),
-        "select": fmean(_accuracies(strategy.model, stream.select)),
+        "select": fmean(_accuracies(strategy.model, stream.select[:total])),
         "kept": {
             "megabytes": kept.bytes / 1e6,
             "examples": kept.examples,

@@ -136,7 +136,7 @@ class _Silent:
         ({"stream": "split-mnist", "rates": ("ewc",)}, "ROW=RATE"),
         ({"stream": "split-mnist", "rates": ("ewc=-1",)}, "positive"),
         ({"stream": "split-mnist", "arch": "resnet"}, "mlp-100"),
-        ({"stream": "split-mnist", "epochs": 1}, "at least 2"),
+        ({"stream": "split-mnist", "epochs": 1}, "give more --epochs"),
         ({"stream": "split-mnist", "epochs": 0}, "--epochs"),
         ({"stream": "split-mnist", "walk_epochs": 5}, "fewer --walk-epochs"),
         ({"stream": "split-mnist", "memory": "much"}, "20MB"),
@@ -151,9 +151,11 @@ def test_options_that_cannot_be_used_are_refused(options: dict[str, Any], part: 
 
 def test_epochs_are_shared_between_expert_and_walk() -> None:
     plain = StreamOptions("split-mnist")
-    assert (plain.expert_epochs, plain.settings.epochs) == (2, 3)
-    labels = StreamOptions("split-mnist", labels=True)
-    assert (labels.expert_epochs, labels.settings.epochs) == (1, 4)
+    assert (plain.expert_epochs, plain.settings.epochs) == (4, 1)
+    more = StreamOptions("split-mnist", walk_epochs=3)
+    assert (more.expert_epochs, more.settings.epochs) == (2, 3)
+    labels = StreamOptions("split-mnist", labels=True, epochs=1)
+    assert (labels.expert_epochs, labels.settings.epochs) == (0, 1)
     assert StreamOptions("split-mnist", epochs=1, skip=("geodesic",)).rows[0] == "naive"
 
 

@@ -1,0 +1,147 @@
+"""Streams of tasks: every row of the README's tables of continual learning.
+
+    python benchmarks/continual.py --work build/bench
+
+Every row has the same network, the same epochs per task (an expert's and a walk's together),
+batches of 128 and SGD with momentum 0.9 and a falling learning rate. Each row's learning rate and
+strength are chosen among as many values, on the selection splits of the first two tasks, with seed
+0. Numbers are of the test splits. Ours, EWC, replay and joint training have seeds 0, 1, 2; the
+others seed 0. Finished parts are kept in --work: the same command goes on where it stopped. The
+tables are written to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common import Rows, write_results
+
+from geomerge.runs.stream_options import StreamOptions
+from geomerge.strategies.networks import make_network
+from geomerge.strategies.rows import Training
+from geomerge.strategies.streams import Stream, make_stream
+from geomerge.strategies.table import make_row, run_row
+
+STREAMS = {
+    "permuted 10": StreamOptions("permuted-mnist", epochs=5),
+    # Mammoth's setting: one epoch; ours walks with labels and without an expert
+    "permuted 20": StreamOptions("permuted-mnist", experiences=20, epochs=1, labels=True),
+    "mnist fashion": StreamOptions("mnist-fashion", epochs=8, arch="mlp-400"),
+    "split domain": StreamOptions("split-mnist", "domain", epochs=5, arch="mlp-400"),
+    "split class": StreamOptions("split-mnist", "class", epochs=5, arch="mlp-400"),
+}
+# Ours with something more, beside it.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "permuted 10": {"geodesic, labels": {"labels": True}},
+    "split class": {"geodesic, 40 inputs": {"examples": 40}},
+}
+MANY_SEEDS = ("geodesic", "ewc", "replay-200", "replay-500", "joint")
+RATES = (0.02, 0.05, 0.1)
+STRENGTHS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "geodesic": ("damping", (0.03, 0.1, 0.3)),
+    "ewc": ("ewc_lambda", (100.0, 1000.0, 10000.0)),
+    "si": ("si_lambda", (10.0, 100.0, 1000.0)),
+    "lwf": ("lwf_alpha", (0.3, 1.0, 3.0)),
+}
+
+
+class Case(Rows):
+    """One stream with one seed."""
+
+    def __init__(self, name: str, seed: int, work: Path) -> None:
+        super().__init__(work / f"continual-{name.replace(' ', '-')}-{seed}.json")
+        self.options = replace(STREAMS[name], seed=seed)
+        self._stream: Stream | None = None
+
+    @property
+    def stream(self) -> Stream:
+        if self._stream is None:
+            self._stream = make_stream(self.options)
+        return self._stream
+
+    def learn(self, row: str, first: int | None = None, **changes: Any) -> dict[str, Any]:
+        options = replace(self.options, **changes)
+        network = make_network(self.stream, options.hidden, options.seed)
+        training = Training(network, options.learning_rate, options.epochs, options.batch)
+        found = run_row(row, make_row(row, training, options), self.stream, options, first=first)
+        merges = found.pop("merges")
+        if merges:
+            spent = sum(m["expert_seconds"] for m in merges)
+            found["merge by expert"] = found["seconds"]["merging"] / spent if spent else None
+        return found
+
+    def select(self, row: str, changes: dict[str, Any]) -> float:
+        """Return the accuracy on the selection splits of the first two tasks."""
+        value: float = self.learn(row, 2, **changes)["select"]
+        return value
+
+    def chosen(self, row: str) -> dict[str, Any]:
+        """Choose a row's learning rate, then its strength, on the first two tasks."""
+
+        def best(settings: list[dict[str, Any]]) -> dict[str, Any]:
+            values = []
+            for changes in settings:
+                name = f"choice {row} {changes}"
+                self.row(name, partial(self.select, row, changes))
+                values.append(self.done[name])
+            return settings[values.index(max(values))]
+
+        found = best([{"learning_rate": rate} for rate in RATES])
+        if row in STRENGTHS:
+            flag, values = STRENGTHS[row]
+            found = best([found | {flag: value} for value in values])
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--streams", nargs="+", default=list(STREAMS), choices=list(STREAMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for name in arguments.streams:
+        cases = [Case(name, seed, arguments.work) for seed in arguments.seeds]
+        rows = {}
+        for row in cases[0].options.rows:
+            settings = cases[0].chosen(row)
+            wanted = {row: settings}
+            if row == "geodesic":
+                wanted |= {k: settings | v for k, v in VARIANTS.get(name, {}).items()}
+            for title, changes in wanted.items():
+                for case in cases if row in MANY_SEEDS else cases[:1]:
+                    case.row(title, partial(case.learn, row, **changes))
+                rows[title] = summary([c.done[title] for c in cases if title in c.done], changes)
+        write_results(f"continual_{name.replace(' ', '_')}.json", {"table": rows})
+
+
+def summary(found: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the mean over seeds."""
+
+    def mean(of: Any) -> float | None:
+        values = [of(row) for row in found]
+        return None if None in values else statistics.mean(values)
+
+    lasts = [row["matrix"][-1] for row in found]
+    return {
+        "accuracy": mean(lambda r: r["accuracy"]),
+        "seeds": [r["accuracy"] for r in found],
+        "tasks": [statistics.mean(task) for task in zip(*lasts, strict=True)],
+        "backward_transfer": mean(lambda r: r["backward_transfer"]),
+        "forgetting": mean(lambda r: r["forgetting"]),
+        "megabytes": mean(lambda r: r["kept"]["megabytes"]),
+        "examples": mean(lambda r: r["kept"]["examples"]),
+        "passes": mean(lambda r: r["passes"]),
+        "seconds": mean(lambda r: sum(r["seconds"].values())),
+        "merge by expert": mean(lambda r: r.get("merge by expert")),
+        "settings": settings,
+    }
+
+
+if __name__ == "__main__":
+    main()
