@@ -21,6 +21,7 @@ from typing import Any
 
 from common import Rows, write_results
 
+from geomerge.errors import NumericalError
 from geomerge.runs.stream_options import StreamOptions
 from geomerge.strategies.networks import make_network
 from geomerge.strategies.rows import Training
@@ -76,8 +77,11 @@ class Case(Rows):
         return found
 
     def select(self, row: str, changes: dict[str, Any]) -> float:
-        """Return the accuracy on the selection splits of the first two tasks."""
-        value: float = self.learn(row, 2, **changes)["select"]
+        """Return the accuracy on the selection splits of the first two tasks; diverged is 0."""
+        try:
+            value: float = self.learn(row, 2, **changes)["select"]
+        except NumericalError:
+            return 0.0
         return value
 
     def chosen(self, row: str) -> dict[str, Any]:

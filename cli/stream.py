@@ -68,7 +68,7 @@ def stream(
     budget: Annotated[
         float | None, typer.Option(help="How far any earlier task's function may change.")
     ] = None,
-    memory: Annotated[
+    memory_limit: Annotated[
         str | None, typer.Option(help="Most that geomerge keeps of all tasks, such as 20MB.")
     ] = None,
     seed: Seed = 0,
@@ -106,7 +106,7 @@ def stream(
         examples=examples,
         damping=damping,
         budget=budget,
-        memory=memory,
+        memory_limit=memory_limit,
         seed=seed,
         data_root=data_root,
         download=download,

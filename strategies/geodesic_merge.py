@@ -18,7 +18,7 @@ from geomerge.continual.memory import Remembered
 from geomerge.continual.report import MergeReport
 from geomerge.continual.settings import MergeSettings
 from geomerge.options import check_known
-from geomerge.strategies.merger import Merger
+from geomerge.strategies.merger import Merger, merge_settings
 
 __all__ = ["EXPERT_STARTS", "GeodesicMerge"]
 
@@ -38,7 +38,12 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         model: The network; with ``MultiTaskModule`` every task has its head, and heads may grow.
         optimizer: For the expert; its state is fresh in every experience.
         criterion: For the expert, and for the walk if ``settings.labels``.
-        settings: Of the merges.
+        memory: ``"sketch"`` keeps no examples of earlier tasks; a number so many unlabelled
+            inputs of each beside the sketch.
+        manifold: Whose function the metric keeps: ``"earlier"``, all remembered tasks;
+            ``"new"``; or the number of one task.
+        labels: Whether the walk goes down the loss on the new labels, not toward the expert.
+        settings: All other settings of the merges, and the three above where they are not given.
         expert_init: Where an expert starts: ``"warm"``, the network before, or ``"first"``, the
             weights of the very beginning.
         train_mb_size: Batch size of the expert's training.
@@ -52,7 +57,8 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         **base_kwargs: As in Avalanche.
 
     Raises:
-        OptionError: For an unknown ``expert_init``; in training for an online stream.
+        OptionError: For a value that is not known or out of range; in training for an online
+            stream.
     """
 
     def __init__(
@@ -61,6 +67,9 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         model: nn.Module,
         optimizer: Optimizer,
         criterion: Any = None,
+        memory: str | int | None = None,
+        manifold: str | int | None = None,
+        labels: bool | None = None,
         settings: MergeSettings | None = None,
         expert_init: str = "warm",
         train_mb_size: int = 1,
@@ -88,7 +97,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
             peval_mode=peval_mode,
             **base_kwargs,
         )
-        self.merger = Merger(MergeSettings() if settings is None else settings)
+        self.merger = Merger(merge_settings(settings, memory, manifold, labels))
         self._expert_init = expert_init
         self._first: dict[str, Tensor] | None = None
 

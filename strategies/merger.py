@@ -17,11 +17,34 @@ from geomerge.continual.experience import merge_experience
 from geomerge.continual.memory import Remembered, as_they_are, fit_memory, remember
 from geomerge.continual.report import MergeReport
 from geomerge.continual.settings import MergeSettings
-from geomerge.errors import OptionError
+from geomerge.errors import NumericalError, OptionError
 from geomerge.network import Network
+from geomerge.options import check_known
 from geomerge.strategies.experience import collect, task_label
 
-__all__ = ["HeadView", "Merger"]
+__all__ = ["HeadView", "Merger", "merge_settings"]
+
+
+def merge_settings(
+    settings: MergeSettings | None,
+    memory: str | int | None,
+    manifold: str | int | None,
+    labels: bool | None,
+) -> MergeSettings:
+    """Return settings with those that are given apart.
+
+    Raises:
+        OptionError: If one is not known or out of range.
+    """
+    found = MergeSettings() if settings is None else settings
+    if isinstance(memory, str):
+        check_known("memory", memory, ("sketch",))
+    given: dict[str, Any] = {
+        "examples": 0 if memory == "sketch" else memory,
+        "manifold": manifold,
+        "labels": labels,
+    }
+    return replace(found, **{k: v for k, v in given.items() if v is not None})
 
 
 class HeadView(nn.Module):
@@ -80,7 +103,12 @@ class Merger:
         self._began = time.perf_counter()
 
     def finish(self, strategy: Any) -> None:
-        """Merge the expert that was trained into the network before, in place, and remember it."""
+        """Merge the expert that was trained into the network before, in place, and remember it.
+
+        Raises:
+            NumericalError: If its weights are not finite, or the walk diverges at any rate.
+            OptionError: If a setting does not fit the model or the experience.
+        """
         trained = time.perf_counter()
         experience = strategy.experience
         head = task_label(experience) if is_multi_task_module(strategy.model) else None
@@ -100,6 +128,11 @@ class Merger:
         network = network_of(head)
         w = expert = network.initial
         name = f"task {number}"
+        if not bool(expert.isfinite().all()):
+            raise NumericalError(
+                f"the weights trained on {name} are not finite, expected finite ones; train with a "
+                "smaller learning rate"
+            )
         if self.memory:
             start = _before(self._start, network, expert)
             w, report = merge_experience(
@@ -111,8 +144,8 @@ class Merger:
                 if isinstance(plugin, PeriodicEval) and plugin.eval_every > -1:
                     plugin.do_final = True  # else the merged network would never be evaluated
         self.memory.append(remember(network, w, inputs, name, head, settings, settings.seed))
-        if settings.memory is not None:
-            self.memory = fit_memory(self.memory, settings.memory, network_of, w)
+        if settings.memory_limit is not None:
+            self.memory = fit_memory(self.memory, settings.memory_limit, network_of, w)
         if number:
             self.reports.append(
                 replace(

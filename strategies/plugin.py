@@ -8,7 +8,7 @@ from avalanche.core import SupervisedPlugin
 
 from geomerge.continual.report import MergeReport
 from geomerge.continual.settings import MergeSettings
-from geomerge.strategies.merger import Merger
+from geomerge.strategies.merger import Merger, merge_settings
 
 __all__ = ["GeodesicMergePlugin"]
 
@@ -21,14 +21,24 @@ class GeodesicMergePlugin(SupervisedPlugin):  # type: ignore[misc]
 
     Args:
         settings: Of the merges.
+        memory: As of :class:`~geomerge.strategies.geodesic_merge.GeodesicMerge`.
+        manifold: As there.
+        labels: As there.
 
     Raises:
         OptionError: In training, for an online stream.
     """
 
-    def __init__(self, settings: MergeSettings | None = None) -> None:
+    def __init__(
+        self,
+        settings: MergeSettings | None = None,
+        *,
+        memory: str | int | None = None,
+        manifold: str | int | None = None,
+        labels: bool | None = None,
+    ) -> None:
         super().__init__()
-        self.merger = Merger(MergeSettings() if settings is None else settings)
+        self.merger = Merger(merge_settings(settings, memory, manifold, labels))
 
     @property
     def merge_reports(self) -> list[MergeReport]:

@@ -176,7 +176,7 @@ def fit_memory(
         else:
             raise OptionError(
                 f"what is kept of {len(found)} tasks needs {size} bytes at least, expected at most "
-                f"{limit}; raise memory or lower pseudo_inputs and examples"
+                f"{limit}; raise the limit or lower pseudo_inputs and examples"
             )
     return [
         r if r.moments is before.moments else answered(r, network_of(r.head), w)

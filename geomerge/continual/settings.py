@@ -36,7 +36,7 @@ class MergeSettings:
         pseudo_inputs: Drawn for each task from the moments of its inputs; 0 keeps no moments.
         rank: Leading directions of each class's inputs that moments keep.
         sketch_inputs: Inputs on which a task's metric is measured.
-        memory: Most bytes kept of all tasks together; None is no limit.
+        memory_limit: Most bytes kept of all tasks together; None is no limit.
         statistics: Of BatchNorm after the merge: ``"measured"`` on the inputs at hand and drawn,
             or those of the ``"expert"`` or of the network ``"before"``.
         output: What the metric measures: one of :data:`~geomerge.metric.outputs.OUTPUTS`.
@@ -60,7 +60,7 @@ class MergeSettings:
     pseudo_inputs: int = 5000
     rank: int = 32
     sketch_inputs: int = 10_000
-    memory: int | None = None
+    memory_limit: int | None = None
     statistics: str = "measured"
     output: str = "hellinger"
     seed: int = 0
@@ -72,7 +72,7 @@ class MergeSettings:
             self._check(name, getattr(self, name) > 0, "a positive number")
         for name in ("examples", "pseudo_inputs"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("inputs", "budget", "memory"):
+        for name in ("inputs", "budget", "memory_limit"):
             value = getattr(self, name)
             self._check(name, value is None or value > 0, "a positive number or None")
         self._check("momentum", 0 <= self.momentum < 1, "a share in [0, 1)")

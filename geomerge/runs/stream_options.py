@@ -60,7 +60,7 @@ class StreamOptions:
         examples: Unlabelled inputs that the walk's memory keeps of each experience.
         damping: mu of the walk; None is the usual one.
         budget: Of the drift of each remembered function.
-        memory: Most that the walk's memory may hold, such as ``"20MB"``.
+        memory_limit: Most that the walk's memory may hold, such as ``"20MB"``.
         seed: Of permutations, the order of classes, weights and the order of examples.
         data_root: Folder of the data sets.
         download: Whether torchvision may fetch a missing one.
@@ -87,7 +87,7 @@ class StreamOptions:
     examples: int = 0
     damping: float | None = None
     budget: float | None = None
-    memory: str | None = None
+    memory_limit: str | None = None
     seed: int = 0
     data_root: str | None = None
     download: bool = False
@@ -230,7 +230,7 @@ class StreamOptions:
             batch=self.batch,
             labels=self.labels,
             examples=self.examples,
-            memory=None if self.memory is None else parse_size(self.memory),
+            memory_limit=None if self.memory_limit is None else parse_size(self.memory_limit),
             seed=self.seed,
             damping=usual.damping if self.damping is None else self.damping,
             learning_rate=usual.learning_rate if self.walk_rate is None else self.walk_rate,

@@ -53,10 +53,13 @@ def test_a_stream_leaves_a_table_a_picture_and_a_report(tmp_path: Path) -> None:
         (["split-mnst"], "did you mean"),
         (["split-digits", "--only", "ewk"], "did you mean 'ewc'"),
         (["split-digits", "--experiences", "3"], "give 2 or 5"),
-        (["split-digits", "--memory", "lots"], "20MB"),
+        (["split-digits", "--memory-limit", "lots"], "20MB"),
         (["permuted-mnist", "--data-root", "nowhere"], "no MNIST under nowhere"),
         (["split-digits", *QUICK, "--only", "naive", "--learning-rate", "1e9"], "naive=0.01"),
-        (["split-digits", *QUICK, "--only", "geodesic", "--memory", "1KB"], "memory"),
+        (
+            ["split-digits", *QUICK, "--only", "geodesic", "--memory-limit", "1KB"],
+            "raise the limit",
+        ),
     ],
 )
 def test_mistakes_end_in_one_sentence(words: list[str], part: str, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_memory_shrinks_to_a_limit_and_still_works(case: Case) -> None:
         assert 0 < small[0].kept["moments"] <= 1
         w, _ = case.merge(SETTINGS, small[:1])
         assert case.accuracy(w, 0) > 0.9
-    with pytest.raises(OptionError, match="raise memory"):
+    with pytest.raises(OptionError, match="raise the limit"):
         fit_memory(memory, 1000, lambda _: case.network, case.first)
 
 

@@ -27,7 +27,7 @@ from avalanche.training.plugins import (
     ReplayPlugin,
 )
 
-from geomerge.errors import OptionError
+from geomerge.errors import NumericalError, OptionError
 from geomerge.strategies import (
     GeodesicMerge,
     GeodesicMergePlugin,
@@ -283,10 +283,46 @@ def test_memory_is_bounded(fast_benchmark: Benchmark) -> None:
     for experience in benchmark.train_stream:
         free.train(experience)
     limit = free.memory_bytes * 3 // 4
-    bound = strategy(small(), settings=replace(SETTINGS, memory=limit))
+    bound = strategy(small(), settings=replace(SETTINGS, memory_limit=limit))
     for experience in benchmark.train_stream:
         bound.train(experience)
         assert bound.memory_bytes <= limit
     report = bound.merge_reports[-1]
     assert sum(report.memory.values()) == bound.memory_bytes
     assert min(kept["sketch"] for kept in report.kept.values()) < 1
+
+
+def test_an_expert_that_diverged_is_refused(fast_benchmark: Benchmark) -> None:
+    model = small()
+    mine = strategy(model, optimizer=torch.optim.SGD(model.parameters(), lr=1e30))
+    with pytest.raises(NumericalError, match="smaller learning rate"):
+        mine.train(fast_benchmark(seed=0).train_stream[0])
+
+
+def test_options_given_apart() -> None:
+    mine = strategy(small(), memory=7, labels=True, manifold="new")
+    assert mine.merger.settings == replace(SETTINGS, examples=7, labels=True, manifold="new")
+    plugin = GeodesicMergePlugin(SETTINGS, memory="sketch")
+    assert plugin.merger.settings == replace(SETTINGS, examples=0)
+    with pytest.raises(OptionError, match="unknown memory 'sketches'"):
+        GeodesicMergePlugin(memory="sketches")
+    with pytest.raises(OptionError, match="examples is -1"):
+        strategy(small(), memory=-1)
+
+
+@pytest.mark.parametrize("multi_task", [False, True])
+@pytest.mark.parametrize("memory", ["sketch", 5])
+@pytest.mark.parametrize("labels", [False, True])
+def test_all_ways_to_remember(
+    fast_benchmark: Benchmark, multi_task: bool, memory: str | int, labels: bool
+) -> None:
+    benchmark = fast_benchmark(use_task_labels=multi_task, seed=0)
+    mine = strategy(
+        small(multi_task), memory=memory, labels=labels, settings=replace(SETTINGS, budget=0.5)
+    )
+    for experience in benchmark.train_stream[:3]:
+        mine.train(experience)
+    report = mine.merge_reports[-1]
+    assert report.used["kept_inputs"] == (0 if memory == "sketch" else 10)
+    assert (report.used["labels"] > 0) == labels
+    assert set(report.pick.drift) == {"task 0", "task 1"}

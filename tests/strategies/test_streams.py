@@ -139,7 +139,7 @@ class _Silent:
         ({"stream": "split-mnist", "epochs": 1}, "give more --epochs"),
         ({"stream": "split-mnist", "epochs": 0}, "--epochs"),
         ({"stream": "split-mnist", "walk_epochs": 5}, "fewer --walk-epochs"),
-        ({"stream": "split-mnist", "memory": "much"}, "20MB"),
+        ({"stream": "split-mnist", "memory_limit": "much"}, "20MB"),
         ({"stream": "split-mnist", "damping": -1.0}, "damping"),
         ({"stream": "split-mnist", "memory_examples": (0,)}, "--memory-examples"),
     ],
