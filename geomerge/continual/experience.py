@@ -33,7 +33,7 @@ from geomerge.walk import FunctionWalk, walk_toward_function
 __all__ = ["merge_experience"]
 
 _MARKS = 8  # points of a walk that are measured
-_MEASURED = 2000  # inputs of the experience on which they are
+_MEASURED = 1000  # inputs of the experience on which they are
 _BATCH = 500
 _LINE = 10  # parts of the straight line to the expert whose ends are measured
 _RETRIES = 4  # of a walk that diverges, each at half the learning rate

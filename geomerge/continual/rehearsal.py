@@ -15,7 +15,7 @@ from geomerge.walk import Direction
 __all__ = ["Rehearsal", "TowardAll"]
 
 _UNSEEN = -30.0  # log-probability of classes that came later
-_MEASURED = 1000  # pseudo-inputs and kept inputs of a task on which its drift is measured
+_MEASURED = 250  # pseudo-inputs and kept inputs of a task on which its drift is measured
 
 
 class Rehearsal:
@@ -81,7 +81,7 @@ class Rehearsal:
         self,
         w: Tensor,  # (n,)
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Measure each task on up to 1000 inputs.
+        """Measure each task on up to 250 inputs.
 
         Returns:
             Mean KL(remembered || network), and the share of answers that changed, by task.

@@ -59,7 +59,7 @@ class MergeSettings:
     examples: int = 0
     pseudo_inputs: int = 5000
     rank: int = 32
-    sketch_inputs: int = 10_000
+    sketch_inputs: int = 2000
     memory_limit: int | None = None
     statistics: str = "measured"
     output: str = "hellinger"
