@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+import geomerge.strategies  # noqa: F401  # first: it silences what Avalanche's imports warn of
+
 
 class AvalancheTests(NamedTuple):
     strategies: ModuleType
