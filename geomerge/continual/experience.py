@@ -84,19 +84,13 @@ def merge_experience(
         network, expert, inputs, labels if settings.labels else None, rehearsal, kept
     )
 
-    # What a long walk would reach can be had at once: the best point on the way to the expert.
-    on_line = [torch.lerp(start, expert, i / _LINE) for i in range(_LINE + 1)]
-    line = [measure(0, 0.0, w) for w in on_line]
-    within = range(1)
-    if settings.budget is None:
-        within = range(len(line))
-    else:
-        allowed = DriftBudgets(kept, settings.budget)
-        within = range(1 + next(
-            (i for i, w in enumerate(on_line[1:]) if not allowed.within(w)), _LINE
-        ))  # fmt: skip
-    at = min(within, key=lambda i: line[i].value)
-    first = on_line[at]
+    manifolds = [inputs, *rehearsal.inputs]
+
+    def settle(w: Tensor) -> Tensor:
+        return _with_statistics(w, start, expert, network, manifolds, settings)
+
+    limits = None if settings.budget is None else DriftBudgets(kept, settings.budget)
+    line, jumped, first = _best_on_line(start, expert, measure, settle, limits)
     reached = metric.inner(first - start, first - start) ** 0.5
 
     steps = max(1, round(settings.epochs * len(inputs) / min(settings.batch, len(inputs))))
@@ -122,23 +116,22 @@ def merge_experience(
             for step, point in enumerate(points, start=1):
                 length += point.predicted**0.5
                 if step in marks:
-                    path.append(measure(step, length, point.weights))
-                    weights.append(point.weights)
+                    weights.append(settle(point.weights))
+                    path.append(measure(step, length, weights[-1]))
             break
         except NumericalError:
             if attempt == _RETRIES:
                 raise
             notes.append(f"the walk diverged at a learning rate of {rate:g} and was walked at half")
     best = min(range(len(path)), key=lambda i: path[i].value)
-    w = _with_statistics(
-        weights[best], start, expert, network, [inputs, *rehearsal.inputs], settings
-    )
+    w = weights[best]
+    batch = settings.batch + (settings.rehearsal if rehearsal.count else 0)
     drawn = sum(len(r.targets) - len(r.examples) for r in memory)
     report = MergeReport(
         task=task,
         path=path,
         line=line,
-        jumped=at / _LINE,
+        jumped=jumped,
         picked=path[best].step,
         predicted={k.name: k.value(w) for k in kept},
         damping=settings.damping,
@@ -154,12 +147,32 @@ def merge_experience(
             "pseudo_inputs": drawn,
             "kept_inputs": sum(len(r.examples) for r in memory),
         },
-        passes=steps
-        * (settings.batch + (settings.rehearsal if rehearsal.count else 0))
-        / len(inputs),
+        passes=steps * batch / len(inputs),
         notes=notes,
     )
     return w, report
+
+
+def _best_on_line(
+    start: Tensor,  # (n,)
+    expert: Tensor,  # (n,)
+    measure: _Measure,
+    settle: Callable[[Tensor], Tensor],
+    limits: DriftBudgets | None,
+) -> tuple[list[PathPoint], float, Tensor]:
+    """Return points on the way to the expert, within the budgets, and the best of them.
+
+    What a long walk would reach can be had at once.
+    """
+    points, weights = [], []
+    for i in range(_LINE + 1):
+        w = settle(torch.lerp(start, expert, i / _LINE)) if i else start
+        if i and limits is not None and not limits.within(w):
+            break
+        points.append(measure(0, 0.0, w))
+        weights.append(w)
+    best = min(range(len(points)), key=lambda i: points[i].value)
+    return points, best / _LINE, weights[best]
 
 
 class _Measure:

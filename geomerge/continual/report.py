@@ -40,7 +40,8 @@ class MergeReport:
 
     Attributes:
         task: Its name.
-        line: Points of the straight line from the network before to the expert, evenly spread.
+        line: Points from the network before on, tenths of the straight way to the expert, as far as
+            budgets allow.
         jumped: Share of that line that the first step took.
         path: Measured points of the walk from there on.
         picked: Step of the point that became the network.
