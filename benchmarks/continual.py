@@ -38,9 +38,16 @@ STREAMS = {
 }
 # Ours with something more, beside it.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "permuted 10": {"geodesic, labels": {"labels": True}},
-    "split class": {"geodesic, 40 inputs": {"examples": 40}},
+    "permuted 10": {
+        "geodesic, labels": {"labels": True},
+        "geodesic, Euclidean metric": {"metric": "euclidean"},
+    },
+    "split class": {
+        "geodesic, 40 inputs": {"examples": 40},
+        "geodesic, Euclidean metric": {"metric": "euclidean"},
+    },
 }
+SEEDS = (0, 1, 2)  # choices are made with the first
 MANY_SEEDS = ("geodesic", "ewc", "replay-200", "replay-500", "joint")
 RATES = (0.02, 0.05, 0.1)
 STRENGTHS: dict[str, tuple[str, tuple[float, ...]]] = {
@@ -73,7 +80,8 @@ class Case(Rows):
         merges = found.pop("merges")
         if merges:
             spent = sum(m["expert_seconds"] for m in merges)
-            found["merge by expert"] = found["seconds"]["merging"] / spent if spent else None
+            trained = options.expert_epochs > 0
+            found["merge by expert"] = found["seconds"]["merging"] / spent if trained else None
         return found
 
     def select(self, row: str, changes: dict[str, Any]) -> float:
@@ -106,11 +114,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--streams", nargs="+", default=list(STREAMS), choices=list(STREAMS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     for name in arguments.streams:
-        cases = [Case(name, seed, arguments.work) for seed in arguments.seeds]
+        cases = [Case(name, seed, arguments.work) for seed in SEEDS]
         rows = {}
         for row in cases[0].options.rows:
             settings = cases[0].chosen(row)

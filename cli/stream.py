@@ -56,6 +56,9 @@ def stream(
         int | None, typer.Option(help="How many of the epochs are the walk's; default 1.")
     ] = None,
     walk_rate: Annotated[float | None, typer.Option(help="Learning rate of the walk.")] = None,
+    metric: Annotated[
+        str, typer.Option(help="Of the walk: kronecker, or euclidean (no sketches are kept).")
+    ] = "kronecker",
     labels: Annotated[
         bool, typer.Option("--labels", help="Let the walk use the new task's labels.")
     ] = False,
@@ -102,6 +105,7 @@ def stream(
         lwf_alpha=lwf_alpha,
         walk_epochs=walk_epochs,
         walk_rate=walk_rate,
+        metric=metric,
         labels=labels,
         examples=examples,
         damping=damping,

@@ -37,7 +37,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     Args:
         model: The network; with ``MultiTaskModule`` every task has its head, and heads may grow.
         optimizer: For the expert; its state is fresh in every experience.
-        criterion: For the expert, and for the walk if ``settings.labels``.
+        criterion: For the expert; a walk with labels goes down the cross-entropy.
         memory: ``"sketch"`` keeps no examples of earlier tasks; a number so many unlabelled
             inputs of each beside the sketch.
         manifold: Whose function the metric keeps: ``"earlier"``, all remembered tasks;

@@ -17,7 +17,7 @@ from torch import Tensor
 from geomerge.budgets import SketchKept
 from geomerge.continual.grown import carry_metric
 from geomerge.continual.kept import DriftBudgets, quadratic_drifts
-from geomerge.continual.memory import Remembered
+from geomerge.continual.memory import UNSEEN, Remembered
 from geomerge.continual.rehearsal import Rehearsal, TowardAll
 from geomerge.continual.report import MergeReport, PathPoint
 from geomerge.continual.settings import MergeSettings
@@ -95,14 +95,18 @@ def merge_experience(
 
     steps = max(1, round(settings.epochs * len(inputs) / min(settings.batch, len(inputs))))
     marks = {round(steps * i / _MARKS) for i in range(1, _MARKS + 1)}
-    targets = None if settings.labels else log_probabilities(network, expert, inputs)
+    targets = None
+    if not settings.labels:
+        targets = log_probabilities(network, expert, inputs).clamp(min=UNSEEN)
     notes = []
     for attempt in range(_RETRIES + 1):
         rate = settings.learning_rate * 0.5**attempt
         new: TowardFunction | TowardLabels
         if targets is None:
             assert labels is not None
-            new = TowardLabels(network, Split(inputs, labels), settings.batch, settings.seed)
+            new = TowardLabels(
+                network, Split(inputs, labels.to(network.device)), settings.batch, settings.seed
+            )
         else:
             new = TowardFunction(network, targets, inputs, settings.batch, settings.seed)
         budgets = None if settings.budget is None else DriftBudgets(kept, settings.budget)
@@ -125,7 +129,7 @@ def merge_experience(
             notes.append(f"the walk diverged at a learning rate of {rate:g} and was walked at half")
     best = min(range(len(path)), key=lambda i: path[i].value)
     w = weights[best]
-    batch = settings.batch + (settings.rehearsal if rehearsal.count else 0)
+    batch = min(settings.batch, len(inputs)) + (settings.rehearsal if rehearsal.count else 0)
     drawn = sum(len(r.targets) - len(r.examples) for r in memory)
     report = MergeReport(
         task=task,
@@ -195,7 +199,9 @@ class _Measure:
         index = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:_MEASURED]
         self._x = inputs.batch(index)
         if labels is None:
-            self._loss = divergence(network.logits(expert, self._x).log_softmax(dim=1))
+            self._loss = divergence(
+                network.logits(expert, self._x).log_softmax(dim=1).clamp(min=UNSEEN)
+            )
         else:
             right = labels[index.to(labels.device)].to(network.device)
             self._loss = lambda logits: torch.nn.functional.cross_entropy(logits, right)
@@ -220,6 +226,8 @@ def _metric(
     network: Network,
     settings: MergeSettings,
 ) -> Metric:
+    if settings.metric == "euclidean":
+        return EuclideanMetric()
     if settings.manifold == "new":
         sample = inputs.sample(settings.sketch_inputs, settings.seed)
         batches = sample.batches(_BATCH)

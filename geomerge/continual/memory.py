@@ -21,9 +21,10 @@ from geomerge.metric.sketch import truncated_metric
 from geomerge.network import Network
 from geomerge.tasks import Inputs, Normalisation
 
-__all__ = ["Remembered", "as_they_are", "fit_memory", "remember"]
+__all__ = ["UNSEEN", "Remembered", "as_they_are", "fit_memory", "remember"]
 
 _PLAIN = Normalisation((0.0,), (1.0,))
+UNSEEN = -30.0  # log-probability of classes that are masked, or came later
 _BATCH = 500
 _LEAST_RANK = 4
 _SHRINK = 0.7  # of sketches and moments, until they fit
@@ -37,8 +38,9 @@ class Remembered:
         name: For reports, ``"task 3"``.
         head: Task label of a network with a head for each task, else None.
         shapes: Of the network's tensors then.
-        origin: The weights then, shape (n,).
-        sketch: The metric there, on this task; None once it was merged into the one before.
+        origin: The weights then, shape (n,); empty where the sketch went into another.
+        sketch: The metric there, on this task; None where it was merged into that of an earlier
+            task, or none is needed.
         tasks: Number of tasks that the sketch stands for.
         moments: Of its inputs; None where none are kept.
         examples: Inputs that are kept, shape (k, ...).
@@ -102,8 +104,10 @@ def remember(
         settings: How much is kept.
         seed: Of samples and pseudo-inputs.
     """
-    sample = inputs.sample(settings.sketch_inputs, seed)
-    sketch = estimate_kronecker(network, w, sample.batches(_BATCH), settings.output, seed)
+    sketch = None
+    if settings.metric == "kronecker" or settings.budget is not None:
+        sample = inputs.sample(settings.sketch_inputs, seed)
+        sketch = estimate_kronecker(network, w, sample.batches(_BATCH), settings.output, seed)
     moments, drawn = None, torch.empty(0)
     if settings.pseudo_inputs:
         if not inputs.raw.is_floating_point() and inputs.raw.dtype != torch.uint8:
@@ -117,8 +121,10 @@ def remember(
     examples = inputs.sample(settings.examples, seed + 1).batch(slice(None)).cpu()
     remembered = Remembered(
         name, head, dict(network.shapes), w.cpu(), sketch, 1, moments, examples, seed,
-        torch.empty(len(drawn) + len(examples), 0), {"sketch": 1.0},
+        torch.empty(len(drawn) + len(examples), 0), {},
     )  # fmt: skip
+    if sketch is not None:
+        remembered.kept["sketch"] = 1.0
     if moments is not None:
         remembered.kept["moments"] = moments.kept
     return answered(remembered, network, w)
@@ -139,6 +145,7 @@ def answered(
     x = as_they_are(remembered.inputs(), network.device)
     parts = [network.logits(w, b).log_softmax(dim=1) for b in x.batches(_BATCH)]
     targets = torch.cat(parts) if parts else torch.empty(0, 1)
+    targets = targets.clamp(min=UNSEEN)  # masked classes are further down than half floats go
     return replace(remembered, targets=targets.half().cpu())
 
 
@@ -154,7 +161,7 @@ def fit_memory(
         memory: All tasks.
         limit: Bytes.
         network_of: The network as a function of each head's inputs.
-        w: Its weights, which answer on the pseudo-inputs of shrunk moments.
+        w: Its weights, for what has been added to it since a task was remembered.
 
     Returns:
         The tasks; ``kept`` says what share of trace and variance was left.
@@ -172,16 +179,22 @@ def fit_memory(
             first, second = own[:2]
             network = network_of(found[first].head)
             found[first] = _joined(found[first], found[second], network, w)
-            found[second] = replace(found[second], sketch=None)
+            kept = {k: v for k, v in found[second].kept.items() if k != "sketch"}
+            empty = found[second].origin.new_empty(0)
+            found[second] = replace(found[second], sketch=None, origin=empty, kept=kept)
         else:
             raise OptionError(
                 f"what is kept of {len(found)} tasks needs {size} bytes at least, expected at most "
                 f"{limit}; raise the limit or lower pseudo_inputs and examples"
             )
-    return [
-        r if r.moments is before.moments else answered(r, network_of(r.head), w)
-        for r, before in zip(found, memory, strict=True)
-    ]
+    for i, (r, before) in enumerate(zip(found, memory, strict=True)):
+        if r.moments is not before.moments:  # other pseudo-inputs: the network then is asked again
+            network = network_of(r.head)
+            then = (
+                carry_weights(before.origin, before.shapes, network, w) if len(before.origin) else w
+            )
+            found[i] = answered(r, network, then)
+    return found
 
 
 def _smaller(remembered: Remembered) -> Remembered:

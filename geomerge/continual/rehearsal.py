@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from geomerge.continual.memory import Remembered, as_they_are
+from geomerge.continual.memory import UNSEEN, Remembered, as_they_are
 from geomerge.directions import TowardFunction, divergence
 from geomerge.network import Network
 from geomerge.walk import Direction
 
 __all__ = ["Rehearsal", "TowardAll"]
 
-_UNSEEN = -30.0  # log-probability of classes that came later
 _MEASURED = 250  # pseudo-inputs and kept inputs of a task on which its drift is measured
 
 
@@ -127,4 +126,4 @@ def _widened(
 ) -> Tensor:  # (N, m)
     """Return targets on all classes known now: inputs remembered are of none that came later."""
     more = network.logits(network.initial, x.to(network.device)).shape[1] - targets.shape[1]
-    return torch.nn.functional.pad(targets, (0, more), value=_UNSEEN)
+    return torch.nn.functional.pad(targets, (0, more), value=UNSEEN)

@@ -10,6 +10,7 @@ from geomerge.options import check_known
 
 __all__ = ["STATISTICS", "MergeSettings"]
 
+METRICS = ("kronecker", "euclidean")
 STATISTICS = ("measured", "expert", "before")
 
 
@@ -27,6 +28,8 @@ class MergeSettings:
         batch: Inputs of the experience per step.
         rehearsal: Pseudo-inputs and kept inputs of earlier tasks per step.
         labels: Whether the walk uses the experience's labels; else it follows the expert.
+        metric: Of the walk: ``"kronecker"``, or ``"euclidean"``, with which no sketches are kept
+            unless a budget needs them.
         manifold: Whose function the metric keeps: ``"earlier"``, all remembered tasks; ``"new"``,
             the experience's own inputs; or the number of one remembered task.
         budget: By how much each remembered function may change along a walk: the largest
@@ -54,6 +57,7 @@ class MergeSettings:
     batch: int = 128
     rehearsal: int = 128
     labels: bool = False
+    metric: str = "kronecker"
     manifold: str | int = "earlier"
     budget: float | None = None
     examples: int = 0
@@ -76,6 +80,7 @@ class MergeSettings:
             value = getattr(self, name)
             self._check(name, value is None or value > 0, "a positive number or None")
         self._check("momentum", 0 <= self.momentum < 1, "a share in [0, 1)")
+        check_known("metric", self.metric, METRICS)
         check_known("statistics", self.statistics, STATISTICS)
         check_known("output", self.output, OUTPUTS)
         fine = isinstance(self.manifold, int) or self.manifold in ("earlier", "new")

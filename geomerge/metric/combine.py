@@ -48,13 +48,13 @@ def combine(metrics: Sequence[KroneckerMetric], *, mean: bool = False) -> Kronec
         for _, one in sorted(same.items())
     ]
     # The rest of one metric may be a layer of another.
-    covered = {span.start for layer in layers for span in (layer.weight, layer.bias) if span}
+    held = [span for layer in layers for span in (layer.weight, layer.bias) if span]
     rest: dict[int, tuple[slice, str, Tensor]] = {}
     for metric in metrics:
         sizes = [span.stop - span.start for span in metric.rest]
         names = metric.rest_names or ("",) * len(sizes)
         for span, name, part in zip(metric.rest, names, metric.diagonal.split(sizes), strict=True):
-            if span.start in covered:
+            if any(s.start <= span.start and span.stop <= s.stop for s in held):
                 continue
             before = rest.get(span.start)
             total = share * part if before is None else before[2] + share * part

@@ -56,6 +56,7 @@ class StreamOptions:
         lwf_alpha: Strength of learning without forgetting.
         walk_epochs: Of the walk; None is one.
         walk_rate: Learning rate of the walk; None is the usual one.
+        metric: Of the walk.
         labels: Whether the walk uses the experience's labels.
         examples: Unlabelled inputs that the walk's memory keeps of each experience.
         damping: mu of the walk; None is the usual one.
@@ -83,6 +84,7 @@ class StreamOptions:
     lwf_alpha: float = 1.0
     walk_epochs: int | None = None
     walk_rate: float | None = None
+    metric: str = "kronecker"
     labels: bool = False
     examples: int = 0
     damping: float | None = None
@@ -228,6 +230,7 @@ class StreamOptions:
         return MergeSettings(
             epochs=self.epochs - self.expert_epochs,
             batch=self.batch,
+            metric=self.metric,
             labels=self.labels,
             examples=self.examples,
             memory_limit=None if self.memory_limit is None else parse_size(self.memory_limit),

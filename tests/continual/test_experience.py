@@ -78,6 +78,8 @@ def case() -> Case:
         replace(SETTINGS, labels=True),
         replace(SETTINGS, pseudo_inputs=0, examples=30),
         replace(SETTINGS, budget=0.3),
+        replace(SETTINGS, metric="euclidean"),
+        replace(SETTINGS, metric="euclidean", budget=0.3),
         replace(SETTINGS, manifold=0),
         replace(SETTINGS, manifold="new"),
     ],
@@ -175,6 +177,26 @@ def test_oldest_sketches_become_one_before_memory_gives_up(case: Case) -> None:
 def test_settings_out_of_range(changes: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         replace(SETTINGS, **changes)  # type: ignore[arg-type]
+
+
+def test_classes_that_are_masked(case: Case) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = case.network.module
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = torch.full((len(x), 2), -1e9)
+            return torch.cat([self.inner(x), hidden], dim=1)
+
+    network = Network(Masked())
+    x = as_they_are(case.tasks[0][0])
+    memory = [remember(network, case.first, x, "task 0", None, SETTINGS, 0)]
+    w, _ = merge_experience(
+        case.first, case.expert, as_they_are(case.tasks[1][0]), memory, lambda _: network, SETTINGS
+    )
+    assert case.accuracy(w, 0) > 0.95
+    assert case.accuracy(w, 1) > 0.95
 
 
 def test_what_a_merge_cannot_do(case: Case) -> None:

@@ -62,6 +62,16 @@ def test_the_sum_of_metrics_of_two_heads() -> None:
     torch.testing.assert_close(spectrum.compose(spectrum.parts), v)
 
 
+def test_a_head_that_grew_behind_another_counts_once() -> None:
+    old, new = [Network(Heads(3, 2, head).double()) for head in (0, 1)], Network(Heads(5, 2))
+    x = torch.randn(50, 5, dtype=torch.float64)
+    parts = [carry_metric(estimate_kronecker(n, n.initial, [x]), n.shapes, new) for n in old]
+    v = torch.randn(new.n, dtype=torch.float64)
+    spectrum = combine(parts).spectrum(v)
+    assert sum(part.numel() for part in spectrum.parts) == new.n
+    assert spectrum.sum(torch.ones_like) == pytest.approx(float(v @ v))
+
+
 def test_other_changes_are_refused() -> None:
     old = Network(Heads(3, 1))
     with pytest.raises(OptionError, match="only heads may grow"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,8 @@ from geomerge.strategies import (
     merge_metrics,
     save_checkpoint,
 )
+
+ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:No loggers specified:UserWarning"),
@@ -326,3 +329,16 @@ def test_all_ways_to_remember(
     assert report.used["kept_inputs"] == (0 if memory == "sketch" else 10)
     assert (report.used["labels"] > 0) == labels
     assert set(report.pick.drift) == {"task 0", "task 1"}
+
+
+def test_the_example_of_the_readme_runs(fast_benchmark: Benchmark) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (code,) = (block for block in blocks if "GeodesicMerge" in block)
+    model = small()
+    names = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.05),
+        "benchmark": fast_benchmark(seed=0),
+    }
+    exec(code, names)
+    assert len(names["strategy"].merge_reports) == 4
