@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -31,7 +32,9 @@ def re_estimate(
     """Return the weights with running statistics as inputs of all manifolds, mixed, make them.
 
     Every batch holds as many inputs of each manifold, as REPAIR and stochastic weight averaging
-    do it (Jordan et al. 2022; Izmailov et al. 2018). Dropout stays off; no other weight changes.
+    do it (Jordan et al. 2022; Izmailov et al. 2018); those of a small one come again. Dropout stays
+    off; no other weight changes, and no statistics of layers that these inputs do not pass. Fewer
+    than two inputs have none.
 
     Args:
         network: The network.
@@ -44,6 +47,9 @@ def re_estimate(
     w = w.clone()
     module = network.load(w)
     layers = _running(network)
+    if sum(len(s) for s in samples) < 2:
+        return w
+    before = [copy.deepcopy(layer.state_dict()) for layer in layers]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
@@ -51,13 +57,16 @@ def re_estimate(
         layer.train()
     try:
         with torch.no_grad():
-            shortest = min(len(s) for s in samples)
-            share = min(share, shortest)  # and whole batches only: all count the same
-            for start in range(0, shortest - share + 1, share):
-                module(torch.cat([s.batch(slice(start, start + share)) for s in samples]))
+            longest = max(len(s) for s in samples)
+            share = min(share, longest)  # and whole batches only: all count the same
+            for start in range(0, longest - share + 1, share):
+                index = torch.arange(start, start + share)
+                module(torch.cat([s.batch(index % len(s)) for s in samples]))
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
+        for layer, momentum, state in zip(layers, momenta, before, strict=True):
             layer.momentum = momentum
+            if not layer.num_batches_tracked:
+                layer.load_state_dict(state)
         module.eval()
     return w
 

@@ -181,7 +181,10 @@ def geodesic(training: Training, settings: MergeSettings, expert_epochs: int) ->
         return Kept(int(strategy.memory_bytes), settings.examples * len(pace.steps))
 
     def beside() -> float:
-        return float(sum(r.passes * r.used["inputs"] for r in strategy.merge_reports))
+        walks = sum(r.passes * r.used["inputs"] for r in strategy.merge_reports)
+        # A sketch takes one pass forwards and two backwards of each of its inputs.
+        sketched = 2 * settings.sketch_inputs if settings.metric == "kronecker" else 0
+        return float(walks + sketched * len(pace.steps))
 
     plural = "s" if expert_epochs > 1 else ""
     about = f"an expert of {expert_epochs} epoch{plural}, then " if expert_epochs else ""

@@ -15,7 +15,7 @@ _PREFIX = "Merge_"
 
 
 class MergeCSVLogger(CSVLogger):  # type: ignore[misc]
-    """Writes ``merge_results.csv`` beside the files that Avalanche's logger writes.
+    """Adds to ``merge_results.csv`` beside the files that Avalanche's logger writes.
 
     Args:
         log_folder: Where the files go.
@@ -24,7 +24,8 @@ class MergeCSVLogger(CSVLogger):  # type: ignore[misc]
     def __init__(self, log_folder: str | Path) -> None:
         super().__init__(str(log_folder))
         self._file = Path(log_folder) / "merge_results.csv"
-        self._file.write_text("training_exp,metric,value\n")
+        if not self._file.exists():  # a run that goes on keeps what it has
+            self._file.write_text("training_exp,metric,value\n")
 
     def after_training_exp(
         self, strategy: Any, metric_values: list[MetricValue], **kwargs: Any

@@ -48,6 +48,7 @@ def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tenso
         dataset = Subset(dataset, torch.randperm(len(dataset), generator=generator)[:most].tolist())
     xs, ys = [], []
     for x, y, *_ in DataLoader(dataset, batch_size=_BATCH, collate_fn=collate):
-        xs.append(x)
+        # Bytes are the numbers that the model is given, not pixels to be scaled.
+        xs.append(x.float() if x.dtype == torch.uint8 else x)
         ys.append(torch.as_tensor(y))
     return torch.cat(xs), torch.cat(ys)

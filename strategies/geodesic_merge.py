@@ -114,7 +114,8 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     @property
     def memory_bytes(self) -> int:
         """Bytes kept of all tasks."""
-        return self.merger.memory_bytes
+        first = 0 if self._first is None else sum(p.nbytes for p in self._first.values())
+        return self.merger.memory_bytes + first
 
     def check_model_and_optimizer(self, reset_optimizer_state: bool = True, **kwargs: Any) -> None:
         """Grow the model and make a fresh optimiser: another expert's momentum is none of ours."""
@@ -125,6 +126,8 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         if self._expert_init == "first":
             self._start_anew()
         super()._train_exp(experience, eval_streams, **kwargs)
+        if self._expert_init == "first":
+            self._put_back()
         self.merger.finish(self)
 
     @torch.no_grad()
@@ -135,3 +138,12 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
             self._first = {name: p.detach().clone() for name, p in parameters.items()}
         for name, p in self._first.items():
             parameters[name][: len(p)].copy_(p)
+
+    @torch.no_grad()
+    def _put_back(self) -> None:
+        """Give weights that training has left alone, such as other heads, their learned values."""
+        assert self._first is not None
+        for name, p in self.model.named_parameters():
+            if name in self._first and torch.equal(p[: len(self._first[name])], self._first[name]):
+                before = self.merger.before[name]
+                p[: len(before)].copy_(before)

@@ -80,7 +80,7 @@ class Merger:
         self.settings = settings
         self.memory: list[Remembered] = []
         self.reports: list[MergeReport] = []
-        self._start: dict[str, Tensor] = {}
+        self.before: dict[str, Tensor] = {}
         self._began = 0.0
 
     @property
@@ -92,14 +92,23 @@ class Merger:
         """Keep the network before an experience; its heads must have grown.
 
         Raises:
-            OptionError: If the stream is split for online learning.
+            OptionError: If the stream is split for online learning, an experience has several task
+                labels and the model a head for each, or the model is not of float32.
         """
         if isinstance(strategy.experience, OnlineCLExperience):
             raise OptionError(
                 "a merge needs whole experiences and this stream is split for online learning; "
                 "train on the stream that it was made from"
             )
-        self._start = {k: t.detach().clone() for k, t in _tensors(strategy.model)}
+        if is_multi_task_module(strategy.model):
+            task_label(strategy.experience)
+        wrong = {str(t.dtype) for _, t in _tensors(strategy.model)} - {"torch.float32"}
+        if wrong:
+            raise OptionError(
+                f"the model holds {', '.join(sorted(wrong))}, expected torch.float32 throughout; "
+                "call model.float()"
+            )
+        self.before = {k: t.detach().clone() for k, t in _tensors(strategy.model)}
         self._began = time.perf_counter()
 
     def finish(self, strategy: Any) -> None:
@@ -134,10 +143,10 @@ class Merger:
                 "smaller learning rate"
             )
         if self.memory:
-            start = _before(self._start, network, expert)
+            start = _before(self.before, network, expert)
             w, report = merge_experience(
                 start, expert, inputs, self.memory, network_of, settings,
-                task=name, head=head, labels=labels,
+                task=name, head=head, labels=labels, free=_free(strategy.model, network),
             )  # fmt: skip
             _write(strategy.model, network, w)
             for plugin in strategy.plugins:
@@ -156,12 +165,23 @@ class Merger:
                     merge_seconds=time.perf_counter() - trained,
                 )
             )
-        self._start = {}
+        self.before = {}
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+
+
+def _free(model: nn.Module, network: Network) -> Tensor | None:  # (n,)
+    """Return the mask of weights that may move; None where none is frozen."""
+    frozen = ["model." + name for name, p in model.named_parameters() if not p.requires_grad]
+    if not frozen:
+        return None
+    free = torch.ones(network.n, dtype=torch.bool, device=network.device)
+    for name in frozen:
+        free[network.slices[name]] = False
+    return free
 
 
 def _before(

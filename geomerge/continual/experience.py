@@ -11,31 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
-from geomerge.budgets import SketchKept
 from geomerge.continual.grown import carry_metric
 from geomerge.continual.kept import DriftBudgets, quadratic_drifts
 from geomerge.continual.memory import UNSEEN, Remembered
+from geomerge.continual.points import Measure, best_on_line, with_statistics
 from geomerge.continual.rehearsal import Rehearsal, TowardAll
-from geomerge.continual.report import MergeReport, PathPoint
+from geomerge.continual.report import MergeReport
 from geomerge.continual.settings import MergeSettings
-from geomerge.directions import TowardFunction, TowardLabels, divergence, log_probabilities
+from geomerge.directions import TowardFunction, TowardLabels, log_probabilities
 from geomerge.errors import NumericalError, OptionError
-from geomerge.metric import EuclideanMetric, KroneckerMetric, Metric, combine
+from geomerge.metric import EuclideanMetric, KroneckerMetric, MaskedMetric, Metric, combine
 from geomerge.metric.estimate import estimate_kronecker
 from geomerge.network import Network
-from geomerge.statistics import has_statistics, re_estimate
 from geomerge.tasks import Inputs, Split
 from geomerge.walk import FunctionWalk, walk_toward_function
 
 __all__ = ["merge_experience"]
 
 _MARKS = 8  # points of a walk that are measured
-_MEASURED = 1000  # inputs of the experience on which they are
 _BATCH = 500
-_LINE = 10  # parts of the straight line to the expert whose ends are measured
 _RETRIES = 4  # of a walk that diverges, each at half the learning rate
 
 NetworkOf = Callable[[int | None], Network]
@@ -52,6 +48,7 @@ def merge_experience(
     task: str = "new",
     head: int | None = None,
     labels: Tensor | None = None,  # (N,)
+    free: Tensor | None = None,  # (n,)
 ) -> tuple[Tensor, MergeReport]:
     """Merge an expert of an experience into the network before it.
 
@@ -66,12 +63,13 @@ def merge_experience(
         task: Name of the experience, for the report.
         head: Its task label.
         labels: Its labels; needed with ``settings.labels``.
+        free: Mask of the weights that may move; None is all of them.
 
     Returns:
         The merged weights and what is known of the merge.
 
     Raises:
-        OptionError: If labels are wanted and missing, or the manifold names no remembered task.
+        OptionError: If labels are wanted and missing.
         NumericalError: If the walk diverges at a sixteenth of its learning rate, too.
     """
     if settings.labels and labels is None:
@@ -79,18 +77,19 @@ def merge_experience(
     network = network_of(head)
     rehearsal = Rehearsal(memory, network_of, settings.rehearsal, settings.seed)
     metric = _metric(start, inputs, memory, network_of, network, settings)
+    step_bytes = _step_bytes(metric, start, 0 if settings.budget is None else len(memory))
+    if free is not None:
+        metric = MaskedMetric(metric, free)
     kept = quadratic_drifts(memory, network_of, start)
-    measure = _Measure(
-        network, expert, inputs, labels if settings.labels else None, rehearsal, kept
-    )
+    measure = Measure(network, expert, inputs, labels if settings.labels else None, rehearsal, kept)
 
     manifolds = [inputs, *rehearsal.inputs]
 
     def settle(w: Tensor) -> Tensor:
-        return _with_statistics(w, start, expert, network, manifolds, settings)
+        return with_statistics(w, start, expert, network, manifolds, settings)
 
     limits = None if settings.budget is None else DriftBudgets(kept, settings.budget)
-    line, jumped, first = _best_on_line(start, expert, measure, settle, limits)
+    line, jumped, first = best_on_line(start, expert, measure, settle, limits)
     reached = metric.inner(first - start, first - start) ** 0.5
 
     steps = max(1, round(settings.epochs * len(inputs) / min(settings.batch, len(inputs))))
@@ -98,7 +97,7 @@ def merge_experience(
     targets = None
     if not settings.labels:
         targets = log_probabilities(network, expert, inputs).clamp(min=UNSEEN)
-    notes = []
+    notes, walked = [], 0
     for attempt in range(_RETRIES + 1):
         rate = settings.learning_rate * 0.5**attempt
         new: TowardFunction | TowardLabels
@@ -118,6 +117,7 @@ def merge_experience(
         path, weights, length = [measure(0, reached, first)], [first], reached
         try:
             for step, point in enumerate(points, start=1):
+                walked += 1
                 length += point.predicted**0.5
                 if step in marks:
                     weights.append(settle(point.weights))
@@ -127,7 +127,9 @@ def merge_experience(
             if attempt == _RETRIES:
                 raise
             notes.append(f"the walk diverged at a learning rate of {rate:g} and was walked at half")
-    best = min(range(len(path)), key=lambda i: path[i].value)
+    # Statistics that were measured again may have led a point out of its budget.
+    allowed = [i for i, w in enumerate(weights) if limits is None or not i or limits.within(w)]
+    best = min(allowed, key=lambda i: path[i].value)
     w = weights[best]
     batch = min(settings.batch, len(inputs)) + (settings.rehearsal if rehearsal.count else 0)
     drawn = sum(len(r.targets) - len(r.examples) for r in memory)
@@ -144,78 +146,17 @@ def merge_experience(
         rows=0 if budgets is None else budgets.rows,
         solves=0 if budgets is None else budgets.solved,
         shortened=0 if budgets is None else budgets.shortened,
-        step_bytes=_step_bytes(metric, start, len(kept) if budgets else 0),
+        step_bytes=step_bytes,
         used={
             "inputs": len(inputs),
             "labels": len(inputs) if settings.labels else 0,
             "pseudo_inputs": drawn,
             "kept_inputs": sum(len(r.examples) for r in memory),
         },
-        passes=steps * batch / len(inputs),
+        passes=walked * batch / len(inputs),
         notes=notes,
     )
     return w, report
-
-
-def _best_on_line(
-    start: Tensor,  # (n,)
-    expert: Tensor,  # (n,)
-    measure: _Measure,
-    settle: Callable[[Tensor], Tensor],
-    limits: DriftBudgets | None,
-) -> tuple[list[PathPoint], float, Tensor]:
-    """Return points on the way to the expert, within the budgets, and the best of them.
-
-    What a long walk would reach can be had at once.
-    """
-    points, weights = [], []
-    for i in range(_LINE + 1):
-        w = settle(torch.lerp(start, expert, i / _LINE)) if i else start
-        if i and limits is not None and not limits.within(w):
-            break
-        points.append(measure(0, 0.0, w))
-        weights.append(w)
-    best = min(range(len(points)), key=lambda i: points[i].value)
-    return points, best / _LINE, weights[best]
-
-
-class _Measure:
-    """What a point still lacks of the experience, and how far the remembered tasks drifted."""
-
-    def __init__(
-        self,
-        network: Network,
-        expert: Tensor,  # (n,)
-        inputs: Inputs,
-        labels: Tensor | None,  # (N,)
-        rehearsal: Rehearsal,
-        kept: Sequence[SketchKept],
-    ) -> None:
-        self._network = network
-        self._rehearsal = rehearsal
-        # Of tasks without any inputs the sketch says it: half the Fisher form is the KL, to second
-        # order.
-        self._sketched = [k for k in kept if k.name not in rehearsal.names]
-        index = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:_MEASURED]
-        self._x = inputs.batch(index)
-        if labels is None:
-            self._loss = divergence(
-                network.logits(expert, self._x).log_softmax(dim=1).clamp(min=UNSEEN)
-            )
-        else:
-            right = labels[index.to(labels.device)].to(network.device)
-            self._loss = lambda logits: torch.nn.functional.cross_entropy(logits, right)
-
-    def __call__(
-        self,
-        step: int,
-        length: float,
-        w: Tensor,  # (n,)
-    ) -> PathPoint:
-        new = float(self._loss(self._network.logits(w, self._x)))
-        drift, changed = self._rehearsal.drift(w)
-        drift |= {k.name: k.value(w) / 2 for k in self._sketched}
-        return PathPoint(step, length, new, drift, changed)
 
 
 def _metric(
@@ -234,36 +175,14 @@ def _metric(
         measured = estimate_kronecker(network, start, batches, settings.output, settings.seed)
         return measured.sharpened(settings.damping)
     chosen = memory
-    if isinstance(settings.manifold, int):
-        if not 0 <= settings.manifold < len(memory):
-            raise OptionError(
-                f"manifold={settings.manifold} names none of the {len(memory)} remembered tasks, "
-                "expected a number from 0 on; name one, 'earlier' or 'new'"
-            )
-        chosen = [memory[settings.manifold]]
+    if isinstance(settings.manifold, int) and settings.manifold < len(memory):
+        chosen = [memory[settings.manifold]]  # until there is that task, all of them
     metrics: list[KroneckerMetric] = [
         carry_metric(r.sketch, r.shapes, network_of(r.head)) for r in chosen if r.sketch is not None
     ]
     if not metrics:  # nothing is to be kept by it, or its sketch was merged into another
         return EuclideanMetric()
     return combine(metrics).sharpened(settings.damping)
-
-
-def _with_statistics(
-    w: Tensor,  # (n,)
-    start: Tensor,  # (n,)
-    expert: Tensor,  # (n,)
-    network: Network,
-    manifolds: Sequence[Inputs],
-    settings: MergeSettings,
-) -> Tensor:  # (n,)
-    """Return weights with running statistics by the stated policy."""
-    if not has_statistics(network):
-        return w
-    if settings.statistics == "measured":
-        return re_estimate(network, w, manifolds, settings.seed)
-    source = expert if settings.statistics == "expert" else start
-    return torch.cat([w[: network.n_parameters], source[network.n_parameters :]])
 
 
 def _step_bytes(

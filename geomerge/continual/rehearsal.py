@@ -49,7 +49,11 @@ class Rehearsal:
             few = order[:_MEASURED]
             self._tasks.append((task.name, network, x[few], targets[few.to(targets.device)]))
         self.count = sum(len(tasks) for tasks in by_head.values())
-        self.inputs = [as_they_are(x, network.device) for _, network, x, _ in self._tasks]
+        self.inputs = [
+            as_they_are(x, network_of(head).device)
+            for head, tasks in by_head.items()
+            for _, x, _ in tasks
+        ]
         self._heads: list[tuple[int, TowardFunction]] = []
         for head, tasks in by_head.items():
             network = network_of(head)

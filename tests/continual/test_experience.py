@@ -122,6 +122,41 @@ def test_what_is_remembered_has_not_drifted_yet(case: Case) -> None:
         assert changed["task 0"] == 0
 
 
+def test_frozen_weights_stay(case: Case) -> None:
+    free = torch.ones(case.network.n, dtype=torch.bool)
+    free[case.network.slices["0.weight"]] = False
+    free[case.network.slices["0.bias"]] = False
+    expert = torch.where(free, case.expert, case.first)
+    for settings in (
+        SETTINGS,
+        replace(SETTINGS, budget=0.1),
+        replace(SETTINGS, metric="euclidean"),
+    ):
+        w, _ = merge_experience(
+            case.first, expert, as_they_are(case.tasks[1][0]), [case.remembered(settings)],
+            lambda _: case.network, settings, free=free,
+        )  # fmt: skip
+        assert torch.equal(w[~free], case.first[~free])
+        assert not torch.equal(w[free], case.first[free])
+
+
+def test_a_budget_holds_with_running_statistics_too() -> None:
+    torch.manual_seed(0)
+    network = Network(
+        nn.Sequential(nn.Linear(8, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 3))
+    )
+    x, _ = blobs(1)
+    memory = [remember(network, network.initial, as_they_are(x), "task 0", None, SETTINGS, 0)]
+    other = as_they_are(blobs(2)[0])
+    expert = network.initial + 0.1 * torch.randn(network.n).abs()
+    for budget in (0.001, 0.01, 0.1):
+        settings = replace(SETTINGS, budget=budget)
+        _, report = merge_experience(
+            network.initial, expert, other, memory, lambda _: network, settings
+        )
+        assert report.predicted["task 0"] <= budget * 1.001
+
+
 def test_the_same_seed_gives_the_same_bits(case: Case) -> None:
     one, first = case.merge()
     two, second = case.merge()
@@ -200,8 +235,6 @@ def test_classes_that_are_masked(case: Case) -> None:
 
 
 def test_what_a_merge_cannot_do(case: Case) -> None:
-    with pytest.raises(OptionError, match="names none of the 1 remembered tasks"):
-        case.merge(replace(SETTINGS, manifold=3))
     with pytest.raises(OptionError, match="needs the experience's labels"):
         merge_experience(
             case.first, case.expert, as_they_are(case.tasks[1][0]), [], lambda _: case.network,

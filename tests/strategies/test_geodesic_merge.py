@@ -16,6 +16,7 @@ from torch import nn
 pytest.importorskip("avalanche")
 
 from avalanche.benchmarks.scenarios.online import split_online_stream
+from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TextLogger
 from avalanche.models import IncrementalClassifier, MTSimpleMLP, SimpleMLP
@@ -158,22 +159,59 @@ def test_the_model_is_written_in_place_and_keeps_its_mode(fast_benchmark: Benchm
     assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("statistics", ["measured", "expert", "before"])
-def test_a_classifier_grows_and_batch_norm_follows_its_policy(
-    fast_benchmark: Benchmark, statistics: str
-) -> None:
-    torch.manual_seed(0)
+def test_a_classifier_grows_and_batch_norm_follows_its_policy(fast_benchmark: Benchmark) -> None:
     benchmark = fast_benchmark(seed=0)
-    mine = strategy(
-        Growing(), settings=replace(SETTINGS, statistics=statistics), eval_every=0, train_mb_size=25
-    )
-    counts = []
-    for experience in benchmark.train_stream:
-        mine.train(experience, eval_streams=[benchmark.test_stream])
-        counts.append(mine.model.trunk[1].num_batches_tracked.item())
-    assert mine.model.trunk[1].num_batches_tracked.dtype == torch.int64
-    assert counts == sorted(counts)
-    assert all(p.isfinite().all() for p in mine.model.state_dict().values())
+    means = {}
+    for statistics in ("measured", "expert", "before"):
+        torch.manual_seed(0)
+        mine = strategy(
+            Growing(), settings=replace(SETTINGS, statistics=statistics), train_mb_size=25
+        )
+        before = trained = None
+
+        class Watch(SupervisedPlugin):
+            def after_training_epoch(self, other: Any, **_: Any) -> None:
+                nonlocal trained
+                trained = other.model.trunk[1].running_mean.clone()
+
+        mine.plugins.insert(0, Watch())
+        for experience in benchmark.train_stream[:3]:
+            before = mine.model.trunk[1].running_mean.clone()
+            mine.train(experience)
+        found = mine.model.trunk[1].running_mean
+        means[statistics] = found.clone()
+        assert torch.equal(found, trained) == (statistics == "expert")
+        assert torch.equal(found, before) == (statistics == "before")
+        assert mine.model.trunk[1].num_batches_tracked.dtype == torch.int64
+        assert mine.model.classifier.classifier.out_features >= 6
+    assert not torch.equal(means["measured"], means["expert"])
+
+
+def test_frozen_layers_stay(fast_benchmark: Benchmark) -> None:
+    model = small()
+    for p in model.features.parameters():
+        p.requires_grad = False
+    before = {k: p.clone() for k, p in model.state_dict().items()}
+    mine = strategy(model)
+    for experience in fast_benchmark(seed=0).train_stream[:3]:
+        mine.train(experience)
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) == name.startswith("features"), name
+
+
+def test_what_is_refused_is_refused_before_training(fast_benchmark: Benchmark) -> None:
+    benchmark = fast_benchmark(seed=0)
+    mine = strategy(small().double())
+    with pytest.raises(OptionError, match="float32"):
+        mine.train(benchmark.train_stream[0])
+    assert mine.clock.train_iterations == 0
+
+
+def test_a_manifold_by_its_number(fast_benchmark: Benchmark) -> None:
+    mine = strategy(small(), manifold=1)
+    for experience in fast_benchmark(seed=0).train_stream[:4]:
+        mine.train(experience)
+    assert len(mine.merge_reports) == 3
 
 
 def test_old_heads_keep_their_function(fast_benchmark: Benchmark) -> None:
@@ -195,15 +233,21 @@ def test_online_streams_are_refused(fast_benchmark: Benchmark) -> None:
         strategy(small()).train(next(iter(online)))
 
 
-@pytest.mark.parametrize("multi_task", [False, True])
+@pytest.mark.parametrize("kind", ["one head", "heads", "growing", "bounded"])
 def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(
-    fast_benchmark: Benchmark, tmp_path: Path, multi_task: bool
+    fast_benchmark: Benchmark, tmp_path: Path, kind: str
 ) -> None:
-    benchmark = fast_benchmark(use_task_labels=multi_task, seed=0)
+    benchmark = fast_benchmark(use_task_labels=kind == "heads", seed=0)
+    bounded = replace(SETTINGS, budget=0.05, memory_limit=20_000)
 
     def make() -> GeodesicMerge:
         torch.manual_seed(0)
-        return strategy(small(multi_task), plugins=[ReplayPlugin(mem_size=20)], evaluator=None)
+        return strategy(
+            Growing() if kind == "growing" else small(kind == "heads"),
+            plugins=[ReplayPlugin(mem_size=20)], evaluator=None, train_mb_size=25,
+            settings=bounded if kind == "bounded" else SETTINGS,
+            expert_init="first" if kind == "heads" else "warm",
+        )  # fmt: skip
 
     whole = make()
     torch.manual_seed(1)
