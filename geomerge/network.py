@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from geomerge.errors import CheckpointError, OptionError, TaskError, first_line
 
-__all__ = ["Network", "check_device"]
+__all__ = ["Network", "check_device", "places"]
 
 
 def check_device(device: str | torch.device) -> str | torch.device:
@@ -27,6 +27,15 @@ def check_device(device: str | torch.device) -> str | torch.device:
             f"cannot compute on {device!r} ({first_line(error)}); use --device cpu"
         ) from error
     return device
+
+
+def places(shapes: Mapping[str, torch.Size]) -> dict[str, slice]:
+    """Return where each tensor lies in a weight vector that holds them one after the other."""
+    found, start = {}, 0
+    for name, shape in shapes.items():
+        found[name] = slice(start, start + shape.numel())
+        start += shape.numel()
+    return found
 
 
 class Network:
@@ -49,12 +58,8 @@ class Network:
         parts = {name: value for name, value in tensors if value.is_floating_point()}
         self.n_parameters = sum(p.numel() for p in module.parameters())
         self.shapes = {name: value.shape for name, value in parts.items()}
-        self.slices: dict[str, slice] = {}
-        start = 0
-        for name, shape in self.shapes.items():
-            self.slices[name] = slice(start, start + shape.numel())
-            start += shape.numel()
-        self.n = start  # length of the weight vector
+        self.slices = places(self.shapes)
+        self.n = sum(shape.numel() for shape in self.shapes.values())  # length of the weight vector
         self.initial = self.ravel(parts)  # (n,): the weights that the module came with
 
     @property

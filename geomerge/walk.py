@@ -17,7 +17,7 @@ from geomerge.budgets import Budgets
 from geomerge.errors import NumericalError
 from geomerge.learning import DampingLearner
 from geomerge.metric import Metric
-from geomerge.steps import damped_step, precondition, trust_region_step
+from geomerge.steps import damped_step, preconditioned_step, trust_region_step
 
 __all__ = [
     "FunctionWalk",
@@ -145,20 +145,18 @@ def walk_toward_function(
             if learner is not None:
                 damping = learner(w, v)
             momentum = walk.momentum * momentum + v
-            top = metric.floor + damping
             if budgets is None:
-                tangent, multipliers = rate * precondition(metric, momentum, damping), {}
-                # g theta follows from the step's own equation: g is not applied again.
-                predicted = _dot(tangent, rate * top * momentum - damping * tangent)
+                tangent, predicted = preconditioned_step(metric, momentum, damping, rate)
+                multipliers: Mapping[str, float] = {}
             else:
-                kept = budgets.step(w, metric, momentum, damping, 2 * rate * top)
+                beta = 2 * rate * (metric.floor + damping)
+                kept = budgets.step(w, metric, momentum, damping, beta)
                 tangent, multipliers, predicted = kept.tangent, kept.multipliers, kept.predicted
             if learner is not None:
                 learner.remember(metric, momentum, rate, budgets.last if budgets else None)
             w = w + tangent
-            yield WalkPoint(
-                w, float(tangent.norm()), max(predicted, 0.0), damping, distance, multipliers
-            )
+            norm = float(tangent.norm())
+            yield WalkPoint(w, norm, max(predicted, 0.0), damping, distance, multipliers)
 
 
 def walk_toward_weights(
@@ -240,7 +238,3 @@ def walk_straight(
         point = target if i == steps else start + gap * (i / steps)
         left = length * (1 - (i - 1) / steps)
         yield WalkPoint(point, length / steps, cost / steps**2, float("inf"), left)
-
-
-def _dot(u: Tensor, v: Tensor) -> float:
-    return float((u * v).sum(dtype=torch.float64))

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from avalanche.training.templates import SupervisedTemplate
-from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor
+
+from geomerge.strategies.in_place import evaluate_again, write
 
 __all__ = ["AveragedWeights"]
 
@@ -37,7 +38,7 @@ class AveragedWeights(SupervisedTemplate):  # type: ignore[misc]
         if not self.warm:
             for name, value in mean.items():
                 self._first.setdefault(name, value.clone())
-            self._write(self._first)
+            write(self.model, self._first)
         start = self._weights()
         super()._train_exp(experience, eval_streams, **kwargs)
         merged = {}
@@ -48,15 +49,8 @@ class AveragedWeights(SupervisedTemplate):  # type: ignore[misc]
             else:
                 self._count[name] = self._count.get(name, 0) + 1
                 merged[name] = mean[name] + (expert - mean[name]) / self._count[name]
-        self._write(merged)
-        for plugin in self.plugins:  # which would else not see the mean
-            if isinstance(plugin, PeriodicEval) and plugin.eval_every > -1:
-                plugin.do_final = True
+        write(self.model, merged)
+        evaluate_again(self)
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}
-
-    @torch.no_grad()
-    def _write(self, weights: dict[str, Tensor]) -> None:
-        for name, p in self.model.named_parameters():
-            p.copy_(weights[name])

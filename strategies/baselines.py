@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from geomerge.continual import MergeSettings
 from geomerge.strategies.averages import AveragedWeights
+from geomerge.strategies.geodesic_merge import GeodesicMerge
 from geomerge.strategies.pace import Pace
 from geomerge.strategies.rows import Kept, Row, Training, make_strategy
 
@@ -167,8 +168,6 @@ def geodesic(training: Training, settings: MergeSettings, expert_epochs: int) ->
         settings: Of the merge.
         expert_epochs: Of each later experience's expert.
     """
-    from geomerge.strategies.geodesic_merge import GeodesicMerge
-
     strategy, pace = make_strategy(
         training,
         GeodesicMerge,

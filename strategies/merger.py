@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from avalanche.models.utils import is_multi_task_module
-from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
 
 from geomerge.continual.experience import merge_experience
@@ -21,8 +20,9 @@ from geomerge.errors import NumericalError, OptionError
 from geomerge.network import Network
 from geomerge.options import check_known
 from geomerge.strategies.experience import collect, task_label
+from geomerge.strategies.in_place import evaluate_again, write
 
-__all__ = ["HeadView", "Merger", "merge_settings"]
+__all__ = ["Merger", "merge_settings"]
 
 
 def merge_settings(
@@ -47,7 +47,7 @@ def merge_settings(
     return replace(found, **{k: v for k, v in given.items() if v is not None})
 
 
-class HeadView(nn.Module):
+class _HeadView(nn.Module):
     """A model as a function of the inputs of one task.
 
     Args:
@@ -131,7 +131,7 @@ class Merger:
 
         def network_of(wanted: int | None) -> Network:
             if wanted not in views:
-                views[wanted] = Network(HeadView(model, wanted), strategy.device)
+                views[wanted] = Network(_HeadView(model, wanted), strategy.device)
             return views[wanted]
 
         network = network_of(head)
@@ -148,10 +148,9 @@ class Merger:
                 start, expert, inputs, self.memory, network_of, settings,
                 task=name, head=head, labels=labels, free=_free(strategy.model, network),
             )  # fmt: skip
-            _write(strategy.model, network, w)
-            for plugin in strategy.plugins:
-                if isinstance(plugin, PeriodicEval) and plugin.eval_every > -1:
-                    plugin.do_final = True  # else the merged network would never be evaluated
+            named = network.unravel(w)
+            write(strategy.model, {k.removeprefix("model."): v for k, v in named.items()})
+            evaluate_again(strategy)
         self.memory.append(remember(network, w, inputs, name, head, settings, settings.seed))
         if settings.memory_limit is not None:
             self.memory = fit_memory(self.memory, settings.memory_limit, network_of, w)
@@ -196,15 +195,3 @@ def _before(
         view = views["model." + name]
         view[: len(tensor)].copy_(tensor) if tensor.dim() else view.copy_(tensor)
     return start
-
-
-@torch.no_grad()
-def _write(
-    model: nn.Module,
-    network: Network,
-    w: Tensor,  # (n,)
-) -> None:
-    """Copy weights into the model's own tensors, which optimiser and plugins hold on to."""
-    views = network.unravel(w)
-    for name, tensor in _tensors(model):
-        tensor.copy_(views["model." + name])

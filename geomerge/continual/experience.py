@@ -9,18 +9,18 @@ MNIST, one epoch after such a first step is worth more than three that start at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from geomerge.continual.grown import carry_metric
+from geomerge.budgets import SketchKept
 from geomerge.continual.kept import DriftBudgets, quadratic_drifts
-from geomerge.continual.memory import UNSEEN, Remembered
+from geomerge.continual.memory import NetworkOf, Remembered, answers
 from geomerge.continual.points import Measure, best_on_line, with_statistics
 from geomerge.continual.rehearsal import Rehearsal, TowardAll
 from geomerge.continual.report import MergeReport
 from geomerge.continual.settings import MergeSettings
-from geomerge.directions import TowardFunction, TowardLabels, log_probabilities
+from geomerge.directions import TowardFunction, TowardLabels
 from geomerge.errors import NumericalError, OptionError
 from geomerge.metric import EuclideanMetric, KroneckerMetric, MaskedMetric, Metric, combine
 from geomerge.metric.estimate import estimate_kronecker
@@ -33,8 +33,6 @@ __all__ = ["merge_experience"]
 _MARKS = 8  # points of a walk that are measured
 _BATCH = 500
 _RETRIES = 4  # of a walk that diverges, each at half the learning rate
-
-NetworkOf = Callable[[int | None], Network]
 
 
 def merge_experience(
@@ -76,11 +74,11 @@ def merge_experience(
         raise OptionError("labels=True needs the experience's labels; give them or labels=False")
     network = network_of(head)
     rehearsal = Rehearsal(memory, network_of, settings.rehearsal, settings.seed)
-    metric = _metric(start, inputs, memory, network_of, network, settings)
+    kept = quadratic_drifts(memory, network_of, start)
+    metric = _metric(start, inputs, kept, [task.name for task in memory], network, settings)
     step_bytes = _step_bytes(metric, start, 0 if settings.budget is None else len(memory))
     if free is not None:
         metric = MaskedMetric(metric, free)
-    kept = quadratic_drifts(memory, network_of, start)
     measure = Measure(network, expert, inputs, labels if settings.labels else None, rehearsal, kept)
 
     manifolds = [inputs, *rehearsal.inputs]
@@ -94,9 +92,7 @@ def merge_experience(
 
     steps = max(1, round(settings.epochs * len(inputs) / min(settings.batch, len(inputs))))
     marks = {round(steps * i / _MARKS) for i in range(1, _MARKS + 1)}
-    targets = None
-    if not settings.labels:
-        targets = log_probabilities(network, expert, inputs).clamp(min=UNSEEN)
+    targets = None if settings.labels else answers(network, expert, inputs)
     notes, walked = [], 0
     for attempt in range(_RETRIES + 1):
         rate = settings.learning_rate * 0.5**attempt
@@ -162,8 +158,8 @@ def merge_experience(
 def _metric(
     start: Tensor,  # (n,)
     inputs: Inputs,
-    memory: Sequence[Remembered],
-    network_of: NetworkOf,
+    kept: Sequence[SketchKept],
+    names: Sequence[str],
     network: Network,
     settings: MergeSettings,
 ) -> Metric:
@@ -174,12 +170,10 @@ def _metric(
         batches = sample.batches(_BATCH)
         measured = estimate_kronecker(network, start, batches, settings.output, settings.seed)
         return measured.sharpened(settings.damping)
-    chosen = memory
-    if isinstance(settings.manifold, int) and settings.manifold < len(memory):
-        chosen = [memory[settings.manifold]]  # until there is that task, all of them
-    metrics: list[KroneckerMetric] = [
-        carry_metric(r.sketch, r.shapes, network_of(r.head)) for r in chosen if r.sketch is not None
-    ]
+    chosen = names
+    if isinstance(settings.manifold, int) and settings.manifold < len(names):
+        chosen = [names[settings.manifold]]  # until there is that task, all of them
+    metrics = [k.metric for k in kept if k.name in chosen and isinstance(k.metric, KroneckerMetric)]
     if not metrics:  # nothing is to be kept by it, or its sketch was merged into another
         return EuclideanMetric()
     return combine(metrics).sharpened(settings.damping)

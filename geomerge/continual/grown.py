@@ -7,7 +7,6 @@ before says nothing about new weights, so its metric is zero there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from geomerge.errors import OptionError
 from geomerge.metric import KroneckerMetric
 from geomerge.metric.factor import Factor
 from geomerge.metric.kronecker import KroneckerLayer
-from geomerge.network import Network
+from geomerge.network import Network, places
 
 __all__ = ["Shapes", "carry_metric", "carry_weights"]
 
@@ -41,7 +40,7 @@ def carry_weights(
         OptionError: If a tensor has changed other than by more rows.
     """
     found = new.clone()
-    for name, old in _places(shapes).items():
+    for name, old in places(shapes).items():
         found[_place(name, shapes, network)] = w[old].to(new)
     return found
 
@@ -59,7 +58,7 @@ def carry_metric(metric: KroneckerMetric, shapes: Shapes, network: Network) -> K
     """
     if dict(shapes) == network.shapes:
         return metric
-    old = _places(shapes)
+    old = places(shapes)
     new = {name: _place(name, shapes, network) for name in old}
 
     def moved(span: slice) -> tuple[slice, int]:
@@ -97,15 +96,6 @@ def carry_metric(metric: KroneckerMetric, shapes: Shapes, network: Network) -> K
     zeros = metric.diagonal.new_zeros(sum(s.stop - s.start for s in rest[len(metric.rest) :]))
     diagonal = torch.cat([metric.diagonal, zeros])
     return KroneckerMetric(network.n, tuple(layers), tuple(rest), diagonal, tuple(names))
-
-
-def _places(shapes: Shapes) -> dict[str, slice]:
-    """Return where each tensor lies in the weight vector."""
-    ends = list(accumulate(shape.numel() for shape in shapes.values()))
-    return {
-        name: slice(end - shape.numel(), end)
-        for (name, shape), end in zip(shapes.items(), ends, strict=True)
-    }
 
 
 def _place(name: str, shapes: Shapes, network: Network) -> slice:

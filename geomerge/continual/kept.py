@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from geomerge.budgets import Budgets, KeptStep, SketchKept
 from geomerge.continual.grown import carry_metric, carry_weights
-from geomerge.continual.memory import Remembered
+from geomerge.continual.memory import NetworkOf, Remembered
 from geomerge.metric import Metric
-from geomerge.network import Network
-from geomerge.steps import precondition
+from geomerge.steps import preconditioned_step
 
 __all__ = ["DriftBudgets", "quadratic_drifts"]
 
 
 def quadratic_drifts(
     memory: Sequence[Remembered],
-    network_of: Callable[[int | None], Network],
+    network_of: NetworkOf,
     w: Tensor,  # (n,)
 ) -> list[SketchKept]:
     """Return what each sketch says of a change: (w - w_k)' g_k (w - w_k).
@@ -65,13 +63,9 @@ class DriftBudgets(Budgets):
         beta: float,
     ) -> KeptStep:
         """Return the step, solved anew and shortened where it would break a budget."""
-        top = metric.floor + damping
-        rate = beta / (2 * top)
-        tangent = rate * precondition(metric, v, damping)
+        rate = beta / (2 * (metric.floor + damping))
+        tangent, predicted = preconditioned_step(metric, v, damping, rate)
         if self.within(w + tangent):
-            predicted = float(
-                (tangent * (rate * top * v - damping * tangent)).sum(dtype=torch.float64)
-            )
-            return KeptStep(tangent, max(predicted, 0.0), {})
+            return KeptStep(tangent, predicted, {})
         self.rows += len(self.limits)
         return super().step(w, metric, v, damping, beta)

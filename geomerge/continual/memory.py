@@ -14,6 +14,7 @@ from torch import Tensor
 from geomerge.continual.grown import Shapes, carry_metric, carry_weights
 from geomerge.continual.moments import InputMoments, measure_moments
 from geomerge.continual.settings import MergeSettings
+from geomerge.directions import log_probabilities
 from geomerge.errors import OptionError
 from geomerge.metric import KroneckerMetric, combine
 from geomerge.metric.estimate import estimate_kronecker
@@ -21,7 +22,17 @@ from geomerge.metric.sketch import truncated_metric
 from geomerge.network import Network
 from geomerge.tasks import Inputs, Normalisation
 
-__all__ = ["UNSEEN", "Remembered", "as_they_are", "fit_memory", "remember"]
+__all__ = [
+    "UNSEEN",
+    "NetworkOf",
+    "Remembered",
+    "answers",
+    "as_they_are",
+    "fit_memory",
+    "remember",
+]
+
+NetworkOf = Callable[[int | None], Network]  # as a function of the inputs of a head
 
 _PLAIN = Normalisation((0.0,), (1.0,))
 UNSEEN = -30.0  # log-probability of classes that are masked, or came later
@@ -84,6 +95,23 @@ def as_they_are(x: Tensor, device: str | torch.device = "cpu") -> Inputs:
     return Inputs(x, _PLAIN, str(device))
 
 
+def answers(
+    network: Network,
+    w: Tensor,  # (n,)
+    inputs: Inputs,
+    batch: int = 1000,
+) -> Tensor:  # (N, m)
+    """Return log-probabilities that can be kept: masked classes are farther down than halves go.
+
+    Args:
+        network: The network.
+        w: Its weights.
+        inputs: What it is asked.
+        batch: Inputs per pass.
+    """
+    return log_probabilities(network, w, inputs, batch).clamp(min=UNSEEN)
+
+
 def remember(
     network: Network,
     w: Tensor,  # (n,)
@@ -104,29 +132,26 @@ def remember(
         settings: How much is kept.
         seed: Of samples and pseudo-inputs.
     """
-    sketch = None
+    sketch, moments, kept = None, None, {}
     if settings.metric == "kronecker" or settings.budget is not None:
         sample = inputs.sample(settings.sketch_inputs, seed)
         sketch = estimate_kronecker(network, w, sample.batches(_BATCH), settings.output, seed)
-    moments, drawn = None, torch.empty(0)
+        kept["sketch"] = 1.0
     if settings.pseudo_inputs:
         if not inputs.raw.is_floating_point() and inputs.raw.dtype != torch.uint8:
             raise OptionError(
                 "pseudo-inputs are drawn from the moments of inputs, and these are integers; give "
                 "pseudo_inputs=0 and examples=K"
             )
-        groups = torch.cat([network.logits(w, x).argmax(dim=1) for x in inputs.batches(_BATCH)])
+        groups = network.all_logits(w, inputs.batches(_BATCH)).argmax(dim=1)
         moments = measure_moments(inputs, groups, settings.rank)
-        drawn = moments.draw(settings.pseudo_inputs, seed)
+        kept["moments"] = moments.kept
     examples = inputs.sample(settings.examples, seed + 1).batch(slice(None)).cpu()
+    unanswered = torch.empty(settings.pseudo_inputs + len(examples), 0)
     remembered = Remembered(
         name, head, dict(network.shapes), w.cpu(), sketch, 1, moments, examples, seed,
-        torch.empty(len(drawn) + len(examples), 0), {},
+        unanswered, kept,
     )  # fmt: skip
-    if sketch is not None:
-        remembered.kept["sketch"] = 1.0
-    if moments is not None:
-        remembered.kept["moments"] = moments.kept
     return answered(remembered, network, w)
 
 
@@ -143,16 +168,14 @@ def answered(
         w: Its weights.
     """
     x = as_they_are(remembered.inputs(), network.device)
-    parts = [network.logits(w, b).log_softmax(dim=1) for b in x.batches(_BATCH)]
-    targets = torch.cat(parts) if parts else torch.empty(0, 1)
-    targets = targets.clamp(min=UNSEEN)  # masked classes are further down than half floats go
+    targets = answers(network, w, x, _BATCH) if len(x) else torch.empty(0, 1)
     return replace(remembered, targets=targets.half().cpu())
 
 
 def fit_memory(
     memory: Sequence[Remembered],
     limit: int,
-    network_of: Callable[[int | None], Network],
+    network_of: NetworkOf,
     w: Tensor,  # (n,)
 ) -> list[Remembered]:
     """Shrink what is kept until it fits: first ranks, then the oldest sketches become one.
@@ -234,7 +257,6 @@ def _joined(
 
 def _leading(metric: KroneckerMetric) -> float:
     """Return the share of the trace of all layers in kept eigenvectors."""
-    pairs = [(layer.inputs, layer.outputs) for layer in metric.layers]
-    whole = sum(a.trace * b.trace for a, b in pairs)
-    inside = sum(float(a.values.double().sum() * b.values.double().sum()) for a, b in pairs)
+    whole = sum(layer.trace for layer in metric.layers)
+    inside = sum(layer.leading_trace for layer in metric.layers)
     return inside / whole if whole > 0 else 1.0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from geomerge.budgets import SketchKept
 from geomerge.continual.kept import DriftBudgets
-from geomerge.continual.memory import UNSEEN
+from geomerge.continual.memory import answers, as_they_are
 from geomerge.continual.rehearsal import Rehearsal
 from geomerge.continual.report import PathPoint
 from geomerge.continual.settings import MergeSettings
@@ -53,9 +53,8 @@ class Measure:
         index = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:_MEASURED]
         self._x = inputs.batch(index)
         if labels is None:
-            self._loss = divergence(
-                network.logits(expert, self._x).log_softmax(dim=1).clamp(min=UNSEEN)
-            )
+            few = as_they_are(self._x, network.device)
+            self._loss = divergence(answers(network, expert, few))
         else:
             right = labels[index.to(labels.device)].to(network.device)
             self._loss = lambda logits: torch.nn.functional.cross_entropy(logits, right)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from geomerge.continual.memory import UNSEEN, Remembered, as_they_are
+from geomerge.continual.memory import UNSEEN, NetworkOf, Remembered, as_they_are
 from geomerge.directions import TowardFunction, divergence
 from geomerge.network import Network
+from geomerge.tasks import Inputs
 from geomerge.walk import Direction
 
 __all__ = ["Rehearsal", "TowardAll"]
@@ -32,11 +33,11 @@ class Rehearsal:
     def __init__(
         self,
         memory: Sequence[Remembered],
-        network_of: Callable[[int | None], Network],
+        network_of: NetworkOf,
         batch: int,
         seed: int,
     ) -> None:
-        by_head: dict[int | None, list[tuple[Remembered, Tensor, Tensor]]] = {}
+        by_head: dict[int | None, list[tuple[Tensor, Tensor]]] = {}
         self._tasks: list[tuple[str, Network, Tensor, Tensor]] = []
         for task in memory:
             x = task.inputs()
@@ -44,21 +45,21 @@ class Rehearsal:
                 continue
             network = network_of(task.head)
             targets = _widened(task.targets.float().to(network.device), network, x[:1])
-            by_head.setdefault(task.head, []).append((task, x, targets))
+            by_head.setdefault(task.head, []).append((x, targets))
             order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
             few = order[:_MEASURED]
-            self._tasks.append((task.name, network, x[few], targets[few.to(targets.device)]))
+            measured = x[few].to(network.device), targets[few.to(network.device)]
+            self._tasks.append((task.name, network, *measured))
         self.count = sum(len(tasks) for tasks in by_head.values())
-        self.inputs = [
-            as_they_are(x, network_of(head).device)
-            for head, tasks in by_head.items()
-            for _, x, _ in tasks
-        ]
+        self.inputs: list[Inputs] = []  # of each task
         self._heads: list[tuple[int, TowardFunction]] = []
         for head, tasks in by_head.items():
             network = network_of(head)
-            inputs = as_they_are(torch.cat([x for _, x, _ in tasks]), network.device)
-            targets = torch.cat([t for _, _, t in tasks])
+            x = torch.cat([x for x, _ in tasks])
+            self.inputs += [
+                as_they_are(part, network.device) for part in x.split([len(x) for x, _ in tasks])
+            ]
+            inputs, targets = as_they_are(x, network.device), torch.cat([t for _, t in tasks])
             share = max(1, batch * len(tasks) // self.count)
             toward = TowardFunction(network, targets, inputs, share, seed)
             self._heads.append((len(tasks), toward))
@@ -91,7 +92,7 @@ class Rehearsal:
         """
         drift, changed = {}, {}
         for name, network, x, targets in self._tasks:
-            logits = network.logits(w, x.to(network.device))
+            logits = network.logits(w, x)
             drift[name] = float(divergence(targets)(logits))
             other = logits.argmax(dim=1) != targets.argmax(dim=1)
             changed[name] = float(other.float().mean())

@@ -96,6 +96,17 @@ class KroneckerLayer:
         return matrix
 
     @property
+    def trace(self) -> float:
+        """Sum of all eigenvalues."""
+        return self.inputs.trace * self.outputs.trace
+
+    @property
+    def leading_trace(self) -> float:
+        """Sum of the eigenvalues of kept eigenvectors."""
+        a, b = self.inputs.values.double().sum(), self.outputs.values.double().sum()
+        return float(a * b)
+
+    @property
     def n_parts(self) -> int:
         """How many parts :meth:`coordinates` gives."""
         return (1 if self.inputs.full else 2) * (1 if self.outputs.full else 2)

@@ -277,6 +277,4 @@ def truncated_metric(metric: KroneckerMetric, budget: int) -> KroneckerMetric:
 
 def _kept(layer: KroneckerLayer) -> float:
     """Return the share of a layer's trace that lies in the kept eigenvectors."""
-    whole = layer.inputs.trace * layer.outputs.trace
-    kept = float(layer.inputs.values.double().sum() * layer.outputs.values.double().sum())
-    return kept / whole if whole > 0 else 1.0
+    return layer.leading_trace / layer.trace if layer.trace > 0 else 1.0

@@ -5,7 +5,13 @@ from geomerge.steps.compensation import Compensation, compensate
 from geomerge.steps.learning import step_gradient
 from geomerge.steps.qp import QPSolution, solve_qp
 from geomerge.steps.rates import RateProgram, Rates, group_rates
-from geomerge.steps.trust_region import Step, damped_step, precondition, trust_region_step
+from geomerge.steps.trust_region import (
+    Step,
+    damped_step,
+    precondition,
+    preconditioned_step,
+    trust_region_step,
+)
 
 __all__ = [
     "BudgetStep",
@@ -20,6 +26,7 @@ __all__ = [
     "damped_step",
     "group_rates",
     "precondition",
+    "preconditioned_step",
     "solve_qp",
     "step_gradient",
     "trust_region_step",

@@ -20,7 +20,7 @@ from torch import Tensor
 from geomerge.errors import NumericalError
 from geomerge.metric import Metric, Spectrum
 
-__all__ = ["Step", "damped_step", "precondition", "trust_region_step"]
+__all__ = ["Step", "damped_step", "precondition", "preconditioned_step", "trust_region_step"]
 
 
 _LOG_MU = (-16.0, 12.0)  # decimal bounds of the search for mu
@@ -152,6 +152,26 @@ def precondition(
     top = metric.floor + damping
     spectrum = metric.spectrum(v)
     return spectrum.compose(spectrum.scaled(lambda s: top / (s + damping)))
+
+
+def preconditioned_step(
+    metric: Metric,
+    v: Tensor,  # (n,)
+    damping: float,
+    rate: float,
+) -> tuple[Tensor, float]:  # (n,)
+    """Return rate times the preconditioned direction, and the functional change predicted for it.
+
+    Args:
+        metric: g.
+        v: The direction wanted.
+        damping: mu.
+        rate: Share of the step.
+    """
+    tangent = rate * precondition(metric, v, damping)
+    # g theta follows from the step's own equation: g is not applied again.
+    lowered = rate * (metric.floor + damping) * v - damping * tangent
+    return tangent, max(float((tangent * lowered).sum(dtype=torch.float64)), 0.0)
 
 
 def _norm(spectrum: Spectrum, beta: float, damping: float) -> float:
