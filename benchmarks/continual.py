@@ -76,7 +76,11 @@ class Case(Rows):
         options = replace(self.options, **changes)
         network = make_network(self.stream, options.hidden, options.seed)
         training = Training(network, options.learning_rate, options.epochs, options.batch)
-        found = run_row(row, make_row(row, training, options), self.stream, options, first=first)
+        made = make_row(row, training, options)
+        try:
+            found = run_row(row, made, self.stream, options, first=first)
+        except NumericalError as error:
+            return {"diverged": str(error), "select": 0.0}
         merges = found.pop("merges")
         if merges:
             spent = sum(m["expert_seconds"] for m in merges)
@@ -86,10 +90,7 @@ class Case(Rows):
 
     def select(self, row: str, changes: dict[str, Any]) -> float:
         """Return the accuracy on the selection splits of the first two tasks; diverged is 0."""
-        try:
-            value: float = self.learn(row, 2, **changes)["select"]
-        except NumericalError:
-            return 0.0
+        value: float = self.learn(row, 2, **changes)["select"]
         return value
 
     def chosen(self, row: str) -> dict[str, Any]:
@@ -132,7 +133,11 @@ def main() -> None:
 
 
 def summary(found: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the mean over seeds."""
+    """Return the mean over seeds; those that diverged are counted."""
+    every = len(found)
+    found = [row for row in found if "diverged" not in row]
+    if not found:
+        return {"diverged": every, "settings": settings}
 
     def mean(of: Any) -> float | None:
         values = [of(row) for row in found]
@@ -150,6 +155,7 @@ def summary(found: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, 
         "passes": mean(lambda r: r["passes"]),
         "seconds": mean(lambda r: sum(r["seconds"].values())),
         "merge by expert": mean(lambda r: r.get("merge by expert")),
+        "diverged": every - len(found),
         "settings": settings,
     }
 

@@ -37,10 +37,10 @@ def run_table(options: StreamOptions, on_experience: OnExperience | None = None)
             learned, that of all, and the average accuracy.
 
     Returns:
-        What ``report.json`` holds.
+        What ``report.json`` holds; rows that diverged stand apart, with the reason.
 
     Raises:
-        GeomergeError: If data is missing, the device is, or a row diverges.
+        GeomergeError: If data is missing, the device is, or every row diverges.
     """
     check_device(options.device)
     stream = make_stream(options)
@@ -48,10 +48,15 @@ def run_table(options: StreamOptions, on_experience: OnExperience | None = None)
     training = Training(
         network, options.learning_rate, options.epochs, options.batch, options.device
     )
-    rows = [
-        run_row(name, make_row(name, training, options), stream, options, on_experience)
-        for name in options.rows
-    ]
+    rows, diverged = [], {}
+    for name in options.rows:
+        row = make_row(name, training, options)
+        try:
+            rows.append(run_row(name, row, stream, options, on_experience))
+        except NumericalError as error:
+            diverged[name] = str(error)
+    if not rows:
+        raise NumericalError(next(iter(diverged.values())))
     return {
         "geomerge": geomerge.__version__,
         "versions": {
@@ -69,6 +74,7 @@ def run_table(options: StreamOptions, on_experience: OnExperience | None = None)
         "options": options.recipe()["stream"],
         "settings": asdict(options.settings) if "geodesic" in options.rows else None,
         "rows": rows,
+        "diverged": diverged,
     }
 
 

@@ -30,8 +30,10 @@ from geomerge.walk import FunctionWalk, walk_toward_function
 
 __all__ = ["merge_experience"]
 
-_MARKS = 8  # points of a walk that are measured
+_MARKS = 4  # points of a walk that are measured
 _BATCH = 500
+_STEPS = 50  # of an epoch at least: batches of few inputs are smaller, down to 8
+_LEAST_BATCH = 8
 _RETRIES = 4  # of a walk that diverges, each at half the learning rate
 
 
@@ -90,7 +92,8 @@ def merge_experience(
     line, jumped, first = best_on_line(start, expert, measure, settle, limits)
     reached = metric.inner(first - start, first - start) ** 0.5
 
-    steps = max(1, round(settings.epochs * len(inputs) / min(settings.batch, len(inputs))))
+    per_step = min(settings.batch, max(len(inputs) // _STEPS, _LEAST_BATCH), len(inputs))
+    steps = max(1, round(settings.epochs * len(inputs) / per_step))
     marks = {round(steps * i / _MARKS) for i in range(1, _MARKS + 1)}
     targets = None if settings.labels else answers(network, expert, inputs)
     notes, walked = [], 0
@@ -100,13 +103,13 @@ def merge_experience(
         if targets is None:
             assert labels is not None
             new = TowardLabels(
-                network, Split(inputs, labels.to(network.device)), settings.batch, settings.seed
+                network, Split(inputs, labels.to(network.device)), per_step, settings.seed
             )
         else:
-            new = TowardFunction(network, targets, inputs, settings.batch, settings.seed)
+            new = TowardFunction(network, targets, inputs, per_step, settings.seed)
         budgets = None if settings.budget is None else DriftBudgets(kept, settings.budget)
         # FunctionWalk's rate is that of directions nothing is kept in, so is ours.
-        walk = FunctionWalk(settings.damping, steps, rate, settings.momentum, settings.batch)
+        walk = FunctionWalk(settings.damping, steps, rate, settings.momentum, per_step)
         points = walk_toward_function(
             first, lambda _: metric, [TowardAll(new, rehearsal)], walk, budgets
         )
@@ -127,7 +130,7 @@ def merge_experience(
     allowed = [i for i, w in enumerate(weights) if limits is None or not i or limits.within(w)]
     best = min(allowed, key=lambda i: path[i].value)
     w = weights[best]
-    batch = min(settings.batch, len(inputs)) + (settings.rehearsal if rehearsal.count else 0)
+    batch = per_step + (settings.rehearsal if rehearsal.count else 0)
     drawn = sum(len(r.targets) - len(r.examples) for r in memory)
     report = MergeReport(
         task=task,

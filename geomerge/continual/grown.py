@@ -14,7 +14,7 @@ from torch import Tensor
 from geomerge.errors import OptionError
 from geomerge.metric import KroneckerMetric
 from geomerge.metric.factor import Factor
-from geomerge.metric.kronecker import KroneckerLayer
+from geomerge.metric.kronecker_layer import KroneckerLayer
 from geomerge.network import Network, places
 
 __all__ = ["Shapes", "carry_metric", "carry_weights"]

@@ -37,6 +37,7 @@ NetworkOf = Callable[[int | None], Network]  # as a function of the inputs of a 
 _PLAIN = Normalisation((0.0,), (1.0,))
 UNSEEN = -30.0  # log-probability of classes that are masked, or came later
 _BATCH = 500
+_MOMENTS = 5000  # inputs that moments are measured on
 _LEAST_RANK = 4
 _SHRINK = 0.7  # of sketches and moments, until they fit
 
@@ -143,8 +144,9 @@ def remember(
                 "pseudo-inputs are drawn from the moments of inputs, and these are integers; give "
                 "pseudo_inputs=0 and examples=K"
             )
-        groups = network.all_logits(w, inputs.batches(_BATCH)).argmax(dim=1)
-        moments = measure_moments(inputs, groups, settings.rank)
+        sample = inputs.sample(min(_MOMENTS, len(inputs)), seed)
+        groups = network.all_logits(w, sample.batches(_BATCH)).argmax(dim=1)
+        moments = measure_moments(sample, groups, settings.rank)
         kept["moments"] = moments.kept
     examples = inputs.sample(settings.examples, seed + 1).batch(slice(None)).cpu()
     unanswered = torch.empty(settings.pseudo_inputs + len(examples), 0)

@@ -21,7 +21,7 @@ from geomerge.tasks import Inputs
 __all__ = ["Measure", "best_on_line", "with_statistics"]
 
 _LINE = 10  # parts of the straight line to the expert whose ends are measured
-_MEASURED = 1000  # inputs of the experience on which points are
+_MEASURED = 500  # inputs of the experience on which points are
 
 
 class Measure:

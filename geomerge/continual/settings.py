@@ -25,7 +25,8 @@ class MergeSettings:
         learning_rate: Of the first step, in directions in which nothing is kept; it falls
             linearly to zero.
         momentum: Share of the last step kept in the next.
-        batch: Inputs of the experience per step.
+        batch: Inputs of the experience per step; fewer, down to 8, where an epoch would have
+            under 50 steps.
         rehearsal: Pseudo-inputs and kept inputs of earlier tasks per step.
         labels: Whether the walk uses the experience's labels; else it follows the expert.
         metric: Of the walk: ``"kronecker"``, or ``"euclidean"``, with which no sketches are kept

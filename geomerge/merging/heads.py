@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from geomerge.checkpoint import Checkpoint
 from geomerge.errors import CheckpointError
 from geomerge.metric.factor import Factor, factorise
-from geomerge.metric.kronecker import KroneckerLayer, KroneckerMetric
+from geomerge.metric.kronecker import KroneckerMetric
+from geomerge.metric.kronecker_layer import KroneckerLayer
 from geomerge.network import Network
 
 __all__ = ["HEADS", "Heads", "arrange_heads", "widen_metric"]

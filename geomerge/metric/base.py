@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["EuclideanMetric", "Metric", "Spectrum", "lower"]
+__all__ = ["EuclideanMetric", "Metric", "Spectrum", "by_spectrum", "lower"]
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,31 @@ class Metric(Protocol):
         """Split v along the metric's eigendirections."""
         ...
 
+    def transformed(
+        self,
+        v: Tensor,  # (n,)
+        function: Callable[[Tensor], Tensor],
+    ) -> Tensor:  # (n,)
+        """Return h(g) v for a function h of eigenvalues, such as that of a damped inverse."""
+        ...
+
+
+def by_spectrum(
+    metric: Metric,
+    v: Tensor,  # (n,)
+    function: Callable[[Tensor], Tensor],
+) -> Tensor:  # (n,)
+    """Return h(g) v: scale v along each eigendirection and put it together again."""
+    spectrum = metric.spectrum(v)
+    return spectrum.compose(spectrum.scaled(function))
+
 
 class EuclideanMetric:
     """g = I: every weight counts the same, whatever it does."""
 
     name = "euclidean"
     floor = 1.0
+    transformed = by_spectrum
 
     def inner(
         self,
@@ -110,5 +129,4 @@ def lower(
     u: Tensor,  # (n,)
 ) -> Tensor:  # (n,)
     """Return g u: the tangent's index lowered, half the gradient of u' g u."""
-    spectrum = metric.spectrum(u)
-    return spectrum.compose(spectrum.scaled(lambda s: s))
+    return metric.transformed(u, lambda s: s)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from geomerge.metric.factor import Factor, factorise
-from geomerge.metric.kronecker import KroneckerLayer, KroneckerMetric
+from geomerge.metric.kronecker import KroneckerMetric
+from geomerge.metric.kronecker_layer import KroneckerLayer
 
 __all__ = ["combine"]
 

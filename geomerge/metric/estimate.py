@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from geomerge.errors import NumericalError
 from geomerge.metric.diagonal import squared_derivatives
-from geomerge.metric.kronecker import KroneckerLayer, KroneckerMetric
+from geomerge.metric.kronecker import KroneckerMetric
+from geomerge.metric.kronecker_layer import KroneckerLayer
 from geomerge.metric.moments import Moments
 from geomerge.metric.norms import Normed
 from geomerge.metric.outputs import output_map

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.metric.base import Spectrum
+from geomerge.metric.base import Spectrum, by_spectrum
 from geomerge.metric.derivatives import Linearisation
 from geomerge.metric.krylov import Krylov, lanczos
 from geomerge.network import Network
@@ -31,6 +31,7 @@ class ExactMetric:
 
     name = "exact"
     floor = 0.0
+    transformed = by_spectrum
 
     def __init__(self, batches: list[Linearisation], rank: int) -> None:
         self._batches = batches

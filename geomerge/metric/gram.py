@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geomerge.metric.base import Spectrum
+from geomerge.metric.base import Spectrum, by_spectrum
 from geomerge.metric.derivatives import Linearisation
 from geomerge.metric.factor import factorise
 from geomerge.metric.kernel import gram_matrix
@@ -29,6 +29,7 @@ class GramMetric:
 
     name = "gram"
     floor = 0.0
+    transformed = by_spectrum
 
     def __init__(self, linearised: Linearisation, kernel: Tensor) -> None:
         self._linearised = linearised

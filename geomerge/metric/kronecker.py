@@ -17,99 +17,9 @@ import torch
 from torch import Tensor
 
 from geomerge.metric.base import Spectrum
-from geomerge.metric.factor import Factor
+from geomerge.metric.kronecker_layer import KroneckerLayer
 
-__all__ = ["KroneckerLayer", "KroneckerMetric"]
-
-
-@dataclass(frozen=True)
-class KroneckerLayer:
-    """The metric of one layer's weight matrix (d_out, d_in), bias as its last column.
-
-    Attributes:
-        name: The module's dotted name, or its weight's with the rows meant (``a.weight[0:8]``)
-            where no Linear or Conv2d module holds it alone.
-        weight: Where the weight lies in the weight vector.
-        bias: Where the bias lies, or None.
-        inputs: Factor A of the layer's inputs, (d_in, d_in).
-        outputs: Factor B of the gradients at its outputs, (d_out, d_out).
-    """
-
-    name: str
-    weight: slice
-    bias: slice | None
-    inputs: Factor
-    outputs: Factor
-
-    def matrix(
-        self,
-        v: Tensor,  # (n,)
-    ) -> Tensor:  # (d_out, d_in)
-        """Cut this layer's matrix out of a weight vector."""
-        part = v[self.weight].view(self.outputs.vectors.shape[0], -1)
-        return part if self.bias is None else torch.cat([part, v[self.bias].unsqueeze(1)], dim=1)
-
-    def write(
-        self,
-        matrix: Tensor,  # (d_out, d_in)
-        v: Tensor,  # (n,)
-    ) -> None:
-        """Write this layer's matrix into a weight vector."""
-        if self.bias is None:
-            v[self.weight] = matrix.reshape(-1)
-        else:
-            v[self.weight] = matrix[:, :-1].reshape(-1)
-            v[self.bias] = matrix[:, -1]
-
-    def coordinates(
-        self,
-        matrix: Tensor,  # (d_out, d_in)
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Split a matrix along U_B and U_A and, where truncated, what is orthogonal to them."""
-        a, b = self.inputs, self.outputs
-        left = b.vectors.T @ matrix
-        core = left @ a.vectors
-        parts, eigenvalues = [core], [b.values[:, None] * a.values[None, :]]
-        if not a.full:
-            parts.append(left - core @ a.vectors.T)
-            eigenvalues.append((b.values * a.tail)[:, None])
-        if not b.full:
-            right = matrix @ a.vectors
-            parts.append(right - b.vectors @ core)
-            eigenvalues.append((b.tail * a.values)[None, :])
-        if not a.full and not b.full:
-            parts.append(matrix - b.vectors @ left - parts[2] @ a.vectors.T)
-            eigenvalues.append(core.new_tensor(a.tail * b.tail))
-        return parts, eigenvalues
-
-    def from_coordinates(self, parts: list[Tensor]) -> Tensor:  # (d_out, d_in)
-        """Undo :meth:`coordinates`."""
-        a, b = self.inputs, self.outputs
-        left = parts[0] @ a.vectors.T
-        if not a.full:
-            left = left + parts[1]
-        matrix = b.vectors @ left
-        if not b.full:
-            matrix = matrix + parts[-1 if a.full else 2] @ a.vectors.T
-        if not a.full and not b.full:
-            matrix = matrix + parts[3]
-        return matrix
-
-    @property
-    def trace(self) -> float:
-        """Sum of all eigenvalues."""
-        return self.inputs.trace * self.outputs.trace
-
-    @property
-    def leading_trace(self) -> float:
-        """Sum of the eigenvalues of kept eigenvectors."""
-        a, b = self.inputs.values.double().sum(), self.outputs.values.double().sum()
-        return float(a * b)
-
-    @property
-    def n_parts(self) -> int:
-        """How many parts :meth:`coordinates` gives."""
-        return (1 if self.inputs.full else 2) * (1 if self.outputs.full else 2)
+__all__ = ["KroneckerMetric"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +63,22 @@ class KroneckerMetric:
             parts.append(torch.cat([v[s] for s in self.rest]))
             eigenvalues.append(self.diagonal)
         return Spectrum(parts, eigenvalues, self._compose)
+
+    def transformed(
+        self,
+        v: Tensor,  # (n,)
+        function: Callable[[Tensor], Tensor],
+    ) -> Tensor:  # (n,)
+        """Return h(g) v."""
+        found = torch.empty_like(v)
+        for layer in self.layers:
+            layer.write(layer.transformed(layer.matrix(v), function), found)
+        start = 0
+        for s in self.rest:
+            length = s.stop - s.start
+            found[s] = v[s] * function(self.diagonal[start : start + length])
+            start += length
+        return found
 
     def _compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
         """Put coordinates together to a vector."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -45,6 +47,14 @@ class MaskedMetric:
         return Spectrum(
             whole.parts, whole.eigenvalues, lambda parts: self._project(whole.compose(parts))
         )
+
+    def transformed(
+        self,
+        v: Tensor,  # (n,)
+        function: Callable[[Tensor], Tensor],
+    ) -> Tensor:  # (n,)
+        """Return P h(g) P v."""
+        return self._project(self._metric.transformed(self._project(v), function))
 
     def _project(
         self,

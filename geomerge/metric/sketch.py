@@ -21,7 +21,8 @@ from geomerge.errors import CheckpointError, RunError
 from geomerge.files import canonical_json, check_output, sha256, write_bytes
 from geomerge.metric.estimate import estimate_kronecker
 from geomerge.metric.factor import Factor
-from geomerge.metric.kronecker import KroneckerLayer, KroneckerMetric
+from geomerge.metric.kronecker import KroneckerMetric
+from geomerge.metric.kronecker_layer import KroneckerLayer
 from geomerge.network import Network
 from geomerge.tasks import Inputs
 

@@ -67,6 +67,7 @@ def _markdown(report: dict[str, Any]) -> str:
         "passed forwards and backwards, in epochs; train and merge: seconds.",
         "",
         *[f"- {row['name']}: {row['about']}" for row in report["rows"]],
+        *[f"- {name} is not in the table: {why}" for name, why in report["diverged"].items()],
     ]
     return "\n".join(lines) + "\n"
 

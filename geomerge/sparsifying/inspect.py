@@ -14,7 +14,7 @@ from geomerge.errors import OptionError
 from geomerge.evaluation import head_for, open_network, task_for
 from geomerge.metric import KroneckerMetric
 from geomerge.metric.estimate import estimate_kronecker
-from geomerge.metric.kronecker import KroneckerLayer
+from geomerge.metric.kronecker_layer import KroneckerLayer
 from geomerge.network import Network
 from geomerge.sparsifying.damage import damage_of, unit_damage
 from geomerge.sparsifying.held_out import HeldOut, hold_out

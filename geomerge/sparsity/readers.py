@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from geomerge.metric import KroneckerMetric, Metric
-from geomerge.metric.kronecker import KroneckerLayer
+from geomerge.metric.kronecker_layer import KroneckerLayer
 from geomerge.sparsity.parts import Part
 
 __all__ = ["Reader", "WideReader", "layer_of", "reader_of"]

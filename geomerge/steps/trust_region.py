@@ -150,8 +150,7 @@ def precondition(
         damping: mu.
     """
     top = metric.floor + damping
-    spectrum = metric.spectrum(v)
-    return spectrum.compose(spectrum.scaled(lambda s: top / (s + damping)))
+    return metric.transformed(v, lambda s: top / (s + damping))
 
 
 def preconditioned_step(

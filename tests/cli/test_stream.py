@@ -70,3 +70,13 @@ def test_mistakes_end_in_one_sentence(words: list[str], part: str, tmp_path: Pat
     assert found.stderr.count("\n") == 1, found.stderr
     assert part in found.stderr
     assert not any(tmp_path.iterdir())
+
+
+def test_a_row_that_diverges_does_not_take_the_others_along(tmp_path: Path) -> None:
+    words = ["stream", "split-digits", *QUICK, "--only", "naive,joint", "--rate", "naive=1e9"]
+    found = geomerge(*words, "--out", "run", folder=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "naive is not in the table: the weights of naive stopped" in found.stdout
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["joint"]
+    assert "naive" in report["diverged"]

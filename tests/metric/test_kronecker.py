@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,9 +9,10 @@ from torch.nn import functional
 
 from geomerge import KroneckerMetric, Network
 from geomerge.metric import output_map
+from geomerge.metric.base import by_spectrum
 from geomerge.metric.estimate import estimate_kronecker
 from geomerge.metric.factor import factorise
-from geomerge.metric.kronecker import KroneckerLayer
+from geomerge.metric.kronecker_layer import KroneckerLayer
 from geomerge.metric.moments import Moments
 from geomerge.testing import dense_kronecker, dense_metric
 
@@ -313,3 +316,22 @@ def test_very_wide_rows_keep_leading_directions_and_the_trace(
     assert factor.trace == pytest.approx(float(truth.trace()), rel=1e-12)
     torch.testing.assert_close(factor.vectors.T @ factor.vectors, torch.eye(8).double())
     torch.testing.assert_close(factor.dense(), truth, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [(100, 100), (2, 100), (100, 2), (2, 2)])
+def test_functions_of_the_metric_agree_with_those_of_its_spectrum(
+    case: Case, ranks: tuple[int, int]
+) -> None:
+    network, x = case
+    whole = estimate_kronecker(network, network.initial, [x], "hellinger")
+    layers = tuple(
+        replace(b, inputs=b.inputs.truncated(ranks[0]), outputs=b.outputs.truncated(ranks[1]))
+        for b in whole.layers
+    )
+    metric = replace(whole, layers=layers)
+    v = torch.randn(network.n, dtype=torch.float64)
+
+    def damped(s: torch.Tensor) -> torch.Tensor:
+        return 1 / (s + 0.01)
+
+    torch.testing.assert_close(metric.transformed(v, damped), by_spectrum(metric, v, damped))

@@ -10,7 +10,7 @@ from torch.nn import functional
 from geomerge import KroneckerMetric, Network
 from geomerge.metric import EuclideanMetric
 from geomerge.metric.estimate import estimate_kronecker
-from geomerge.metric.kronecker import KroneckerLayer
+from geomerge.metric.kronecker_layer import KroneckerLayer
 from geomerge.sparsity.choice import Readers, magnitudes
 from geomerge.sparsity.parts import Part, Role
 from geomerge.sparsity.units import Units, find_units

@@ -6,7 +6,7 @@ import torch
 from geomerge import KroneckerMetric, Network
 from geomerge.metric import EuclideanMetric
 from geomerge.metric.estimate import estimate_kronecker
-from geomerge.metric.kronecker import KroneckerLayer
+from geomerge.metric.kronecker_layer import KroneckerLayer
 from geomerge.sparsity.saliency import saliency
 from geomerge.testing import dense_kronecker
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from geomerge import Network
 from geomerge.errors import NumericalError, OptionError
 from geomerge.metric import Spectrum
+from geomerge.metric.base import by_spectrum
 from geomerge.metric.exact import exact_metric
 from geomerge.steps import budget_step
 from geomerge.steps.compensation import compensate
@@ -30,6 +31,7 @@ class DenseMetric:
 
     name = "dense"
     floor = 0.0
+    transformed = by_spectrum
 
     def __init__(self, g: Tensor) -> None:
         values, self.vectors = torch.linalg.eigh(g)

@@ -217,7 +217,7 @@ def test_a_manifold_by_its_number(fast_benchmark: Benchmark) -> None:
 def test_old_heads_keep_their_function(fast_benchmark: Benchmark) -> None:
     torch.manual_seed(0)
     benchmark = fast_benchmark(use_task_labels=True, seed=0)
-    mine = strategy(small(multi_task=True), train_epochs=10, settings=replace(SETTINGS, epochs=20))
+    mine = strategy(small(multi_task=True), train_epochs=10, settings=replace(SETTINGS, epochs=4))
     mine.train(benchmark.train_stream[0])
     x = mine.memory[0].inputs()
     before = mine.model(x, 0).argmax(1)
