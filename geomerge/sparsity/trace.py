@@ -52,12 +52,15 @@ class Group:
 def trace_groups(
     module: nn.Module,
     example: Tensor,  # (B, ...)
+    norms: bool = False,
 ) -> tuple[list[Group], dict[str, str]]:
     """Group the outputs of all Linear and convolution layers.
 
     Args:
         module: The network; only a copy of it is run.
         example: Some of its inputs.
+        norms: Whether units may pass through a LayerNorm or a GroupNorm: they may where they only
+            change places.
 
     Returns:
         The groups, and for every layer in none of them the reason, the end of a sentence.
@@ -94,7 +97,7 @@ def trace_groups(
             found = "no forward pass calls it as a layer of its own"
         else:
             try:
-                found = _group(graph, layer, names)
+                found = _group(graph, layer, names, norms)
             except Exception as error:  # torch-pruning's own, at operations it gets wrong
                 found = f"torch-pruning cannot follow its outputs ({first_line(error)})"
         if isinstance(found, Group):
@@ -105,7 +108,7 @@ def trace_groups(
     return groups, {name: why for name, why in refused.items() if name not in grouped}
 
 
-def _group(graph: Any, root: nn.Module, names: dict[nn.Module, str]) -> Group | str:
+def _group(graph: Any, root: nn.Module, names: dict[nn.Module, str], norms: bool) -> Group | str:
     """Return the group of a layer's outputs, or why they cannot go one by one."""
     from torch_pruning.ops import OPTYPE
 
@@ -122,13 +125,14 @@ def _group(graph: Any, root: nn.Module, names: dict[nn.Module, str]) -> Group | 
             return "they meet a parameter that is of no Linear, convolution or BatchNorm layer"
         if layer not in names or (isinstance(layer, nn.PReLU) and layer.num_parameters == 1):
             continue  # an operation without weights of its own for each unit
-        if (why := _untouchable(layer, names[layer])) is not None:
+        normed = norms and isinstance(layer, (nn.GroupNorm, nn.LayerNorm))
+        if not normed and (why := _untouchable(layer, names[layer])) is not None:
             return why
         indices = _by_unit(item.idxs, item.root_idxs, count)
         if indices is None:
             return "they are joined or split on the way, so that they cannot go one by one"
         touches.append(Touch(names[layer], outputs, indices))
-        if outputs and not isinstance(layer, _BatchNorm):
+        if outputs and isinstance(layer, (nn.Linear, _ConvNd)):
             if not torch.equal(indices, torch.arange(graph.get_out_channels(layer))[:, None]):
                 return f"they are only some of the outputs of {names[layer]}, or in another order"
             layers.append(names[layer])

@@ -20,7 +20,7 @@ from geomerge.network import Network
 from geomerge.sparsity.parts import Part, Role
 from geomerge.sparsity.trace import Group, trace_groups
 
-__all__ = ["FoundUnits", "Units", "find_units", "unit_named"]
+__all__ = ["FoundUnits", "Units", "find_units", "traced_units", "unit_named"]
 
 _LEAK = 1e-6  # relative change of the outputs that counts as one; units that are cut leave none
 
@@ -150,7 +150,34 @@ def find_units(
         OptionError: If the network cannot be traced.
     """
     example = example[:2].to(network.device)
-    groups, refused = trace_groups(network.module, example)
+    traced, refused = traced_units(network, example)
+    sound = traced
+    if _leaks(network, traced, example):
+        sound = [units for units in traced if not _leaks(network, [units], example)]
+    why = "they act on each other or on the outputs in a way that cannot be traced"
+    refused.update({k: why for units in traced if units not in sound for k in units.layers})
+    return FoundUnits({name: units for units in sound for name in units.layers}, refused)
+
+
+def traced_units(
+    network: Network,
+    example: Tensor,  # (B, ...)
+    norms: bool = False,
+) -> tuple[list[Units], dict[str, str]]:
+    """Return the units that a trace finds: a proposal, to be tried out.
+
+    Args:
+        network: The network; it stays as it is.
+        example: Some of its inputs.
+        norms: Whether units may pass through a LayerNorm or a GroupNorm.
+
+    Returns:
+        The units, and for every layer without any the reason, the end of a sentence.
+
+    Raises:
+        OptionError: If the network cannot be traced.
+    """
+    groups, refused = trace_groups(network.module, example, norms)
     traced = []
     for group in groups:
         if (name := _without_weights(network, group)) is None:
@@ -158,12 +185,7 @@ def find_units(
         else:
             why = f"the weights of {name} are shared or made from others"
             refused.update(dict.fromkeys(group.layers, why))
-    sound = traced
-    if _leaks(network, traced, example):
-        sound = [units for units in traced if not _leaks(network, [units], example)]
-    why = "they act on each other or on the outputs in a way that cannot be traced"
-    refused.update({k: why for units in traced if units not in sound for k in units.layers})
-    return FoundUnits({name: units for units in sound for name in units.layers}, refused)
+    return traced, refused
 
 
 def unit_named(units: Mapping[str, Units], layer: str) -> Units:

@@ -1,0 +1,6 @@
+"""Units of one network put in the order of another's: the same function, nearer in weight space."""
+
+from geomerge.alignment.align import METHODS, Alignment, align
+from geomerge.alignment.metric import permuted_metric
+
+__all__ = ["METHODS", "Alignment", "align", "permuted_metric"]
