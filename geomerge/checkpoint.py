@@ -8,8 +8,6 @@ Two formats are read and written: ``.pt``/``.pth`` (``torch.load`` with ``weight
 from __future__ import annotations
 
 import io
-import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +17,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from geomerge.containers import check_safetensors, check_torch
 from geomerge.errors import CheckpointError, RunError, first_line
 from geomerge.files import canonical_json, check_output, sha256, write_bytes
+from geomerge.pickles import ForeignObjectError
+from geomerge.reading import parse_json, read_regular
+from geomerge.tensors import HOW_TO_SAVE, check_plain
 
 __all__ = [
     "SUFFIXES",
@@ -35,7 +37,11 @@ SUFFIXES = (".pt", ".pth", ".safetensors")
 _META = "geomerge"
 _SKETCH = "geomerge.sketch/"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
-_HOW_TO_SAVE = "save it again with torch.save(model.state_dict(), ...) or as safetensors"
+# What later readers rely on. Everything else in the metadata is only carried along.
+_KINDS = {
+    "architecture": (str, type(None)), "task": (str, type(None)), "normalisation": (dict,),
+    "tasks": (dict,), "training": (dict,), "sketch": (dict,), "head": (dict,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,9 @@ class Checkpoint:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint or a bare state dict without unpickling anything.
 
+    What the file claims is held against its bytes first (:mod:`geomerge.containers`), so that a
+    file made to do harm costs no more than one that is damaged.
+
     Args:
         path: A ``.pt``, ``.pth`` or ``.safetensors`` file.
 
@@ -68,8 +77,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         The weights on the CPU in float32 (integer buffers keep their type).
 
     Raises:
-        CheckpointError: If the file is missing, damaged, holds objects other than tensors, or
-            holds a weight that is not finite.
+        CheckpointError: If the file is missing, damaged, claims more than it has, holds objects
+            other than plain tensors, or a number that is not finite.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -84,7 +93,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         sketch = {k[len(_SKETCH) :]: v for k, v in tensors.items() if k.startswith(_SKETCH)}
     else:
         weights, meta, sketch = _read_torch(content, path)
-    weights = _checked(weights, path)
+    if not weights:
+        raise CheckpointError(f"{path} holds no weights; {HOW_TO_SAVE}")
+    check_plain(weights, path)
+    check_plain(sketch, path)
+    weights = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+    if all(name.startswith("module.") for name in weights):  # saved from DataParallel
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
     return Checkpoint(weights, meta, sketch, str(path), sha256(content))
 
 
@@ -134,9 +149,8 @@ def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dic
         CheckpointError: If the bytes are not a whole safetensors file.
     """
     try:
+        metadata = check_safetensors(content)
         tensors = safetensors.torch.load(content)
-        (size,) = struct.unpack("<Q", content[:8])
-        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
     except Exception as error:  # the reader raises its own types, none of them documented
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({first_line(error)}); copy it again"
@@ -146,7 +160,7 @@ def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dic
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"no file {path}; check the name") from error
     except OSError as error:
@@ -158,20 +172,20 @@ def _read_torch(
     content: bytes, path: Path
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     try:
+        check_torch(content)
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:
-        text = str(error)
-        if "weights_only" in text or "Unsupported" in text or "TorchScript" in text:
-            raise CheckpointError(
-                f"{path} holds pickled objects or a script, expected a state dict of tensors, and "
-                f"geomerge never unpickles; {_HOW_TO_SAVE}"
-            ) from error
+    except ForeignObjectError as error:
+        raise CheckpointError(
+            f"{path} holds pickled objects or a script ({error}), expected a state dict of plain "
+            f"tensors, and geomerge never unpickles; {HOW_TO_SAVE}"
+        ) from error
+    except Exception as error:  # zipfile and torch raise many types
         raise CheckpointError(
             f"{path} is not a whole PyTorch file ({first_line(error)}); copy it again"
         ) from error
     if not isinstance(loaded, Mapping):
         raise CheckpointError(
-            f"{path} holds a {type(loaded).__name__}, expected a state dict; {_HOW_TO_SAVE}"
+            f"{path} holds a {type(loaded).__name__}, expected a state dict; {HOW_TO_SAVE}"
         )
     if isinstance(loaded.get(_META), str):
         meta = _parse_meta(loaded[_META], path)
@@ -187,34 +201,17 @@ def _read_torch(
 
 def _parse_meta(text: str, path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(text)
+        meta = parse_json(text)
     except ValueError as error:
         raise CheckpointError(
-            f"the geomerge metadata of {path} is not JSON; write it again"
+            f"the geomerge metadata of {path} is not JSON ({first_line(error)}); write it again"
         ) from error
     if not isinstance(meta, dict):
         raise CheckpointError(f"the geomerge metadata of {path} is not an object; write it again")
+    for name, kinds in _KINDS.items():
+        if name in meta and not isinstance(meta[name], kinds):
+            raise CheckpointError(
+                f"{name!r} in the geomerge metadata of {path} is a {type(meta[name]).__name__}, "
+                f"expected a {kinds[0].__name__}; write it again"
+            )
     return meta
-
-
-def _checked(weights: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    if not weights:
-        raise CheckpointError(f"{path} holds no weights; {_HOW_TO_SAVE}")
-    for name, value in weights.items():
-        if not isinstance(name, str):
-            raise CheckpointError(
-                f"{path} has a weight named {name!r}, expected names as text; {_HOW_TO_SAVE}"
-            )
-        if not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path} holds a {type(value).__name__} under {name!r}, expected only tensors; "
-                f"{_HOW_TO_SAVE}"
-            )
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(
-                f"the weights {name!r} of {path} are not all finite (NaN or infinity); train or "
-                "save the network again"
-            )
-    if all(name.startswith("module.") for name in weights):  # saved from DataParallel
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}

@@ -28,6 +28,11 @@ def import_factory(spec: str) -> Callable[[], Any]:
         OptionError: If there is no such module or callable.
     """
     module, _, attribute = spec.partition(":")
+    if module.partition(".")[0] in sys.stdlib_module_names:  # a file may have named os:abort
+        raise OptionError(
+            f"{spec!r} is of Python itself, expected module:factory with a module of your own; "
+            "name one"
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

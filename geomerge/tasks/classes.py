@@ -11,6 +11,7 @@ from geomerge.tasks.sources import Pair
 
 __all__ = ["split_classes", "take_classes"]
 
+_DIGITS = 6  # of a class's number; a longer range would fill the memory
 _LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 
@@ -26,6 +27,8 @@ def split_classes(name: str) -> tuple[str, list[int] | None]:
     classes: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
+        if max(len(first), len(last)) > _DIGITS:
+            raise TaskError(f"expected classes such as 0-4 or 1,3,5 after @, got {part[:40]!r}")
         classes += range(int(first), int(last or first) + 1)
     if not classes or len(set(classes)) < len(classes):
         raise TaskError(f"expected classes such as 0-4 or 1,3,5 after @, got {text!r}")
@@ -45,8 +48,8 @@ def take_classes(data: Pair, classes: list[int], name: str) -> Pair:
             raise TaskError(
                 f"{name} asks for class {k}, and the data has only {sorted(found)}; name others"
             )
-    number = torch.full((max(found) + 1,), -1)
-    number[torch.tensor(classes)] = torch.arange(len(classes))
-    new = number[y.long()]
+    new = torch.full_like(y, -1, dtype=torch.long)
+    for number, k in enumerate(classes):
+        new[y == k] = number
     kept = new >= 0
     return x[kept], new[kept]

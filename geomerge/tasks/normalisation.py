@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from geomerge.errors import OptionError, did_you_mean
+from geomerge.errors import OptionError, TaskError, did_you_mean
 
 __all__ = [
     "Normalisation",
@@ -62,13 +63,26 @@ def split_normalisations(texts: Sequence[str]) -> dict[str, Normalisation]:
 
 
 def recorded_normalisation(meta: Mapping[str, Any], task: str) -> Normalisation | None:
-    """Return the normalisation that a checkpoint's metadata records for a task, or None."""
+    """Return the normalisation that a checkpoint's metadata records for a task, or None.
+
+    Raises:
+        TaskError: If what is recorded is no finite mean and deviation.
+    """
     numbers = meta.get("tasks", {}).get(task)
     if numbers is None and meta.get("task") == task:
         numbers = meta.get("normalisation")
     if numbers is None:
         return None
-    return Normalisation(tuple(numbers["mean"]), tuple(numbers["std"]))
+    try:
+        mean, std = ([float(x) for x in numbers[part]] for part in ("mean", "std"))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        mean, std = [], []
+    if not mean or not std or not all(map(math.isfinite, [*mean, *std])):
+        raise TaskError(
+            f"the normalisation recorded for {task} is no mean and deviation; give one with "
+            f"--normalisation {task}=MEAN/STD"
+        )
+    return Normalisation(tuple(mean), tuple(std))
 
 
 def normalisation_of(texts: Sequence[str], manifold: str) -> Normalisation | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geomerge.containers import check_archive
 from geomerge.errors import TaskError, first_line
+from geomerge.tasks.images import IMAGES, LARGEST_IMAGE, RATIO, images_in, stack_images
+from geomerge.tasks.npz import read_npz
 
 __all__ = ["NAMED", "USUAL", "Pair", "from_factory", "from_folder", "from_npz"]
 
@@ -28,8 +29,8 @@ USUAL = {  # the field's usual normalisation: mean, deviation per channel
     "digits": ((0.3053,), (0.3761,)),
     "digits-permuted": ((0.3053,), (0.3761,)),
 }
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_LARGEST_IMAGE = 16 * 2**20  # bytes of one packed image; more is no image of a data set
+_ARRAYS = ("x", "y", "x_train", "y_train", "x_test", "y_test")
+_LARGEST_CLASS = 2**20
 
 
 def _mnist(kind: str, turns: int = 0) -> Callable[[Path, bool], Data]:
@@ -104,14 +105,13 @@ def from_folder(folder: Path) -> Data:
 def from_npz(file: Path) -> Data:
     """Read arrays ``x`` and ``y`` (or ``x_train``, ``y_train``), and ``x_test``, ``y_test``."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found = {k: arrays[k] for k in arrays.files}
-    except Exception as error:  # numpy raises five kinds of error here
+        found, there = read_npz(file, _ARRAYS)
+    except Exception as error:  # zipfile and numpy raise many types
         raise TaskError(
             f"{file} is not a readable .npz of plain arrays ({first_line(error)}); write it with "
             "numpy.savez(x=..., y=...)"
         ) from error
-    return _from_arrays(found, str(file))
+    return _from_arrays({**dict.fromkeys(there), **found}, str(file))
 
 
 def from_factory(made: Any, spec: str) -> Data:
@@ -134,10 +134,22 @@ def _from_arrays(arrays: Mapping[str, Any], source: str) -> Data:
                 f"{source} holds inputs of type {numbers[0].dtype} and labels of type "
                 f"{numbers[1].dtype}, expected numbers and whole numbers; convert them"
             )
-        inputs, labels = (
-            torch.from_numpy(n if n.dtype == np.uint8 else n.astype(kind))
-            for n, kind in zip(numbers, (np.float32, np.int64), strict=True)
-        )
+        if 0 in numbers[0].shape or numbers[0].ndim < 2 or numbers[1].size == 0:
+            raise TaskError(
+                f"{source} holds inputs of shape {numbers[0].shape} and labels of shape "
+                f"{numbers[1].shape}, expected one row of numbers or one image for each label; "
+                "correct them"
+            )
+        if int(numbers[1].max()) >= _LARGEST_CLASS:
+            raise TaskError(
+                f"{source} has a class numbered {numbers[1].max()}, expected class numbers from 0 "
+                f"on and under {_LARGEST_CLASS}; number them anew"
+            )
+        with np.errstate(over="ignore"):  # what overflows is refused as not finite
+            inputs, labels = (
+                torch.from_numpy(n if n.dtype == np.uint8 else n.astype(kind))
+                for n, kind in zip(numbers, (np.float32, np.int64), strict=True)
+            )
         return inputs, labels.long()
 
     train = pair("x", "y") or pair("x_train", "y_train")
@@ -153,16 +165,10 @@ def _read_classes(folder: Path, classes: list[str] | None = None) -> tuple[Pair,
     try:
         found = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
         classes = _known_classes(found, classes, str(folder))
-        files = [(p, k) for k, c in enumerate(classes) for p in _images(folder / c)]
+        files = [(p, k) for k, c in enumerate(classes) for p in images_in(folder / c)]
     except OSError as error:
         raise TaskError(f"cannot list {folder} ({error.strerror}); check the path") from error
-    return _stack(((p.read_bytes(), k, str(p)) for p, k in files), str(folder)), classes
-
-
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGES)
+    return stack_images(((p.read_bytes(), k, str(p)) for p, k in files), str(folder)), classes
 
 
 def _known_classes(found: list[str], classes: list[str] | None, source: str) -> list[str]:
@@ -179,52 +185,30 @@ def _from_zip(file: Path) -> Data:
     """Read ``[train|test]/CLASS/image`` from a zip without unpacking it."""
     try:
         with zipfile.ZipFile(file) as archive:
+            check_archive(archive, max(LARGEST_IMAGE, RATIO * file.stat().st_size))
 
             def part(split: str, classes: list[str] | None) -> tuple[Pair, list[str]]:
                 names = sorted(
                     i.filename
                     for i in archive.infolist()
                     if i.filename.startswith(split + "/")
-                    and i.filename.lower().endswith(_IMAGES)
-                    and i.file_size < _LARGEST_IMAGE
+                    and i.filename.lower().endswith(IMAGES)
+                    and i.file_size < LARGEST_IMAGE
                 )
                 label = {n: n.split("/")[1] for n in names}
                 source = f"{file} ({split})"
                 classes = _known_classes(sorted(set(label.values())), classes, source)
                 items = ((archive.read(n), classes.index(label[n]), n) for n in names)
-                return _stack(items, source), classes
+                return stack_images(items, source), classes
 
             train, classes = part("train", None)
             return train, part("test", classes)[0]
-    except (zipfile.BadZipFile, zlib.error, OSError) as error:
+    except TaskError:
+        raise
+    except Exception as error:  # zipfile raises many types
         raise TaskError(
             f"{file} is not a whole zip ({first_line(error)}); copy it again"
         ) from error
-
-
-def _stack(items: Any, source: str) -> Pair:
-    from PIL import Image, UnidentifiedImageError
-
-    images: list[np.ndarray[Any, Any]] = []
-    labels: list[int] = []
-    for content, label, name in items:
-        try:
-            image = Image.open(io.BytesIO(content))
-            pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise TaskError(f"{name} in {source} is not a readable image; remove it") from error
-        if images and pixels.shape != images[0].shape:
-            raise TaskError(
-                f"{name} in {source} has shape {pixels.shape}, expected {images[0].shape} as the "
-                "first; bring all images to one size"
-            )
-        images.append(pixels)
-        labels.append(label)
-    if not images:
-        raise TaskError(f"no images in {source}, expected CLASS/image.png; check the folder")
-    x = torch.from_numpy(np.stack(images))
-    x = x.unsqueeze(1) if x.dim() == 3 else x.permute(0, 3, 1, 2).contiguous()
-    return x, torch.tensor(labels)
 
 
 def _missing(kind: str, root: Path, download: bool, error: Exception) -> TaskError:
