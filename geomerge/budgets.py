@@ -17,6 +17,7 @@ from geomerge.directions import divergence
 from geomerge.metric import Metric, lower
 from geomerge.network import Network
 from geomerge.steps import budget_step
+from geomerge.walk_state import WalkState
 
 __all__ = ["Budgets", "Kept", "KeptStep", "LossKept", "SketchKept"]
 
@@ -137,17 +138,39 @@ class Budgets:
         allowed: By how much each may rise above its best value, by name.
         best: The best value of each so far: 0 for what the walk started with, and more, falling
             along the walk, for what it is learning.
+        state: Where the walk is.
     """
 
     def __init__(
-        self, kept: Sequence[Kept], allowed: Mapping[str, float], best: Mapping[str, float]
+        self,
+        kept: Sequence[Kept],
+        allowed: Mapping[str, float],
+        best: Mapping[str, float],
+        state: WalkState | None = None,
     ) -> None:
         self._kept = list(kept)
         self._allowed = dict(allowed)
-        self._best = dict(best)
         self.last: tuple[Tensor, Tensor] | None = None  # rows and limits of the last step
-        self.solved = 0  # steps whose closed form broke a row
-        self.shortened = 0  # steps that broke a budget after all
+        self._values = (WalkState() if state is None else state).values
+        self._best = self._values.setdefault("best", dict(best))
+        self._values.setdefault("solved", 0)
+        self._values.setdefault("shortened", 0)
+        self._values.setdefault("residual", 0.0)
+
+    @property
+    def solved(self) -> int:
+        """Steps whose closed form broke a row."""
+        return int(self._values["solved"])
+
+    @property
+    def shortened(self) -> int:
+        """Steps that broke a budget after all."""
+        return int(self._values["shortened"])
+
+    @property
+    def residual(self) -> float:
+        """By how much the optimality conditions of a program that was solved fail at most."""
+        return float(self._values["residual"])
 
     @property
     def limits(self) -> dict[str, float]:
@@ -194,7 +217,8 @@ class Budgets:
         gradients = torch.stack([gradient for _, gradient in rows])
         self.last = (gradients, limits - values)
         step = budget_step(metric, v, gradients, limits - values, damping, beta)
-        self.solved += step.called_qp
+        self._values["solved"] += step.called_qp
+        self._values["residual"] = max(self._values["residual"], step.residual)
         # What is over its limit already only has to get no worse.
         ceiling = torch.maximum(limits * (1 + _ROUNDING), values)
         share = 1.0
@@ -207,7 +231,7 @@ class Budgets:
             share /= 2
         else:
             share = 0.0
-        self.shortened += share < 1
+        self._values["shortened"] += share < 1
         prices = zip(self._kept, step.multipliers.tolist(), strict=True)
         return KeptStep(
             share * step.tangent,

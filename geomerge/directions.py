@@ -77,6 +77,11 @@ class _Descent(ABC):
         loss, gradient = self._network.gradient(w, x, loss_of)
         return loss, gradient.neg_()
 
+    def skip(self, batches: int) -> None:
+        """Pass over batches that were drawn before a walk was interrupted."""
+        for _ in range(batches):
+            next(self._order)
+
     @abstractmethod
     def _batch(self, index: Tensor) -> tuple[Tensor, Loss]:
         """Return inputs, shape (B, ...), and the loss of their logits."""

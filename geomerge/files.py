@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from geomerge.errors import RunError
 
-__all__ = ["canonical_json", "check_output", "sha256", "staged_folder", "write_bytes"]
+__all__ = [
+    "cannot_write",
+    "canonical_json",
+    "check_output",
+    "default_mode",
+    "sha256",
+    "write_bytes",
+]
 
 
 def sha256(content: bytes) -> str:
@@ -64,65 +68,27 @@ def write_bytes(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, default_mode(0o666))
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
-@contextmanager
-def staged_folder(final: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes ``final`` when the block ends without an error.
-
-    Args:
-        final: The folder to make; it may exist only if it is empty.
-
-    Yields:
-        A folder beside ``final`` to write into; it is removed if the block raises.
-
-    Raises:
-        RunError: If ``final`` has content or its parent cannot be written.
-    """
-    final = Path(final)
-    try:
-        if final.exists() and (not final.is_dir() or any(final.iterdir())):
-            raise RunError(f"{final} exists and is not empty; choose another --out or remove it")
-        made = [p for p in final.parents if not p.exists()]
-        final.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
-    except RunError:
-        raise
-    except OSError as error:
-        raise _cannot_write(final, error) from error
-    try:
-        yield stage
-        for file in stage.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as stream:
-                    os.fsync(stream.fileno())
-        os.chmod(stage, 0o777 & ~_umask())
-        os.replace(stage, final)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        for parent in made:  # innermost first; another run may have begun in one meanwhile
-            with suppress(OSError):
-                parent.rmdir()
-        raise
-
-
-def _umask() -> int:
+def default_mode(most: int) -> int:
+    """Return the permissions that a new file or folder gets here."""
     current = os.umask(0)
     os.umask(current)
-    return current
+    return most & ~current
 
 
-def _cannot_write(path: Path, error: OSError) -> RunError:
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """Return the error that says why a place cannot be written."""
     reason = (error.strerror or str(error)).lower()
     return RunError(f"cannot write {path} ({reason}); choose a folder that you may write to")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geomerge.metric import Metric
 from geomerge.steps import step_gradient
+from geomerge.walk_state import WalkState
 
 __all__ = ["DampingLearner"]
 
@@ -27,14 +28,21 @@ class DampingLearner:
     Args:
         damping: The first mu.
         kept: At a point, the gradient of the kept function's distance; None if nothing is kept.
+        state: Where it is; a walk that goes on says with what metric the last step was made.
     """
 
-    def __init__(self, damping: float, kept: Callable[[Tensor], Tensor] | None = None) -> None:
-        self._log = math.log(damping)
+    def __init__(
+        self,
+        damping: float,
+        kept: Callable[[Tensor], Tensor] | None = None,
+        state: WalkState | None = None,
+    ) -> None:
         self._kept = kept
-        self._size = 0.0
-        self._steps = 0
-        self._last: tuple[Metric, Tensor, float, Tensor, Tensor] | None = None
+        self._state = WalkState() if state is None else state
+        self._state.values.setdefault("log", math.log(damping))
+        self._state.values.setdefault("size", 0.0)
+        self._state.values.setdefault("steps", 0)
+        self.metric: Metric | None = None  # of the last step
 
     def remember(
         self,
@@ -45,7 +53,9 @@ class DampingLearner:
     ) -> None:
         """Keep what the last step was made from: its rows and limits, too."""
         rows, limits = budgets or (v.new_zeros(0, len(v)), torch.zeros(0))
-        self._last = (metric, v, rate, rows, limits)
+        self.metric = metric
+        self._state.values["rate"] = rate
+        self._state.tensors |= {"v": v, "rows": rows, "limits": limits}
 
     def __call__(
         self,
@@ -58,19 +68,21 @@ class DampingLearner:
             w: Where the last step led.
             v: Minus the gradient of the teacher's distance there.
         """
-        if self._last is None:
-            return math.exp(self._log)
-        metric, wanted, rate, rows, limits = self._last
+        values, last = self._state.values, self._state.tensors
+        if self.metric is None:
+            return math.exp(values["log"])
+        rate = values["rate"]
         loss = -v if self._kept is None else self._kept(w) - v
         # The step is rate times one with limits that are so many times as wide.
         gradient, _ = step_gradient(
-            metric, wanted, rows, limits / rate, math.exp(self._log), None, rate * loss
-        )
-        self._steps += 1
-        self._size = _MEMORY * self._size + (1 - _MEMORY) * gradient**2
-        typical = math.sqrt(self._size / (1 - _MEMORY**self._steps))
+            self.metric, last["v"], last["rows"], last["limits"] / rate,
+            math.exp(values["log"]), None, rate * loss,
+        )  # fmt: skip
+        values["steps"] += 1
+        values["size"] = _MEMORY * values["size"] + (1 - _MEMORY) * gradient**2
+        typical = math.sqrt(values["size"] / (1 - _MEMORY ** values["steps"]))
         if typical > 0:
-            self._log -= _RATE * gradient / typical
+            values["log"] -= _RATE * gradient / typical
         low, high = (math.log(bound) for bound in _RANGE)
-        self._log = min(max(self._log, low), high)
-        return math.exp(self._log)
+        values["log"] = min(max(values["log"], low), high)
+        return math.exp(values["log"])

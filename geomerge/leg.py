@@ -1,8 +1,10 @@
-"""A walk -> a leg: a few of its points in a folder, and the numbers of all its steps."""
+"""A leg of a path: a few points of a walk in a folder, and the numbers of all its steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -13,9 +15,11 @@ from torch import Tensor
 
 from geomerge.checkpoint import read_safetensors
 from geomerge.errors import RunError
-from geomerge.walk import WalkPoint
+from geomerge.files import write_bytes
+from geomerge.reading import read_regular
+from geomerge.tensors import check_plain
 
-__all__ = ["Leg", "StepRecord", "read_point", "record_leg"]
+__all__ = ["Leg", "StepRecord", "read_point"]
 
 
 @dataclass(frozen=True)
@@ -99,20 +103,25 @@ class Leg:
         w: Tensor,  # (n,)
     ) -> None:
         delta = (w - self.base).detach().cpu()
-        safetensors.torch.save_file({"delta": delta}, str(self.file(step)))
+        write_bytes(self.file(step), safetensors.torch.save({"delta": delta}))
 
-    def thin(self, points: int, keep: int = 0) -> None:
-        """Remove the points that lie closest together until at most ``points`` are left.
+    def thin(self, points: int, keep: int = 0) -> list[Path]:
+        """Leave out the points that lie closest together until at most ``points`` are left.
 
         Args:
             points: How many to leave; both ends stay.
             keep: A step whose point stays too.
+
+        Returns:
+            The files that no point needs any more.
         """
+        files = []
         while len(self.marks) > max(points, 3):
             marks = self.marks
             inner = [i for i in range(1, len(marks) - 1) if marks[i][0] != keep]
             drop = min(inner, key=lambda i: marks[i + 1][1] - marks[i - 1][1])
-            self.file(self.marks.pop(drop)[0]).unlink()
+            files.append(self.file(self.marks.pop(drop)[0]))
+        return files
 
     def cut(self, step: int) -> None:
         """Forget everything after a stored step."""
@@ -131,12 +140,17 @@ class Leg:
         if step and not torch.equal(w, self.weights(step)):
             self._write(step, w)
 
-    def moved(self, folder: Path) -> Leg:
-        """Move the points into another folder and return the leg."""
+    def copied(self, folder: Path) -> Leg:
+        """Return the same leg in another folder of the same disk; neither changes the other."""
+        other = Leg(folder, self.name, self.base)
+        other.marks, other.steps = list(self.marks), list(self.steps)
         for step, _ in self.marks[1:]:
-            self.file(step).rename(folder / self.file(step).name)
-        self.folder = folder
-        return self
+            other.file(step).unlink(missing_ok=True)
+            try:  # a file is never written into, only replaced: both folders may hold the same one
+                os.link(self.file(step), other.file(step))
+            except OSError:  # a disk without links
+                shutil.copyfile(self.file(step), other.file(step))
+        return other
 
     def extend(self, other: Leg) -> None:
         """Go on with a leg that starts where this one ends; its points are copied."""
@@ -179,55 +193,6 @@ class Leg:
         self.cut(0)
 
 
-def record_leg(
-    folder: Path,
-    name: str,
-    start: Tensor,  # (n,)
-    walk: Iterable[WalkPoint],
-    points: int,
-    measure: Callable[[Tensor, Tensor], float] | None = None,
-) -> Leg:
-    """Follow a walk, keep its numbers, and store at most ``points`` of its points.
-
-    Args:
-        folder: Where points are stored.
-        name: Name of the leg.
-        start: Where the walk starts.
-        walk: The walk.
-        points: Most points stored, both ends counted.
-        measure: Called with the weights before and after a step, returns the measured functional
-            change; None where the kept task has no inputs.
-
-    Returns:
-        The leg; its last point is always stored.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    leg = Leg(folder, name, start)
-    before, length, energy, last = start, 0.0, 0.0, None
-    spacing = 0.0  # grows so that storing and thinning stay few
-    for step, point in enumerate(walk, 1):
-        measured = None if measure is None else measure(before, point.weights)
-        length += max(point.predicted if measured is None else measured, 0.0) ** 0.5
-        energy += max(point.predicted, 0.0)
-        damping = point.damping if point.damping < float("inf") else None
-        leg.steps.append(
-            StepRecord(
-                name, step, point.norm, point.distance, damping, point.predicted, measured,
-                length, energy, dict(point.multipliers),
-            )
-        )  # fmt: skip
-        if length - leg.marks[-1][1] >= spacing or step == 1:
-            leg.store(step, point.weights, length)
-            if len(leg.marks) >= 2 * points:
-                leg.thin(points)
-                spacing = length / (2 * points)
-        before, last = point.weights, (step, point.weights, length)
-    if last is not None and leg.marks[-1][0] != last[0]:
-        leg.store(*last)
-    leg.thin(points)
-    return leg
-
-
 def read_point(
     file: Path,
     base: Tensor,  # (n,)
@@ -238,10 +203,12 @@ def read_point(
         RunError: If the file cannot be read or holds no point of that path.
     """
     try:
-        content = file.read_bytes()
+        content = read_regular(file)
     except OSError as error:
         raise RunError(f"cannot read {file} ({error.strerror}); walk again") from error
     tensors, _ = read_safetensors(content, file)
-    if tensors.get("delta") is None or tensors["delta"].shape != base.shape:
+    check_plain(tensors, file)
+    delta = tensors.get("delta")
+    if delta is None or delta.shape != base.shape or not delta.is_floating_point():
         raise RunError(f"{file} is not a point of this path; walk again")
-    return base + tensors["delta"].to(base.device)
+    return base + delta.to(base.device)

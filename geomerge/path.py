@@ -17,10 +17,11 @@ from torch import Tensor
 
 from geomerge.architectures import rebuild_network
 from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from geomerge.errors import OptionError, RunError
+from geomerge.errors import OptionError, RunError, first_line
 from geomerge.files import write_bytes
 from geomerge.leg import Leg, StepRecord, read_point
 from geomerge.network import Network
+from geomerge.path_index import read_index, read_steps
 
 __all__ = ["WeightPath"]
 
@@ -41,27 +42,37 @@ class WeightPath:
     Args:
         folder: A folder written by :meth:`write`.
         device: Where its weight vectors are.
+
+    Raises:
+        RunError: If the folder holds no whole path, or its index leads out of the folder.
+        CheckpointError: If a network at an end cannot be read.
     """
 
     def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
         self.folder = Path(folder)
         try:
-            index = json.loads((self.folder / _INDEX).read_text())
+            index = read_index(self.folder / _INDEX)
             self._stops = [_Stop(**stop) for stop in index["stops"]]
             self.crossover: float = index["crossover"]
             self.lengths: dict[str, float] = index["lengths"]
             self.ends: tuple[str, str] = tuple(index["ends"])
             self._meta: dict[str, Any] = index["meta"]
-            records = (self.folder / _STEPS).read_text().splitlines()
-            self.steps = [StepRecord(**json.loads(line)) for line in records]
+            self.steps = [StepRecord(**record) for record in read_steps(self.folder / _STEPS)]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
-                f"{self.folder} holds no whole path ({error}); name the folder of a finished run"
+                f"{self.folder} holds no whole path ({first_line(error)}); name the folder of a "
+                "finished run"
             ) from error
         self._ends = {end: load_checkpoint(self.folder / f"{end}.safetensors") for end in self.ends}
         a = self._ends[self.ends[0]]
         module = rebuild_network(a.weights, a.meta.get("architecture"), a.source)
         self.network = Network(module, device)
+        shapes = [{k: v.shape for k, v in c.weights.items()} for c in self._ends.values()]
+        if any(other != shapes[0] for other in shapes):
+            raise RunError(
+                f"the ends of {self.folder} are not of one architecture; name the folder of a "
+                "finished run"
+            )
         self._vectors = {k: self.network.ravel(c.weights) for k, c in self._ends.items()}
 
     @property
@@ -128,7 +139,8 @@ class WeightPath:
             The crossover's t.
         """
         for leg in legs:
-            leg.thin(points // len(legs), keep=crossover[1] if leg is crossover[0] else 0)
+            for file in leg.thin(points // len(legs), crossover[1] if leg is crossover[0] else 0):
+                file.unlink()
         total = sum(leg.length for leg in legs) or 1.0
         stops = {0.0: _Stop(0.0, None, first[0]), 1.0: _Stop(1.0, None, last[0])}
         t = 0.0 if crossover[0].name == first[0] else 1.0

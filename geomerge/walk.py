@@ -18,6 +18,7 @@ from geomerge.errors import NumericalError
 from geomerge.learning import DampingLearner
 from geomerge.metric import Metric
 from geomerge.steps import damped_step, preconditioned_step, trust_region_step
+from geomerge.walk_state import WalkState
 
 __all__ = [
     "FunctionWalk",
@@ -107,6 +108,7 @@ def walk_toward_function(
     budgets: Budgets | None = None,
     learner: DampingLearner | None = None,
     settle: Callable[[Tensor], Tensor] | None = None,
+    state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:
     """Walk from ``start`` toward the functions of one or several teachers.
 
@@ -121,42 +123,54 @@ def walk_toward_function(
         budgets: What may not get worse; steps that would break one are solved anew and shortened.
         learner: Adjusts mu along the way.
         settle: Applied to the weights whenever the metric is measured: running statistics.
+        state: Where the walk is; the directions are those of the next step already.
 
     Yields:
-        One point per step, ``walk.steps`` for each teacher.
+        One point per step that is left, ``walk.steps`` for each teacher in all.
 
     Raises:
         NumericalError: If the distance to a teacher stops being finite.
     """
+    state = WalkState() if state is None else state
     w, momentum = start, torch.zeros_like(start)
     damping = walk.damping
-    for turn in range(walk.steps):
-        if turn in walk.refresh:
+    first = state.values.get("step", 0)
+    if first:
+        w, momentum = state.tensors["w"], state.tensors["momentum"]
+        damping = state.values["damping"]
+        metric = metric_at(state.tensors["measured"])
+        if learner is not None:
+            learner.metric = metric
+    for step in range(first, walk.steps * len(directions)):
+        turn, teacher = divmod(step, len(directions))
+        if teacher == 0 and turn in walk.refresh:
             w = w if settle is None else settle(w)
+            state.tensors["measured"] = w
             metric = metric_at(w)
         rate = walk.learning_rate * (1 - turn / walk.steps)
-        for direction in directions:
-            distance, v = direction(w)
-            if not distance < float("inf"):
-                raise NumericalError(
-                    f"the distance to the teacher is {distance} after {turn} steps, expected a "
-                    "finite number; give a smaller --learning-rate or --damping"
-                )
-            if learner is not None:
-                damping = learner(w, v)
-            momentum = walk.momentum * momentum + v
-            if budgets is None:
-                tangent, predicted = preconditioned_step(metric, momentum, damping, rate)
-                multipliers: Mapping[str, float] = {}
-            else:
-                beta = 2 * rate * (metric.floor + damping)
-                kept = budgets.step(w, metric, momentum, damping, beta)
-                tangent, multipliers, predicted = kept.tangent, kept.multipliers, kept.predicted
-            if learner is not None:
-                learner.remember(metric, momentum, rate, budgets.last if budgets else None)
-            w = w + tangent
-            norm = float(tangent.norm())
-            yield WalkPoint(w, norm, max(predicted, 0.0), damping, distance, multipliers)
+        distance, v = directions[teacher](w)
+        if not distance < float("inf"):
+            raise NumericalError(
+                f"the distance to the teacher is {distance} after {turn} steps, expected a "
+                "finite number; give a smaller --learning-rate or --damping"
+            )
+        if learner is not None:
+            damping = learner(w, v)
+        momentum = torch.add(v, momentum, alpha=walk.momentum)
+        if budgets is None:
+            tangent, predicted = preconditioned_step(metric, momentum, damping, rate)
+            multipliers: Mapping[str, float] = {}
+        else:
+            beta = 2 * rate * (metric.floor + damping)
+            kept = budgets.step(w, metric, momentum, damping, beta)
+            tangent, multipliers, predicted = kept.tangent, kept.multipliers, kept.predicted
+        if learner is not None:
+            learner.remember(metric, momentum, rate, budgets.last if budgets else None)
+        w = w + tangent
+        norm = float(tangent.norm())
+        state.values |= {"step": step + 1, "damping": damping}
+        state.tensors |= {"w": w, "momentum": momentum}
+        yield WalkPoint(w, norm, max(predicted, 0.0), damping, distance, multipliers)
 
 
 def walk_toward_weights(
@@ -166,6 +180,7 @@ def walk_toward_weights(
     walk: WeightWalk,
     correct: Callable[[Metric, Tensor], Tensor] | None = None,
     budgets: Budgets | None = None,
+    state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:
     """Walk from ``start`` to near ``target``, keeping the function that the metric measures.
 
@@ -180,16 +195,20 @@ def walk_toward_weights(
         walk: Settings.
         correct: Given the metric and a point, returns a nearby point with less drift.
         budgets: What may not get worse.
+        state: Where the walk is.
 
     Yields:
-        One point per step.
+        One point per step that is left.
     """
-    w = start
-    metric = metric_at(w)
+    state = WalkState() if state is None else state
+    first = state.values.get("step", 0)
+    w = state.tensors.get("w", start)
+    measured = state.tensors.get("measured", start)
+    metric = metric_at(measured)
     end = max(float((target - start).norm()) * walk.until, walk.radius)
-    guess = walk.least
-    before = float("inf")
-    for step in range(walk.steps):
+    guess = state.values.get("guess", walk.least)
+    before = state.values.get("before", float("inf"))
+    for step in range(first, walk.steps):
         v = target - w
         distance = float(v.norm())
         if distance <= end:
@@ -199,7 +218,7 @@ def walk_toward_weights(
                 return
             before = distance
         if step and step % walk.refresh == 0:
-            metric = metric_at(w)
+            measured, metric = w, metric_at(w)
         taken = damped_step(metric, v, walk.damping or walk.least, walk.radius)
         if walk.damping is None and taken.norm < walk.radius * (1 - 1e-6):
             taken = trust_region_step(metric, v, walk.radius, guess=guess)
@@ -212,6 +231,8 @@ def walk_toward_weights(
         if correct is not None:
             w = correct(metric, w)
         norm = float(tangent.norm())
+        state.values |= {"step": step + 1, "guess": guess, "before": before}
+        state.tensors |= {"w": w, "measured": measured}
         yield WalkPoint(w, norm, predicted, taken.damping, distance, multipliers)
 
 
@@ -220,6 +241,7 @@ def walk_straight(
     target: Tensor,  # (n,)
     metric: Metric,
     steps: int,
+    state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:
     """Walk to exactly ``target`` in equal straight steps; they have no damping (infinite mu).
 
@@ -228,13 +250,16 @@ def walk_straight(
         target: Last point, reached bit for bit.
         metric: Measures the steps.
         steps: How many.
+        state: Where the walk is.
 
     Yields:
-        One point per step.
+        One point per step that is left.
     """
+    state = WalkState() if state is None else state
     gap = target - start
     length, cost = float(gap.norm()), metric.inner(gap, gap)
-    for i in range(1, steps + 1):
+    for i in range(state.values.get("step", 0) + 1, steps + 1):
         point = target if i == steps else start + gap * (i / steps)
         left = length * (1 - (i - 1) / steps)
+        state.values["step"] = i
         yield WalkPoint(point, length / steps, cost / steps**2, float("inf"), left)

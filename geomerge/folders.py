@@ -1,0 +1,133 @@
+"""Make a folder whole or not at all, in one go or over several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from geomerge.errors import GeomergeError, RunError
+from geomerge.files import cannot_write, default_mode, write_bytes
+
+__all__ = ["resumable_folder", "staged_folder"]
+
+_LOCK = ".lock"
+
+
+@contextmanager
+def staged_folder(final: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes ``final`` when the block ends without an error.
+
+    Args:
+        final: The folder to make; it may exist only if it is empty.
+
+    Yields:
+        A folder beside ``final`` to write into; it is removed if the block raises.
+
+    Raises:
+        RunError: If ``final`` has content or its parent cannot be written.
+    """
+    final = Path(final)
+    try:
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise RunError(f"{final} exists and is not empty; choose another --out or remove it")
+        made = [p for p in final.parents if not p.exists()]
+        final.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+    except RunError:
+        raise
+    except OSError as error:
+        raise cannot_write(final, error) from error
+    try:
+        yield stage
+        _sync(stage)
+        os.chmod(stage, default_mode(0o777))
+        os.replace(stage, final)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        for parent in made:  # innermost first; another run may have begun in one meanwhile
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+@contextmanager
+def resumable_folder(final: Path, recipe: dict[str, Any]) -> Iterator[Path]:
+    """Give an unfinished folder that becomes ``final`` when the block ends without an error.
+
+    It is found again by the next call for ``final``, unless the block raised what the user must
+    put right first.
+
+    Args:
+        final: The folder to make; it may exist only if it is empty.
+        recipe: What decides its content.
+
+    Yields:
+        A folder beside ``final`` to write into. Its subfolder ``work`` is not kept in the end.
+
+    Raises:
+        RunError: If ``final`` has content or its parent cannot be written, if the unfinished
+            folder is of another recipe, or if another process is at work on it.
+    """
+    final = Path(final)
+    stage = final.parent / f".{final.name}.unfinished"
+    try:
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise RunError(f"{final} exists and is not empty; choose another --out or remove it")
+        made = [p for p in final.parents if not p.exists()]
+        stage.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(stage / _LOCK)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"another process is at work on {final}; wait for it or choose another --out"
+        ) from error
+    except OSError as error:
+        raise cannot_write(final, error) from error
+    try:
+        _same_recipe(stage, recipe)
+        for file in stage.rglob(".*"):  # half-written when the last process ended
+            if file.name != _LOCK:
+                file.unlink()
+        yield stage
+        _sync(stage)
+        (stage / _LOCK).unlink(missing_ok=True)
+        os.chmod(stage, default_mode(0o777))
+        os.replace(stage, final)
+        shutil.rmtree(final / "work", ignore_errors=True)
+    except RunError:
+        raise
+    except GeomergeError:
+        shutil.rmtree(stage, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+    finally:
+        lock.release()
+
+
+def _same_recipe(stage: Path, recipe: dict[str, Any]) -> None:
+    """Write the recipe of an unfinished run, or check that it is the same."""
+    file, text = stage / "recipe.json", json.dumps(recipe, indent=1) + "\n"
+    if not file.exists():
+        write_bytes(file, text.encode())
+    elif file.read_text() != text:
+        raise RunError(
+            f"{stage} holds an unfinished run of another recipe; run that one's command again to "
+            "go on with it, remove it, or choose another --out"
+        )
+
+
+def _sync(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())

@@ -1,0 +1,176 @@
+"""A merge that is killed and run again ends with the same bits as one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from geomerge import Checkpoint, Network, load_task, merge
+from geomerge.baselines import fine_tune
+from geomerge.errors import GeomergeError, RunError
+from geomerge.folders import resumable_folder
+from geomerge.merging import MergeOptions
+from geomerge.merging.monitor import Progress
+from geomerge.runs import run_merge
+
+# The state is written after every step, so that a kill finds walks anywhere.
+COMMAND = (
+    "import geomerge.walk_state as state; state._LEAST = state._SHARE = 0.0;"
+    "from geomerge.cli.app import main; main()"
+)
+SKETCH = ["--manifold", "digits", "--steps", "40"]
+JOINT = ["--manifold", "digits", "--manifold", "digits-permuted", "--steps", "15"]
+PAPER = ["--preset", "paper", "--manifold", "digits", "--steps", "40"]
+
+
+def start(digits: Path, out: Path, words: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", COMMAND, "merge", "a.pt", "b.pt", *words, "--out", str(out)]
+    return subprocess.Popen(command, cwd=digits, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+class Stop(BaseException):
+    """As sudden as a kill, for a test that goes on."""
+
+
+@pytest.fixture(scope="module")
+def small() -> list[Checkpoint]:
+    found = []
+    for seed, name in enumerate(("digits", "digits-permuted")):
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+        network = Network(module)
+        train = load_task(name).train
+        *_, w = fine_tune(network, network.initial, train, steps=200, learning_rate=0.1)
+        found.append(Checkpoint(network.state_dict(w), {"task": name}, source=name))
+    return found
+
+
+BOTH = {"manifold": ("a=digits", "b=digits-permuted")}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {**BOTH, "preset": "sketch", "steps": 12},
+        {**BOTH, "preset": "sketch", "steps": 12, "learn": "damping", "budget": ("b=0.02",)},
+        {**BOTH, "preset": "joint", "steps": 6, "learn": "damping"},
+        {**BOTH, "preset": "joint", "steps": 6, "budget": ("a=0.02",)},
+        {"manifold": ("digits",), "preset": "paper", "steps": 15, "budget": ("a=0.01",)},
+    ],
+    ids=["sketch", "sketch learned", "joint learned", "joint", "paper"],
+)
+def test_an_interrupted_merge_goes_on_with_the_same_bits(
+    small: list[Checkpoint],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: dict[str, object],
+) -> None:
+    monkeypatch.setattr("geomerge.walk_state._LEAST", 0.0)
+    monkeypatch.setattr("geomerge.walk_state._SHARE", 0.0)
+    options = MergeOptions(**words, points=8)  # type: ignore[arg-type]
+    taken: list[int] = []
+
+    def stop_after(steps: int) -> Callable[[Progress], None]:
+        def stop(_: Progress) -> None:
+            taken.append(1)
+            if len(taken) == steps:
+                raise Stop
+
+        return stop
+
+    whole = merge(small, options, folder=tmp_path / "whole", on_progress=stop_after(10**9))
+    steps = len(taken)
+    for share in (0.0, 0.3, 1.0):
+        taken.clear()
+        with pytest.raises(Stop):
+            merge(
+                small, options, folder=tmp_path / "path", work=tmp_path / "work",
+                on_progress=stop_after(1 + round(share * steps / 3)),
+            )  # fmt: skip
+    taken.clear()
+    merged = merge(
+        small, options, folder=tmp_path / "path", work=tmp_path / "work",
+        on_progress=stop_after(10**9),
+    )  # fmt: skip
+    assert len(taken) < steps
+    assert content(tmp_path / "path") == content(tmp_path / "whole")
+    assert merged.chosen[-1].steps == whole.chosen[-1].steps
+    assert merged.diagonal == whole.diagonal
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [SKETCH, JOINT, PAPER], ids=["sketch", "joint", "paper"])
+def test_twenty_kills_at_random_moments(digits: Path, tmp_path: Path, words: list[str]) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    began = time.monotonic()
+    assert start(digits, whole, words).wait() == 0
+    took = time.monotonic() - began
+    draw = random.Random(0)
+    for _ in range(7):  # of each preset
+        process = start(digits, out, words)
+        try:
+            process.wait(draw.uniform(0.3, 1.0) * took)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert start(digits, out, words).wait() == 0
+    assert content(out) == content(whole)
+
+
+def test_another_recipe_does_not_go_on(digits: Path, tmp_path: Path) -> None:
+    files = [digits / "a.pt", digits / "b.pt"]
+
+    def stop(_: object) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        run_merge(
+            files, MergeOptions(manifold=("digits",), steps=5), out=tmp_path / "out",
+            on_progress=stop,
+        )  # fmt: skip
+    with pytest.raises(RunError, match="unfinished run of another recipe"):
+        run_merge(files, MergeOptions(manifold=("digits",), steps=6), out=tmp_path / "out")
+
+
+def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
+    with (
+        resumable_folder(tmp_path / "out", {"x": 1}),
+        pytest.raises(RunError, match="another process"),
+        resumable_folder(tmp_path / "out", {"x": 1}),
+    ):
+        pass
+
+
+def test_what_the_user_must_put_right_leaves_nothing_behind(tmp_path: Path) -> None:
+    with (
+        pytest.raises(GeomergeError, match="no"),
+        resumable_folder(tmp_path / "some" / "out", {"x": 1}),
+    ):
+        raise GeomergeError("no")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_the_last_good_state(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="full"),
+        resumable_folder(tmp_path / "out", {"x": 1}) as stage,
+    ):
+        (stage / "kept").write_text("state")
+        raise OSError("disk full")
+    with resumable_folder(tmp_path / "out", {"x": 1}) as stage:
+        assert (stage / "kept").read_text() == "state"
+    assert json.loads((tmp_path / "out" / "recipe.json").read_text()) == {"x": 1}
