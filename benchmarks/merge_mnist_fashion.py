@@ -36,6 +36,7 @@ from geomerge.walk import (
     walk_toward_function,
     walk_toward_weights,
 )
+from geomerge.walk_state import WalkState
 
 NAMES = ("mnist", "fashion-mnist")
 FINE_TUNE_STEPS = 200
@@ -171,7 +172,7 @@ def timing(arch: str, work: Path) -> dict[str, float]:
     assert b.sketch is not None
     start = time.perf_counter()
     metric = b.sketch.metric.sharpened(3e-5)
-    for _ in Walker(sides, options).learn(b.w, metric, a, 3e-5)[0]:
+    for _ in Walker(sides, options).learn(b.w, metric, a, 3e-5, WalkState())[0]:
         pass
     walk = time.perf_counter() - start
     print(f"{arch}: walk {walk:.1f} s, expert {training:.1f} s, ratio {walk / training:.2f}")

@@ -100,9 +100,76 @@ def sparsify_vgg() -> str:
     return markdown(["", "test", "epochs"], table)
 
 
+def compare() -> str:
+    """Every method of the comparison, by the worst drop."""
+    table = read("compare.json")["table"]
+    found = {name: r for name, r in table.items() if "reason" not in r}
+
+    def used(r: dict[str, Any]) -> str:
+        parts = [("inputs", "inputs"), ("labels", "labels"), ("sketch", "sketches")]
+        return ", ".join(f"{name} {'+'.join(r[key])}" for name, key in parts if r[key]) or "-"
+
+    rows = [
+        [
+            name, percent(list(r["test"].values())), f"{r['drop']:.1f}", used(r),
+            f"{r['samples'] / 1000:.0f}k",
+        ]
+        for name, r in sorted(found.items(), key=lambda item: item[1]["drop"])
+    ]  # fmt: skip
+    return markdown(["", "test", "worst drop", "of the training data", "samples"], rows)
+
+
+STREAMS = {
+    "permuted_10": "Permuted MNIST, 10 tasks, two layers of 100, 5 epochs a task",
+    "permuted_20": "Permuted MNIST, 20 tasks, two layers of 100, 1 epoch; ours walks on labels",
+    "mnist_fashion": "MNIST, then Fashion-MNIST, one 10-way head, two layers of 400, 8 epochs",
+    "split_domain": "Split MNIST, domain-incremental, two layers of 400, 5 epochs",
+    "split_class": "Split MNIST, class-incremental, two layers of 400, 5 epochs",
+}
+
+
+def continual() -> str:
+    """Streams of tasks, those that have results."""
+    parts = []
+    for name, title in STREAMS.items():
+        if not (ROOT / "benchmarks" / "results" / f"continual_{name}.json").exists():
+            continue
+        rows = read(f"continual_{name}.json")["table"]
+        table = [[row, *stream_row(r, name == "mnist_fashion")] for row, r in rows.items()]
+        head = ["", "accuracy", "transfer", "forgetting", "MB", "examples", "passes", "s"]
+        ratio = rows["geodesic"]["merge by expert"]
+        timed = "" if ratio is None else f"\n\nMerge / training of the expert: {ratio:.2f}."
+        parts.append(f"**{title}**\n\n{markdown(head, table)}{timed}")
+    return "\n\n".join(parts)
+
+
+def stream_row(r: dict[str, Any], each: bool) -> list[str]:
+    """Return a row's cells: the mean over tasks, with ``each`` both of them."""
+    if "accuracy" not in r:
+        return ["diverged"] + ["-"] * 6
+    mean = f"{100 * r['accuracy']:.2f}"
+    if each:
+        mean += " (" + ", ".join(f"{100 * task:.1f}" for task in r["tasks"]) + ")"
+    return [
+        mean + (f", {r['diverged']} seed(s) diverged" if r["diverged"] else ""),
+        share(r["backward_transfer"]),
+        share(r["forgetting"]),
+        f"{r['megabytes']:.1f}",
+        f"{r['examples']:.0f}",
+        f"{r['passes']:.1f}",
+        f"{r['seconds']:.0f}",
+    ]
+
+
+def share(value: float | None) -> str:
+    """Return a share in per cent, or a dash."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "merge": merge, "heads": heads, "three": three, "cifar": cifar,
     "sparsify": sparsify, "sparsify few": sparsify_few, "sparsify vgg": sparsify_vgg,
+    "continual": continual, "compare": compare,
 }  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from geomerge.cli import (
+    check,
+    compare,
     demo,
     evaluate,
     inspect,
@@ -19,6 +21,7 @@ from geomerge.cli import (
     sparsify,
     stream,
     train,
+    verify,
 )
 from geomerge.cli.console import fail
 
@@ -33,7 +36,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("train")(train.train)
+app.command("check")(check.check)
 app.command("merge")(merge.merge)
+app.command("compare")(compare.compare)
 app.command("sparsify")(sparsify.sparsify)
 app.command("reconfigure")(reconfigure.reconfigure)
 app.command("sketch")(sketch.sketch)
@@ -41,6 +46,7 @@ app.command("stream")(stream.stream)
 app.command("evaluate")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)
 app.command("path")(path.path)
+app.command("verify")(verify.verify)
 app.command("demo")(demo.demo)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +26,9 @@ def demo(
     """Train two networks on scikit-learn's digits, straight and permuted, and merge them."""
     out = out or Path(f"runs/demo-{seed}")
     if (out / "merge" / "report.json").is_file():
-        report = json.loads((out / "merge" / "report.json").read_text())
+        from geomerge.runs.finished import read_json
+
+        report = read_json(out / "merge" / "report.json")
         print(f"{out} was finished before; nothing changed")
     else:
         report = _run(out, seed)

@@ -50,6 +50,10 @@ def merge(
         str,
         typer.Option(help="shared, offset (classes of b after a's) or separate (task known)."),
     ] = "shared",
+    align: Annotated[
+        str,
+        typer.Option(help="weights or activations: permute units of b, ... to be like a's; none."),
+    ] = "none",
     bn: Annotated[
         str | None,
         typer.Option(help="keep or re-estimate BatchNorm statistics; default by the inputs given."),
@@ -99,6 +103,7 @@ def merge(
         metric=metric,
         output=output,
         head=head,
+        align=align,
         bn=bn,
         damping=damping,
         learning_rate=learning_rate,
@@ -165,6 +170,13 @@ def show_report(report: dict[str, Any]) -> None:
             f"relaxed from {found['leg']}: energy {one['energy']:.3g} -> {two['energy']:.3g} "
             f"(bound {two['bound']:.3g}), length {one['length']:.3g} -> {two['length']:.3g}{worst}"
         )
+    for name, found in report["alignment"].items():
+        if found is not None:
+            console.print(
+                f"{name} aligned with a by {found['method']}: {found['moved']} of "
+                f"{found['units']} units in {found['groups']} groups moved, distance to a "
+                f"{found['distance_before']:.4g} -> {found['distance_after']:.4g}"
+            )
     if report["bn"] is not None:
         console.print(f"BatchNorm statistics: {report['bn']}")
     for use in ("walk", "pick"):

@@ -9,8 +9,9 @@ from torch import nn
 
 from geomerge import Checkpoint, Network, WeightPath
 from geomerge.errors import OptionError, RunError
-from geomerge.leg import Leg, record_leg
+from geomerge.leg import Leg
 from geomerge.metric import EuclideanMetric
+from geomerge.recording import record_leg
 from geomerge.walk import walk_straight
 
 

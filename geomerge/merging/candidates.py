@@ -11,7 +11,7 @@ from torch import Tensor
 from geomerge.budgets import Budgets
 from geomerge.crossover import PickRule, Score, search, shortest_of_best
 from geomerge.errors import NumericalError
-from geomerge.leg import Leg, StepRecord, record_leg
+from geomerge.leg import Leg, StepRecord
 from geomerge.merging.keeping import kept_metric, stage_budgets
 from geomerge.merging.monitor import Monitor, Progress
 from geomerge.merging.options import MergeOptions
@@ -21,6 +21,8 @@ from geomerge.merging.scoring import Scorer
 from geomerge.merging.sides import Sides
 from geomerge.merging.walks import Walker
 from geomerge.metric import KroneckerMetric
+from geomerge.recording import record_leg
+from geomerge.walk_state import StateFile
 
 __all__ = [
     "Candidate",
@@ -90,6 +92,7 @@ def walk_stage(
     folder: Path,
     on_progress: Callable[[Progress], None] | None = None,
     title: str = "",
+    resumable: bool = False,
 ) -> Walked:
     """Walk once for every candidate of a stage.
 
@@ -101,6 +104,7 @@ def walk_stage(
         walker: Makes them.
         options: Settings of the walks.
         folder: Where their points go, a folder each.
+        resumable: Whether what the walks need to go on is kept there.
         on_progress: Called after each step.
         title: Put before the walks' names.
     """
@@ -114,7 +118,13 @@ def walk_stage(
     legs, all_budgets = [], []
     for damping in stage.candidates:
         for attempt in range(_RETRIES + 1):
-            budgets = stage_budgets(sides, plan, stage, start, metric, walker, options)
+            place = folder / f"candidate-{damping:g}-{attempt}"
+            kept = StateFile(place / "state" if resumable else None)
+            state = kept.state
+            taken = len(state.part("leg").values.get("steps", ()))
+            budgets = stage_budgets(
+                sides, plan, stage, start, metric, walker, options, state.part("budgets")
+            )
             rate = 0.5**attempt
             if metric is not None:
                 # Without inputs lengths are the metric's, and must be one metric's for all.
@@ -122,17 +132,16 @@ def walk_stage(
                 if isinstance(metric, KroneckerMetric) and measure is not None:
                     used = metric.sharpened(damping)
                 (learned,) = stage.learned
-                walk, steps = walker.learn(start, used, learned, damping, rate, budgets)
+                walk, steps = walker.learn(start, used, learned, damping, state, rate, budgets)
             elif plan.preset == "joint":
-                walk, steps = walker.learn_all(start, damping, rate, budgets)
+                walk, steps = walker.learn_all(start, damping, state, rate, budgets)
             else:
-                walk, steps = walker.toward(stage.kept[0], plan.goal.w, damping, budgets)
+                walk, steps = walker.toward(stage.kept[0], plan.goal.w, damping, state, budgets)
             goal = "+".join(s.name for s in stage.learned)
             label = f"{title}toward {goal}" + (f", damping {damping:g}" if damping else "")
-            watched = monitor.watch(walk, label, steps)
-            place = folder / f"candidate-{damping:g}-{attempt}"
+            watched = monitor.watch(walk, label, steps, taken)
             try:
-                legs.append(record_leg(place, name, start, watched, options.points, measure))
+                leg = record_leg(place, name, start, watched, options.points, measure, kept)
             except NumericalError:
                 if attempt == _RETRIES or plan.preset == "paper":
                     raise
@@ -141,8 +150,11 @@ def walk_stage(
                     "again at half of that"
                 )
                 continue
+            legs.append(leg)
             all_budgets.append(budgets)
             break
+    if metric is None and not walker.diagonal:  # walked before, and nothing was measured now
+        walker.metric_at(stage.kept or sides.all, 0.0)(start)
     known = metric.rest_names if isinstance(metric, KroneckerMetric) else walker.diagonal
     return Walked(sides, stage, options.output, legs, all_budgets, known)
 

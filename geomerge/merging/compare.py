@@ -56,6 +56,7 @@ def comparison(
     merged: Merge,
     options: MergeOptions,
     on_progress: Callable[[Progress], None] | None = None,
+    work: Path | None = None,
 ) -> list[Row]:
     """Measure the merge and what stands beside it; every point is picked by the merge's own rule.
 
@@ -63,6 +64,7 @@ def comparison(
         merged: The merge.
         options: Its options.
         on_progress: Called after each step of the Euclidean walk.
+        work: Where its walks keep what they need to go on; None keeps nothing.
 
     Returns:
         Rows: the networks, the straight line (of two) or the mean (of more), the Euclidean walk
@@ -84,12 +86,14 @@ def comparison(
         )
         stages = tuple(replace(stage, candidates=(0.0,)) for stage in merged.plan.stages)
         plan = replace(merged.plan, stages=stages)
-        w = _again(merged, plain, plan, "Euclidean walk ", on_progress)
+        place = None if work is None else work / "euclidean"
+        w = _again(merged, plain, plan, "Euclidean walk ", on_progress, place)
         rows.append(_row(merged, "Euclidean walk", w))
     if options.learn is not None:  # did it pay, against the dampings that it replaces?
         fixed = replace(options, learn=None, damping=None)
         plan = plan_merge(sides, fixed)
-        w = _again(merged, fixed, plan, "not learned, ", on_progress)
+        place = None if work is None else work / "fixed"
+        w = _again(merged, fixed, plan, "not learned, ", on_progress, place)
         tried = ", ".join(f"{mu:g}" for mu in plan.stages[0].candidates)
         rows.append(_row(merged, f"fixed damping ({tried})", w))
     rows.append(_row(merged, "crossover", merged.w))
@@ -120,6 +124,7 @@ def _again(
     plan: Plan,
     title: str,
     on_progress: Callable[[Progress], None] | None,
+    work: Path | None,
 ) -> Tensor:  # (n,)
     """Walk by a plan with other options, and return the point picked."""
     sides = merged.sides
@@ -129,7 +134,7 @@ def _again(
         for number, stage in enumerate(plan.stages):
             walked = walk_stage(
                 sides, plan, stage, w, walker, options,
-                Path(folder) / str(number), on_progress, title,
+                (work or Path(folder)) / str(number), on_progress, title, work is not None,
             )  # fmt: skip
             chosen = best_candidate(pick_candidates(walked, merged.rule), merged.rule)
             w = sides.settled(chosen.leg.weights(chosen.step))

@@ -11,6 +11,7 @@ from geomerge.merging.plan import Plan, Stage
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import Walker
 from geomerge.metric import EuclideanMetric, Metric, combine, make_sketch
+from geomerge.walk_state import WalkState
 
 __all__ = ["kept_metric", "stage_budgets"]
 
@@ -67,6 +68,7 @@ def stage_budgets(
     metric: Metric | None,
     walker: Walker,
     options: MergeOptions,
+    state: WalkState,
 ) -> Budgets | None:
     """Return the budgets that bind a stage's walk; None without any.
 
@@ -96,7 +98,7 @@ def stage_budgets(
             kept[budget.name], allowed[budget.name] = budget, number
             learned = plan.preset != "paper" and side in stage.learned
             best[budget.name] = budget.value(start) if learned else 0.0
-    return Budgets(list(kept.values()), allowed, best) if kept else None
+    return Budgets(list(kept.values()), allowed, best, state) if kept else None
 
 
 def _losses(side: Side, text: str, walker: Walker) -> list[LossKept]:

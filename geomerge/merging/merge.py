@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geomerge.checkpoint import Checkpoint
 from geomerge.crossover import PickRule
-from geomerge.leg import Leg, record_leg
+from geomerge.leg import Leg
 from geomerge.merging.candidates import (
     Candidate,
     best_candidate,
@@ -29,6 +29,8 @@ from geomerge.merging.relaxing import LegRelaxed, relax_legs
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import Walker
 from geomerge.path import WeightPath
+from geomerge.recording import record_leg
+from geomerge.walk_state import StateFile
 
 __all__ = ["Merge", "merge"]
 
@@ -76,6 +78,7 @@ def merge(
     options: MergeOptions,
     *,
     folder: str | Path | None = None,
+    work: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Merge:
     """Walk to a network that does what all networks do, and pick the crossover.
@@ -84,6 +87,9 @@ def merge(
         networks: Two or more; the path starts at the first (t = 0) and ends at the last (t = 1).
         options: What the walk may use and how the point is picked.
         folder: Where the path is stored; None takes a temporary folder that goes with the path.
+        work: Where walks keep what they need to go on, on the disk of ``folder``: the same call
+            with what an interrupted one left there goes on, and gives the same bits. None keeps
+            nothing.
         on_progress: Called after each step.
 
     Returns:
@@ -97,10 +103,11 @@ def merge(
     plan = plan_merge(sides, options)
     rule = choose_rule(sides, plan, options)
     if folder is not None:
-        return _merge(sides, plan, rule, options, Path(folder), on_progress)
+        place = None if work is None else Path(work)
+        return _merge(sides, plan, rule, options, Path(folder), place, on_progress)
     temporary = Path(tempfile.mkdtemp(prefix="geomerge-"))
     try:
-        merged = _merge(sides, plan, rule, options, temporary, on_progress)
+        merged = _merge(sides, plan, rule, options, temporary, None, on_progress)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -114,28 +121,33 @@ def _merge(
     rule: PickRule,
     options: MergeOptions,
     folder: Path,
+    kept: Path | None,
     on_progress: Callable[[Progress], None] | None,
 ) -> Merge:
+    resumable, work = kept is not None, kept or folder / "walks"
+    if resumable:  # what an interrupted call had put together is put together anew
+        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     walker = Walker(sides, options)
     start = plan.begin(sides)
     walked_leg: Leg | None = None
     stages, chosen_all = [], []
     for number, stage in enumerate(plan.stages):
-        place = folder / f"stage-{number}"
-        walked = walk_stage(sides, plan, stage, start, walker, options, place, on_progress)
+        place = work / f"stage-{number}"
+        walked = walk_stage(
+            sides, plan, stage, start, walker, options, place, on_progress, resumable=resumable
+        )
         candidates = pick_candidates(walked, rule)
         chosen = best_candidate(candidates, rule)
-        leg = chosen.leg
+        leg = chosen.leg.copied(folder if walked_leg is None else place)
         if plan.preset != "paper":
             leg.cut(chosen.step)
         leg.replace(chosen.step, sides.settled(leg.weights(chosen.step)))
         start = leg.weights(chosen.step)
         if walked_leg is None:
-            walked_leg = leg.moved(folder)
+            walked_leg = leg
         else:
             walked_leg.extend(leg)
-        shutil.rmtree(place)
         stages.append(candidates)
         chosen_all.append(chosen)
     assert walked_leg is not None
@@ -147,7 +159,12 @@ def _merge(
         legs, crossover = [walked_leg], (walked_leg, chosen.step)
     else:
         ends = [s for s in (sides.all[0], sides.all[-1]) if s is not plan.start]
-        closing = [_close(sides, s, start, walker, options, folder, on_progress) for s in ends]
+        closing = []
+        for side in ends:
+            place = work / f"from-{side.name}"
+            file = StateFile(place / "state" if resumable else None)
+            leg = _close(sides, side, start, walker, options, place, file, on_progress)
+            closing.append(leg.copied(folder))
         if plan.start is None:  # the walk from the middle found the crossover; it is on no path
             walked_leg.remove()
             legs, crossover = closing, (closing[0], len(closing[0].steps))
@@ -174,6 +191,8 @@ def _merge(
             **head,
         },
     )
+    if not resumable:
+        shutil.rmtree(work)
     path = WeightPath(folder, sides.network.device)
     return Merge(
         sides=sides,
@@ -209,10 +228,13 @@ def _close(
     walker: Walker,
     options: MergeOptions,
     folder: Path,
+    kept: StateFile,
     on_progress: Callable[[Progress], None] | None,
 ) -> Leg:
     """Walk the other leg: from a network to the crossover, keeping that network's function."""
-    walk, steps = walker.reach(side, crossover)
-    watched = Monitor(sides, on_progress).watch(walk, f"from {side.name} to the crossover", steps)
+    walk, steps = walker.reach(side, crossover, kept.state)
+    taken = len(kept.state.part("leg").values.get("steps", ()))
+    label = f"from {side.name} to the crossover"
+    watched = Monitor(sides, on_progress).watch(walk, label, steps, taken)
     measure = probe_of(side, options.output)
-    return record_leg(folder, side.name, side.w, watched, options.points, measure)
+    return record_leg(folder, side.name, side.w, watched, options.points, measure, kept)

@@ -44,14 +44,16 @@ class Monitor:
         self._call = on_progress
         self._few = [(s.name, s.network, s.task.select.first(EXAMPLES)) for s in sides if s.task]
 
-    def watch(self, walk: Iterator[WalkPoint], name: str, steps: int) -> Iterator[WalkPoint]:
-        """Pass a walk on unchanged."""
+    def watch(
+        self, walk: Iterator[WalkPoint], name: str, steps: int, taken: int = 0
+    ) -> Iterator[WalkPoint]:
+        """Pass a walk on unchanged, or what is left of it after some steps."""
         if self._call is None:
             yield from walk
             return
         found: dict[str, float] = {}
-        for step, point in enumerate(walk, 1):
-            if step % EVERY == 1:
+        for step, point in enumerate(walk, taken + 1):
+            if not found or step % EVERY == 1:
                 found = {name: accuracy(net, point.weights, few) for name, net, few in self._few}
             self._call(Progress(name, step, steps, found))
             yield point

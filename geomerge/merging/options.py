@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any
 
+from geomerge.alignment import METHODS
 from geomerge.crossover import parse_pick
 from geomerge.errors import OptionError
 from geomerge.merging.heads import HEADS
@@ -16,8 +17,9 @@ from geomerge.options import check_known, check_positive, recorded
 from geomerge.statistics import BN
 from geomerge.tasks import split_normalisations
 
-__all__ = ["LEARNABLE", "PRESETS", "MergeOptions"]
+__all__ = ["ALIGN", "LEARNABLE", "PRESETS", "MergeOptions"]
 
+ALIGN = ("none", *METHODS)
 PRESETS = ("joint", "sketch", "paper")
 LEARNABLE = ("damping",)
 
@@ -32,6 +34,8 @@ class MergeOptions:
         metric: ``"kronecker"``, ``"exact"``, ``"gram"`` or ``"euclidean"``.
         output: One of :data:`~geomerge.metric.outputs.OUTPUTS`, what the metric measures.
         head: ``"shared"``, ``"offset"`` or ``"separate"``.
+        align: ``"weights"`` or ``"activations"``: permutes the units of every network after the
+            first, so that they are like the first's; its function stays. ``"none"`` does not.
         bn: ``"keep"`` or ``"re-estimate"``, what happens to running statistics.
         damping: mu; None walks several and keeps the best.
         learning_rate: Of the walk's first step.
@@ -58,6 +62,7 @@ class MergeOptions:
     metric: str = "kronecker"
     output: str = "hellinger"
     head: str = "shared"
+    align: str = "none"
     bn: str | None = None
     damping: float | None = None
     learning_rate: float | None = None
@@ -88,6 +93,7 @@ class MergeOptions:
             ("metric", self.metric, METRICS),
             ("output", self.output, OUTPUTS),
             ("head", self.head, HEADS),
+            ("align", self.align, ALIGN),
             ("bn", self.bn, BN),
             ("learn", self.learn, LEARNABLE),
         ):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from geomerge.architectures import rebuild_network, recognise
 from geomerge.checkpoint import Checkpoint
 from geomerge.errors import CheckpointError, OptionError
+from geomerge.merging.aligning import align_sides
 from geomerge.merging.bring import load_data, load_side_sketch, recorded_task
 from geomerge.merging.heads import arrange_heads, widen_metric
 from geomerge.merging.options import MergeOptions
@@ -17,7 +18,7 @@ from geomerge.network import Network
 from geomerge.statistics import has_statistics
 from geomerge.tasks import check_normalised, split_normalisations
 
-__all__ = ["prepare_sides"]
+__all__ = ["assign_manifolds", "prepare_sides", "refuse_unknown_names"]
 
 
 def prepare_sides(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> Sides:
@@ -70,8 +71,8 @@ def prepare_sides(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> S
             metric = widen_metric(side.sketch.metric, narrow, network, heads, i)
             side.sketch = Sketch(metric, side.sketch.meta)
         sides.all.append(side)
-    _refuse_unknown_names(sides, options)
-    for name, manifold in _assign(sides, options).items():
+    refuse_unknown_names(sides, options)
+    for name, manifold in assign_manifolds(sides, options).items():
         sides[name].manifold_name = manifold
     for side in sides:
         load_data(side, options, sides.notes)
@@ -82,6 +83,8 @@ def prepare_sides(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> S
             f"two networks are for {max(known, key=known.count)}, and --head {options.head} gives "
             "each task outputs of its own; use --head shared"
         )
+    if options.align != "none":
+        align_sides(sides, heads, options)
     if has_statistics(network):
         sides.bn = _statistics_policy(sides, options)
     elif options.bn is not None:
@@ -140,7 +143,12 @@ def _check_same_shapes(checkpoints: Sequence[Checkpoint]) -> None:
         )
 
 
-def _refuse_unknown_names(sides: Sides, options: MergeOptions) -> None:
+def refuse_unknown_names(sides: Sides, options: MergeOptions) -> None:
+    """Refuse options that speak of a network that is not there.
+
+    Raises:
+        OptionError: With the name and the names there are.
+    """
     names = [s.name for s in sides]
     given = {
         "manifold": options.manifolds()[0],
@@ -157,8 +165,12 @@ def _refuse_unknown_names(sides: Sides, options: MergeOptions) -> None:
                 )
 
 
-def _assign(sides: Sides, options: MergeOptions) -> dict[str, str]:
-    """Return the manifold's name for each side that has one."""
+def assign_manifolds(sides: Sides, options: MergeOptions) -> dict[str, str]:
+    """Return the manifold's name for each side that has one.
+
+    Raises:
+        OptionError: If more are named than there are networks.
+    """
     given, rest = options.manifolds()
     if len(given) + len(rest) > len(sides.all):
         raise OptionError(

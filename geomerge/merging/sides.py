@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from geomerge.alignment import Alignment
 from geomerge.checkpoint import Checkpoint
 from geomerge.metric.sketch import Sketch
 from geomerge.network import Network
@@ -38,6 +39,8 @@ class Side:
         manifold_name: The task that they are of.
         offset: What was added to the task's class numbers.
         rows: Which outputs are its own, in an offset or separate head.
+        alignment: How its units were put in the order of the first network's, if they were; then
+            checkpoint, weights and sketch are those of the permuted network.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Side:
     task: Task | None = None
     manifold: Inputs | None = None
     manifold_name: str | None = None
+    alignment: Alignment | None = None
 
 
 @dataclass

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from geomerge.budgets import Budgets
 from geomerge.directions import TowardFunction, log_probabilities
-from geomerge.errors import OptionError
 from geomerge.learning import DampingLearner
+from geomerge.merging.measuring import manifold_of, measured_inputs, metric_of_all
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
 from geomerge.metric import (
@@ -19,12 +18,9 @@ from geomerge.metric import (
     MaskedMetric,
     Metric,
     Sketch,
-    combine,
     lower,
-    measure_metric,
 )
 from geomerge.steps import precondition
-from geomerge.tasks import Inputs, Normalisation
 from geomerge.walk import (
     FunctionWalk,
     WalkPoint,
@@ -33,6 +29,7 @@ from geomerge.walk import (
     walk_toward_function,
     walk_toward_weights,
 )
+from geomerge.walk_state import WalkState
 
 __all__ = ["Walker"]
 
@@ -44,8 +41,6 @@ RATE = 0.1  # of corrections
 EUCLIDEAN_RATES = {"sketch": 0.002, "joint": 0.05}
 JOINT_RATE = 1.0  # divided by the number of teachers
 JOINT_REFRESH = (0, 20, 60)
-METRIC_INPUTS = 2000  # of each manifold, per measurement of a metric on the way
-EXACT_INPUTS = 500  # of each where every step passes them some forty times
 STRAIGHT_STEPS = 20
 BACK_STEPS = 200  # that take the drift back before the paper's walk goes straight
 
@@ -73,6 +68,7 @@ class Walker:
         metric: Metric,
         side: Side,
         damping: float,
+        state: WalkState,
         rate: float = 1.0,
         budgets: Budgets | None = None,
     ) -> Walk:
@@ -83,6 +79,7 @@ class Walker:
             metric: Of all that shall be kept.
             side: Whose function is learned, on its manifold.
             damping: mu; the first one where it is learned.
+            state: Where the walk is.
             rate: Share of the usual learning rate.
             budgets: What may not get worse.
         """
@@ -91,9 +88,11 @@ class Walker:
         usual = EUCLIDEAN_RATES["sketch"] if euclidean else FunctionWalk.learning_rate
         usual = self._options.learning_rate or usual
         walk = self._settings(damping, rate * usual)
-        learner = self._learner(damping, lambda w: lower(metric, w - start))
+        learner = self._learner(damping, state, lambda w: lower(metric, w - start))
+        direction = self.direction(side)
+        direction.skip(_steps(state))
         points = walk_toward_function(
-            start, lambda w: metric, [self.direction(side)], walk, budgets, learner
+            start, lambda w: metric, [direction], walk, budgets, learner, state=state
         )
         return points, walk.steps
 
@@ -101,6 +100,7 @@ class Walker:
         self,
         start: Tensor,  # (n,)
         damping: float,
+        state: WalkState,
         rate: float = 1.0,
         budgets: Budgets | None = None,
     ) -> Walk:
@@ -111,10 +111,12 @@ class Walker:
         usual = self._options.learning_rate or usual
         walk = self._settings(damping, rate * usual, JOINT_REFRESH)
         directions = [self.direction(side) for side in sides]
-        learner = self._learner(damping)
+        for k, direction in enumerate(directions):  # they take turns
+            direction.skip((_steps(state) + len(sides) - 1 - k) // len(sides))
+        learner = self._learner(damping, state)
         points = walk_toward_function(
             start, self.metric_at(sides, damping), directions, walk, budgets, learner,
-            self._sides.settled,
+            self._sides.settled, state,
         )  # fmt: skip
         return points, walk.steps * len(sides)
 
@@ -122,17 +124,20 @@ class Walker:
         self,
         side: Side,
         target: Tensor,  # (n,)
+        state: WalkState,
     ) -> Walk:
         """Walk from a side to exactly the target, keeping the side's function on the way."""
         gap = float((target - side.w).norm())
         walk = WeightWalk(steps=300, radius=max(0.1, gap / 200), damping=DAMPING)
-        return self._approach_and_close(side, target, walk, None), walk.steps + STRAIGHT_STEPS
+        steps = walk.steps + STRAIGHT_STEPS
+        return self._approach_and_close(side, target, walk, None, state), steps
 
     def toward(
         self,
         side: Side,
         target: Tensor,  # (n,)
         damping: float,
+        state: WalkState,
         budgets: Budgets | None = None,
     ) -> Walk:
         """Walk the paper's way: eq. (7) near the target, drift taken back, then straight to it."""
@@ -144,10 +149,11 @@ class Walker:
             least=damping,
         )
         if self._options.metric == "euclidean":  # nothing drifts back: the path is the line
-            return walk_straight(side.w, target, EuclideanMetric(), walk.steps), walk.steps
+            straight = walk_straight(side.w, target, EuclideanMetric(), walk.steps, state)
+            return straight, walk.steps
         back = FunctionWalk(DAMPING, steps=BACK_STEPS, learning_rate=RATE)
         steps = walk.steps + back.steps + STRAIGHT_STEPS
-        return self._approach_and_close(side, target, walk, back, budgets), steps
+        return self._approach_and_close(side, target, walk, back, state, budgets), steps
 
     def _approach_and_close(
         self,
@@ -155,25 +161,32 @@ class Walker:
         target: Tensor,  # (n,)
         walk: WeightWalk,
         back: FunctionWalk | None,
+        state: WalkState,
         budgets: Budgets | None = None,
     ) -> Iterator[WalkPoint]:
-        w = side.w
-        correct = None if self._options.metric == "euclidean" else self._corrector(side)
+        near, returned = state.part("near"), state.part("back")
         metric_at = self.metric_at([side], walk.damping or walk.least)
-        for point in walk_toward_weights(w, target, metric_at, walk, correct, budgets):
-            w = point.weights
-            yield point
-        if back is not None:
+        if not near.values.get("over"):
+            correct = None
+            if self._options.metric != "euclidean":
+                correct = self._corrector(side, _steps(near))
+            yield from walk_toward_weights(side.w, target, metric_at, walk, correct, budgets, near)
+            near.values["over"] = True
+        w = near.tensors.get("w", side.w)
+        if back is not None and not returned.values.get("over"):
             metric_back = self.metric_at([side], DAMPING)
             direction = self.direction(side)
-            for point in walk_toward_function(w, metric_back, [direction], back, budgets):
-                w = point.weights
-                yield point
-        yield from walk_straight(w, target, metric_at(w), STRAIGHT_STEPS)
+            direction.skip(_steps(returned))
+            yield from walk_toward_function(
+                w, metric_back, [direction], back, budgets, state=returned
+            )
+            returned.values["over"] = True
+        w = returned.tensors.get("w", w)
+        yield from walk_straight(w, target, metric_at(w), STRAIGHT_STEPS, state.part("straight"))
 
     def direction(self, side: Side) -> TowardFunction:
         """Return the direction toward a side's function, from the first batch on."""
-        inputs = _manifold(side)
+        inputs = manifold_of(side)
         return TowardFunction(
             side.network, self.targets(side), inputs, FunctionWalk.batch, self._options.seed
         )
@@ -181,31 +194,17 @@ class Walker:
     def targets(self, side: Side) -> Tensor:  # (N, m)
         """Return a side's log-probabilities on its manifold."""
         if side.name not in self._targets:
-            self._targets[side.name] = log_probabilities(side.network, side.w, _manifold(side))
+            self._targets[side.name] = log_probabilities(side.network, side.w, manifold_of(side))
         return self._targets[side.name]
 
     def metric_at(self, sides: Sequence[Side], damping: float) -> Callable[[Tensor], Metric]:
         """Return what measures the metric of sides at a point, made cheap for a known damping."""
-        name, output, seed = self._options.metric, self._options.output, self._options.seed
-        if name == "euclidean":
+        if self._options.metric == "euclidean":
             return lambda w: self._on_plane(EuclideanMetric())
-        count = EXACT_INPUTS if name == "exact" else METRIC_INPUTS
-        samples = [_manifold(s).sample(count, seed) for s in sides]
-
-        alike = (
-            len({str(s.network.columns) for s in sides}) == 1
-            and len({x.raw.shape[1:] for x in samples}) == 1
-        )
+        samples = measured_inputs(sides, self._options)
 
         def measure(w: Tensor) -> Metric:
-            if alike:
-                # One measurement on the inputs of all: its factors are means over them.
-                metric = measure_metric(name, sides[0].network, w, _pooled(samples), output, seed)
-            else:
-                pairs = zip(sides, samples, strict=True)
-                metric = _together(
-                    [measure_metric(name, s.network, w, x, output, seed) for s, x in pairs]
-                )
+            metric = metric_of_all(sides, samples, w, self._options)
             if isinstance(metric, KroneckerMetric):
                 self.diagonal = metric.rest_names
                 metric = metric.sharpened(damping)
@@ -225,13 +224,19 @@ class Walker:
         return FunctionWalk(damping, steps, rate, refresh=refresh)
 
     def _learner(
-        self, damping: float, kept: Callable[[Tensor], Tensor] | None = None
+        self,
+        damping: float,
+        state: WalkState,
+        kept: Callable[[Tensor], Tensor] | None = None,
     ) -> DampingLearner | None:
-        return DampingLearner(damping, kept) if self._options.learn == "damping" else None
+        if self._options.learn != "damping":
+            return None
+        return DampingLearner(damping, kept, state.part("learner"))
 
-    def _corrector(self, side: Side) -> Callable[[Metric, Tensor], Tensor]:
+    def _corrector(self, side: Side, steps: int) -> Callable[[Metric, Tensor], Tensor]:
         """Return one preconditioned step back toward the function, against accumulated drift."""
         direction = self.direction(side)
+        direction.skip(steps)
 
         def correct(metric: Metric, w: Tensor) -> Tensor:
             _, v = direction(w)
@@ -240,25 +245,6 @@ class Walker:
         return correct
 
 
-def _manifold(side: Side) -> Inputs:
-    assert side.manifold is not None, "a plan walks only where there are inputs"
-    return side.manifold
-
-
-def _pooled(samples: Sequence[Inputs]) -> Inputs:
-    """Return all inputs as one, each normalised in its own way, in turns."""
-    if len(samples) == 1:
-        return samples[0]
-    shortest = min(len(s) for s in samples)
-    mixed = torch.stack([s.batch(slice(0, shortest)) for s in samples], dim=1).flatten(0, 1)
-    return Inputs(mixed, Normalisation((0.0,), (1.0,)), samples[0].device)
-
-
-def _together(metrics: list[Metric]) -> Metric:
-    known = [m for m in metrics if isinstance(m, KroneckerMetric)]
-    if len(known) < len(metrics):
-        raise OptionError(
-            "the exact and gram metrics measure several tasks at once only in one block of "
-            "outputs and on inputs of one shape; use --metric kronecker"
-        )
-    return combine(known, mean=True)
+def _steps(state: WalkState) -> int:
+    """Return how many steps were taken before."""
+    return int(state.values.get("step", 0))

@@ -12,6 +12,8 @@ from geomerge.metric.factor import Factor
 
 __all__ = ["KroneckerLayer"]
 
+_LITTLE = 1e-3
+
 
 @dataclass(frozen=True)
 class KroneckerLayer:
@@ -94,27 +96,32 @@ class KroneckerLayer:
         """Return a function of the factors' product, applied to a matrix.
 
         What :meth:`coordinates`, scaling and :meth:`from_coordinates` give, without building the
-        parts orthogonal to kept directions: the matrix times the tails' value, corrected along U_A
-        and U_B. With few kept directions that is several times faster.
+        parts orthogonal to kept directions: a multiple of the matrix, corrected along U_A and U_B.
+        With few kept directions, and tails of zero, that is many times faster. Of U_B and the tail
+        of A together only what moves the value there by a thousandth is corrected.
         """
         a, b = self.inputs, self.outputs
         inside = function(b.values[:, None] * a.values)
-        by_b = (
-            matrix.new_zeros(len(b.values), 1) if a.full else function(b.values * a.tail)[:, None]
-        )
-        by_a = matrix.new_zeros(len(a.values)) if b.full else function(b.tail * a.values)
-        rest = 0.0 if a.full or b.full else float(function(b.values.new_tensor(b.tail * a.tail)))
+        if a.full and b.full:
+            return b.vectors @ (inside * (b.vectors.T @ (matrix @ a.vectors))) @ a.vectors.T
+        zero = matrix.new_zeros(())
+        # What both tails give; where one is empty any multiple would do, and this one saves work.
+        rest = function(zero + (0.0 if a.full or b.full else a.tail * b.tail))
+        by_a = zero if b.full or not b.tail else function(b.tail * a.values) - rest
+        by_b = zero if a.full or not a.tail else function(b.values[:, None] * a.tail) - rest
+        inside = inside - by_a - by_b - rest
+        if by_a.dim() == 0 and (by_b.dim() or len(b.values) < len(a.values)):
+            left = b.vectors.T @ matrix
+            inner = (inside * (left @ a.vectors)) @ a.vectors.T
+            return torch.addmm(rest * matrix, b.vectors, inner.addcmul_(by_b, left))
         right = matrix @ a.vectors
-        both = (inside - by_b - by_a + rest) * (b.vectors.T @ right)
-        if not b.full:
-            right *= by_a - rest
-            right.addmm_(b.vectors, both)
-        else:
-            right = b.vectors @ both
-        found = right @ a.vectors.T
-        if not a.full:
-            found.addmm_(b.vectors, (by_b - rest) * (b.vectors.T @ matrix))
-        return found.add_(matrix, alpha=rest) if rest else found
+        outer = torch.addmm(right * by_a, b.vectors, inside * (b.vectors.T @ right))
+        found = torch.addmm(rest * matrix, outer, a.vectors.T)
+        few = int((by_b.abs() > _LITTLE * rest.abs()).sum()) if by_b.dim() else 0
+        if few:  # eigenvalues descend
+            u = b.vectors[:, :few]
+            found.addmm_(u, by_b[:few] * (u.T @ matrix))
+        return found
 
     @property
     def trace(self) -> float:

@@ -6,7 +6,6 @@ checkpoint that ``train`` writes, or in a file of its own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,16 @@ import torch
 from torch import Tensor
 
 from geomerge.checkpoint import read_safetensors
-from geomerge.errors import CheckpointError, RunError
+from geomerge.errors import CheckpointError, RunError, first_line
 from geomerge.files import canonical_json, check_output, sha256, write_bytes
 from geomerge.metric.estimate import estimate_kronecker
 from geomerge.metric.factor import Factor
 from geomerge.metric.kronecker import KroneckerMetric
 from geomerge.metric.kronecker_layer import KroneckerLayer
 from geomerge.network import Network
+from geomerge.reading import parse_json, read_regular
 from geomerge.tasks import Inputs
+from geomerge.tensors import check_plain
 
 __all__ = [
     "Sketch",
@@ -155,15 +156,22 @@ def load_sketch(
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"no sketch {path}; make one with geomerge sketch") from error
     except OSError as error:
         raise RunError(f"cannot read {path} ({error.strerror}); check permissions") from error
     tensors, metadata = read_safetensors(content, path)
-    if _META not in metadata:
+    try:
+        meta = parse_json(metadata.get(_META, "null"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is a damaged sketch ({first_line(error)}); make it again"
+        ) from error
+    if not isinstance(meta, dict):
         raise CheckpointError(f"{path} is no sketch; make one with geomerge sketch")
-    return restore_sketch(tensors, json.loads(metadata[_META]), network, w, str(path))
+    check_plain(tensors, path)
+    return restore_sketch(tensors, meta, network, w, str(path))
 
 
 def restore_sketch(
@@ -188,20 +196,31 @@ def restore_sketch(
         places = meta.get("places") or {name: _usual_places(name, network) for name in names}
         layers = tuple(_restore_layer(name, places[name], tensors, network) for name in names)
         held = [place for layer in layers for place in _places(layer)]
+        ends = [0, *(place for pair in sorted(held) for place in pair), network.n]
+        if ends != sorted(ends):
+            raise ValueError("layers that overlap or lie outside of the weights")
         starts = {start for start, _ in held}
         rest = tuple(k for k, place in network.slices.items() if place.start not in starts)
         diagonal = tensors["diagonal"].to(network.device)
         size = sum(network.shapes[k].numel() for k in rest)
         if diagonal.shape != (size,) or sum(b - a for a, b in held) != network.n - size:
             raise KeyError("diagonal")
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        if any(_negative(f) for layer in layers for f in (layer.inputs, layer.outputs)):
+            raise ValueError("a negative eigenvalue")
+        if diagonal.numel() and float(diagonal.min()) < 0:
+            raise ValueError("a negative number on the diagonal")
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"the sketch in {source} does not fit the network ({error}); make it again"
+            f"the sketch in {source} does not fit the network ({first_line(error)}); make it again"
         ) from error
     metric = KroneckerMetric(
         network.n, layers, tuple(network.slices[k] for k in rest), diagonal, rest
     )
     return Sketch(metric, meta)
+
+
+def _negative(factor: Factor) -> bool:
+    return factor.tail < 0 or bool((factor.values < 0).any())
 
 
 def _places(layer: KroneckerLayer) -> list[list[int]]:

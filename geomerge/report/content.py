@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import geomerge
+from geomerge.alignment import Alignment
 from geomerge.energy import PathMeasure
 from geomerge.merging import CurvePoint, Merge, MergeOptions, Row
 from geomerge.merging.candidates import Candidate
@@ -49,6 +50,7 @@ def merge_report(
         "head": {"protocol": sides.head, "meaning": PROTOCOLS[sides.head]},
         "bn": sides.bn,
         "networks": {s.name: _network(s) for s in sides},
+        "alignment": {s.name: _alignment(s.alignment) for s in sides},
         "legs": _legs(merged, options),
         "data": {"walk": _walk_data(merged), "pick": _pick_data(merged)},
         "crossover": {
@@ -123,6 +125,7 @@ def _budgets(chosen: Candidate) -> dict[str, Any] | None:
         "limits": chosen.budgets.limits,
         "steps": len(chosen.steps),
         "programs_solved": chosen.budgets.solved,
+        "largest_residual": chosen.budgets.residual,
         "steps_shortened": chosen.budgets.shortened,
         "shadow_prices": {
             name: {
@@ -164,6 +167,20 @@ def _network(side: Side) -> dict[str, Any]:
         "outputs": [columns.start, columns.stop] if columns.stop else None,
         "class_offset": side.offset,
         "sketch": side.sketch.meta if side.sketch else None,
+    }
+
+
+def _alignment(found: Alignment | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "method": found.method,
+        "groups": len(found.groups),
+        "units": sum(found.groups.values()),
+        "moved": sum(found.moved.values()),
+        "not_aligned": dict(found.fixed),
+        "distance_before": found.before,
+        "distance_after": found.after,
     }
 
 

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from geomerge.errors import RunError
+from geomerge.errors import RunError, first_line
 from geomerge.files import canonical_json, sha256, write_bytes
+from geomerge.reading import parse_json
 
-__all__ = ["finished", "folder_of", "write_json"]
+__all__ = ["finished", "folder_of", "read_json", "write_json"]
 
 
 def folder_of(out: str | Path | None, stems: str, recipe: dict[str, Any]) -> Path:
@@ -26,16 +27,29 @@ def finished(folder: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
     """
     if not (folder / "recipe.json").is_file():
         return None
-    try:
-        old = json.loads((folder / "recipe.json").read_text())
-        report: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder} holds a damaged run ({error}); remove it") from error
+    old, report = read_json(folder / "recipe.json"), read_json(folder / "report.json")
     if old != recipe:
         raise RunError(
             f"{folder} holds a finished run of another recipe; choose another --out or remove it"
         )
     return report
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the object that a run's file holds.
+
+    Raises:
+        RunError: If there is none.
+    """
+    try:
+        found = parse_json(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"{file.name} is no object")
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{file.parent} holds a damaged run ({first_line(error)}); remove it"
+        ) from error
+    return found
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:

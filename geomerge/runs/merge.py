@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.errors import RunError
-from geomerge.files import sha256, staged_folder
+from geomerge.files import sha256
+from geomerge.folders import resumable_folder
 from geomerge.merging import MergeOptions, comparison, curves, merge
 from geomerge.merging.monitor import Progress
 from geomerge.merging.sides import NAMES
 from geomerge.report import draw_curves, merge_report
+from geomerge.report.certificate import certificate
 from geomerge.runs.finished import finished, folder_of, write_json
 
 __all__ = ["run_merge"]
@@ -50,19 +53,21 @@ def run_merge(
     folder = folder_of(out, "-".join(Path(file).stem for file in files), recipe)
     before = finished(folder, recipe)
     if before is not None:
+        shutil.rmtree(folder / "work", ignore_errors=True)  # of a run killed as it finished
         if pt and not (folder / "merged.pt").exists():
             raise RunError(
                 f"{folder} was finished without merged.pt; make it with geomerge path {folder} "
                 f"--at {before['crossover']['t']} --out merged.pt"
             )
         return folder, before, True
-    with staged_folder(folder) as stage:
-        merged = merge(networks, options, folder=stage / "path", on_progress=on_progress)
-        rows = comparison(merged, options, on_progress)
+    with resumable_folder(folder, recipe) as stage:
+        work = stage / "work"
+        merged = merge(networks, options, folder=stage / "path", work=work, on_progress=on_progress)
+        rows = comparison(merged, options, on_progress, work / "beside")
         report = merge_report(merged, options, recipe, rows, curves(merged))
         _write_network(stage, merged.checkpoint(), report, pt)
         draw_curves(report, stage / "curves.png")
-        write_json(stage / "recipe.json", recipe)
+        report["certificate"] = certificate(stage, merged, options, report)
         write_json(stage / "report.json", report)
     return folder, report, False
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from geomerge.checkpoint import load_checkpoint, save_checkpoint
 from geomerge.errors import RunError
-from geomerge.files import sha256, staged_folder
+from geomerge.files import sha256
+from geomerge.folders import staged_folder
 from geomerge.merging.monitor import Progress
+from geomerge.reading import parse_json, plain_file
 from geomerge.report.sparse import reconfigure_report
 from geomerge.report.sparse_curves import draw_moves
 from geomerge.runs.finished import finished, folder_of, write_json
@@ -88,11 +90,11 @@ def _ends(run: Path) -> tuple[Path, Path]:
     if (run / "sparse.safetensors").is_file():
         return run / "path" / "start.safetensors", run / "sparse.safetensors"
     try:
-        report = json.loads((run / "report.json").read_text())
-        last = report["configurations"][-1]["name"]
+        report = parse_json((run / "report.json").read_text())
+        last = plain_file(run, f"{report['configurations'][-1]['name']}.safetensors")
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise RunError(
             f"{run} is not the folder of a sparsify or reconfigure run; name such a folder or a "
             "network's file"
         ) from error
-    return run / "dense.safetensors", run / f"{last}.safetensors"
+    return run / "dense.safetensors", last

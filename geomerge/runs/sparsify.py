@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, torch_bytes
 from geomerge.errors import GeomergeError, OptionError, RunError
-from geomerge.files import staged_folder, write_bytes
+from geomerge.files import write_bytes
+from geomerge.folders import staged_folder
 from geomerge.merging.monitor import Progress
 from geomerge.network import Network
 from geomerge.report.paths import draw_paths

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from geomerge.files import staged_folder, write_bytes
+from geomerge.files import write_bytes
+from geomerge.folders import staged_folder
 from geomerge.report.stream import draw_stream, stream_table
 from geomerge.runs.finished import finished, folder_of, write_json
 

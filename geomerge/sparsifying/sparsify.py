@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,14 +124,13 @@ def store_walk(
 
     Args:
         subject: The network.
-        walk: The walk, whose points are moved.
+        walk: The walk; its own folder is removed.
         folder: The path's folder.
         start: Where the walk started.
     """
     folder.mkdir(parents=True)
-    came_from = walk.leg.folder
-    leg = walk.leg.moved(folder)
-    came_from.rmdir()
+    leg = walk.leg.copied(folder)
+    shutil.rmtree(walk.leg.folder)
     first, last = (sparse_checkpoint(subject, w) for w in (start, walk.weights))
     arrived, points = leg.marks[-1][0], subject.options.points
     WeightPath.write(

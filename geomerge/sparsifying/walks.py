@@ -12,9 +12,10 @@ from torch import Tensor
 
 from geomerge.crossover import accuracy
 from geomerge.directions import TowardLabels, TowardMixedOutputs, TowardOutputs
-from geomerge.leg import Leg, record_leg
+from geomerge.leg import Leg
 from geomerge.merging.monitor import Progress
 from geomerge.metric import Metric
+from geomerge.recording import record_leg
 from geomerge.sparsifying.goals import stages_of
 from geomerge.sparsifying.stable import stable_rate
 from geomerge.sparsifying.subject import STEP_PASSES, Subject

@@ -167,10 +167,10 @@ def preconditioned_step(
         damping: mu.
         rate: Share of the step.
     """
-    tangent = rate * precondition(metric, v, damping)
+    tangent = precondition(metric, v, damping).mul_(rate)
     # g theta follows from the step's own equation: g is not applied again.
-    lowered = rate * (metric.floor + damping) * v - damping * tangent
-    return tangent, max(float((tangent * lowered).sum(dtype=torch.float64)), 0.0)
+    lowered = torch.add(v * (rate * (metric.floor + damping)), tangent, alpha=-damping)
+    return tangent, max(float(tangent @ lowered), 0.0)
 
 
 def _norm(spectrum: Spectrum, beta: float, damping: float) -> float:

@@ -162,13 +162,13 @@ def test_a_finished_run_is_left_alone(digits: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "run"]
 
 
-def test_an_interrupted_run_leaves_nothing(digits: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_can_go_on_and_is_no_run_yet(digits: Path, tmp_path: Path) -> None:
     def stop(progress: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_merge([digits / "a.pt", digits / "b.pt"], FAST, out=tmp_path / "run", on_progress=stop)
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == [".run.unfinished"]
 
 
 def test_networks_that_do_not_belong_together(digits: Path) -> None:

@@ -19,6 +19,7 @@ from geomerge.merging.walks import Walker
 from geomerge.metric import measure_metric
 from geomerge.runs import run_merge
 from geomerge.training import train_checkpoint
+from geomerge.walk_state import WalkState
 
 TASKS = ("digits", "digits-permuted")
 JOINT = MergeOptions(manifold=TASKS)
@@ -78,7 +79,7 @@ def test_the_gram_metric_merges_too(digits: Path) -> None:
 def test_the_exact_metric_walks_too(digits: Path) -> None:
     options = replace(JOINT, metric="exact", steps=5)
     sides = prepare_sides(pair(digits), options)
-    points = list(Walker(sides, options).learn_all(sides.middle(), 1e-2)[0])
+    points = list(Walker(sides, options).learn_all(sides.middle(), 1e-2, WalkState())[0])
     assert len(points) == 10
     assert points[8].distance < 0.97 * points[0].distance
 

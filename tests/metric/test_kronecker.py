@@ -334,4 +334,5 @@ def test_functions_of_the_metric_agree_with_those_of_its_spectrum(
     def damped(s: torch.Tensor) -> torch.Tensor:
         return 1 / (s + 0.01)
 
-    torch.testing.assert_close(metric.transformed(v, damped), by_spectrum(metric, v, damped))
+    found, truth = metric.transformed(v, damped), by_spectrum(metric, v, damped)
+    torch.testing.assert_close(found, truth, rtol=1e-3, atol=1e-3 * float(truth.abs().max()))

@@ -1,0 +1,50 @@
+"""What arrives at the Linear and convolution layers of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from geomerge.metric.layers import is_matrix_layer
+from geomerge.network import Network
+from geomerge.tasks import Inputs
+
+__all__ = ["matrix_layers", "visit_inputs"]
+
+_BATCH = 250
+
+
+def matrix_layers(network: Network) -> dict[str, nn.Module]:
+    """Return the layers that multiply their inputs by a matrix of their own, by name."""
+    layers = network.module.named_modules()
+    found = {name: layer for name, layer in layers if is_matrix_layer(layer)}
+    return {name: layer for name, layer in found.items() if f"{name}.weight" in network.slices}
+
+
+def visit_inputs(
+    network: Network,
+    w: Tensor,  # (n,)
+    inputs: Inputs,
+    visit: Callable[[str, Tensor], None],
+) -> None:
+    """Pass inputs through a network and show what arrives at its matrix layers.
+
+    Args:
+        network: The network.
+        w: Its weights.
+        inputs: All of them are passed.
+        visit: Called with the name of a layer and its inputs, shape (B, ...), for every batch.
+    """
+    names = {layer: name for name, layer in matrix_layers(network).items()}
+
+    def show(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        visit(names[layer], arguments[0])
+
+    hooks = [layer.register_forward_pre_hook(show) for layer in names]
+    try:
+        for x in inputs.batches(_BATCH):
+            network.logits(w, x)
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,19 @@
+"""The joint walk of ``geomerge merge``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from geomerge.comparing.context import Context
+from geomerge.comparing.registry import Found, method
+from geomerge.comparing.walking import joint_samples, walk_and_pick
+
+
+@method(
+    "joint-walk", "walks", "from the mean toward both functions in the metric of both, no labels"
+)
+def joint_walk(context: Context) -> Found:
+    """Walk between both networks with inputs of both tasks."""
+    context.inputs(context.a, context.b)
+    found = walk_and_pick(context, replace(context.options, preset="joint"))
+    return replace(found, samples=joint_samples(context.sides, context.options))

@@ -1,0 +1,77 @@
+"""The metric of several functions at once, measured at a point of a walk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import OptionError
+from geomerge.merging.options import MergeOptions
+from geomerge.merging.sides import Side
+from geomerge.metric import KroneckerMetric, Metric, combine, measure_metric
+from geomerge.tasks import Inputs, Normalisation
+
+__all__ = ["METRIC_INPUTS", "manifold_of", "measured_inputs", "metric_of_all"]
+
+METRIC_INPUTS = 2000  # of each manifold, per measurement of a metric on the way
+_EXACT_INPUTS = 500  # of each where every step passes them some forty times
+
+
+def manifold_of(side: Side) -> Inputs:
+    """Return a side's manifold, where the plan knows that there is one."""
+    assert side.manifold is not None, "a plan walks only where there are inputs"
+    return side.manifold
+
+
+def measured_inputs(sides: Sequence[Side], options: MergeOptions) -> list[Inputs]:
+    """Return the inputs of each side on which its metric is measured."""
+    count = _EXACT_INPUTS if options.metric == "exact" else METRIC_INPUTS
+    return [manifold_of(side).sample(count, options.seed) for side in sides]
+
+
+def metric_of_all(
+    sides: Sequence[Side],
+    samples: Sequence[Inputs],
+    w: Tensor,  # (n,)
+    options: MergeOptions,
+) -> Metric:
+    """Return the mean of the metrics of all sides.
+
+    Args:
+        sides: Whose functions.
+        samples: Inputs of each.
+        w: Where.
+        options: Which metric, of which outputs.
+
+    Raises:
+        OptionError: If metrics that keep no factors would have to be added.
+    """
+    name, output, seed = options.metric, options.output, options.seed
+    columns = {str(side.network.columns) for side in sides}
+    shapes = {x.raw.shape[1:] for x in samples}
+    if len(columns) == 1 and len(shapes) == 1:
+        # One measurement on the inputs of all: its factors are means over them.
+        return measure_metric(name, sides[0].network, w, _pooled(samples), output, seed)
+    pairs = zip(sides, samples, strict=True)
+    return _together([measure_metric(name, s.network, w, x, output, seed) for s, x in pairs])
+
+
+def _pooled(samples: Sequence[Inputs]) -> Inputs:
+    """Return all inputs as one, each normalised in its own way, in turns."""
+    if len(samples) == 1:
+        return samples[0]
+    shortest = min(len(s) for s in samples)
+    mixed = torch.stack([s.batch(slice(0, shortest)) for s in samples], dim=1).flatten(0, 1)
+    return Inputs(mixed, Normalisation((0.0,), (1.0,)), samples[0].device)
+
+
+def _together(metrics: list[Metric]) -> Metric:
+    known = [m for m in metrics if isinstance(m, KroneckerMetric)]
+    if len(known) < len(metrics):
+        raise OptionError(
+            "the exact and gram metrics measure several tasks at once only in one block of "
+            "outputs and on inputs of one shape; use --metric kronecker"
+        )
+    return combine(known, mean=True)

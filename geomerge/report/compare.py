@@ -1,0 +1,145 @@
+"""Methods on two networks -> a table's cells and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from geomerge.report.labels import place_names
+from geomerge.report.picture import STYLES, write_picture
+
+__all__ = ["DATA_MEANING", "compare_table", "draw_compare"]
+
+DATA_MEANING = (
+    "data: x inputs, y labels, s the sketch of a network, of a's or b's task; samples: inputs "
+    "passed through a network to make the row; min: the smaller on test; drop: the worst below the "
+    "network trained for a task, in points; sel.: selection split; s: seconds"
+)
+# Of each group of methods: what it is called, its marker, its grey.
+_GROUPS = {
+    "networks": ("the networks themselves", "*", "white"),
+    "weights": ("weights alone", "o", "0.85"),
+    "activations": ("weighted by inputs", "D", "0.7"),
+    "matching": ("units matched", "^", "0.5"),
+    "training": ("trained", "s", "0.3"),
+    "walks": ("walks", "P", "black"),
+}
+_ZOOM = 15.0  # points below the experts that the second picture shows
+_ABOVE = 2.0  # and above the best: room for names
+
+
+def compare_table(report: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Return the table's headings and its cells; rows that came to nothing are left out.
+
+    Args:
+        report: The content of ``report.json``.
+    """
+    headings = (
+        "method", "test a", "test b", "min", "drop", "sel. a", "sel. b", "data", "s", "samples",
+        "chosen",
+    )  # fmt: skip
+    rows = []
+    for row in report["rows"]:
+        if row["reason"] is not None:
+            continue
+        rows.append([
+            row["name"],
+            *(f"{100 * row['test'][side]:.2f}" for side in "ab"),
+            f"{100 * row['smallest']:.2f}",
+            f"{100 * row['worst_drop']:.2f}",
+            *(f"{100 * row['select'][side]:.2f}" for side in "ab"),
+            _data(row["data"]),
+            f"{row['seconds']:.1f}",
+            f"{row['samples'] / 1000:.0f}k" if row["samples"] else "-",
+            ", ".join(f"{name} {value:g}" for name, value in row["chosen"].items()),
+        ])  # fmt: skip
+    return headings, rows
+
+
+def _data(data: dict[str, list[str]]) -> str:
+    letters = {"inputs": "x", "labels": "y", "sketches": "s"}
+    parts = [f"{letters[what]}:{''.join(names)}" for what, names in data.items() if names]
+    return " ".join(parts) or "-"
+
+
+def draw_compare(report: dict[str, Any], file: Path) -> None:
+    """Draw ``compare.png``: accuracy on one task against that on the other, a point for each row.
+
+    Left the whole plane with the curves that led to points, right the corner near the experts.
+
+    Args:
+        report: The content of ``report.json``.
+        file: Where the picture goes.
+    """
+    from matplotlib.figure import Figure
+
+    rows = [row for row in report["rows"] if row["reason"] is None]
+    experts = [100 * report["networks"][side]["expert_test"] for side in "ab"]
+    figure = Figure(figsize=(13, 6.8), layout="constrained")
+    whole, corner = figure.subplots(1, 2)
+    near = [row for row in rows if _gap(row, experts) <= _ZOOM]
+    _draw(whole, rows, rows, [row for row in rows if row not in near], [0.0, 0.0], [102.0, 102.0])
+    low = [max(expert - _ZOOM, 0.0) for expert in experts]
+    high = [
+        max([expert, *(100 * row["test"][side] for row in near)]) + _ABOVE
+        for expert, side in zip(experts, "ab", strict=True)
+    ]
+    _draw(corner, rows, near, near, low, high)
+    whole.set_title("all methods; those in the corner are named on the right")
+    corner.set_title(f"those within {_ZOOM:g} points of the experts")
+    for axis in (whole, corner):
+        axis.axvline(experts[0], color="0.4", lw=1, ls=(0, (1, 2)), zorder=1)
+        axis.axhline(experts[1], color="0.4", lw=1, ls=(0, (1, 2)), zorder=1)
+        for side, label in (("a", axis.set_xlabel), ("b", axis.set_ylabel)):
+            label(f"accuracy on {report['networks'][side]['task']}, the task of {side} (test, %)")
+        axis.grid(alpha=0.2)
+    handles = {text: h for h, text in zip(*whole.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False
+    )
+    write_picture(figure, file)
+
+
+def _gap(row: dict[str, Any], experts: list[float]) -> float:
+    """Return how far a row is below the experts on its worse task, in points."""
+    a, b = (float(e - 100 * row["test"][s]) for e, s in zip(experts, "ab", strict=True))
+    return max(a, b)
+
+
+def _draw(
+    axis: Any,
+    rows: list[dict[str, Any]],
+    shown: list[dict[str, Any]],
+    named: list[dict[str, Any]],
+    low: list[float],
+    high: list[float],
+) -> None:
+    """Draw the curves of all rows, the points of some, and names beside some of those."""
+    axis.set_xlim(low[0], high[0])
+    axis.set_ylim(low[1], high[1])
+    curved = [row for row in rows if row["curve"]]
+    for k, row in enumerate(curved):
+        color, line, _ = STYLES[k % len(STYLES)]
+        xs, ys = ([100 * point[side] for point in row["curve"]] for side in "ab")
+        label = f"the way of {row['name']}"
+        axis.plot(xs, ys, line, color=color, lw=1.3, alpha=0.8, zorder=2, label=label)
+    for row in shown:
+        x, y = (100 * row["test"][side] for side in "ab")
+        group, marker, grey = _GROUPS[row["group"]]
+        axis.plot(
+            [x], [y], marker, color=grey, mec="black", mew=0.7, ms=10 if marker == "*" else 7,
+            ls="", zorder=4, label=group,
+        )  # fmt: skip
+
+    def place(row: dict[str, Any]) -> tuple[float, float]:
+        x, y = (
+            (100 * row["test"][side] - least) / (most - least)
+            for side, least, most in zip("ab", low, high, strict=True)
+        )
+        return x, y
+
+    place_names(
+        axis,
+        [(row["name"], place(row)) for row in named],
+        [place(row) for row in shown if row not in named],
+    )

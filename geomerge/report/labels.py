@@ -1,0 +1,69 @@
+"""Names beside points of a picture, so that none hides another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["place_names"]
+
+Place = tuple[float, float]  # as a share of the axes' width and height
+Box = tuple[float, float, float, float]  # left, right, bottom, top
+
+_RADII = [0.03 + 0.02 * k for k in range(20)]  # how far from its point a name may stand
+_ANGLES = [math.tau * k / 24 for k in range(24)]
+_POINT = 0.012  # half of a marker
+
+
+def place_names(
+    axis: Any,
+    named: Sequence[tuple[str, Place]],
+    others: Sequence[Place] = (),
+    *,
+    width: float = 0.0135,
+    height: float = 0.032,
+) -> None:
+    """Write names near points, each at the nearest free place, with a thin line to its point.
+
+    Args:
+        axis: Axes of matplotlib.
+        named: Names and their points, in shares of the axes.
+        others: Points that no name may cover.
+        width: Of a letter, as a share of the axes.
+        height: Of a line.
+    """
+    taken = [_around(place, _POINT, _POINT) for place in [*(p for _, p in named), *others]]
+    for name, (x, y) in sorted(named, key=lambda item: item[1], reverse=True):
+        half = width * len(name) / 2
+        at = _free((x, y), half, height / 2, taken)
+        taken.append(_around(at, half, height / 2))
+        axis.annotate(
+            name, (x, y), at, xycoords="axes fraction", textcoords="axes fraction", size=8,
+            ha="center", va="center", zorder=5,
+            bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8},
+            arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 0.6, "shrinkB": 3},
+        )  # fmt: skip
+
+
+def _free(point: Place, half: float, high: float, taken: list[Box]) -> Place:
+    """Return the nearest place where a name covers nothing; right of its point if there is none."""
+    x, y = point
+    for radius in _RADII:
+        for angle in _ANGLES:
+            # A name's middle is further away to the sides, where the name is long.
+            at = x + (radius + half) * math.cos(angle), y + (radius + high) * math.sin(angle)
+            box = _around(at, half, high)
+            inside = box[0] >= 0 and box[1] <= 1 and box[2] >= 0 and box[3] <= 1
+            if inside and not any(_overlap(box, other) for other in taken):
+                return at
+    return min(x + _RADII[0] + half, 1 - half), y
+
+
+def _around(place: Place, wide: float, high: float) -> Box:
+    x, y = place
+    return x - wide, x + wide, y - high, y + high
+
+
+def _overlap(one: Box, two: Box) -> bool:
+    return one[0] < two[1] and two[0] < one[1] and one[2] < two[3] and two[2] < one[3]

@@ -1,0 +1,28 @@
+"""A small finished merge, which tests copy before they damage it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from geomerge import MergeOptions
+from geomerge.runs import run_merge
+
+OPTIONS = MergeOptions(
+    manifold=("digits",), damping=1e-5, steps=20, points=8, budget=("b=1e-5", "a/*=1e-3")
+)
+
+
+@pytest.fixture(scope="session")
+def options() -> MergeOptions:
+    """The options of the merge."""
+    return OPTIONS
+
+
+@pytest.fixture(scope="session")
+def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its folder; the input files are those of ``digits``."""
+    out = tmp_path_factory.mktemp("runs") / "merge"
+    run_merge([digits / "a.pt", digits / "b.pt"], OPTIONS, out=out)
+    return out
