@@ -83,6 +83,9 @@ def merge(
         str | None,
         typer.Option(help="max-min, balanced, equal-drift, or a floor such as 'a>=0.80'."),
     ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Most memory that may be held, such as 2GB.")
+    ] = None,
     points: Points = 64,
     seed: Seed = 0,
     arch: Arch = None,
@@ -113,6 +116,7 @@ def merge(
         relax=relax,
         keep_zeros=keep_zeros,
         pick=pick,
+        memory=memory,
         points=points,
         seed=seed,
         task=tuple(task or ()),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.func import functional_call
 
 from geomerge.errors import CheckpointError, OptionError, TaskError, first_line
 
-__all__ = ["Network", "check_device", "places"]
+__all__ = ["Network", "check_device", "places", "trainable"]
 
 
 def check_device(device: str | torch.device) -> str | torch.device:
@@ -38,6 +39,20 @@ def places(shapes: Mapping[str, torch.Size]) -> dict[str, slice]:
     return found
 
 
+@contextmanager
+def trainable(module: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """Give a module's parameters, with gradients enabled for them as long as the block lasts."""
+    parameters = list(module.parameters())
+    for p in parameters:
+        p.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            yield parameters
+    finally:
+        for p in parameters:
+            p.requires_grad_(False)
+
+
 class Network:
     """A network as a function of inputs and one weight vector, deterministic.
 
@@ -52,6 +67,7 @@ class Network:
 
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
         self.columns = slice(None)  # of the outputs that count
+        self.most: int | None = None  # inputs of one pass; more are passed in parts
         self.module = module.to(check_device(device)).eval().requires_grad_(False)
         self.device = torch.device(device)
         tensors = [*module.named_parameters(), *module.named_buffers()]
@@ -121,8 +137,9 @@ class Network:
     ) -> Tensor:  # (B, m)
         """Return the logits without derivatives; faster than :meth:`outputs`."""
         with torch.no_grad():
-            out: Tensor = self.load(w)(x)
-        return out[:, self.columns]
+            module = self.load(w)
+            parts = [module(part)[:, self.columns] for part in x.split(self.most or len(x))]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def all_logits(
         self,
@@ -149,21 +166,43 @@ class Network:
             The loss, and its gradient, shape (n,). Buffers are not trained: their entries are zero.
         """
         module = self.load(w)
-        parameters = list(module.parameters())
-        for p in parameters:
-            p.requires_grad_(True)
-        try:
-            with torch.enable_grad():
-                loss = loss_of(module(x)[:, self.columns])
+        if self.most is not None and len(x) > self.most:
+            return self._gradient_in_parts(w, x, loss_of)
+        with trainable(module) as parameters:
+            loss = loss_of(module(x)[:, self.columns])
+            parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return float(loss.detach()), self._joined(parts, w)
+
+    def _gradient_in_parts(
+        self,
+        w: Tensor,  # (n,)
+        x: Tensor,  # (B, ...)
+        loss_of: Callable[[Tensor], Tensor],
+    ) -> tuple[float, Tensor]:
+        """Return the same through two passes, the second from the gradient at the logits."""
+        assert self.most is not None
+        logits = self.logits(w, x).requires_grad_()
+        with torch.enable_grad():
+            loss = loss_of(logits)
+            (at_logits,) = torch.autograd.grad(loss, logits)
+        total = torch.zeros_like(w)
+        with trainable(self.load(w)) as parameters:
+            for part, wanted in zip(x.split(self.most), at_logits.split(self.most), strict=True):
                 parts = torch.autograd.grad(
-                    loss, parameters, allow_unused=True, materialize_grads=True
-                )
-        finally:
-            for p in parameters:
-                p.requires_grad_(False)
+                    self.module(part)[:, self.columns], parameters, wanted,
+                    allow_unused=True, materialize_grads=True,
+                )  # fmt: skip
+                total += self._joined(parts, w)
+        return float(loss.detach()), total
+
+    def _joined(
+        self,
+        parts: Sequence[Tensor],
+        w: Tensor,  # (n,)
+    ) -> Tensor:  # (n,)
         gradient = torch.zeros_like(w)
         torch.cat([part.reshape(-1) for part in parts], out=gradient[: self.n_parameters])
-        return float(loss.detach()), gradient
+        return gradient
 
     def check_inputs(
         self,

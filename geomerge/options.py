@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from geomerge.errors import OptionError, did_you_mean
 
-__all__ = ["check_known", "check_positive", "recorded"]
+__all__ = ["check_known", "check_positive", "parse_size", "recorded"]
+
+_UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
 
 # Where the data lies and what computes change nothing that a recipe stands for.
 _PLACES = ("data_root", "download", "device")
@@ -43,3 +46,17 @@ def recorded(options: Any, *others: str) -> dict[str, Any]:
     """
     fields = {k: v for k, v in asdict(options).items() if k not in (*_PLACES, *others)}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that ``"20MB"`` stands for.
+
+    Raises:
+        OptionError: If it stands for none.
+    """
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?B?)\s*", text.upper())
+    unit = "" if found is None else found[2] if found[2].endswith("B") else found[2] + "B"
+    size = 0 if found is None else int(float(found[1]) * _UNITS[unit])
+    if size < 1:
+        raise OptionError(f"expected a size such as 20MB, got {text!r}; give one")
+    return size

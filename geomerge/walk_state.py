@@ -83,8 +83,13 @@ class StateFile:
         if self._file is None:
             return
         began = time.monotonic()
-        # Tensors may share memory, which the format refuses.
-        tensors = {k: v.detach().cpu().clone() for k, v in self.state._flat().items()}
+        tensors, seen = {}, set()
+        for name, tensor in self.state._flat().items():
+            found = tensor.detach().cpu()
+            # Tensors that share memory are refused by the format; only those are copied.
+            place = found.untyped_storage().data_ptr()
+            tensors[name] = found.clone() if place in seen else found.contiguous()
+            seen.add(place)
         values = json.dumps(self.state._nested())
         write_bytes(self._file, safetensors.torch.save(tensors, {_VALUES: values}))
         now = time.monotonic()

@@ -20,6 +20,7 @@ from geomerge.merging.candidates import (
     pick_candidates,
     walk_stage,
 )
+from geomerge.merging.fitting import fit_memory
 from geomerge.merging.monitor import Monitor, Progress
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import Plan, choose_rule, plan_merge
@@ -40,6 +41,7 @@ class Merge:
     """The outcome of a merge.
 
     Attributes:
+        options: How, with a metric that fits the memory.
         sides: The networks and what they brought.
         plan: What was done.
         rule: How the point was picked.
@@ -52,6 +54,7 @@ class Merge:
         relaxed: What relaxing each leg did; empty if the path was not relaxed.
     """
 
+    options: MergeOptions
     sides: Sides
     plan: Plan
     rule: PickRule
@@ -100,6 +103,7 @@ def merge(
             diverges.
     """
     sides = prepare_sides(networks, options)
+    options = fit_memory(sides, options)
     plan = plan_merge(sides, options)
     rule = choose_rule(sides, plan, options)
     if folder is not None:
@@ -195,6 +199,7 @@ def _merge(
         shutil.rmtree(work)
     path = WeightPath(folder, sides.network.device)
     return Merge(
+        options=options,
         sides=sides,
         plan=plan,
         rule=rule,

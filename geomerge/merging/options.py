@@ -13,7 +13,7 @@ from geomerge.errors import OptionError
 from geomerge.merging.heads import HEADS
 from geomerge.metric.measure import METRICS
 from geomerge.metric.outputs import OUTPUTS
-from geomerge.options import check_known, check_positive, recorded
+from geomerge.options import check_known, check_positive, parse_size, recorded
 from geomerge.statistics import BN
 from geomerge.tasks import split_normalisations
 
@@ -46,6 +46,8 @@ class MergeOptions:
         relax: Whether the finished path is relaxed to least energy.
         pick: ``"max-min"``, ``"balanced"``, ``"equal-drift"`` or a floor such as ``"a>=0.80"``.
         keep_zeros: Whether weights that are zero in every network stay zero all along the path.
+        memory: Most that the process may hold, such as ``"2GB"``: passes become smaller, and the
+            metric another one, until it fits; None is no limit.
         points: Most networks stored on the path, 8 at least.
         seed: Of everything drawn.
         task: ``"a=NAME"``: the task of a network whose checkpoint does not say.
@@ -72,6 +74,7 @@ class MergeOptions:
     relax: bool = False
     pick: str | None = None
     keep_zeros: bool = False
+    memory: str | None = None
     points: int = 64
     seed: int = 0
     task: tuple[str, ...] = ()
@@ -115,6 +118,8 @@ class MergeOptions:
             )
         if self.pick is not None:
             parse_pick(self.pick, dict.fromkeys(ascii_lowercase))
+        if self.memory is not None:
+            parse_size(self.memory)
         self.manifolds()
         self.budgets()
         self.by_network("sketch")

@@ -105,7 +105,8 @@ class _Sums:
         self.rest = [name for name in network.shapes if name not in in_blocks]
         at_once = {*found.normed.values(), *found.copied}
         self.one_by_one = [name for name in self.rest if name not in at_once]
-        self.most = max(1, _ELEMENTS // max(found.width, 1))  # inputs at a time
+        # Inputs at a time.
+        self.most = max(1, min(_ELEMENTS // max(found.width, 1), network.most or _ELEMENTS))
         self.inputs: dict[Block, Moments] = {}  # of the blocks' inputs
         self.outputs: dict[Block, Moments] = {}  # of the gradients at their outputs
         self.diagonal: dict[str, Tensor] = {}

@@ -17,12 +17,9 @@ import torch
 from torch import Tensor
 
 from geomerge.metric.base import Spectrum
-from geomerge.metric.factor import Factor
 from geomerge.metric.kronecker_layer import KroneckerLayer
 
 __all__ = ["KroneckerMetric"]
-
-_NOTHING = 0.1  # of the threshold
 
 
 @dataclass(frozen=True)
@@ -132,8 +129,9 @@ class KroneckerMetric:
 
         Args:
             damping: mu of the steps to come. Eigenvectors whose largest eigenvalue in the layer
-                is under mu / 2 join the isotropic tail, which keeps their mean, or none where that
-                is under mu / 20; walks end at the same accuracies.
+                is under mu / 2 join the isotropic tail, which keeps their mean, and so do, for
+                :meth:`transformed`, eigenvalues under mu / 2 of vectors that stay; walks end at
+                the same accuracies.
 
         Returns:
             A metric on the same weights.
@@ -149,18 +147,9 @@ class KroneckerMetric:
 
 def _sharpen(layer: KroneckerLayer, threshold: float) -> KroneckerLayer:
     a, b = layer.inputs, layer.outputs
-    top_a, top_b = float(a.values[:1].sum()), float(b.values[:1].sum())
-    return replace(
-        layer,
-        inputs=_sharpened(a, threshold / top_b if top_b else float("inf")),
-        outputs=_sharpened(b, threshold / top_a if top_a else float("inf")),
-    )
-
-
-def _sharpened(factor: Factor, threshold: float) -> Factor:
-    keep = int((factor.values > threshold).sum())
+    keep_a = int((a.values * float(b.values[:1].sum()) > threshold).sum())
+    keep_b = int((b.values * float(a.values[:1].sum()) > threshold).sum())
     # A product with a factor that kept nearly everything is cheaper whole than with a tail.
-    if keep >= 0.7 * factor.values.numel():
-        return factor
-    blunt = factor.truncated(max(keep, 1))
-    return replace(blunt, tail=0.0) if blunt.tail < _NOTHING * threshold else blunt
+    a = a.truncated(max(keep_a, 1)) if keep_a < 0.7 * a.values.numel() else a
+    b = b.truncated(max(keep_b, 1)) if keep_b < 0.7 * b.values.numel() else b
+    return replace(layer, inputs=a, outputs=b).with_strips(threshold)

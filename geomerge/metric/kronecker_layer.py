@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from geomerge.metric.factor import Factor
 
 __all__ = ["KroneckerLayer"]
 
-_LITTLE = 1e-3
+_GRID = 50  # choices of one strip that are tried
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class KroneckerLayer:
         bias: Where the bias lies, or None.
         inputs: Factor A of the layer's inputs, (d_in, d_in).
         outputs: Factor B of the gradients at its outputs, (d_out, d_out).
+        strips: How many leading directions of A, with all of B, and of B, with all of A, count
+            one by one in :meth:`transformed`; all other products of two eigenvalues as their mean.
+            None counts everything.
     """
 
     name: str
@@ -33,6 +36,7 @@ class KroneckerLayer:
     bias: slice | None
     inputs: Factor
     outputs: Factor
+    strips: tuple[int, int] | None = None
 
     def matrix(
         self,
@@ -96,32 +100,65 @@ class KroneckerLayer:
         """Return a function of the factors' product, applied to a matrix.
 
         What :meth:`coordinates`, scaling and :meth:`from_coordinates` give, without building the
-        parts orthogonal to kept directions: a multiple of the matrix, corrected along U_A and U_B.
-        With few kept directions, and tails of zero, that is many times faster. Of U_B and the tail
-        of A together only what moves the value there by a thousandth is corrected.
+        parts orthogonal to kept directions: a multiple of the matrix, corrected along the strips.
         """
         a, b = self.inputs, self.outputs
-        inside = function(b.values[:, None] * a.values)
-        if a.full and b.full:
-            return b.vectors @ (inside * (b.vectors.T @ (matrix @ a.vectors))) @ a.vectors.T
+        wide, tall = self.strips or self.exact_strips
+        u_a, u_b = a.vectors[:, :wide], b.vectors[:, :tall]
         zero = matrix.new_zeros(())
-        # What both tails give; where one is empty any multiple would do, and this one saves work.
-        rest = function(zero + (0.0 if a.full or b.full else a.tail * b.tail))
-        by_a = zero if b.full or not b.tail else function(b.tail * a.values) - rest
-        by_b = zero if a.full or not a.tail else function(b.values[:, None] * a.tail) - rest
-        inside = inside - by_a - by_b - rest
-        if by_a.dim() == 0 and (by_b.dim() or len(b.values) < len(a.values)):
-            left = b.vectors.T @ matrix
-            inner = (inside * (left @ a.vectors)) @ a.vectors.T
-            return torch.addmm(rest * matrix, b.vectors, inner.addcmul_(by_b, left))
-        right = matrix @ a.vectors
-        outer = torch.addmm(right * by_a, b.vectors, inside * (b.vectors.T @ right))
-        found = torch.addmm(rest * matrix, outer, a.vectors.T)
-        few = int((by_b.abs() > _LITTLE * rest.abs()).sum()) if by_b.dim() else 0
-        if few:  # eigenvalues descend
-            u = b.vectors[:, :few]
-            found.addmm_(u, by_b[:few] * (u.T @ matrix))
+        rest = function(zero + self._mean_outside(wide, tall))
+        found = rest * matrix
+        if wide:
+            values = function(b.values[:, None] * a.values[:wide])
+            tail = rest if b.full else function(b.tail * a.values[:wide])
+            right = matrix @ u_a
+            inside = b.vectors @ ((values - tail) * (b.vectors.T @ right))
+            found.addmm_(inside if b.full else inside.addcmul_(right, tail - rest), u_a.T)
+        if tall:
+            values = function(b.values[:tall, None] * a.values)
+            tail = rest if a.full else function(b.values[:tall, None] * a.tail)
+            values = values - tail
+            values[:, :wide] = rest - tail  # they are in the other strip
+            left = u_b.T @ matrix
+            inside = (values * (left @ a.vectors)) @ a.vectors.T
+            found.addmm_(u_b, inside if a.full else inside.addcmul_(left, tail - rest))
         return found
+
+    @property
+    def exact_strips(self) -> tuple[int, int]:
+        """Strips outside of which all eigenvalues are one."""
+        a, b = self.inputs, self.outputs
+        return (0 if b.full and not a.full else len(a.values), 0 if a.full else len(b.values))
+
+    def with_strips(self, threshold: float) -> KroneckerLayer:
+        """Choose the cheapest strips that hold all eigenvalues over a threshold.
+
+        A product with a few leading directions of one factor and a few of the other is much
+        cheaper than one with all of either, and most products of two eigenvalues are small.
+        """
+        a, b = self.inputs, self.outputs
+        (rows, kept_b), (columns, kept_a) = b.vectors.shape, a.vectors.shape
+
+        def products(wide: int, tall: int) -> int:
+            return rows * columns * (wide + tall) + kept_b * rows * wide + kept_a * columns * tall
+
+        found = self.exact_strips
+        for tall in range(0, kept_b + 1, max(1, kept_b // _GRID)):
+            next_b = float(b.values[tall]) if tall < kept_b else b.tail
+            wide = int((a.values * next_b > threshold).sum())
+            if a.tail * next_b <= threshold and products(wide, tall) < products(*found):
+                found = (wide, tall)
+        return replace(self, strips=found)
+
+    def _mean_outside(self, wide: int, tall: int) -> float:
+        """Return the mean of the eigenvalues that lie in no strip."""
+        a, b = self.inputs, self.outputs
+        count = (len(a.vectors) - wide) * (len(b.vectors) - tall)
+        if not count:
+            return 0.0
+        rest_a = a.trace - float(a.values[:wide].double().sum())
+        rest_b = b.trace - float(b.values[:tall].double().sum())
+        return max(rest_a, 0.0) * max(rest_b, 0.0) / count
 
     @property
     def trace(self) -> float:

@@ -63,6 +63,7 @@ def run_merge(
     with resumable_folder(folder, recipe) as stage:
         work = stage / "work"
         merged = merge(networks, options, folder=stage / "path", work=work, on_progress=on_progress)
+        options = merged.options
         rows = comparison(merged, options, on_progress, work / "beside")
         report = merge_report(merged, options, recipe, rows, curves(merged))
         _write_network(stage, merged.checkpoint(), report, pt)

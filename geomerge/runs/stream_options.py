@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from geomerge.continual import MergeSettings
 from geomerge.errors import OptionError
-from geomerge.options import check_known, check_positive, recorded
+from geomerge.options import check_known, check_positive, parse_size, recorded
 
-__all__ = ["NAMES", "SCENARIOS", "Kind", "StreamOptions", "parse_size"]
+__all__ = ["NAMES", "SCENARIOS", "Kind", "StreamOptions"]
 
 SCENARIOS = ("class", "domain", "task")
-_UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
 
 
 class Kind(NamedTuple):
@@ -243,17 +242,3 @@ class StreamOptions:
     def recipe(self) -> dict[str, Any]:
         """Return all that decides the result, as JSON keeps it."""
         return {"stream": recorded(self)}
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes that ``"20MB"`` stands for.
-
-    Raises:
-        OptionError: If it stands for none.
-    """
-    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?B?)\s*", text.upper())
-    unit = "" if found is None else found[2] if found[2].endswith("B") else found[2] + "B"
-    size = 0 if found is None else int(float(found[1]) * _UNITS[unit])
-    if size < 1:
-        raise OptionError(f"expected a size such as 20MB, got {text!r}; give one")
-    return size

@@ -14,7 +14,8 @@ from avalanche.training.supervised import Naive
 from torch.utils.data import DataLoader
 
 from geomerge.errors import OptionError
-from geomerge.runs.stream_options import StreamOptions, parse_size
+from geomerge.options import parse_size
+from geomerge.runs.stream_options import StreamOptions
 from geomerge.strategies.examples import BatchLoader
 from geomerge.strategies.networks import accuracy, make_network
 from geomerge.strategies.streams import Stream, make_stream

@@ -1,0 +1,132 @@
+"""A limit on memory -> passes of fewer inputs, and a metric whose measurement fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import OptionError
+from geomerge.merging.measuring import METRIC_INPUTS
+from geomerge.merging.options import MergeOptions
+from geomerge.merging.sides import Side, Sides
+from geomerge.metric.survey import survey
+from geomerge.network import Network
+from geomerge.options import parse_size
+from geomerge.walk import FunctionWalk
+
+__all__ = ["fit_memory", "metric_bytes"]
+
+_NUMBER = 4  # bytes
+_COPIES = 14  # of the weights at most: a walk, its state while it is written, the path reopened
+_PROCESS = 900_000_000  # Python, torch and the other libraries, with their buffers
+_EVALUATED = 1000  # inputs normalised at a time
+_EXACT_INPUTS = 500  # whose activations the exact metric keeps
+_WHOLE, _RANK = 2048, 1152  # of wider factors so many directions are carried
+
+
+def fit_memory(sides: Sides, options: MergeOptions) -> MergeOptions:
+    """Choose how many inputs are passed at a time, and the metric, so that a merge fits.
+
+    The size of a pass changes results by rounding only. What was chosen is added to the notes.
+
+    Args:
+        sides: The networks, with everything loaded that the merge will use.
+        options: With the limit.
+
+    Returns:
+        The options, with a metric that fits.
+
+    Raises:
+        OptionError: If even passes of one input do not fit.
+    """
+    if options.memory is None:
+        return options
+    limit = parse_size(options.memory)
+    held = _held(sides)
+    walked = [side for side in sides if side.manifold is not None]
+    one = max(_pass_bytes(side) for side in walked)
+    normalised = max(_input_bytes(side) for side in walked) * 2 * _EVALUATED
+    fixed = held + _COPIES * _NUMBER * sides.network.n + normalised
+    needs = {
+        "kronecker": max(metric_bytes(side.network, side) for side in walked),
+        "exact": 2 * _EXACT_INPUTS * one,
+        "gram": 2 * METRIC_INPUTS // 20 * one,
+        "euclidean": 0,
+    }
+    order = dict.fromkeys((options.metric, "kronecker", "euclidean"))
+    metric = next((m for m in order if fixed + needs[m] + one <= limit), None)
+    if metric is None:
+        raise OptionError(
+            f"--memory {options.memory} is too little: with networks and data loaded "
+            f"{held / 1e9:.2f} GB are held, and this merge needs {(fixed + one) / 1e9:.2f} GB at "
+            "least; give that"
+        )
+    most = min(FunctionWalk.batch, (limit - fixed - needs[metric]) // one)
+    for network in (sides.network, *(side.network for side in sides)):
+        network.most = most
+    said = f"--memory {options.memory}: {most} inputs per pass, metric {metric}"
+    if metric != options.metric:
+        said += (
+            f" ({options.metric} would need {(fixed + needs[options.metric] + one) / 1e9:.2f} GB)"
+        )
+    sides.notes.append(said)
+    return replace(options, metric=metric)
+
+
+def metric_bytes(network: Network, side: Side) -> int:
+    """Return what measuring the Kronecker metric on a side's inputs takes at most.
+
+    Second moments of all factors in double precision, the result, and the largest factor's
+    decomposition.
+    """
+    assert side.manifold is not None
+    found = survey(network, side.w, side.manifold.batch(slice(0, 1)))
+    sizes = []
+    for block in found.blocks:
+        inputs = (block.stop - block.start) // block.rows + (block.bias is not None)
+        sizes += [inputs, block.rows]
+    moments = sum(8 * d * d for d in sizes)
+    kept = sum(_NUMBER * d * (d if d <= _WHOLE else _RANK) for d in sizes)
+    largest = max((32 * d * min(d, 3 * _RANK) for d in sizes), default=0)
+    return moments + kept + largest
+
+
+def _held(sides: Sides) -> int:
+    """Return what is there before the walk, by what was loaded and not by what the process has.
+
+    The process would be another when an interrupted merge goes on, and so would the passes.
+    """
+    tasks = {id(side.task): side.task for side in sides if side.task}.values()
+    splits = [split for task in tasks for split in (task.train, task.select, task.test)]
+    data = sum(split.inputs.raw.nbytes + split.labels.nbytes for split in splits)
+    sketches = [side.sketch.tensors() for side in sides if side.sketch]
+    kept = sum(tensor.nbytes for sketch in sketches for tensor in sketch.values())
+    return _PROCESS + 2 * data + 2 * kept + 2 * _NUMBER * sides.network.n * (len(sides.all) + 1)
+
+
+def _pass_bytes(side: Side) -> int:
+    """Return what each further input adds to a pass forwards and backwards."""
+
+    def saved(count: int) -> int:
+        total = 0
+
+        def pack(tensor: Tensor) -> Tensor:
+            nonlocal total
+            total += tensor.nbytes
+            return tensor
+
+        assert side.manifold is not None
+        x = side.manifold.batch(slice(0, count))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            side.network.gradient(side.w, x, lambda logits: logits.square().sum())
+        return total
+
+    # Activations and as much again: their gradients, and what layers need for a moment.
+    return 2 * (saved(4) - saved(2)) // 2 + _input_bytes(side)
+
+
+def _input_bytes(side: Side) -> int:
+    assert side.manifold is not None
+    return side.manifold.batch(slice(0, 1)).nbytes

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from geomerge import Checkpoint, MergeOptions, Network, load_checkpoint, merge
+from geomerge.directions import divergence
+from geomerge.errors import OptionError
+from geomerge.merging.fitting import fit_memory
+from geomerge.merging.prepare import prepare_sides
+
+OPTIONS = MergeOptions(manifold=("digits",), task=("a=digits", "b=digits-permuted"))
+
+
+def wide(seed: int, width: int) -> Checkpoint:
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, width), nn.ReLU(),
+        nn.Linear(width, 10),
+    )  # fmt: skip
+    return Checkpoint(Network(net).module.state_dict())
+
+
+def test_a_pass_in_parts_gives_the_same() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Tanh(), nn.Linear(9, 4)).double()
+    network, x = Network(net), torch.randn(11, 6, dtype=torch.float64)
+    w = torch.randn(network.n, dtype=torch.float64).abs()
+    loss_of = divergence(torch.randn(11, 4, dtype=torch.float64).log_softmax(1))
+    logits, (loss, gradient) = network.logits(w, x), network.gradient(w, x, loss_of)
+    network.most = 3
+    torch.testing.assert_close(network.logits(w, x), logits)
+    parts, found = network.gradient(w, x, loss_of)
+    assert parts == pytest.approx(loss)
+    torch.testing.assert_close(found, gradient)
+    assert not any(p.requires_grad for p in network.module.parameters())
+
+
+def test_less_memory_means_smaller_passes_then_another_metric_then_a_refusal() -> None:
+    passes, metrics = [], []
+    for limit in ("64GB", "1.75GB", "1.1GB"):
+        sides = prepare_sides([wide(0, 3000), wide(1, 3000)], OPTIONS)
+        found = fit_memory(sides, replace(OPTIONS, memory=limit))
+        passes.append(sides.network.most)
+        metrics.append(found.metric)
+        assert {s.network.most for s in sides} == {sides.network.most}
+        assert limit in sides.notes[-1]
+    assert passes[0] == 256
+    assert metrics == ["kronecker", "kronecker", "euclidean"]
+    with pytest.raises(OptionError, match="GB at least; give that"):
+        fit_memory(sides, replace(OPTIONS, memory="500MB"))
+    sides = prepare_sides([wide(0, 30), wide(1, 30)], OPTIONS)
+    assert fit_memory(sides, OPTIONS) is OPTIONS
+    assert sides.network.most is None
+
+
+def test_a_merge_within_a_limit_finds_as_good_a_crossover(digits: Path) -> None:
+    networks = [load_checkpoint(digits / f"{name}.pt") for name in "ab"]
+    plain = MergeOptions(manifold=("digits",), damping=1e-5, steps=80)
+    one = merge(networks, plain)
+    other = merge(networks, replace(plain, memory="1.02GB"))
+    assert other.sides.network.most is not None
+    assert other.options.metric == "kronecker"
+    for name, value in one.accuracies.items():
+        assert value == pytest.approx(other.accuracies[name], abs=0.02)
