@@ -180,3 +180,24 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path: Path) -> None:
     with resumable_folder(tmp_path / "out", {"x": 1}) as stage:
         assert (stage / "kept").read_text() == "state"
     assert json.loads((tmp_path / "out" / "recipe.json").read_text()) == {"x": 1}
+
+
+def test_where_no_more_can_be_written_the_run_stops_and_can_go_on(
+    digits: Path, tmp_path: Path
+) -> None:
+    limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (200_000, 200_000));"
+    words = ["merge", "a.pt", "b.pt", *SKETCH[:2], "--steps", "3", "--out", tmp_path / "out"]
+    found = subprocess.run(
+        [sys.executable, "-c", limit + COMMAND, *map(str, words)], cwd=digits, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 2
+    assert "cannot write" in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert (tmp_path / ".out.unfinished" / "recipe.json").is_file()
+    again = subprocess.run(
+        [sys.executable, "-c", COMMAND, *map(str, words)], cwd=digits, capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert again.returncode == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"out"}
