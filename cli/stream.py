@@ -173,5 +173,5 @@ def _show(report: dict[str, Any]) -> None:
     )
     for row in report["rows"]:
         console.print(f"{row['name']}: {row['about']}")
-    for method, why in report["diverged"].items():
+    for method, why in report.get("diverged", {}).items():
         console.print(f"{method} is not in the table: {why}", style="bold")

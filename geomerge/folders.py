@@ -19,6 +19,7 @@ from geomerge.files import cannot_write, default_mode, write_bytes
 __all__ = ["resumable_folder", "staged_folder"]
 
 _LOCK = ".lock"
+_RECIPE = "unfinished.json"
 
 
 @contextmanager
@@ -62,8 +63,8 @@ def staged_folder(final: Path) -> Iterator[Path]:
 def resumable_folder(final: Path, recipe: dict[str, Any]) -> Iterator[Path]:
     """Give an unfinished folder that becomes ``final`` when the block ends without an error.
 
-    It is found again by the next call for ``final``, unless the block raised what the user must
-    put right first.
+    It is found again by the next call for ``final``. Where the block raised what the user must
+    put right, it is removed, unless there is a walk's state in it.
 
     Args:
         final: The folder to make; it may exist only if it is empty.
@@ -79,8 +80,6 @@ def resumable_folder(final: Path, recipe: dict[str, Any]) -> Iterator[Path]:
     final = Path(final)
     stage = final.parent / f".{final.name}.unfinished"
     try:
-        if final.exists() and (not final.is_dir() or any(final.iterdir())):
-            raise RunError(f"{final} exists and is not empty; choose another --out or remove it")
         made = [p for p in final.parents if not p.exists()]
         stage.mkdir(parents=True, exist_ok=True)
         lock = FileLock(stage / _LOCK)
@@ -92,37 +91,50 @@ def resumable_folder(final: Path, recipe: dict[str, Any]) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(final, error) from error
     try:
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise _NotEmptyError(
+                f"{final} exists and is not empty; choose another --out or remove it"
+            )
         _same_recipe(stage, recipe)
         for file in stage.rglob(".*"):  # half-written when the last process ended
-            if file.name != _LOCK:
+            if file.is_file() and file.name != _LOCK:
                 file.unlink()
         yield stage
         _sync(stage)
-        (stage / _LOCK).unlink(missing_ok=True)
+        (stage / _RECIPE).unlink()
         os.chmod(stage, default_mode(0o777))
-        os.replace(stage, final)
+        try:
+            os.replace(stage, final)
+        except OSError as error:
+            raise cannot_write(final, error) from error
+        (final / _LOCK).unlink(missing_ok=True)
         shutil.rmtree(final / "work", ignore_errors=True)
-    except RunError:
-        raise
-    except GeomergeError:
-        shutil.rmtree(stage, ignore_errors=True)
-        for parent in made:
-            with suppress(OSError):
-                parent.rmdir()
+    except GeomergeError as error:
+        walked = any((stage / "work").rglob("state"))
+        wrong_place = isinstance(error, _NotEmptyError)
+        if not walked and (wrong_place or not isinstance(error, RunError)):
+            shutil.rmtree(stage, ignore_errors=True)
+            for parent in made:
+                with suppress(OSError):
+                    parent.rmdir()
         raise
     finally:
         lock.release()
 
 
+class _NotEmptyError(RunError):
+    """There is something in the place already."""
+
+
 def _same_recipe(stage: Path, recipe: dict[str, Any]) -> None:
     """Write the recipe of an unfinished run, or check that it is the same."""
-    file, text = stage / "recipe.json", json.dumps(recipe, indent=1) + "\n"
+    file, text = stage / _RECIPE, json.dumps(recipe, indent=1) + "\n"
     if not file.exists():
         write_bytes(file, text.encode())
     elif file.read_text() != text:
         raise RunError(
-            f"{stage} holds an unfinished run of another recipe; run that one's command again to "
-            "go on with it, remove it, or choose another --out"
+            f"{stage} holds an unfinished run of another recipe, version or device; run that one's "
+            "command again to go on with it, remove it, or choose another --out"
         )
 
 

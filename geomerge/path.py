@@ -8,6 +8,7 @@ stored points the path is straight.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = ["WeightPath"]
 
 _INDEX = "index.json"
 _STEPS = "steps.jsonl"
+_OWN = re.compile(r"index\.json|steps\.jsonl|([a-z]|[a-z]+-\d{6})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,13 @@ class WeightPath:
     def _point(self, stop: _Stop) -> Tensor:
         base = self._vectors[stop.base]
         return base if stop.file is None else read_point(self.folder / stop.file, base)
+
+    @staticmethod
+    def clear(folder: Path) -> None:
+        """Remove the files of a path from a folder, and no others."""
+        for file in folder.glob("*") if folder.is_dir() else ():
+            if _OWN.fullmatch(file.name):
+                file.unlink()
 
     @staticmethod
     def write(

@@ -14,19 +14,22 @@ from typing import Any, NamedTuple
 
 __all__ = ["ForeignObjectError", "Storage", "read_pickle"]
 
-_OPERATIONS = 500_000  # some ten thousand tensors; a second of reading
+_OPERATIONS = 500_000  # a second of reading; more where the file has bytes to show for it
+_BYTES_EACH = 16  # of a file, for one operation
 _BYTES = {  # of an element, by the name of the storage
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1,
     "Byte": 1, "Bool": 1,
 }  # fmt: skip
 _STORAGES = {f"torch {kind}Storage": size for kind, size in _BYTES.items()}
 _ORDERED = "collections OrderedDict"
+_COUNTER = "collections Counter"  # the milestones of a learning rate schedule
 _TENSORS = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor")
 _PARAMETER = "torch._utils _rebuild_parameter"
+_PLAIN = ("torch Size", "torch device", "builtins set", "__builtin__ set")  # beside weights
 _TYPES = {f"torch {name}" for name in (
     "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
 )}  # fmt: skip
-_NAMES = {*_STORAGES, *_TENSORS, *_TYPES, _ORDERED, _PARAMETER}
+_NAMES = {*_STORAGES, *_TENSORS, *_TYPES, *_PLAIN, _ORDERED, _COUNTER, _PARAMETER}
 
 
 class ForeignObjectError(ValueError):
@@ -74,12 +77,13 @@ class _Reader:
         self.storages: dict[str, Storage] = {}
 
     def read(self, stream: io.BytesIO) -> tuple[Any, list[Storage]]:
+        most = max(_OPERATIONS, len(stream.getbuffer()) // _BYTES_EACH)
         try:
             for count, (code, argument, _) in enumerate(pickletools.genops(stream)):
                 if code.name == "STOP":
                     return self.stack.pop(), list(self.storages.values())
-                if count == _OPERATIONS:
-                    raise ValueError(f"more than {_OPERATIONS} operations in its pickle")
+                if count == most:
+                    raise ValueError(f"more than {most} operations in its pickle")
                 self.take(code.name, argument)
         except (IndexError, KeyError, TypeError, AttributeError) as error:
             raise ValueError("its pickle is damaged") from error
@@ -164,8 +168,12 @@ class _Reader:
         what = name.text if type(name) is _Name else None
         if type(given) is not tuple:
             raise ValueError("its pickle calls something without arguments")
-        if what == _ORDERED and given == ():
+        if what in (_ORDERED, _COUNTER) and given in ((), ({},)):
             self.stack.append({})
+        elif what == _COUNTER and len(given) == 1 and type(given[0]) is dict:
+            self.stack.append(given[0])
+        elif what in _PLAIN and all(type(part) in _VALUES for part in given):
+            self.stack.append(None)
         elif what in _TENSORS and type(given[0]) is Storage and len(given) <= 6:
             self.stack.append(_Tensor(given[0]))
         elif what == _PARAMETER and type(given[0]) is _Tensor:
@@ -180,6 +188,7 @@ class _Reader:
             raise ForeignObjectError("an object with attributes of its own")
 
 
+_VALUES = (tuple, list, str, int)
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _MAKERS: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}

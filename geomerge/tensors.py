@@ -43,7 +43,7 @@ def check_plain(tensors: Mapping[Any, Any], path: Path) -> None:
                 f"tensors; {HOW_TO_SAVE}"
             )
         storage = value.untyped_storage()
-        if value.numel() * value.element_size() > storage.nbytes():
+        if value.numel() * value.element_size() > _SHARES * storage.nbytes():
             raise CheckpointError(
                 f"{name[:60]!r} of {path} claims {value.numel()} numbers and has "
                 f"{storage.nbytes() // value.element_size()}; {HOW_TO_SAVE}"

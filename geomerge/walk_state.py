@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from geomerge.checkpoint import read_safetensors
@@ -59,14 +60,15 @@ class StateFile:
 
     Args:
         file: Where; None keeps nothing.
+        device: Where tensors go that were not on the CPU.
 
     Raises:
         RunError: If the file cannot be read.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
+    def __init__(self, file: Path | None = None, device: str | torch.device = "cpu") -> None:
         self._file = file
-        self.state = WalkState() if file is None or not file.exists() else _read(file)
+        self.state = WalkState() if file is None or not file.exists() else _read(file, device)
         self._due = time.monotonic() + _LEAST
 
     @property
@@ -83,23 +85,30 @@ class StateFile:
         if self._file is None:
             return
         began = time.monotonic()
-        tensors, seen = {}, set()
+        tensors, seen, here = {}, set(), []
         for name, tensor in self.state._flat().items():
             found = tensor.detach().cpu()
             # Tensors that share memory are refused by the format; only those are copied.
             place = found.untyped_storage().data_ptr()
             tensors[name] = found.clone() if place in seen else found.contiguous()
             seen.add(place)
-        values = json.dumps(self.state._nested())
-        write_bytes(self._file, safetensors.torch.save(tensors, {_VALUES: values}))
+            if tensor.device.type == "cpu":
+                here.append(name)
+        # The header of the format has a limit, and the steps of a long walk go beyond it.
+        values = json.dumps({**self.state._nested(), "here": here}).encode()
+        tensors[_VALUES] = torch.frombuffer(bytearray(values), dtype=torch.uint8)
+        write_bytes(self._file, safetensors.torch.save(tensors))
         now = time.monotonic()
         self._due = now + max(_LEAST, _SHARE * (now - began))
 
 
-def _read(file: Path) -> WalkState:
+def _read(file: Path, device: str | torch.device) -> WalkState:
     try:
-        tensors, metadata = read_safetensors(file.read_bytes(), file)
-        return _restored(parse_json(metadata[_VALUES]), tensors, "")
+        tensors, _ = read_safetensors(file.read_bytes(), file)
+        nested = parse_json(tensors.pop(_VALUES).numpy().tobytes())
+        here = set(nested["here"])
+        tensors = {k: v if k in here else v.to(device) for k, v in tensors.items()}
+        return _restored(nested, tensors, "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{file} holds no state of a walk ({error}); remove {file.parent} and walk again"

@@ -113,3 +113,32 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         save_checkpoint(file, Checkpoint(WEIGHTS, {"bad": float("nan")}))
     assert file.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_training_states_beside_the_weights_do_not_matter(tmp_path: Path) -> None:
+    module = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+    module(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [10, 10, 20])
+    file = tmp_path / "training.pt"
+    torch.save(
+        {
+            "state_dict": module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "shape": torch.Size([3, 2]),
+            "device": torch.device("cpu"),
+            "seen": {1, 2},
+        },
+        file,
+    )
+    assert load_checkpoint(file).weights.keys() == {"weight", "bias"}
+
+
+def test_an_expanded_buffer_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "expanded.pt"
+    torch.save({"weight": torch.randn(5, 3).T, "buffer": torch.ones(1, 3).expand(5, 3)}, file)
+    found = load_checkpoint(file).weights
+    assert found["buffer"].shape == (5, 3)
+    assert found["weight"].shape == (3, 5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import signal
@@ -18,11 +17,12 @@ from torch import nn
 
 from geomerge import Checkpoint, Network, load_task, merge
 from geomerge.baselines import fine_tune
-from geomerge.errors import GeomergeError, RunError
+from geomerge.errors import GeomergeError, OptionError, RunError
 from geomerge.folders import resumable_folder
 from geomerge.merging import MergeOptions
 from geomerge.merging.monitor import Progress
 from geomerge.runs import run_merge
+from geomerge.walk_state import StateFile
 
 # The state is written after every step, so that a kill finds walks anywhere.
 COMMAND = (
@@ -179,7 +179,48 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path: Path) -> None:
         raise OSError("disk full")
     with resumable_folder(tmp_path / "out", {"x": 1}) as stage:
         assert (stage / "kept").read_text() == "state"
-    assert json.loads((tmp_path / "out" / "recipe.json").read_text()) == {"x": 1}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"kept"}
+
+
+def test_a_mistake_on_going_on_leaves_the_walks(tmp_path: Path) -> None:
+    def go_on(error: BaseException | None) -> Path:
+        with resumable_folder(tmp_path / "out", {"x": 1}) as stage:
+            (stage / "work" / "walk").mkdir(parents=True, exist_ok=True)
+            (stage / "work" / "walk" / "state").write_text("far")
+            if error is not None:
+                raise error
+        return stage
+
+    for error in (Stop(), GeomergeError("the data is not there"), RunError("nor is the disk")):
+        with pytest.raises(type(error)):
+            go_on(error)
+        assert (tmp_path / ".out.unfinished" / "work" / "walk" / "state").is_file()
+    go_on(None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_path_is_put_together_anew_beside_files_of_others(
+    small: list[Checkpoint], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    options = MergeOptions(manifold=("digits",), preset="paper", steps=5, points=8)
+    for _ in range(2):
+        merge(small, options, folder=tmp_path / "mine", work=tmp_path / "work")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+    with pytest.raises(OptionError, match="outside of the path's folder"):
+        merge(small, options, folder=tmp_path / "mine", work=tmp_path / "mine" / "work")
+
+
+def test_the_state_of_a_long_walk_can_be_read(tmp_path: Path) -> None:
+    file = StateFile(tmp_path / "state")
+    file.state.part("leg").values["steps"] = [{"step": k, "norm": 0.1 + k} for k in range(200_000)]
+    file.state.tensors["w"] = torch.randn(3)
+    file.state.part("leg").tensors["w"] = file.state.tensors["w"]
+    file.write()
+    again = StateFile(tmp_path / "state").state
+    assert again.part("leg").values == file.state.part("leg").values
+    assert torch.equal(again.part("leg").tensors["w"], file.state.tensors["w"])
 
 
 def test_where_no_more_can_be_written_the_run_stops_and_can_go_on(
@@ -194,7 +235,7 @@ def test_where_no_more_can_be_written_the_run_stops_and_can_go_on(
     assert found.returncode == 2
     assert "cannot write" in found.stderr
     assert found.stderr.count("\n") == 1
-    assert (tmp_path / ".out.unfinished" / "recipe.json").is_file()
+    assert (tmp_path / ".out.unfinished" / "unfinished.json").is_file()
     again = subprocess.run(
         [sys.executable, "-c", COMMAND, *map(str, words)], cwd=digits, capture_output=True,
         check=False,

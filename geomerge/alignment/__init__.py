@@ -1,4 +1,4 @@
-"""Units of one network put in the order of another's: the same function, nearer in weight space."""
+"""Units of one network put in the order of another's: its function stays, weights come nearer."""
 
 from geomerge.alignment.align import METHODS, Alignment, align
 from geomerge.alignment.metric import permuted_metric

@@ -119,7 +119,7 @@ def walk_stage(
     for damping in stage.candidates:
         for attempt in range(_RETRIES + 1):
             place = folder / f"candidate-{damping:g}-{attempt}"
-            kept = StateFile(place / "state" if resumable else None)
+            kept = StateFile(place / "state" if resumable else None, options.device)
             state = kept.state
             taken = len(state.part("leg").values.get("steps", ()))
             budgets = stage_budgets(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,9 @@ __all__ = ["fit_memory", "metric_bytes"]
 
 _NUMBER = 4  # bytes
 _COPIES = 14  # of the weights at most: a walk, its state while it is written, the path reopened
+_ALIVE = 6  # activations as large as the largest, with what a convolution needs for a moment
 _PROCESS = 900_000_000  # Python, torch and the other libraries, with their buffers
+_STATISTICS = 500  # inputs of a pass that measures running statistics
 _EVALUATED = 1000  # inputs normalised at a time
 _EXACT_INPUTS = 500  # whose activations the exact metric keeps
 _WHOLE, _RANK = 2048, 1152  # of wider factors so many directions are carried
@@ -41,26 +44,31 @@ def fit_memory(sides: Sides, options: MergeOptions) -> MergeOptions:
     Raises:
         OptionError: If even passes of one input do not fit.
     """
-    if options.memory is None:
+    walked = [side for side in sides if side.manifold is not None]
+    if options.memory is None or not walked:
         return options
     limit = parse_size(options.memory)
     held = _held(sides)
-    walked = [side for side in sides if side.manifold is not None]
     one = max(_pass_bytes(side) for side in walked)
     normalised = max(_input_bytes(side) for side in walked) * 2 * _EVALUATED
     fixed = held + _COPIES * _NUMBER * sides.network.n + normalised
+    if sides.bn == "re-estimate":  # its passes decide the statistics, so they stay as they are
+        fixed += _STATISTICS * max(_forward_bytes(side) for side in walked)
     needs = {
         "kronecker": max(metric_bytes(side.network, side) for side in walked),
-        "exact": 2 * _EXACT_INPUTS * one,
-        "gram": 2 * METRIC_INPUTS // 20 * one,
+        "exact": len(walked) * _EXACT_INPUTS * one,
+        "gram": len(walked) * METRIC_INPUTS // 20 * one,
         "euclidean": 0,
     }
-    order = dict.fromkeys((options.metric, "kronecker", "euclidean"))
+    order = [options.metric, "kronecker"]
+    if options.learn is None:  # a damping needs something to damp
+        order.append("euclidean")
+    least = min(needs[m] for m in order) + fixed + one
     metric = next((m for m in order if fixed + needs[m] + one <= limit), None)
     if metric is None:
         raise OptionError(
             f"--memory {options.memory} is too little: with networks and data loaded "
-            f"{held / 1e9:.2f} GB are held, and this merge needs {(fixed + one) / 1e9:.2f} GB at "
+            f"{held / 1e9:.2f} GB are held, and this merge needs {least / 1e9:.2f} GB at "
             "least; give that"
         )
     most = min(FunctionWalk.batch, (limit - fixed - needs[metric]) // one)
@@ -125,6 +133,25 @@ def _pass_bytes(side: Side) -> int:
 
     # Activations and as much again: their gradients, and what layers need for a moment.
     return 2 * (saved(4) - saved(2)) // 2 + _input_bytes(side)
+
+
+def _forward_bytes(side: Side) -> int:
+    """Return what each input adds to a pass without gradients: a few of the largest activations."""
+    largest = 0
+
+    def see(module: torch.nn.Module, given: Any, out: Any) -> None:
+        nonlocal largest
+        if isinstance(out, Tensor):
+            largest = max(largest, out.nbytes)
+
+    assert side.manifold is not None
+    hooks = [module.register_forward_hook(see) for module in side.network.module.modules()]
+    try:
+        side.network.logits(side.w, side.manifold.batch(slice(0, 1)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _ALIVE * largest
 
 
 def _input_bytes(side: Side) -> int:

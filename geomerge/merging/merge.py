@@ -13,6 +13,7 @@ from torch import Tensor
 
 from geomerge.checkpoint import Checkpoint
 from geomerge.crossover import PickRule
+from geomerge.errors import OptionError
 from geomerge.leg import Leg
 from geomerge.merging.candidates import (
     Candidate,
@@ -108,6 +109,8 @@ def merge(
     rule = choose_rule(sides, plan, options)
     if folder is not None:
         place = None if work is None else Path(work)
+        if place is not None and place.resolve().is_relative_to(Path(folder).resolve()):
+            raise OptionError(f"expected work outside of the path's folder {folder}, got {work}")
         return _merge(sides, plan, rule, options, Path(folder), place, on_progress)
     temporary = Path(tempfile.mkdtemp(prefix="geomerge-"))
     try:
@@ -130,7 +133,7 @@ def _merge(
 ) -> Merge:
     resumable, work = kept is not None, kept or folder / "walks"
     if resumable:  # what an interrupted call had put together is put together anew
-        shutil.rmtree(folder, ignore_errors=True)
+        WeightPath.clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     walker = Walker(sides, options)
     start = plan.begin(sides)
@@ -166,7 +169,7 @@ def _merge(
         closing = []
         for side in ends:
             place = work / f"from-{side.name}"
-            file = StateFile(place / "state" if resumable else None)
+            file = StateFile(place / "state" if resumable else None, options.device)
             leg = _close(sides, side, start, walker, options, place, file, on_progress)
             closing.append(leg.copied(folder))
         if plan.start is None:  # the walk from the middle found the crossover; it is on no path

@@ -47,6 +47,7 @@ def merge_report(
         "torch": torch.__version__,
         "recipe": recipe,
         "preset": merged.plan.preset,
+        "metric": options.metric,
         "head": {"protocol": sides.head, "meaning": PROTOCOLS[sides.head]},
         "bn": sides.bn,
         "networks": {s.name: _network(s) for s in sides},

@@ -94,7 +94,7 @@ def _identity(run: StoredRun, name: str) -> list[str]:
         assert inputs is not None
         steps = step_identities(
             run.head(side), run.weights(side), inputs,
-            recipe["metric"], recipe["output"], recipe["seed"],
+            run.report["metric"], recipe["output"], recipe["seed"],
         )  # fmt: skip
         return [] if steps[name] else ["it is not so on this machine"]
     if name == MERGED:

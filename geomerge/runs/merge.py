@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import geomerge
 from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.errors import RunError
 from geomerge.files import sha256
@@ -60,7 +63,9 @@ def run_merge(
                 f"--at {before['crossover']['t']} --out merged.pt"
             )
         return folder, before, True
-    with resumable_folder(folder, recipe) as stage:
+    made_with = {"geomerge": geomerge.__version__, "torch": torch.__version__}
+    going = {**recipe, "made_with": {**made_with, "device": options.device}}
+    with resumable_folder(folder, going) as stage:
         work = stage / "work"
         merged = merge(networks, options, folder=stage / "path", work=work, on_progress=on_progress)
         options = merged.options
@@ -69,6 +74,7 @@ def run_merge(
         _write_network(stage, merged.checkpoint(), report, pt)
         draw_curves(report, stage / "curves.png")
         report["certificate"] = certificate(stage, merged, options, report)
+        write_json(stage / "recipe.json", recipe)
         write_json(stage / "report.json", report)
     return folder, report, False
 

@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.metric import Metric, Spectrum
+from geomerge.metric import MaskedMetric, Metric, Spectrum
 
 __all__ = ["Step", "damped_step", "precondition", "preconditioned_step", "trust_region_step"]
 
@@ -168,6 +168,8 @@ def preconditioned_step(
         rate: Share of the step.
     """
     tangent = precondition(metric, v, damping).mul_(rate)
+    if isinstance(metric, MaskedMetric):  # its damped inverse is that of no metric
+        return tangent, metric.inner(tangent, tangent)
     # g theta follows from the step's own equation: g is not applied again.
     lowered = torch.add(v * (rate * (metric.floor + damping)), tangent, alpha=-damping)
     return tangent, max(float(tangent @ lowered), 0.0)

@@ -25,6 +25,16 @@ def wide(seed: int, width: int) -> Checkpoint:
     return Checkpoint(Network(net).module.state_dict())
 
 
+def normed() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(64, 20_000),
+        nn.BatchNorm1d(20_000),
+        nn.ReLU(),
+        nn.Linear(20_000, 10),
+    )
+
+
 def test_a_pass_in_parts_gives_the_same() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Tanh(), nn.Linear(9, 4)).double()
@@ -56,6 +66,26 @@ def test_less_memory_means_smaller_passes_then_another_metric_then_a_refusal() -
     sides = prepare_sides([wide(0, 30), wide(1, 30)], OPTIONS)
     assert fit_memory(sides, OPTIONS) is OPTIONS
     assert sides.network.most is None
+
+
+def test_statistics_measured_anew_and_learned_dampings_are_reckoned_with() -> None:
+    checkpoint = Checkpoint(Network(normed()).module.state_dict())
+    both = MergeOptions(manifold=("digits", "digits-permuted"), memory="1.4GB", metric="euclidean")
+    most = []
+    for bn in ("keep", "re-estimate"):
+        options = replace(both, bn=bn, arch="tests.merging.test_fitting:normed")
+        sides = prepare_sides([checkpoint, checkpoint], options)
+        fit_memory(sides, options)
+        most.append(sides.network.most)
+    assert most[0] > most[1]
+    sides = prepare_sides([wide(0, 3000), wide(1, 3000)], OPTIONS)
+    with pytest.raises(OptionError, match="GB at least; give that"):
+        fit_memory(sides, replace(OPTIONS, memory="1.1GB", learn="damping"))
+
+
+def test_without_inputs_the_usual_sentence_comes() -> None:
+    with pytest.raises(OptionError, match="--manifold"):
+        merge([wide(0, 30), wide(1, 30)], MergeOptions(memory="2GB"))
 
 
 def test_a_merge_within_a_limit_finds_as_good_a_crossover(digits: Path) -> None:

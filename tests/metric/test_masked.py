@@ -6,7 +6,7 @@ import torch
 from geomerge import Network
 from geomerge.metric import EuclideanMetric, MaskedMetric, lower
 from geomerge.metric.estimate import estimate_kronecker
-from geomerge.steps import damped_step, precondition, trust_region_step
+from geomerge.steps import damped_step, precondition, preconditioned_step, trust_region_step
 
 Case = tuple[Network, torch.Tensor]
 
@@ -46,3 +46,12 @@ def test_a_masked_euclidean_step_is_the_projected_direction() -> None:
     v = torch.tensor([1.0, 2.0, 3.0])
     metric = MaskedMetric(EuclideanMetric(), torch.tensor([True, False, True]))
     assert precondition(metric, v, 0.5).tolist() == [1.0, 0.0, 3.0]
+
+
+@pytest.mark.parametrize("damping", [1e-5, 1e-1])
+def test_what_a_step_is_predicted_to_change_is_what_the_metric_says(
+    case: Case, damping: float
+) -> None:
+    metric, _, v = masked(case)
+    tangent, predicted = preconditioned_step(metric, v, damping, 0.3)
+    assert predicted == pytest.approx(metric.inner(tangent, tangent))

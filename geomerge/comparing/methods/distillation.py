@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from geomerge.comparing.context import Context, NotApplicableError
 from geomerge.comparing.registry import Found, method
 from geomerge.comparing.walking import round_samples, walk_and_pick
+from geomerge.errors import NumericalError
 from geomerge.merging.walks import EUCLIDEAN_RATES
 
 RATES = tuple(EUCLIDEAN_RATES["joint"] * factor for factor in (0.25, 1.0, 4.0))
@@ -35,13 +37,19 @@ def distillation(context: Context) -> Found:
         title = f"distillation at {rate:g} "
         return walk_and_pick(context, replace(options, learning_rate=rate, steps=steps), title)
 
-    tried = [walk(rate, trial) for rate in RATES]
-    weights = [found.answer for found in tried if isinstance(found.answer, Tensor)]
+    tried: dict[float, Found] = {}
+    for rate in RATES:
+        with suppress(NumericalError):  # too large a rate for this network
+            tried[rate] = walk(rate, trial)
+    if not tried:
+        raise NumericalError(f"distillation diverged at every rate of {RATES}")
+    weights = [found.answer for found in tried.values() if isinstance(found.answer, Tensor)]
     best, _ = context.pick(len(weights), weights.__getitem__)
-    found = walk(RATES[best], rest)
+    rate = list(tried)[best]
+    found = walk(rate, rest)
     return replace(
         found,
         curve=(),
-        samples=found.samples + sum(short.samples for short in tried),
-        chosen={"rate": RATES[best]},
+        samples=found.samples + sum(short.samples for short in tried.values()),
+        chosen={"rate": rate},
     )
