@@ -70,7 +70,7 @@ def test_less_memory_means_smaller_passes_then_another_metric_then_a_refusal() -
 
 def test_statistics_measured_anew_and_learned_dampings_are_reckoned_with() -> None:
     checkpoint = Checkpoint(Network(normed()).module.state_dict())
-    both = MergeOptions(manifold=("digits", "digits-permuted"), memory="1.4GB", metric="euclidean")
+    both = MergeOptions(manifold=("digits", "digits-permuted"), memory="1.3GB", metric="euclidean")
     most = []
     for bn in ("keep", "re-estimate"):
         options = replace(both, bn=bn, arch="tests.merging.test_fitting:normed")
