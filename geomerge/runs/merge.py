@@ -73,8 +73,8 @@ def run_merge(
         report = merge_report(merged, options, recipe, rows, curves(merged))
         _write_network(stage, merged.checkpoint(), report, pt)
         draw_curves(report, stage / "curves.png")
-        report["certificate"] = certificate(stage, merged, options, report)
         write_json(stage / "recipe.json", recipe)
+        report["certificate"] = certificate(stage, merged, options, report)
         write_json(stage / "report.json", report)
     return folder, report, False
 
