@@ -11,8 +11,9 @@ STAMP := $(VENV)/deps-$(shell sed -n "/^requires-python/p;/^dependencies/,/^\]/p
 demo: install
 	$(RUN)/geomerge demo
 
+# A process for each core, one thread each; files stay whole, for the networks that their tests share.
 test: install
-	$(RUN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 slow: install
 	$(RUN)/python -m pytest -m slow
