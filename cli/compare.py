@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import finish, progress_bar
+from geomerge.cli.console import finish, plain_table, progress_bar
 from geomerge.cli.options import (
     Arch,
     DataRoot,
@@ -17,6 +17,7 @@ from geomerge.cli.options import (
     Output,
     ReportJson,
     Seed,
+    names_in,
 )
 
 __all__ = ["compare"]
@@ -97,8 +98,8 @@ def compare(
             download=download,
             device=device,
         ),
-        only=_names(only),
-        skip=_names(skip),
+        only=names_in(only),
+        skip=names_in(skip),
         budget=budget,
     )
     with progress_bar(quiet=as_json) as show:
@@ -106,29 +107,19 @@ def compare(
     finish(folder, report, before, None if as_json else _show)
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
 def _show(report: dict[str, Any]) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
     from geomerge.report.compare import DATA_MEANING, compare_table
 
     width = max(Console().width, _WIDTH)  # a narrower one would cut numbers off
     console = Console(highlight=False, soft_wrap=True, width=width)
     one, two = (report["networks"][side]["task"] for side in "ab")
-    table = Table(
-        title=f"one network for {one} (a) and {two} (b), accuracy in %; {report['head']} head",
-        box=SIMPLE_HEAD, padding=0,
-    )  # fmt: skip
+    title = f"one network for {one} (a) and {two} (b), accuracy in %; {report['head']} head"
     headings, rows = compare_table(report)
-    for k, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if 0 < k < 10 else "left", no_wrap=True)
-    for cells in rows:
-        table.add_row(*cells, style="bold" if cells[0].endswith("-walk") else None)
+    table = plain_table(
+        title, headings, rows, lambda name: name.endswith("-walk"), words=("method", "chosen")
+    )
     console.print(table)
     console.print(
         f"picked by {report['pick']} on the selection splits, reported on the test splits; trained "

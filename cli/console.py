@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from geomerge.merging.monitor import Progress
 
 USER_ERROR = 2
@@ -76,6 +78,33 @@ def finish(
         return
     show(report)
     print(f"{folder} was finished before; nothing changed" if before else f"written to {folder}")
+
+
+def plain_table(
+    title: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    bold: Callable[[str], bool],
+    words: Sequence[str] = ("method",),
+) -> Table:
+    """Return a table with little space between its columns.
+
+    Args:
+        title: Above it.
+        headings: Of the columns.
+        rows: Their cells.
+        bold: Whether a row stands out, by its first cell.
+        words: Headings of the columns that hold no numbers.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in words else "right", no_wrap=True)
+    for cells in rows:
+        table.add_row(*cells, style="bold" if bold(cells[0]) else None)
+    return table
 
 
 def percent(value: float | None) -> str:

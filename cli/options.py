@@ -31,6 +31,7 @@ __all__ = [
     "Seed",
     "Stages",
     "Statistics",
+    "names_in",
 ]
 
 # What is read and written.
@@ -81,3 +82,8 @@ Rate = Annotated[
 Batch = Annotated[int, typer.Option(help="Inputs of each.")]
 Stages = Annotated[int, typer.Option(help="In how many the plane is reached.")]
 Refresh = Annotated[int, typer.Option(help="Stages between two measurements of the metric.")]
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    """Return the names that one option lists, with commas between them."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import finish, progress_bar
-from geomerge.cli.options import DataRoot, Device, Download, ReportJson, Seed
+from geomerge.cli.console import finish, plain_table, progress_bar
+from geomerge.cli.options import DataRoot, Device, Download, ReportJson, Seed, names_in
 
 __all__ = ["stream"]
 
@@ -92,8 +92,8 @@ def stream(
         stream=name,
         scenario=scenario,
         experiences=experiences,
-        only=_names(only),
-        skip=_names(skip),
+        only=names_in(only),
+        skip=names_in(skip),
         epochs=epochs,
         batch=batch,
         learning_rate=learning_rate,
@@ -144,14 +144,8 @@ def _table(quiet: bool) -> Any:
     return run_table
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
 def _show(report: dict[str, Any]) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
     from geomerge.report.stream import stream_table
 
@@ -159,13 +153,8 @@ def _show(report: dict[str, Any]) -> None:
     stream, network = report["stream"], report["network"]
     count = len(stream["experiences"])
     title = f"{stream['name']}, {count} tasks, {network['architecture']}, test splits"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0)
     headings, rows = stream_table(report)
-    for k, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if k else "left", no_wrap=True)
-    for cells in rows:
-        table.add_row(*cells, style="bold" if cells[0] == "geodesic" else None)
-    console.print(table)
+    console.print(plain_table(title, headings, rows, lambda name: name == "geodesic"))
     console.print(
         f"{stream['meaning']}; acc, BWT, forget: average accuracy after the last task, mean change "
         "of each since it was learned, mean loss since it was best; MB, inputs, labels: of what is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -50,14 +51,7 @@ def fine_tune(
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         index = torch.randint(len(split.labels), (batch,), generator=generator)
-        parameters = [p.requires_grad_(True) for p in network.load(w).parameters()]
-        with torch.enable_grad():
-            loss = torch.nn.functional.cross_entropy(
-                network.module(split.inputs.batch(index)), split.labels[index]
-            )
-            gradients = torch.autograd.grad(loss, parameters)
-        for p in parameters:
-            p.requires_grad_(False)
-        w = w.clone()
-        w[: network.n_parameters] -= learning_rate * torch.cat([g.reshape(-1) for g in gradients])
+        loss_of = partial(torch.nn.functional.cross_entropy, target=split.labels[index])
+        _, gradient = network.gradient(w, split.inputs.batch(index), loss_of)
+        w = w - learning_rate * gradient
         yield w

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from torch import Tensor
@@ -23,6 +24,7 @@ __all__ = [
     "accuracy",
     "parse_pick",
     "search",
+    "share_right",
     "shortest_of_best",
 ]
 
@@ -75,9 +77,20 @@ def accuracy(
     batch: int = 2000,
 ) -> float:
     """Return the share of a split that the network labels correctly, in [0, 1]."""
+    return share_right(partial(network.logits, w), split, batch)
+
+
+def share_right(scores: Callable[[Tensor], Tensor], split: Split, batch: int = 2000) -> float:
+    """Return the share of a split whose largest score is that of its label, in [0, 1].
+
+    Args:
+        scores: Inputs, shape (B, ...), to a score of each class, shape (B, m).
+        split: Labelled examples.
+        batch: Inputs at a time.
+    """
     right = 0
     for x, y in zip(split.inputs.batches(batch), split.labels.split(batch), strict=True):
-        right += int((network.logits(w, x).argmax(dim=1) == y).sum())
+        right += int((scores(x).argmax(dim=1) == y).sum())
     return right / len(split.labels)
 
 

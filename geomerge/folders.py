@@ -37,8 +37,7 @@ def staged_folder(final: Path) -> Iterator[Path]:
     """
     final = Path(final)
     try:
-        if final.exists() and (not final.is_dir() or any(final.iterdir())):
-            raise RunError(f"{final} exists and is not empty; choose another --out or remove it")
+        _refuse_content(final)
         made = [p for p in final.parents if not p.exists()]
         final.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
@@ -52,10 +51,7 @@ def staged_folder(final: Path) -> Iterator[Path]:
         os.chmod(stage, default_mode(0o777))
         os.replace(stage, final)
     except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        for parent in made:  # innermost first; another run may have begun in one meanwhile
-            with suppress(OSError):
-                parent.rmdir()
+        _remove(stage, made)
         raise
 
 
@@ -79,10 +75,11 @@ def resumable_folder(final: Path, recipe: dict[str, Any]) -> Iterator[Path]:
     """
     final = Path(final)
     stage = final.parent / f".{final.name}.unfinished"
+    work = stage / "work"
     try:
         made = [p for p in final.parents if not p.exists()]
-        stage.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(stage / _LOCK)
+        work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(work / _LOCK)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise RunError(
@@ -91,50 +88,51 @@ def resumable_folder(final: Path, recipe: dict[str, Any]) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(final, error) from error
     try:
-        if final.exists() and (not final.is_dir() or any(final.iterdir())):
-            raise _NotEmptyError(
-                f"{final} exists and is not empty; choose another --out or remove it"
-            )
-        _same_recipe(stage, recipe)
+        _refuse_content(final)
+        _same_recipe(work, recipe)
         for file in stage.rglob(".*"):  # half-written when the last process ended
             if file.is_file() and file.name != _LOCK:
                 file.unlink()
         yield stage
         _sync(stage)
-        (stage / _RECIPE).unlink()
         os.chmod(stage, default_mode(0o777))
         try:
             os.replace(stage, final)
         except OSError as error:
             raise cannot_write(final, error) from error
-        (final / _LOCK).unlink(missing_ok=True)
         shutil.rmtree(final / "work", ignore_errors=True)
     except GeomergeError as error:
-        walked = any((stage / "work").rglob("state"))
-        wrong_place = isinstance(error, _NotEmptyError)
-        if not walked and (wrong_place or not isinstance(error, RunError)):
-            shutil.rmtree(stage, ignore_errors=True)
-            for parent in made:
-                with suppress(OSError):
-                    parent.rmdir()
+        nothing_kept = not (work / _RECIPE).exists()
+        walked = any(work.rglob("state"))
+        if nothing_kept or not (walked or isinstance(error, RunError)):
+            _remove(stage, made)
         raise
     finally:
         lock.release()
 
 
-class _NotEmptyError(RunError):
-    """There is something in the place already."""
+def _refuse_content(final: Path) -> None:
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise RunError(f"{final} exists and is not empty; choose another --out or remove it")
 
 
-def _same_recipe(stage: Path, recipe: dict[str, Any]) -> None:
+def _remove(stage: Path, made: list[Path]) -> None:
+    """Remove a folder and the parents that were made for it."""
+    shutil.rmtree(stage, ignore_errors=True)
+    for parent in made:  # innermost first; another run may have begun in one meanwhile
+        with suppress(OSError):
+            parent.rmdir()
+
+
+def _same_recipe(work: Path, recipe: dict[str, Any]) -> None:
     """Write the recipe of an unfinished run, or check that it is the same."""
-    file, text = stage / _RECIPE, json.dumps(recipe, indent=1) + "\n"
+    file, text = work / _RECIPE, json.dumps(recipe, indent=1) + "\n"
     if not file.exists():
         write_bytes(file, text.encode())
     elif file.read_text() != text:
         raise RunError(
-            f"{stage} holds an unfinished run of another recipe, version or device; run that one's "
-            "command again to go on with it, remove it, or choose another --out"
+            f"{work.parent} holds an unfinished run of another recipe, version or device; run that "
+            "one's command again to go on with it, remove it, or choose another --out"
         )
 
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from geomerge.errors import CheckpointError, OptionError, TaskError, first_line
 
-__all__ = ["Network", "check_device", "places", "trainable"]
+__all__ = ["Network", "check_device", "places"]
 
 
 def check_device(device: str | torch.device) -> str | torch.device:
@@ -40,7 +40,7 @@ def places(shapes: Mapping[str, torch.Size]) -> dict[str, slice]:
 
 
 @contextmanager
-def trainable(module: nn.Module) -> Iterator[list[nn.Parameter]]:
+def _trainable(module: nn.Module) -> Iterator[list[nn.Parameter]]:
     """Give a module's parameters, with gradients enabled for them as long as the block lasts."""
     parameters = list(module.parameters())
     for p in parameters:
@@ -168,7 +168,7 @@ class Network:
         module = self.load(w)
         if self.most is not None and len(x) > self.most:
             return self._gradient_in_parts(w, x, loss_of)
-        with trainable(module) as parameters:
+        with _trainable(module) as parameters:
             loss = loss_of(module(x)[:, self.columns])
             parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         return float(loss.detach()), self._joined(parts, w)
@@ -186,7 +186,7 @@ class Network:
             loss = loss_of(logits)
             (at_logits,) = torch.autograd.grad(loss, logits)
         total = torch.zeros_like(w)
-        with trainable(self.load(w)) as parameters:
+        with _trainable(self.load(w)) as parameters:
             for part, wanted in zip(x.split(self.most), at_logits.split(self.most), strict=True):
                 parts = torch.autograd.grad(
                     self.module(part)[:, self.columns], parameters, wanted,

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from geomerge.network import Network
 from geomerge.tasks import Inputs
 
-__all__ = ["BN", "has_statistics", "re_estimate"]
+__all__ = ["BATCH", "BN", "has_statistics", "re_estimate"]
 
 BN = ("keep", "re-estimate")  # what may happen to running statistics
 _INPUTS = 2000  # of each manifold
-_BATCH = 500
+BATCH = 500
 
 
 def has_statistics(network: Network) -> bool:
@@ -43,7 +43,7 @@ def re_estimate(
         seed: Chooses them.
     """
     samples = [inputs.sample(_INPUTS, seed) for inputs in manifolds]
-    share = max(1, _BATCH // len(samples))
+    share = max(1, BATCH // len(samples))
     w = w.clone()
     module = network.load(w)
     layers = _running(network)

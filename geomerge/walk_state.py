@@ -72,6 +72,11 @@ class StateFile:
         self._due = time.monotonic() + _LEAST
 
     @property
+    def steps(self) -> int:
+        """How many steps of the leg are on disk."""
+        return len(self.state.part("leg").values.get("steps", ()))
+
+    @property
     def due(self) -> bool:
         """Whether it is time to write: seldom enough for writing to take a twentieth at most."""
         return self._file is not None and time.monotonic() >= self._due

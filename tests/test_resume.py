@@ -235,7 +235,7 @@ def test_where_no_more_can_be_written_the_run_stops_and_can_go_on(
     assert found.returncode == 2
     assert "cannot write" in found.stderr
     assert found.stderr.count("\n") == 1
-    assert (tmp_path / ".out.unfinished" / "unfinished.json").is_file()
+    assert (tmp_path / ".out.unfinished" / "work" / "unfinished.json").is_file()
     again = subprocess.run(
         [sys.executable, "-c", COMMAND, *map(str, words)], cwd=digits, capture_output=True,
         check=False,

@@ -6,8 +6,8 @@ largest (Li et al. 2015, convergent learning; Tatro et al. 2020; Jordan et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -101,23 +101,12 @@ def _activations(
 ) -> dict[str, Tensor]:  # (N, units) each
     found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     x = x.to(w.dtype) if x.is_floating_point() else x
-    with _watched(network.module, found):
+    with ExitStack() as hooks:
+        for name, parts in found.items():
+            layer = network.module.get_submodule(name)
+            hooks.enter_context(layer.register_forward_hook(partial(_keep, parts)))
         network.logits(w, x)
     return {layer: torch.cat(parts) for layer, parts in found.items()}
-
-
-@contextmanager
-def _watched(module: nn.Module, found: dict[str, list[Tensor]]) -> Iterator[None]:
-    """Collect what layers put out while the context is open."""
-    handles = [
-        module.get_submodule(name).register_forward_hook(partial(_keep, parts))
-        for name, parts in found.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _keep(parts: list[Tensor], layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:

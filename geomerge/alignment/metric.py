@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def permuted_metric(metric: KroneckerMetric, alignment: Alignment) -> KroneckerM
     if metric.rest:
         rest = torch.cat([torch.arange(place.start, place.stop) for place in metric.rest])
         diagonal = diagonal[_places(rest, source[rest], metric.n).to(diagonal.device)]
-    return KroneckerMetric(metric.n, layers, metric.rest, diagonal, metric.rest_names)
+    return replace(metric, layers=layers, diagonal=diagonal)
 
 
 def _permuted_layer(layer: KroneckerLayer, source: Tensor) -> KroneckerLayer:
@@ -35,17 +37,15 @@ def _permuted_layer(layer: KroneckerLayer, source: Tensor) -> KroneckerLayer:
     width = old.shape[1]
     rows, columns = places[:, 0] // width, places[0] % width
     assert torch.equal(places, rows[:, None] * width + columns), "units are whole rows and columns"
-    return KroneckerLayer(
-        layer.name,
-        layer.weight,
-        layer.bias,
-        _permuted_factor(layer.inputs, columns),
-        _permuted_factor(layer.outputs, rows),
+    return replace(
+        layer,
+        inputs=_permuted_factor(layer.inputs, columns),
+        outputs=_permuted_factor(layer.outputs, rows),
     )
 
 
 def _permuted_factor(factor: Factor, order: Tensor) -> Factor:
-    return Factor(factor.vectors[order.to(factor.vectors.device)], factor.values, factor.tail)
+    return replace(factor, vectors=factor.vectors[order.to(factor.vectors.device)])
 
 
 def _places(entries: Tensor, wanted: Tensor, n: int) -> Tensor:

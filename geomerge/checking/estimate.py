@@ -14,13 +14,13 @@ from typing import Any
 from torch import Tensor
 
 from geomerge.directions import TowardFunction, log_probabilities
+from geomerge.merging.fitting import data_bytes, factor_sizes, sketch_bytes
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import Plan
 from geomerge.merging.probe import probe_of
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import Walker
-from geomerge.metric.survey import survey
-from geomerge.network import Network
+from geomerge.metric.factor import RANK, WHOLE
 from geomerge.steps import preconditioned_step
 from geomerge.tasks import Inputs
 from geomerge.walk import FunctionWalk
@@ -30,7 +30,6 @@ __all__ = ["estimate_memory", "estimate_time", "steps_of"]
 
 _WALK_COPIES = 7  # of the weights, beside metric and activations: benchmarks/memory.py
 _NUMBER = 4  # bytes
-_WHOLE, _RANK = 2048, 1024  # of wider factors a walk keeps so many eigenvectors
 _DAMPING, _RATE = 1e-3, 0.1  # of the steps timed; their time does not depend on either
 _SECONDS = 0.5
 _MOST = 50
@@ -69,11 +68,9 @@ def estimate_memory(plan: Plan, sides: Sides, options: MergeOptions) -> dict[str
     """
     weights = _NUMBER * sides.network.n
     tried = max(len(stage.candidates) for stage in plan.stages)
-    tasks = {id(s.task): s.task for s in sides if s.task}.values()
-    splits = [split for task in tasks for split in (task.train, task.select, task.test)]
     return {
         "weights": 2 * weights * len(sides.all),  # as they came, and as vectors
-        "data": sum(s.inputs.raw.nbytes + s.labels.nbytes for s in splits),
+        "data": data_bytes(sides),
         "metric": _metric_bytes(plan, sides, options),
         "walk": _WALK_COPIES * weights,
         "path_on_disk": (options.points + 2) * weights,
@@ -84,22 +81,14 @@ def estimate_memory(plan: Plan, sides: Sides, options: MergeOptions) -> dict[str
 def _metric_bytes(plan: Plan, sides: Sides, options: MergeOptions) -> int:
     if options.metric != "kronecker":  # the others keep activations or few gradients
         return 0
-    kept = [side for stage in plan.stages for side in stage.kept]
-    sketches = [side.sketch for side in kept if side.sketch is not None]
-    stored = sum(t.nbytes for sketch in sketches for t in sketch.tensors().values())
+    stored = sketch_bytes(side for stage in plan.stages for side in stage.kept)
     measured = [side for side in sides if side.manifold is not None]
-    return stored + max((_factor_bytes(side.network, side) for side in measured), default=0)
+    return stored + max((_factor_bytes(side) for side in measured), default=0)
 
 
-def _factor_bytes(network: Network, side: Side) -> int:
+def _factor_bytes(side: Side) -> int:
     """Return the bytes of a Kronecker metric's eigenvectors, measured on a side's inputs."""
-    assert side.manifold is not None
-    found = survey(network, side.w, side.manifold.batch(slice(0, 1)))
-    total = 0
-    for block in found.blocks:
-        inputs = (block.stop - block.start) // block.rows + (block.bias is not None)
-        total += sum(d * (d if d <= _WHOLE else _RANK) for d in (inputs, block.rows))
-    return _NUMBER * total
+    return _NUMBER * sum(d * (d if d <= WHOLE else RANK) for d in factor_sizes(side))
 
 
 def estimate_time(plan: Plan, sides: Sides, options: MergeOptions) -> dict[str, Any]:

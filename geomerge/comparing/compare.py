@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from geomerge.comparing.methods import METHODS
 from geomerge.comparing.options import CompareOptions
 from geomerge.comparing.registry import Found, Method
 from geomerge.comparing.walking import joint_samples
-from geomerge.crossover import PickRule, accuracy, parse_pick
+from geomerge.crossover import PickRule, accuracy, parse_pick, share_right
 from geomerge.errors import CheckpointError, NumericalError, OptionError
 from geomerge.merging.monitor import Progress
 from geomerge.merging.prepare import prepare_sides
@@ -152,10 +153,7 @@ def _accuracies(context: Context, found: Found, split: str) -> dict[str, float]:
 def _accuracy(side: Side, found: Found, split: Split) -> float:
     if isinstance(found.answer, Tensor):
         return accuracy(side.network, found.answer, split)
-    right = 0
-    for x, y in zip(split.inputs.batches(), split.labels.split(1000), strict=True):
-        right += int((found.answer(side, x).argmax(dim=1) == y).sum())
-    return right / len(split.labels)
+    return share_right(partial(found.answer, side), split)
 
 
 def _task(side: Side, split: str) -> Split:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from torch import Tensor, nn
 
@@ -41,10 +42,8 @@ def visit_inputs(
     def show(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         visit(names[layer], arguments[0])
 
-    hooks = [layer.register_forward_pre_hook(show) for layer in names]
-    try:
+    with ExitStack() as hooks:
+        for layer in names:
+            hooks.enter_context(layer.register_forward_pre_hook(show))
         for x in inputs.batches(_BATCH):
             network.logits(w, x)
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -121,7 +121,6 @@ def walk_stage(
             place = folder / f"candidate-{damping:g}-{attempt}"
             kept = StateFile(place / "state" if resumable else None, options.device)
             state = kept.state
-            taken = len(state.part("leg").values.get("steps", ()))
             budgets = stage_budgets(
                 sides, plan, stage, start, metric, walker, options, state.part("budgets")
             )
@@ -139,7 +138,7 @@ def walk_stage(
                 walk, steps = walker.toward(stage.kept[0], plan.goal.w, damping, state, budgets)
             goal = "+".join(s.name for s in stage.learned)
             label = f"{title}toward {goal}" + (f", damping {damping:g}" if damping else "")
-            watched = monitor.watch(walk, label, steps, taken)
+            watched = monitor.watch(walk, label, steps, kept.steps)
             try:
                 leg = record_leg(place, name, start, watched, options.points, measure, kept)
             except NumericalError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -9,24 +11,23 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import OptionError
-from geomerge.merging.measuring import METRIC_INPUTS
+from geomerge.merging.measuring import EXACT_INPUTS, METRIC_INPUTS
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
+from geomerge.metric.factor import WHOLE
 from geomerge.metric.survey import survey
-from geomerge.network import Network
 from geomerge.options import parse_size
+from geomerge.statistics import BATCH
 from geomerge.walk import FunctionWalk
 
-__all__ = ["fit_memory", "metric_bytes"]
+__all__ = ["data_bytes", "factor_sizes", "fit_memory", "sketch_bytes"]
 
 _NUMBER = 4  # bytes
 _COPIES = 14  # of the weights at most: a walk, its state while it is written, the path reopened
 _ALIVE = 6  # activations as large as the largest, with what a convolution needs for a moment
 _PROCESS = 900_000_000  # Python, torch and the other libraries, with their buffers
-_STATISTICS = 500  # inputs of a pass that measures running statistics
 _EVALUATED = 1000  # inputs normalised at a time
-_EXACT_INPUTS = 500  # whose activations the exact metric keeps
-_WHOLE, _RANK = 2048, 1152  # of wider factors so many directions are carried
+_CARRIED = 1152  # directions of a factor that is not decomposed whole
 
 
 def fit_memory(sides: Sides, options: MergeOptions) -> MergeOptions:
@@ -53,10 +54,10 @@ def fit_memory(sides: Sides, options: MergeOptions) -> MergeOptions:
     normalised = max(_input_bytes(side) for side in walked) * 2 * _EVALUATED
     fixed = held + _COPIES * _NUMBER * sides.network.n + normalised
     if sides.bn == "re-estimate":  # its passes decide the statistics, so they stay as they are
-        fixed += _STATISTICS * max(_forward_bytes(side) for side in walked)
+        fixed += BATCH * max(_forward_bytes(side) for side in walked)
     needs = {
-        "kronecker": max(metric_bytes(side.network, side) for side in walked),
-        "exact": len(walked) * _EXACT_INPUTS * one,
+        "kronecker": max(_metric_bytes(side) for side in walked),
+        "exact": len(walked) * EXACT_INPUTS * one,
         "gram": len(walked) * METRIC_INPUTS // 20 * one,
         "euclidean": 0,
     }
@@ -83,21 +84,40 @@ def fit_memory(sides: Sides, options: MergeOptions) -> MergeOptions:
     return replace(options, metric=metric)
 
 
-def metric_bytes(network: Network, side: Side) -> int:
+def factor_sizes(side: Side) -> list[int]:
+    """Return the width of every Kronecker factor of a network, by a pass of its manifold."""
+    assert side.manifold is not None
+    found = survey(side.network, side.w, side.manifold.batch(slice(0, 1)))
+    sizes = []
+    for block in found.blocks:
+        inputs = (block.stop - block.start) // block.rows + (block.bias is not None)
+        sizes += [inputs, block.rows]
+    return sizes
+
+
+def data_bytes(sides: Sides) -> int:
+    """Return the bytes of all tasks' examples."""
+    tasks = {id(side.task): side.task for side in sides if side.task}.values()
+    splits = [split for task in tasks for split in (task.train, task.select, task.test)]
+    return sum(split.inputs.raw.nbytes + split.labels.nbytes for split in splits)
+
+
+def sketch_bytes(sides: Iterable[Side]) -> int:
+    """Return the bytes of sketches as they are stored."""
+    sketches = [side.sketch.tensors() for side in sides if side.sketch is not None]
+    return sum(tensor.nbytes for sketch in sketches for tensor in sketch.values())
+
+
+def _metric_bytes(side: Side) -> int:
     """Return what measuring the Kronecker metric on a side's inputs takes at most.
 
     Second moments of all factors in double precision, the result, and the largest factor's
     decomposition.
     """
-    assert side.manifold is not None
-    found = survey(network, side.w, side.manifold.batch(slice(0, 1)))
-    sizes = []
-    for block in found.blocks:
-        inputs = (block.stop - block.start) // block.rows + (block.bias is not None)
-        sizes += [inputs, block.rows]
+    sizes = factor_sizes(side)
     moments = sum(8 * d * d for d in sizes)
-    kept = sum(_NUMBER * d * (d if d <= _WHOLE else _RANK) for d in sizes)
-    largest = max((32 * d * min(d, 3 * _RANK) for d in sizes), default=0)
+    kept = sum(_NUMBER * d * (d if d <= WHOLE else _CARRIED) for d in sizes)
+    largest = max((32 * d * min(d, 3 * _CARRIED) for d in sizes), default=0)
     return moments + kept + largest
 
 
@@ -106,12 +126,8 @@ def _held(sides: Sides) -> int:
 
     The process would be another when an interrupted merge goes on, and so would the passes.
     """
-    tasks = {id(side.task): side.task for side in sides if side.task}.values()
-    splits = [split for task in tasks for split in (task.train, task.select, task.test)]
-    data = sum(split.inputs.raw.nbytes + split.labels.nbytes for split in splits)
-    sketches = [side.sketch.tensors() for side in sides if side.sketch]
-    kept = sum(tensor.nbytes for sketch in sketches for tensor in sketch.values())
-    return _PROCESS + 2 * data + 2 * kept + 2 * _NUMBER * sides.network.n * (len(sides.all) + 1)
+    loaded = data_bytes(sides) + sketch_bytes(sides)
+    return _PROCESS + 2 * loaded + 2 * _NUMBER * sides.network.n * (len(sides.all) + 1)
 
 
 def _pass_bytes(side: Side) -> int:
@@ -145,12 +161,10 @@ def _forward_bytes(side: Side) -> int:
             largest = max(largest, out.nbytes)
 
     assert side.manifold is not None
-    hooks = [module.register_forward_hook(see) for module in side.network.module.modules()]
-    try:
+    with ExitStack() as hooks:
+        for module in side.network.module.modules():
+            hooks.enter_context(module.register_forward_hook(see))
         side.network.logits(side.w, side.manifold.batch(slice(0, 1)))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return _ALIVE * largest
 
 

@@ -13,10 +13,10 @@ from geomerge.merging.sides import Side
 from geomerge.metric import KroneckerMetric, Metric, combine, measure_metric
 from geomerge.tasks import Inputs, Normalisation
 
-__all__ = ["METRIC_INPUTS", "manifold_of", "measured_inputs", "metric_of_all"]
+__all__ = ["EXACT_INPUTS", "METRIC_INPUTS", "manifold_of", "measured_inputs", "metric_of_all"]
 
 METRIC_INPUTS = 2000  # of each manifold, per measurement of a metric on the way
-_EXACT_INPUTS = 500  # of each where every step passes them some forty times
+EXACT_INPUTS = 500  # of each where every step passes them some forty times
 
 
 def manifold_of(side: Side) -> Inputs:
@@ -27,7 +27,7 @@ def manifold_of(side: Side) -> Inputs:
 
 def measured_inputs(sides: Sequence[Side], options: MergeOptions) -> list[Inputs]:
     """Return the inputs of each side on which its metric is measured."""
-    count = _EXACT_INPUTS if options.metric == "exact" else METRIC_INPUTS
+    count = EXACT_INPUTS if options.metric == "exact" else METRIC_INPUTS
     return [manifold_of(side).sample(count, options.seed) for side in sides]
 
 

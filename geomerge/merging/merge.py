@@ -241,8 +241,7 @@ def _close(
 ) -> Leg:
     """Walk the other leg: from a network to the crossover, keeping that network's function."""
     walk, steps = walker.reach(side, crossover, kept.state)
-    taken = len(kept.state.part("leg").values.get("steps", ()))
     label = f"from {side.name} to the crossover"
-    watched = Monitor(sides, on_progress).watch(walk, label, steps, taken)
+    watched = Monitor(sides, on_progress).watch(walk, label, steps, kept.steps)
     measure = probe_of(side, options.output)
     return record_leg(folder, side.name, side.w, watched, options.points, measure, kept)

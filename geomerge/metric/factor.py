@@ -13,10 +13,10 @@ from torch import Tensor
 
 from geomerge.errors import NumericalError
 
-__all__ = ["Factor", "factorise"]
+__all__ = ["RANK", "WHOLE", "Factor", "factorise"]
 
-_WHOLE = 2048  # of wider matrices only leading eigenvectors: of 4608 columns all take a minute
-_RANK = 1024
+WHOLE = 2048  # of wider matrices only leading eigenvectors: of 4608 columns all take a minute
+RANK = 1024
 _MORE = 64  # directions carried along, for the last of the leading ones to be exact
 _PRODUCTS = 3
 
@@ -103,7 +103,7 @@ def factorise(
             "check the network's outputs on the manifold's inputs"
         )
     size = len(matrix)
-    if size > _WHOLE:
+    if size > WHOLE:
         return _leading(matrix)
     try:
         values, vectors = torch.linalg.eigh(matrix)
@@ -118,14 +118,14 @@ def _leading(
     matrix: Tensor,  # (d, d), float64
 ) -> Factor:
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(len(matrix), _RANK + _MORE, generator=generator)
+    start = torch.randn(len(matrix), RANK + _MORE, generator=generator)
     single = matrix.float()  # for the products that only turn the basis
     basis = start.to(single)
     for _ in range(_PRODUCTS):
         basis = torch.linalg.qr(single @ basis).Q
     basis = torch.linalg.qr(basis.double()).Q
     inside = factorise(basis.T @ (matrix @ basis))
-    vectors = (basis @ inside.vectors[:, :_RANK]).contiguous()
-    values = inside.values[:_RANK]
+    vectors = (basis @ inside.vectors[:, :RANK]).contiguous()
+    values = inside.values[:RANK]
     rest = float(matrix.diagonal().sum() - values.sum())
-    return Factor(vectors, values, max(rest, 0.0) / (len(matrix) - _RANK))
+    return Factor(vectors, values, max(rest, 0.0) / (len(matrix) - RANK))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -59,14 +60,10 @@ def gram_matrix(
         return record
 
     layers = {k: layer for k, layer in network.module.named_modules() if is_matrix_layer(layer)}
-    handles = [
-        layer.register_forward_hook(hook(name), with_kwargs=True) for name, layer in layers.items()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_hook(hook(name), with_kwargs=True))
         linearised = Linearisation(network, w, x, output)
-    finally:
-        for handle in handles:
-            handle.remove()
     k = torch.zeros(linearised.outputs.numel(), linearised.outputs.numel(), dtype=torch.float64)
     k = k.to(w.device)
     rest = dict.fromkeys(network.shapes)

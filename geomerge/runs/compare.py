@@ -11,12 +11,11 @@ import torch
 import geomerge
 from geomerge.checkpoint import load_checkpoint
 from geomerge.comparing import CompareOptions, Comparison, Row, compare
-from geomerge.files import sha256, write_bytes
+from geomerge.files import write_bytes
 from geomerge.folders import staged_folder
 from geomerge.merging.monitor import Progress
-from geomerge.merging.sides import NAMES
 from geomerge.report.compare import DATA_MEANING, compare_table, draw_compare
-from geomerge.runs.finished import finished, folder_of, write_json
+from geomerge.runs.finished import finished, folder_of, input_digests, write_json
 
 __all__ = ["run_compare"]
 
@@ -46,12 +45,9 @@ def run_compare(
     """
     networks = [load_checkpoint(file) for file in files]
     ancestor = None if base is None else load_checkpoint(base)
-    digests = {name: c.digest for name, c in zip(NAMES, networks, strict=False)}
+    digests = input_digests(networks, options.merge)
     if ancestor is not None:
         digests["base"] = ancestor.digest
-    for name, file in options.merge.by_network("sketch").items():
-        if Path(file).is_file():
-            digests[f"sketch of {name}"] = sha256(Path(file).read_bytes())
     recipe = options.recipe(digests)
     stems = "-".join(["compare", *(Path(file).stem for file in files)])
     folder = folder_of(out, stems, recipe)

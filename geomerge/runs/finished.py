@@ -1,22 +1,35 @@
-"""A run folder that is there already."""
+"""What identifies a run, and a run folder that is there already."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from geomerge.checkpoint import Checkpoint
 from geomerge.errors import RunError, first_line
 from geomerge.files import canonical_json, sha256, write_bytes
+from geomerge.merging import MergeOptions
+from geomerge.merging.sides import NAMES
 from geomerge.reading import parse_json
 
-__all__ = ["finished", "folder_of", "read_json", "write_json"]
+__all__ = ["finished", "folder_of", "input_digests", "read_json", "write_json"]
 
 
 def folder_of(out: str | Path | None, stems: str, recipe: dict[str, Any]) -> Path:
     """Return the run's folder: as told, or named by its inputs and its recipe."""
     digest = sha256(canonical_json(recipe).encode())
     return Path(out) if out else Path("runs") / f"{stems}-{digest[:8]}"
+
+
+def input_digests(networks: Sequence[Checkpoint], options: MergeOptions) -> dict[str, str]:
+    """Return the SHA-256 of the files of networks, and of the sketches that options name."""
+    digests = {name: c.digest for name, c in zip(NAMES, networks, strict=False)}
+    for name, file in options.by_network("sketch").items():
+        if Path(file).is_file():
+            digests[f"sketch of {name}"] = sha256(Path(file).read_bytes())
+    return digests
 
 
 def finished(folder: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:

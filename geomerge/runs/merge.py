@@ -12,14 +12,12 @@ import torch
 import geomerge
 from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.errors import RunError
-from geomerge.files import sha256
 from geomerge.folders import resumable_folder
 from geomerge.merging import MergeOptions, comparison, curves, merge
 from geomerge.merging.monitor import Progress
-from geomerge.merging.sides import NAMES
 from geomerge.report import draw_curves, merge_report
 from geomerge.report.certificate import certificate
-from geomerge.runs.finished import finished, folder_of, write_json
+from geomerge.runs.finished import finished, folder_of, input_digests, write_json
 
 __all__ = ["run_merge"]
 
@@ -48,11 +46,7 @@ def run_merge(
         GeomergeError: If inputs, options or data are wrong, or the folder holds another run.
     """
     networks = [load_checkpoint(file) for file in files]
-    digests = {name: c.digest for name, c in zip(NAMES, networks, strict=False)}
-    for name, file in options.by_network("sketch").items():
-        if Path(file).is_file():
-            digests[f"sketch of {name}"] = sha256(Path(file).read_bytes())
-    recipe = options.recipe(digests)
+    recipe = options.recipe(input_digests(networks, options))
     folder = folder_of(out, "-".join(Path(file).stem for file in files), recipe)
     before = finished(folder, recipe)
     if before is not None:
