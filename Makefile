@@ -4,9 +4,9 @@ VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 RUN := $(VENV)/bin
 # The environment is made anew when what it must hold changes.
-STAMP := $(VENV)/deps-$(shell sed -n "/^requires-python/p;/^dependencies/,/^\]/p;/^dev = /p" pyproject.toml | sha256sum | cut -c1-16)
+STAMP := $(VENV)/deps-$(shell sed -n "/^requires-python/p;/^dependencies/,/^\]/p;/^\[project.optional/,/^\[project.scripts/p" pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: demo test slow lint types install picture readme clean
+.PHONY: demo test slow lint types docs notebooks install picture readme clean
 
 demo: install
 	$(RUN)/geomerge demo
@@ -25,6 +25,14 @@ lint: install
 types: install
 	$(RUN)/mypy
 
+# The site, in build/docs/index.html; a warning is an error.
+docs: install
+	OMP_NUM_THREADS=1 $(RUN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+
+# Every notebook from top to bottom, outputs into the files; they show MNIST with GEOMERGE_DATA.
+notebooks: install
+	$(RUN)/python notebooks/run.py
+
 # Installing the checkout itself takes seconds, so that one environment may serve many checkouts.
 install: $(STAMP)
 	@$(RUN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -35,7 +43,7 @@ $(STAMP):
 	$(RUN)/pip install --quiet -e ".[dev]"
 	touch $@
 
-# The picture and the table of the README; both need GEOMERGE_DATA.
+# The README's picture, which needs GEOMERGE_DATA; its tables, and those of docs/choosing.md.
 picture: install
 	$(RUN)/python benchmarks/picture.py
 

@@ -1,4 +1,4 @@
-"""Write the numbers of benchmarks/results/ into the README, between its markers."""
+"""Write the numbers of benchmarks/results/ into the README and the guides, between markers."""
 
 from __future__ import annotations
 
@@ -128,6 +128,41 @@ STREAMS = {
 }
 
 
+def steps() -> str:
+    """What steps, metrics and programs cost, in units of what they are compared with."""
+    rows = {name: row for name, row in read("steps.json").items() if isinstance(row, dict)}
+    table = []
+    for name, row in rows.items():
+        kind, _, case = name.partition(" ")
+        if kind == "step":
+            what = f"step in a Kronecker sketch, {case}, {row['weights']:,} weights"
+            table.append([what, f"training step, batch {row['batch']}", f"{row['ratio']:.2f}"])
+        elif kind == "gram":
+            what = f"layerwise Gram matrix, {case} inputs"
+            table.append([what, "building J and J J'", f"1/{row['ratio']:.0f}"])
+        elif kind == "product":
+            other = "the faster of curvlinops' GGN and torch.func"
+            table.append([f"exact product, {case}", other, f"{row['ratio']:.2f}"])
+        elif kind == "kfac":
+            for part in ("measuring", "product"):
+                what = f"Kronecker metric, {part}, {case}"
+                table.append([what, "curvlinops' KFAC", f"{row[f'{part} ratio']:.2f}"])
+        elif kind == "program":
+            what = f"verified program, {row['variables']} variables, {row['rows']} rows"
+            table.append([what, "clarabel alone", f"{row['ratio']:.2f}"])
+    return markdown(["", "beside", "time"], table)
+
+
+def limits() -> str:
+    """Peak memory under --memory."""
+    rows = read("memory_limit.json")["limits"]
+    table = [
+        [name, f"{row['peak'] / 1e9:.2f} GB", "; ".join(row["chosen"]) or "-"]
+        for name, row in rows.items()
+    ]
+    return markdown(["--memory", "peak", "what the run chose"], table)
+
+
 def continual() -> str:
     """Streams of tasks, those that have results."""
     parts = []
@@ -166,25 +201,108 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
+def trained() -> str:
+    """The walks beside training that may go on as long as it likes: worst drop, in points."""
+    results = read("merge.json")["table"]
+    names = [
+        "joint walk, balanced", "sketch walk, balanced", "two-teacher distillation, balanced",
+        "joint training", "b fine-tuned on MNIST, best step",
+        "b fine-tuned on MNIST, then the line back",
+    ]  # fmt: skip
+    table = []
+    for name in names:
+        cells = []
+        for rows in results.values():
+            if name not in rows:
+                cells += ["-", "-"]
+                continue
+            mean = rows[name]["mean"]
+            alone = [rows[f"expert {task}"]["mean"][k] for k, task in enumerate(EXPERTS)]
+            cells += [percent(mean), f"{max(e - m for e, m in zip(alone, mean, strict=True)):.1f}"]
+        table.append([name, *cells])
+    return markdown(["", *(h for net in results for h in (net, "worst drop"))], table)
+
+
+EXPERTS = ("a (MNIST)", "b (Fashion)")
+
+
+def equal_samples() -> str:
+    """The walks beside training with as many samples."""
+    table = read("compare.json")["table"]
+    names = ("joint-walk", "sketch-walk", "distillation", "joint-training", "wise-ft", "ewc",
+             "fine-tuning")  # fmt: skip
+    rows = [[name, percent(list(table[name]["test"].values())), f"{table[name]['drop']:.1f}",
+             f"{table[name]['samples'] / 1000:.0f}k"] for name in names]  # fmt: skip
+    return markdown(["", "test", "worst drop", "samples"], rows)
+
+
+def pruned() -> str:
+    """Training with labels beside the sparsifying walk without: points above the walk."""
+    rows = read("sparsify.json")["table"]
+    levels = ["70 %", "90 %", "95 %", "98 %"]
+    names = [
+        "magnitude, then fine-tuning with labels", "iterative pruning and training with labels",
+        "masked distillation, equal cost",
+    ]  # fmt: skip
+    table = [["walk, no labels", *(f"{rows[f'{level}: walk']['mean']:.2f}" for level in levels)]]
+    for name in names:
+        gaps = [rows[f"{v}: {name}"]["mean"] - rows[f"{v}: walk"]["mean"] for v in levels]
+        table.append([name, *(f"{gap:+.2f}" for gap in gaps)])
+    return markdown(["", *levels], table)
+
+
+def streams() -> str:
+    """Streams: ours beside replay and training on everything at once, in percent."""
+    names = ["geodesic", "replay-200", "replay-500", "joint"]
+    table = []
+    for name, title in STREAMS.items():
+        if (ROOT / "benchmarks" / "results" / f"continual_{name}.json").exists():
+            rows = read(f"continual_{name}.json")["table"]
+            table.append([title, *(f"{100 * rows[k]['accuracy']:.2f}" for k in names)])
+    return markdown(["", *names], table)
+
+
+def convolutions() -> str:
+    """What a sketch walk loses on CIFAR-10, in points."""
+    table = []
+    for net, rows in read("cifar.json")["table"].items():
+        for row in rows.values():
+            drops = [100 * (e - m) for e, m in zip(row["experts"], row["balanced"], strict=True)]
+            table.append([net.removeprefix("nets:"), percent([100 * e for e in row["experts"]]),
+                          " / ".join(f"{drop:.1f}" for drop in drops)])  # fmt: skip
+    return markdown(["network", "the two alone", "the merge is below them by"], table)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "merge": merge, "heads": heads, "three": three, "cifar": cifar,
     "sparsify": sparsify, "sparsify few": sparsify_few, "sparsify vgg": sparsify_vgg,
-    "continual": continual, "compare": compare,
+    "continual": continual, "compare": compare, "steps": steps, "limits": limits,
 }  # fmt: skip
 
 
-def rendered(readme: str) -> str:
-    """Return the README with its tables as the results have them."""
-    for name, table in TABLES.items():
+# The tables of each page.
+PAGES = {
+    "README.md": TABLES,
+    "docs/choosing.md": {
+        "trained": trained, "equal samples": equal_samples, "pruned": pruned,
+        "streams": streams, "convolutions": convolutions,
+    },
+}  # fmt: skip
+
+
+def rendered(page: str, text: str) -> str:
+    """Return a page's text with its tables as the results have them."""
+    for name, table in PAGES[page].items():
         begin, end = f"<!-- table {name}: make readme -->", f"<!-- end of table {name} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        if pattern.search(readme) is None:
-            raise SystemExit(f"the README has no markers for the table {name}")
+        if pattern.search(text) is None:
+            raise SystemExit(f"{page} has no markers for the table {name}")
         whole = f"{begin}\n{table()}\n{end}"
-        readme = pattern.sub(lambda _, whole=whole: whole, readme)
-    return readme
+        text = pattern.sub(lambda _, whole=whole: whole, text)
+    return text
 
 
 if __name__ == "__main__":
-    file = ROOT / "README.md"
-    file.write_text(rendered(file.read_text()))
+    for page in PAGES:
+        file = ROOT / page
+        file.write_text(rendered(page, file.read_text()))

@@ -17,6 +17,7 @@ from geomerge.cli import (
     merge,
     path,
     reconfigure,
+    report,
     sketch,
     sparsify,
     stream,
@@ -24,6 +25,7 @@ from geomerge.cli import (
     verify,
 )
 from geomerge.cli.console import fail
+from geomerge.cli.options import LOG_JSON
 
 __all__ = ["app", "main"]
 
@@ -47,6 +49,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)
 app.command("path")(path.path)
 app.command("verify")(verify.verify)
+app.command("report")(report.report)
 app.command("demo")(demo.demo)
 
 
@@ -73,7 +76,8 @@ def main() -> None:
     try:
         app()
     except GeomergeError as error:
-        sys.exit(fail(str(error)))
+        sys.exit(fail(str(error), log_json=LOG_JSON in sys.argv))
     except OSError as error:  # a full disk, a folder taken away while we worked
         what = f"{(error.strerror or str(error)).lower()} ({error.filename or 'no file named'})"
-        sys.exit(fail(f"{what}; make room or check the folder, and run the command again"))
+        message = f"{what}; make room or check the folder, and run the command again"
+        sys.exit(fail(message, log_json=LOG_JSON in sys.argv))

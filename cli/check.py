@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geomerge.cli.console import USER_ERROR, fail
-from geomerge.cli.options import Arch, DataRoot, Device, Json, Normalisations, Output, Points
+from geomerge.cli.options import Arch, DataRoot, Device, Json, Normalisations, Output, Points, Seed
 
 if TYPE_CHECKING:
     from geomerge.checking import Check
@@ -35,9 +35,24 @@ def check(
     bn: Annotated[
         str | None, typer.Option(help="keep or re-estimate BatchNorm statistics.")
     ] = None,
+    align: Annotated[str, typer.Option(help="weights or activations; none.")] = "none",
     damping: Annotated[float | None, typer.Option(help="mu; default several.")] = None,
+    learn: Annotated[str | None, typer.Option(help="damping: adjust it along one walk.")] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(help="b=0.02, b/3=0.02, b/*=0.02: how much worse.")
+    ] = None,
+    relax: Annotated[bool, typer.Option("--relax", help="Relax the finished path.")] = False,
+    keep_zeros: Annotated[
+        bool, typer.Option("--keep-zeros", help="Weights that are zero in all stay so.")
+    ] = False,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the walk's first step.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of each walk.")] = None,
+    pick: Annotated[
+        str | None, typer.Option(help="max-min, balanced, equal-drift, or 'a>=0.80'.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Most memory that may be held.")] = None,
     points: Points = 64,
+    seed: Seed = 0,
     arch: Arch = None,
     normalisation: Normalisations = None,
     device: Device = "cpu",
@@ -56,9 +71,18 @@ def check(
         "output": output,
         "head": head,
         "bn": bn,
+        "align": align,
         "damping": damping,
+        "learn": learn,
+        "budget": tuple(budget or ()),
+        "relax": relax,
+        "keep_zeros": keep_zeros,
+        "learning_rate": learning_rate,
         "steps": steps,
+        "pick": pick,
+        "memory": memory,
         "points": points,
+        "seed": seed,
         "arch": arch,
         "normalisation": tuple(normalisation or ()),
         "device": device,
@@ -68,12 +92,12 @@ def check(
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
     else:
-        _show(found)
+        _show(found, relax)
     if found.problems:
         raise typer.Exit(USER_ERROR)
 
 
-def _show(found: Check) -> None:
+def _show(found: Check, relax: bool) -> None:
     for name, brings in found.networks.items():
         print(f"{name}: {_brings(brings)}")
     for note in found.notes:
@@ -91,12 +115,13 @@ def _show(found: Check) -> None:
         path, most = found.memory["path_on_disk"], found.memory["disk_while_walking"]
         print(f"disk, estimated: {_size(path)} for the path, {_size(most)} while walking")
     if found.time is not None:
-        parts = ", ".join(f"{count} {what}" for what, count in found.time["steps"].items())
-        print(
-            f"time, estimated: {_duration(found.time['seconds'])} if every step is taken ({parts}; "
-            f"{1000 * found.time['seconds_per_step']:.3g} ms each here and now); metrics and picks "
-            "come on top"
-        )
+        whole = _duration(found.time["seconds"])
+        took = ", ".join(f"{what} {_duration(s)}" for what, s in found.time["parts"].items())
+        print(f"time, estimated here and now: {whole} ({took})")
+        walks = ", ".join(f"{count} {what}" for what, count in found.time["steps"].items())
+        print(f"steps, at most: {walks}")
+        if relax:
+            print("note: --relax comes on top of the time")
     print("nothing is in the way of this merge")
 
 

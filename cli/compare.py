@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import finish, plain_table, progress_bar
+from geomerge.cli.console import finish, plain_table, watched
 from geomerge.cli.options import (
     Arch,
     DataRoot,
     Device,
     Download,
+    LogJson,
     Normalisations,
     Output,
     ReportJson,
@@ -75,6 +76,7 @@ def compare(
     data_root: DataRoot = None,
     download: Download = False,
     as_json: ReportJson = False,
+    log_json: LogJson = False,
 ) -> None:
     """Try averages, matching, training and walks on two networks; one table, one picture."""
     from geomerge.comparing import CompareOptions
@@ -102,9 +104,9 @@ def compare(
         skip=names_in(skip),
         budget=budget,
     )
-    with progress_bar(quiet=as_json) as show:
+    with watched(log_json) as show:
         folder, report, before = run_compare([a, b], options, base=base, out=out, on_progress=show)
-    finish(folder, report, before, None if as_json else _show)
+    finish(folder, report, before, None if as_json else _show, log_json)
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, messages, the progress bar, the end of a run."""
+"""What all commands share: exit codes, messages, who watches, the end of a run."""
 
 from __future__ import annotations
 
@@ -15,48 +15,42 @@ if TYPE_CHECKING:
     from geomerge.merging.monitor import Progress
 
 USER_ERROR = 2
+INTERRUPTED = 130  # 128 + the number of SIGINT, as shells have it
 
 
-def fail(message: str) -> int:
-    """Print one sentence to the error stream and return the exit code of a user's mistake."""
-    print(f"geomerge: {message}", file=sys.stderr)
+def fail(message: str, log_json: bool = False) -> int:
+    """Say one sentence on the error stream and return the exit code of a user's mistake."""
+    _say("failed", message, log_json)
     return USER_ERROR
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """Give a function that shows walks as bars with current accuracies.
+def watched(log_json: bool, resumes: bool = True) -> Iterator[Callable[[Progress], None] | None]:
+    """Give what shows how walks go; where the block is interrupted, say so and end.
 
     Args:
-        quiet: Show nothing.
+        log_json: Write a line for every event instead of bars.
+        resumes: Whether the same command goes on where the block was interrupted.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+    from geomerge.watching import log_lines, progress
 
-    bars = Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[now]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=quiet or not sys.stderr.isatty(),
-    )
-    rows: dict[str, Any] = {}
-    with bars:
+    try:
+        with log_lines(sys.stderr) if log_json else progress() as show:
+            yield show
+    except KeyboardInterrupt:
+        then = "goes on where this one stopped" if resumes else "begins anew"
+        _say("interrupted", f"interrupted; the same command {then}", log_json)
+        raise SystemExit(INTERRUPTED) from None
 
-        def show(progress: Progress) -> None:
-            now = "  ".join(
-                f"{side} {100 * value:.1f} %" for side, value in progress.accuracy.items()
-            )
-            if progress.walk not in rows:
-                rows[progress.walk] = bars.add_task(progress.walk, total=progress.steps, now=now)
-            bars.update(rows[progress.walk], completed=progress.step, now=now)
 
-        yield show
-        for row in bars.tasks:
-            bars.update(row.id, total=row.completed)
+def _say(event: str, message: str, log_json: bool) -> None:
+    """Print one sentence to the error stream, or the same as an event."""
+    if log_json:
+        from geomerge.watching import write_line
+
+        write_line(sys.stderr, event, message=message)
+    else:
+        print(f"geomerge: {message}", file=sys.stderr)
 
 
 def finish(
@@ -64,6 +58,7 @@ def finish(
     report: dict[str, Any],
     before: bool,
     show: Callable[[dict[str, Any]], None] | None,
+    log_json: bool,
 ) -> None:
     """Print what a run found, and where it is.
 
@@ -72,12 +67,22 @@ def finish(
         report: The content of its ``report.json``.
         before: Whether the run had been finished before.
         show: Prints the report for people; None prints it as JSON and nothing else.
+        log_json: Whether the last event goes to the error stream.
     """
+    tell_finished(log_json, folder=str(folder), before=before)
     if show is None:
         print(json.dumps(report, indent=1))
         return
     show(report)
     print(f"{folder} was finished before; nothing changed" if before else f"written to {folder}")
+
+
+def tell_finished(log_json: bool, **content: Any) -> None:
+    """Write the last event of a run, if events are written at all."""
+    if log_json:
+        from geomerge.watching import write_line
+
+        write_line(sys.stderr, "finished", **content)
 
 
 def plain_table(

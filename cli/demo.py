@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import percent, progress_bar
+from geomerge.cli.console import percent, watched
 from geomerge.cli.merge import show_report
 from geomerge.cli.options import Seed
 
@@ -24,6 +24,8 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Train two networks on scikit-learn's digits, straight and permuted, and merge them."""
+    from geomerge.watching import sparkline
+
     out = out or Path(f"runs/demo-{seed}")
     if (out / "merge" / "report.json").is_file():
         from geomerge.runs.finished import read_json
@@ -34,7 +36,7 @@ def demo(
         report = _run(out, seed)
     show_report(report)
     for side, task in TASKS.items():
-        print(f"{task:>16}  {_sparkline(report['curve'], side)}")
+        print(f"{task:>16}  {sparkline([p['accuracy'][side] for p in report['curve']])}")
     print(f"{'':>16}  a {'path':-^{max(len(report['curve']) - 4, 4)}} b")
     merged = out / "merge"
     print(f"picture: {merged / 'curves.png'}; the network: {merged / 'merged.safetensors'}")
@@ -56,7 +58,7 @@ def _run(out: Path, seed: int) -> dict[str, Any]:
             seed=2 * seed + k,
         )
         print(f"{name}: {ARCHITECTURE} trained on {task}, {percent(found['test'])} % on test")
-    with progress_bar(quiet=False) as show:
+    with watched(log_json=False) as show:
         _, report, _ = run_merge(
             [out / "a.pt", out / "b.pt"],
             MergeOptions(manifold=(TASKS["a"],), seed=seed),
@@ -64,8 +66,3 @@ def _run(out: Path, seed: int) -> dict[str, Any]:
             on_progress=show,
         )
     return report
-
-
-def _sparkline(curve: list[dict[str, Any]], side: str) -> str:
-    blocks = " ▁▂▃▄▅▆▇█"
-    return "".join(blocks[round((len(blocks) - 1) * point["accuracy"][side])] for point in curve)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import finish, percent, progress_bar
+from geomerge.cli.console import finish, percent, watched
 from geomerge.cli.options import (
     Arch,
     DataRoot,
     Device,
     Download,
+    LogJson,
     Normalisations,
     Output,
     Points,
@@ -95,6 +97,7 @@ def merge(
     data_root: DataRoot = None,
     download: Download = False,
     as_json: ReportJson = False,
+    log_json: LogJson = False,
 ) -> None:
     """Walk between networks and keep the point that does every task."""
     from geomerge.merging import MergeOptions
@@ -127,9 +130,9 @@ def merge(
         download=download,
         device=device,
     )
-    with progress_bar(quiet=as_json) as show:
+    with watched(log_json) as show:
         folder, report, before = run_merge(networks, options, out=out, pt=pt, on_progress=show)
-    finish(folder, report, before, None if as_json else show_report)
+    finish(folder, report, before, None if as_json else show_report, log_json)
 
 
 def show_report(report: dict[str, Any]) -> None:
@@ -147,7 +150,7 @@ def show_report(report: dict[str, Any]) -> None:
         smallest = None if None in values else min(values)
         style = "bold" if row["name"] == "crossover" else None
         table.add_row(row["name"], *map(percent, values), percent(smallest), style=style)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     console.print(table)
     console.print(f"{head['protocol']} head: {head['meaning']}")
     at = report["crossover"]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "LOG_JSON",
     "Arch",
     "Batch",
     "Choose",
@@ -17,6 +18,7 @@ __all__ = [
     "Download",
     "Inputs",
     "Json",
+    "LogJson",
     "Manifold",
     "Mix",
     "NetworkFile",
@@ -39,6 +41,10 @@ NetworkFile = Annotated[Path, typer.Argument(help="The network: .pt, .pth or .sa
 NetworkOut = Annotated[Path, typer.Option(help="Where the network goes: .pt or .safetensors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ReportJson = Annotated[bool, typer.Option("--json", help="Print report.json.")]
+LOG_JSON = "--log-json"
+LogJson = Annotated[
+    bool, typer.Option(LOG_JSON, help="Write events to the error stream, one JSON object a line.")
+]
 Arch = Annotated[str | None, typer.Option(help="Architecture, where the file does not say.")]
 Normalisation = Annotated[str | None, typer.Option(help="MEAN/STD instead of the usual one.")]
 Normalisations = Annotated[

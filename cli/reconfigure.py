@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import finish, percent, progress_bar
+from geomerge.cli.console import finish, percent, watched
 from geomerge.cli.options import (
     Arch,
     Batch,
@@ -17,6 +18,7 @@ from geomerge.cli.options import (
     Device,
     Download,
     Inputs,
+    LogJson,
     Manifold,
     Mix,
     Normalisations,
@@ -66,6 +68,7 @@ def reconfigure(
     data_root: DataRoot = None,
     download: Download = False,
     as_json: ReportJson = False,
+    log_json: LogJson = False,
 ) -> None:
     """Remove and restore units as a plan says, keeping the function all along."""
     from geomerge.runs import run_reconfigure
@@ -92,16 +95,16 @@ def reconfigure(
         download=download,
         device=device,
     )
-    with progress_bar(quiet=as_json) as show:
+    with watched(log_json) as show:
         folder, report, before = run_reconfigure(source, plan, options, out=out, on_progress=show)
-    finish(folder, report, before, None if as_json else _show)
+    finish(folder, report, before, None if as_json else _show, log_json)
 
 
 def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     task = report["network"]["task"]
     table = Table(title=f"{report['network']['file']} on {task}, accuracy on the test split, %")
     for heading in ("configuration", "units gone", "walked", "just cut out", "epochs"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import finish, percent, progress_bar
+from geomerge.cli.console import finish, percent, watched
 from geomerge.cli.options import (
     Arch,
     Batch,
@@ -17,6 +18,7 @@ from geomerge.cli.options import (
     Device,
     Download,
     Inputs,
+    LogJson,
     Manifold,
     Mix,
     NetworkFile,
@@ -103,6 +105,7 @@ def sparsify(
     data_root: DataRoot = None,
     download: Download = False,
     as_json: ReportJson = False,
+    log_json: LogJson = False,
 ) -> None:
     """Walk to a sparse network that keeps the function; no labels are needed."""
     from geomerge.runs import run_sparsify
@@ -141,7 +144,7 @@ def sparsify(
         download=download,
         device=device,
     )
-    with progress_bar(quiet=as_json) as show:
+    with watched(log_json) as show:
         folder, report, before = run_sparsify(
             network,
             options,
@@ -151,14 +154,14 @@ def sparsify(
             torch_prune=torch_prune,
             on_progress=show,
         )
-    finish(folder, report, before, None if as_json else _show)
+    finish(folder, report, before, None if as_json else _show, log_json)
 
 
 def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     task = report["network"]["task"]
     table = Table(title=f"{report['network']['file']} on {task}, test split")
     for heading in ("", "zeros, %", "accuracy, %", "as dense, %", "drift"):

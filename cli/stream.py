@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import finish, plain_table, progress_bar
-from geomerge.cli.options import DataRoot, Device, Download, ReportJson, Seed, names_in
+from geomerge.cli.console import finish, plain_table, watched
+from geomerge.cli.options import DataRoot, Device, Download, LogJson, ReportJson, Seed, names_in
 
 __all__ = ["stream"]
 
@@ -82,9 +81,11 @@ def stream(
     data_root: DataRoot = None,
     download: Download = False,
     as_json: ReportJson = False,
+    log_json: LogJson = False,
 ) -> None:
     """Learn a stream of tasks; compare with baselines on the same stream and network."""
     from geomerge.merging.monitor import Progress
+    from geomerge.runs.command import command_line
     from geomerge.runs.stream import run_stream
     from geomerge.runs.stream_options import StreamOptions
 
@@ -117,28 +118,30 @@ def stream(
         device=device,
     )
 
-    def learn() -> dict[str, Any]:
-        run_table = _table(as_json)
-        with progress_bar(quiet=as_json) as show:
-            found: dict[str, Any] = run_table(
-                options,
-                lambda row, done, count, value: show(Progress(row, done, count, {"": value})),
-            )
-        return found
+    command = command_line("stream", [name], options)
+    with watched(log_json) as show:
 
-    folder, report, before = run_stream(name, options.recipe(), learn, out)
-    finish(folder, report, before, None if as_json else _show)
+        def at(part: str, before: int) -> None:
+            if show is not None:
+                show(Progress(part, before, len(options.rows), {}, whole=True))
+
+        def learned(row: str, done: int, count: int, value: float) -> None:
+            if show is not None:
+                at(row, options.rows.index(row))
+                show(Progress(row, done, count, {"average accuracy": value}))
+
+        def learn(work: Path) -> dict[str, Any]:
+            at("loading Avalanche", 0)  # which takes some ten seconds
+            found: dict[str, Any] = _run_table()(options, learned, work)
+            return found
+
+        folder, report, before = run_stream(name, options.recipe(), command, learn, out, device)
+    finish(folder, report, before, None if as_json else _show, log_json)
 
 
-def _table(quiet: bool) -> Any:
-    """Import what needs Avalanche, and say so while it takes its time."""
-    from rich.console import Console
-
-    console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
-    with (
-        console.status("loading Avalanche (about ten seconds)"),
-        warnings.catch_warnings(),
-    ):
+def _run_table() -> Any:
+    """Import what needs Avalanche."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of packages that Avalanche imports and nobody here uses
         from geomerge.strategies.table import run_table
     return run_table

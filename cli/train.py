@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geomerge.cli.console import percent, progress_bar
-from geomerge.cli.options import DataRoot, Device, Download, NetworkOut, Normalisation
+from geomerge.cli.console import percent, tell_finished, watched
+from geomerge.cli.options import DataRoot, Device, Download, LogJson, NetworkOut, Normalisation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from geomerge.merging.monitor import Progress
+    from geomerge.tasks import Task
 
 __all__ = ["train"]
 
@@ -32,9 +39,9 @@ def train(
     device: Device = "cpu",
     data_root: DataRoot = None,
     download: Download = False,
+    log_json: LogJson = False,
 ) -> None:
     """Train a network for a task; 5000 examples are left out for later choices."""
-    from geomerge.merging.monitor import Progress
     from geomerge.tasks import load_task, parse_normalisation
     from geomerge.training import train_checkpoint
 
@@ -45,7 +52,7 @@ def train(
         normalisation=parse_normalisation(normalisation) if normalisation else None,
         device=device,
     )
-    with progress_bar(quiet=False) as show:
+    with watched(log_json, resumes=False) as show:
         accuracies = train_checkpoint(
             out,
             arch,
@@ -55,11 +62,33 @@ def train(
             seed=seed,
             sketch=sketch,
             device=device,
-            on_step=lambda step, steps, _: show(
-                Progress(f"training on {manifold}", step, steps, {})
-            ),
+            on_step=None if show is None else _watcher(show, arch, task, seed, device),
         )
+    tell_finished(log_json, file=str(out))
     print(
         f"{out}: {arch} on {manifold}, accuracy {percent(accuracies['test'])} % on test, "
         f"{percent(accuracies['select'])} % on the selection split"
     )
+
+
+def _watcher(
+    show: Callable[[Progress], None], arch: str, task: Task, seed: int, device: str
+) -> Callable[[int, int, Tensor], None]:
+    """Return what shows each step of a training, with the accuracy now and then."""
+    from geomerge.architectures import create_network
+    from geomerge.crossover import accuracy
+    from geomerge.merging.monitor import EVERY, EXAMPLES, Progress
+    from geomerge.network import Network
+
+    # One of its own: what is measured here must not touch the network in training.
+    network = Network(create_network(arch, task.input_shape, task.classes, seed), device)
+    few = task.select.first(EXAMPLES)
+    found: dict[str, float] = {}
+
+    def watch(step: int, steps: int, w: Tensor) -> None:
+        nonlocal found
+        if step % EVERY == 1:
+            found = {task.name: accuracy(network, w, few)}
+        show(Progress(f"training on {task.name}", step, steps, found))
+
+    return watch

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from geomerge.metric import make_sketch as make_sketch
     from geomerge.network import Network as Network
     from geomerge.path import WeightPath as WeightPath
+    from geomerge.pretrained import from_pretrained as from_pretrained
     from geomerge.tasks import Task as Task
     from geomerge.tasks import load_task as load_task
+    from geomerge.watching import progress as progress
 
 __version__ = version("geomerge")
 
@@ -37,10 +39,12 @@ _HOME = {
     "Sketch": "metric",
     "Task": "tasks",
     "WeightPath": "path",
+    "from_pretrained": "pretrained",
     "load_checkpoint": "checkpoint",
     "load_task": "tasks",
     "make_sketch": "metric",
     "merge": "merging",
+    "progress": "watching",
     "save_checkpoint": "checkpoint",
 }
 __all__ = [*_HOME, "__version__"]

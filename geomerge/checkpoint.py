@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from geomerge.containers import check_safetensors, check_torch
+from geomerge.containers import check_safetensors, check_torch, safetensors_shapes
 from geomerge.errors import CheckpointError, RunError, first_line
 from geomerge.files import canonical_json, check_output, sha256, write_bytes
 from geomerge.pickles import ForeignObjectError
@@ -28,6 +28,7 @@ __all__ = [
     "SUFFIXES",
     "Checkpoint",
     "load_checkpoint",
+    "load_header",
     "read_safetensors",
     "save_checkpoint",
     "torch_bytes",
@@ -36,6 +37,7 @@ __all__ = [
 SUFFIXES = (".pt", ".pth", ".safetensors")
 _META = "geomerge"
 _SKETCH = "geomerge.sketch/"
+_FLOATS = ("F64", "F32", "F16", "BF16")  # types of the format
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 # What later readers rely on. Everything else in the metadata is only carried along.
 _KINDS = {
@@ -55,6 +57,14 @@ class Checkpoint:
         sketch: Tensors of the sketch of this network on its own task; empty without one.
         source: The file it was read from, for messages.
         digest: SHA-256 of the file's bytes, empty if it never was a file.
+
+    Example:
+        >>> import geomerge as gm
+        >>> from torch import nn
+        >>> network = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+        >>> checkpoint = gm.Checkpoint(network.state_dict(), {"task": "digits"})
+        >>> list(checkpoint.weights)
+        ['0.weight', '0.bias', '2.weight', '2.bias']
     """
 
     weights: dict[str, Tensor]
@@ -79,6 +89,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: If the file is missing, damaged, claims more than it has, holds objects
             other than plain tensors, or a number that is not finite.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import geomerge as gm
+        >>> from torch import nn
+        >>> file = Path(tempfile.mkdtemp()) / "a.safetensors"
+        >>> gm.save_checkpoint(file, gm.Checkpoint(nn.Linear(2, 3).state_dict()))
+        >>> found = gm.load_checkpoint(file)
+        >>> found.weights["weight"].shape, len(found.digest)  # SHA-256 of the file
+        (torch.Size([3, 2]), 64)
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -101,6 +122,37 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if all(name.startswith("module.") for name in weights):  # saved from DataParallel
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
     return Checkpoint(weights, meta, sketch, str(path), sha256(content))
+
+
+def load_header(path: str | Path) -> Checkpoint:
+    """Read the header of a ``.safetensors`` file: all that is known of the weights but themselves.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A checkpoint without digest whose tensors are on torch's device ``"meta"``.
+
+    Raises:
+        CheckpointError: If the file is missing, or no whole safetensors file by its header.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as stream:
+            shapes, metadata = safetensors_shapes(stream, path.stat().st_size)
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+    except ValueError as error:
+        raise _not_whole(path, error) from error
+    tensors = {
+        name: torch.empty(
+            shape, dtype=torch.float32 if kind in _FLOATS else torch.int64, device="meta"
+        )
+        for name, (kind, shape) in shapes.items()
+    }
+    meta = _parse_meta(metadata.get(_META, "{}"), path)
+    weights = {k: v for k, v in tensors.items() if not k.startswith(_SKETCH)}
+    return Checkpoint(weights, meta, source=str(path))
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -152,20 +204,28 @@ def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dic
         metadata = check_safetensors(content)
         tensors = safetensors.torch.load(content)
     except Exception as error:  # the reader raises its own types, none of them documented
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({first_line(error)}); copy it again"
-        ) from error
+        raise _not_whole(path, error) from error
     return tensors, metadata
+
+
+def _not_whole(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a whole safetensors file ({first_line(error)}); copy it again"
+    )
 
 
 def _read(path: Path) -> bytes:
     try:
         return read_regular(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no file {path}; check the name") from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise RunError(f"cannot read {path} ({reason}); check the path and permissions") from error
+        raise _cannot_read(path, error) from error
+
+
+def _cannot_read(path: Path, error: OSError) -> CheckpointError | RunError:
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(f"no file {path}; check the name")
+    reason = (error.strerror or str(error)).lower()
+    return RunError(f"cannot read {path} ({reason}); check the path and permissions")
 
 
 def _read_torch(

@@ -10,7 +10,7 @@ import io
 import math
 import struct
 import zipfile
-from typing import Any
+from typing import Any, BinaryIO
 
 from geomerge.pickles import Storage, read_pickle
 from geomerge.reading import parse_json
@@ -19,6 +19,7 @@ __all__ = [
     "check_archive",
     "check_safetensors",
     "check_torch",
+    "safetensors_shapes",
 ]
 
 _HEADER = 4 * 2**20  # bytes of a header, or of an archive's pickle: some thirty thousand tensors
@@ -43,12 +44,32 @@ def check_safetensors(content: bytes) -> dict[str, str]:
         ValueError: If the header is longer than the file, no JSON of the format, or claims tensors
             that overlap, leave gaps, lie outside, or are not of the length their shape says.
     """
-    if len(content) < 8:
+    _, metadata = safetensors_shapes(io.BytesIO(content), len(content))
+    return metadata
+
+
+def safetensors_shapes(
+    stream: BinaryIO, total: int
+) -> tuple[dict[str, tuple[str, list[int]]], dict[str, str]]:
+    """Read the header of a safetensors file and nothing else.
+
+    Args:
+        stream: The file, at its beginning.
+        total: Its length in bytes.
+
+    Returns:
+        By the name of each tensor, in the order in which they lie there, its type as the format
+        calls it and its shape; and the free metadata.
+
+    Raises:
+        ValueError: As :func:`check_safetensors`.
+    """
+    if total < 8:
         raise ValueError("no header")
-    (size,) = struct.unpack("<Q", content[:8])
-    if size > min(len(content) - 8, _HEADER):
-        raise ValueError(f"a header of {size} bytes in a file of {len(content)}")
-    header = parse_json(content[8 : 8 + size].decode("utf-8"))
+    (size,) = struct.unpack("<Q", stream.read(8))
+    if size > min(total - 8, _HEADER):
+        raise ValueError(f"a header of {size} bytes in a file of {total}")
+    header = parse_json(stream.read(size).decode("utf-8"))
     if not isinstance(header, dict):
         raise ValueError("a header that is no object")
     metadata = header.pop("__metadata__", {})
@@ -60,9 +81,9 @@ def check_safetensors(content: bytes) -> dict[str, str]:
         if start != end:
             raise ValueError(f"{name[:40]!r} begins at {start}, expected {end}")
         end = stop
-    if end != len(content) - 8 - size:
-        raise ValueError(f"{end} bytes of tensors claimed, {len(content) - 8 - size} there")
-    return metadata
+    if end != total - 8 - size:
+        raise ValueError(f"{end} bytes of tensors claimed, {total - 8 - size} there")
+    return {name: (header[name]["dtype"], header[name]["shape"]) for *_, name in places}, metadata
 
 
 def _safetensors_place(name: str, entry: Any) -> tuple[int, int, str]:

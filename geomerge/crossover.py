@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from geomerge.errors import OptionError, did_you_mean
@@ -23,6 +24,7 @@ __all__ = [
     "Score",
     "accuracy",
     "parse_pick",
+    "right_by_class",
     "search",
     "share_right",
     "shortest_of_best",
@@ -88,10 +90,29 @@ def share_right(scores: Callable[[Tensor], Tensor], split: Split, batch: int = 2
         split: Labelled examples.
         batch: Inputs at a time.
     """
-    right = 0
+    right, of = right_by_class(scores, split, batch)
+    return int(right.sum()) / int(of.sum())
+
+
+def right_by_class(
+    scores: Callable[[Tensor], Tensor], split: Split, batch: int = 2000
+) -> tuple[Tensor, Tensor]:
+    """Return how many examples of each class get their label's largest score, of how many.
+
+    Args:
+        scores: As in :func:`share_right`.
+        split: Labelled examples.
+        batch: Inputs at a time.
+
+    Returns:
+        Two counts by class number, shape (C,) each, C one more than the largest label.
+    """
+    of = torch.bincount(split.labels)
+    right = torch.zeros_like(of)
     for x, y in zip(split.inputs.batches(batch), split.labels.split(batch), strict=True):
-        right += int((scores(x).argmax(dim=1) == y).sum())
-    return right / len(split.labels)
+        hits = y[scores(x).argmax(dim=1) == y]
+        right += torch.bincount(hits, minlength=len(of))
+    return right, of
 
 
 def parse_pick(text: str, experts: Mapping[str, float | None]) -> PickRule:
@@ -109,6 +130,12 @@ def parse_pick(text: str, experts: Mapping[str, float | None]) -> PickRule:
 
     Raises:
         OptionError: If the text is none of these.
+
+    Example:
+        >>> from geomerge.crossover import Score, parse_pick
+        >>> rule = parse_pick("balanced", {"a": 0.98, "b": 0.90})
+        >>> round(rule.value(Score({"a": 0.95, "b": 0.89})), 3)  # a has lost more
+        -0.03
     """
     text = text.replace(" ", "")
     if text == "max-min":

@@ -15,6 +15,7 @@ from geomerge.network import Network
 from geomerge.tasks import Inputs, Split
 
 __all__ = [
+    "Descent",
     "TowardFunction",
     "TowardLabels",
     "TowardMixedOutputs",
@@ -60,7 +61,7 @@ def log_probabilities(
     return network.all_logits(w, inputs.batches(batch)).log_softmax(dim=1)
 
 
-class _Descent(ABC):
+class Descent(ABC):
     """v = - grad_w of a loss, on batches in which every input is seen once before any again."""
 
     def __init__(self, network: Network, inputs: Inputs, batch: int, seed: int) -> None:
@@ -71,11 +72,12 @@ class _Descent(ABC):
     def __call__(
         self,
         w: Tensor,  # (n,)
+        out: Tensor | None = None,  # (n,)
     ) -> tuple[float, Tensor]:
-        """Return the loss on the next batch and v there, shape (n,)."""
+        """Return the loss on the next batch and v there, in ``out`` or in a new vector (n,)."""
         x, loss_of = self._batch(next(self._order))
-        loss, gradient = self._network.gradient(w, x, loss_of)
-        return loss, gradient.neg_()
+        negative, v = self._network.gradient(w, x, lambda logits: -loss_of(logits), out)
+        return -negative, v
 
     def skip(self, batches: int) -> None:
         """Pass over batches that were drawn before a walk was interrupted."""
@@ -87,7 +89,7 @@ class _Descent(ABC):
         """Return inputs, shape (B, ...), and the loss of their logits."""
 
 
-class TowardFunction(_Descent):
+class TowardFunction(Descent):
     """v = - grad_w D(w), D the mean KL(teacher || network) on the teacher's own inputs.
 
     Args:
@@ -108,7 +110,7 @@ class TowardFunction(_Descent):
         return self._inputs.batch(index), divergence(self._targets[index])
 
 
-class TowardOutputs(_Descent):
+class TowardOutputs(Descent):
     r"""v = - J'(phi(w) - phi_0) / N: half the steepest descent of the squared functional change.
 
     With the inverse of the metric before it, it is the Gauss-Newton step that takes the drift
@@ -134,7 +136,7 @@ class TowardOutputs(_Descent):
         return self._inputs.batch(index), _half_change(self._outputs[index], self._output)
 
 
-class TowardMixedOutputs(_Descent):
+class TowardMixedOutputs(Descent):
     """As :class:`TowardOutputs`, on mixtures of two inputs each (Zhang et al. 2018, mixup).
 
     What the network does between inputs is its function too, and is known without labels: where
@@ -164,18 +166,30 @@ class TowardMixedOutputs(_Descent):
         self._start = start
         self._output = output
         self._mix = mix
+        self._size = min(batch, len(inputs))
         self._generator = torch.Generator().manual_seed(seed)
+
+    def skip(self, batches: int) -> None:
+        """Pass over batches and mixtures that were drawn before a walk was interrupted."""
+        super().skip(batches)
+        for _ in range(batches):
+            self._draw()
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """Return what decides the shares of the second inputs of a batch, and which they are."""
+        share = torch.rand(self._size, generator=self._generator)
+        return share, torch.randperm(self._size, generator=self._generator)
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Loss]:
         x = self._inputs.batch(index)
-        share = self._mix * torch.rand(len(x), generator=self._generator).to(x)
-        other = torch.randperm(len(x), generator=self._generator).to(x.device)
+        share, other = self._draw()
+        share, other = self._mix * share.to(x), other.to(x.device)
         x = torch.lerp(x, x[other], share.view(-1, *[1] * (x.dim() - 1)))
         phi_0 = output_map(self._network.logits(self._start, x), self._output)
         return x, _half_change(phi_0, self._output)
 
 
-class TowardLabels(_Descent):
+class TowardLabels(Descent):
     """v = - grad_w of the mean cross-entropy: the one direction that sees labels.
 
     Args:

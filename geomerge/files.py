@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -91,4 +92,9 @@ def default_mode(most: int) -> int:
 def cannot_write(path: Path, error: OSError) -> RunError:
     """Return the error that says why a place cannot be written."""
     reason = (error.strerror or str(error)).lower()
-    return RunError(f"cannot write {path} ({reason}); choose a folder that you may write to")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if full:
+        remedy = "make room and run the command again"
+    else:
+        remedy = "choose a folder that you may write to"
+    return RunError(f"cannot write {path} ({reason}); {remedy}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from geomerge.errors import CheckpointError, OptionError, TaskError, first_line
+from geomerge.gradients import gradients_into
 
 __all__ = ["Network", "check_device", "places"]
 
@@ -63,6 +64,20 @@ class Network:
     Args:
         module: The network; it is put in evaluation mode (no dropout, frozen statistics).
         device: Where it computes.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> network = gm.Network(nn.Linear(2, 3))
+        >>> network.n  # six weights and three biases
+        9
+        >>> w = torch.zeros(network.n)
+        >>> network.logits(w, torch.ones(4, 2)).shape
+        torch.Size([4, 3])
+        >>> loss, gradient = network.gradient(w, torch.ones(4, 2), lambda logits: logits.sum())
+        >>> gradient  # by w, in the order of the state dict
+        tensor([4., 4., 4., 4., 4., 4., 4., 4., 4.])
     """
 
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
@@ -154,6 +169,7 @@ class Network:
         w: Tensor,  # (n,)
         x: Tensor,  # (B, ...)
         loss_of: Callable[[Tensor], Tensor],
+        out: Tensor | None = None,  # (n,)
     ) -> tuple[float, Tensor]:
         """Return a loss of the logits and its gradient in ``w``.
 
@@ -161,23 +177,30 @@ class Network:
             w: The weights.
             x: Inputs.
             loss_of: Logits, shape (B, m), to one number.
+            out: Where the gradient goes; None makes a new vector.
 
         Returns:
             The loss, and its gradient, shape (n,). Buffers are not trained: their entries are zero.
         """
         module = self.load(w)
+        out = torch.empty_like(w) if out is None else out
         if self.most is not None and len(x) > self.most:
-            return self._gradient_in_parts(w, x, loss_of)
+            return self._gradient_in_parts(w, x, loss_of, out)
         with _trainable(module) as parameters:
-            loss = loss_of(module(x)[:, self.columns])
-            parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        return float(loss.detach()), self._joined(parts, w)
+            loss = gradients_into(
+                out[: self.n_parameters],
+                parameters,
+                lambda: loss_of(module(x)[:, self.columns]),
+            )
+        out[self.n_parameters :] = 0
+        return float(loss.detach()), out
 
     def _gradient_in_parts(
         self,
         w: Tensor,  # (n,)
         x: Tensor,  # (B, ...)
         loss_of: Callable[[Tensor], Tensor],
+        out: Tensor,  # (n,)
     ) -> tuple[float, Tensor]:
         """Return the same through two passes, the second from the gradient at the logits."""
         assert self.most is not None
@@ -185,24 +208,16 @@ class Network:
         with torch.enable_grad():
             loss = loss_of(logits)
             (at_logits,) = torch.autograd.grad(loss, logits)
-        total = torch.zeros_like(w)
+        sums = out.zero_()[: self.n_parameters].split([p.numel() for p in self.module.parameters()])
         with _trainable(self.load(w)) as parameters:
             for part, wanted in zip(x.split(self.most), at_logits.split(self.most), strict=True):
                 parts = torch.autograd.grad(
                     self.module(part)[:, self.columns], parameters, wanted,
                     allow_unused=True, materialize_grads=True,
                 )  # fmt: skip
-                total += self._joined(parts, w)
-        return float(loss.detach()), total
-
-    def _joined(
-        self,
-        parts: Sequence[Tensor],
-        w: Tensor,  # (n,)
-    ) -> Tensor:  # (n,)
-        gradient = torch.zeros_like(w)
-        torch.cat([part.reshape(-1) for part in parts], out=gradient[: self.n_parameters])
-        return gradient
+                for total, one in zip(sums, parts, strict=True):
+                    total += one.reshape(-1)
+        return float(loss.detach()), out
 
     def check_inputs(
         self,

@@ -20,6 +20,7 @@ from geomerge.architectures import rebuild_network
 from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.errors import OptionError, RunError, first_line
 from geomerge.files import write_bytes
+from geomerge.html import card, ruler, table
 from geomerge.leg import Leg, StepRecord, read_point
 from geomerge.network import Network
 from geomerge.path_index import read_index, read_steps
@@ -48,6 +49,24 @@ class WeightPath:
     Raises:
         RunError: If the folder holds no whole path, or its index leads out of the folder.
         CheckpointError: If a network at an end cannot be read.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> def untrained(seed, task):
+        ...     torch.manual_seed(seed)
+        ...     module = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+        ...     return gm.Checkpoint(module.state_dict(), {"task": task})
+        >>> networks = [untrained(0, "digits@0-1"), untrained(1, "digits@2-3")]
+        >>> options = gm.MergeOptions(manifold=("digits@0-1",), steps=4, damping=1e-3)
+        >>> merged = gm.merge(networks, options)
+        >>> path = gm.WeightPath(merged.path.folder)
+        >>> path.ends, path.ts[0], path.ts[-1]
+        (('a', 'b'), 0.0, 1.0)
+        >>> network = path.network.load(path.at(0.5))  # an nn.Module
+        >>> network(torch.zeros(1, 1, 8, 8)).shape
+        torch.Size([1, 10])
     """
 
     def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
@@ -76,6 +95,25 @@ class WeightPath:
                 "finished run"
             )
         self._vectors = {k: self.network.ravel(c.weights) for k, c in self._ends.items()}
+
+    def __repr__(self) -> str:
+        first, last = self.ends
+        return (
+            f"<WeightPath from {first} to {last}: {len(self._stops)} points, length "
+            f"{sum(self.lengths.values()):.4g}, crossover at t = {self.crossover:.4g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        walked = [
+            [leg, str(sum(step.leg == leg for step in self.steps)), f"{length:.4g}"]
+            for leg, length in self.lengths.items()
+        ]
+        first, last = self.ends
+        return card(
+            f"Path of {len(self._stops)} networks with {self.network.n:,} weights",
+            ruler((f"{first}, t = 0", f"{last}, t = 1"), self.ts, ("crossover", self.crossover)),
+            table(("walked from", "steps", "length"), walked),
+        )
 
     @property
     def ts(self) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -34,8 +35,8 @@ def record_leg(
         points: Most points stored, both ends counted.
         measure: Called with the weights before and after a step, returns the measured functional
             change; None where the kept task has no inputs.
-        kept: The walk's state, which is written now and then with what is known of the leg. A leg
-            that was finished before is not walked.
+        kept: The walk's state, which is written now and then with what is known of the leg; the
+            walk may write it as well. A leg that was finished before is not walked.
 
     Returns:
         The leg; its last point is always stored.
@@ -45,22 +46,17 @@ def record_leg(
     kept = StateFile() if kept is None else kept
     known = kept.state.part("leg")
     before, length, energy = known.tensors.get("w", start), 0.0, 0.0
-    if known.values:
+    records: list[dict[str, Any]] = known.values.setdefault("steps", [])
+    if records:
         leg.marks = [(step, at) for step, at in known.values["marks"]]
-        leg.steps = [StepRecord(**record) for record in known.values["steps"]]
+        leg.steps = [StepRecord(**record) for record in records]
         length, energy = leg.steps[-1].length, leg.steps[-1].energy
     if known.values.get("over"):
         return leg
     spacing = known.values.get("spacing", 0.0)  # grows so that storing and thinning stay few
+    known.values["marks"] = leg.marks  # the list itself: what it holds is known at every moment
 
-    def keep(over: bool, dropped: Sequence[Path] = ()) -> None:
-        known.tensors["w"] = before
-        known.values = {
-            "marks": leg.marks,
-            "steps": [asdict(record) for record in leg.steps],
-            "spacing": spacing,
-            "over": over,
-        }
+    def keep(dropped: Sequence[Path] = ()) -> None:
         kept.write()
         for file in dropped:  # only now does no state speak of them
             file.unlink()
@@ -76,16 +72,18 @@ def record_leg(
                 length, energy, dict(point.multipliers),
             )
         )  # fmt: skip
-        before = point.weights
+        records.append(asdict(leg.steps[-1]))
+        known.tensors["w"] = before = point.weights
         if length - leg.marks[-1][1] >= spacing or step == 1:
             leg.store(step, before, length)
             if len(leg.marks) >= 2 * points:
                 dropped = leg.thin(points)
-                spacing = length / (2 * points)
-                keep(False, dropped)
+                known.values["spacing"] = spacing = length / (2 * points)
+                keep(dropped)
         if kept.due:
-            keep(False)
+            keep()
     if leg.steps and leg.marks[-1][0] != len(leg.steps):
         leg.store(len(leg.steps), before, length)
-    keep(True, leg.thin(points))
+    known.values["over"] = True
+    keep(leg.thin(points))
     return leg

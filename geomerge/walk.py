@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from geomerge.budgets import Budgets
+from geomerge.directions import Descent
 from geomerge.errors import NumericalError
 from geomerge.learning import DampingLearner
 from geomerge.metric import Metric
-from geomerge.steps import damped_step, preconditioned_step, trust_region_step
+from geomerge.steps import damped_step, preconditioned_move, trust_region_step
 from geomerge.walk_state import WalkState
 
 __all__ = [
@@ -133,10 +134,11 @@ def walk_toward_function(
     """
     state = WalkState() if state is None else state
     w, momentum = start, torch.zeros_like(start)
+    room = None  # for v; vectors are made once, for a new one costs more than what is done to it
     damping = walk.damping
     first = state.values.get("step", 0)
     if first:
-        w, momentum = state.tensors["w"], state.tensors["momentum"]
+        w, momentum = state.tensors["w"], state.tensors["momentum"].clone()
         damping = state.values["damping"]
         metric = metric_at(state.tensors["measured"])
         if learner is not None:
@@ -148,7 +150,12 @@ def walk_toward_function(
             state.tensors["measured"] = w
             metric = metric_at(w)
         rate = walk.learning_rate * (1 - turn / walk.steps)
-        distance, v = directions[teacher](w)
+        direction = directions[teacher]
+        if isinstance(direction, Descent):
+            distance, v = direction(w, room)
+            room = v
+        else:
+            distance, v = direction(w)
         if not distance < float("inf"):
             raise NumericalError(
                 f"the distance to the teacher is {distance} after {turn} steps, expected a "
@@ -156,18 +163,17 @@ def walk_toward_function(
             )
         if learner is not None:
             damping = learner(w, v)
-        momentum = torch.add(v, momentum, alpha=walk.momentum)
+        torch.add(v, momentum, alpha=walk.momentum, out=momentum)
         if budgets is None:
-            tangent, predicted = preconditioned_step(metric, momentum, damping, rate)
+            w, norm, predicted = preconditioned_move(metric, w, momentum, damping, rate)
             multipliers: Mapping[str, float] = {}
         else:
             beta = 2 * rate * (metric.floor + damping)
             kept = budgets.step(w, metric, momentum, damping, beta)
-            tangent, multipliers, predicted = kept.tangent, kept.multipliers, kept.predicted
+            multipliers, predicted = kept.multipliers, kept.predicted
+            w, norm = w + kept.tangent, float(kept.tangent.norm())
         if learner is not None:
             learner.remember(metric, momentum, rate, budgets.last if budgets else None)
-        w = w + tangent
-        norm = float(tangent.norm())
         state.values |= {"step": step + 1, "damping": damping}
         state.tensors |= {"w": w, "momentum": momentum}
         yield WalkPoint(w, norm, max(predicted, 0.0), damping, distance, multipliers)

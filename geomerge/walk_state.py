@@ -30,7 +30,7 @@ class WalkState:
 
     Attributes:
         values: As JSON keeps them.
-        tensors: Never changed in place.
+        tensors: Changed in place, if at all, only between two points of the walk.
         parts: Of those who take part, and of walks one after the other, by name.
     """
 

@@ -1,5 +1,7 @@
 """Continual learning inside Avalanche: the only package of geomerge that imports it.
 
+::
+
     from geomerge.strategies import GeodesicMerge
 
 Importing it takes about ten seconds: Avalanche brings much along.

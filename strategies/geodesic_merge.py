@@ -59,6 +59,37 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     Raises:
         OptionError: For a value that is not known or out of range; in training for an online
             stream.
+
+    Example:
+        >>> import io
+        >>> import torch
+        >>> from avalanche.benchmarks import benchmark_from_datasets
+        >>> from avalanche.benchmarks.utils import as_classification_dataset
+        >>> from avalanche.logging import TextLogger
+        >>> from avalanche.training.plugins import EvaluationPlugin
+        >>> from torch import nn
+        >>> from torch.utils.data import TensorDataset
+        >>> from geomerge.strategies import GeodesicMerge, MergeSettings
+        >>> _ = torch.manual_seed(0)
+        >>> x, y = torch.randn(2, 64, 5), torch.arange(64) % 2
+        >>> data = []
+        >>> for k in range(2):
+        ...     dataset = TensorDataset(x[k], y)
+        ...     dataset.targets = y.tolist()
+        ...     data.append(as_classification_dataset(dataset))
+        >>> stream = benchmark_from_datasets(train=data).train_stream
+        >>> model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> strategy = GeodesicMerge(
+        ...     model=model,
+        ...     optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        ...     settings=MergeSettings(pseudo_inputs=100),
+        ...     train_mb_size=16,
+        ...     evaluator=EvaluationPlugin(loggers=[TextLogger(io.StringIO())]),
+        ... )
+        >>> for experience in stream:
+        ...     _ = strategy.train(experience)
+        >>> len(strategy.merge_reports), len(strategy.memory)
+        (1, 2)
     """
 
     def __init__(

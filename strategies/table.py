@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -22,19 +23,26 @@ from geomerge.strategies.examples import Examples
 from geomerge.strategies.networks import accuracy, make_network
 from geomerge.strategies.rows import Row, Training
 from geomerge.strategies.streams import PROTOCOLS, Stream, make_stream
+from geomerge.walk_state import StateFile
 
 __all__ = ["make_row", "run_row", "run_table", "summary"]
 
 OnExperience = Callable[[str, int, int, float], None]
 
 
-def run_table(options: StreamOptions, on_experience: OnExperience | None = None) -> dict[str, Any]:
+def run_table(
+    options: StreamOptions,
+    on_experience: OnExperience | None = None,
+    work: Path | None = None,
+) -> dict[str, Any]:
     """Train every row of a table on a stream.
 
     Args:
         options: The stream and the rows.
         on_experience: Called after each experience with the row's name, the number of experiences
             learned, that of all, and the average accuracy.
+        work: Where finished rows are kept: the same call with what an interrupted one left there
+            trains the others only, and comes to the same. None keeps nothing.
 
     Returns:
         What ``report.json`` holds; rows that diverged stand apart, with the reason.
@@ -50,11 +58,16 @@ def run_table(options: StreamOptions, on_experience: OnExperience | None = None)
     )
     rows, diverged = [], {}
     for name in options.rows:
-        row = make_row(name, training, options)
-        try:
-            rows.append(run_row(name, row, stream, options, on_experience))
-        except NumericalError as error:
-            diverged[name] = str(error)
+        kept = StateFile(None if work is None else work / name / "state")
+        if not kept.state.values:
+            row = make_row(name, training, options)
+            try:
+                kept.state.values = run_row(name, row, stream, options, on_experience)
+            except NumericalError as error:
+                diverged[name] = str(error)
+                continue
+            kept.write()
+        rows.append(kept.state.values)
     if not rows:
         raise NumericalError(next(iter(diverged.values())))
     return {

@@ -16,9 +16,9 @@ FOLDERS = {"geomerge": "geomerge", "cli": "geomerge.cli", "strategies": "geomerg
 LAYERS = [
     ["errors"],
     ["pickles", "reading"],
-    ["files", "options", "containers", "tensors"],
+    ["files", "options", "containers", "tensors", "html"],
     ["checkpoint", "architectures"],
-    ["network", "walk_state", "folders"],
+    ["network", "gradients", "walk_state", "folders"],
     ["tasks"],
     ["metric"],
     ["directions"],
@@ -30,10 +30,10 @@ LAYERS = [
     ["sparsity"],
     ["alignment"],
     ["crossover"],
-    ["training", "evaluation", "baselines"],
+    ["training", "evaluation", "baselines", "pretrained"],
     ["merging", "sparsifying", "continual"],
     ["checking"],
-    ["comparing"],
+    ["comparing", "watching"],
     ["report"],
     ["runs", "testing"],
     ["strategies"],
@@ -106,6 +106,8 @@ def test_modules_import_only_from_layers_above() -> None:
         ("qpth", "geomerge.steps"),
         ("torch_pruning", "geomerge.sparsity.trace"),
         ("avalanche", "geomerge.strategies"),
+        ("altair", "geomerge.report.pages"),
+        ("vl_convert", "geomerge.report.pages.render"),
         ("typer", "geomerge.cli"),
     ],
 )
@@ -143,8 +145,8 @@ def test_public_names_are_these() -> None:
 
     assert sorted(geomerge.__all__) == [
         "Checkpoint", "GeomergeError", "KroneckerMetric", "Merge", "MergeOptions", "Network",
-        "Sketch", "Task", "WeightPath", "__version__", "load_checkpoint", "load_task",
-        "make_sketch", "merge", "save_checkpoint",
+        "Sketch", "Task", "WeightPath", "__version__", "from_pretrained", "load_checkpoint",
+        "load_task", "make_sketch", "merge", "progress", "save_checkpoint",
     ]  # fmt: skip
     for name in geomerge.__all__:
         assert getattr(geomerge, name) is not None

@@ -85,6 +85,24 @@ def align(
     Raises:
         OptionError: If the method is unknown, inputs that it needs are missing, or the network
             cannot be traced.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> from geomerge.alignment import align
+        >>> _ = torch.manual_seed(0)
+        >>> module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+        >>> network, order = gm.Network(module), torch.randperm(6)
+        >>> a = network.initial
+        >>> parts = network.unravel(a)
+        >>> b = network.ravel({  # the same network, its hidden units in another order
+        ...     "0.weight": parts["0.weight"][order], "0.bias": parts["0.bias"][order],
+        ...     "2.weight": parts["2.weight"][:, order], "2.bias": parts["2.bias"],
+        ... })
+        >>> back, found = align(network, a, b, example=torch.randn(2, 4))
+        >>> bool(torch.equal(back, a)), found.groups
+        (True, {'0': 6})
     """
     check_known("alignment", method, METHODS)
     if example is None and inputs is not None:

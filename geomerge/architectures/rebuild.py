@@ -25,6 +25,14 @@ def recognise(weights: Mapping[str, Tensor]) -> str | None:
     Returns:
         ``"mlp"`` for a stack of linear layers, another of
         :data:`~geomerge.architectures.known.NAMED`, or None.
+
+    Example:
+        >>> from torch import nn
+        >>> from geomerge.architectures import recognise
+        >>> recognise(nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).state_dict())
+        'mlp'
+        >>> recognise(nn.LSTM(4, 4).state_dict()) is None
+        True
     """
     told = (name for name, known in KNOWN.items() if known.recognised and _fits(name, weights))
     return next(told, None)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from geomerge.alignment.groups import find_groups
 from geomerge.architectures import rebuild_network, recognise
-from geomerge.checking.estimate import estimate_memory, estimate_time
+from geomerge.checking.estimate import estimate_memory
 from geomerge.checking.networks import compare_networks
 from geomerge.checking.problems import Problems
-from geomerge.checkpoint import Checkpoint, load_checkpoint
+from geomerge.checking.timing import estimate_time
+from geomerge.checkpoint import Checkpoint, load_checkpoint, load_header
 from geomerge.errors import OptionError
 from geomerge.merging.bring import load_data, load_side_sketch, recorded_task
+from geomerge.merging.fitting import fit_memory
+from geomerge.merging.keeping import stage_budgets
+from geomerge.merging.measuring import manifold_of
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.plan import plan_merge
+from geomerge.merging.plan import Plan, choose_rule, plan_merge
 from geomerge.merging.prepare import assign_manifolds, prepare_sides, refuse_unknown_names
 from geomerge.merging.sides import NAMES, Side, Sides
+from geomerge.merging.walks import Walker
+from geomerge.metric import EuclideanMetric
 from geomerge.network import Network, check_device
 from geomerge.tasks import load_task, recorded_normalisation
+from geomerge.walk_state import WalkState
 
 __all__ = ["Check", "check_merge"]
 
@@ -33,7 +41,7 @@ class Check:
             ``task``, ``manifold``, ``inputs``, ``sketch``, ``labels``.
         preset: What the merge would choose; None where something is wrong.
         memory: Bytes, by what they are for.
-        time: Seconds and steps.
+        time: Seconds by part, and steps by walk.
         problems: A sentence with its remedy each.
         notes: What is not wrong but good to know.
     """
@@ -59,6 +67,11 @@ def check_merge(files: Sequence[str | Path], options: dict[str, Any]) -> Check:
 
     Returns:
         All problems at once. Without any, the merge's preset and estimates of its cost.
+
+    Example:
+        >>> from geomerge.checking import check_merge
+        >>> check_merge(["no-such-file.pt", "nor-this.pt"], {"manifold": ("digits",)}).problems[0]
+        'no file no-such-file.pt; check the name'
     """
     check = Check()
     chosen = _options(options, check.problems)
@@ -66,12 +79,7 @@ def check_merge(files: Sequence[str | Path], options: dict[str, Any]) -> Check:
         check.problems.note(
             f"expected two networks to {len(NAMES)}, got {len(files)}; name their files"
         )
-    checkpoints: dict[str, Checkpoint] = {}
-    for name, file in zip(NAMES, files, strict=False):
-        with check.problems.noted():
-            checkpoints[name] = load_checkpoint(file)
-    if checkpoints:
-        compare_networks(list(checkpoints.values()), chosen.head, chosen.arch, check.problems)
+    checkpoints = _read(files, chosen, check.problems)
     sides = _sides(checkpoints, chosen, check)
     for side in sides:
         with check.problems.noted():
@@ -95,10 +103,38 @@ def check_merge(files: Sequence[str | Path], options: dict[str, Any]) -> Check:
     return check
 
 
+def _read(
+    files: Sequence[str | Path], options: MergeOptions, problems: Problems
+) -> dict[str, Checkpoint]:
+    """Read the networks; none whose header says already that they do not belong together.
+
+    The format of ``.pt`` files has no header: they are read whole.
+    """
+    found: dict[str, Checkpoint] = {}
+    for name, file in zip(NAMES, files, strict=False):
+        with problems.noted():
+            light = Path(file).suffix == ".safetensors"
+            found[name] = load_header(file) if light else load_checkpoint(file)
+    known = len(problems)
+    if found:
+        compare_networks(list(found.values()), options.head, options.arch, problems)
+    if len(problems) > known:
+        return {name: c for name, c in found.items() if c.digest}
+    for name, file in zip(NAMES, files, strict=False):
+        if name in found and not found[name].digest:
+            del found[name]
+            with problems.noted():
+                found[name] = load_checkpoint(file)
+    return dict(sorted(found.items()))
+
+
 def _options(given: dict[str, Any], problems: Problems) -> MergeOptions:
     """Return the options, the default in the place of each that cannot be used."""
     good = {}
     for name, value in given.items():
+        for one in value if isinstance(value, tuple) else ():
+            with problems.noted():
+                MergeOptions(**dict[str, Any]({name: (one,)}))
         with problems.noted():
             MergeOptions(**{name: value})
             good[name] = value
@@ -138,6 +174,7 @@ def _bring(sides: Sides, options: MergeOptions, check: Check) -> None:
     if named and all(sides[name].manifold is not None for name in named):
         with problems.noted():
             plan = plan_merge(sides, options)
+            _choices(sides, plan, options, problems)
             kept = {s.name: s for stage in plan.stages for s in stage.kept}
             blind = [name for name, s in kept.items() if s.manifold is None]
             if blind and options.metric in ("exact", "gram"):
@@ -145,6 +182,26 @@ def _bring(sides: Sides, options: MergeOptions, check: Check) -> None:
                     f"--metric {options.metric} needs inputs of {' and '.join(blind)}; name them "
                     "with --manifold, or use --metric kronecker with its sketch"
                 )
+
+
+def _choices(sides: Sides, plan: Plan, options: MergeOptions, problems: Problems) -> None:
+    """Hold what the options ask for against what the networks and their data allow."""
+    with problems.noted():
+        choose_rule(sides, plan, options)
+    # Whether the sketch preset has a metric to keep is all that budgets ask of it here.
+    metric = EuclideanMetric() if plan.preset == "sketch" else None
+    for text in options.budget:
+        for stage in plan.stages:
+            with problems.noted():
+                one = replace(options, budget=(text,))
+                walker, state = Walker(sides, one), WalkState()
+                stage_budgets(sides, plan, stage, sides.all[0].w, metric, walker, one, state)
+    if options.align != "none":
+        walked = plan.walked_on[0]
+        with problems.noted():
+            find_groups(walked.network, walked.w, manifold_of(walked).batch(slice(0, 2)))
+    with problems.noted():
+        fit_memory(sides, options)
 
 
 def _compare_normalisations(side: Side, problems: Problems) -> None:
@@ -165,6 +222,7 @@ def _plan(checkpoints: Sequence[Checkpoint], options: MergeOptions, check: Check
     """Prepare as the merge would and say what it would do."""
     with check.problems.noted():
         sides = prepare_sides(checkpoints, options)
+        options = fit_memory(sides, options)
         check.notes = list(dict.fromkeys(sides.notes))
         plan = plan_merge(sides, options)
         check.preset = plan.preset

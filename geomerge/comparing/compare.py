@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from geomerge.checkpoint import Checkpoint
-from geomerge.comparing.context import Context, NotApplicableError
+from geomerge.comparing.context import Context
 from geomerge.comparing.methods import METHODS
 from geomerge.comparing.options import CompareOptions
-from geomerge.comparing.registry import Found, Method
-from geomerge.comparing.walking import joint_samples
-from geomerge.crossover import PickRule, accuracy, parse_pick, share_right
-from geomerge.errors import CheckpointError, NumericalError, OptionError
+from geomerge.comparing.registry import Found
+from geomerge.comparing.row import Row, make_row, split_of
+from geomerge.crossover import PickRule, accuracy, parse_pick
+from geomerge.errors import CheckpointError, OptionError
+from geomerge.html import Curve, Dot, card, drawing, table
+from geomerge.merging.joint import joint_samples
 from geomerge.merging.monitor import Progress
 from geomerge.merging.prepare import prepare_sides
-from geomerge.merging.sides import Side, Sides
-from geomerge.tasks import Split
+from geomerge.merging.sides import Sides
 
 __all__ = ["Comparison", "Row", "compare"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table; accuracies in [0, 1] by network.
-
-    Attributes:
-        method: What it is.
-        found: What it came to; None if it came to nothing.
-        reason: Why not, a sentence; None if it did.
-        seconds: What it took, picks counted and the measurements of the table not.
-        select: Accuracies on the selection splits.
-        test: Accuracies on the test splits.
-        curve: Accuracies on the test splits along what led to it.
-    """
-
-    method: Method
-    found: Found | None
-    reason: str | None
-    seconds: float
-    select: dict[str, float]
-    test: dict[str, float]
-    curve: list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -67,6 +43,53 @@ class Comparison:
     experts: dict[str, float]
     rows: list[Row]
 
+    def worst_drop(self, row: Row) -> float:
+        """Return how far a row falls below the networks on its worse task, in [0, 1], on test."""
+        return max(self.experts[name] - value for name, value in row.test.items())
+
+    @property
+    def ranked(self) -> list[Row]:
+        """The rows that came to something, the smallest worst drop first."""
+        return sorted((row for row in self.rows if row.found is not None), key=self.worst_drop)
+
+    def __repr__(self) -> str:
+        best = self.ranked[0].method.name if self.ranked else "none"
+        return (
+            f"<Comparison of {len(self.rows)} methods on {' and '.join(self.experts)}, "
+            f"at most {self.budget} samples each: smallest worst drop {best}>"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [
+                row.method.name,
+                *(f"{100 * row.test[name]:.2f}" for name in self.experts),
+                f"{100 * self.worst_drop(row):.2f}",
+                _data(row.found) if row.found else "",
+                f"{row.found.samples:,}" if row.found else "",
+                f"{row.seconds:.1f}",
+            ]
+            for row in self.ranked
+        ]
+        rows += [
+            [row.method.name, *[""] * len(self.experts), "", row.reason, "", ""]
+            for row in self.rows
+            if row.reason
+        ]
+        tests = [f"test of {name} (%)" for name in self.experts]
+        headings = ("method", *tests, "worst drop", "data", "samples", "seconds")
+        curves = [
+            Curve(f"the way of {row.method.name}", [(p["a"], p["b"]) for p in row.curve])
+            for row in self.ranked
+            if row.curve
+        ]
+        dots = [Dot(row.method.name, row.test["a"], row.test["b"]) for row in self.ranked]
+        return card(
+            f"{len(self.rows)} methods, at most {self.budget:,} samples for each that is trained",
+            table(headings, rows),
+            drawing(curves, "accuracy on the task of a (test)", "on that of b", dots=dots),
+        )
+
 
 def compare(
     networks: Sequence[Checkpoint],
@@ -74,6 +97,7 @@ def compare(
     *,
     base: Checkpoint | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    work: Path | None = None,
 ) -> Comparison:
     """Try every method on two networks.
 
@@ -82,12 +106,33 @@ def compare(
         options: Which methods, and what they may use.
         base: The common ancestor of both, if there is one.
         on_progress: Told how it goes.
+        work: Where finished rows are kept: the same call with what an interrupted one left there
+            makes the others only, and comes to the same. None keeps nothing.
 
     Returns:
         The table. Methods that cannot be used or that fail numerically have a reason in it.
 
     Raises:
         GeomergeError: If the networks do not belong together, or their tasks are not there.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> from geomerge.comparing import CompareOptions, compare
+        >>> def untrained(seed, task):
+        ...     torch.manual_seed(seed)
+        ...     module = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+        ...     return gm.Checkpoint(module.state_dict(), {"task": task})
+        >>> networks = [untrained(0, "digits"), untrained(1, "digits-permuted")]
+        >>> options = CompareOptions(
+        ...     gm.MergeOptions(manifold=("digits",)), only=("a", "b", "average"), budget=1000
+        ... )
+        >>> found = compare(networks, options)
+        >>> [row.method.name for row in found.rows]
+        ['a', 'b', 'average']
+        >>> sorted(found.rows[-1].test)
+        ['a', 'b']
     """
     if len(networks) != 2:
         raise OptionError(f"expected two networks to compare on, got {len(networks)}; name two")
@@ -98,7 +143,7 @@ def compare(
             f"a comparison needs labelled data of both tasks and {' and '.join(unknown)} has none; "
             "name it with --task NETWORK=TASK"
         )
-    select = {s.name: accuracy(s.network, s.w, _task(s, "select")) for s in sides}
+    select = {s.name: accuracy(s.network, s.w, split_of(s, "select")) for s in sides}
     context = Context(
         sides=sides,
         options=options.merge,
@@ -110,56 +155,15 @@ def compare(
     rows = []
     for k, name in enumerate(options.methods):
         if on_progress is not None:
-            on_progress(Progress("methods", k, len(options.methods), {}))
-        rows.append(_row(METHODS[name], context))
-    experts = {s.name: accuracy(s.network, s.w, _task(s, "test")) for s in sides}
+            on_progress(Progress(name, k, len(options.methods), {}, whole=True))
+        rows.append(make_row(METHODS[name], context, work))
+    experts = {s.name: accuracy(s.network, s.w, split_of(s, "test")) for s in sides}
     return Comparison(sides, context.rule, context.budget, experts, rows)
 
 
-def _row(method: Method, context: Context) -> Row:
-    """Make a row, and measure it."""
-    context = replace(context, measured=set())
-    start = time.perf_counter()
-    found, reason = None, None
-    try:
-        found = method.make(context)
-        answer = found.answer
-        if isinstance(answer, Tensor) and not bool(torch.isfinite(answer).all()):
-            raise NumericalError("its weights are not finite numbers")
-    except (NotApplicableError, OptionError) as error:
-        found, reason = None, f"does not apply: {error}"
-    except NumericalError as error:
-        found, reason = None, f"failed: {error}"
-    seconds = time.perf_counter() - start
-    if found is None:
-        return Row(method, None, reason, seconds, {}, {}, [])
-    return Row(
-        method=method,
-        found=replace(  # a row is kept to the end, points of weight space are not
-            found, curve=(), inputs=tuple(sorted({*found.inputs, *context.measured}))
-        ),
-        reason=None,
-        seconds=seconds,
-        select=_accuracies(context, found, "select"),
-        test=_accuracies(context, found, "test"),
-        curve=[_accuracies(context, Found(w), "test") for w in found.curve],
-    )
-
-
-def _accuracies(context: Context, found: Found, split: str) -> dict[str, float]:
-    return {s.name: _accuracy(s, found, _task(s, split)) for s in context.sides}
-
-
-def _accuracy(side: Side, found: Found, split: Split) -> float:
-    if isinstance(found.answer, Tensor):
-        return accuracy(side.network, found.answer, split)
-    return share_right(partial(found.answer, side), split)
-
-
-def _task(side: Side, split: str) -> Split:
-    assert side.task is not None, "a comparison has both tasks"
-    found: Split = getattr(side.task, split)
-    return found
+def _data(found: Found) -> str:
+    parts = {"inputs": found.inputs, "labels": found.labels, "sketch": found.sketches}
+    return ", ".join(f"{what} {'+'.join(names)}" for what, names in parts.items() if names) or "-"
 
 
 def _ancestor(sides: Sides, base: Checkpoint | None) -> Tensor | None:

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from geomerge.comparing.context import CURVE, Context
 from geomerge.comparing.registry import Found
 from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
-from geomerge.merging.measuring import METRIC_INPUTS
+from geomerge.merging.joint import round_samples
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import plan_merge
-from geomerge.merging.sides import Side, Sides
-from geomerge.merging.walks import JOINT_REFRESH, Walker
-from geomerge.walk import FunctionWalk
+from geomerge.merging.walks import Walker
 
-__all__ = ["joint_samples", "round_samples", "walk_and_pick"]
-
-
-def round_samples(sides: Iterable[Side]) -> int:
-    """Return how many inputs a step toward each network's function takes together."""
-    sizes = [len(side.task.train.labels) for side in sides if side.task is not None]
-    return sum(min(FunctionWalk.batch, size) for size in sizes)
-
-
-def joint_samples(sides: Sides, options: MergeOptions) -> int:
-    """Return how many samples the joint walk takes: its steps, and measuring its metric.
-
-    Args:
-        sides: Two networks with their tasks.
-        options: Of the walk.
-    """
-    steps = options.steps or FunctionWalk.steps
-    sizes = [len(side.task.train.labels) for side in sides if side.task is not None]
-    measured = sum(min(METRIC_INPUTS, size) for size in sizes)
-    times = sum(turn < steps for turn in JOINT_REFRESH)
-    return steps * round_samples(sides) + times * measured
+__all__ = ["walk_and_pick"]
 
 
 def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> Found:

@@ -112,6 +112,14 @@ def measure_moments(
 
     Returns:
         Moments on the CPU.
+
+    Example:
+        >>> import geomerge as gm
+        >>> from geomerge.continual import measure_moments
+        >>> split = gm.load_task("digits").train
+        >>> moments = measure_moments(split.inputs, split.labels, rank=8)
+        >>> moments.draw(5, seed=0).shape  # pseudo-inputs with these moments
+        torch.Size([5, 1, 8, 8])
     """
     clusters = []
     groups = groups.cpu()

@@ -1,7 +1,19 @@
 """The recipes: compositions of metric, direction, steps, path and crossover."""
 
-from geomerge.merging.compare import CurvePoint, Row, comparison, curves
+from geomerge.merging.compare import Row, comparison
+from geomerge.merging.curve import CurvePoint, curves
 from geomerge.merging.merge import Merge, merge
 from geomerge.merging.options import MergeOptions
+from geomerge.merging.seen import Seen, look_at
 
-__all__ = ["CurvePoint", "Merge", "MergeOptions", "Row", "comparison", "curves", "merge"]
+__all__ = [
+    "CurvePoint",
+    "Merge",
+    "MergeOptions",
+    "Row",
+    "Seen",
+    "comparison",
+    "curves",
+    "look_at",
+    "merge",
+]

@@ -45,9 +45,11 @@ def align_sides(sides: Sides, heads: Heads, options: MergeOptions) -> None:
         )
         side.alignment = found
         side.w = found.permute(side.w)
+        what = "the same function"
+        if heads.layer is not None:  # the others' rows are not permuted with it
+            what += " on its own outputs"
         sides.notes.append(
-            f"{side.name} was aligned with {first.name}: a permutation of its units, the same "
-            "function"
+            f"{side.name} was aligned with {first.name}: a permutation of its units, {what}"
         )
     if heads.layer is not None:
         _exchange_rows(sides, heads.layer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -74,8 +75,8 @@ def load_data(side: Side, options: MergeOptions, notes: list[str]) -> None:
         side.manifold = walked.train.inputs
     if side.task is not None and "selection_seed" not in meta.get("training", {}):
         notes.append(
-            f"{side.checkpoint.source} does not say what it was trained on: it may have seen the "
-            f"selection split of {name}, so picks may favour {side.name}"
+            f"{Path(side.checkpoint.source).name} does not say what it was trained on: it may have "
+            f"seen the selection split of {name}, so picks may favour {side.name}"
         )
 
 
@@ -99,7 +100,7 @@ def load_side_sketch(
         meta: dict[str, Any] = side.checkpoint.meta.get("sketch", {})
         if meta.get("output") != options.output:
             notes.append(
-                f"the sketch in {side.checkpoint.source} is not used: it measures "
+                f"the sketch in {Path(side.checkpoint.source).name} is not used: it measures "
                 f"{meta.get('output')}, not {options.output}"
             )
             return

@@ -45,6 +45,7 @@ class Candidate:
         leg: Its points.
         step: The picked point.
         score: What is known of that point.
+        seen: The same of every point that the pick looked at, by step.
         value: What the pick rule makes of it.
         length: Length of its walk up to the pick, on the same inputs for all candidates.
         budgets: The budgets that it kept; None without any.
@@ -55,6 +56,7 @@ class Candidate:
     leg: Leg
     step: int
     score: Score
+    seen: dict[int, Score]
     value: float
     length: float
     budgets: Budgets | None
@@ -188,6 +190,7 @@ def _pick(
         leg,
         step,
         scores[step],
+        scores,
         rule.value(scores[step]),
         leg.length_at(step),
         budgets,

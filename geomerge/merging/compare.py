@@ -1,4 +1,4 @@
-"""The rows that stand beside every merge: the networks, a straight line, the Euclidean walk."""
+"""The rows that stand beside every merge: networks, line, Euclidean walk, joint training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from geomerge.baselines import straight_line
 from geomerge.crossover import accuracy, search
+from geomerge.errors import NumericalError
 from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
+from geomerge.merging.joint import NotTrainableError, joint_samples, train_jointly
 from geomerge.merging.merge import Merge
 from geomerge.merging.monitor import Progress
 from geomerge.merging.options import MergeOptions
@@ -19,7 +21,7 @@ from geomerge.merging.plan import Plan, plan_merge
 from geomerge.merging.scoring import Scorer, select_accuracies
 from geomerge.merging.walks import Walker
 
-__all__ = ["CurvePoint", "Row", "comparison", "curves"]
+__all__ = ["Row", "comparison"]
 
 
 @dataclass(frozen=True)
@@ -35,21 +37,6 @@ class Row:
     name: str
     select: Mapping[str, float | None]
     test: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """One point of the path as it is drawn, measured on the selection splits.
-
-    Attributes:
-        t: Where on the path.
-        accuracy: By network.
-        distance: |w - w_last|.
-    """
-
-    t: float
-    accuracy: Mapping[str, float | None]
-    distance: float
 
 
 def comparison(
@@ -69,7 +56,7 @@ def comparison(
     Returns:
         Rows: the networks, the straight line (of two) or the mean (of more), the Euclidean walk
         (where it is not the straight line), the walk with fixed dampings where it was
-        learned, the crossover.
+        learned, joint training (where it can be; a note says why not), the crossover.
     """
     sides = merged.sides
     rows = [_row(merged, side.name, side.w) for side in sides]
@@ -96,26 +83,17 @@ def comparison(
         w = _again(merged, fixed, plan, "not learned, ", on_progress, place)
         tried = ", ".join(f"{mu:g}" for mu in plan.stages[0].candidates)
         rows.append(_row(merged, f"fixed damping ({tried})", w))
+    try:
+        w, samples = train_jointly(sides, joint_samples(sides, options), options.seed)
+        rows.append(_row(merged, "joint training", w))
+        sides.notes.append(
+            f"joint training is a new network that saw {samples} labelled examples, as many as a "
+            "joint walk takes; the merge used none of them"
+        )
+    except (NotTrainableError, NumericalError) as error:
+        sides.notes.append(f"joint training is not in the table: it {error}")
     rows.append(_row(merged, "crossover", merged.w))
     return rows
-
-
-def curves(merged: Merge, points: int = 33) -> list[CurvePoint]:
-    """Measure the path on the selection splits at some of its stored points.
-
-    Args:
-        merged: The merge.
-        points: About how many; ends and crossover are always among them.
-    """
-    ts = merged.path.ts
-    stride = max(1, len(ts) // points)
-    sides = merged.sides
-    found = []
-    for t in sorted({*ts[::stride], merged.t, 1.0}):
-        w = merged.path.at(t)
-        distance = float((w - sides.all[-1].w).norm())
-        found.append(CurvePoint(t, select_accuracies(sides.all, w), distance))
-    return found
 
 
 def _again(

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -15,19 +15,15 @@ from geomerge.checkpoint import Checkpoint
 from geomerge.crossover import PickRule
 from geomerge.errors import OptionError
 from geomerge.leg import Leg
-from geomerge.merging.candidates import (
-    Candidate,
-    best_candidate,
-    pick_candidates,
-    walk_stage,
-)
+from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
 from geomerge.merging.fitting import fit_memory
 from geomerge.merging.monitor import Monitor, Progress
 from geomerge.merging.options import MergeOptions
+from geomerge.merging.outcome import Merge
 from geomerge.merging.plan import Plan, choose_rule, plan_merge
 from geomerge.merging.prepare import prepare_sides
 from geomerge.merging.probe import probe_of
-from geomerge.merging.relaxing import LegRelaxed, relax_legs
+from geomerge.merging.relaxing import relax_legs
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import Walker
 from geomerge.path import WeightPath
@@ -35,46 +31,6 @@ from geomerge.recording import record_leg
 from geomerge.walk_state import StateFile
 
 __all__ = ["Merge", "merge"]
-
-
-@dataclass
-class Merge:
-    """The outcome of a merge.
-
-    Attributes:
-        options: How, with a metric that fits the memory.
-        sides: The networks and what they brought.
-        plan: What was done.
-        rule: How the point was picked.
-        stages: All candidates that were walked, by stage.
-        chosen: The candidate that was picked from in each stage.
-        path: The path from the first network to the last.
-        t: Where on the path the crossover lies.
-        w: The crossover's weights, shape (n,).
-        diagonal: Weights of which the metric knows only the diagonal.
-        relaxed: What relaxing each leg did; empty if the path was not relaxed.
-    """
-
-    options: MergeOptions
-    sides: Sides
-    plan: Plan
-    rule: PickRule
-    stages: list[list[Candidate]]
-    chosen: list[Candidate]
-    path: WeightPath
-    t: float
-    w: Tensor
-    diagonal: tuple[str, ...]
-    relaxed: list[LegRelaxed]
-
-    @property
-    def accuracies(self) -> dict[str, float | None]:
-        """The crossover's accuracy on each network's selection split."""
-        return dict(self.chosen[-1].score.accuracy)
-
-    def checkpoint(self) -> Checkpoint:
-        """Return the crossover network, ready to save."""
-        return self.path.checkpoint(self.t)
 
 
 def merge(
@@ -102,6 +58,27 @@ def merge(
     Raises:
         GeomergeError: If the networks do not belong together, data is missing, or the walk
             diverges.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> def untrained(seed, task):
+        ...     torch.manual_seed(seed)
+        ...     module = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+        ...     return gm.Checkpoint(module.state_dict(), {"task": task})
+        >>> networks = [untrained(0, "digits@0-1"), untrained(1, "digits@2-3")]
+        >>> options = gm.MergeOptions(manifold=("digits@0-1",), steps=4, damping=1e-3)
+        >>> merged = gm.merge(networks, options)
+        >>> merged.plan.preset  # b has no sketch: eq. (7) of arXiv 2012.09605
+        'paper'
+        >>> sorted(merged.accuracies)
+        ['a', 'b']
+        >>> path = merged.path
+        >>> bool(torch.equal(path.at(0), path.network.ravel(networks[0].weights)))
+        True
+        >>> path.at(0.5).shape == merged.w.shape
+        True
     """
     sides = prepare_sides(networks, options)
     options = fit_memory(sides, options)

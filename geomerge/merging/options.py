@@ -57,6 +57,14 @@ class MergeOptions:
         data_root: Folder of the named data sets.
         download: Whether torchvision may fetch them.
         device: Where to compute.
+
+    Example:
+        >>> import geomerge as gm
+        >>> gm.MergeOptions(manifold=("mnist", "b=digits")).manifolds()
+        ({'b': 'digits'}, ['mnist'])
+        >>> gm.MergeOptions(pick="max-mim")
+        Traceback (most recent call last):
+        geomerge.errors.OptionError: unknown pick 'max-mim'; did you mean 'max-min'? ...
     """
 
     manifold: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from geomerge.architectures import rebuild_network, recognise
 from geomerge.checkpoint import Checkpoint
@@ -58,8 +59,8 @@ def prepare_sides(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> S
     if architecture is None:
         found = recognise(checkpoints[0].weights)
         sides.notes.append(
-            f"{checkpoints[0].source} does not say its architecture: recognised by its weights as "
-            f"a {found}" + (", ReLU assumed between layers" if found == "mlp" else "")
+            f"{Path(checkpoints[0].source).name} does not say its architecture: recognised by its "
+            f"weights as a {found}" + (", ReLU assumed between layers" if found == "mlp" else "")
         )
     for i, name in enumerate(names):
         view = network.block(heads.columns[i])

@@ -101,7 +101,14 @@ def by_spectrum(
 
 
 class EuclideanMetric:
-    """g = I: every weight counts the same, whatever it does."""
+    """g = I: every weight counts the same, whatever it does.
+
+    Example:
+        >>> import torch
+        >>> from geomerge.metric import EuclideanMetric
+        >>> EuclideanMetric().inner(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+        11.0
+    """
 
     name = "euclidean"
     floor = 1.0

@@ -98,6 +98,16 @@ def exact_metric(
 
     Raises:
         NumericalError: If outputs are not finite, or no input was given.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> from geomerge.metric import exact_metric
+        >>> network = gm.Network(nn.Linear(3, 2))
+        >>> metric = exact_metric(network, network.initial, [torch.eye(3)], "logits")
+        >>> metric.product(torch.ones(network.n))  # g u
+        tensor([0.6667, 0.6667, 0.6667, 0.6667, 0.6667, 0.6667, 2.0000, 2.0000])
     """
     linearised = [Linearisation(network, w, x, output) for x in batches]
     if not linearised:

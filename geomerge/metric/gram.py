@@ -93,5 +93,19 @@ def gram_metric(
 
     Returns:
         The metric.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> from geomerge.metric import gram_metric
+        >>> _ = torch.manual_seed(0)
+        >>> network = gm.Network(nn.Linear(3, 2))
+        >>> metric = gram_metric(network, network.initial, torch.eye(3), "logits")
+        >>> len(metric.values)  # three inputs of two outputs: six directions change them
+        6
+        >>> bias = torch.tensor([0.0] * 6 + [1.0, 0.0])
+        >>> round(metric.inner(bias, bias), 5)  # one logit moves by one
+        1.0
     """
     return GramMetric(*gram_matrix(network, w, x, output))

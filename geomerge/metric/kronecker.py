@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from geomerge.html import card, table
 from geomerge.metric.base import Spectrum
 from geomerge.metric.kronecker_layer import KroneckerLayer
 
@@ -48,6 +49,26 @@ class KroneckerMetric:
         factors = [f for layer in self.layers for f in (layer.inputs, layer.outputs)]
         return self.diagonal.nbytes + sum(f.vectors.nbytes + f.values.nbytes for f in factors)
 
+    def __repr__(self) -> str:
+        covered = f"{len(self.layers)} layers, {len(self.rest)} diagonals"
+        return f"<KroneckerMetric of {self.n:,} weights: {covered}, {self.nbytes / 1e6:.3g} MB>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [
+                layer.name,
+                *("{1} of {0}".format(*f.vectors.shape) for f in (layer.inputs, layer.outputs)),
+                f"{layer.trace:.3g}",
+                f"{layer.leading_trace / layer.trace if layer.trace else 1:.1%}",
+            ]
+            for layer in self.layers
+        ]
+        rows += [[name, "", "", "", "diagonal"] for name in self.rest_names]
+        return card(
+            f"Kronecker metric of {self.n:,} weights, {self.nbytes / 1e6:.3g} MB",
+            table(("layer", "directions, inputs", "outputs", "trace", "kept of it"), rows),
+        )
+
     def spectrum(
         self,
         v: Tensor,  # (n,)
@@ -72,7 +93,7 @@ class KroneckerMetric:
         """Return h(g) v."""
         found = torch.empty_like(v)
         for layer in self.layers:
-            layer.write(layer.transformed(layer.matrix(v), function), found)
+            layer.transform(v, function, found)
         start = 0
         for s in self.rest:
             length = s.stop - s.start

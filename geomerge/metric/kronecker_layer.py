@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from geomerge.metric.factor import Factor
+from geomerge.metric.strips import StripFunction
 
 __all__ = ["KroneckerLayer"]
-
-_GRID = 50  # choices of one strip that are tried
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class KroneckerLayer:
         inputs: Factor A of the layer's inputs, (d_in, d_in).
         outputs: Factor B of the gradients at its outputs, (d_out, d_out).
         strips: How many leading directions of A, with all of B, and of B, with all of A, count
-            one by one in :meth:`transformed`; all other products of two eigenvalues as their mean.
+            one by one in :meth:`transform`; all other products of two eigenvalues as their mean.
             None counts everything.
     """
 
@@ -92,37 +92,53 @@ class KroneckerLayer:
             matrix = matrix + parts[3]
         return matrix
 
-    def transformed(
+    def transform(
         self,
-        matrix: Tensor,  # (d_out, d_in)
+        v: Tensor,  # (n,)
         function: Callable[[Tensor], Tensor],
-    ) -> Tensor:  # (d_out, d_in)
-        """Return a function of the factors' product, applied to a matrix.
+        out: Tensor,  # (n,)
+    ) -> None:
+        """Write a function of the factors' product, applied to this layer's part of v, into out.
 
         What :meth:`coordinates`, scaling and :meth:`from_coordinates` give, without building the
-        parts orthogonal to kept directions: a multiple of the matrix, corrected along the strips.
+        parts orthogonal to kept directions.
         """
+        self._applied(function).write(*self._parts(v), self._parts(out))
+
+    def _parts(
+        self,
+        v: Tensor,  # (n,)
+    ) -> tuple[Tensor, Tensor | None]:  # (d_out, d_in or d_in - 1), (d_out,)
+        weight = v[self.weight].view(len(self.outputs.vectors), -1)
+        return weight, None if self.bias is None else v[self.bias]
+
+    def _applied(self, function: Callable[[Tensor], Tensor]) -> StripFunction:
+        """Return the function along the strips; of steps with one damping it is made once."""
+        made = self._made.get(function)
+        if made is None:
+            strips = self.strips or self.exact_strips
+            made = StripFunction(self.inputs, self.outputs, strips, self._outside, function)
+            self._made.clear()
+            if self.strips is not None:  # else it is as large as the factors
+                self._made[function] = made
+        return made
+
+    @cached_property
+    def _made(self) -> dict[Callable[[Tensor], Tensor], StripFunction]:
+        """The last one."""
+        return {}
+
+    @cached_property
+    def _outside(self) -> Tensor:  # ()
+        """The mean of the eigenvalues that lie in no strip."""
         a, b = self.inputs, self.outputs
         wide, tall = self.strips or self.exact_strips
-        u_a, u_b = a.vectors[:, :wide], b.vectors[:, :tall]
-        zero = matrix.new_zeros(())
-        rest = function(zero + self._mean_outside(wide, tall))
-        found = rest * matrix
-        if wide:
-            values = function(b.values[:, None] * a.values[:wide])
-            tail = rest if b.full else function(b.tail * a.values[:wide])
-            right = matrix @ u_a
-            inside = b.vectors @ ((values - tail) * (b.vectors.T @ right))
-            found.addmm_(inside if b.full else inside.addcmul_(right, tail - rest), u_a.T)
-        if tall:
-            values = function(b.values[:tall, None] * a.values)
-            tail = rest if a.full else function(b.values[:tall, None] * a.tail)
-            values = values - tail
-            values[:, :wide] = rest - tail  # they are in the other strip
-            left = u_b.T @ matrix
-            inside = (values * (left @ a.vectors)) @ a.vectors.T
-            found.addmm_(u_b, inside if a.full else inside.addcmul_(left, tail - rest))
-        return found
+        count = (len(a.vectors) - wide) * (len(b.vectors) - tall)
+        if not count:
+            return a.values.new_zeros(())
+        rest_a = a.trace - float(a.values[:wide].double().sum())
+        rest_b = b.trace - float(b.values[:tall].double().sum())
+        return a.values.new_tensor(max(rest_a, 0.0) * max(rest_b, 0.0) / count)
 
     @property
     def exact_strips(self) -> tuple[int, int]:
@@ -138,27 +154,14 @@ class KroneckerLayer:
         """
         a, b = self.inputs, self.outputs
         (rows, kept_b), (columns, kept_a) = b.vectors.shape, a.vectors.shape
-
-        def products(wide: int, tall: int) -> int:
-            return rows * columns * (wide + tall) + kept_b * rows * wide + kept_a * columns * tall
-
-        found = self.exact_strips
-        for tall in range(0, kept_b + 1, max(1, kept_b // _GRID)):
-            next_b = float(b.values[tall]) if tall < kept_b else b.tail
-            wide = int((a.values * next_b > threshold).sum())
-            if a.tail * next_b <= threshold and products(wide, tall) < products(*found):
-                found = (wide, tall)
-        return replace(self, strips=found)
-
-    def _mean_outside(self, wide: int, tall: int) -> float:
-        """Return the mean of the eigenvalues that lie in no strip."""
-        a, b = self.inputs, self.outputs
-        count = (len(a.vectors) - wide) * (len(b.vectors) - tall)
-        if not count:
-            return 0.0
-        rest_a = a.trace - float(a.values[:wide].double().sum())
-        rest_b = b.trace - float(b.values[:tall].double().sum())
-        return max(rest_a, 0.0) * max(rest_b, 0.0) / count
+        if a.tail * b.tail > threshold:
+            return replace(self, strips=self.exact_strips)
+        next_b = torch.cat([b.values, b.values.new_tensor([b.tail])])  # the largest left out
+        tall = torch.arange(kept_b + 1, device=next_b.device)
+        wide = (a.values[:, None] * next_b > threshold).sum(dim=0)
+        products = rows * columns * (wide + tall) + kept_b * rows * wide + kept_a * columns * tall
+        best = int(products.masked_fill(a.tail * next_b > threshold, 2**62).argmin())
+        return replace(self, strips=(int(wide[best]), best))
 
     @property
     def trace(self) -> float:

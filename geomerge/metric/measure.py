@@ -43,6 +43,22 @@ def measure_metric(
 
     Raises:
         OptionError: If there is no metric of that name.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> from geomerge.metric import functional_change, measure_metric
+        >>> _ = torch.manual_seed(0)
+        >>> network = gm.Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+        >>> w, inputs = network.initial, gm.load_task("digits").train.inputs
+        >>> metric = measure_metric("kronecker", network, w, inputs, "hellinger", seed=0)
+        >>> step = 1e-2 * torch.randn(network.n)
+        >>> x = inputs.batch(slice(None))
+        >>> before, after = network.logits(w, x), network.logits(w + step, x)
+        >>> change = functional_change(before, after, "hellinger")
+        >>> bool(0.8 < metric.inner(step, step) / change < 1.25)  # predicted over measured
+        True
     """
     if name == "kronecker":
         return estimate_kronecker(network, w, inputs.batches(_BATCH), output, seed)

@@ -22,7 +22,7 @@ class Moments:
     """
 
     def __init__(self) -> None:
-        self._sum: Tensor | float = 0.0  # (d, d), in float64
+        self._sum: Tensor | None = None  # (d, d), in float64
         self._kept: Tensor | None = None  # (r, d), eigenvectors times roots of their eigenvalues
         self._trace = 0.0
 
@@ -41,7 +41,9 @@ class Moments:
             share *= len(rows) / most
             rows = rows[torch.linspace(0, len(rows) - 1, most, device=rows.device).long()]
         if rows.shape[1] <= _WIDEST:
-            self._sum = (rows.T @ rows * share).double() + self._sum
+            if self._sum is None:
+                self._sum = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+            self._sum.add_(rows.T @ rows, alpha=share)
             return
         for block in (rows * share**0.5).split(_RANK):
             self._trace += float(block.square().sum(dtype=torch.float64))
@@ -53,7 +55,7 @@ class Moments:
         Raises:
             NumericalError: If a row was not finite.
         """
-        if isinstance(self._sum, Tensor):
+        if self._sum is not None:
             return factorise(self._sum / count)
         assert self._kept is not None, "rows were added"
         size = self._kept.shape[1]

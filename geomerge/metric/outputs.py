@@ -57,6 +57,16 @@ def functional_change(
     other: Tensor,  # (B, m)
     output: str,
 ) -> float:
-    """Return the mean over inputs of |phi(one) - phi(other)|^2, for two batches of logits."""
+    """Return the mean over inputs of |phi(one) - phi(other)|^2, for two batches of logits.
+
+    Example:
+        >>> import torch
+        >>> from geomerge.metric import functional_change
+        >>> sure_of_one, sure_of_other = torch.tensor([[9.0, -9.0]]), torch.tensor([[-9.0, 9.0]])
+        >>> round(functional_change(sure_of_one, sure_of_other, "hellinger"), 2)  # 8 at most
+        8.0
+        >>> functional_change(sure_of_one, sure_of_one, "hellinger")
+        0.0
+    """
     gap = output_map(one.double(), output) - output_map(other.double(), output)
     return float(gap.square().sum(dim=1).mean())

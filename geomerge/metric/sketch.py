@@ -18,6 +18,7 @@ from torch import Tensor
 from geomerge.checkpoint import read_safetensors
 from geomerge.errors import CheckpointError, RunError, first_line
 from geomerge.files import canonical_json, check_output, sha256, write_bytes
+from geomerge.html import card
 from geomerge.metric.estimate import estimate_kronecker
 from geomerge.metric.factor import Factor
 from geomerge.metric.kronecker import KroneckerMetric
@@ -56,6 +57,13 @@ class Sketch:
 
     metric: KroneckerMetric
     meta: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<Sketch on {self.meta['inputs']} inputs of {self.meta['task']}: {self.metric!r}>"
+
+    def _repr_html_(self) -> str:
+        measured = f"{self.meta['output']} outputs, {self.meta['inputs']} inputs"
+        return card(f"Sketch on {self.meta['task']} ({measured})", self.metric._repr_html_())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that must be stored, by name."""
@@ -104,6 +112,17 @@ def make_sketch(
     Returns:
         A sketch of at most three numbers per weight. Eigenvectors that tell least for their size
         are dropped first; ``meta["kept"]`` says what share of each layer's trace remained.
+
+    Example:
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> network = gm.Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+        >>> inputs = gm.load_task("digits").train.inputs
+        >>> sketch = gm.make_sketch(network, network.initial, inputs, "digits", count=200)
+        >>> sketch.meta["task"], sketch.meta["inputs"]
+        ('digits', 200)
+        >>> sum(tensor.numel() for tensor in sketch.tensors().values()) <= 3 * network.n
+        True
     """
     sample = inputs.sample(count, seed)
     whole = estimate_kronecker(network, w, sample.batches(batch), output, seed)

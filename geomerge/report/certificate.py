@@ -18,12 +18,14 @@ from geomerge.merging import Merge, MergeOptions
 from geomerge.merging.evidence import bracket, counted, data_digests, function_change, leg_changes
 from geomerge.merging.identity import step_identities
 from geomerge.merging.sides import Side, Sides
+from geomerge.report.content import EXAMPLES
 from geomerge.tasks.task import SELECTION_SEED
 
 __all__ = ["MERGED", "certificate", "environment", "report_digest", "same_network"]
 
 MERGED = "merged.safetensors is the path at the crossover"
-_FILES = ("curves.png", "merged.pt", "merged.safetensors", "recipe.json")
+_FOLDERS = ("path", EXAMPLES)
+_NOT_STATED = ("report.html", "report.json")  # they hold the certificate itself
 
 
 def certificate(
@@ -52,6 +54,7 @@ def certificate(
     found: dict[str, Any] = {
         "files": {name: sha256((folder / name).read_bytes()) for name in _stored(folder)},
         "inputs": report["recipe"]["inputs"],
+        "sketches": {k: Path(file).name for k, file in options.by_network("sketch").items()},
         "data": {s.name: data_digests(s.task, s.manifold, s.manifold_name) for s in sides},
         "recipe": report["recipe"],
         "seeds": _seeds(sides, options),
@@ -100,7 +103,9 @@ def same_network(one: Checkpoint, other: Checkpoint) -> bool:
 
 def _stored(folder: Path) -> list[str]:
     """Return the names of all files of a run but its report, as seen from its folder."""
-    files = [folder / name for name in _FILES] + list((folder / "path").iterdir())
+    files = [file for file in folder.iterdir() if file.name not in _NOT_STATED]
+    for inside in _FOLDERS:
+        files += (folder / inside).glob("*")
     return sorted(file.relative_to(folder).as_posix() for file in files if file.is_file())
 
 

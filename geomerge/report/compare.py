@@ -8,7 +8,7 @@ from typing import Any
 from geomerge.report.labels import place_names
 from geomerge.report.picture import STYLES, write_picture
 
-__all__ = ["DATA_MEANING", "compare_table", "draw_compare"]
+__all__ = ["DATA_MEANING", "GROUPS", "compare_table", "draw_compare"]
 
 DATA_MEANING = (
     "data: x inputs, y labels, s the sketch of a network, of a's or b's task; samples: inputs "
@@ -16,7 +16,7 @@ DATA_MEANING = (
     "network trained for a task, in points; sel.: selection split; s: seconds"
 )
 # Of each group of methods: what it is called, its marker, its grey.
-_GROUPS = {
+_LOOKS = {
     "networks": ("the networks themselves", "*", "white"),
     "weights": ("weights alone", "o", "0.85"),
     "activations": ("weighted by inputs", "D", "0.7"),
@@ -24,6 +24,7 @@ _GROUPS = {
     "training": ("trained", "s", "0.3"),
     "walks": ("walks", "P", "black"),
 }
+GROUPS = {group: words for group, (words, _, _) in _LOOKS.items()}
 _ZOOM = 15.0  # points below the experts that the second picture shows
 _ABOVE = 2.0  # and above the best: room for names
 
@@ -125,7 +126,7 @@ def _draw(
         axis.plot(xs, ys, line, color=color, lw=1.3, alpha=0.8, zorder=2, label=label)
     for row in shown:
         x, y = (100 * row["test"][side] for side in "ab")
-        group, marker, grey = _GROUPS[row["group"]]
+        group, marker, grey = _LOOKS[row["group"]]
         axis.plot(
             [x], [y], marker, color=grey, mec="black", mew=0.7, ms=10 if marker == "*" else 7,
             ls="", zorder=4, label=group,

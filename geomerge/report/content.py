@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,26 @@ import torch
 import geomerge
 from geomerge.alignment import Alignment
 from geomerge.energy import PathMeasure
-from geomerge.merging import CurvePoint, Merge, MergeOptions, Row
+from geomerge.merging import CurvePoint, Merge, MergeOptions, Row, Seen
+from geomerge.merging.answers import Answers
 from geomerge.merging.candidates import Candidate
+from geomerge.merging.plane import Plane
 from geomerge.merging.relaxing import LegRelaxed
 from geomerge.merging.sides import Side
 
-__all__ = ["merge_report"]
+__all__ = ["EXAMPLES", "example_file", "merge_report"]
 
+EXAMPLES = "examples"  # folder of a run with images of examples
 PROTOCOLS = {
     "shared": "class k of every task is output k; the task is not known (domain-incremental)",
     "offset": "classes of each task after those before; the task is not known (class-incremental)",
     "separate": "a block of outputs for each task; the task is known (task-incremental)",
 }
+
+
+def example_file(name: str, index: int) -> str:
+    """Return where a run keeps the image of a test example of a network's task."""
+    return f"{EXAMPLES}/{name}-{index:05d}.png"
 
 
 def merge_report(
@@ -31,6 +40,7 @@ def merge_report(
     recipe: dict[str, Any],
     rows: list[Row],
     curve: list[CurvePoint],
+    seen: Seen,
 ) -> dict[str, Any]:
     """Return what ``report.json`` holds.
 
@@ -40,6 +50,7 @@ def merge_report(
         recipe: What identifies it.
         rows: The table.
         curve: The accuracy curves.
+        seen: What else there is to look at.
     """
     sides, last = merged.sides, merged.chosen[-1]
     return {
@@ -72,8 +83,11 @@ def merge_report(
         "results": [
             {"name": row.name, "select": dict(row.select), "test": dict(row.test)} for row in rows
         ],
-        "curve": [{"t": p.t, "accuracy": dict(p.accuracy), "distance": p.distance} for p in curve],
+        "curve": [asdict(point) for point in curve],
         "path": {"points": len(merged.path.ts), "lengths": merged.path.lengths},
+        "layers": [asdict(layer) for layer in seen.layers],
+        "answers": {name: _answers(name, found) for name, found in seen.answers.items()},
+        "plane": _plane(seen.plane),
         "diagonal_only": list(merged.diagonal),
         "notes": sides.notes,
     }
@@ -154,6 +168,29 @@ def _relaxed(found: LegRelaxed) -> dict[str, Any]:
         "share": found.share,
         "before": numbers(found.before, found.worst_before),
         "after": numbers(found.after, found.worst_after),
+    }
+
+
+def _plane(found: Plane | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {**asdict(found), "marks": {name: [*place] for name, place in found.marks.items()}}
+
+
+def _answers(name: str, found: Answers) -> dict[str, Any]:
+    """Return counts and examples; their images are files of the run."""
+    return {
+        **{key: getattr(found, key) for key in ("of", "kept", "lost", "gained", "wrong")},
+        "shown": [
+            {
+                "index": one.index,
+                "label": one.label,
+                "before": one.before,
+                "after": one.after,
+                "image": None if one.image is None else example_file(name, one.index),
+            }
+            for one in found.shown
+        ],
     }
 
 

@@ -11,7 +11,7 @@ __all__ = ["draw_curves"]
 
 
 def draw_curves(report: dict[str, Any], file: Path) -> None:
-    """Draw ``curves.png`` from a report.
+    """Draw ``curves.png`` and ``curves.svg`` from a report.
 
     Args:
         report: The content of ``report.json``.
@@ -48,8 +48,8 @@ def draw_curves(report: dict[str, Any], file: Path) -> None:
     upper.set_ylabel("accuracy, selection split (%)")
     upper.set_ylim(-2, 102)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    lower.plot(ts, [point["distance"] for point in curve], color="0.2", marker=".", ms=4)
     first, *_, last = report["networks"]
+    lower.plot(ts, [point["distance"][last] for point in curve], color="0.2", marker=".", ms=4)
     lower.set_ylabel(f"distance to {last}")
     lower.set_ylim(bottom=0)
     lower.set_xlabel(f"t: share of the path's length, from {first} (0) to {last} (1)")

@@ -19,12 +19,17 @@ STYLES = (
 
 
 def write_picture(figure: Any, file: Path) -> None:
-    """Write a figure as PNG; the same figure gives the same bytes.
+    """Write a figure as PNG, and as SVG beside it; the same figure gives the same bytes.
 
     Args:
         figure: A figure of matplotlib.
-        file: Where it goes.
+        file: Where it goes, a name that ends in ``.png``.
     """
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
-    write_bytes(file, picture.getvalue())
+    import matplotlib
+
+    # Names of clip paths are drawn at random otherwise, and text would be outlines.
+    with matplotlib.rc_context({"svg.hashsalt": "geomerge", "svg.fonttype": "none"}):
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+            picture = io.BytesIO()
+            figure.savefig(picture, format=suffix[1:], dpi=150, metadata=metadata)
+            write_bytes(file.with_suffix(suffix), picture.getvalue())

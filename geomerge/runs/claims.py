@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from geomerge.checkpoint import load_checkpoint
 from geomerge.errors import GeomergeError
 from geomerge.files import sha256
+from geomerge.merging.curve import curve_of
 from geomerge.merging.evidence import bracket, count, data_digests, function_change, leg_changes
 from geomerge.merging.identity import STANDS, STAYS, step_identities
 from geomerge.reading import parse_json
@@ -50,6 +53,10 @@ def checks(run: StoredRun) -> Iterator[tuple[str, Check]]:
     yield "bracket", partial(_bracket, run)
     for name in _names(given.get("data")):
         yield f"drift from {name}", partial(_drift, run, name)
+    yield "curve", partial(_curve, run)
+    for name in _names(given.get("data")):
+        if _sketched(run.report.get("networks"), name):
+            yield f"drift from {name} by its sketch", partial(_predicted, run, name)
 
 
 def _names(section: Any) -> list[str]:
@@ -65,8 +72,6 @@ def _recipe(run: StoredRun) -> list[str]:
 
 
 def _input(run: StoredRun, name: str) -> list[str]:
-    if name not in run.report["networks"]:
-        raise NotStoredError(f"the run does not record the file of the {name}")
     file = run.file(name)
     same = sha256(file.read_bytes()) == run.certificate["inputs"][name]
     return [] if same else [f"{file} is not the file that was merged"]
@@ -173,6 +178,36 @@ def _drift(run: StoredRun, name: str) -> list[str]:
         run.task(name), run.manifold(name), run.recipe["output"],
     )  # fmt: skip
     return _differences("", {k: given[k] for k in found}, found, _CLOSE)
+
+
+def _curve(run: StoredRun) -> list[str]:
+    sides = [run.side(name) for name in run.report["networks"]]
+    found = []
+    for point in curve_of(run.path, sides, run.recipe["output"]):
+        numbers = asdict(point)
+        del numbers["predicted"]  # by sketches, which the run does not hold
+        found.append(numbers)
+    said = [{k: v for k, v in point.items() if k != "predicted"} for point in run.report["curve"]]
+    return _differences("curve", said, found, _CLOSE)
+
+
+def _sketched(networks: Any, name: str) -> bool:
+    known = networks.get(name) if isinstance(networks, dict) else None
+    return isinstance(known, dict) and bool(known.get("sketch"))
+
+
+def _predicted(run: StoredRun, name: str) -> list[str]:
+    metric, side = run.sketch(name), run.sides[name]
+
+    def predicted(w: Tensor) -> float:
+        return metric.inner(w - side.w, w - side.w)
+
+    said = run.certificate["drift"]["networks"][name]["predicted"]
+    found = _differences("predicted", said, predicted(run.weights("crossover")), _CLOSE)
+    for point in run.report["curve"]:
+        again = predicted(run.path.at(point["t"]))
+        found += _differences(f"curve at {point['t']}", point["predicted"][name], again, _CLOSE)
+    return found
 
 
 def _near(one: float, other: float, tolerance: float) -> bool:

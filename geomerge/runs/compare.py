@@ -12,10 +12,12 @@ import geomerge
 from geomerge.checkpoint import load_checkpoint
 from geomerge.comparing import CompareOptions, Comparison, Row, compare
 from geomerge.files import write_bytes
-from geomerge.folders import staged_folder
+from geomerge.folders import resumable_folder
 from geomerge.merging.monitor import Progress
 from geomerge.report.compare import DATA_MEANING, compare_table, draw_compare
-from geomerge.runs.finished import finished, folder_of, input_digests, write_json
+from geomerge.runs.command import command_line
+from geomerge.runs.finished import finished, folder_of, input_digests, unfinished, write_json
+from geomerge.runs.page import write_page
 
 __all__ = ["run_compare"]
 
@@ -43,6 +45,7 @@ def run_compare(
     Raises:
         GeomergeError: If inputs, options or data are wrong, or the folder holds another run.
     """
+    command = command_line("compare", files, options, base=base and Path(base))
     networks = [load_checkpoint(file) for file in files]
     ancestor = None if base is None else load_checkpoint(base)
     digests = input_digests(networks, options.merge)
@@ -54,13 +57,17 @@ def run_compare(
     before = finished(folder, recipe)
     if before is not None:
         return folder, before, True
-    with staged_folder(folder) as stage:
-        found = compare(networks, options, base=ancestor, on_progress=on_progress)
+    with resumable_folder(folder, unfinished(recipe, options.merge.device)) as stage:
+        found = compare(
+            networks, options, base=ancestor, on_progress=on_progress, work=stage / "work"
+        )
         report = _report(found, recipe)
+        report["command"] = command
         draw_compare(report, stage / "compare.png")
         write_bytes(stage / "table.md", _markdown(report).encode())
         write_json(stage / "recipe.json", recipe)
         write_json(stage / "report.json", report)
+        write_page(stage, report)
     return folder, report, False
 
 

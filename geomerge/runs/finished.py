@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import geomerge
 from geomerge.checkpoint import Checkpoint
 from geomerge.errors import RunError, first_line
 from geomerge.files import canonical_json, sha256, write_bytes
@@ -14,7 +18,7 @@ from geomerge.merging import MergeOptions
 from geomerge.merging.sides import NAMES
 from geomerge.reading import parse_json
 
-__all__ = ["finished", "folder_of", "input_digests", "read_json", "write_json"]
+__all__ = ["finished", "folder_of", "input_digests", "read_json", "unfinished", "write_json"]
 
 
 def folder_of(out: str | Path | None, stems: str, recipe: dict[str, Any]) -> Path:
@@ -45,7 +49,19 @@ def finished(folder: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
         raise RunError(
             f"{folder} holds a finished run of another recipe; choose another --out or remove it"
         )
+    shutil.rmtree(folder / "work", ignore_errors=True)  # of a run killed as it finished
     return report
+
+
+def unfinished(recipe: dict[str, Any], device: str) -> dict[str, Any]:
+    """Return all that decides the bits of a run: another process that goes on must have the same.
+
+    Args:
+        recipe: What identifies the run.
+        device: Where it computes.
+    """
+    made_with = {"geomerge": geomerge.__version__, "torch": torch.__version__, "device": device}
+    return {**recipe, "made_with": made_with}
 
 
 def read_json(file: Path) -> dict[str, Any]:

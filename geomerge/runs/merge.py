@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import geomerge
 from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.errors import RunError
 from geomerge.folders import resumable_folder
-from geomerge.merging import MergeOptions, comparison, curves, merge
+from geomerge.merging import MergeOptions, comparison, curves, look_at, merge
 from geomerge.merging.monitor import Progress
-from geomerge.report import draw_curves, merge_report
+from geomerge.report import draw_curves, draw_plane, merge_report, write_examples
+from geomerge.report.card import write_merge_card
 from geomerge.report.certificate import certificate
-from geomerge.runs.finished import finished, folder_of, input_digests, write_json
+from geomerge.runs.command import command_line
+from geomerge.runs.finished import finished, folder_of, input_digests, unfinished, write_json
+from geomerge.runs.page import write_page
 
 __all__ = ["run_merge"]
 
@@ -45,31 +44,36 @@ def run_merge(
     Raises:
         GeomergeError: If inputs, options or data are wrong, or the folder holds another run.
     """
+    command = command_line("merge", files, options)
     networks = [load_checkpoint(file) for file in files]
     recipe = options.recipe(input_digests(networks, options))
     folder = folder_of(out, "-".join(Path(file).stem for file in files), recipe)
     before = finished(folder, recipe)
     if before is not None:
-        shutil.rmtree(folder / "work", ignore_errors=True)  # of a run killed as it finished
         if pt and not (folder / "merged.pt").exists():
             raise RunError(
                 f"{folder} was finished without merged.pt; make it with geomerge path {folder} "
                 f"--at {before['crossover']['t']} --out merged.pt"
             )
         return folder, before, True
-    made_with = {"geomerge": geomerge.__version__, "torch": torch.__version__}
-    going = {**recipe, "made_with": {**made_with, "device": options.device}}
-    with resumable_folder(folder, going) as stage:
+    with resumable_folder(folder, unfinished(recipe, options.device)) as stage:
         work = stage / "work"
         merged = merge(networks, options, folder=stage / "path", work=work, on_progress=on_progress)
         options = merged.options
         rows = comparison(merged, options, on_progress, work / "beside")
-        report = merge_report(merged, options, recipe, rows, curves(merged))
+        seen = look_at(merged)
+        report = merge_report(merged, options, recipe, rows, curves(merged), seen)
+        report["command"] = command
         _write_network(stage, merged.checkpoint(), report, pt)
+        write_examples(stage, seen.answers)
         draw_curves(report, stage / "curves.png")
+        if report["plane"] is not None:
+            draw_plane(report, stage / "plane.png")
+        write_merge_card(stage, report, command, {s.name: s.task for s in merged.sides})
         write_json(stage / "recipe.json", recipe)
         report["certificate"] = certificate(stage, merged, options, report)
         write_json(stage / "report.json", report)
+        write_page(stage, report)
     return folder, report, False
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from geomerge.checkpoint import load_checkpoint, save_checkpoint
-from geomerge.errors import RunError
 from geomerge.files import sha256
-from geomerge.folders import staged_folder
+from geomerge.folders import resumable_folder
 from geomerge.merging.monitor import Progress
-from geomerge.reading import parse_json, plain_file
+from geomerge.pretrained import last_configuration
+from geomerge.report.card import write_reconfigure_card
 from geomerge.report.sparse import reconfigure_report
 from geomerge.report.sparse_curves import draw_moves
-from geomerge.runs.finished import finished, folder_of, write_json
+from geomerge.runs.command import command_line
+from geomerge.runs.finished import finished, folder_of, unfinished, write_json
+from geomerge.runs.page import write_page
 from geomerge.sparsifying.options import SparsifyOptions
 from geomerge.sparsifying.reconfigure import reconfigure
 from geomerge.sparsifying.sparsify import sparse_checkpoint
@@ -51,6 +53,7 @@ def run_reconfigure(
         GeomergeError: If inputs, options, plan or data are wrong, or the folder holds another run.
     """
     source, plan = Path(source), Path(plan)
+    command = command_line("reconfigure", [source], options, plan=plan)
     steps = load_plan(plan)
     start = None
     if source.is_dir():
@@ -70,18 +73,21 @@ def run_reconfigure(
     before = finished(folder, recipe)
     if before is not None:
         return folder, before, True
-    with staged_folder(folder) as stage:
+    with resumable_folder(folder, unfinished(recipe, options.device)) as stage:
         subject, reached = reconfigure(
-            checkpoint, steps, options, stage / "moves", start, on_progress
+            checkpoint, steps, options, stage / "moves", start, on_progress, stage / "work"
         )
         report = reconfigure_report(subject, reached, recipe)
+        report["command"] = command
         save_checkpoint(stage / "dense.safetensors", sparse_checkpoint(subject, subject.w))
         for one in reached:
             network = sparse_checkpoint(subject, one.walked.weights)
             save_checkpoint(stage / f"{one.name}.safetensors", network)
         draw_moves(report, stage / "curves.png")
+        write_reconfigure_card(stage, report, command, subject.task)
         write_json(stage / "recipe.json", recipe)
         write_json(stage / "report.json", report)
+        write_page(stage, report)
     return folder, report, False
 
 
@@ -89,12 +95,4 @@ def _ends(run: Path) -> tuple[Path, Path]:
     """Return the files of a run's first and last network."""
     if (run / "sparse.safetensors").is_file():
         return run / "path" / "start.safetensors", run / "sparse.safetensors"
-    try:
-        report = parse_json((run / "report.json").read_text())
-        last = plain_file(run, f"{report['configurations'][-1]['name']}.safetensors")
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise RunError(
-            f"{run} is not the folder of a sparsify or reconfigure run; name such a folder or a "
-            "network's file"
-        ) from error
-    return run / "dense.safetensors", last
+    return run / "dense.safetensors", last_configuration(run)

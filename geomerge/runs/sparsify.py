@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, torch_bytes
 from geomerge.errors import GeomergeError, OptionError, RunError
 from geomerge.files import write_bytes
-from geomerge.folders import staged_folder
+from geomerge.folders import resumable_folder
 from geomerge.merging.monitor import Progress
 from geomerge.network import Network
+from geomerge.report.card import write_sparsify_card
 from geomerge.report.paths import draw_paths
 from geomerge.report.sparse import sparsify_report
 from geomerge.report.sparse_curves import draw_sparsity
-from geomerge.runs.finished import finished, folder_of, write_json
+from geomerge.runs.command import command_line
+from geomerge.runs.finished import finished, folder_of, unfinished, write_json
+from geomerge.runs.page import write_page
 from geomerge.sparsifying.options import SparsifyOptions
 from geomerge.sparsifying.sparsify import Sparsified, sparsify
 from geomerge.sparsifying.surface import surface_of
@@ -35,6 +38,7 @@ __all__ = ["run_sparsify"]
 
 _TIMED = 256  # inputs of a batch whose time is taken
 _REPEATS = 7
+_WHERE_ASKED = ("shrunk.safetensors", "shrunk.pt2", "sparse.pt", "sparse-prune.pt")
 
 
 def run_sparsify(
@@ -70,6 +74,7 @@ def run_sparsify(
             "--shrink takes out whole units, and single weights leave none; give --remove, --flops "
             "or --params"
         )
+    command = command_line("sparsify", [file], options, shrink=shrunk)
     checkpoint = load_checkpoint(file)
     recipe = options.recipe({"network": checkpoint.digest})
     folder = folder_of(out, Path(file).stem, recipe)
@@ -82,9 +87,12 @@ def run_sparsify(
                     f"{folder} was finished without {name}; choose another --out or remove it"
                 )
         return folder, before, True
-    with staged_folder(folder) as stage:
-        found = sparsify(checkpoint, options, stage, on_progress)
+    with resumable_folder(folder, unfinished(recipe, options.device)) as stage:
+        for name in _WHERE_ASKED:  # an interrupted call may have been told otherwise
+            (stage / name).unlink(missing_ok=True)
+        found = sparsify(checkpoint, options, stage, on_progress, stage / "work")
         report = sparsify_report(found, recipe)
+        report["command"] = command
         sparse = found.checkpoint
         for suffix in (".safetensors", ".pt") if pt else (".safetensors",):
             save_checkpoint(stage / f"sparse{suffix}", sparse)
@@ -99,8 +107,10 @@ def run_sparsify(
                 report["notes"].append(f"not shrunk: {error}")
         draw_sparsity(report, stage / "curves.png")
         draw_paths(surface_of(found, stage), stage / "paths.png")
+        write_sparsify_card(stage, report, command, found.subject.task)
         write_json(stage / "recipe.json", recipe)
         write_json(stage / "report.json", report)
+        write_page(stage, report)
     return folder, report, False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,12 +14,18 @@ from torch import Tensor
 from geomerge.checkpoint import Checkpoint, load_checkpoint
 from geomerge.errors import RunError
 from geomerge.files import sha256
+from geomerge.merging.options import MergeOptions
+from geomerge.merging.prepare import prepare_sides
+from geomerge.merging.sides import Side, Sides
+from geomerge.metric import KroneckerMetric, make_sketch
 from geomerge.network import Network
 from geomerge.path import WeightPath
 from geomerge.report.certificate import report_digest
 from geomerge.tasks import Inputs, Normalisation, Task, load_task
 
-__all__ = ["NotStoredError", "StoredRun"]
+__all__ = ["SKETCH_OF", "NotStoredError", "StoredRun"]
+
+SKETCH_OF = "sketch of "  # before a network's name, among the inputs
 
 
 class NotStoredError(RunError):
@@ -97,19 +104,69 @@ class StoredRun:
         """Return whether a network's units were permuted before the merge."""
         return self.recipe.get("align", "none") != "none" and name != self.path.ends[0]
 
+    @cached_property
+    def sides(self) -> Sides:
+        """The networks, prepared from their files as the merge prepared them.
+
+        Raises:
+            NotStoredError: If a file is not found.
+            GeomergeError: If data cannot be had.
+        """
+        options: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in self.recipe.items()
+        }
+        options["data_root"], options["download"] = self._data_root, self._download
+        names = self.certificate["sketches"]
+        sketches = tuple(f"{name}={self.file(SKETCH_OF + name)}" for name in names)
+        networks = [load_checkpoint(self.file(name)) for name in self.certificate["data"]]
+        return prepare_sides(
+            networks, MergeOptions(**options, sketch=sketches, device=self._device)
+        )
+
+    def side(self, name: str) -> Side:
+        """Return a network with its data, without its sketch, from the run alone.
+
+        Raises:
+            GeomergeError: If it is not stored, or its data cannot be had.
+        """
+        known = self.report["networks"][name]
+        side = Side(name, self.merged, self.head(name), self.weights(name), known["class_offset"])
+        side.task, side.manifold = self.task(name), self.manifold(name)
+        return side
+
+    def sketch(self, name: str) -> KroneckerMetric:
+        """Return the metric of a network's sketch, or of the one that the merge made of it.
+
+        Raises:
+            GeomergeError: If a file is not found, or data cannot be had.
+        """
+        side = self.sides[name]
+        if side.sketch is None:
+            assert side.manifold is not None
+            assert side.manifold_name is not None
+            side.sketch = make_sketch(
+                side.network, side.w, side.manifold, side.manifold_name,
+                output=self.recipe["output"], seed=self.recipe["seed"],
+            )  # fmt: skip
+        return side.sketch.metric
+
     def file(self, name: str) -> Path:
-        """Return where a network's file is: as told, or where its bytes are the certificate's.
+        """Return where an input file is: as told, or where its bytes are the certificate's.
 
         Raises:
             NotStoredError: If no file of its name is found.
         """
         if name in self._given:
             return self._given[name]
-        own = Path(self.report["networks"][name]["file"]).name
+        if name.startswith(SKETCH_OF):
+            own = Path(self.certificate["sketches"][name.removeprefix(SKETCH_OF)]).name
+        else:
+            own = Path(self.report["networks"][name]["file"]).name
         places = (Path(), self.folder.absolute().parent, self.folder.absolute().parents[1])
         found = [place / own for place in places if (place / own).is_file()]
         if not found:
-            raise NotStoredError(f"{own} is not here; say where it is with --network {name}=FILE")
+            given = shlex.quote(f"{name}=FILE")
+            raise NotStoredError(f"{own} is not here; say where it is with --network {given}")
         same = [f for f in found if sha256(f.read_bytes()) == self.certificate["inputs"][name]]
         return (same or found)[0]
 

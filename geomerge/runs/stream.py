@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from geomerge.files import write_bytes
-from geomerge.folders import staged_folder
+from geomerge.folders import resumable_folder
 from geomerge.report.stream import draw_stream, stream_table
-from geomerge.runs.finished import finished, folder_of, write_json
+from geomerge.runs.finished import finished, folder_of, unfinished, write_json
+from geomerge.runs.page import write_page
 
 __all__ = ["run_stream"]
 
@@ -17,16 +18,21 @@ __all__ = ["run_stream"]
 def run_stream(
     name: str,
     recipe: dict[str, Any],
-    learn: Callable[[], dict[str, Any]],
+    command: str,
+    learn: Callable[[Path], dict[str, Any]],
     out: str | Path | None = None,
+    device: str = "cpu",
 ) -> tuple[Path, dict[str, Any], bool]:
     """Learn a stream and write the run: recipe, report, table, picture.
 
     Args:
         name: The stream's.
         recipe: What decides the result.
-        learn: Trains and measures all rows; called if the run is not there yet.
+        command: The command that makes it.
+        learn: Trains and measures all rows, and keeps those that are finished in the folder that it
+            is given; called if the run is not there yet.
         out: The run's folder; default ``runs/NAME-HASH``.
+        device: Where rows are trained.
 
     Returns:
         The folder, its report, and whether it had been finished before (nothing was changed).
@@ -38,13 +44,15 @@ def run_stream(
     before = finished(folder, recipe)
     if before is not None:
         return folder, before, True
-    with staged_folder(folder) as stage:
-        report = learn()
+    with resumable_folder(folder, unfinished(recipe, device)) as stage:
+        report = learn(stage / "work")
         report["recipe"] = recipe
+        report["command"] = command
         draw_stream(report, stage / "stream.png")
         write_bytes(stage / "table.md", _markdown(report).encode())
         write_json(stage / "recipe.json", recipe)
         write_json(stage / "report.json", report)
+        write_page(stage, report)
     return folder, report, False
 
 

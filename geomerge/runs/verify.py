@@ -125,8 +125,8 @@ def parse_networks(texts: Sequence[str]) -> dict[str, Path]:
 
 
 def _known(report: Mapping[str, Any]) -> list[str]:
-    networks = report.get("networks")
-    return list(networks) if isinstance(networks, dict) else []
+    inputs = report["certificate"].get("inputs")
+    return list(inputs) if isinstance(inputs, dict) else []
 
 
 def _claim(name: str, check: Check, run: StoredRun) -> Claim:

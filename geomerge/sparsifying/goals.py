@@ -16,17 +16,19 @@ from geomerge.sparsity.removal import Removal, removal_stages
 from geomerge.sparsity.shrink import removed_units
 from geomerge.sparsity.units import unit_named
 from geomerge.sparsity.walk import Stage
+from geomerge.walk_state import WalkState
 
 __all__ = ["removal_of", "stages_of", "unit_stages"]
 
 BUDGET_INPUTS = 1000
 
 
-def stages_of(subject: Subject) -> list[Stage]:
+def stages_of(subject: Subject, state: WalkState | None = None) -> list[Stage]:
     """Return the stages toward what the options want gone.
 
     Args:
         subject: The network.
+        state: Where the stages remember what they took.
 
     Returns:
         The stages; they remember what they took, so each list serves one walk.
@@ -49,6 +51,7 @@ def stages_of(subject: Subject) -> list[Stage]:
         return weight_stages(
             subject.network, subject.w, share, options.stages,
             scope="per-layer" if options.per_layer else "global", nm=nm, kind=options.saliency,
+            state=state,
         )  # fmt: skip
     gone = removed_units(subject.network, subject.w, subject.units)
     if goal == "remove":
@@ -57,11 +60,14 @@ def stages_of(subject: Subject) -> list[Stage]:
         removal = removal_of(subject, wanted, gone)
     else:
         removal = _size_removal(subject, goal, gone)
-    return unit_stages(subject, removal, gone)
+    return unit_stages(subject, removal, gone, state)
 
 
 def unit_stages(
-    subject: Subject, removal: Removal, gone: Mapping[str, Sequence[int]]
+    subject: Subject,
+    removal: Removal,
+    gone: Mapping[str, Sequence[int]],
+    state: WalkState | None = None,
 ) -> list[Stage]:
     """Return the stages of a removal, chosen as the options say.
 
@@ -69,23 +75,22 @@ def unit_stages(
         subject: The network.
         removal: What shall go.
         gone: By :attr:`Units.layer`, the units that are zero where the walk starts.
+        state: Where the stages remember what they took.
     """
     options = subject.options
     if options.choice != "rates":
-        return removal_stages(subject.network, removal, gone, options.stages, options.choice)
+        return removal_stages(subject.network, removal, gone, options.stages, options.choice, state)
     kept = class_budgets(subject) if options.budget is not None else []
     if kept:
-        subject.cost.passes += (
-            STEP_PASSES * options.stages * min(BUDGET_INPUTS, len(subject.manifold))
-        )
+        subject.cost.add(STEP_PASSES * options.stages * min(BUDGET_INPUTS, len(subject.manifold)))
     allowed = options.budget or float("inf")
-    return rate_stages(subject.network, removal, gone, options.stages, kept, allowed)
+    return rate_stages(subject.network, removal, gone, options.stages, kept, allowed, state)
 
 
 def class_budgets(subject: Subject) -> list[LossKept]:
     """Return what each class has lost: mean KL to the network as it came, which also names it."""
     sample = subject.manifold.sample(BUDGET_INPUTS, subject.options.seed)
-    subject.cost.passes += len(sample)
+    subject.cost.add(len(sample))
     x = sample.batch(slice(None))
     log_p = subject.network.logits(subject.w, x).log_softmax(dim=1)
     labels = log_p.argmax(dim=1)

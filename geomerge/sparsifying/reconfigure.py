@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from geomerge.sparsity.rates import MOST_RATES
 from geomerge.sparsity.shrink import removed_units
 from geomerge.sparsity.units import unit_named
 from geomerge.sparsity.walk import Stage
+from geomerge.walk_state import StateFile, WalkState
 
 __all__ = ["Configuration", "reconfigure"]
 
@@ -60,6 +62,7 @@ def reconfigure(
     folder: Path,
     start: Checkpoint | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    work: Path | None = None,
 ) -> tuple[Subject, list[Configuration]]:
     """Reach the configurations of a plan, each from the one before.
 
@@ -71,6 +74,7 @@ def reconfigure(
         folder: Where the paths are stored, each under the name of its step.
         start: Where the first step starts, where units of the network are gone already.
         on_progress: Called after each point of a walk.
+        work: As of :func:`~geomerge.sparsifying.sparsify.sparsify`.
 
     Returns:
         The network before, and the configurations.
@@ -87,12 +91,13 @@ def reconfigure(
     dense = row_of(subject, "dense", subject.w)
     reached = []
     spent = subject.cost.epochs(len(subject.task.train.labels))
-    for step in plan:
+    place = folder / ".walks" if work is None else work
+    for number, step in enumerate(plan, 1):
         gone = removed_units(subject.network, w, subject.units)
-        stages = _stages(subject, step, gone)
-        walked = walk_stages(
-            subject, w, stages, folder / ".walk", step.name, on_progress=on_progress
-        )
+        own = place / f"move-{number}"
+        kept = StateFile(None if work is None else own / "state", options.device)
+        stages = _stages(subject, step, gone, kept.state.part("stages"))
+        walked = walk_stages(subject, w, stages, own, step.name, on_progress=on_progress, kept=kept)
         path = store_walk(subject, walked, folder / step.name / "path", w)
         w = walked.weights
         removed = removed_units(subject.network, w, subject.units)
@@ -110,6 +115,8 @@ def reconfigure(
             )
         )
         spent = total
+    if work is None:
+        shutil.rmtree(place)
     return subject, reached
 
 
@@ -138,11 +145,13 @@ def _check_whole(subject: Subject, plan: Sequence[PlanStep]) -> None:
             )
 
 
-def _stages(subject: Subject, step: PlanStep, gone: Mapping[str, Sequence[int]]) -> list[Stage]:
+def _stages(
+    subject: Subject, step: PlanStep, gone: Mapping[str, Sequence[int]], state: WalkState
+) -> list[Stage]:
     """Return the stages of a step: units go first, then units come back."""
     stages: list[Stage] = []
     if step.remove:
-        stages += unit_stages(subject, removal_of(subject, step.remove, gone), gone)
+        stages += unit_stages(subject, removal_of(subject, step.remove, gone), gone, state)
     returning: dict[str, list[int]] = {}
     for name, wanted in step.restore.items():
         layer = unit_named(subject.units, name).layer

@@ -46,5 +46,5 @@ def stable_rate(
         u = precondition(metric, exact.product(v), damping)
         largest = float(u.norm() / v.norm())
         v = u / u.norm()
-    subject.cost.passes += _PRODUCTS * _PASSES * len(inputs)
+    subject.cost.add(_PRODUCTS * _PASSES * len(inputs))
     return _SHARE / largest if largest > 0 else float("inf")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +23,7 @@ from geomerge.sparsifying.options import SparsifyOptions
 from geomerge.sparsity.units import Units, find_units
 from geomerge.statistics import has_statistics, re_estimate
 from geomerge.tasks import Inputs, Split, Task, normalisation_of
+from geomerge.walk_state import WalkState
 
 __all__ = ["Cost", "Subject", "prepare_subject"]
 
@@ -32,15 +36,42 @@ _METRIC_PASSES = 5  # a forward pass and two backward ones, in forward passes
 STEP_PASSES = 3  # a forward and a backward pass
 
 
-@dataclass
 class Cost:
     """What was spent, in forward passes of one input.
 
-    Attributes:
-        passes: A backward pass counts as two; so do the two passes of a Kronecker metric.
+    A backward pass counts as two; so do the two passes of a Kronecker metric.
     """
 
-    passes: int = 0
+    def __init__(self) -> None:
+        self._known: dict[str, Any] = {"passes": 0, "once": []}
+
+    @property
+    def passes(self) -> int:
+        """Of one input."""
+        return int(self._known["passes"])
+
+    def add(self, passes: int) -> None:
+        """Count passes."""
+        self._known["passes"] += passes
+
+    def add_once(self, what: str, passes: int) -> None:
+        """Count passes that are made again only where a walk was interrupted."""
+        if what not in self._known["once"]:
+            self._known["once"].append(what)
+            self.add(passes)
+
+    @contextmanager
+    def free(self) -> Iterator[None]:
+        """Count nothing of what the block does: it was counted before an interruption."""
+        before = self.passes
+        yield
+        self._known["passes"] = before
+
+    def kept_in(self, state: WalkState) -> None:
+        """Count in a walk's state from now on, from what it says if it was interrupted."""
+        if not state.values:
+            state.values = copy.deepcopy(self._known)
+        self._known = state.values
 
     def epochs(self, examples: int) -> float:
         """Return it in epochs of training: three passes over the training data."""
@@ -92,7 +123,7 @@ class Subject:
     @cached_property
     def outputs(self) -> Tensor:  # (N, m)
         """Phi on the manifold, of the network as it came."""
-        self.cost.passes += len(self.manifold)
+        self.cost.add_once("outputs", len(self.manifold))
         logits = self.network.all_logits(self.w, self.manifold.batches())
         return output_map(logits, self.options.output)
 
@@ -131,7 +162,7 @@ class Subject:
             if not last or last[0][0] is not before:
                 last[:] = [(before, self.held_out.logits(before))]
             now = self.held_out.logits(after)
-            self.cost.passes += len(self.held_out)
+            self.cost.add(len(self.held_out))
             found = functional_change(last[0][1], now, self.options.output)
             last[:] = [(after, now)]
             return found
@@ -143,22 +174,29 @@ class Subject:
         w: Tensor,  # (n,)
     ) -> Metric:
         """Measure the metric on a sample of the manifold; at the start only once."""
-        return self._first_metric if w is self.w else self._measured(w)
+        if w is self.w:
+            return self._first_metric
+        metric, passes = self._measured(w)
+        self.cost.add(passes)
+        return metric
 
     @cached_property
     def _first_metric(self) -> Metric:
-        return self._measured(self.w)
+        metric, passes = self._measured(self.w)
+        self.cost.add_once("first metric", passes)
+        return metric
 
     def _measured(
         self,
         w: Tensor,  # (n,)
-    ) -> Metric:
-        sample = self.manifold.sample(METRIC_INPUTS, self.options.seed)
-        if self.options.metric != "euclidean":
-            self.cost.passes += _METRIC_PASSES * len(sample)
-        return measure_metric(
-            self.options.metric, self.network, w, sample, self.options.output, self.options.seed
+    ) -> tuple[Metric, int]:
+        """Return the metric at a point and the passes that it takes."""
+        options = self.options
+        sample = self.manifold.sample(METRIC_INPUTS, options.seed)
+        metric = measure_metric(
+            options.metric, self.network, w, sample, options.output, options.seed
         )
+        return metric, _METRIC_PASSES * len(sample) if options.metric != "euclidean" else 0
 
     def settle(
         self,
@@ -167,7 +205,7 @@ class Subject:
         """Return the weights with running statistics as the policy wants them."""
         if self.bn != "re-estimate":
             return w
-        self.cost.passes += min(2000, len(self.manifold))
+        self.cost.add(min(2000, len(self.manifold)))
         return re_estimate(self.network, w, [self.manifold], self.options.seed)
 
 

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from geomerge.crossover import accuracy
-from geomerge.directions import TowardLabels, TowardMixedOutputs, TowardOutputs
+from geomerge.directions import Descent, TowardLabels, TowardMixedOutputs, TowardOutputs
 from geomerge.leg import Leg
 from geomerge.merging.monitor import Progress
 from geomerge.metric import Metric
 from geomerge.recording import record_leg
 from geomerge.sparsifying.goals import stages_of
 from geomerge.sparsifying.stable import stable_rate
-from geomerge.sparsifying.subject import STEP_PASSES, Subject
+from geomerge.sparsifying.subject import FEW, STEP_PASSES, Subject
 from geomerge.sparsity.masks import prunable, zeros
 from geomerge.sparsity.pull import PullWalk, walk_by_pull
 from geomerge.sparsity.walk import PlaneWalk, Prescription, Stage, walk_toward_plane
 from geomerge.walk import WalkPoint
+from geomerge.walk_state import StateFile, WalkState
 
 __all__ = [
     "START",
@@ -81,6 +82,7 @@ def walk_stages(
     name: str,
     number: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
+    kept: StateFile | None = None,
 ) -> Walked:
     """Walk through stages once.
 
@@ -93,29 +95,48 @@ def walk_stages(
         name: Of the walk, for who watches.
         number: Of the walk; later ones have other dampings and other orders of inputs.
         on_progress: Called after each point.
+        kept: The walk's state; the stages remember in it what they took. One that was interrupted
+            goes on, and costs what it would have cost.
     """
+    kept = StateFile() if kept is None else kept
     pulled = subject.options.walk == "pull"
     settings = _PULL if pulled else settings_of(subject, number)
     seed = subject.options.seed + number
+    metric_at = _metric_at(subject, kept.state)
     if pulled:
-        walk = pull(subject, start, subject.metric_at)
+        walk = pull(subject, start, metric_at, kept.state)
         count = PullWalk.steps + 1
     else:
-        direction = _against_drift(subject, seed)
-        kept = [with_zeros(subject, start, stage) for stage in stages]
+        direction = _against_drift(subject, seed, kept.state)
+        still = [with_zeros(subject, start, stage) for stage in stages]
         walk = walk_toward_plane(
-            start, kept, subject.metric_at, direction, settings, subject.settle, subject.large
+            start, still, metric_at, direction, settings, subject.settle, subject.large, kept
         )
         count = 2 * len(stages)
-    watched = _watched(subject, walk, name, count, on_progress)
-    leg = record_leg(folder, START, start, watched, subject.options.points, subject.meter())
+    subject.cost.kept_in(kept.state.part("cost"))
+    watched = _watched(subject, walk, name, count, on_progress, kept.steps)
+    leg = record_leg(folder, START, start, watched, subject.options.points, subject.meter(), kept)
     return _arrived(subject, name, leg, settings, seed)
+
+
+def _metric_at(subject: Subject, state: WalkState) -> Callable[[Tensor], Metric]:
+    """Return what measures the metric, and counts what was measured before an interruption once."""
+    before = state.tensors.get("measured")
+
+    def at(w: Tensor) -> Metric:
+        if w is not before:
+            return subject.metric_at(w)
+        with subject.cost.free():
+            return subject.metric_at(w)
+
+    return at
 
 
 def pull(
     subject: Subject,
     start: Tensor,  # (n,)
     metric_at: Callable[[Tensor], Metric],
+    state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:
     """Walk by the soft pull of arXiv 2012.09605 to where the options say.
 
@@ -123,13 +144,14 @@ def pull(
         subject: The network.
         start: Where from.
         metric_at: Measures the metric at a point.
+        state: Where the walk is.
     """
 
     def plane(w: Tensor, metric: Metric) -> Prescription:
         return stages_of(subject)[-1](w, metric)  # made anew: a stage remembers what it took
 
     kept = with_zeros(subject, start, plane, pulled=True)
-    return walk_by_pull(start, kept, metric_at, PullWalk(), subject.settle)
+    return walk_by_pull(start, kept, metric_at, PullWalk(), subject.settle, state)
 
 
 def with_zeros(
@@ -157,36 +179,42 @@ def with_zeros(
     return at
 
 
-def _against_drift(subject: Subject, seed: int) -> Callable[[Tensor], tuple[float, Tensor]]:
-    """Return what gives the direction against the drift."""
+def _against_drift(
+    subject: Subject, seed: int, state: WalkState
+) -> Callable[[Tensor], tuple[float, Tensor]]:
+    """Return what gives the direction against the drift, from the walk's next batch on."""
     network, manifold, options = subject.network, subject.manifold, subject.options
     batch = min(options.batch, len(manifold))
     if subject.mix > 0:
         mixed = TowardMixedOutputs(
             network, subject.w, manifold, options.output, batch, seed, subject.mix
         )
-        return _counted(subject, mixed, (STEP_PASSES + 1) * batch)
+        return _counted(subject, mixed, (STEP_PASSES + 1) * batch, state)
     plain = TowardOutputs(network, subject.outputs, manifold, options.output, batch, seed)
-    return _counted(subject, plain, STEP_PASSES * batch)
+    return _counted(subject, plain, STEP_PASSES * batch, state)
 
 
 def _counted(
-    subject: Subject, direction: Callable[[Tensor], tuple[float, Tensor]], passes: int
+    subject: Subject, direction: Descent, passes: int, state: WalkState
 ) -> Callable[[Tensor], tuple[float, Tensor]]:
+    direction.skip(state.values.get("batches", 0))
+
     def counted(w: Tensor) -> tuple[float, Tensor]:
-        subject.cost.passes += passes
+        subject.cost.add(passes)
         return direction(w)
 
     return counted
 
 
-def finish_with_labels(subject: Subject, walked: Walked) -> Walked:
+def finish_with_labels(subject: Subject, walked: Walked, kept: StateFile | None = None) -> Walked:
     """Go on from where a walk ended toward the labels, on the same plane.
 
     Args:
         subject: The network.
         walked: The walk, whose leg grows.
+        kept: The state of this last leg.
     """
+    kept = StateFile() if kept is None else kept
     settings = replace(
         walked.settings,
         learning_rate=LABEL_RATE * walked.settings.learning_rate,
@@ -195,21 +223,20 @@ def finish_with_labels(subject: Subject, walked: Walked) -> Walked:
     train = subject.train
     labels = TowardLabels(subject.network, train, subject.options.batch, walked.seed)
     batch = min(subject.options.batch, len(train.labels))
-    direction = _counted(subject, labels, STEP_PASSES * batch)
+    direction = _counted(subject, labels, STEP_PASSES * batch, kept.state)
     free = (walked.weights != 0) & subject.network.trained
 
     def stay(w: Tensor, metric: Metric) -> Prescription:
         return Prescription(w, free, 0.0)
 
     walk = walk_toward_plane(
-        walked.weights, [stay], subject.metric_at, direction, settings, subject.settle,
-        math.log(subject.task.classes),
+        walked.weights, [stay], _metric_at(subject, kept.state), direction, settings,
+        subject.settle, math.log(subject.task.classes), kept,
     )  # fmt: skip
+    subject.cost.kept_in(kept.state.part("cost"))
     folder = walked.leg.folder / "labels"
-    leg = record_leg(folder, "labels", walked.weights, walk, 8, subject.meter())
+    leg = record_leg(folder, "labels", walked.weights, walk, 8, subject.meter(), kept)
     walked.leg.extend(leg)
-    leg.remove()
-    folder.rmdir()
     return _arrived(subject, walked.name, walked.leg, walked.settings, walked.seed)
 
 
@@ -225,9 +252,14 @@ def _watched(
     title: str,
     count: int,
     on_progress: Callable[[Progress], None] | None,
+    taken: int,
 ) -> Iterator[WalkPoint]:
-    for k, point in enumerate(walk, 1):
+    few = subject.task.select.first(FEW)
+    for k, point in enumerate(walk, taken + 1):
         if on_progress is not None:
-            found = {"agreement": accuracy(subject.network, point.weights, subject.own_few)}
+            found = {
+                subject.task.name: accuracy(subject.network, point.weights, few),
+                "as dense": accuracy(subject.network, point.weights, subject.own_few),
+            }
             on_progress(Progress(title, k, count, found))
         yield point

@@ -42,6 +42,12 @@ def count(module: nn.Module, example_shape: tuple[int, ...]) -> Counts:
 
     Returns:
         The counts, FLOPs for one input.
+
+    Example:
+        >>> from torch import nn
+        >>> from geomerge.sparsity.counting import count
+        >>> count(nn.Linear(64, 10), (64,))
+        Counts(parameters=650, flops=1280)
     """
     first = next(module.parameters())
     x = torch.zeros(1, *example_shape, dtype=first.dtype, device=first.device)

@@ -46,7 +46,19 @@ def sparsity(
     w: Tensor,  # (n,)
     places: Mapping[str, slice],
 ) -> float:
-    """Return the share of weights that are exactly zero, in [0, 1]."""
+    """Return the share of weights that are exactly zero, in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> from geomerge.sparsity.masks import prunable, sparsity
+        >>> network = gm.Network(nn.Linear(4, 2))
+        >>> w = torch.ones(network.n)
+        >>> w[:6] = 0.0
+        >>> sparsity(w, prunable(network))  # of eight weights; biases are not pruned
+        0.75
+    """
     zeros = sum(int((w[place] == 0).sum()) for place in places.values())
     count: int = sum(place.stop - place.start for place in places.values())
     return zeros / max(count, 1)

@@ -80,6 +80,12 @@ def parse_removals(texts: Sequence[str]) -> dict[str, Wanted]:
 
     Raises:
         OptionError: If a text is not that, or two name the same layer.
+
+    Example:
+        >>> from geomerge.sparsity.plan import parse_removals
+        >>> wanted = parse_removals(["features.0:50", "classifier.0:1,2,5-9"])
+        >>> list(wanted)
+        ['features.0', 'classifier.0']
     """
     removals: dict[str, Wanted] = {}
     for text in texts:

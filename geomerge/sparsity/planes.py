@@ -20,6 +20,7 @@ from geomerge.sparsity.saliency import saliency
 from geomerge.sparsity.shrink import removed_units
 from geomerge.sparsity.units import Units
 from geomerge.sparsity.walk import Prescription, Stage
+from geomerge.walk_state import WalkState
 
 __all__ = ["cubic_schedule", "restoring_stages", "weight_stages"]
 
@@ -41,6 +42,7 @@ def weight_stages(
     scope: str = "global",
     nm: tuple[int, int] | None = None,
     kind: str = "obs",
+    state: WalkState | None = None,
 ) -> list[Stage]:
     """Return stages that set single weights to zero.
 
@@ -52,6 +54,7 @@ def weight_stages(
         scope: ``"global"`` or ``"per-layer"``.
         nm: N and M of an N:M pattern.
         kind: Saliency by which they go.
+        state: Where the stages remember what went; of an interrupted walk, what went before.
 
     Returns:
         The stages, to be called in order.
@@ -66,21 +69,23 @@ def weight_stages(
             "weights are what can go"
         )
     total = sum(place.stop - place.start for place in places.values())
-    gone = zeros(start, places)
+    known = (WalkState() if state is None else state).tensors
+    zero = zeros(start, places)
+    known.setdefault("gone", zero)
     pattern = removable(start.square(), network, places, share, scope, nm)
     _check_pattern(pattern, places, nm)
-    first, final = (float(mask.sum()) / total for mask in (gone, pattern))
+    first, final = (float(mask.sum()) / total for mask in (zero, pattern))
     parameters = network.trained
 
     def stage(level: float) -> Stage:
         def at(w: Tensor, metric: Metric) -> Prescription:
             scores = saliency(w, metric, kind)
-            scores[gone] = -1.0
+            scores[known["gone"]] = -1.0
             for place in places.values():  # the last weight of a layer stays
                 scores[place.start + int(scores[place].argmax())] = torch.inf
             last = removable(scores, network, places, share, scope, nm)
             count = min(round(level * total), int(last.sum()))
-            gone.logical_or_(weakest(scores, last, count))
+            known["gone"] = gone = known["gone"] | weakest(scores, last, count)
             left = (final - level) / (final - first) if final != first else 0.0
             return Prescription(torch.where(gone, 0.0, w), parameters & ~gone, left)
 

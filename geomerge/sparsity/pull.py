@@ -17,6 +17,7 @@ from geomerge.metric import Metric
 from geomerge.sparsity.walk import Stage
 from geomerge.steps import damped_step, trust_region_step
 from geomerge.walk import WalkPoint
+from geomerge.walk_state import WalkState
 
 __all__ = ["PullWalk", "walk_by_pull"]
 
@@ -44,6 +45,7 @@ def walk_by_pull(
     metric_at: Callable[[Tensor], Metric],
     walk: PullWalk,
     settle: Callable[[Tensor], Tensor] | None = None,
+    state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:
     """Walk softly toward a plane and end on it by projection.
 
@@ -53,18 +55,26 @@ def walk_by_pull(
         metric_at: Measures the metric at a point.
         walk: Settings.
         settle: Applied to the last point: running statistics.
+        state: Where the walk is.
 
     Yields:
-        One point per step, and the projection.
+        One point per step that is left, and the projection.
     """
-    w = start
-    metric = metric_at(w)
-    wanted = plane(w, metric)
-    first = float(torch.where(wanted.free, 0.0, wanted.target - w).norm())
+    state = WalkState() if state is None else state
+    if state.values.get("over"):
+        return
+    w = state.tensors.get("w", start)
+    measured = state.tensors.get("measured", start)
+    metric = metric_at(measured)
+    if "first" not in state.values:
+        wanted = plane(w, metric)
+        away = torch.where(wanted.free, 0.0, wanted.target - w)
+        state.values["first"] = float(away.norm())
+    first = state.values["first"]
     radius = walk.share * first
-    for step in range(walk.steps):
+    for step in range(state.values.get("step", 0), walk.steps):
         if step and step % walk.refresh == 0:
-            metric = metric_at(w)
+            measured, metric = w, metric_at(w)
         wanted = plane(w, metric)
         v = torch.where(wanted.free, 0.0, wanted.target - w)
         distance = float(v.norm())
@@ -74,6 +84,8 @@ def walk_by_pull(
         if taken.norm < radius * (1 - 1e-6) and distance > radius:
             taken = trust_region_step(metric, v, radius, guess=walk.least)
         w = w + taken.tangent
+        state.values["step"] = step + 1
+        state.tensors |= {"w": w, "measured": measured}
         yield WalkPoint(w, taken.norm, taken.predicted, taken.damping, distance / first)
     wanted = plane(w, metric)
     before = w
@@ -81,4 +93,5 @@ def walk_by_pull(
     w = w if settle is None else settle(w)
     step_taken = w - before
     predicted = max(metric.inner(step_taken, step_taken), 0.0)
+    state.values["over"] = True
     yield WalkPoint(w, float(step_taken.norm()), predicted, walk.least, 0.0)

@@ -21,6 +21,7 @@ from geomerge.sparsity.planes import cubic_schedule
 from geomerge.sparsity.removal import Removal
 from geomerge.sparsity.walk import Prescription, Stage
 from geomerge.steps import RateProgram, group_rates
+from geomerge.walk_state import WalkState
 
 __all__ = ["MOST_RATES", "rate_stages"]
 
@@ -35,6 +36,7 @@ def rate_stages(
     stages: int,
     kept: Sequence[Kept] = (),
     allowed: float = float("inf"),
+    state: WalkState | None = None,
 ) -> list[Stage]:
     r"""Return stages that remove units at the rates that cost least.
 
@@ -49,6 +51,8 @@ def rate_stages(
         stages: How many.
         kept: What may not get worse: one for each class.
         allowed: By how much it may.
+        state: Where the stages remember what is left of each unit; of an interrupted walk, what
+            was left before.
 
     Returns:
         The stages, to be called in order. The last one removes the units that went farthest, as
@@ -67,7 +71,7 @@ def rate_stages(
             f"--choose rates takes at most {MOST_RATES} units to choose from, got {total}; use "
             "--choose greedy"
         )
-    rates = _Rates(network, removal, gone, kept, allowed)
+    rates = _Rates(network, removal, gone, kept, allowed, state or WalkState())
     levels = cubic_schedule(0.0, 1.0, stages)
     return [*(partial(rates.shrink, level) for level in levels[:-1]), rates.finish]
 
@@ -82,6 +86,7 @@ class _Rates:
         gone: Mapping[str, Sequence[int]],
         kept: Sequence[Kept],
         allowed: float,
+        state: WalkState,
     ) -> None:
         self._network, self._removal, self._gone = network, removal, gone
         self._kept, self._allowed = kept, allowed
@@ -95,6 +100,9 @@ class _Rates:
         }
         for layer, found in gone.items():
             self._left[layer][list(found)] = 0.0
+        self._known = state.values
+        for layer, before in self._known.get("left", {}).items():
+            self._left[layer] = torch.tensor(before, dtype=torch.float64)
 
     def shrink(
         self,
@@ -175,6 +183,7 @@ class _Rates:
         made_up: Tensor,  # (n,)
         prices: Mapping[str, float],
     ) -> Prescription:
+        self._known["left"] = {layer: left.tolist() for layer, left in self._left.items()}
         free = self._network.trained
         target = w.clone()
         for layer, units in self._removal.units.items():

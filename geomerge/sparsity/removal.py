@@ -15,6 +15,7 @@ from geomerge.sparsity.choice import Readers, magnitudes
 from geomerge.sparsity.planes import cubic_schedule
 from geomerge.sparsity.units import Units
 from geomerge.sparsity.walk import Prescription, Stage
+from geomerge.walk_state import WalkState
 
 __all__ = ["CHOICES", "Removal", "removal_stages"]
 
@@ -47,6 +48,7 @@ def removal_stages(
     gone: Mapping[str, Sequence[int]],
     stages: int,
     choice: str = "greedy",
+    state: WalkState | None = None,
 ) -> list[Stage]:
     """Return stages that set units to zero, the cheapest first.
 
@@ -57,6 +59,7 @@ def removal_stages(
         stages: How many, at most one for each unit that goes.
         choice: ``"greedy"``: one after the other, each the cheapest beside those gone and
             compensated; ``"magnitude"``: the smallest L1 norm.
+        state: Where the stages remember what went; of an interrupted walk, what went before.
 
     Returns:
         The stages, to be called in order.
@@ -64,8 +67,11 @@ def removal_stages(
     Raises:
         OptionError: By a stage, if the size cannot be reached with a unit left in every layer.
     """
-    away = {layer: list(gone.get(layer, ())) for layer in removal.units}
-    first = {layer: len(found) for layer, found in away.items()}
+    known = (WalkState() if state is None else state).values
+    first = {layer: len(gone.get(layer, ())) for layer in removal.units}
+    away: dict[str, list[int]] = known.setdefault(
+        "away", {layer: list(gone.get(layer, ())) for layer in removal.units}
+    )
 
     def stage(level: float) -> Stage:
         def at(w: Tensor, metric: Metric) -> Prescription:

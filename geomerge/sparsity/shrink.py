@@ -137,6 +137,8 @@ def export_plain(
         with torch.no_grad():
             size = torch.export.Dim("batch")
             program = torch.export.export(module, (x,), dynamic_shapes=({0: size},))
+            for node in program.graph.nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine, and lines of its code
             torch.export.save(program, buffer)
             content = buffer.getvalue()
             again = torch.export.load(io.BytesIO(content)).module()

@@ -23,6 +23,7 @@ from geomerge.errors import NumericalError
 from geomerge.metric import KroneckerMetric, Metric, lower
 from geomerge.steps import compensate, precondition
 from geomerge.walk import WalkPoint
+from geomerge.walk_state import StateFile
 
 __all__ = ["PlaneWalk", "Prescription", "Stage", "walk_toward_plane"]
 
@@ -30,6 +31,7 @@ _COMPENSATION_STEPS = 10
 _RECENT = 0.8  # memory of the drift, which differs from batch to batch
 _WORSE, _LARGE = 4.0, 0.02  # times the stage's first drift, and of what leaves nothing: diverged
 _SHORTEST = 2.0**-10  # of the learning rate
+_NEW, _MOVED, _CORRECTED = "new", "moved", "corrected"  # how far a stage is
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def walk_toward_plane(
     walk: PlaneWalk,
     settle: Callable[[Tensor], Tensor] | None = None,
     large: float = 1.0,
+    kept: StateFile | None = None,
 ) -> Iterator[WalkPoint]:
     """Walk from ``start`` through the stages, keeping the function that the anchor measures.
 
@@ -95,37 +98,55 @@ def walk_toward_plane(
         settle: Applied to the weights after each prescribed move: running statistics.
         large: A drift that leaves nothing of the function. Where the drift rises by a share of it
             while it should fall, the walk goes back to its stage and on at half the learning rate.
+        kept: Where the walk is, written by it now and then; the anchor is at its next batch
+            already, number ``batches`` of the state's values, and the stages know what they took.
 
     Yields:
-        Two points per stage: after the prescribed move with its compensation, and after the
-        steps against the drift. Weights that are not free are, bit for bit, where the stage wants
-        them.
+        Those that are left of two points per stage: after the prescribed move with its
+        compensation, and after the steps against the drift. Weights that are not free are, bit for
+        bit, where the stage wants them.
 
     Raises:
         NumericalError: If the drift rises however short the steps.
     """
-    w, momentum = start, torch.zeros_like(start)
+    kept = StateFile() if kept is None else kept
+    values, tensors = kept.state.values, kept.state.tensors
+    w = tensors.setdefault("w", start)
+    momentum = tensors.setdefault("momentum", torch.zeros_like(start))
     # As many after each stage, and after the last one twice as many.
     shares = [round(walk.steps * k / (len(stages) + 1)) for k in range(1, len(stages))]
     shares.append(walk.steps)
-    done, caution = 0, 1.0
-    for k, stage in enumerate(stages):
-        if k % walk.refresh == 0:
-            metric = metric_at(w)
-            blunt = metric
-            if isinstance(metric, KroneckerMetric):
-                blunt = metric.sharpened(walk.damping)
-        wanted = stage(w, metric)
-        before = w
-        w = _prescribed(w, blunt, wanted, walk.damping)
-        yield _point(before, w, metric, walk.damping, wanted)
-        w = w if settle is None else settle(w)
-        momentum = torch.where(wanted.free, momentum, 0.0)
-        before, recent, limit = w, None, float("inf")
+    done, caution = values.setdefault("done", 0), values.setdefault("caution", 1.0)
+    if "measured" in tensors:
+        metric = metric_at(tensors["measured"])
+        blunt = _sharpened(metric, walk.damping)
+    for k in range(values.get("stage", 0), len(stages)):
+        phase = values.get("phase", _NEW)
+        if phase == _NEW:
+            if k % walk.refresh == 0:
+                metric = metric_at(w)
+                blunt = _sharpened(metric, walk.damping)
+                tensors["measured"] = w
+            wanted = stages[k](w, metric)
+            before, w = w, _prescribed(w, blunt, wanted, walk.damping)
+            values |= {"stage": k, "phase": _MOVED, "left": wanted.left}
+            values["prices"] = dict(wanted.prices)
+            tensors |= {"w": w, "free": wanted.free}
+            yield _point(before, w, metric, walk.damping, wanted)
+        else:
+            prices = values["prices"]
+            wanted = Prescription(w, tensors["free"], values["left"], prices=prices)
+        if phase != _CORRECTED:
+            w = w if settle is None else settle(w)
+            momentum = torch.where(wanted.free, momentum, 0.0)
+            values |= {"phase": _CORRECTED, "first": None, "recent": None}
+            tensors |= {"w": w, "momentum": momentum, "before": w}
+        before, first, recent = tensors["before"], values["first"], values["recent"]
         while done < shares[k]:
             drift, v = anchor(w)
             if recent is None:
-                recent, limit = drift, _WORSE * drift + _LARGE * large
+                first = recent = drift
+            limit = _WORSE * first + _LARGE * large
             recent = _RECENT * recent + (1 - _RECENT) * drift
             if not recent < limit:
                 # Steps too long for this network: back to where the stage began, with shorter ones.
@@ -136,13 +157,23 @@ def walk_toward_plane(
                         f"expected less than {limit:.3g}; give a larger --damping"
                     )
                 w, momentum, recent = before, torch.zeros_like(w), None
-                continue
-            momentum = walk.momentum * momentum + torch.where(wanted.free, v, 0.0)
-            rate = caution * walk.learning_rate * (1 - done / walk.steps)
-            tangent = rate * precondition(blunt, momentum, walk.damping)
-            w = torch.where(wanted.free, w + tangent, w)
-            done += 1
+            else:
+                momentum = walk.momentum * momentum + torch.where(wanted.free, v, 0.0)
+                rate = caution * walk.learning_rate * (1 - done / walk.steps)
+                tangent = rate * precondition(blunt, momentum, walk.damping)
+                w = torch.where(wanted.free, w + tangent, w)
+                done += 1
+            values |= {"done": done, "caution": caution, "first": first, "recent": recent}
+            values["batches"] = values.get("batches", 0) + 1
+            tensors |= {"w": w, "momentum": momentum}
+            if kept.due:
+                kept.write()
+        values |= {"stage": k + 1, "phase": _NEW}
         yield _point(before, w, metric, walk.damping, wanted)
+
+
+def _sharpened(metric: Metric, damping: float) -> Metric:
+    return metric.sharpened(damping) if isinstance(metric, KroneckerMetric) else metric
 
 
 def _prescribed(

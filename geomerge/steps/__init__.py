@@ -9,6 +9,7 @@ from geomerge.steps.trust_region import (
     Step,
     damped_step,
     precondition,
+    preconditioned_move,
     preconditioned_step,
     trust_region_step,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "damped_step",
     "group_rates",
     "precondition",
+    "preconditioned_move",
     "preconditioned_step",
     "solve_qp",
     "step_gradient",

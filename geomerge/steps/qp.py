@@ -74,6 +74,17 @@ def solve_qp(
     Raises:
         QPError: If a tensor is not finite, hessian has a negative eigenvalue, or a program has no
             solution or none that satisfies the optimality conditions to 1e-7.
+
+    Example:
+        >>> import torch
+        >>> from geomerge.steps import solve_qp
+        >>> found = solve_qp(  # the nearest point to (1, 1) with x + y <= 1
+        ...     torch.eye(2), torch.tensor([-1.0, -1.0]), torch.ones(1, 2), torch.ones(1)
+        ... )
+        >>> found.z.round(decimals=6), found.multipliers.round(decimals=6)
+        (tensor([[0.5000, 0.5000]], dtype=torch.float64), tensor([[0.5000]], dtype=torch.float64))
+        >>> bool(found.certificate < 1e-7)
+        True
     """
     m = limits.shape[-1]
     program = _batched(hessian, linear, rows, limits)

@@ -22,6 +22,7 @@ from geomerge.steps.kkt import Program
 __all__ = ["solve_program"]
 
 _TOLERANCE = 1e-7
+_CLOSE = 1e-6  # near enough for polishing to end at rounding error, as from 1e-9 in twice the time
 _RIDGE = 1e-10
 _SLACK_RIDGE = 1e-6  # qpth inverts Q, which is zero on slacks
 _FAR = 1e7  # rows farther away than this confuse qpth
@@ -108,7 +109,7 @@ def _qpth_layer() -> Callable[..., Any]:
     with warnings.catch_warnings():  # its docstrings hold escapes that Python objects to
         warnings.simplefilter("ignore")
         from qpth.qp import QPFunction
-    layer: Callable[..., Any] = QPFunction(eps=1e-9, verbose=-1, notImprovedLim=20, maxIter=60)
+    layer: Callable[..., Any] = QPFunction(eps=_CLOSE, verbose=-1, notImprovedLim=20, maxIter=60)
     return layer
 
 

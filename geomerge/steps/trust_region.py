@@ -20,9 +20,17 @@ from torch import Tensor
 from geomerge.errors import NumericalError
 from geomerge.metric import MaskedMetric, Metric, Spectrum
 
-__all__ = ["Step", "damped_step", "precondition", "preconditioned_step", "trust_region_step"]
+__all__ = [
+    "Step",
+    "damped_step",
+    "precondition",
+    "preconditioned_move",
+    "preconditioned_step",
+    "trust_region_step",
+]
 
 
+_BLOCK = 2**20  # numbers at a time of long vectors: what is done to them stays in the cache
 _LOG_MU = (-16.0, 12.0)  # decimal bounds of the search for mu
 
 
@@ -93,6 +101,17 @@ def trust_region_step(
 
     Raises:
         NumericalError: If v is zero or not finite.
+
+    Example:
+        >>> import torch
+        >>> from geomerge.metric import EuclideanMetric
+        >>> from geomerge.steps import trust_region_step
+        >>> v = torch.tensor([3.0, 4.0])
+        >>> step = trust_region_step(EuclideanMetric(), v, radius=0.1, beta=10.0)
+        >>> step.tangent  # straight toward v: no direction is stiffer than another
+        tensor([0.0600, 0.0800])
+        >>> round(step.norm, 6)
+        0.1
     """
     spectrum = metric.spectrum(v)
     length = spectrum.sum(torch.ones_like) ** 0.5
@@ -149,8 +168,18 @@ def precondition(
         v: The direction wanted.
         damping: mu.
     """
-    top = metric.floor + damping
-    return metric.transformed(v, lambda s: top / (s + damping))
+    return metric.transformed(v, _DampedInverse(metric.floor + damping, damping))
+
+
+@dataclass(frozen=True)
+class _DampedInverse:
+    """The function top / (s + mu) of eigenvalues; equal ones are seen to be equal."""
+
+    top: float
+    damping: float
+
+    def __call__(self, s: Tensor) -> Tensor:
+        return self.top / (s + self.damping)
 
 
 def preconditioned_step(
@@ -173,6 +202,41 @@ def preconditioned_step(
     # g theta follows from the step's own equation: g is not applied again.
     lowered = torch.add(v * (rate * (metric.floor + damping)), tangent, alpha=-damping)
     return tangent, max(float(tangent @ lowered), 0.0)
+
+
+def preconditioned_move(
+    metric: Metric,
+    w: Tensor,  # (n,)
+    v: Tensor,  # (n,)
+    damping: float,
+    rate: float,
+) -> tuple[Tensor, float, float]:  # (n,)
+    """Take a :func:`preconditioned_step` from a point.
+
+    Args:
+        metric: g.
+        w: The point; it is not changed.
+        v: The direction wanted.
+        damping: mu.
+        rate: Share of the step.
+
+    Returns:
+        Where the step leads, its length and the functional change predicted for it.
+    """
+    end = precondition(metric, v, damping)
+    masked = isinstance(metric, MaskedMetric)
+    predicted = metric.inner(end, end) if masked else 0.0
+    squares, products = [], []
+    for part, wanted, start in zip(*(t.split(_BLOCK) for t in (end, v, w)), strict=True):
+        squares.append(part @ part)
+        if not masked:  # as in a step
+            lowered = torch.mul(wanted, metric.floor + damping).sub_(part, alpha=damping)
+            products.append(part @ lowered)
+        torch.add(start, part, alpha=rate, out=part)
+    if not masked:
+        predicted = float(torch.stack(products).sum(dtype=torch.float64))
+    length = float(torch.stack(squares).sum(dtype=torch.float64)) ** 0.5
+    return end, rate * length, max(rate**2 * predicted, 0.0)
 
 
 def _norm(spectrum: Spectrum, beta: float, damping: float) -> float:

@@ -62,6 +62,16 @@ def load_task(
     Raises:
         TaskError: If the name is unknown or the data is missing, empty or damaged.
         OptionError: If there is no such device.
+
+    Example:
+        >>> import geomerge as gm
+        >>> task = gm.load_task("digits")
+        >>> task.classes, task.input_shape
+        (10, (1, 8, 8))
+        >>> [len(split.labels) for split in (task.train, task.select, task.test)]
+        [1199, 299, 299]
+        >>> gm.load_task("digits@0-4").classes
+        5
     """
     check_device(device)
     root = Path(data_root or os.environ.get("GEOMERGE_DATA") or "data")

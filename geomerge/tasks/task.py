@@ -126,6 +126,14 @@ def make_task(
 
     Raises:
         TaskError: If there are too few examples, or inputs and labels do not fit together.
+
+    Example:
+        >>> import torch
+        >>> from geomerge.tasks import make_task
+        >>> x, y = torch.randn(120, 5), torch.arange(120) % 3
+        >>> task = make_task("mine", (x, y), test=None, normalisation=None)
+        >>> [len(split.labels) for split in (task.train, task.select, task.test)]
+        [80, 20, 20]
     """
     for what, (x, y) in (("training", train), *((("test", test),) if test else ())):
         if len(x) != len(y):

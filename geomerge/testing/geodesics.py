@@ -85,6 +85,17 @@ def geodesic_between(
 
     Raises:
         NumericalError: If the minimisation does not end.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> from geomerge.testing import geodesic_between, path_length
+        >>> network = gm.Network(nn.Linear(2, 1).double())
+        >>> start, end = torch.zeros(3).double(), torch.ones(3).double()
+        >>> path = geodesic_between(network, start, end, torch.eye(2).double(), segments=4)
+        >>> round(path_length(network, path, torch.eye(2).double()), 4)  # each output moves by 2
+        2.0
     """
     nodes, weights = _gauss(2 * degree)
     bends, slopes = _bends(nodes, degree)

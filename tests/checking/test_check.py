@@ -119,6 +119,16 @@ def test_heads_labels_and_sketches_are_compared(digits: Path, tmp_path: Path) ->
         {"manifold": ("digits",), "metric": "exact"},
         {"manifold": ("digits@0-4",), "normalisation": ("mnist=0/1",)},
         {"manifold": ("digits",), "task": ("b=mnist",), "data_root": "nowhere"},
+        {"manifold": ("digits",), "pick": "c>=0.5"},
+        {"manifold": ("digits",), "pick": "best"},
+        {"manifold": ("digits",), "budget": ("c=0.1",)},
+        {"manifold": ("digits",), "budget": ("b/3=0.1",)},
+        {"manifold": ("digits",), "budget": ("a/77=0.1",)},
+        {"manifold": ("digits",), "learn": "damping", "metric": "euclidean"},
+        {"manifold": ("digits",), "learn": "damping", "preset": "paper"},
+        {"manifold": ("digits",), "relax": True, "keep_zeros": True},
+        {"manifold": ("digits",), "memory": "1MB"},
+        {"manifold": ("digits",), "align": "wieghts"},
     ],
 )
 def test_where_merge_refuses_check_has_refused(digits: Path, options: dict[str, Any]) -> None:
@@ -126,6 +136,94 @@ def test_where_merge_refuses_check_has_refused(digits: Path, options: dict[str, 
     with pytest.raises(GeomergeError) as error:
         merge([load_checkpoint(f) for f in files], MergeOptions(**options))
     assert str(error.value) in check_merge(files, options).problems
+
+
+def test_every_choice_that_cannot_be_had_is_named(digits: Path, tmp_path: Path) -> None:
+    b = load_checkpoint(digits / "b.pt")
+    meta = {k: v for k, v in b.meta.items() if k not in ("task", "sketch")}
+    save_checkpoint(tmp_path / "b.pt", Checkpoint(b.weights, meta))
+    found = check_merge(
+        [digits / "a.pt", tmp_path / "b.pt"],
+        {
+            "manifold": ("digits",), "pick": "balanced", "memory": "1MB",
+            "budget": ("a/77=0.1", "b=0.1"),
+        },
+    )  # fmt: skip
+    for piece in (
+        "--pick balanced needs labelled data", "class 77, which a never answers",
+        "--budget b needs inputs", "--memory 1MB is too little",
+    ):  # fmt: skip
+        assert any(piece in problem for problem in found.problems), piece
+    assert len(found.problems) == 4
+    several = check_merge([digits / "a.pt", digits / "b.pt"], {"budget": ("b", "a=x", "a=0.1")})
+    assert sum("--budget NETWORK=NUMBER" in problem for problem in several.problems) == 2
+
+
+def test_a_network_that_cannot_be_aligned_is_named(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "from torch import nn\n"
+        "class Odd(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        "        assert not self.layer.weight.requires_grad\n"
+        "        return self.layer(x.flatten(1))\n"
+        "def make():\n"
+        "    return Odd()\n"
+    )
+    code = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from geomerge import Checkpoint, save_checkpoint; from odd import make\n"
+        "meta = {'architecture': 'odd:make', 'task': 'digits'}\n"
+        "for name in 'ab': save_checkpoint(f'{name}.pt', Checkpoint(make().state_dict(), meta))\n"
+        "from geomerge.checking import check_merge\n"
+        "options = {'manifold': ('digits',), 'align': 'weights', 'pick': 'b>=0.x'}\n"
+        "print(*check_merge(['a.pt', 'b.pt'], options).problems, sep='\\n')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=tmp_path,
+        check=True,
+    )  # fmt: skip
+    assert len(done.stdout.splitlines()) == 2
+    assert "can trace" in done.stdout
+    assert "leave out --align" in done.stdout
+
+
+def test_of_networks_that_differ_only_headers_are_read(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        save_checkpoint(tmp_path / f"{name}.safetensors", load_checkpoint(digits / f"{name}.pt"))
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    assert check_merge(files, {"manifold": ("digits",)}).preset == "sketch"
+    other = changed(files[1], tmp_path / "c.safetensors", layers__0__bias=torch.zeros(7))
+    read: list[Path] = []
+    whole = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda file: read.append(file) or whole(file))
+    found = check_merge([files[0], other], {"manifold": ("digtis",), "head": "shred"})
+    for piece in ("not of one architecture", "did you mean 'digits'", "unknown head"):
+        assert any(piece in problem for problem in found.problems), piece
+    assert not {files[0], other} & set(read)
+    content = files[0].read_bytes()
+    (tmp_path / "short.safetensors").write_bytes(content[:-4])
+    damaged = check_merge([tmp_path / "short.safetensors", files[1]], {"manifold": ("digits",)})
+    assert any("not a whole safetensors file" in problem for problem in damaged.problems)
+
+
+def test_the_command_takes_what_merge_takes(digits: Path, tmp_path: Path) -> None:
+    words = (
+        "check", digits / "a.pt", digits / "b.pt", "--manifold", "digits", "--pick", "a>=0.8",
+        "--budget", "b=0.02", "--learn", "damping", "--align", "weights", "--memory", "8GB",
+        "--keep-zeros", "--learning-rate", "0.1", "--seed", "1", "--steps", "5",
+    )  # fmt: skip
+    good = geomerge(*words, cwd=tmp_path)
+    assert good.returncode == 0, good.stderr
+    assert "b was aligned with a" in good.stdout
+    assert "inputs per pass" in good.stdout
+    bad = geomerge(*words, "--pick", "beast", "--budget", "c=1", "--align", "up", cwd=tmp_path)
+    assert bad.returncode == 2
+    assert len(bad.stderr.splitlines()) == 3
 
 
 def test_the_command_says_it_and_exits(digits: Path, tmp_path: Path) -> None:

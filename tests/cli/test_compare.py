@@ -34,7 +34,7 @@ def test_a_comparison_leaves_a_table_a_picture_and_a_report(digits: Path, tmp_pa
     assert "…" not in found.stdout
     run = tmp_path / "run"
     assert {p.name for p in run.iterdir()} == {
-        "recipe.json", "report.json", "compare.png", "table.md",
+        "recipe.json", "report.json", "report.html", "compare.png", "compare.svg", "table.md",
     }  # fmt: skip
     report = json.loads((run / "report.json").read_text())
     rows = {row["name"]: row for row in report["rows"]}

@@ -28,7 +28,7 @@ def test_a_stream_leaves_a_table_a_picture_and_a_report(tmp_path: Path) -> None:
     assert "class-incremental" in found.stdout
     run = tmp_path / "run"
     assert {p.name for p in run.iterdir()} == {
-        "recipe.json", "report.json", "stream.png", "table.md",
+        "recipe.json", "report.json", "report.html", "stream.png", "stream.svg", "table.md",
     }  # fmt: skip
     report = json.loads((run / "report.json").read_text())
     assert [row["name"] for row in report["rows"]] == ["geodesic", "naive", "joint"]

@@ -120,11 +120,12 @@ def test_a_run_is_complete_and_repeatable(digits: Path, tmp_path: Path) -> None:
     assert not before
     names = {p.name for p in folder.iterdir()}
     assert names == {
-        "recipe.json", "report.json", "curves.png", "merged.safetensors", "merged.pt", "path"
+        "recipe.json", "report.json", "report.html", "README.md", "curves.png", "curves.svg",
+        "plane.png", "plane.svg", "examples", "merged.safetensors", "merged.pt", "path",
     }  # fmt: skip
     assert json.loads((folder / "report.json").read_text()) == report
     assert [row["name"] for row in report["results"]] == [
-        "a", "b", "straight line", "Euclidean walk", "crossover"
+        "a", "b", "straight line", "Euclidean walk", "joint training", "crossover"
     ]  # fmt: skip
     assert report["data"]["walk"] == [
         {"for": "a", "task": "digits", "split": "train", "inputs": 1199, "labels": False}

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from geomerge import KroneckerMetric, Network
-from geomerge.metric import output_map
+from geomerge.metric import output_map, strips
 from geomerge.metric.base import by_spectrum
 from geomerge.metric.estimate import estimate_kronecker
 from geomerge.metric.factor import factorise
@@ -350,11 +350,58 @@ def test_outside_of_the_strips_eigenvalues_count_as_their_mean() -> None:
     values = layer.outputs.values[:, None] * layer.inputs.values
     assert values[tall:, wide:].max() <= 1e-3
     values[tall:, wide:] = values[tall:, wide:].mean()
-    matrix = torch.randn(20, 30).double()
+    v = torch.randn(600).double()
     u_a, u_b = layer.inputs.vectors, layer.outputs.vectors
 
     def damped(s: torch.Tensor) -> torch.Tensor:
         return 1 / (s + 2e-3)
 
-    truth = u_b @ (damped(values) * (u_b.T @ matrix @ u_a)) @ u_a.T
-    torch.testing.assert_close(layer.transformed(matrix, damped), truth)
+    truth = u_b @ (damped(values) * (u_b.T @ layer.matrix(v) @ u_a)) @ u_a.T
+    found = torch.empty_like(v)
+    layer.transform(v, damped, found)
+    torch.testing.assert_close(layer.matrix(found), truth)
+
+
+def test_strips_are_the_cheapest_that_hold_what_is_over_a_threshold() -> None:
+    sizes = 30, 20
+    factors = [factorise(torch.diag(torch.logspace(0, -6, n, dtype=torch.float64))) for n in sizes]
+    layer = KroneckerLayer("x", slice(0, 580), slice(580, 600), *factors)
+    values = layer.outputs.values[:, None] * layer.inputs.values
+
+    def products(wide: int, tall: int) -> int:
+        return 600 * (wide + tall) + 20 * 20 * wide + 30 * 30 * tall
+
+    for threshold in (1e-7, 1e-3, 10.0):
+        fit = {
+            (wide, tall): products(wide, tall)
+            for wide in range(31)
+            for tall in range(21)
+            if not (values[tall:, wide:] > threshold).any()
+        }
+        found = layer.with_strips(threshold).strips
+        assert found is not None
+        assert fit[found] == min(fit.values())
+
+
+@pytest.mark.parametrize("threshold", [1e-7, 1e-3, 10.0])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_function_is_applied_alike_in_parts_and_again(
+    threshold: float, biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    turned = [torch.linalg.qr(torch.randn(n, n).double()).Q for n in (30, 20)]
+    factors = [factorise((q * torch.logspace(0, -6, len(q))) @ q.T) for q in turned]
+    places = (slice(0, 580), slice(580, 600)) if biased else (slice(0, 600), None)
+    layer = KroneckerLayer("x", *places, *factors).with_strips(threshold)
+    v = torch.randn(600).double()
+    once, again, in_parts = (torch.empty_like(v) for _ in range(3))
+    layer.transform(v, lower_half, once)
+    layer.transform(v, lower_half, again)  # with what was kept of it
+    assert torch.equal(once, again)
+    monkeypatch.setattr(strips, "_BLOCK", 1)
+    layer.transform(v, lower_half, in_parts)
+    torch.testing.assert_close(in_parts, once)
+
+
+def lower_half(s: torch.Tensor) -> torch.Tensor:
+    return 0.5 * s

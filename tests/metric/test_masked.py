@@ -6,7 +6,13 @@ import torch
 from geomerge import Network
 from geomerge.metric import EuclideanMetric, MaskedMetric, lower
 from geomerge.metric.estimate import estimate_kronecker
-from geomerge.steps import damped_step, precondition, preconditioned_step, trust_region_step
+from geomerge.steps import (
+    damped_step,
+    precondition,
+    preconditioned_move,
+    preconditioned_step,
+    trust_region_step,
+)
 
 Case = tuple[Network, torch.Tensor]
 
@@ -55,3 +61,6 @@ def test_what_a_step_is_predicted_to_change_is_what_the_metric_says(
     metric, _, v = masked(case)
     tangent, predicted = preconditioned_step(metric, v, damping, 0.3)
     assert predicted == pytest.approx(metric.inner(tangent, tangent))
+    end, length, again = preconditioned_move(metric, v, v, damping, 0.3)
+    torch.testing.assert_close(end, v + tangent)
+    assert (length, again) == pytest.approx((float(tangent.norm()), predicted))

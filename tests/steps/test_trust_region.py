@@ -10,7 +10,14 @@ from geomerge import KroneckerMetric, Network
 from geomerge.errors import NumericalError
 from geomerge.metric import EuclideanMetric
 from geomerge.metric.estimate import estimate_kronecker
-from geomerge.steps import damped_step, precondition, trust_region_step
+from geomerge.steps import (
+    damped_step,
+    precondition,
+    preconditioned_move,
+    preconditioned_step,
+    trust_region,
+    trust_region_step,
+)
 from geomerge.testing import dense_kronecker
 
 
@@ -93,3 +100,16 @@ def test_euclidean_steps_are_straight() -> None:
 def test_a_direction_of_length_zero_is_an_error() -> None:
     with pytest.raises(NumericalError, match="has length 0"):
         trust_region_step(EuclideanMetric(), torch.zeros(3), 0.1)
+
+
+@pytest.mark.parametrize("block", [7, 10**6])
+def test_a_move_is_the_step_taken(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust_region, "_BLOCK", block)
+    g = metric(0)
+    w, v = torch.randn(2, g.n, dtype=torch.float64)
+    tangent, predicted = preconditioned_step(g, v, 0.1, 0.3)
+    before = w.clone()
+    end, length, again = preconditioned_move(g, w, v, 0.1, 0.3)
+    torch.testing.assert_close(end, w + tangent)
+    assert (length, again) == pytest.approx((float(tangent.norm()), predicted))
+    assert torch.equal(w, before)

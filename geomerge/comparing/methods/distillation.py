@@ -9,8 +9,9 @@ from torch import Tensor
 
 from geomerge.comparing.context import Context, NotApplicableError
 from geomerge.comparing.registry import Found, method
-from geomerge.comparing.walking import round_samples, walk_and_pick
+from geomerge.comparing.walking import walk_and_pick
 from geomerge.errors import NumericalError
+from geomerge.merging.joint import round_samples
 from geomerge.merging.walks import EUCLIDEAN_RATES
 
 RATES = tuple(EUCLIDEAN_RATES["joint"] * factor for factor in (0.25, 1.0, 4.0))

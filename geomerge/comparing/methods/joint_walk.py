@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from geomerge.comparing.context import Context
 from geomerge.comparing.registry import Found, method
-from geomerge.comparing.walking import joint_samples, walk_and_pick
+from geomerge.comparing.walking import walk_and_pick
+from geomerge.merging.joint import joint_samples
 
 
 @method(

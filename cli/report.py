@@ -1,0 +1,23 @@
+"""``geomerge report``: the page of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["report"]
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Make report.html of a finished run again, from what is stored in its folder."""
+    from geomerge.runs.page import run_report
+
+    file = run_report(run)
+    print(f"written to {file}")
+    if open_it:
+        typer.launch(file.absolute().as_uri())

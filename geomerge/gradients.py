@@ -1,0 +1,123 @@
+"""Gradients by a module's parameters -> one vector that is there already.
+
+A gradient that autograd makes is a new tensor at every pass. From 32 MiB on the C library asks the
+system for its memory anew each time, which costs more than the product that fills it. So linear
+layers with large weights write theirs where it is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["gradients_into"]
+
+LARGE = 2**22  # weights of a matrix
+
+
+def gradients_into(
+    out: Tensor,  # (n,)
+    parameters: Sequence[Tensor],
+    loss: Callable[[], Tensor],
+) -> Tensor:  # ()
+    """Write the gradient of a number by parameters, one after the other, and return the number.
+
+    Args:
+        out: Where to; what is there is lost.
+        parameters: Tensors of n numbers in all, which require gradients.
+        loss: Computes the number. The gradient by a parameter that it does not use is zero.
+    """
+    sizes = [p.numel() for p in parameters]
+    rooms = [t.view_as(p) for p, t in zip(parameters, out.split(sizes), strict=True)]
+    pairs = list(zip(parameters, rooms, strict=True))
+    large = _LargeLinear({id(p): t for p, t in pairs if p.dim() == 2 and p.numel() >= LARGE})
+    with large if large.rooms else nullcontext():
+        value = loss()
+    found = torch.autograd.grad(value, parameters, allow_unused=True)
+    for (parameter, room), part in zip(pairs, found, strict=True):
+        if id(parameter) in large.written:
+            if part is not None:  # from what uses it beside linear layers
+                room += part
+        elif part is None:
+            room.zero_()
+        else:
+            room.copy_(part)
+    return value
+
+
+class _LargeLinear(TorchFunctionMode):
+    """While active, linear layers with some weights write their gradients; autograd gets none.
+
+    Args:
+        rooms: Where they go, by ``id`` of the weight.
+
+    Attributes:
+        written: The ``id`` of each weight that got a gradient.
+    """
+
+    def __init__(self, rooms: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self.rooms = rooms
+        self.written: set[int] = set()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is functional.linear:
+            return self._linear(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+        if id(weight) not in self.rooms:
+            return functional.linear(input, weight, bias)
+        return _Linear.apply(input, weight, bias, self)
+
+    def add(
+        self,
+        weight: int,
+        d: Tensor,  # (R, d_out)
+        x: Tensor,  # (R, d_in)
+    ) -> None:
+        """Add d'x to the gradient of a weight."""
+        if weight in self.written:
+            self.rooms[weight].addmm_(d.T, x)
+        else:
+            torch.mm(d.T, x, out=self.rooms[weight])
+            self.written.add(weight)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,  # (..., d_in)
+        weight: Tensor,  # (d_out, d_in)
+        bias: Tensor | None,  # (d_out,)
+        large: _LargeLinear,
+    ) -> Tensor:  # (..., d_out)
+        ctx.save_for_backward(x, weight)
+        ctx.weight, ctx.large = id(weight), large
+        return functional.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,
+        d: Tensor,  # (..., d_out)
+    ) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        rows = d.reshape(-1, d.shape[-1])
+        ctx.large.add(ctx.weight, rows, x.reshape(-1, x.shape[-1]))
+        by_x = d @ weight if ctx.needs_input_grad[0] else None
+        return by_x, None, rows.sum(dim=0) if ctx.needs_input_grad[2] else None, None

@@ -1,0 +1,124 @@
+"""The loss in the plane through both ends of a path and its crossover, with the path on it.
+
+The picture of Garipov et al. 2018, figure 1, with a path between two tasks on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geomerge.merging.merge import Merge
+from geomerge.merging.sides import Side, Sides
+from geomerge.statistics import re_estimate
+from geomerge.tasks import Split
+
+__all__ = ["Plane", "plane_of"]
+
+_GRID = 15  # points along each axis
+_GRID_STATISTICS = 9  # where each point's running statistics must be measured
+_EXAMPLES = 200  # of each selection split
+_MARGIN = 0.25  # around the three networks, as a share of their extent
+_FLAT = 1e-6  # of the distance between the ends: nearer to their line the crossover spans no plane
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The plane and what was measured on it.
+
+    Attributes:
+        xs: Columns of the grid, in the distance of weights along the line between the ends.
+        ys: Rows, in the same unit, toward the crossover's side of that line.
+        losses: Mean cross-entropy in nats by network, a row of numbers for each of ``ys``.
+        marks: Where the networks and the crossover lie, (x, y).
+        path: Points of the path projected onto the plane: t, x, y and how far off it they lie.
+        examples: Examples of each selection split that losses were measured on.
+    """
+
+    xs: list[float]
+    ys: list[float]
+    losses: Mapping[str, list[list[float]]]
+    marks: Mapping[str, tuple[float, float]]
+    path: list[dict[str, float]]
+    examples: int
+
+
+def plane_of(merged: Merge) -> Plane | None:
+    """Measure the plane through a merge's first network, its last one and the crossover.
+
+    Args:
+        merged: The merge.
+
+    Returns:
+        The plane; None if the three lie on a line, or no network has a task.
+    """
+    sides, path = merged.sides, merged.path
+    known = [side for side in sides if side.task is not None]
+    start = path.at(0)
+    axes = _axes(path.at(1) - start, merged.w - start)
+    if axes is None or not known:
+        return None
+
+    def place(w: Tensor) -> tuple[float, float]:
+        x, y = (axes @ (w - start)).tolist()
+        return x, y
+
+    marks = {side.name: place(side.w) for side in sides} | {"crossover": place(merged.w)}
+    count = _GRID_STATISTICS if sides.bn == "re-estimate" else _GRID
+    xs, ys = (_spread([mark[k] for mark in marks.values()], count) for k in (0, 1))
+    few = {side.name: _few(side) for side in known}
+    losses: dict[str, list[list[float]]] = {side.name: [] for side in known}
+    for y in ys:
+        points = [_settled(sides, start + x * axes[0] + y * axes[1]) for x in xs]
+        for side in known:
+            losses[side.name].append([_loss(side, w, few[side.name]) for w in points])
+    track = []
+    for t in path.ts:
+        w = path.at(t)
+        x, y = place(w)
+        off = float((w - start - x * axes[0] - y * axes[1]).norm())
+        track.append({"t": t, "x": x, "y": y, "off": off})
+    return Plane(xs, ys, losses, marks, track, _EXAMPLES)
+
+
+def _axes(
+    line: Tensor,  # (n,)
+    aside: Tensor,  # (n,)
+) -> Tensor | None:  # (2, n)
+    """Return two orthonormal directions that span both, None if they are (nearly) one."""
+    length = line.norm()
+    if not length > 0:
+        return None
+    first = line / length
+    rest = aside - (aside @ first) * first
+    if rest.norm() < _FLAT * length:
+        return None
+    return torch.stack([first, rest / rest.norm()])
+
+
+def _spread(values: list[float], count: int) -> list[float]:
+    low, high = min(values), max(values)
+    margin = _MARGIN * (high - low)
+    return torch.linspace(low - margin, high + margin, count, dtype=torch.float64).tolist()
+
+
+def _few(side: Side) -> Split:
+    assert side.task is not None, "only sides with a task are measured"
+    return side.task.select.first(_EXAMPLES)
+
+
+def _settled(sides: Sides, w: Tensor) -> Tensor:
+    """Return a point with running statistics of its own: those between two networks fit neither."""
+    if sides.bn != "re-estimate":
+        return w
+    manifolds = [s.manifold.sample(_EXAMPLES, 0) for s in sides if s.manifold is not None]
+    return re_estimate(sides.network, w, manifolds)
+
+
+def _loss(side: Side, w: Tensor, split: Split) -> float:
+    logits = side.network.logits(w, split.inputs.batch(slice(None))).double()
+    loss = float(torch.nn.functional.cross_entropy(logits, split.labels))
+    return loss if loss < float("inf") else float("inf")

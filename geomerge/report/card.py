@@ -1,0 +1,233 @@
+"""A finished run -> its model card: ``README.md`` as the Hugging Face Hub reads it.
+
+YAML between two lines of dashes says what a search looks for; Markdown below says the rest. The
+fields are those of https://huggingface.co/docs/hub/model-cards.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from geomerge.files import sha256, write_bytes
+from geomerge.tasks import Task
+
+__all__ = ["write_merge_card", "write_reconfigure_card", "write_sparsify_card"]
+
+CARD = "README.md"
+_TEMPLATES = Path(__file__).parent / "templates"
+_HUB = {  # data sets by their names there
+    "mnist": "ylecun/mnist",
+    "fashion-mnist": "zalando-datasets/fashion_mnist",
+    "cifar10": "uoft-cs/cifar10",
+}
+_KINDS = {1: "tabular-classification", 3: "image-classification"}  # by dimensions of an input
+
+
+def write_merge_card(
+    folder: Path, report: Mapping[str, Any], command: str, tasks: Mapping[str, Task | None]
+) -> None:
+    """Write the card of a merge.
+
+    Args:
+        folder: The run's folder, with ``merged.safetensors``.
+        report: The content of ``report.json``; the certificate is not needed.
+        command: What makes the run again.
+        tasks: The task of each network, None where it has none.
+    """
+    known = {name: task for name, task in tasks.items() if task is not None}
+    names = _distinct({name: short(task.name) for name, task in known.items()})
+    networks = report["networks"]
+    crossover = next(row for row in report["results"] if row["name"] == "crossover")
+    title = "Merge of " + " and ".join(one["file"] for one in networks.values())
+    results = [(task, names[name], crossover["test"][name]) for name, task in known.items()]
+    _write(
+        folder,
+        "merge.md.j2",
+        _metadata(title, ["model-merging"], results),
+        title=title,
+        report=report,
+        command=command,
+        tasks=known,
+        names={name: names.get(name) for name in tasks},
+        rows=[(names[name], task, networks[name]["outputs"]) for name, task in known.items()],
+        walks=sum(len(stage["candidates"]) for stage in report["stages"]),
+        notes=_notes(report, known.values()),
+        files=[
+            *((one["file"], one["sha256"]) for one in networks.values()),
+            _digest(folder, "merged.safetensors"),
+        ],
+    )
+
+
+def write_sparsify_card(folder: Path, report: Mapping[str, Any], command: str, task: Task) -> None:
+    """Write the card of a sparsification.
+
+    Args:
+        folder: The run's folder, with ``sparse.safetensors``.
+        report: The content of ``report.json``.
+        command: What makes the run again.
+        task: What the function was kept on.
+    """
+    last = report["results"][-1]
+    _write_sparse(
+        folder,
+        report,
+        command,
+        task,
+        template="sparsify.md.j2",
+        title=f"{report['network']['file']}, {100 * last['zeros']:.1f} % of its weights zero",
+        tags=["pruning", "sparsity"],
+        last=last,
+        test=last["test"],
+        networks=["sparse"],
+    )
+
+
+def write_reconfigure_card(
+    folder: Path, report: Mapping[str, Any], command: str, task: Task
+) -> None:
+    """Write the card of a reconfiguration.
+
+    Args:
+        folder: The run's folder, with a network for each configuration.
+        report: The content of ``report.json``.
+        command: What makes the run again.
+        task: What the function was kept on.
+    """
+    last = report["configurations"][-1]
+    _write_sparse(
+        folder,
+        report,
+        command,
+        task,
+        template="reconfigure.md.j2",
+        title=f"{report['network']['file']}, {last['name']}",
+        tags=["pruning"],
+        last=last,
+        test=last["result"]["test"],
+        networks=[one["name"] for one in report["configurations"]],
+    )
+
+
+def short(name: str) -> str:
+    """Return a task's name without the folders that its data lies in."""
+    return Path(name).name or name
+
+
+def _write_sparse(
+    folder: Path,
+    report: Mapping[str, Any],
+    command: str,
+    task: Task,
+    *,
+    template: str,
+    title: str,
+    tags: list[str],
+    last: Mapping[str, Any],
+    test: float,
+    networks: Sequence[str],
+) -> None:
+    name, network = short(task.name), report["network"]
+    _write(
+        folder,
+        template,
+        _metadata(title, tags, [(task, name, test)]),
+        title=title,
+        report=report,
+        command=command,
+        last=last,
+        name=name,
+        rows=[(name, task, None)],
+        notes=_notes(report, [task]),
+        files=[
+            (network["file"], network["sha256"]),
+            *(_digest(folder, f"{one}.safetensors") for one in networks),
+        ],
+    )
+
+
+def _metadata(
+    title: str, tags: list[str], results: Sequence[tuple[Task, str, float]]
+) -> dict[str, Any]:
+    """Return what stands above the text; nothing is said of a licence, for nothing is known of it.
+
+    Args:
+        title: Of the network.
+        tags: What was done to it.
+        results: Each task with its name and the accuracy on its test split, in [0, 1].
+    """
+    measured = [
+        {
+            "task": {"type": _KINDS.get(len(task.input_shape), "other")},
+            "dataset": {"name": name, "type": _HUB.get(name, name), "split": "test"},
+            "metrics": [{"type": "accuracy", "value": value, "name": "accuracy"}],
+        }
+        for task, name, value in results
+    ]
+    kinds = {_KINDS.get(len(task.input_shape)) for task, _, _ in results}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    whole = [short(task.name).partition("@")[0].removeprefix("rotated-") for task, _, _ in results]
+    hub = {_HUB[name] for name in whole if name in _HUB}
+    return {
+        "library_name": "geomerge",
+        **({"pipeline_tag": kind} if kind else {}),
+        "tags": tags,
+        **({"datasets": sorted(hub)} if hub else {}),
+        "metrics": ["accuracy"],
+        **({"model-index": [{"name": title, "results": measured}]} if measured else {}),
+    }
+
+
+def _distinct(names: dict[str, str]) -> dict[str, str]:
+    """Return names of tasks with the network's name where several networks have the same."""
+    shared = {name for name in names.values() if list(names.values()).count(name) > 1}
+    return {k: f"{name} ({k})" if name in shared else name for k, name in names.items()}
+
+
+def _notes(report: Mapping[str, Any], tasks: Iterable[Task]) -> list[str]:
+    """Return the report's notes without the folders that data lies in."""
+    notes = list(report["notes"])
+    for task in tasks:
+        notes = [note.replace(task.name, short(task.name)) for note in notes]
+    return notes
+
+
+def _digest(folder: Path, name: str) -> tuple[str, str]:
+    return name, sha256((folder / name).read_bytes())
+
+
+def _write(folder: Path, template: str, metadata: dict[str, Any], **content: Any) -> None:
+    import yaml
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=False,  # it is Markdown; names from outside go through the filter "code"
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters = {"code": _code, "percent": _percent, "short": short, "text": _text}
+    environment.filters |= filters
+    head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+    body = environment.get_template(template).render(**content)
+    write_bytes(folder / CARD, f"---\n{head}---\n\n{body}".encode())
+
+
+def _code(text: str) -> str:
+    """Return text from outside as code that no Markdown, table or HTML is read out of."""
+    plain = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
+    return f"`{plain}`"
+
+
+def _text(text: str) -> str:
+    """Return text from outside as text that no Markdown, table or HTML is read out of."""
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

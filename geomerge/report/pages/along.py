@@ -1,0 +1,247 @@
+"""The path of a merge, to move along: accuracies, distances, drift, classes at every point."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from geomerge.report.pages.charts import bars, lines
+from geomerge.report.pages.model import Explorer, Figure, Section, Table
+from geomerge.report.pages.texts import number, percent
+
+__all__ = ["accuracy_figure", "along_path"]
+
+_STEPS = 300  # most steps that a chart shows
+_SHOWN = ("norm", "predicted", "measured")
+
+
+def accuracy_figure(report: dict[str, Any], start: int | None) -> Figure:
+    """Return the accuracy curves crossing, with the pick marked.
+
+    Args:
+        report: The content of ``report.json``.
+        start: Where the explorer stands at first; None makes a chart that stands still.
+    """
+    curve, t = report["curve"], report["crossover"]["t"]
+    labels = _labels(report)
+    rows = [
+        {"i": i, "t": p["t"], "task": labels[name], "accuracy": 100 * value}
+        for i, p in enumerate(curve)
+        for name, value in p["accuracy"].items()
+        if value is not None
+    ]
+    first, *_, last = report["networks"]
+    if not rows:
+        return _distance_figure(report, start)
+    return Figure(
+        "Accuracy along the path",
+        f"Accuracy of every task from {first} (t = 0) to {last} (t = 1), on the selection splits; "
+        "t is the share of the path's length. The dotted line is the network that was picked.",
+        lines(
+            rows,
+            "t",
+            "accuracy",
+            "task",
+            titles=(f"t, from {first} (0) to {last} (1)", "accuracy, %"),
+            marked=t,
+            marked_as=f"crossover, t = {t:.3f}",
+            start=start,
+            domain=(0, 100),
+        ),
+        _points_table(report),
+    )
+
+
+def _distance_figure(report: dict[str, Any], start: int | None) -> Figure:
+    """Return what there is to draw where no task is known."""
+    rows = [
+        {"i": i, "t": p["t"], "network": f"to {name}", "distance": value}
+        for i, p in enumerate(report["curve"])
+        for name, value in p["distance"].items()
+    ]
+    return Figure(
+        "Distance along the path",
+        "Distance of weights to each network; no task is known, so that there is no accuracy.",
+        lines(
+            rows,
+            "t",
+            "distance",
+            "network",
+            titles=("t", "distance"),
+            marked=report["crossover"]["t"],
+            marked_as="crossover",
+            start=start,
+        ),
+        _points_table(report),
+    )
+
+
+def along_path(report: dict[str, Any], steps: list[dict[str, Any]]) -> Section:
+    """Return the part of the page that moves along the path.
+
+    Args:
+        report: The content of ``report.json``.
+        steps: The records of the path's steps.
+    """
+    curve, names = report["curve"], list(report["networks"])
+    start = next(i for i, p in enumerate(curve) if p["t"] == report["crossover"]["t"])
+    quantities = (
+        ("accuracy (selection split)", "accuracy", percent),
+        ("distance of weights", "distance", number),
+        ("drift predicted by the sketch", "predicted", number),
+        ("drift measured", "measured", number),
+    )
+    explorer = Explorer(
+        label="Place on the path (t)",
+        names=[
+            f"t = {p['t']:.3f}" + (", the crossover" if i == start else "")
+            for i, p in enumerate(curve)
+        ],
+        start=start,
+        columns=[f"{_labels(report)[name]}" for name in names],
+        rows=[
+            (heading, [[say(p[key][name]) for name in names] for p in curve])
+            for heading, key, say in quantities
+        ],
+    )
+    figures = [accuracy_figure(report, start), *_drift(report, start), *_classes(report, start)]
+    return Section(
+        "Along the path",
+        [
+            "Move along the path: every number and the figures below follow. Drift is the mean "
+            "squared change of a network's outputs on its own task, as the metric predicts it and "
+            "as it was measured.",
+            explorer,
+            *figures,
+            *_steps(steps),
+        ],
+    )
+
+
+def _labels(report: dict[str, Any]) -> dict[str, str]:
+    return {
+        name: f"{found['task'] or 'unknown task'} ({name})"
+        for name, found in report["networks"].items()
+    }
+
+
+def _points_table(report: dict[str, Any]) -> Table:
+    names = list(report["networks"])
+    return Table(
+        "Points of the path",
+        (
+            "t",
+            *(f"accuracy, {_labels(report)[n]}" for n in names),
+            *(f"distance to {n}" for n in names),
+        ),
+        [
+            [
+                f"{p['t']:.3f}",
+                *(percent(p["accuracy"][n]) for n in names),
+                *(number(p["distance"][n]) for n in names),
+            ]
+            for p in report["curve"]
+        ],
+        [f"{report['crossover']['t']:.3f}"],
+    )
+
+
+def _drift(report: dict[str, Any], start: int) -> list[Figure]:
+    labels = _labels(report)
+    rows = [
+        {"i": i, "t": p["t"], "drift": value, "of": f"{labels[name]}, {kind}"}
+        for name in labels
+        for kind in ("predicted", "measured")
+        for i, p in enumerate(report["curve"])
+        if (value := p[kind][name]) is not None and value > 0
+    ]
+    if not rows:
+        return []
+    columns = [(name, kind) for name in labels for kind in ("predicted", "measured")]
+    return [
+        Figure(
+            "Drift from each network, predicted and measured",
+            "Where the two lines of a network part, the quadratic model of its function has ended: "
+            "it holds near the network and not beyond. Logarithmic.",
+            lines(
+                rows, "t", "drift", "of", titles=("t", "mean squared change of outputs"),
+                marked=report["crossover"]["t"], start=start, log=True,
+            ),
+            Table(
+                "Drift along the path",
+                ("t", *(f"{labels[name]}, {kind}" for name, kind in columns)),
+                [
+                    [f"{p['t']:.3f}", *(number(p[kind][name]) for name, kind in columns)]
+                    for p in report["curve"]
+                ],
+            ),
+        )
+    ]  # fmt: skip
+
+
+def _classes(report: dict[str, Any], start: int) -> list[Figure]:
+    found = []
+    for name, label in _labels(report).items():
+        classes = list(report["curve"][0]["classes"][name])
+        if not classes:
+            continue
+        rows = [
+            {"i": i, "class": k, "accuracy": 100 * value}
+            for i, p in enumerate(report["curve"])
+            for k, value in p["classes"][name].items()
+        ]
+        found.append(
+            Figure(
+                f"Classes of {label} at this point",
+                "Accuracy of each class on the selection split at the place chosen above.",
+                bars(rows, "class", "accuracy", title="accuracy, %", start=start, domain=(0, 100)),
+                Table(
+                    f"Accuracy of each class of {label} along the path",
+                    ("t", *classes),
+                    [
+                        [f"{p['t']:.3f}", *(percent(p["classes"][name].get(k)) for k in classes)]
+                        for p in report["curve"]
+                    ],
+                ),
+            )
+        )
+    return found
+
+
+def _steps(steps: list[dict[str, Any]]) -> list[Figure]:
+    stride = max(1, len(steps) // _STEPS)
+    few = [step for step in steps[::stride] if step["measured"] is not None]
+    rows = [
+        {"step": step["step"], "change": step[kind], "of": f"leg of {step['leg']}, {kind}"}
+        for kind in ("predicted", "measured")
+        for step in few
+        if step[kind] > 0
+    ]
+    if not rows:
+        return []
+    return [
+        Figure(
+            "Change of each step, predicted and measured",
+            "What a step was to change in the kept function by the metric, and what it changed. "
+            "Logarithmic; on long walks not every step is shown.",
+            lines(
+                rows,
+                "step",
+                "change",
+                "of",
+                titles=("step, in the order walked", "change"),
+                log=True,
+            ),
+            Table(
+                "Steps",
+                ("step", "leg", "length of the step", "predicted", "measured"),
+                [
+                    [
+                        str(s["step"]),
+                        s["leg"],
+                        *(number(s[k]) for k in ("norm", "predicted", "measured")),
+                    ]
+                    for s in few
+                ],
+            ),
+        )
+    ]

@@ -1,0 +1,118 @@
+"""What lies around a merge's path: losses in a plane, layers, answers that changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from geomerge.report.pages.charts import bars
+from geomerge.report.pages.maps import heat
+from geomerge.report.pages.model import Figure, Picture, Section, Table
+from geomerge.report.pages.texts import number
+
+__all__ = ["answers_section", "layers_section", "plane_section"]
+
+_MOST = 3.0  # nats; a guess among ten classes loses 2.3, and what is far off would hide the rest
+
+
+def plane_section(report: dict[str, Any]) -> list[Section]:
+    """Return the losses around the path, nothing where no plane was measured."""
+    plane = report["plane"]
+    if plane is None:
+        return []
+    xs, ys = plane["xs"], plane["ys"]
+    dx, dy = (xs[1] - xs[0]) / 2, (ys[1] - ys[0]) / 2
+    track = [{"i": k, "x": p["x"], "y": p["y"]} for k, p in enumerate(plane["path"])]
+    marks = [{"name": name, "x": x, "y": y} for name, (x, y) in plane["marks"].items()]
+    off = max(point["off"] for point in plane["path"])
+    figures = []
+    for name, rows in plane["losses"].items():
+        task = report["networks"][name]["task"]
+        cells = [
+            {"x": x - dx, "x2": x + dx, "y": y - dy, "y2": y + dy, "loss": min(rows[j][i], _MOST)}
+            for j, y in enumerate(ys)
+            for i, x in enumerate(xs)
+        ]
+        titles = ("along the line between the ends", "toward the crossover", "loss, nats")
+        figures.append(
+            Figure(
+                f"Loss on {task}, the task of {name}",
+                f"Mean cross-entropy (at most {_MOST:g} is told apart) on {plane['examples']} "
+                "selection examples in the plane through the ends of the path and the crossover, "
+                "stronger where larger; axes are distances of weights. The path is projected; it "
+                f"leaves the plane by up to {off:.2g}.",
+                heat(cells, "x", "y", "loss", titles=titles, track=track, marks=marks),
+                Table(
+                    "Where the path passes",
+                    ("t", "x", "y", "off the plane"),
+                    [
+                        [f"{p['t']:.3f}", number(p["x"]), number(p["y"]), number(p["off"])]
+                        for p in plane["path"]
+                    ],
+                ),
+            )
+        )
+    return [Section("The losses around the path", figures)]
+
+
+def layers_section(report: dict[str, Any]) -> Section:
+    """Return how far each tensor lies from the networks."""
+    names = list(report["networks"])
+    rows = [
+        {
+            "layer": layer["name"],
+            "to": f"to {name}",
+            "share": layer["distance"][name] / layer["apart"],
+        }
+        for layer in report["layers"]
+        if layer["apart"] > 0
+        for name in names
+    ]
+    table = Table(
+        "Distance of weights, by tensor",
+        ("tensor", "weights", *(f"to {name}" for name in names), "ends apart"),
+        [
+            [
+                layer["name"],
+                f"{layer['weights']:,}",
+                *(number(layer["distance"][name]) for name in names),
+                number(layer["apart"]),
+            ]
+            for layer in report["layers"]
+        ],
+    )
+    figure = Figure(
+        "How far the crossover lies from each network, layer by layer",
+        "Distance of each tensor as a share of the distance between the ends: on a straight line "
+        "the two shares would add up to one.",
+        bars(rows, "layer", "share", title="share of the ends' distance", series="to"),
+        table,
+    )
+    return Section("Layer by layer", [figure])
+
+
+def answers_section(report: dict[str, Any]) -> list[Section]:
+    """Return how answers on the test splits changed, nothing where no task is known."""
+    rows, pictures = [], []
+    for name, found in report["answers"].items():
+        task = report["networks"][name]["task"]
+        rows.append([
+            f"{task} ({name})",
+            *(str(found[key]) for key in ("kept", "lost", "gained", "wrong", "of")),
+        ])  # fmt: skip
+        for one in found["shown"]:
+            if one["image"] is not None:
+                pictures.append(
+                    Picture(
+                        one["image"],
+                        f"{task}, test example {one['index']}: class {one['label']}; before "
+                        f"{one['before']}, now {one['after']}",
+                    )
+                )
+    if not rows:
+        return []
+    table = Table(
+        "Answers on the test split, before (the task's own network) and now",
+        ("task", "right both times", "lost", "gained", "wrong both times", "of"),
+        rows,
+    )
+    return [Section("Answers that changed", [table, *pictures])]

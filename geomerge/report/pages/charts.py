@@ -1,0 +1,194 @@
+"""Rows of numbers -> charts, as Vega-Lite specifications made with Altair."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from geomerge.report.pages.looks import (
+    COLORS,
+    DASHES,
+    FAINT,
+    INK,
+    Rows,
+    colors,
+    legend,
+    looks,
+    shapes,
+    spec,
+    tip,
+)
+
+__all__ = ["bars", "lines", "scatter"]
+
+
+def lines(
+    rows: Rows,
+    x: str,
+    y: str,
+    series: str,
+    *,
+    titles: tuple[str, str],
+    marked: float | None = None,
+    marked_as: str = "",
+    start: int | None = None,
+    log: bool = False,
+    domain: tuple[float, float] | None = None,
+    height: int = 300,
+) -> dict[str, Any]:
+    """Return lines through points, one for each series.
+
+    Args:
+        rows: A dictionary for each point; with ``start`` each has its number ``i``.
+        x: Its key of the horizontal place.
+        y: Its key of the value.
+        series: Its key of the series' name.
+        titles: Of the axes.
+        marked: Where a vertical line stands.
+        marked_as: What is written beside it.
+        start: The explorer's first place, where the chart follows one.
+        log: Whether values are on a logarithmic scale.
+        domain: Of the values.
+        height: In pixels.
+    """
+    import altair as alt
+
+    names = list(dict.fromkeys(row[series] for row in rows))
+    scale = {"type": "log"} if log else {"domain": list(domain)} if domain else {"zero": False}
+    whole = alt.Axis(tickMinStep=1) if all(isinstance(row[x], int) for row in rows) else alt.Axis()
+    place = alt.X(x, type="quantitative", title=titles[0], scale=alt.Scale(nice=False), axis=whole)
+    value = alt.Y(y, type="quantitative", title=titles[1], scale=alt.Scale(**scale))
+    known = alt.Chart(alt.Data(values=list(rows))).transform_filter(f"isValid(datum['{y}'])")
+    encoded = known.encode(
+        x=place,
+        y=value,
+        color=colors(series, names),
+        tooltip=[tip(series, "nominal"), tip(x), tip(y)],
+    )
+    dashes = alt.StrokeDash(
+        series, type="nominal", scale=looks(names, DASHES), legend=legend(names)
+    )
+    order = alt.Order("i" if "i" in rows[0] else x, type="quantitative")
+    layers: list[Any] = [
+        encoded.mark_line().encode(strokeDash=dashes, order=order),
+        encoded.mark_point(filled=True, size=28).encode(shape=shapes(series, names)),
+    ]
+    if marked is not None:
+        here = alt.Chart(alt.Data(values=[{x: marked}])).encode(x=alt.X(x, type="quantitative"))
+        layers.append(here.mark_rule(color=INK, strokeDash=[2, 3]))
+        if marked_as:
+            left = marked > (min(row[x] for row in rows) + max(row[x] for row in rows)) / 2
+            layers.append(
+                here.mark_text(
+                    text=marked_as,
+                    align="right" if left else "left",
+                    dx=-6 if left else 6,
+                    y="height",
+                    dy=-8,
+                    color=INK,
+                )
+            )
+    if start is not None:
+        at = alt.param(name="at", value=start)
+        now = known.transform_filter("datum.i == at").encode(x=place)
+        layers.append(now.mark_rule(color=FAINT, strokeWidth=1.5))
+        layers.append(now.encode(y=value).mark_point(size=160, strokeWidth=2, color=INK))
+        return spec(alt.layer(*layers).add_params(at), height)
+    return spec(alt.layer(*layers), height)
+
+
+def bars(
+    rows: Rows,
+    name: str,
+    value: str,
+    *,
+    title: str,
+    series: str | None = None,
+    start: int | None = None,
+    domain: tuple[float, float] | None = None,
+    strong: str | None = None,
+) -> dict[str, Any]:
+    """Return horizontal bars, in the order of the rows; several beside each other with a series.
+
+    Args:
+        rows: A dictionary for each bar; with ``start`` each has its point's number ``i``.
+        name: Its key of the name.
+        value: Its key of the length.
+        title: Of the length's axis.
+        series: Its key of the series' name.
+        start: The explorer's first place, where the chart follows one.
+        domain: Of the lengths.
+        strong: The name that stands out.
+    """
+    import altair as alt
+
+    chart = alt.Chart(alt.Data(values=list(rows)))
+    scale = alt.Scale(domain=list(domain)) if domain else alt.Scale()
+    chart = chart.encode(
+        x=alt.X(value, type="quantitative", title=title, scale=scale, stack=None),
+        y=alt.Y(name, type="nominal", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
+        tooltip=[
+            tip(name, "nominal"),
+            tip(value),
+            *([tip(series, "nominal")] if series else []),
+        ],
+    )
+    if series is not None:
+        names = list(dict.fromkeys(row[series] for row in rows))
+        chart = chart.encode(
+            color=colors(series, names), yOffset=alt.YOffset(series, type="nominal", sort=names)
+        )
+    elif strong is not None:
+        chart = chart.encode(
+            color=alt.condition(
+                f"datum['{name}'] == {json.dumps(strong)}", alt.value(COLORS[0]), alt.value(FAINT)
+            )
+        )
+    if start is not None:
+        chart = chart.add_params(alt.param(name="at", value=start))
+        chart = chart.transform_filter("datum.i == at")
+    count = len({(row[name], row[series] if series else "") for row in rows})
+    bar = chart.mark_bar() if series or strong else chart.mark_bar(color=COLORS[0])
+    return spec(bar, max(120, (11 if series else 20) * count + 20))
+
+
+def scatter(
+    rows: Rows,
+    x: str,
+    y: str,
+    name: str,
+    group: str,
+    *,
+    titles: tuple[str, str],
+    cross: tuple[float, float],
+) -> dict[str, Any]:
+    """Return named points, a shape and colour for each group, with two reference lines.
+
+    Args:
+        rows: A dictionary for each point.
+        x: Its key of the horizontal value.
+        y: Its key of the vertical value.
+        name: Its key of the name, shown beside it where it is among the best.
+        group: Its key of the group.
+        titles: Of the axes.
+        cross: Where the lines stand.
+    """
+    import altair as alt
+
+    groups = list(dict.fromkeys(row[group] for row in rows))
+    chart = alt.Chart(alt.Data(values=list(rows))).encode(
+        x=alt.X(x, type="quantitative", title=titles[0]),
+        y=alt.Y(y, type="quantitative", title=titles[1]),
+        tooltip=[tip(name, "nominal"), tip(x), tip(y)],
+    )
+    points = chart.mark_point(filled=True, size=90).encode(
+        color=colors(group, groups), shape=shapes(group, groups)
+    )
+    vertical = alt.Chart(alt.Data(values=[{x: cross[0]}])).mark_rule(color=INK, strokeDash=[2, 3])
+    flat = alt.Chart(alt.Data(values=[{y: cross[1]}])).mark_rule(color=INK, strokeDash=[2, 3])
+    layers = [
+        vertical.encode(x=alt.X(x, type="quantitative")),
+        flat.encode(y=alt.Y(y, type="quantitative")),
+        points,
+    ]
+    return spec(alt.layer(*layers), 420)

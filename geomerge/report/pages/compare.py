@@ -1,0 +1,159 @@
+"""The report of a comparison -> its page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from geomerge.report.compare import DATA_MEANING, GROUPS, compare_table
+from geomerge.report.pages.charts import bars, lines, scatter
+from geomerge.report.pages.made import made_section
+from geomerge.report.pages.model import Figure, Number, Page, Section, Table
+from geomerge.report.pages.texts import better_by, percent, points
+
+__all__ = ["compare_page"]
+
+
+def compare_page(report: dict[str, Any]) -> Page:
+    """Return the page of a comparison.
+
+    Args:
+        report: The content of ``report.json``.
+    """
+    rows = sorted(_known(report), key=lambda row: row["worst_drop"])
+    networks = report["networks"]
+    merged = [row for row in rows if row["group"] != "networks"] or rows
+    best = merged[0]
+    return Page(
+        kind="compare",
+        title=f"{len(merged)} ways to make one network of {networks['a']['task']} and "
+        f"{networks['b']['task']}",
+        numbers=[
+            Number(
+                percent(best["test"][side]),
+                f"{best['name']} on {network['task']} (task of {side}), test",
+                f"its own network: {percent(network['expert_test'])}",
+            )
+            for side, network in networks.items()
+        ],
+        verdict=[
+            f"{best['name']} has the smallest worst drop below the networks alone: "
+            f"{points(best['worst_drop'])} points.",
+            *(
+                better_by(row["name"], best["worst_drop"], row["worst_drop"])
+                for row in merged[1:]
+                if row["name"] in ("joint-walk", "sketch-walk", "joint-training", "straight-line")
+            ),
+            f"Points were picked by {report['pick']} on the selection splits; trained rows had "
+            f"{report['budget']:,} samples.",
+        ],
+        first=_plane(report, rows),
+        sections=[
+            _table(report, rows),
+            *_ways(rows, report),
+            _about(report),
+            made_section(report, exact=False),
+        ],
+    )
+
+
+def _known(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in report["rows"] if row["reason"] is None]
+
+
+def _plane(report: dict[str, Any], rows: list[dict[str, Any]]) -> Figure:
+    a, b = (report["networks"][side] for side in "ab")
+    places = [
+        {
+            "method": row["name"],
+            "a": 100 * row["test"]["a"],
+            "b": 100 * row["test"]["b"],
+            "group": GROUPS[row["group"]],
+        }
+        for row in rows
+    ]
+    return Figure(
+        "Both tasks at once",
+        "Test accuracy on the two tasks, a point for each method; the dotted lines are the "
+        "networks trained for one task each. Upper right is best; point at one to read its name.",
+        scatter(
+            places,
+            "a",
+            "b",
+            "method",
+            "group",
+            titles=(f"{a['task']}, the task of a, %", f"{b['task']}, the task of b, %"),
+            cross=(100 * a["expert_test"], 100 * b["expert_test"]),
+        ),
+        Table(
+            "Test accuracy",
+            ("method", "task of a", "task of b"),
+            [[row["name"], percent(row["test"]["a"]), percent(row["test"]["b"])] for row in rows],
+        ),
+    )
+
+
+def _table(report: dict[str, Any], rows: list[dict[str, Any]]) -> Section:
+    headings, cells = compare_table(report)
+    return Section(
+        "All methods",
+        [
+            Figure(
+                "Worst drop below the networks alone",
+                "How many points the worse task is below its own network on test; shorter is "
+                "better.",
+                bars(
+                    [{"method": row["name"], "drop": 100 * row["worst_drop"]} for row in rows],
+                    "method",
+                    "drop",
+                    title="points",
+                    strong=rows[0]["name"],
+                ),
+                Table(
+                    "Worst drop, points",
+                    ("method", "drop"),
+                    [[row["name"], points(row["worst_drop"])] for row in rows],
+                ),
+            ),
+            Table(DATA_MEANING, headings, cells),
+        ],
+    )
+
+
+def _ways(rows: list[dict[str, Any]], report: dict[str, Any]) -> list[Section]:
+    curved = [row for row in rows if len(row["curve"]) > 1]
+    if not curved:
+        return []
+    places = [
+        {"method": row["name"], "share": k / (len(row["curve"]) - 1), "min": 100 * min(p.values())}
+        for row in curved
+        for k, p in enumerate(row["curve"])
+    ]
+    return [
+        Section(
+            "The ways that led there",
+            [
+                Figure(
+                    "Smaller of the two test accuracies along the way",
+                    "From where a method starts (0) to the point that was picked (1).",
+                    lines(
+                        places, "share", "min", "method", titles=("share of the way", "accuracy, %")
+                    ),
+                    Table(
+                        "Accuracies along the way",
+                        ("method", "point", *(report["networks"][s]["task"] for s in "ab")),
+                        [
+                            [row["name"], str(k), *(percent(p[side]) for side in "ab")]
+                            for row in curved
+                            for k, p in enumerate(row["curve"])
+                        ],
+                    ),
+                )
+            ],
+        )
+    ]
+
+
+def _about(report: dict[str, Any]) -> Section:
+    rows = [[row["name"], row["reason"] or row["about"]] for row in report["rows"]]
+    table = Table("Methods", ("method", ""), rows)
+    return Section("What each one does, or why it does not apply", [table])

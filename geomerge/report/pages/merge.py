@@ -1,0 +1,149 @@
+"""The report of a merge -> its page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from geomerge.report.pages.along import accuracy_figure, along_path
+from geomerge.report.pages.around import answers_section, layers_section, plane_section
+from geomerge.report.pages.certified import certificate_section
+from geomerge.report.pages.charts import bars
+from geomerge.report.pages.made import made_section
+from geomerge.report.pages.model import Figure, Number, Page, Section, Table
+from geomerge.report.pages.texts import (
+    better_by,
+    interval,
+    percent,
+    points,
+)
+from geomerge.report.pages.tried import budgets_section, candidates_section
+
+__all__ = ["merge_page"]
+
+
+def merge_page(report: dict[str, Any], steps: list[dict[str, Any]]) -> Page:
+    """Return the page of a merge.
+
+    Args:
+        report: The content of ``report.json``.
+        steps: The records of its path's steps, in the order stored.
+    """
+    networks = report["networks"]
+    titles = [found["task"] or found["file"] for found in networks.values()]
+    return Page(
+        kind="merge",
+        title=f"{' + '.join(titles)} in one network",
+        numbers=_numbers(report),
+        verdict=_verdict(report),
+        first=accuracy_figure(report, None),
+        sections=[
+            along_path(report, steps),
+            *plane_section(report),
+            candidates_section(report),
+            *budgets_section(report),
+            _beside(report),
+            layers_section(report),
+            *answers_section(report),
+            _made(report),
+            certificate_section(report),
+        ],
+    )
+
+
+def _row(report: dict[str, Any], name: str) -> dict[str, Any] | None:
+    return next((row for row in report["results"] if row["name"] == name), None)
+
+
+def _numbers(report: dict[str, Any]) -> list[Number]:
+    crossover = _row(report, "crossover")
+    assert crossover is not None, "every merge has one"
+    counted = report["certificate"]["accuracies"]["crossover"]["test"]
+    found = []
+    for name, network in report["networks"].items():
+        own = _row(report, name)
+        assert own is not None, "networks are rows"
+        expert = own["test"][name]
+        detail = "" if expert is None else f"its own network: {percent(expert)}; "
+        found.append(
+            Number(
+                percent(crossover["test"][name]),
+                f"on {network['task'] or 'an unknown task'} (task of {name}), test",
+                detail + interval(counted.get(name)),
+            )
+        )
+    return found
+
+
+def worst_drop(report: dict[str, Any], row: dict[str, Any] | None) -> float | None:
+    """Return how far a row's worse task is below its own network; None where it is not known."""
+    if row is None:
+        return None
+    drops: list[float] = []
+    for name in report["networks"]:
+        own = _row(report, name)
+        if own is None or own["test"][name] is None or row["test"][name] is None:
+            return None
+        drops.append(own["test"][name] - row["test"][name])
+    return max(drops)
+
+
+def _verdict(report: dict[str, Any]) -> list[str]:
+    ours = worst_drop(report, _row(report, "crossover"))
+    at = report["crossover"]
+    found = [f"Picked at t = {at['t']:.3f} of the path by {at['pick']}, on the selection splits."]
+    if ours is None:
+        return [*found, "Not every task is known, so that nothing can be said of the worst drop."]
+    found.append(f"Its worse task is {points(ours)} points below that task's own network (test).")
+    names = {
+        "straight line": "the straight line",
+        "mean of the weights": "the mean of the weights",
+        "joint training": "a new network trained on as many labelled examples",
+    }
+    for row, words in names.items():
+        theirs = worst_drop(report, _row(report, row))
+        if theirs is not None:
+            found.append(better_by(words, ours, theirs))
+        elif row == "joint training":
+            found.append("Joint training is not in the table; the notes say why.")
+    return found
+
+
+def _beside(report: dict[str, Any]) -> Section:
+    names = list(report["networks"])
+    drops = {row["name"]: worst_drop(report, row) for row in report["results"]}
+    known = [{"name": n, "drop": 100 * d} for n, d in drops.items() if d is not None]
+    table = Table(
+        "Accuracy, test split (selection split in brackets)",
+        ("", *(f"task of {name}" for name in names), "worst drop, points"),
+        [
+            [
+                row["name"],
+                *(f"{percent(row['test'][n])} ({percent(row['select'][n])})" for n in names),
+                points(drops[row["name"]]),
+            ]
+            for row in report["results"]
+        ],
+        ["crossover"],
+    )
+    if not known:
+        return Section("Beside it", [table])
+    figure = Figure(
+        "Worst drop below the networks alone",
+        "How many points the worse task is below its own network on test; shorter is better. Every "
+        "row's point was picked by the same rule on the selection splits.",
+        bars(known, "name", "drop", title="points", strong="crossover"),
+        table,
+    )
+    return Section("Beside it", [figure])
+
+
+def _made(report: dict[str, Any]) -> Section:
+    data = [
+        [use, d["for"], d["task"], d["split"], str(d["inputs"]), "yes" if d["labels"] else "no"]
+        for use, parts in report["data"].items()
+        for d in parts
+    ]
+    return made_section(
+        report,
+        [Table("Data used", ("for", "network", "task", "split", "inputs", "labels"), data)],
+    )

@@ -1,0 +1,168 @@
+"""What the pages of sparsifications and reconfigurations share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from geomerge.report.pages.charts import lines
+from geomerge.report.pages.made import made_section
+from geomerge.report.pages.model import Explorer, Figure, Section, Table
+from geomerge.report.pages.texts import number, percent
+
+__all__ = ["DRIFT", "accuracy_figure", "along_walk", "made", "networks_table", "walks_section"]
+
+DRIFT = (
+    "As dense is the share of selection inputs that get the dense network's label; drift is the "
+    "mean squared change of its outputs there."
+)
+
+
+def accuracy_figure(
+    curves: list[list[dict[str, Any]]], xs: list[float], dense: float, start: int | None
+) -> Figure:
+    """Return accuracy along walks, one after the other, beside cutting out at once."""
+    curve = [point for one in curves for point in one]
+    several = len(curves) > 1
+    removed = any(point["removed"] for point in curve)
+    title = "configurations walked" if several else "units gone" if removed else "weights gone, %"
+    kinds = {"select": "walk", "naive": "the same cut out at once"}
+    rows = [
+        {"i": i, "x": x, "accuracy": 100 * point[key], "of": name}
+        for key, name in kinds.items()
+        for i, (x, point) in enumerate(zip(xs, curve, strict=True))
+    ]
+    return Figure(
+        "Accuracy along the walk",
+        "Selection split; beside the walk the network in which the same weights are set to zero "
+        f"and nothing is made up for them. The dense network has {percent(dense)}.",
+        lines(rows, "x", "accuracy", "of", titles=(title, "accuracy, %"), start=start),
+        Table(
+            "Points of the walk",
+            (title, "accuracy", "cut out at once", "as dense", "drift", "zeros", "units gone"),
+            [
+                [
+                    number(x), percent(p["select"]), percent(p["naive"]), percent(p["agreement"]),
+                    number(p["drift"]), percent(p["zeros"]), str(p["removed"]),
+                ]
+                for x, p in zip(xs, curve, strict=True)
+            ],
+        ),
+    )  # fmt: skip
+
+
+def along_walk(curves: list[list[dict[str, Any]]], xs: list[float], dense: float) -> Section:
+    """Return the part of the page that moves along the walks."""
+    curve = [point for one in curves for point in one]
+    start = len(curve) - 1
+    drift = [
+        {"i": i, "x": x, "drift": p["drift"], "of": "walk"}
+        for i, (x, p) in enumerate(zip(xs, curve, strict=True))
+        if p["drift"] > 0
+    ]
+    explorer = Explorer(
+        label="Place on the walk",
+        names=[f"point {i} of {start}, {percent(p['zeros'])} zero" for i, p in enumerate(curve)],
+        start=start,
+        columns=("walk",),
+        rows=[
+            ("accuracy (selection split)", [[percent(p["select"])] for p in curve]),
+            ("the same cut out at once", [[percent(p["naive"])] for p in curve]),
+            ("as dense", [[percent(p["agreement"])] for p in curve]),
+            ("drift", [[number(p["drift"])] for p in curve]),
+            ("units gone", [[str(p["removed"])] for p in curve]),
+        ],
+    )
+    accuracy = accuracy_figure(curves, xs, dense, start)
+    titles = (accuracy.table.headings[0], "drift")
+    parts: list[Any] = [explorer, accuracy]
+    if drift:
+        parts.append(
+            Figure(
+                "Drift along the walk",
+                "Mean squared change of the outputs from the dense network's, on selection "
+                "inputs. Logarithmic.",
+                lines(
+                    drift,
+                    "x",
+                    "drift",
+                    "of",
+                    titles=titles,
+                    start=start,
+                    log=True,
+                ),
+                accuracy.table,
+            )
+        )
+    return Section("Along the walk", parts)
+
+
+def networks_table(rows: list[dict[str, Any]], strong: str) -> Table:
+    """Return networks with their accuracies, one of them standing out."""
+    return Table(
+        "Networks",
+        ("", "zeros", "test", "selection", "as dense", "drift"),
+        [
+            [
+                row["name"],
+                percent(row["zeros"]),
+                percent(row["test"]),
+                percent(row["select"]),
+                percent(row["agreement"]),
+                number(row["drift"]),
+            ]
+            for row in rows
+        ],
+        [strong],
+    )
+
+
+def walks_section(paths: list[dict[str, Any]]) -> Section:
+    """Return walks with their lengths and the shadow prices of their budgets."""
+    prices = [
+        [path["name"], name, number(price)]
+        for path in paths
+        for name, price in path["shadow_prices"].items()
+    ]
+    return Section(
+        "Walks and their prices",
+        [
+            "Length is the sum of the steps' functional changes; of walks that end about equally "
+            "good the shortest is kept.",
+            Table(
+                "Walks",
+                ("walk", "length", "damping", "steps", "as dense", ""),
+                [
+                    [
+                        path["name"],
+                        number(path["length"]),
+                        number(path["damping"]),
+                        str(path["steps"]),
+                        percent(path["agreement"]),
+                        "kept" if path["chosen"] else "",
+                    ]
+                    for path in paths
+                ],
+                [path["name"] for path in paths if path["chosen"]],
+            ),
+            Table("Budgets: the largest shadow price", ("walk", "budget", "price"), prices)
+            if prices
+            else "No budget bound on the way.",
+        ],
+    )
+
+
+def made(report: dict[str, Any]) -> Section:
+    """Return the data used, the cost, the command and the recipe."""
+    data = [
+        [use, part["split"], str(part["inputs"]), "yes" if part["labels"] else "no"]
+        for use, part in report["data"].items()
+        if part is not None
+    ]
+    cost = report["cost"]
+    return made_section(
+        report,
+        [
+            Table("Data used", ("for", "split", "inputs", "labels"), data),
+            f"Cost: {cost['epochs']:.3g} epochs ({cost['meaning']}).",
+        ],
+    )

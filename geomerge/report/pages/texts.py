@@ -1,0 +1,42 @@
+"""Numbers -> the words of a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["better_by", "interval", "number", "percent", "points"]
+
+
+_UNKNOWN = "-"
+
+
+def percent(value: float | None) -> str:
+    """Return a share as percent with two digits."""
+    return _UNKNOWN if value is None else f"{100 * value:.2f} %"
+
+
+def points(value: float | None) -> str:
+    """Return a difference of shares in percentage points."""
+    return _UNKNOWN if value is None else f"{100 * value:.1f}"
+
+
+def number(value: float | None) -> str:
+    """Return a number with four digits."""
+    return _UNKNOWN if value is None else f"{value:.4g}"
+
+
+def interval(found: dict[str, Any] | None) -> str:
+    """Return a confidence interval and the number of examples behind it."""
+    if found is None:
+        return ""
+    low, high = found["interval"]
+    return f"95 % interval {100 * low:.2f} to {100 * high:.2f}, {found['of']} test examples"
+
+
+def better_by(name: str, ours: float, theirs: float) -> str:
+    """Return a sentence on two worst drops below the experts, in points: the smaller is better."""
+    gap = 100 * (theirs - ours)
+    if abs(gap) < 0.05:
+        return f"As good as {name}."
+    word = "Better" if gap > 0 else "Worse"
+    return f"{word} than {name} by {abs(gap):.1f} points (worst drop there: {100 * theirs:.1f})."

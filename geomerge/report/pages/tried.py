@@ -1,0 +1,86 @@
+"""The walks that a merge tried: candidates, legs, budgets and their prices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from geomerge.report.pages.model import Section, Table
+from geomerge.report.pages.texts import number, percent
+
+__all__ = ["budgets_section", "candidates_section"]
+
+
+def candidates_section(report: dict[str, Any]) -> Section:
+    """Return the candidates and the legs of the finished path."""
+    rows = []
+    for k, stage in enumerate(report["stages"]):
+        for c in stage["candidates"]:
+            rows.append([
+                f"damping {c['damping']:g}" + (f", stage {k + 1}" if k else ""),
+                number(c["length"]),
+                str(c["step"]),
+                number(c["value"]),
+                ", ".join(f"{name} {percent(v)}" for name, v in c["select"].items()),
+                "yes" if c["within_budgets"] else "no",
+                "kept" if c["chosen"] else "",
+            ])  # fmt: skip
+    legs = [
+        [
+            f"from {leg['walked_from']} to {leg['to']}",
+            " and ".join(leg["keeps_function_of"]) or "nothing",
+            leg["metric"],
+            number(leg["length"]),
+        ]
+        for leg in report["legs"]
+    ]
+    kept = [row[0] for row in rows if row[-1]]
+    return Section(
+        "Candidate paths",
+        [
+            "Several walks were tried; of those whose picked points are about equally good the "
+            "shortest is kept. Length is the sum of the steps' functional changes, in units of the "
+            "metric's output.",
+            Table(
+                "Candidates",
+                ("walk", "length", "picked step", "value", "selection splits", "in budget", ""),
+                rows,
+                kept,
+            ),
+            Table("Legs of the finished path", ("leg", "keeps", "metric", "length"), legs),
+        ],
+    )
+
+
+def budgets_section(report: dict[str, Any]) -> list[Section]:
+    """Return budgets and their shadow prices, nothing where there were none."""
+    found: list[Table] = []
+    for stage in report["stages"]:
+        budgets = stage["budgets"]
+        if budgets is None:
+            continue
+        rows = [
+            [
+                name,
+                number(budgets["limits"][name]),
+                str(price["steps_bound"]),
+                number(price["mean"]),
+                number(price["largest"]),
+            ]
+            for name, price in budgets["shadow_prices"].items()
+        ]
+        found.append(
+            Table(
+                f"A quadratic program in {budgets['programs_solved']} of {budgets['steps']} steps; "
+                f"its conditions hold to {budgets['largest_residual']:.1g}",
+                ("budget", "at most", "steps bound", "mean price", "largest price"),
+                rows,
+            )
+        )
+    if not found:
+        return []
+    about = (
+        "A budget bounds how much worse a function may get. Its shadow price says how much further "
+        "a step would go toward the other function for one more unit of budget: a budget that "
+        "never binds costs nothing."
+    )
+    return [Section("Budgets and their prices", [about, *found])]

@@ -1,0 +1,71 @@
+"""Options of a run -> the command that makes the same run again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from geomerge.comparing import CompareOptions
+from geomerge.runs.stream_options import StreamOptions
+from geomerge.sparsifying.options import SparsifyOptions
+
+__all__ = ["command_line"]
+
+_PLACES = ("data_root", "download", "device")  # of one machine; they decide no result
+_JOINED = ("only", "skip")  # all in one word
+_NAMES = {  # where the command line says it otherwise; the stream's name is its argument
+    (SparsifyOptions, "choice"): "choose",
+    (StreamOptions, "rates"): "rate",
+    (StreamOptions, "stream"): None,
+}
+
+
+def command_line(command: str, subjects: Sequence[str | Path], options: Any, **more: Any) -> str:
+    """Return a command line that names files without their folders and says all that is not usual.
+
+    Args:
+        command: Of ``geomerge``.
+        subjects: Its arguments: files, or the name of a stream.
+        options: A dataclass of options.
+        more: Options that the dataclass does not have.
+    """
+    words = ["geomerge", command, *(Path(subject).name for subject in subjects)]
+    words += _said(options)
+    for name, value in more.items():
+        words += _flag(name, value)
+    return shlex.join(words)
+
+
+def _said(options: Any) -> list[str]:
+    words: list[str] = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        name = _NAMES.get((type(options), field.name), field.name)
+        if isinstance(options, CompareOptions) and field.name == "merge":
+            words += _said(value)
+        elif name is not None and field.name not in _PLACES and value != field.default:
+            words += _flag(name, value)
+    return words
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [flag]
+    if isinstance(value, tuple) and name in _JOINED:
+        return [flag, ",".join(map(str, value))]
+    if isinstance(value, tuple):
+        return [word for one in value for word in (flag, _word(name, one))]
+    return [flag, _word(name, value)]
+
+
+def _word(name: str, value: Any) -> str:
+    if name == "sketch":  # b=FILE
+        network, _, file = str(value).partition("=")
+        return f"{network}={Path(file).name}"
+    return Path(value).name if isinstance(value, Path) else str(value)

@@ -1,0 +1,122 @@
+"""The page on the numbers in reports explains every field that reports have, and no others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from geomerge.comparing import CompareOptions
+from geomerge.merging import MergeOptions
+from geomerge.runs import run_merge, run_reconfigure, run_sparsify
+from geomerge.runs.compare import run_compare
+from geomerge.runs.stream_options import StreamOptions
+from geomerge.sparsifying.options import SparsifyOptions
+
+PAGE = Path(__file__).parents[2] / "docs" / "report.md"
+BOTH = ("digits", "digits-permuted")
+
+
+def sections() -> dict[str, list[str]]:
+    """The fields that each section of the page explains."""
+    found: dict[str, list[str]] = {}
+    for part in re.split(r"^## ", PAGE.read_text(), flags=re.M)[1:]:
+        found[part.splitlines()[0]] = re.findall(r"^\| `([^`]+)` \|", part, flags=re.M)
+    return found
+
+
+def tokens(field: str) -> list[str]:
+    """``"a.b[].c..."`` as a, b, [], c, and ``...`` for all that is below."""
+    whole = field.removesuffix("...")
+    parts = re.findall(r"\[\]|[^.\[\]]+", whole)
+    return [*parts, "..."] if whole != field else parts
+
+
+def unexplained(content: Any, fields: Mapping[str, list[str]], used: set[str]) -> list[str]:
+    """The places of a report that no field leads to; fields that lead somewhere join ``used``."""
+    everything = [field for field, rest in fields.items() if rest == ["..."]]
+    if everything:
+        used.update(everything)
+        return []
+    if isinstance(content, Mapping):
+        missing = []
+        for key, value in content.items():
+            exact = {f: rest[1:] for f, rest in fields.items() if rest[:1] == [key]}
+            below = exact or {f: rest[1:] for f, rest in fields.items() if rest[:1] == ["NAME"]}
+            found = unexplained(value, below, used) if below else [""]
+            missing += [f"{key}.{place}".rstrip(".") for place in found]
+        return missing
+    if isinstance(content, list):
+        below = {f: rest[1:] for f, rest in fields.items() if rest[:1] == ["[]"]}
+        if not below:
+            return ["[]"]
+        return [f"[].{place}" for value in content for place in unexplained(value, below, used)]
+    ends = [field for field, rest in fields.items() if not rest]
+    used.update(ends)
+    return [] if ends or (content is None and fields) else [""]
+
+
+def check(content: Any, *names: str) -> set[str]:
+    """Assert that sections explain a report; returns their fields that it does not have."""
+    fields = {field: tokens(field) for name in names for field in sections()[name]}
+    used: set[str] = set()
+    missing = unexplained(json.loads(json.dumps(content)), fields, used)
+    assert not missing, f"docs/report.md says nothing of {sorted(set(missing))}"
+    own = sections()[names[-1]]
+    # What may be null has a line of its own beside those of what is in it.
+    return {f for f in own if f not in used and not any(o.startswith(f"{f}.") for o in own)}
+
+
+def test_merge(digits: Path, tmp_path: Path) -> None:
+    options = MergeOptions(
+        manifold=BOTH[:1], steps=20, damping=1e-3, align="weights", relax=True, points=12,
+        budget=("b=0.00001",),
+    )  # fmt: skip
+    folder, report, _ = run_merge([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "m")
+    left = check(report, "All runs", "Merge")
+    assert not left - {"diagonal_only[]"}  # this network has no such weights
+    lines = (folder / "path" / "steps.jsonl").read_text().splitlines()
+    for line in lines:
+        assert not check(json.loads(line), "Each step of a path")
+
+
+def test_sparsify_and_reconfigure(digits: Path, tmp_path: Path) -> None:
+    single = SparsifyOptions(sparsity=0.5, steps=4, stages=2, labels=True)
+    _, report, _ = run_sparsify(digits / "a.pt", single, out=tmp_path / "single")
+    units = SparsifyOptions(
+        remove=("layers.0:4",), choice="rates", budget=0.5, steps=4, stages=2, points=8
+    )
+    run = run_sparsify(digits / "a.pt", units, out=tmp_path / "units", shrunk=True)
+    names = ("All runs", "Sparsify")
+    left = check(report, *names) & check(run[1], *names)
+    assert not left - {"notes[]", "paths[].shadow_prices.NAME"}
+
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("- name: C2\n  remove: {layers.0: 4}\n- name: C3\n  restore: {layers.0: 2}\n")
+    _, report, _ = run_reconfigure(
+        digits / "a.pt", plan, SparsifyOptions(steps=4, stages=2), out=tmp_path / "moves"
+    )
+    left = check(report, "All runs", "Reconfigure")
+    assert not left - {"configurations[].path.shadow_prices.NAME"}
+
+
+def test_compare(digits: Path, tmp_path: Path) -> None:
+    options = CompareOptions(
+        MergeOptions(manifold=BOTH, steps=8),
+        only=("a", "b", "straight-line", "task-arithmetic", "wise-ft", "joint-walk", "sketch-walk"),
+        budget=2000,
+    )
+    _, report, _ = run_compare([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "c")
+    assert not check(report, "All runs", "Compare")
+
+
+def test_stream() -> None:
+    from geomerge.strategies.table import run_table
+
+    options = StreamOptions("split-digits", only=("geodesic", "naive"), epochs=2, walk_epochs=1)
+    report = run_table(options)
+    report["recipe"] = options.recipe()
+    left = check(report, "All runs", "Stream")
+    assert not left - {"diverged...", "rows[].merges[].notes[]"}

@@ -1,0 +1,125 @@
+"""What a report shows beside its table: curve, layers, answers, the plane of the losses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from geomerge import Merge, MergeOptions, load_checkpoint, merge
+from geomerge.crossover import accuracy, right_by_class
+from geomerge.merging import curves, look_at
+from geomerge.merging.plane import plane_of
+
+OPTIONS = MergeOptions(manifold=("digits",), damping=1e-5, steps=30, points=12)
+
+
+@pytest.fixture(scope="module")
+def merged(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Merge:
+    networks = [load_checkpoint(digits / f"{name}.pt") for name in "ab"]
+    return merge(networks, OPTIONS, folder=tmp_path_factory.mktemp("path"))
+
+
+def test_classes_of_a_point_add_up_to_its_accuracy(merged: Merge) -> None:
+    points = curves(merged)
+    assert [p.t for p in points] == sorted({p.t for p in points})
+    assert {0.0, merged.t, 1.0} <= {p.t for p in points}
+    for side in merged.sides:
+        assert side.task is not None
+        labels = side.task.select.labels
+        for point in points:
+            shares = point.classes[side.name]
+            right = sum(share * int((labels == int(k)).sum()) for k, share in shares.items())
+            assert point.accuracy[side.name] == pytest.approx(right / len(labels))
+            w = merged.path.at(point.t)
+            assert point.accuracy[side.name] == accuracy(side.network, w, side.task.select)
+
+
+def test_drift_is_nothing_at_its_own_network_and_predicted_near_it(merged: Merge) -> None:
+    points = curves(merged)
+    for side, point in ((merged.sides["a"], points[0]), (merged.sides["b"], points[-1])):
+        assert point.distance[side.name] == 0
+        assert point.measured[side.name] == pytest.approx(0, abs=1e-9)
+        assert point.predicted[side.name] == pytest.approx(0, abs=1e-9)
+    near, far = points[-2], points[0]
+    assert 0 < (near.measured["b"] or 0) < (far.measured["b"] or 0)
+    assert 0 < (near.predicted["b"] or 0) < (far.predicted["b"] or 0)
+
+
+def test_layers_make_up_the_whole_distance(merged: Merge) -> None:
+    layers = look_at(merged).layers
+    assert sum(layer.weights for layer in layers) == merged.sides.network.n
+    for side in merged.sides:
+        whole = math.sqrt(sum(layer.distance[side.name] ** 2 for layer in layers))
+        assert whole == pytest.approx(float((merged.w - side.w).norm()), rel=1e-5)
+
+
+def test_answers_are_counted_against_the_networks_own(merged: Merge) -> None:
+    for name, found in look_at(merged).answers.items():
+        side = merged.sides[name]
+        assert side.task is not None
+        test = side.task.test
+        assert found.kept + found.lost + found.gained + found.wrong == found.of == len(test.labels)
+        before, after = (accuracy(side.network, w, test) for w in (side.w, merged.w))
+        assert (found.kept + found.lost) / found.of == pytest.approx(before)
+        assert (found.kept + found.gained) / found.of == pytest.approx(after)
+        assert len(found.shown) <= 12
+        for one in found.shown:
+            assert one.label == int(test.labels[one.index])
+            assert (one.before == one.label) != (one.after == one.label)
+            x = test.inputs.batch(slice(one.index, one.index + 1))
+            assert int(side.network.logits(merged.w, x).argmax()) == one.after
+            assert one.image is not None
+            assert one.image.dtype == torch.uint8
+            assert one.image.shape == (8, 8)
+
+
+def test_the_plane_holds_the_ends_and_the_crossover(merged: Merge) -> None:
+    plane = plane_of(merged)
+    assert plane is not None
+    first, last = merged.sides["a"].w, merged.sides["b"].w
+    apart = float((last - first).norm())
+    (ax, ay), (bx, by) = plane.marks["a"], plane.marks["b"]
+    assert math.hypot(ax, ay) < 1e-4 * apart
+    assert bx == pytest.approx(apart, rel=1e-4)
+    assert abs(by) < 1e-4 * apart
+    at = next(point for point in plane.path if point["t"] == merged.t)
+    assert at["off"] < 1e-3 * apart  # as the two ends it lies in the plane
+    assert (at["x"], at["y"]) == pytest.approx(plane.marks["crossover"], abs=1e-3 * apart)
+    for point in plane.path:  # a right angle: what is in the plane and what is off it
+        w = merged.path.at(point["t"])
+        legs = math.hypot(point["x"], point["y"], point["off"])
+        assert legs == pytest.approx(float((w - first).norm()), abs=1e-3 * apart)
+
+
+def test_losses_of_the_plane_are_the_networks_own(merged: Merge) -> None:
+    plane = plane_of(merged)
+    assert plane is not None
+    for name, rows in plane.losses.items():
+        assert len(rows) == len(plane.ys)
+        assert all(len(row) == len(plane.xs) for row in rows)
+        x, y = plane.marks[name]
+        i = min(range(len(plane.xs)), key=lambda k: abs(plane.xs[k] - x))
+        j = min(range(len(plane.ys)), key=lambda k: abs(plane.ys[k] - y))
+        lowest = min(map(min, rows))
+        highest = max(map(max, rows))
+        assert rows[j][i] < lowest + 0.25 * (highest - lowest)  # a network is in its own valley
+
+
+def test_three_points_on_a_line_have_no_plane(digits: Path, tmp_path: Path) -> None:
+    a = load_checkpoint(digits / "a.pt")
+    same = merge([a, a], replace(OPTIONS, manifold=("a=digits",), steps=3), folder=tmp_path)
+    assert plane_of(same) is None
+
+
+def test_right_by_class_counts_each_example_once(merged: Merge) -> None:
+    side = merged.sides["a"]
+    assert side.task is not None
+    split = side.task.test
+    right, of = right_by_class(lambda x: side.network.logits(side.w, x), split, batch=7)
+    assert int(of.sum()) == len(split.labels)
+    assert bool((right <= of).all())
+    assert int(right.sum()) / int(of.sum()) == accuracy(side.network, side.w, split)

@@ -1,0 +1,96 @@
+"""The command that a report names: read by the command line it says the same options again."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from geomerge import MergeOptions
+from geomerge.cli.app import app
+from geomerge.comparing import CompareOptions
+from geomerge.runs.command import command_line
+from geomerge.runs.stream_options import StreamOptions
+from geomerge.sparsifying.options import SparsifyOptions
+
+MERGE = MergeOptions(
+    manifold=("mnist", "b=my task"), preset="sketch", metric="exact", output="logits",
+    head="offset", align="weights", bn="keep", damping=1e-5, learning_rate=0.02, steps=7,
+    budget=("b=0.02", "a/*=0.1"), keep_zeros=True, pick="a>=0.80", memory="2GB",
+    points=9, seed=3, task=("b=fashion-mnist",), sketch=("b=deep/down/b.safetensors",),
+    arch="mlp-400", normalisation=("mnist=0.1/0.3",), data_root="/elsewhere", device="cpu",
+)  # fmt: skip
+SPARSIFY = SparsifyOptions(
+    manifold="cifar10", remove=("features.0:50", "features.3:0.5"), choice="rates", budget=0.1,
+    labels=True, paths=3, seed=2, steps=90, stages=5, mix=0.5, inputs=500,
+)  # fmt: skip
+STREAM = StreamOptions(
+    stream="split-mnist", scenario="class", only=("geodesic", "naive"), rates=("naive=0.01",),
+    memory_examples=(50, 100), epochs=3, examples=4,
+)  # fmt: skip
+
+
+def parsed(line: str) -> tuple[list[str], dict[str, Any]]:
+    words = shlex.split(line)
+    assert words[0] == "geomerge"
+    command = typer.main.get_command(app).commands[words[1]]  # type: ignore[attr-defined]
+    return words, command.make_context(words[1], words[2:]).params
+
+
+def same(options: Any, params: dict[str, Any], names: dict[str, str], leave: set[str]) -> None:
+    for field in fields(options):
+        if field.name in leave:
+            continue
+        got, want = params[names.get(field.name, field.name)], getattr(options, field.name)
+        if isinstance(want, tuple) and isinstance(got, str):
+            got = tuple(got.split(","))
+        elif isinstance(want, tuple):
+            got = tuple(got or ())
+        assert got == want, field.name
+
+
+def test_a_merge() -> None:
+    line = command_line("merge", [Path("far/a.pt"), "b c.pt"], MERGE)
+    words, params = parsed(line)
+    assert words[2:4] == ["a.pt", "b c.pt"]  # files without their folders
+    assert params["sketch"] == ["b=b.safetensors"]
+    assert "/elsewhere" not in line
+    same(MERGE, params, {}, {"sketch", "data_root", "download", "device"})
+
+
+def test_a_sparsification_and_what_else_was_asked_for() -> None:
+    _, params = parsed(command_line("sparsify", ["vgg.pt"], SPARSIFY, shrink=True))
+    assert params["shrink"]
+    same(SPARSIFY, params, {"choice": "choose"}, {"data_root", "download", "device"})
+
+
+def test_a_stream() -> None:
+    _, params = parsed(command_line("stream", [STREAM.stream], STREAM))
+    assert params["name"] == "split-mnist"
+    leave = {"stream", "data_root", "download", "device", "skip"}
+    same(STREAM, params, {"rates": "rate"}, leave)
+
+
+def test_a_comparison() -> None:
+    options = CompareOptions(
+        merge=MergeOptions(manifold=("mnist",), seed=4), skip=("ewc", "ties"), budget=5000
+    )
+    line = command_line("compare", ["a.pt", "b.pt"], options, base=Path("deep/base.pt"))
+    _, params = parsed(line)
+    assert params["base"] == Path("base.pt")
+    assert params["manifold"] == ["mnist"]
+    assert params["seed"] == 4
+    assert params["skip"] == "ewc,ties"
+    assert params["budget"] == 5000
+
+
+@pytest.mark.parametrize(
+    ("command", "options"), [("merge", MergeOptions()), ("sparsify", SparsifyOptions(sparsity=0.9))]
+)
+def test_what_is_usual_is_not_said(command: str, options: Any) -> None:
+    line = command_line(command, ["a.pt"], options)
+    assert line in ("geomerge merge a.pt", "geomerge sparsify a.pt --sparsity 0.9")
