@@ -18,7 +18,7 @@ from typing import Any
 
 from common import Rows, expert, write_results
 
-LIMITS = (None, "1.25GB", "1.1GB")
+LIMITS = (None, "1.25GB")
 CODE = """
 import json, resource, sys
 from pathlib import Path
