@@ -16,7 +16,7 @@ test: install
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 slow: install
-	$(RUN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m slow -n auto --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(RUN)/ruff check .

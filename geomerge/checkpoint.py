@@ -21,7 +21,7 @@ from geomerge.containers import check_safetensors, check_torch, safetensors_shap
 from geomerge.errors import CheckpointError, RunError, first_line
 from geomerge.files import canonical_json, check_output, sha256, write_bytes
 from geomerge.pickles import ForeignObjectError
-from geomerge.reading import parse_json, read_regular
+from geomerge.reading import check_regular, parse_json, read_regular
 from geomerge.tensors import HOW_TO_SAVE, check_plain
 
 __all__ = [
@@ -138,18 +138,19 @@ def load_header(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     try:
+        check_regular(path)
         with open(path, "rb") as stream:
             shapes, metadata = safetensors_shapes(stream, path.stat().st_size)
+        tensors = {
+            name: torch.empty(
+                shape, dtype=torch.float32 if kind in _FLOATS else torch.int64, device="meta"
+            )
+            for name, (kind, shape) in shapes.items()
+        }
     except OSError as error:
         raise _cannot_read(path, error) from error
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # torch has no tensors of some claimed shapes
         raise _not_whole(path, error) from error
-    tensors = {
-        name: torch.empty(
-            shape, dtype=torch.float32 if kind in _FLOATS else torch.int64, device="meta"
-        )
-        for name, (kind, shape) in shapes.items()
-    }
     meta = _parse_meta(metadata.get(_META, "{}"), path)
     weights = {k: v for k, v in tensors.items() if not k.startswith(_SKETCH)}
     return Checkpoint(weights, meta, source=str(path))

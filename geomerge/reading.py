@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["parse_json", "plain_file", "read_regular"]
+__all__ = ["check_regular", "parse_json", "plain_file", "read_regular"]
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -48,12 +48,21 @@ def plain_file(folder: Path, name: Any) -> Path:
     return file
 
 
-def read_regular(file: Path) -> bytes:
-    """Return the bytes of a file that has an end: no device, no pipe.
+def check_regular(file: Path) -> None:
+    """Refuse a file that may have no end: a device, a pipe.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If it is one.
     """
     if file.exists() and not (file.is_file() or file.is_dir()):
         raise OSError(None, "not a regular file", str(file))
+
+
+def read_regular(file: Path) -> bytes:
+    """Return the bytes of a file that has an end.
+
+    Raises:
+        OSError: If it cannot be read, or is a device or a pipe.
+    """
+    check_regular(file)
     return file.read_bytes()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 import pickle
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from geomerge import Checkpoint, load_checkpoint, save_checkpoint
+from geomerge.checkpoint import load_header
 from geomerge.errors import CheckpointError, GeomergeError
 
 WEIGHTS = {"fc.weight": torch.arange(6.0).view(2, 3), "fc.bias": torch.zeros(2)}
@@ -142,3 +145,19 @@ def test_an_expanded_buffer_is_read(tmp_path: Path) -> None:
     found = load_checkpoint(file).weights
     assert found["buffer"].shape == (5, 3)
     assert found["weight"].shape == (3, 5)
+
+
+@pytest.mark.parametrize("shape", [[0, 2**40, 2**40], [2**32, 2**32, 0]])
+def test_headers_of_impossible_shapes_are_refused(tmp_path: Path, shape: list[int]) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    for read in (load_header, load_checkpoint):
+        with pytest.raises(CheckpointError):
+            read(file)
+
+
+def test_a_pipe_has_no_header(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.safetensors")
+    with pytest.raises(GeomergeError, match="not a regular file"):
+        load_header(tmp_path / "x.safetensors")

@@ -59,7 +59,7 @@ class Check:
 
 
 def check_merge(files: Sequence[str | Path], options: dict[str, Any]) -> Check:
-    """Look at everything that a merge will need, and walk nowhere.
+    """Look at everything that a merge will need, and take a few steps to see what it costs.
 
     Args:
         files: The networks.

@@ -34,6 +34,7 @@ class Comparison:
         rule: How points were picked.
         budget: Most samples that a trained row was given.
         experts: By network, its accuracy on its own test split.
+        experts_select: The same on the selection split.
         rows: The table.
     """
 
@@ -41,6 +42,7 @@ class Comparison:
     rule: PickRule
     budget: int
     experts: dict[str, float]
+    experts_select: dict[str, float]
     rows: list[Row]
 
     def worst_drop(self, row: Row) -> float:
@@ -158,7 +160,7 @@ def compare(
             on_progress(Progress(name, k, len(options.methods), {}, whole=True))
         rows.append(make_row(METHODS[name], context, work))
     experts = {s.name: accuracy(s.network, s.w, split_of(s, "test")) for s in sides}
-    return Comparison(sides, context.rule, context.budget, experts, rows)
+    return Comparison(sides, context.rule, context.budget, experts, select, rows)
 
 
 def _data(found: Found) -> str:

@@ -23,15 +23,15 @@ class ChangedAnswer:
     Attributes:
         index: Its place in the test split.
         label: Its class.
-        before: What the task's own network says.
-        after: What the crossover says; beyond the task's classes it is another task's.
+        before: What the task's own network says; None is an output of another task.
+        after: What the crossover says, likewise.
         image: Its pixels, shape (H, W) or (H, W, 3), bytes; None if the inputs are no images.
     """
 
     index: int
     label: int
-    before: int
-    after: int
+    before: int | None
+    after: int | None
     image: Tensor | None
 
 
@@ -84,13 +84,19 @@ def _answers(side: Side, w: Tensor, split: Split) -> Answers:
             ChangedAnswer(
                 index=k,
                 label=int(labels[k]) - side.offset,
-                before=int(before[k]) - side.offset,
-                after=int(after[k]) - side.offset,
+                before=_own(side, int(before[k])),
+                after=_own(side, int(after[k])),
                 image=_image(split.inputs.raw[k]),
             )
             for k in few
         ],
     )
+
+
+def _own(side: Side, output: int) -> int | None:
+    """Return the number that an output has as a class of a side's own task."""
+    assert side.task is not None, "only tasks have answers"
+    return output - side.offset if side.offset <= output < side.task.classes else None
 
 
 def _said(side: Side, w: Tensor, split: Split) -> Tensor:  # (N,)

@@ -21,7 +21,9 @@ from geomerge.merging.plan import Plan, plan_merge
 from geomerge.merging.scoring import Scorer, select_accuracies
 from geomerge.merging.walks import Walker
 
-__all__ = ["Row", "comparison"]
+__all__ = ["JOINT", "Row", "comparison"]
+
+JOINT = "joint training"  # the name of its row
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,15 @@ def comparison(
         rows.append(_row(merged, f"fixed damping ({tried})", w))
     try:
         w, samples = train_jointly(sides, joint_samples(sides, options), options.seed)
-        rows.append(_row(merged, "joint training", w))
+        rows.append(_row(merged, JOINT, w))
         sides.notes.append(
             f"joint training is a new network that saw {samples} labelled examples, as many as a "
             "joint walk takes; the merge used none of them"
         )
-    except (NotTrainableError, NumericalError) as error:
+    except NotTrainableError as error:
         sides.notes.append(f"joint training is not in the table: it {error}")
+    except NumericalError as error:
+        sides.notes.append(f"joint training is not in the table, for it diverged: {error}")
     rows.append(_row(merged, "crossover", merged.w))
     return rows
 

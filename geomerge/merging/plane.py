@@ -16,13 +16,13 @@ from geomerge.merging.sides import Side, Sides
 from geomerge.statistics import re_estimate
 from geomerge.tasks import Split
 
-__all__ = ["Plane", "plane_of"]
+__all__ = ["Plane", "plane_of", "spanned"]
 
 _GRID = 15  # points along each axis
 _GRID_STATISTICS = 9  # where each point's running statistics must be measured
 _EXAMPLES = 200  # of each selection split
 _MARGIN = 0.25  # around the three networks, as a share of their extent
-_FLAT = 1e-6  # of the distance between the ends: nearer to their line the crossover spans no plane
+_FLAT = 1e-4  # of the distance between the ends: nearer to their line the crossover spans no plane
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Plane:
     Attributes:
         xs: Columns of the grid, in the distance of weights along the line between the ends.
         ys: Rows, in the same unit, toward the crossover's side of that line.
-        losses: Mean cross-entropy in nats by network, a row of numbers for each of ``ys``.
+        losses: Mean cross-entropy in nats by network, a row of numbers for each of ``ys``; None
+            where it is not finite.
         marks: Where the networks and the crossover lie, (x, y).
         path: Points of the path projected onto the plane: t, x, y and how far off it they lie.
         examples: Examples of each selection split that losses were measured on.
@@ -40,7 +41,7 @@ class Plane:
 
     xs: list[float]
     ys: list[float]
-    losses: Mapping[str, list[list[float]]]
+    losses: Mapping[str, list[list[float | None]]]
     marks: Mapping[str, tuple[float, float]]
     path: list[dict[str, float]]
     examples: int
@@ -58,7 +59,7 @@ def plane_of(merged: Merge) -> Plane | None:
     sides, path = merged.sides, merged.path
     known = [side for side in sides if side.task is not None]
     start = path.at(0)
-    axes = _axes(path.at(1) - start, merged.w - start)
+    axes = spanned(path.at(1) - start, merged.w - start)
     if axes is None or not known:
         return None
 
@@ -69,45 +70,48 @@ def plane_of(merged: Merge) -> Plane | None:
     marks = {side.name: place(side.w) for side in sides} | {"crossover": place(merged.w)}
     count = _GRID_STATISTICS if sides.bn == "re-estimate" else _GRID
     xs, ys = (_spread([mark[k] for mark in marks.values()], count) for k in (0, 1))
-    few = {side.name: _few(side) for side in known}
-    losses: dict[str, list[list[float]]] = {side.name: [] for side in known}
-    for y in ys:
-        points = [_settled(sides, start + x * axes[0] + y * axes[1]) for x in xs]
-        for side in known:
-            losses[side.name].append([_loss(side, w, few[side.name]) for w in points])
+    few = {s.name: s.task.select.first(_EXAMPLES) for s in known if s.task is not None}
+    examples = min(len(split.labels) for split in few.values())  # as many of each
+    losses: dict[str, list[list[float | None]]] = {s.name: [[] for _ in ys] for s in known}
+    for row, y in enumerate(ys):
+        for x in xs:
+            w = _settled(sides, start + x * axes[0] + y * axes[1])
+            for side in known:
+                found = _loss(side, w, few[side.name].first(examples))
+                losses[side.name][row].append(found)
     track = []
     for t in path.ts:
         w = path.at(t)
         x, y = place(w)
         off = float((w - start - x * axes[0] - y * axes[1]).norm())
         track.append({"t": t, "x": x, "y": y, "off": off})
-    return Plane(xs, ys, losses, marks, track, _EXAMPLES)
+    return Plane(xs, ys, losses, marks, track, examples)
 
 
-def _axes(
+def spanned(
     line: Tensor,  # (n,)
     aside: Tensor,  # (n,)
 ) -> Tensor | None:  # (2, n)
-    """Return two orthonormal directions that span both, None if they are (nearly) one."""
-    length = line.norm()
+    """Return two orthonormal directions that span both, None if they are (nearly) one.
+
+    In double precision: of large networks the rounding of singles alone would span a plane.
+    """
+    long, other = line.double(), aside.double()
+    length = long.norm()
     if not length > 0:
         return None
-    first = line / length
-    rest = aside - (aside @ first) * first
-    if rest.norm() < _FLAT * length:
+    first = long / length
+    for _ in range(2):  # once more for what the first subtraction rounded
+        other = other - (other @ first) * first
+    if other.norm() < _FLAT * length:
         return None
-    return torch.stack([first, rest / rest.norm()])
+    return torch.stack([first, other / other.norm()]).to(line.dtype)
 
 
 def _spread(values: list[float], count: int) -> list[float]:
     low, high = min(values), max(values)
     margin = _MARGIN * (high - low)
     return torch.linspace(low - margin, high + margin, count, dtype=torch.float64).tolist()
-
-
-def _few(side: Side) -> Split:
-    assert side.task is not None, "only sides with a task are measured"
-    return side.task.select.first(_EXAMPLES)
 
 
 def _settled(sides: Sides, w: Tensor) -> Tensor:
@@ -118,7 +122,7 @@ def _settled(sides: Sides, w: Tensor) -> Tensor:
     return re_estimate(sides.network, w, manifolds)
 
 
-def _loss(side: Side, w: Tensor, split: Split) -> float:
+def _loss(side: Side, w: Tensor, split: Split) -> float | None:
     logits = side.network.logits(w, split.inputs.batch(slice(None))).double()
     loss = float(torch.nn.functional.cross_entropy(logits, split.labels))
-    return loss if loss < float("inf") else float("inf")
+    return loss if loss < float("inf") else None

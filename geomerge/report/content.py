@@ -15,6 +15,7 @@ from geomerge.energy import PathMeasure
 from geomerge.merging import CurvePoint, Merge, MergeOptions, Row, Seen
 from geomerge.merging.answers import Answers
 from geomerge.merging.candidates import Candidate
+from geomerge.merging.compare import JOINT
 from geomerge.merging.plane import Plane
 from geomerge.merging.relaxing import LegRelaxed
 from geomerge.merging.sides import Side
@@ -64,7 +65,11 @@ def merge_report(
         "networks": {s.name: _network(s) for s in sides},
         "alignment": {s.name: _alignment(s.alignment) for s in sides},
         "legs": _legs(merged, options),
-        "data": {"walk": _walk_data(merged), "pick": _pick_data(merged)},
+        "data": {
+            "walk": _walk_data(merged),
+            "pick": _pick_data(merged),
+            "beside": _beside_data(merged, rows),
+        },
         "crossover": {
             "t": merged.t,
             "pick": merged.rule.name,
@@ -290,6 +295,23 @@ def _pick_data(merged: Merge) -> list[dict[str, Any]]:
             "split": "select",
             "inputs": len(s.task.select.labels),
             "labels": labels,
+        }
+        for s in merged.sides
+        if s.task is not None
+    ]
+
+
+def _beside_data(merged: Merge, rows: list[Row]) -> list[dict[str, Any]]:
+    """Return what the row of joint training saw, and no part of the merge."""
+    if all(row.name != JOINT for row in rows):
+        return []
+    return [
+        {
+            "for": s.name,
+            "task": s.task.name,
+            "split": "train",
+            "inputs": len(s.task.train.labels),
+            "labels": True,
         }
         for s in merged.sides
         if s.task is not None

@@ -7,10 +7,10 @@ from typing import Any
 
 from geomerge.report.picture import STYLES, write_picture
 
-__all__ = ["draw_plane"]
+__all__ = ["HIGHEST", "draw_plane"]
 
 _LEVELS = 12
-_HIGHEST = 3.0  # nats; a guess among ten classes loses 2.3, and what is far off hides the rest
+HIGHEST = 3.0  # nats; a guess among ten classes loses 2.3, and what is far off hides the rest
 
 
 def draw_plane(report: dict[str, Any], file: Path) -> None:
@@ -27,9 +27,9 @@ def draw_plane(report: dict[str, Any], file: Path) -> None:
     losses = plane["losses"]
     figure = Figure(figsize=(5.2 * len(losses), 5.2), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(losses), sharey=True))
-    levels = np.linspace(0, _HIGHEST, _LEVELS + 1)
+    levels = np.linspace(0, HIGHEST, _LEVELS + 1)
     for axis, (name, rows) in zip(axes, losses.items(), strict=True):
-        heights = np.nan_to_num(np.array(rows, dtype=float), posinf=_HIGHEST)
+        heights = np.nan_to_num(np.array(rows, dtype=float), nan=HIGHEST)
         grid = (plane["xs"], plane["ys"], heights)
         filled = axis.contourf(*grid, levels=levels, cmap="bone_r", alpha=0.6, extend="max")
         axis.contour(*grid, levels=levels[1:], colors="0.45", linewidths=0.4)

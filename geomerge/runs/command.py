@@ -24,7 +24,7 @@ _NAMES = {  # where the command line says it otherwise; the stream's name is its
 
 
 def command_line(command: str, subjects: Sequence[str | Path], options: Any, **more: Any) -> str:
-    """Return a command line that names files without their folders and says all that is not usual.
+    """Return a command line that says all that is not usual, and of files no more than the names.
 
     Args:
         command: Of ``geomerge``.
@@ -32,11 +32,22 @@ def command_line(command: str, subjects: Sequence[str | Path], options: Any, **m
         options: A dataclass of options.
         more: Options that the dataclass does not have.
     """
-    words = ["geomerge", command, *(Path(subject).name for subject in subjects)]
+    words = ["geomerge", command, *_short(subjects)]
     words += _said(options)
     for name, value in more.items():
         words += _flag(name, value)
     return shlex.join(words)
+
+
+def _short(files: Sequence[str | Path]) -> list[str]:
+    """Return files with as few of their folders as it takes to tell them apart."""
+    parts = [Path(file).parts for file in files]
+    most = max(map(len, parts), default=1)
+    for count in range(1, most + 1):
+        names = [str(Path(*part[-count:])) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            return names
+    return [str(file) for file in files]
 
 
 def _said(options: Any) -> list[str]:

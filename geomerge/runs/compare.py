@@ -89,6 +89,7 @@ def _report(found: Comparison, recipe: dict[str, Any]) -> dict[str, Any]:
                 "task": s.task.name if s.task else None,
                 "manifold": s.manifold_name,
                 "expert_test": found.experts[s.name],
+                "expert_select": found.experts_select[s.name],
             }
             for s in found.sides
         },

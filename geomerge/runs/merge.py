@@ -57,6 +57,7 @@ def run_merge(
             )
         return folder, before, True
     with resumable_folder(folder, unfinished(recipe, options.device)) as stage:
+        (stage / "merged.pt").unlink(missing_ok=True)  # an interrupted call may have had --pt
         work = stage / "work"
         merged = merge(networks, options, folder=stage / "path", work=work, on_progress=on_progress)
         options = merged.options

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from geomerge.errors import RunError
+from geomerge.errors import GeomergeError, RunError
 from geomerge.files import write_bytes
 from geomerge.path_index import read_steps
 from geomerge.report.pages import (
@@ -60,7 +60,9 @@ def run_report(folder: str | Path) -> Path:
         raise RunError(f"{folder} is not the folder of a finished run; name one")
     try:
         write_page(folder, read_json(folder / "report.json"))
-    except (KeyError, TypeError, IndexError, ValueError, StopIteration) as error:
+    except GeomergeError:
+        raise
+    except Exception as error:  # a file from outside may hold anything where numbers belong
         raise RunError(
             f"{folder} was made by another version of geomerge or is damaged; run its command again"
         ) from error

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import termios
 import time
@@ -62,6 +63,8 @@ def terminal() -> Callable[..., Shown]:
     def run(command: list[str], folder: Path, width: int, stop_at: str | None = None) -> Shown:
         child, line = pty.fork()
         if child == 0:  # in the new process
+            # What was started in the background by a script ignores Ctrl-C, and so do its children.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.chdir(folder)
             os.environ.update(TERM="xterm", COLUMNS=str(width), LINES="40")
             os.execv(command[0], command)

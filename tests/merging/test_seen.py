@@ -12,7 +12,7 @@ import torch
 from geomerge import Merge, MergeOptions, load_checkpoint, merge
 from geomerge.crossover import accuracy, right_by_class
 from geomerge.merging import curves, look_at
-from geomerge.merging.plane import plane_of
+from geomerge.merging.plane import plane_of, spanned
 
 OPTIONS = MergeOptions(manifold=("digits",), damping=1e-5, steps=30, points=12)
 
@@ -107,6 +107,25 @@ def test_losses_of_the_plane_are_the_networks_own(merged: Merge) -> None:
         lowest = min(map(min, rows))
         highest = max(map(max, rows))
         assert rows[j][i] < lowest + 0.25 * (highest - lowest)  # a network is in its own valley
+
+
+@pytest.mark.parametrize("share", [1.0, 0.37])
+def test_a_crossover_on_the_line_spans_no_plane_in_large_networks(share: float) -> None:
+    torch.manual_seed(0)
+    line = torch.randn(2_000_000)
+    assert spanned(line, share * line) is None
+    axes = spanned(line, share * line + 0.01 * torch.randn(2_000_000))
+    assert axes is not None
+    assert torch.allclose(axes @ axes.T, torch.eye(2), atol=1e-4)
+
+
+def test_outputs_of_another_task_have_no_class_number(digits: Path, tmp_path: Path) -> None:
+    networks = [load_checkpoint(digits / f"{name}.pt") for name in "ab"]
+    options = replace(OPTIONS, manifold=("digits",), head="offset", steps=3)
+    found = look_at(merge(networks, options, folder=tmp_path)).answers
+    said = [one.after for answers in found.values() for one in answers.shown]
+    assert said
+    assert all(one is None or 0 <= one < 10 for one in said)
 
 
 def test_three_points_on_a_line_have_no_plane(digits: Path, tmp_path: Path) -> None:

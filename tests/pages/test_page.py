@@ -131,6 +131,34 @@ def test_folders_without_a_whole_run_are_refused(runs: dict[str, Path], tmp_path
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("networks", [1, 2]), ("networks", "ab"), ("results", []), ("curve", [{}]), ("layers", 7)],
+)
+def test_a_damaged_report_is_refused_in_a_sentence(
+    runs: dict[str, Path], tmp_path: Path, place: str, value: Any
+) -> None:
+    shutil.copytree(runs["merge"], tmp_path / "run")
+    file = tmp_path / "run" / "report.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), place: value}))
+    with pytest.raises(RunError, match="damaged"):
+        run_report(tmp_path / "run")
+
+
+def test_a_comparison_in_which_nothing_applies_has_a_page(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(runs["compare"], tmp_path / "run")
+    file = tmp_path / "run" / "report.json"
+    report = json.loads(file.read_text())
+    for row in report["rows"]:
+        row["reason"] = "does not apply: it needs --base"
+    file.write_text(json.dumps(report))
+    page = run_report(tmp_path / "run").read_text()
+    assert "No method of those that were tried applies" in page
+    assert page.count("does not apply: it needs --base") == len(report["rows"])
+
+
 def luminance(color: str) -> float:
     """Relative luminance, WCAG 2.2."""
     parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]

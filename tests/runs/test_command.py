@@ -88,6 +88,13 @@ def test_a_comparison() -> None:
     assert params["budget"] == 5000
 
 
+def test_files_of_one_name_are_told_apart() -> None:
+    line = command_line("merge", ["/x/run1/model.pt", "/x/run2/model.pt"], MergeOptions())
+    assert line == "geomerge merge run1/model.pt run2/model.pt"
+    line = command_line("merge", ["/x/a.pt", "/x/a.pt"], MergeOptions())
+    assert line == "geomerge merge a.pt a.pt"
+
+
 @pytest.mark.parametrize(
     ("command", "options"), [("merge", MergeOptions()), ("sparsify", SparsifyOptions(sparsity=0.9))]
 )

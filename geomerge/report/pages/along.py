@@ -238,7 +238,7 @@ def _steps(steps: list[dict[str, Any]]) -> list[Figure]:
                     [
                         str(s["step"]),
                         s["leg"],
-                        *(number(s[k]) for k in ("norm", "predicted", "measured")),
+                        *(number(s[k]) for k in _SHOWN),
                     ]
                     for s in few
                 ],

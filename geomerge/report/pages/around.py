@@ -8,10 +8,9 @@ from geomerge.report.pages.charts import bars
 from geomerge.report.pages.maps import heat
 from geomerge.report.pages.model import Figure, Picture, Section, Table
 from geomerge.report.pages.texts import number
+from geomerge.report.plane import HIGHEST
 
 __all__ = ["answers_section", "layers_section", "plane_section"]
-
-_MOST = 3.0  # nats; a guess among ten classes loses 2.3, and what is far off would hide the rest
 
 
 def plane_section(report: dict[str, Any]) -> list[Section]:
@@ -28,7 +27,7 @@ def plane_section(report: dict[str, Any]) -> list[Section]:
     for name, rows in plane["losses"].items():
         task = report["networks"][name]["task"]
         cells = [
-            {"x": x - dx, "x2": x + dx, "y": y - dy, "y2": y + dy, "loss": min(rows[j][i], _MOST)}
+            {"x": x - dx, "x2": x + dx, "y": y - dy, "y2": y + dy, "loss": _shown(rows[j][i])}
             for j, y in enumerate(ys)
             for i, x in enumerate(xs)
         ]
@@ -36,10 +35,10 @@ def plane_section(report: dict[str, Any]) -> list[Section]:
         figures.append(
             Figure(
                 f"Loss on {task}, the task of {name}",
-                f"Mean cross-entropy (at most {_MOST:g} is told apart) on {plane['examples']} "
+                f"Mean cross-entropy (at most {HIGHEST:g} is told apart) on {plane['examples']} "
                 "selection examples in the plane through the ends of the path and the crossover, "
-                "stronger where larger; axes are distances of weights. The path is projected; it "
-                f"leaves the plane by up to {off:.2g}.",
+                "stronger where larger; axes are distances of weights. The path, and any network "
+                f"between the ends, is projected; the path leaves the plane by up to {off:.2g}.",
                 heat(cells, "x", "y", "loss", titles=titles, track=track, marks=marks),
                 Table(
                     "Where the path passes",
@@ -52,6 +51,10 @@ def plane_section(report: dict[str, Any]) -> list[Section]:
             )
         )
     return [Section("The losses around the path", figures)]
+
+
+def _shown(loss: float | None) -> float:
+    return HIGHEST if loss is None else min(loss, HIGHEST)
 
 
 def layers_section(report: dict[str, Any]) -> Section:
@@ -82,12 +85,16 @@ def layers_section(report: dict[str, Any]) -> Section:
     )
     figure = Figure(
         "How far the crossover lies from each network, layer by layer",
-        "Distance of each tensor as a share of the distance between the ends: on a straight line "
-        "the two shares would add up to one.",
+        "Distance of each tensor as a share of the distance between the ends; on the straight "
+        "line between these their two shares add up to one.",
         bars(rows, "layer", "share", title="share of the ends' distance", series="to"),
         table,
     )
     return Section("Layer by layer", [figure])
+
+
+def _class(number: int | None) -> str:
+    return "a class of another task" if number is None else str(number)
 
 
 def answers_section(report: dict[str, Any]) -> list[Section]:
@@ -105,7 +112,7 @@ def answers_section(report: dict[str, Any]) -> list[Section]:
                     Picture(
                         one["image"],
                         f"{task}, test example {one['index']}: class {one['label']}; before "
-                        f"{one['before']}, now {one['after']}",
+                        f"{_class(one['before'])}, now {_class(one['after'])}",
                     )
                 )
     if not rows:

@@ -43,7 +43,7 @@ def certificate_section(report: dict[str, Any]) -> Section:
     return Section(
         "Certificate",
         [
-            "geomerge verify makes every claim below again from the files of this folder, the two "
+            "geomerge verify makes every claim below again from the files of this folder, the "
             "networks and the data, and says which hold.",
             Table(
                 "Accuracies with their 95 % intervals (Wilson's score)",
@@ -73,7 +73,11 @@ def certificate_section(report: dict[str, Any]) -> Section:
                 if programs["solved"]
                 else "; no budget bound."
             ),
-            Table("Hashes (SHA-256) of files and data", ("what", "hash"), list(_hashes(found))),
+            Table(
+                "SHA-256; report.json has those of data, path and images too",
+                ("what", "hash"),
+                list(_hashes(found)),
+            ),
             Table(
                 "Made with",
                 ("what", "version"),

@@ -93,11 +93,15 @@ def _verdict(report: dict[str, Any]) -> list[str]:
     found = [f"Picked at t = {at['t']:.3f} of the path by {at['pick']}, on the selection splits."]
     if ours is None:
         return [*found, "Not every task is known, so that nothing can be said of the worst drop."]
-    found.append(f"Its worse task is {points(ours)} points below that task's own network (test).")
+    below = "below" if ours >= 0 else "above"
+    found.append(
+        f"The task that suffers most is {abs(100 * ours):.1f} points {below} its own network on "
+        "test."
+    )
     names = {
         "straight line": "the straight line",
         "mean of the weights": "the mean of the weights",
-        "joint training": "a new network trained on as many labelled examples",
+        "joint training": "a new network trained on labels, as many as a joint walk takes inputs",
     }
     for row, words in names.items():
         theirs = worst_drop(report, _row(report, row))
@@ -129,8 +133,8 @@ def _beside(report: dict[str, Any]) -> Section:
         return Section("Beside it", [table])
     figure = Figure(
         "Worst drop below the networks alone",
-        "How many points the worse task is below its own network on test; shorter is better. Every "
-        "row's point was picked by the same rule on the selection splits.",
+        "How many points the task that suffers most is below its own network on test; shorter is "
+        "better. Points of walks and lines were picked by the same rule on the selection splits.",
         bars(known, "name", "drop", title="points", strong="crossover"),
         table,
     )

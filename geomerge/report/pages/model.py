@@ -116,7 +116,7 @@ class Page:
         title: What it was made of.
         numbers: The most important ones.
         verdict: Better or worse than what, in sentences.
-        first: The figure of the first screen.
+        first: The figure of the first screen; None where there is nothing to draw.
         sections: The rest.
     """
 
@@ -124,5 +124,5 @@ class Page:
     title: str
     numbers: Sequence[Number]
     verdict: Sequence[str]
-    first: Figure
+    first: Figure | None
     sections: Sequence[Section] = field(default_factory=tuple)

@@ -57,7 +57,7 @@ def render(page: Page, folder: Path) -> str:
             return kind, {**asdict(found), "source": _source(folder, found.file)}
         return kind, found
 
-    first = named(page.first)
+    first = None if page.first is None else named(page.first)
     sections = [
         {"title": s.title, "parts": [part(p) for p in s.parts], "code": s.code}
         for s in page.sections

@@ -88,7 +88,7 @@ def _finals(report: dict[str, Any]) -> Figure:
     rows = [{"method": r["name"], "accuracy": 100 * r["accuracy"]} for r in report["rows"]]
     return Figure(
         "Average accuracy over all tasks",
-        "Test splits. No method that learns one task after the other came to an end.",
+        "Test splits; no row here learned one task after the other.",
         bars(rows, "method", "accuracy", title="accuracy, %", domain=(0, 100)),
         Table(
             "Average accuracy over all tasks",
