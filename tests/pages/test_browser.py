@@ -55,8 +55,7 @@ def shown(browser: Any) -> list[list[str]]:
     return cells
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESK, PHONE])
+@pytest.mark.parametrize(("size", "scheme"), [(DESK, "light"), (PHONE, "dark")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_page_draws_without_a_word_and_without_a_request(
     browser: Any, runs: dict[str, Path], kind: str, size: tuple[int, int], scheme: str
