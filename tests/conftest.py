@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 # The networks here are tiny: a second thread costs more than it gives, in subprocesses too.
@@ -12,7 +18,8 @@ import pytest
 import torch
 from torch import nn
 
-from geomerge import Network, load_task
+from geomerge import Checkpoint, Network, load_task, save_checkpoint
+from geomerge.baselines import fine_tune
 from geomerge.training import train_checkpoint
 
 
@@ -68,6 +75,62 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
             learning_rate=0.02, seed=k,
         )  # fmt: skip
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a.pt (digits) and b.pt (permuted digits), of 1 210 weights each."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for seed, (name, task) in enumerate((("a", "digits"), ("b", "digits-permuted"))):
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+        network = Network(module)
+        train = load_task(task).train
+        *_, w = fine_tune(network, network.initial, train, steps=200, learning_rate=0.1)
+        save_checkpoint(folder / f"{name}.pt", Checkpoint(network.state_dict(w), {"task": task}))
+    return folder
+
+
+Killed = Callable[[Callable[[Path], list[str]], Path, int, tuple[float, float]], tuple[Path, Path]]
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Killed:
+    """Return what runs a command twice and returns where: left alone, and with kills.
+
+    It takes the command of the run's folder, where it works, how often it is killed, and after
+    which share of its time.
+    """
+
+    def killed(
+        command: Callable[[Path], list[str]], cwd: Path, kills: int, shares: tuple[float, float]
+    ) -> tuple[Path, Path]:
+        def ends(out: Path, seconds: float | None) -> bool:
+            silent = subprocess.DEVNULL
+            process = subprocess.Popen(command(out), cwd=cwd, stdout=silent, stderr=silent)
+            try:
+                assert process.wait(seconds) == 0
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                return False
+            return True
+
+        whole, out = tmp_path / "whole", tmp_path / "out"
+        began = time.monotonic()
+        ends(whole, None)
+        took, draw = time.monotonic() - began, random.Random(0)
+        while kills:
+            began = time.monotonic()
+            if ends(out, draw.uniform(*shares) * took):
+                took = min(took, time.monotonic() - began)  # the machine may be less busy now
+                shutil.rmtree(out)  # once more from the beginning
+            else:
+                kills -= 1
+        ends(out, None)
+        return whole, out
+
+    return killed
 
 
 @pytest.fixture(scope="session")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import random
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from geomerge import Checkpoint, Network, load_task, merge
-from geomerge.baselines import fine_tune
+from geomerge import Checkpoint, load_checkpoint, merge
 from geomerge.errors import GeomergeError, OptionError, RunError
 from geomerge.folders import resumable_folder
 from geomerge.merging import MergeOptions
@@ -34,13 +28,6 @@ JOINT = ["--manifold", "digits", "--manifold", "digits-permuted", "--steps", "15
 PAPER = ["--preset", "paper", "--manifold", "digits", "--steps", "40"]
 
 
-def start(digits: Path, out: Path, words: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", COMMAND, "merge", "a.pt", "b.pt", *words, "--out", str(out)]
-    return subprocess.Popen(
-        command, cwd=digits, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-
 def content(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
@@ -50,16 +37,8 @@ class Stop(BaseException):
 
 
 @pytest.fixture(scope="module")
-def small() -> list[Checkpoint]:
-    found = []
-    for seed, name in enumerate(("digits", "digits-permuted")):
-        torch.manual_seed(seed)
-        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-        network = Network(module)
-        train = load_task(name).train
-        *_, w = fine_tune(network, network.initial, train, steps=200, learning_rate=0.1)
-        found.append(Checkpoint(network.state_dict(w), {"task": name}, source=name))
-    return found
+def small(tiny: Path) -> list[Checkpoint]:
+    return [load_checkpoint(tiny / f"{name}.pt") for name in "ab"]
 
 
 BOTH = {"manifold": ("a=digits", "b=digits-permuted")}
@@ -117,25 +96,15 @@ def test_an_interrupted_merge_goes_on_with_the_same_bits(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [SKETCH, JOINT, PAPER], ids=["sketch", "joint", "paper"])
-def test_twenty_kills_at_random_moments(digits: Path, tmp_path: Path, words: list[str]) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    began = time.monotonic()
-    assert start(digits, whole, words).wait() == 0
-    took = time.monotonic() - began
-    draw = random.Random(0)
-    kills = 0
-    while kills < 7:  # of each preset
-        began = time.monotonic()
-        process = start(digits, out, words)
-        try:
-            process.wait(draw.uniform(0.3, 0.7) * took)
-            took = min(took, time.monotonic() - began)  # the machine may be less busy than before
-            shutil.rmtree(out)  # it was done before: once more from the beginning
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert start(digits, out, words).wait() == 0
+def test_twenty_kills_at_random_moments(
+    digits: Path, killed: Callable[..., tuple[Path, Path]], words: list[str]
+) -> None:
+    def command(out: Path) -> list[str]:
+        return [
+            sys.executable, "-c", COMMAND, "merge", "a.pt", "b.pt", *words, "--out", str(out),
+        ]  # fmt: skip
+
+    whole, out = killed(command, digits, 7, (0.3, 0.7))  # of each preset
     assert content(out) == content(whole)
 
 

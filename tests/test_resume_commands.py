@@ -6,12 +6,9 @@ import errno
 import json
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -288,27 +285,10 @@ def same_runs(one: Path, other: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", list(COMMANDS))
-def test_three_kills_at_random_moments(digits: Path, tmp_path: Path, command: str) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    began = time.monotonic()
-    assert run(command, digits, whole) == (0, "")
-    took = time.monotonic() - began
-    draw, kills = random.Random(0), 0
-    while kills < 3:
-        began = time.monotonic()
-        process = subprocess.Popen(
-            words(command, digits, out), cwd=digits, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            process.wait(draw.uniform(0.4, 0.9) * took)
-            took = min(took, time.monotonic() - began)  # the machine may be less busy than before
-            shutil.rmtree(out)  # it was done before: once more from the beginning
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert run(command, digits, out) == (0, "")
+def test_three_kills_at_random_moments(
+    digits: Path, tmp_path: Path, killed: Callable[..., tuple[Path, Path]], command: str
+) -> None:
+    whole, out = killed(lambda out: words(command, digits, out), digits, 3, (0.4, 0.9))
     assert same_runs(out, whole)
     assert {p.name for p in tmp_path.iterdir()} == {"out", "whole"}
 

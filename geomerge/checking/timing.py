@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,15 +17,19 @@ from torch import Tensor
 
 from geomerge.crossover import COARSE, accuracy
 from geomerge.errors import NumericalError
+from geomerge.merging.candidates import candidate_walk, stage_probe
+from geomerge.merging.compare import walks_beside
+from geomerge.merging.curve import POINTS
 from geomerge.merging.joint import NotTrainableError, joint_samples, train_jointly
 from geomerge.merging.keeping import kept_metric, stage_budgets
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.plan import Plan, Stage, plan_merge
+from geomerge.merging.plan import Plan, Stage
+from geomerge.merging.plane import EXAMPLES, grid_points
 from geomerge.merging.probe import Probe, probe_of
 from geomerge.merging.scoring import Scorer
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import JOINT_REFRESH, Walk, Walker
-from geomerge.metric import KroneckerMetric, Metric
+from geomerge.metric import Metric
 from geomerge.recording import record_leg
 from geomerge.walk import WalkPoint, WeightWalk
 from geomerge.walk_state import WalkState
@@ -38,10 +41,9 @@ _LEAST, _MOST = 3, 40  # of its steps
 _STATES = 1.05  # writing a walk's state takes a twentieth of its time
 _CLOSED = 0.75  # of the steps that a leg to the crossover may take are taken, about
 _SCORED = COARSE + 7  # points that a pick measures
-_CURVE = 34  # points of the path that a report measures
+_CURVE = POINTS + 1  # points of the path that a report measures
 _CERTIFIED = 8  # passes of the selection splits for the certificate
 _TRAINED = (1280, 7680)  # examples for which joint training is run
-_PLANE = 225 * 200  # inputs of each task for the picture of the plane
 _REPORT = 7.0  # seconds, of pictures and pages; networks hardly matter
 
 
@@ -63,14 +65,15 @@ def estimate_time(plan: Plan, sides: Sides, options: MergeOptions) -> dict[str, 
     test = _seconds(lambda: [_tested(side) for side in sides])
     picks = sum(len(stage.candidates) for stage in plan.stages)
     beside = _training(sides, options)
-    for other, how in _walked_beside(plan, sides, options):
-        beside += _stages(other, sides, how, {})
-        picks += sum(len(stage.candidates) for stage in other.stages)
+    for other in walks_beside(plan, sides, options):
+        beside += _stages(other.plan, sides, other.options, {})
+        picks += sum(len(stage.candidates) for stage in other.plan.stages)
     rows = len(sides.all) + 4  # the networks, line, Euclidean walk, joint training, crossover
     scores = _SCORED * (picks + 1) + _CURVE + _CERTIFIED + rows
     known = [side.task.select for side in sides if side.task is not None]
     passed = sum(len(select.labels) for select in known)
-    scores_of_plane = _PLANE * len(known) / passed if passed else 0.0
+    drawn = grid_points(sides) ** 2 * EXAMPLES * len(known)
+    scores_of_plane = drawn / passed if passed else 0.0
     parts = {
         "walks": walks,
         "rows beside": beside,
@@ -80,19 +83,6 @@ def estimate_time(plan: Plan, sides: Sides, options: MergeOptions) -> dict[str, 
     return {"steps": steps, "parts": parts, "seconds": sum(parts.values())}
 
 
-def _walked_beside(
-    plan: Plan, sides: Sides, options: MergeOptions
-) -> Iterator[tuple[Plan, MergeOptions]]:
-    """Yield the walks that stand beside a merge: in the Euclidean metric, and not learned."""
-    if plan.preset != "paper" and options.metric != "euclidean":
-        stages = tuple(replace(stage, candidates=(0.0,)) for stage in plan.stages)
-        plain = replace(options, metric="euclidean", damping=None, learn=None, budget=())
-        yield replace(plan, stages=stages), replace(plain, learning_rate=None)
-    if options.learn is not None:
-        fixed = replace(options, learn=None, damping=None)
-        yield plan_merge(sides, fixed), fixed
-
-
 def _stages(plan: Plan, sides: Sides, options: MergeOptions, steps: dict[str, int]) -> float:
     """Return the seconds of the walks of all stages, and put down how many steps they take."""
     walker, start, total = Walker(sides, options), plan.begin(sides), 0.0
@@ -100,14 +90,19 @@ def _stages(plan: Plan, sides: Sides, options: MergeOptions, steps: dict[str, in
         began = time.perf_counter()
         metric = kept_metric(walker, stage, start, options) if plan.preset == "sketch" else None
         total += time.perf_counter() - began
-        _, count = _walk(plan, stage, sides, start, metric, walker, options)
-        probes = [probe_of(side, options.output) for side in stage.kept]
-        first, step = _run(
-            partial(_walk, plan, stage, sides, start, metric, walker, options),
-            start,
-            probes[0] if len(probes) == 1 else None,
-            options,
-        )
+        measure = stage_probe(stage, options.output)
+
+        def walk(
+            stage: Stage = stage, metric: Metric | None = metric, measure: Probe | None = measure
+        ) -> Walk:
+            damping, state = stage.candidates[0], WalkState()
+            budgets = stage_budgets(sides, plan, stage, start, metric, walker, options, state)
+            return candidate_walk(
+                plan, stage, start, metric, measure, walker, damping, state, 1.0, budgets
+            )
+
+        _, count = walk()
+        first, step = _run(walk, start, measure, options)
         times = 1
         if plan.preset == "joint":
             turns = options.steps or max(JOINT_REFRESH) + 1
@@ -119,26 +114,6 @@ def _stages(plan: Plan, sides: Sides, options: MergeOptions, steps: dict[str, in
         goal = " and ".join(side.name for side in stage.learned)
         steps[f"toward {goal}" + (f", {tried} dampings" if tried > 1 else "")] = count * tried
     return total
-
-
-def _walk(
-    plan: Plan,
-    stage: Stage,
-    sides: Sides,
-    start: Tensor,  # (n,)
-    metric: Metric | None,
-    walker: Walker,
-    options: MergeOptions,
-) -> Walk:
-    """Return the first candidate's walk of a stage."""
-    damping, state = stage.candidates[0], WalkState()
-    budgets = stage_budgets(sides, plan, stage, start, metric, walker, options, state)
-    if metric is not None:
-        used = metric.sharpened(damping) if isinstance(metric, KroneckerMetric) else metric
-        return walker.learn(start, used, stage.learned[0], damping, state, 1.0, budgets)
-    if plan.preset == "joint":
-        return walker.learn_all(start, damping, state, 1.0, budgets)
-    return walker.toward(stage.kept[0], plan.goal.w, damping, state, budgets)
 
 
 def _closing(plan: Plan, sides: Sides, options: MergeOptions, steps: dict[str, int]) -> float:

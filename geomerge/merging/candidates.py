@@ -16,19 +16,21 @@ from geomerge.merging.keeping import kept_metric, stage_budgets
 from geomerge.merging.monitor import Monitor, Progress
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import Plan, Stage
-from geomerge.merging.probe import probe_of
+from geomerge.merging.probe import Probe, probe_of
 from geomerge.merging.scoring import Scorer
 from geomerge.merging.sides import Sides
-from geomerge.merging.walks import Walker
-from geomerge.metric import KroneckerMetric
+from geomerge.merging.walks import Walk, Walker
+from geomerge.metric import KroneckerMetric, Metric
 from geomerge.recording import record_leg
-from geomerge.walk_state import StateFile
+from geomerge.walk_state import StateFile, WalkState
 
 __all__ = [
     "Candidate",
     "Walked",
     "best_candidate",
+    "candidate_walk",
     "pick_candidates",
+    "stage_probe",
     "walk_stage",
 ]
 
@@ -84,6 +86,49 @@ class Walked:
     diagonal: tuple[str, ...]
 
 
+def stage_probe(stage: Stage, output: str) -> Probe | None:
+    """Return what measures the steps of a stage: where it keeps one function, and has inputs."""
+    return probe_of(stage.kept[0], output) if len(stage.kept) == 1 else None
+
+
+def candidate_walk(
+    plan: Plan,
+    stage: Stage,
+    start: Tensor,  # (n,)
+    metric: Metric | None,
+    measure: Probe | None,
+    walker: Walker,
+    damping: float,
+    state: WalkState,
+    rate: float,
+    budgets: Budgets | None,
+) -> Walk:
+    """Make the walk of one candidate of a stage.
+
+    Args:
+        plan: The plan.
+        stage: Its stage.
+        start: Where the walk starts.
+        metric: What it keeps, measured before; None measures as the walk goes.
+        measure: Measures its steps.
+        walker: Makes it.
+        damping: Of the candidate.
+        state: Where the walk is.
+        rate: Share of the learning rate.
+        budgets: What may not get worse.
+    """
+    if metric is not None:
+        # Without inputs lengths are the metric's, and must be one metric's for all.
+        used = metric
+        if isinstance(metric, KroneckerMetric) and measure is not None:
+            used = metric.sharpened(damping)
+        (learned,) = stage.learned
+        return walker.learn(start, used, learned, damping, state, rate, budgets)
+    if plan.preset == "joint":
+        return walker.learn_all(start, damping, state, rate, budgets)
+    return walker.toward(stage.kept[0], plan.goal.w, damping, state, budgets)
+
+
 def walk_stage(
     sides: Sides,
     plan: Plan,
@@ -114,8 +159,7 @@ def walk_stage(
     if plan.preset == "sketch":
         metric = kept_metric(walker, stage, start, options)
     monitor = Monitor(sides, on_progress)
-    probes = [p for p in (probe_of(side, options.output) for side in stage.kept) if p]
-    measure = probes[0] if len(stage.kept) == 1 and probes else None
+    measure = stage_probe(stage, options.output)
     name = plan.start.name if plan.start else "middle"
     legs, all_budgets = [], []
     for damping in stage.candidates:
@@ -127,17 +171,9 @@ def walk_stage(
                 sides, plan, stage, start, metric, walker, options, state.part("budgets")
             )
             rate = 0.5**attempt
-            if metric is not None:
-                # Without inputs lengths are the metric's, and must be one metric's for all.
-                used = metric
-                if isinstance(metric, KroneckerMetric) and measure is not None:
-                    used = metric.sharpened(damping)
-                (learned,) = stage.learned
-                walk, steps = walker.learn(start, used, learned, damping, state, rate, budgets)
-            elif plan.preset == "joint":
-                walk, steps = walker.learn_all(start, damping, state, rate, budgets)
-            else:
-                walk, steps = walker.toward(stage.kept[0], plan.goal.w, damping, state, budgets)
+            walk, steps = candidate_walk(
+                plan, stage, start, metric, measure, walker, damping, state, rate, budgets
+            )
             goal = "+".join(s.name for s in stage.learned)
             label = f"{title}toward {goal}" + (f", damping {damping:g}" if damping else "")
             watched = monitor.watch(walk, label, steps, kept.steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,9 +19,10 @@ from geomerge.merging.monitor import Progress
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import Plan, plan_merge
 from geomerge.merging.scoring import Scorer, select_accuracies
+from geomerge.merging.sides import Sides
 from geomerge.merging.walks import Walker
 
-__all__ = ["JOINT", "Row", "comparison"]
+__all__ = ["JOINT", "Row", "comparison", "walks_beside"]
 
 JOINT = "joint training"  # the name of its row
 
@@ -39,6 +40,47 @@ class Row:
     name: str
     select: Mapping[str, float | None]
     test: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class WalkBeside:
+    """A walk for the table alone.
+
+    Attributes:
+        row: The name of its row.
+        title: Put before the walks' names.
+        folder: Where it keeps what it needs to go on, below the place of all.
+        plan: What is walked.
+        options: How.
+    """
+
+    row: str
+    title: str
+    folder: str
+    plan: Plan
+    options: MergeOptions
+
+
+def walks_beside(plan: Plan, sides: Sides, options: MergeOptions) -> Iterator[WalkBeside]:
+    """Yield the walks that stand beside a merge: in the Euclidean metric, and not learned.
+
+    Args:
+        plan: The merge's.
+        sides: Its networks.
+        options: Its options.
+    """
+    if plan.preset != "paper" and options.metric != "euclidean":
+        plain = replace(
+            options, metric="euclidean", damping=None, learning_rate=None, learn=None, budget=()
+        )
+        stages = tuple(replace(stage, candidates=(0.0,)) for stage in plan.stages)
+        name = "Euclidean walk"
+        yield WalkBeside(name, f"{name} ", "euclidean", replace(plan, stages=stages), plain)
+    if options.learn is not None:  # did it pay, against the dampings that it replaces?
+        fixed = replace(options, learn=None, damping=None)
+        other = plan_merge(sides, fixed)
+        tried = ", ".join(f"{mu:g}" for mu in other.stages[0].candidates)
+        yield WalkBeside(f"fixed damping ({tried})", "not learned, ", "fixed", other, fixed)
 
 
 def comparison(
@@ -69,22 +111,9 @@ def comparison(
         rows.append(_row(merged, "straight line", sides.settled(line[best])))
     else:
         rows.append(_row(merged, "mean of the weights", sides.settled(sides.middle())))
-    if merged.plan.preset != "paper" and options.metric != "euclidean":
-        plain = replace(
-            options, metric="euclidean", damping=None, learning_rate=None, learn=None, budget=()
-        )
-        stages = tuple(replace(stage, candidates=(0.0,)) for stage in merged.plan.stages)
-        plan = replace(merged.plan, stages=stages)
-        place = None if work is None else work / "euclidean"
-        w = _again(merged, plain, plan, "Euclidean walk ", on_progress, place)
-        rows.append(_row(merged, "Euclidean walk", w))
-    if options.learn is not None:  # did it pay, against the dampings that it replaces?
-        fixed = replace(options, learn=None, damping=None)
-        plan = plan_merge(sides, fixed)
-        place = None if work is None else work / "fixed"
-        w = _again(merged, fixed, plan, "not learned, ", on_progress, place)
-        tried = ", ".join(f"{mu:g}" for mu in plan.stages[0].candidates)
-        rows.append(_row(merged, f"fixed damping ({tried})", w))
+    for beside in walks_beside(merged.plan, sides, options):
+        place = None if work is None else work / beside.folder
+        rows.append(_row(merged, beside.row, _again(merged, beside, on_progress, place)))
     try:
         w, samples = train_jointly(sides, joint_samples(sides, options), options.seed)
         rows.append(_row(merged, JOINT, w))
@@ -102,21 +131,19 @@ def comparison(
 
 def _again(
     merged: Merge,
-    options: MergeOptions,
-    plan: Plan,
-    title: str,
+    beside: WalkBeside,
     on_progress: Callable[[Progress], None] | None,
     work: Path | None,
 ) -> Tensor:  # (n,)
-    """Walk by a plan with other options, and return the point picked."""
-    sides = merged.sides
+    """Walk by another plan with other options, and return the point picked."""
+    sides, plan, options = merged.sides, beside.plan, beside.options
     walker = Walker(sides, options)
     w = plan.begin(sides)
     with TemporaryDirectory() as folder:
         for number, stage in enumerate(plan.stages):
             walked = walk_stage(
                 sides, plan, stage, w, walker, options,
-                (work or Path(folder)) / str(number), on_progress, title, work is not None,
+                (work or Path(folder)) / str(number), on_progress, beside.title, work is not None,
             )  # fmt: skip
             chosen = best_candidate(pick_candidates(walked, merged.rule), merged.rule)
             w = sides.settled(chosen.leg.weights(chosen.step))

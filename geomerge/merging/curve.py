@@ -14,7 +14,9 @@ from geomerge.merging.probe import Probe, probe_of
 from geomerge.merging.sides import Side
 from geomerge.path import WeightPath
 
-__all__ = ["CurvePoint", "curve_of", "curves"]
+__all__ = ["POINTS", "CurvePoint", "curve_of", "curves"]
+
+POINTS = 33  # of a curve, about
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class CurvePoint:
     measured: Mapping[str, float | None]
 
 
-def curves(merged: Merge, points: int = 33) -> list[CurvePoint]:
+def curves(merged: Merge, points: int = POINTS) -> list[CurvePoint]:
     """Measure the path on the selection splits at some of its stored points.
 
     Args:
@@ -50,7 +52,7 @@ def curves(merged: Merge, points: int = 33) -> list[CurvePoint]:
 
 
 def curve_of(
-    path: WeightPath, sides: Sequence[Side], output: str, points: int = 33
+    path: WeightPath, sides: Sequence[Side], output: str, points: int = POINTS
 ) -> list[CurvePoint]:
     """Measure a path.
 

@@ -16,11 +16,11 @@ from geomerge.merging.sides import Side, Sides
 from geomerge.statistics import re_estimate
 from geomerge.tasks import Split
 
-__all__ = ["Plane", "plane_of", "spanned"]
+__all__ = ["EXAMPLES", "Plane", "grid_points", "plane_of", "spanned"]
 
 _GRID = 15  # points along each axis
 _GRID_STATISTICS = 9  # where each point's running statistics must be measured
-_EXAMPLES = 200  # of each selection split
+EXAMPLES = 200  # of each selection split
 _MARGIN = 0.25  # around the three networks, as a share of their extent
 _FLAT = 1e-4  # of the distance between the ends: nearer to their line the crossover spans no plane
 
@@ -34,7 +34,7 @@ class Plane:
         ys: Rows, in the same unit, toward the crossover's side of that line.
         losses: Mean cross-entropy in nats by network, a row of numbers for each of ``ys``; None
             where it is not finite.
-        marks: Where the networks and the crossover lie, (x, y).
+        marks: Where the networks and the crossover lie: x, y.
         path: Points of the path projected onto the plane: t, x, y and how far off it they lie.
         examples: Examples of each selection split that losses were measured on.
     """
@@ -42,9 +42,14 @@ class Plane:
     xs: list[float]
     ys: list[float]
     losses: Mapping[str, list[list[float | None]]]
-    marks: Mapping[str, tuple[float, float]]
+    marks: Mapping[str, list[float]]
     path: list[dict[str, float]]
     examples: int
+
+
+def grid_points(sides: Sides) -> int:
+    """Return how many points of the plane are measured along each axis."""
+    return _GRID_STATISTICS if sides.bn == "re-estimate" else _GRID
 
 
 def plane_of(merged: Merge) -> Plane | None:
@@ -63,14 +68,14 @@ def plane_of(merged: Merge) -> Plane | None:
     if axes is None or not known:
         return None
 
-    def place(w: Tensor) -> tuple[float, float]:
-        x, y = (axes @ (w - start)).tolist()
-        return x, y
+    def place(w: Tensor) -> list[float]:
+        found: list[float] = (axes @ (w - start)).tolist()
+        return found
 
     marks = {side.name: place(side.w) for side in sides} | {"crossover": place(merged.w)}
-    count = _GRID_STATISTICS if sides.bn == "re-estimate" else _GRID
+    count = grid_points(sides)
     xs, ys = (_spread([mark[k] for mark in marks.values()], count) for k in (0, 1))
-    few = {s.name: s.task.select.first(_EXAMPLES) for s in known if s.task is not None}
+    few = {s.name: s.task.select.first(EXAMPLES) for s in known if s.task is not None}
     examples = min(len(split.labels) for split in few.values())  # as many of each
     losses: dict[str, list[list[float | None]]] = {s.name: [[] for _ in ys] for s in known}
     for row, y in enumerate(ys):
@@ -118,7 +123,7 @@ def _settled(sides: Sides, w: Tensor) -> Tensor:
     """Return a point with running statistics of its own: those between two networks fit neither."""
     if sides.bn != "re-estimate":
         return w
-    manifolds = [s.manifold.sample(_EXAMPLES, 0) for s in sides if s.manifold is not None]
+    manifolds = [s.manifold.sample(EXAMPLES, 0) for s in sides if s.manifold is not None]
     return re_estimate(sides.network, w, manifolds)
 
 

@@ -16,7 +16,6 @@ from geomerge.merging import CurvePoint, Merge, MergeOptions, Row, Seen
 from geomerge.merging.answers import Answers
 from geomerge.merging.candidates import Candidate
 from geomerge.merging.compare import JOINT
-from geomerge.merging.plane import Plane
 from geomerge.merging.relaxing import LegRelaxed
 from geomerge.merging.sides import Side
 
@@ -92,7 +91,7 @@ def merge_report(
         "path": {"points": len(merged.path.ts), "lengths": merged.path.lengths},
         "layers": [asdict(layer) for layer in seen.layers],
         "answers": {name: _answers(name, found) for name, found in seen.answers.items()},
-        "plane": _plane(seen.plane),
+        "plane": None if seen.plane is None else asdict(seen.plane),
         "diagonal_only": list(merged.diagonal),
         "notes": sides.notes,
     }
@@ -174,12 +173,6 @@ def _relaxed(found: LegRelaxed) -> dict[str, Any]:
         "before": numbers(found.before, found.worst_before),
         "after": numbers(found.after, found.worst_after),
     }
-
-
-def _plane(found: Plane | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {**asdict(found), "marks": {name: [*place] for name, place in found.marks.items()}}
 
 
 def _answers(name: str, found: Answers) -> dict[str, Any]:
@@ -274,13 +267,7 @@ def _leg(
 
 def _walk_data(merged: Merge) -> list[dict[str, Any]]:
     return [
-        {
-            "for": s.name,
-            "task": s.manifold_name,
-            "split": "train",
-            "inputs": len(s.manifold),
-            "labels": False,
-        }
+        _used(s, s.manifold_name, "train", len(s.manifold), labels=False)
         for s in merged.sides
         if s.manifold is not None and (s in merged.plan.walked_on or s.sketched_now)
     ]
@@ -289,13 +276,7 @@ def _walk_data(merged: Merge) -> list[dict[str, Any]]:
 def _pick_data(merged: Merge) -> list[dict[str, Any]]:
     labels = merged.rule.needs != "drifts"
     return [
-        {
-            "for": s.name,
-            "task": s.task.name,
-            "split": "select",
-            "inputs": len(s.task.select.labels),
-            "labels": labels,
-        }
+        _used(s, s.task.name, "select", len(s.task.select.labels), labels)
         for s in merged.sides
         if s.task is not None
     ]
@@ -306,13 +287,11 @@ def _beside_data(merged: Merge, rows: list[Row]) -> list[dict[str, Any]]:
     if all(row.name != JOINT for row in rows):
         return []
     return [
-        {
-            "for": s.name,
-            "task": s.task.name,
-            "split": "train",
-            "inputs": len(s.task.train.labels),
-            "labels": True,
-        }
+        _used(s, s.task.name, "train", len(s.task.train.labels), labels=True)
         for s in merged.sides
         if s.task is not None
     ]
+
+
+def _used(side: Side, task: str | None, split: str, inputs: int, labels: bool) -> dict[str, Any]:
+    return {"for": side.name, "task": task, "split": split, "inputs": inputs, "labels": labels}

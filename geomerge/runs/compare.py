@@ -17,7 +17,7 @@ from geomerge.merging.monitor import Progress
 from geomerge.report.compare import DATA_MEANING, compare_table, draw_compare
 from geomerge.runs.command import command_line
 from geomerge.runs.finished import finished, folder_of, input_digests, unfinished, write_json
-from geomerge.runs.page import write_page
+from geomerge.runs.page import write_report
 
 __all__ = ["run_compare"]
 
@@ -66,8 +66,7 @@ def run_compare(
         draw_compare(report, stage / "compare.png")
         write_bytes(stage / "table.md", _markdown(report).encode())
         write_json(stage / "recipe.json", recipe)
-        write_json(stage / "report.json", report)
-        write_page(stage, report)
+        write_report(stage, report)
     return folder, report, False
 
 
@@ -93,12 +92,12 @@ def _report(found: Comparison, recipe: dict[str, Any]) -> dict[str, Any]:
             }
             for s in found.sides
         },
-        "rows": [_row(row, found.experts) for row in found.rows],
+        "rows": [_row(row, found) for row in found.rows],
         "notes": found.sides.notes,
     }
 
 
-def _row(row: Row, experts: dict[str, float]) -> dict[str, Any]:
+def _row(row: Row, comparison: Comparison) -> dict[str, Any]:
     known = {
         "name": row.method.name,
         "group": row.method.group,
@@ -113,7 +112,7 @@ def _row(row: Row, experts: dict[str, float]) -> dict[str, Any]:
         "select": row.select,
         "test": row.test,
         "smallest": min(row.test.values()),
-        "worst_drop": max(experts[name] - value for name, value in row.test.items()),
+        "worst_drop": comparison.worst_drop(row),
         "data": {
             "inputs": list(row.found.inputs),
             "labels": list(row.found.labels),

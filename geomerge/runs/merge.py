@@ -16,7 +16,7 @@ from geomerge.report.card import write_merge_card
 from geomerge.report.certificate import certificate
 from geomerge.runs.command import command_line
 from geomerge.runs.finished import finished, folder_of, input_digests, unfinished, write_json
-from geomerge.runs.page import write_page
+from geomerge.runs.page import write_report
 
 __all__ = ["run_merge"]
 
@@ -73,8 +73,7 @@ def run_merge(
         write_merge_card(stage, report, command, {s.name: s.task for s in merged.sides})
         write_json(stage / "recipe.json", recipe)
         report["certificate"] = certificate(stage, merged, options, report)
-        write_json(stage / "report.json", report)
-        write_page(stage, report)
+        write_report(stage, report)
     return folder, report, False
 
 

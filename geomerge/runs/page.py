@@ -17,9 +17,9 @@ from geomerge.report.pages import (
     stream_page,
 )
 from geomerge.report.pages.model import Page
-from geomerge.runs.finished import read_json
+from geomerge.runs.finished import read_json, write_json
 
-__all__ = ["PAGE", "run_report", "write_page"]
+__all__ = ["PAGE", "run_report", "write_report"]
 
 PAGE = "report.html"
 _PAGES = {
@@ -30,16 +30,21 @@ _PAGES = {
 }
 
 
-def write_page(folder: Path, report: dict[str, Any]) -> None:
-    """Write ``report.html`` into a run's folder.
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write ``report.json`` into a run's folder, and the page made of it.
 
     Args:
         folder: Where the run's pictures and path are.
-        report: The content of its ``report.json``.
+        report: What the run found.
 
     Raises:
         RunError: If the folder does not hold what the report speaks of.
     """
+    write_json(folder / "report.json", report)
+    _write_page(folder, report)
+
+
+def _write_page(folder: Path, report: dict[str, Any]) -> None:
     write_bytes(folder / PAGE, render(_page(folder, report), folder).encode())
 
 
@@ -59,7 +64,7 @@ def run_report(folder: str | Path) -> Path:
     if not (folder / "report.json").is_file():
         raise RunError(f"{folder} is not the folder of a finished run; name one")
     try:
-        write_page(folder, read_json(folder / "report.json"))
+        _write_page(folder, read_json(folder / "report.json"))
     except GeomergeError:
         raise
     except Exception as error:  # a file from outside may hold anything where numbers belong

@@ -18,7 +18,7 @@ from geomerge.report.sparse import reconfigure_report
 from geomerge.report.sparse_curves import draw_moves
 from geomerge.runs.command import command_line
 from geomerge.runs.finished import finished, folder_of, unfinished, write_json
-from geomerge.runs.page import write_page
+from geomerge.runs.page import write_report
 from geomerge.sparsifying.options import SparsifyOptions
 from geomerge.sparsifying.reconfigure import reconfigure
 from geomerge.sparsifying.sparsify import sparse_checkpoint
@@ -86,8 +86,7 @@ def run_reconfigure(
         draw_moves(report, stage / "curves.png")
         write_reconfigure_card(stage, report, command, subject.task)
         write_json(stage / "recipe.json", recipe)
-        write_json(stage / "report.json", report)
-        write_page(stage, report)
+        write_report(stage, report)
     return folder, report, False
 
 

@@ -25,7 +25,7 @@ from geomerge.report.sparse import sparsify_report
 from geomerge.report.sparse_curves import draw_sparsity
 from geomerge.runs.command import command_line
 from geomerge.runs.finished import finished, folder_of, unfinished, write_json
-from geomerge.runs.page import write_page
+from geomerge.runs.page import write_report
 from geomerge.sparsifying.options import SparsifyOptions
 from geomerge.sparsifying.sparsify import Sparsified, sparsify
 from geomerge.sparsifying.surface import surface_of
@@ -109,8 +109,7 @@ def run_sparsify(
         draw_paths(surface_of(found, stage), stage / "paths.png")
         write_sparsify_card(stage, report, command, found.subject.task)
         write_json(stage / "recipe.json", recipe)
-        write_json(stage / "report.json", report)
-        write_page(stage, report)
+        write_report(stage, report)
     return folder, report, False
 
 

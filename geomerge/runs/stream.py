@@ -10,7 +10,7 @@ from geomerge.files import write_bytes
 from geomerge.folders import resumable_folder
 from geomerge.report.stream import draw_stream, stream_table
 from geomerge.runs.finished import finished, folder_of, unfinished, write_json
-from geomerge.runs.page import write_page
+from geomerge.runs.page import write_report
 
 __all__ = ["run_stream"]
 
@@ -51,8 +51,7 @@ def run_stream(
         draw_stream(report, stage / "stream.png")
         write_bytes(stage / "table.md", _markdown(report).encode())
         write_json(stage / "recipe.json", recipe)
-        write_json(stage / "report.json", report)
-        write_page(stage, report)
+        write_report(stage, report)
     return folder, report, False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,11 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
-
-from geomerge import Checkpoint, Network, load_task, save_checkpoint
-from geomerge.baselines import fine_tune
 
 MAIN = "from geomerge.cli.app import main; main()"
 COMMAND = [sys.executable, "-W", "ignore", "-c", MAIN]
@@ -30,17 +26,9 @@ Terminal = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two tiny networks."""
-    folder = tmp_path_factory.mktemp("small")
-    for seed, (name, task) in enumerate((("a", "digits"), ("b", "digits-permuted"))):
-        torch.manual_seed(seed)
-        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-        network = Network(module)
-        train = load_task(task).train
-        *_, w = fine_tune(network, network.initial, train, steps=200, learning_rate=0.1)
-        save_checkpoint(folder / f"{name}.pt", Checkpoint(network.state_dict(w), {"task": task}))
-    return folder
+    return shutil.copytree(tiny, tmp_path_factory.mktemp("live"), dirs_exist_ok=True)
 
 
 def piped(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
-from geomerge import Checkpoint, MergeOptions, Network, load_task, save_checkpoint
-from geomerge.baselines import fine_tune
+from geomerge import MergeOptions
 from geomerge.runs import run_merge, run_reconfigure, run_sparsify
 from geomerge.sparsifying.options import SparsifyOptions
 
@@ -18,17 +16,10 @@ QUICK = SparsifyOptions(steps=20, stages=2, seed=1)
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a.pt, b.pt and the runs ``merge``, ``separate``, ``sparsify``, ``moves``."""
     folder = tmp_path_factory.mktemp("runs")
-    for seed, (name, task) in enumerate((("a", "digits"), ("b", "digits-permuted"))):
-        torch.manual_seed(seed)
-        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-        network = Network(module)
-        *_, w = fine_tune(
-            network, network.initial, load_task(task).train, steps=200, learning_rate=0.1
-        )
-        save_checkpoint(folder / f"{name}.pt", Checkpoint(network.state_dict(w), {"task": task}))
+    shutil.copytree(tiny, folder, dirs_exist_ok=True)
     both = ("a=digits", "b=digits-permuted")
     files = [folder / "a.pt", folder / "b.pt"]
     for name, options in {

@@ -22,6 +22,9 @@ from geomerge.report.pages.looks import (
 __all__ = ["bars", "lines", "scatter"]
 
 
+_HEIGHT = 300  # of lines, in pixels
+
+
 def lines(
     rows: Rows,
     x: str,
@@ -34,7 +37,6 @@ def lines(
     start: int | None = None,
     log: bool = False,
     domain: tuple[float, float] | None = None,
-    height: int = 300,
 ) -> dict[str, Any]:
     """Return lines through points, one for each series.
 
@@ -49,7 +51,6 @@ def lines(
         start: The explorer's first place, where the chart follows one.
         log: Whether values are on a logarithmic scale.
         domain: Of the values.
-        height: In pixels.
     """
     import altair as alt
 
@@ -93,8 +94,8 @@ def lines(
         now = known.transform_filter("datum.i == at").encode(x=place)
         layers.append(now.mark_rule(color=FAINT, strokeWidth=1.5))
         layers.append(now.encode(y=value).mark_point(size=160, strokeWidth=2, color=INK))
-        return spec(alt.layer(*layers).add_params(at), height)
-    return spec(alt.layer(*layers), height)
+        return spec(alt.layer(*layers).add_params(at), _HEIGHT)
+    return spec(alt.layer(*layers), _HEIGHT)
 
 
 def bars(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def render(page: Page, folder: Path) -> str:
     ]
     explorer = next(_explorers(page), None)
     return environment.get_template("page.html.j2").render(
-        page=replace(page, sections=()),
+        page=page,
         first=first,
         sections=sections,
         charts=charts,
