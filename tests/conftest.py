@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 # The networks here are tiny: a second thread costs more than it gives, in subprocesses too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -92,6 +96,37 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Killed = Callable[[Callable[[Path], list[str]], Path, int, tuple[float, float]], tuple[Path, Path]]
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def geomerge() -> Command:
+    """Return what runs a command line in a folder, in this process: torch is imported already."""
+
+    def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        from geomerge.cli.app import main
+
+        given, code, before = ["geomerge", *map(str, words)], 0, set(sys.modules)
+        with (
+            redirect_stdout(io.StringIO()) as out,
+            redirect_stderr(io.StringIO()) as err,
+            chdir(cwd),
+            patch.object(sys, "argv", given),
+            patch.object(sys, "path", [*sys.path]),
+        ):
+            try:
+                main()
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+            finally:  # another test's user may have a module of the same name
+                for name in sys.modules.keys() - before:
+                    if str(vars(sys.modules[name]).get("__file__")).startswith(str(cwd)):
+                        del sys.modules[name]
+        return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
+
+    return run
 
 
 @pytest.fixture

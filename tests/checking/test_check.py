@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,6 @@ import torch
 from geomerge import Checkpoint, MergeOptions, load_checkpoint, merge, save_checkpoint
 from geomerge.checking import check_merge
 from geomerge.errors import GeomergeError
-
-
-def geomerge(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", "from geomerge.cli.app import main; main()",
-         *map(str, args)],
-        capture_output=True, text=True, cwd=cwd, check=False,
-    )  # fmt: skip
 
 
 def changed(source: Path, file: Path, **tensors: torch.Tensor | None) -> Path:
@@ -211,7 +204,9 @@ def test_of_networks_that_differ_only_headers_are_read(
     assert any("not a whole safetensors file" in problem for problem in damaged.problems)
 
 
-def test_the_command_takes_what_merge_takes(digits: Path, tmp_path: Path) -> None:
+def test_the_command_takes_what_merge_takes(
+    geomerge: Callable[..., Any], digits: Path, tmp_path: Path
+) -> None:
     words = (
         "check", digits / "a.pt", digits / "b.pt", "--manifold", "digits", "--pick", "a>=0.8",
         "--budget", "b=0.02", "--learn", "damping", "--align", "weights", "--memory", "8GB",
@@ -226,7 +221,9 @@ def test_the_command_takes_what_merge_takes(digits: Path, tmp_path: Path) -> Non
     assert len(bad.stderr.splitlines()) == 3
 
 
-def test_the_command_says_it_and_exits(digits: Path, tmp_path: Path) -> None:
+def test_the_command_says_it_and_exits(
+    geomerge: Callable[..., Any], digits: Path, tmp_path: Path
+) -> None:
     good = geomerge("check", digits / "a.pt", digits / "b.pt", "--manifold", "digits", cwd=tmp_path)
     assert good.returncode == 0, good.stderr
     assert "preset sketch" in good.stdout

@@ -1,24 +1,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 
-def geomerge(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", "from geomerge.cli.app import main; main()",
-         *map(str, args)],
-        capture_output=True, text=True, cwd=cwd, check=False,
-    )  # fmt: skip
-
-
-def test_the_whole_way(digits: Path, tmp_path: Path) -> None:
+def test_the_whole_way(geomerge: Callable[..., Any], digits: Path, tmp_path: Path) -> None:
     done = geomerge(
         "merge", digits / "a.pt", digits / "b.pt", "--manifold", "digits", "--damping", "1e-5",
         cwd=tmp_path,
@@ -46,7 +38,7 @@ def test_the_whole_way(digits: Path, tmp_path: Path) -> None:
     assert json.loads(again.stdout) == report
 
 
-def test_own_data_and_own_network(tmp_path: Path) -> None:
+def test_own_data_and_own_network(geomerge: Callable[..., Any], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 6)).astype(np.float32)
     np.savez(tmp_path / "mine.npz", x=x, y=(x[:, 0] > 0).astype(int))
@@ -89,6 +81,7 @@ def test_own_data_and_own_network(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_ends_in_one_sentence(
+    geomerge: Callable[..., Any],
     digits: Path,
     tmp_path: Path,
     args: tuple[str, ...],

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 TASKS = ["--manifold", "digits", "--manifold", "digits-permuted"]
 
 
-def geomerge(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from geomerge.cli.app import main; main()"]
-    return subprocess.run(
-        [*command, *map(str, words)], capture_output=True, text=True, cwd=folder, check=False
-    )
-
-
-def test_a_comparison_leaves_a_table_a_picture_and_a_report(digits: Path, tmp_path: Path) -> None:
+def test_a_comparison_leaves_a_table_a_picture_and_a_report(
+    geomerge: Callable[..., Any], digits: Path, tmp_path: Path
+) -> None:
     words = [
         "compare", digits / "a.pt", digits / "b.pt", *TASKS, "--budget", "5000", "--steps", "20",
         "--skip", "fisher,ewc,sketch-walk", "--out", "run",
     ]  # fmt: skip
-    found = geomerge(*words, folder=tmp_path)
+    found = geomerge(*words, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert found.stderr == ""
     assert "joint-walk" in found.stdout
@@ -47,10 +42,10 @@ def test_a_comparison_leaves_a_table_a_picture_and_a_report(digits: Path, tmp_pa
     assert "| slerp |" in (run / "table.md").read_text()
     assert (run / "compare.png").read_bytes().startswith(b"\x89PNG")
 
-    again = geomerge(*words, "--json", folder=tmp_path)
+    again = geomerge(*words, "--json", cwd=tmp_path)
     assert json.loads(again.stdout) == report
-    assert "finished before" in geomerge(*words, folder=tmp_path).stdout
-    other = geomerge(*words, "--seed", "1", folder=tmp_path)
+    assert "finished before" in geomerge(*words, cwd=tmp_path).stdout
+    other = geomerge(*words, "--seed", "1", cwd=tmp_path)
     assert other.returncode == 2
     assert "another recipe" in other.stderr
 
@@ -66,10 +61,10 @@ def test_a_comparison_leaves_a_table_a_picture_and_a_report(digits: Path, tmp_pa
     ],
 )
 def test_mistakes_end_in_one_sentence(
-    words: list[str], part: str, digits: Path, tmp_path: Path
+    geomerge: Callable[..., Any], words: list[str], part: str, digits: Path, tmp_path: Path
 ) -> None:
     files = [digits / "a.pt", digits / "b.pt"]
-    found = geomerge("compare", *files, *TASKS, *words, folder=tmp_path)
+    found = geomerge("compare", *files, *TASKS, *words, cwd=tmp_path)
     assert found.returncode == 2
     assert found.stdout == ""
     assert found.stderr.startswith("geomerge: ")

@@ -1,22 +1,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 
-def geomerge(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", "from geomerge.cli.app import main; main()",
-         *map(str, args)],
-        capture_output=True, text=True, cwd=cwd, check=False,
-    )  # fmt: skip
-
-
-def test_tables_for_a_stranger_and_numbers_for_a_program(digits: Path, tmp_path: Path) -> None:
+def test_tables_for_a_stranger_and_numbers_for_a_program(
+    geomerge: Callable[..., Any], digits: Path, tmp_path: Path
+) -> None:
     common = ("inspect", digits / "a.pt", "--manifold", "digits", "--inputs", "200")
     shown = geomerge(*common, "--out", "found/a.json", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -44,7 +38,7 @@ def test_tables_for_a_stranger_and_numbers_for_a_program(digits: Path, tmp_path:
     ],
 )
 def test_a_mistake_ends_in_one_sentence(
-    digits: Path, tmp_path: Path, args: tuple[str, ...], message: str
+    geomerge: Callable[..., Any], digits: Path, tmp_path: Path, args: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "a.pt").write_bytes((digits / "a.pt").read_bytes())
     done = geomerge("inspect", *args, cwd=tmp_path)

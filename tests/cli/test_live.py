@@ -19,7 +19,7 @@ COMMAND = [sys.executable, "-W", "ignore", "-c", MAIN]
 EVERY_STEP = f"import geomerge.walk_state as state; state._LEAST = state._SHARE = 0.0; {MAIN}"
 MERGE = [
     "merge", "a.pt", "b.pt", "--manifold", "a=digits", "--manifold", "b=digits-permuted",
-    "--preset", "sketch", "--damping", "1e-4", "--steps", "1500", "--points", "8", "--out", "run",
+    "--preset", "sketch", "--damping", "1e-4", "--steps", "500", "--points", "8", "--out", "run",
 ]  # fmt: skip
 
 Terminal = Callable[..., Any]
@@ -50,7 +50,7 @@ def test_an_interrupted_merge_says_so_and_its_events_tell_where_it_went_on(
     assert shown.last.replace("\n", "") == sentence
     assert "\x1b[?25h" in shown.written.rpartition("\x1b[?25l")[2]  # the cursor is back
     board = next(s for s in shown.screens if "left" in s)
-    begins = r"toward a, damping 0.0001 .* (\d+)/1500 00:\d\d left\n  a +[0-9.]+ %  ▁"
+    begins = r"toward a, damping 0.0001 .* (\d+)/500 00:\d\d left\n  a +[0-9.]+ %  ▁"
     found = re.match(begins, board)
     assert found, board
     assert all(len(line) <= 60 for line in board.splitlines())

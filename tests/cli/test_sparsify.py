@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,27 +18,28 @@ from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 QUICK = ["--steps", "20", "--stages", "2"]
 
 
-def geomerge(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", "-c", "from geomerge.cli.app import main; main()"]
-    return subprocess.run(
-        [*command, *map(str, words)], capture_output=True, text=True, cwd=folder, check=False
-    )
+@pytest.fixture
+def refused(geomerge: Callable[..., Any]) -> Callable[..., str]:
+    """Return what runs a command that must leave nothing but a sentence, and returns that."""
+
+    def refused(*words: str | Path, cwd: Path) -> str:
+        before = set(cwd.rglob("*"))
+        found = geomerge(*words, cwd=cwd)
+        assert found.returncode == 2
+        assert found.stdout == ""
+        assert found.stderr.startswith("geomerge: ")
+        assert found.stderr.count("\n") == 1
+        assert set(cwd.rglob("*")) == before
+        return found.stderr
+
+    return refused
 
 
-def refused(*words: str | Path, folder: Path) -> str:
-    before = set(folder.rglob("*"))
-    found = geomerge(*words, folder=folder)
-    assert found.returncode == 2
-    assert found.stdout == ""
-    assert found.stderr.startswith("geomerge: ")
-    assert found.stderr.count("\n") == 1
-    assert set(folder.rglob("*")) == before
-    return found.stderr
-
-
-def test_weights_go_and_every_tool_opens_the_result(digits: Path, tmp_path: Path) -> None:
+def test_weights_go_and_every_tool_opens_the_result(
+    geomerge: Callable[..., Any], refused: Callable[..., str], digits: Path, tmp_path: Path
+) -> None:
     words = ["sparsify", digits / "a.pt", "--sparsity", "0.8", "--out", "run", *QUICK]
-    found = geomerge(*words, "--torch-prune", "--pt", folder=tmp_path)
+    found = geomerge(*words, "--torch-prune", "--pt", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "without labels" in found.stdout
     run = tmp_path / "run"
@@ -57,17 +58,17 @@ def test_weights_go_and_every_tool_opens_the_result(digits: Path, tmp_path: Path
     plain = rebuild_network(sparse.weights, "lenet-300-100", "a")
     torch.testing.assert_close(module(x), plain(x))
 
-    again = geomerge(*words, folder=tmp_path)
+    again = geomerge(*words, cwd=tmp_path)
     assert again.returncode == 0
     assert "finished before" in again.stdout
     other = [*words[:3], "0.7", *words[4:]]
-    assert "another recipe" in refused(*other, folder=tmp_path)
-    assert (
-        geomerge("path", "run", "--at", "0.5", "--out", "half.pt", folder=tmp_path).returncode == 0
-    )
+    assert "another recipe" in refused(*other, cwd=tmp_path)
+    assert geomerge("path", "run", "--at", "0.5", "--out", "half.pt", cwd=tmp_path).returncode == 0
 
 
-def test_units_go_from_a_network_with_batch_norm(tmp_path: Path) -> None:
+def test_units_go_from_a_network_with_batch_norm(
+    geomerge: Callable[..., Any], tmp_path: Path
+) -> None:
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
         "def net():\n"
@@ -80,7 +81,7 @@ def test_units_go_from_a_network_with_batch_norm(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "bn.pt", Checkpoint(state))
     found = geomerge(
         "sparsify", "bn.pt", "--arch", "mine:net", "--manifold", "digits", "--remove", "0:3",
-        "--shrink", "--torch-prune", "--out", "run", *QUICK, folder=tmp_path,
+        "--shrink", "--torch-prune", "--out", "run", *QUICK, cwd=tmp_path,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert "BatchNorm statistics: re-estimate" in found.stdout
@@ -89,22 +90,24 @@ def test_units_go_from_a_network_with_batch_norm(tmp_path: Path) -> None:
     assert report["shrunk"]["difference"] < 1e-5
     program = torch.export.load(tmp_path / "run" / "shrunk.pt2").module()
     assert program(torch.rand(5, 1, 8, 8)).shape == (5, 10)
-    small = geomerge("evaluate", "run/shrunk.safetensors", "--manifold", "digits", folder=tmp_path)
-    masked = geomerge("evaluate", "run/sparse.safetensors", "--manifold", "digits", folder=tmp_path)
+    small = geomerge("evaluate", "run/shrunk.safetensors", "--manifold", "digits", cwd=tmp_path)
+    masked = geomerge("evaluate", "run/sparse.safetensors", "--manifold", "digits", cwd=tmp_path)
     assert small.returncode == masked.returncode == 0, small.stderr + masked.stderr
     assert small.stdout == masked.stdout
 
 
-def test_a_plan_goes_on_from_a_run_of_either_kind(digits: Path, tmp_path: Path) -> None:
+def test_a_plan_goes_on_from_a_run_of_either_kind(
+    geomerge: Callable[..., Any], refused: Callable[..., str], digits: Path, tmp_path: Path
+) -> None:
     first = ["sparsify", digits / "a.pt", "--remove", "layers.0:150", "--out", "run", *QUICK]
-    assert geomerge(*first, folder=tmp_path).returncode == 0
+    assert geomerge(*first, cwd=tmp_path).returncode == 0
     (tmp_path / "back.yaml").write_text("- {name: half, restore: {layers.0: 50}}\n")
     found = geomerge(
-        "reconfigure", "run", "--plan", "back.yaml", "--out", "two", *QUICK, folder=tmp_path
+        "reconfigure", "run", "--plan", "back.yaml", "--out", "two", *QUICK, cwd=tmp_path
     )
     assert found.returncode == 0, found.stderr
     again = geomerge(
-        "reconfigure", "two", "--plan", "back.yaml", "--out", "three", *QUICK, folder=tmp_path
+        "reconfigure", "two", "--plan", "back.yaml", "--out", "three", *QUICK, cwd=tmp_path
     )
     assert again.returncode == 0, again.stderr
     report = json.loads((tmp_path / "three" / "report.json").read_text())
@@ -113,9 +116,9 @@ def test_a_plan_goes_on_from_a_run_of_either_kind(digits: Path, tmp_path: Path) 
     back = load_checkpoint(tmp_path / "three" / "half.safetensors").weights["layers.0.weight"]
     assert int((back == dense).all(dim=1).sum()) >= 50
     assert geomerge(
-        "path", "three/moves/half", "--at", "1", "--out", "end.pt", folder=tmp_path
+        "path", "three/moves/half", "--at", "1", "--out", "end.pt", cwd=tmp_path
     ).returncode == 0  # fmt: skip
-    lost = refused("reconfigure", "run/sparse.safetensors", "--plan", "back.yaml", folder=tmp_path)
+    lost = refused("reconfigure", "run/sparse.safetensors", "--plan", "back.yaml", cwd=tmp_path)
     assert "nothing to come back to" in lost
 
 
@@ -137,14 +140,16 @@ def test_a_plan_goes_on_from_a_run_of_either_kind(digits: Path, tmp_path: Path) 
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(
-    digits: Path, tmp_path: Path, words: list[str], sentence: str
+    refused: Callable[..., str], digits: Path, tmp_path: Path, words: list[str], sentence: str
 ) -> None:
-    assert sentence in refused("sparsify", digits / "a.pt", *words, folder=tmp_path)
+    assert sentence in refused("sparsify", digits / "a.pt", *words, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../evil", "/absolute", "a/b", ".", "x" * 300, "dense"])
-def test_names_of_steps_that_are_no_names_of_files(digits: Path, tmp_path: Path, name: str) -> None:
+def test_names_of_steps_that_are_no_names_of_files(
+    refused: Callable[..., str], digits: Path, tmp_path: Path, name: str
+) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(json.dumps([{"name": name, "remove": {"layers.0": 5}}]))
-    sentence = refused("reconfigure", digits / "a.pt", "--plan", plan, folder=tmp_path)
+    sentence = refused("reconfigure", digits / "a.pt", "--plan", plan, cwd=tmp_path)
     assert "becomes a file's" in sentence

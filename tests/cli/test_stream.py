@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 QUICK = ["--epochs", "2", "--experiences", "2", "--batch", "32", "--arch", "mlp-16"]
 
 
-def geomerge(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from geomerge.cli.app import main; main()"]
-    return subprocess.run(
-        [*command, *map(str, words)], capture_output=True, text=True, cwd=folder, check=False
-    )
-
-
-def test_a_stream_leaves_a_table_a_picture_and_a_report(tmp_path: Path) -> None:
+def test_a_stream_leaves_a_table_a_picture_and_a_report(
+    geomerge: Callable[..., Any], tmp_path: Path
+) -> None:
     words = ["stream", "split-digits", "--only", "geodesic,naive,joint", *QUICK, "--out", "run"]
-    found = geomerge(*words, folder=tmp_path)
+    found = geomerge(*words, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert found.stderr == ""
     assert "geodesic" in found.stdout
@@ -38,11 +33,11 @@ def test_a_stream_leaves_a_table_a_picture_and_a_report(tmp_path: Path) -> None:
     assert "| joint |" in table
     assert (run / "stream.png").read_bytes().startswith(b"\x89PNG")
 
-    again = geomerge(*words, "--json", folder=tmp_path)
+    again = geomerge(*words, "--json", cwd=tmp_path)
     assert again.returncode == 0
     assert json.loads(again.stdout) == report
-    assert "finished before" in geomerge(*words, folder=tmp_path).stdout
-    other = geomerge(*words, "--seed", "1", folder=tmp_path)
+    assert "finished before" in geomerge(*words, cwd=tmp_path).stdout
+    other = geomerge(*words, "--seed", "1", cwd=tmp_path)
     assert other.returncode == 2
     assert "another recipe" in other.stderr
 
@@ -62,8 +57,10 @@ def test_a_stream_leaves_a_table_a_picture_and_a_report(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_end_in_one_sentence(words: list[str], part: str, tmp_path: Path) -> None:
-    found = geomerge("stream", *words, folder=tmp_path)
+def test_mistakes_end_in_one_sentence(
+    geomerge: Callable[..., Any], words: list[str], part: str, tmp_path: Path
+) -> None:
+    found = geomerge("stream", *words, cwd=tmp_path)
     assert found.returncode == 2
     assert found.stdout == ""
     assert found.stderr.startswith("geomerge: ")
@@ -72,9 +69,11 @@ def test_mistakes_end_in_one_sentence(words: list[str], part: str, tmp_path: Pat
     assert not any(tmp_path.iterdir())
 
 
-def test_a_row_that_diverges_does_not_take_the_others_along(tmp_path: Path) -> None:
+def test_a_row_that_diverges_does_not_take_the_others_along(
+    geomerge: Callable[..., Any], tmp_path: Path
+) -> None:
     words = ["stream", "split-digits", *QUICK, "--only", "naive,joint", "--rate", "naive=1e9"]
-    found = geomerge(*words, "--out", "run", folder=tmp_path)
+    found = geomerge(*words, "--out", "run", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "naive is not in the table: the weights of naive stopped" in found.stdout
     report = json.loads((tmp_path / "run" / "report.json").read_text())

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,13 +124,12 @@ def test_what_cannot_be_told_is_refused(digits: Path) -> None:
         prepare_sides(bare, replace(FAST, manifold=()))
 
 
-def test_the_command_reports_the_alignment(digits: Path, tmp_path: Path) -> None:
-    def run(*args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", "from geomerge.cli.app import main; main()",
-             "merge", str(digits / "a.pt"), str(digits / "b.pt"), "--manifold", "digits", *args],
-            capture_output=True, text=True, cwd=tmp_path, check=False,
-        )  # fmt: skip
+def test_the_command_reports_the_alignment(
+    geomerge: Callable[..., Any], digits: Path, tmp_path: Path
+) -> None:
+    def run(*args: str) -> Any:
+        files = digits / "a.pt", digits / "b.pt"
+        return geomerge("merge", *files, "--manifold", "digits", *args, cwd=tmp_path)
 
     done = run("--align", "weights", "--damping", "1e-5", "--steps", "40", "--out", "run")
     assert done.returncode == 0, done.stderr

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +25,17 @@ PLAN = "- name: fewer\n  remove: {layers.0: 20}\n- name: others\n  remove: {laye
 
 
 @pytest.fixture(scope="session")
-def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def runs(
+    geomerge: Callable[..., Any], digits: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """The folders of the runs, by what made them."""
     place = tmp_path_factory.mktemp("pages")
     for name in ("a.pt", "b.pt"):
         shutil.copy(digits / name, place / name)
     (place / "plan.yaml").write_text(PLAN)
     for kind, words in KINDS.items():
-        subprocess.run(
-            [sys.executable, "-c", "from geomerge.cli.app import main; main()", *words,
-             "--out", kind],
-            cwd=place, check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        done = geomerge(*words, "--out", kind, cwd=place)
+        assert done.returncode == 0, done.stderr
     return {kind: place / kind for kind in KINDS}
 
 

@@ -6,8 +6,7 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,6 @@ from geomerge.runs.page import run_report
 
 KINDS = ("merge", "sparsify", "reconfigure", "compare", "stream")
 LIMIT = 3_000_000  # bytes
-
-
-def geomerge(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from geomerge.cli.app import main; main()", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
 class Tags(HTMLParser):
@@ -57,7 +51,7 @@ def test_one_small_file_that_fetches_nothing(runs: dict[str, Path], kind: str) -
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_stored_run_makes_the_same_page_again(
-    runs: dict[str, Path], kind: str, tmp_path: Path
+    geomerge: Callable[..., Any], runs: dict[str, Path], kind: str, tmp_path: Path
 ) -> None:
     copy = tmp_path / kind
     shutil.copytree(runs[kind], copy)
@@ -73,7 +67,9 @@ def test_the_stored_run_makes_the_same_page_again(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_command_in_the_report_makes_the_run_again(runs: dict[str, Path], kind: str) -> None:
+def test_the_command_in_the_report_makes_the_run_again(
+    geomerge: Callable[..., Any], runs: dict[str, Path], kind: str
+) -> None:
     folder = runs[kind]
     command = shlex.split(json.loads((folder / "report.json").read_text())["command"])
     assert command[0] == "geomerge"
@@ -124,7 +120,9 @@ def test_pictures_come_from_the_run_alone(runs: dict[str, Path], tmp_path: Path,
         run_report(tmp_path / "run")
 
 
-def test_folders_without_a_whole_run_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_folders_without_a_whole_run_are_refused(
+    geomerge: Callable[..., Any], runs: dict[str, Path], tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     shutil.copytree(runs["merge"], tmp_path / "run")
     (tmp_path / "run" / "report.json").write_text('{"recipe": {"merge": {}}}')

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,18 +84,14 @@ def test_tables_show_the_report_and_every_row_has_all_cells(runs: Path, name: st
     assert f"# {head['model-index'][0]['name']}\n" in body
 
 
-def test_the_command_makes_the_run_again(runs: Path, tmp_path: Path) -> None:
+def test_the_command_makes_the_run_again(
+    geomerge: Callable[..., Any], runs: Path, tmp_path: Path
+) -> None:
     _, body = parts(runs / "merge")
     (command,) = re.findall(r"```sh\n(.*)\n```", body)
     program, *words = shlex.split(command)
     assert program == "geomerge"
-    main = [sys.executable, "-W", "ignore", "-c", "from geomerge.cli.app import main; main()"]
-    done = subprocess.run(
-        [*main, *words, "--out", str(tmp_path / "again")],
-        cwd=runs,
-        capture_output=True,
-        check=False,
-    )
+    done = geomerge(*words, "--out", tmp_path / "again", cwd=runs)
     assert done.returncode == 0, done.stderr
     for file in ("merged.safetensors", "recipe.json", "README.md"):
         assert (tmp_path / "again" / file).read_bytes() == (runs / "merge" / file).read_bytes()

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,14 +252,13 @@ def test_a_network_between_the_ends_is_verified_from_its_file(own: Path) -> None
     assert all(claim.holds for claim in found.claims)
 
 
-def test_a_sketch_in_a_file_of_its_own_is_an_input(own: Path, tmp_path: Path) -> None:
+def test_a_sketch_in_a_file_of_its_own_is_an_input(
+    geomerge: Callable[..., Any], own: Path, tmp_path: Path
+) -> None:
     b = load_checkpoint(own / "b.safetensors")
     save_checkpoint(own / "b.safetensors", Checkpoint(b.weights, {**b.meta, "sketch": {}}))
     words = ["sketch", "b.safetensors", "--manifold", "b.npz", "--out", "kept.safetensors"]
-    subprocess.run(
-        [sys.executable, "-c", "from geomerge.cli.app import main; main()", *words], cwd=own,
-        check=True, capture_output=True,
-    )  # fmt: skip
+    assert geomerge(*words, cwd=own).returncode == 0
     run = merged(own, "ab", sketch=(f"b={own / 'kept.safetensors'}",))
     report = json.loads((run / "report.json").read_text())
     assert report["certificate"]["sketches"] == {"b": "kept.safetensors"}
@@ -290,13 +287,9 @@ def test_mistakes_are_said(run: Path, tmp_path: Path) -> None:
         verify_run(run)
 
 
-def test_the_command_says_it_claim_by_claim(run: Path) -> None:
-    def verify(*args: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", "from geomerge.cli.app import main; main()", "verify",
-             *map(str, args)],
-            capture_output=True, text=True, cwd=run.parent, check=False,
-        )  # fmt: skip
+def test_the_command_says_it_claim_by_claim(geomerge: Callable[..., Any], run: Path) -> None:
+    def verify(*args: str | Path) -> Any:
+        return geomerge("verify", *args, cwd=run.parent)
 
     done = verify("run")
     assert done.returncode == 0, done.stderr
