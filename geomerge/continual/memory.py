@@ -20,7 +20,7 @@ from geomerge.metric import KroneckerMetric, combine
 from geomerge.metric.estimate import estimate_kronecker
 from geomerge.metric.sketch import truncated_metric
 from geomerge.network import Network
-from geomerge.tasks import Inputs, Normalisation
+from geomerge.tasks import PLAIN, Inputs
 
 __all__ = [
     "UNSEEN",
@@ -34,7 +34,6 @@ __all__ = [
 
 NetworkOf = Callable[[int | None], Network]  # as a function of the inputs of a head
 
-_PLAIN = Normalisation((0.0,), (1.0,))
 UNSEEN = -30.0  # log-probability of classes that are masked, or came later
 _BATCH = 500
 _MOMENTS = 5000  # inputs that moments are measured on
@@ -93,7 +92,7 @@ class Remembered:
 
 def as_they_are(x: Tensor, device: str | torch.device = "cpu") -> Inputs:
     """Return inputs that need no normalisation."""
-    return Inputs(x, _PLAIN, str(device))
+    return Inputs(x, PLAIN, str(device))
 
 
 def answers(

@@ -234,9 +234,13 @@ def preconditioned_move(
             products.append(part @ lowered)
         torch.add(start, part, alpha=rate, out=part)
     if not masked:
-        predicted = float(torch.stack(products).sum(dtype=torch.float64))
-    length = float(torch.stack(squares).sum(dtype=torch.float64)) ** 0.5
+        predicted = _total(products)
+    length = _total(squares) ** 0.5
     return end, rate * length, max(rate**2 * predicted, 0.0)
+
+
+def _total(parts: list[Tensor]) -> float:
+    return float(parts[0] if len(parts) == 1 else torch.stack(parts).sum(dtype=torch.float64))
 
 
 def _norm(spectrum: Spectrum, beta: float, damping: float) -> float:

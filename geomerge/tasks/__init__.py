@@ -11,6 +11,7 @@ from geomerge.network import check_device
 from geomerge.tasks import sources
 from geomerge.tasks.classes import split_classes, take_classes
 from geomerge.tasks.normalisation import (
+    PLAIN,
     Normalisation,
     check_normalised,
     normalisation_of,
@@ -21,6 +22,7 @@ from geomerge.tasks.normalisation import (
 from geomerge.tasks.task import Inputs, Split, Task, make_task
 
 __all__ = [
+    "PLAIN",
     "Inputs",
     "Normalisation",
     "Split",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import TaskError
-from geomerge.tasks.normalisation import Normalisation
+from geomerge.tasks.normalisation import PLAIN, Normalisation
 
 __all__ = ["Inputs", "Split", "Task", "make_task"]
 
@@ -40,11 +40,13 @@ class Inputs:
         x = self.raw[index].to(self.device)
         if not x.is_floating_point() and x.dtype != torch.uint8:
             return x
-        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        x = x.float().div_(255) if x.dtype == torch.uint8 else x.float()
+        if self.normalisation == PLAIN:
+            return x.clone() if isinstance(index, slice) else x  # a slice is no copy yet
         shape = (-1,) + (1,) * max(x.dim() - 2, 0)
         mean = torch.tensor(self.normalisation.mean, device=x.device).view(shape)
         std = torch.tensor(self.normalisation.std, device=x.device).view(shape)
-        return (x - mean) / std
+        return (x - mean).div_(std)
 
     def batches(self, size: int = 1000) -> Iterator[Tensor]:
         """Yield all inputs in order, ``size`` at a time."""
@@ -184,7 +186,7 @@ def _cut(
 
 def _measure(x: Tensor) -> Normalisation:
     if x.dtype != torch.uint8:
-        return Normalisation((0.0,), (1.0,))
+        return PLAIN
     flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(1)
     parts = flat.transpose(0, 1).flatten(1).double() / 255
     mean = [round(float(part.mean()), 4) for part in parts]

@@ -12,6 +12,8 @@ from PIL import Image
 from geomerge import load_task
 from geomerge.errors import OptionError, TaskError
 from geomerge.tasks import (
+    PLAIN,
+    Inputs,
     Normalisation,
     make_task,
     parse_normalisation,
@@ -59,6 +61,20 @@ def test_bytes_are_scaled_and_normalised_per_channel() -> None:
     for c in range(3):
         expected = (raw[:, c] - numbers.mean[c]) / numbers.std[c]
         torch.testing.assert_close(got[:, c], expected)
+
+
+@pytest.mark.parametrize("index", [slice(0, 9), torch.arange(9)], ids=["slice", "numbers"])
+@pytest.mark.parametrize("normalisation", [PLAIN, Normalisation((0.5,), (2.0,))])
+@pytest.mark.parametrize("raw", [torch.rand(20, 5), torch.ones(20, 5, dtype=torch.uint8)])
+def test_what_is_done_to_a_batch_is_not_done_to_the_data(
+    raw: torch.Tensor, normalisation: Normalisation, index: slice | torch.Tensor
+) -> None:
+    inputs, before = Inputs(raw, normalisation), raw.clone()
+    batch = inputs.batch(index)
+    again = batch.clone()
+    batch.zero_()
+    assert torch.equal(raw, before)
+    assert torch.equal(inputs.batch(index), again)
 
 
 def test_normalisation_is_measured_where_none_is_given() -> None:
