@@ -95,7 +95,7 @@ def step(make: Callable[[], nn.Module], batch: int) -> dict[str, Any]:
     measured = time.perf_counter() - began
     metric = sketch.sharpened(DAMPING)
     direction = TowardFunction(network, targets, as_inputs(x), batch, 0)
-    times = 15 if network.n < 2e7 else 5
+    times = 61 if network.n < 2e6 else 15 if network.n < 2e7 else 5
     walk = walk_toward_function(
         network.initial, lambda _: metric, [direction], FunctionWalk(DAMPING, 10**6, 1e-3)
     )

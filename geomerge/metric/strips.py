@@ -57,6 +57,10 @@ class StripFunction:
         self._scale_a = functional.pad(function(b.values[:, None] * by_a) - tail_b, more)
         self._scale_b = function(by_b * a.values) - tail_a
         self._scale_b[:, :wide] = rest - tail_a  # they are in the other strip
+        # L and R, each with its half that is the same every time.
+        new = self._few_b.new_empty
+        self._left = torch.cat([new(len(b.vectors), wide), self._few_b], dim=1)
+        self._right = torch.cat([a.vectors[:, :wide].T, new(tall, len(a.vectors))])
         self._beyond_b = None if b.full else functional.pad(tail_b - rest, more)
         self._beyond_a = None if a.full else tail_a - rest
 
@@ -68,20 +72,16 @@ class StripFunction:
     ) -> None:
         """Apply the function to a matrix and write it into another of the same two parts."""
         wide, tall = self._strips
-        left, right = [], []
+        left, right = self._left, self._right
         if wide:
-            left.append(self._along_inputs(weight, bias)[:, :wide])
-            right.append(self._few_a.T[:wide])
-        if tall or not wide:
-            left.append(self._few_b)
-            right.append(self._along_outputs(weight, bias))
-        one = left[0] if len(left) == 1 else torch.cat(left, dim=1)
-        other = right[0] if len(right) == 1 else torch.cat(right)
-        by_weight = other[:, : weight.shape[1]]
+            left[:, :wide] = self._along_inputs(weight, bias)[:, :wide]
+        if tall:
+            right[wide:] = self._along_outputs(weight, bias)
+        by_weight = right[:, : weight.shape[1]]
         for rows in _blocks(weight):
-            torch.mul(weight[rows], self._rest, out=out[0][rows]).addmm_(one[rows], by_weight)
+            torch.mul(weight[rows], self._rest, out=out[0][rows]).addmm_(left[rows], by_weight)
         if bias is not None and out[1] is not None:
-            torch.mul(bias, self._rest, out=out[1]).addmv_(one, other[:, -1])
+            torch.mul(bias, self._rest, out=out[1]).addmv_(left, right[:, -1])
 
     def _along_inputs(
         self,
