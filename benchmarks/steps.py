@@ -36,7 +36,7 @@ from geomerge.metric import exact_metric, gram_metric
 from geomerge.metric.estimate import estimate_kronecker
 from geomerge.metric.kernel import gram_matrix
 from geomerge.steps import solve_qp
-from geomerge.tasks import Inputs, Normalisation
+from geomerge.tasks import as_they_are
 from geomerge.testing import dense_jacobian
 from geomerge.walk import FunctionWalk, walk_toward_function
 
@@ -82,26 +82,24 @@ def inputs(count: int) -> Tensor:
     return torch.randn(count, 784) @ mix.T
 
 
-def as_inputs(x: Tensor) -> Inputs:
-    return Inputs(x, Normalisation((0.0,), (1.0,)))
-
-
 def step(make: Callable[[], nn.Module], batch: int) -> dict[str, Any]:
     """A step of a walk and a step of SGD with momentum toward the same outputs."""
     network, x = Network(make()), inputs(max(METRIC_INPUTS, 4 * batch))
     targets = torch.randn(len(x), CLASSES).log_softmax(dim=1)
     began = time.perf_counter()
-    sketch = estimate_kronecker(network, network.initial, as_inputs(x[:METRIC_INPUTS]).batches(500))
+    sketch = estimate_kronecker(
+        network, network.initial, as_they_are(x[:METRIC_INPUTS]).batches(500)
+    )
     measured = time.perf_counter() - began
     metric = sketch.sharpened(DAMPING)
-    direction = TowardFunction(network, targets, as_inputs(x), batch, 0)
+    direction = TowardFunction(network, targets, as_they_are(x), batch, 0)
     times = 61 if network.n < 2e6 else 15 if network.n < 2e7 else 5
     walk = walk_toward_function(
         network.initial, lambda _: metric, [direction], FunctionWalk(DAMPING, 10**6, 1e-3)
     )
     module = make()
     optimizer = torch.optim.SGD(module.parameters(), 1e-3, momentum=0.9)
-    order = TowardFunction(network, targets, as_inputs(x), batch, 0)
+    order = TowardFunction(network, targets, as_they_are(x), batch, 0)
 
     def train() -> None:
         index = next(order._order)
@@ -192,7 +190,7 @@ def kfac(make: Callable[[], nn.Module], count: int) -> dict[str, Any]:
         return operator
 
     def own() -> Any:
-        return estimate_kronecker(network, network.initial, as_inputs(x).batches(500))
+        return estimate_kronecker(network, network.initial, as_they_are(x).batches(500))
 
     measure, other = in_turns(own, theirs, times=3)
     metric, operator = own().sharpened(DAMPING), theirs()
@@ -218,7 +216,7 @@ def metrics(count: int) -> dict[str, Any]:
         "exact": lambda: exact_metric(network, network.initial, [x]),
     }
     targets = torch.randn(count, CLASSES).log_softmax(dim=1)
-    direction = TowardFunction(network, targets, as_inputs(x), min(256, count), 0)
+    direction = TowardFunction(network, targets, as_they_are(x), min(256, count), 0)
     for name, make in makers.items():
         metric = make()
         measure, spectrum, training = in_turns(

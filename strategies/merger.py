@@ -13,7 +13,7 @@ from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 
 from geomerge.continual.experience import merge_experience
-from geomerge.continual.memory import Remembered, as_they_are, fit_memory, remember
+from geomerge.continual.memory import Remembered, fit_memory, remember
 from geomerge.continual.report import MergeReport
 from geomerge.continual.settings import MergeSettings
 from geomerge.errors import NumericalError, OptionError
@@ -21,6 +21,7 @@ from geomerge.network import Network
 from geomerge.options import check_known
 from geomerge.strategies.experience import collect, task_label
 from geomerge.strategies.in_place import evaluate_again, write
+from geomerge.tasks import as_they_are
 
 __all__ = ["Merger", "merge_settings"]
 

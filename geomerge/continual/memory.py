@@ -20,14 +20,13 @@ from geomerge.metric import KroneckerMetric, combine
 from geomerge.metric.estimate import estimate_kronecker
 from geomerge.metric.sketch import truncated_metric
 from geomerge.network import Network
-from geomerge.tasks import PLAIN, Inputs
+from geomerge.tasks import Inputs, as_they_are
 
 __all__ = [
     "UNSEEN",
     "NetworkOf",
     "Remembered",
     "answers",
-    "as_they_are",
     "fit_memory",
     "remember",
 ]
@@ -88,11 +87,6 @@ class Remembered:
         if self.sketch is not None:
             total += self.sketch.nbytes
         return total
-
-
-def as_they_are(x: Tensor, device: str | torch.device = "cpu") -> Inputs:
-    """Return inputs that need no normalisation."""
-    return Inputs(x, PLAIN, str(device))
 
 
 def answers(

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from geomerge.budgets import SketchKept
 from geomerge.continual.kept import DriftBudgets
-from geomerge.continual.memory import answers, as_they_are
+from geomerge.continual.memory import answers
 from geomerge.continual.rehearsal import Rehearsal
 from geomerge.continual.report import PathPoint
 from geomerge.continual.settings import MergeSettings
 from geomerge.directions import divergence
 from geomerge.network import Network
 from geomerge.statistics import has_statistics, re_estimate
-from geomerge.tasks import Inputs
+from geomerge.tasks import Inputs, as_they_are
 
 __all__ = ["Measure", "best_on_line", "with_statistics"]
 

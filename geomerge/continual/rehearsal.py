@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from geomerge.continual.memory import UNSEEN, NetworkOf, Remembered, as_they_are
+from geomerge.continual.memory import UNSEEN, NetworkOf, Remembered
 from geomerge.directions import TowardFunction, divergence
 from geomerge.network import Network
-from geomerge.tasks import Inputs
+from geomerge.tasks import Inputs, as_they_are
 from geomerge.walk import Direction
 
 __all__ = ["Rehearsal", "TowardAll"]

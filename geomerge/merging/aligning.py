@@ -13,7 +13,7 @@ from geomerge.merging.heads import Heads
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
 from geomerge.metric.sketch import Sketch
-from geomerge.tasks import PLAIN, Inputs
+from geomerge.tasks import Inputs, as_they_are
 
 __all__ = ["align_sides"]
 
@@ -108,4 +108,4 @@ def _inputs(sides: Sides, seed: int) -> Inputs:
         )
     alike = [x for x in given if x.raw.shape[1:] == given[0].raw.shape[1:]]
     samples = [x.sample(_INPUTS // len(alike), seed).batch(slice(None)) for x in alike]
-    return Inputs(torch.cat(samples), PLAIN, given[0].device)
+    return as_they_are(torch.cat(samples), given[0].device)

@@ -11,7 +11,7 @@ from geomerge.errors import OptionError
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side
 from geomerge.metric import KroneckerMetric, Metric, combine, measure_metric
-from geomerge.tasks import PLAIN, Inputs
+from geomerge.tasks import Inputs, as_they_are
 
 __all__ = ["EXACT_INPUTS", "METRIC_INPUTS", "manifold_of", "measured_inputs", "metric_of_all"]
 
@@ -64,7 +64,7 @@ def _pooled(samples: Sequence[Inputs]) -> Inputs:
         return samples[0]
     shortest = min(len(s) for s in samples)
     mixed = torch.stack([s.batch(slice(0, shortest)) for s in samples], dim=1).flatten(0, 1)
-    return Inputs(mixed, PLAIN, samples[0].device)
+    return as_they_are(mixed, samples[0].device)
 
 
 def _together(metrics: list[Metric]) -> Metric:

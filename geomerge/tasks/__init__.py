@@ -11,7 +11,6 @@ from geomerge.network import check_device
 from geomerge.tasks import sources
 from geomerge.tasks.classes import split_classes, take_classes
 from geomerge.tasks.normalisation import (
-    PLAIN,
     Normalisation,
     check_normalised,
     normalisation_of,
@@ -19,14 +18,14 @@ from geomerge.tasks.normalisation import (
     recorded_normalisation,
     split_normalisations,
 )
-from geomerge.tasks.task import Inputs, Split, Task, make_task
+from geomerge.tasks.task import Inputs, Split, Task, as_they_are, make_task
 
 __all__ = [
-    "PLAIN",
     "Inputs",
     "Normalisation",
     "Split",
     "Task",
+    "as_they_are",
     "check_normalised",
     "load_task",
     "make_task",

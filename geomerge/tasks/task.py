@@ -11,7 +11,7 @@ from torch import Tensor
 from geomerge.errors import TaskError
 from geomerge.tasks.normalisation import PLAIN, Normalisation
 
-__all__ = ["Inputs", "Split", "Task", "make_task"]
+__all__ = ["Inputs", "Split", "Task", "as_they_are", "make_task"]
 
 SELECTION_SIZE = 5000
 SELECTION_SEED = 0  # fixed: every command must cut the same examples
@@ -58,6 +58,11 @@ class Inputs:
         generator = torch.Generator().manual_seed(seed)
         index = torch.randperm(len(self), generator=generator)[:count]
         return Inputs(self.raw[index], self.normalisation, self.device)
+
+
+def as_they_are(x: Tensor, device: str | torch.device = "cpu") -> Inputs:
+    """Return inputs that need no normalisation, shape (N, ...)."""
+    return Inputs(x, PLAIN, str(device))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from PIL import Image
 from geomerge import load_task
 from geomerge.errors import OptionError, TaskError
 from geomerge.tasks import (
-    PLAIN,
     Inputs,
     Normalisation,
     make_task,
@@ -20,6 +19,7 @@ from geomerge.tasks import (
     recorded_normalisation,
     split_normalisations,
 )
+from geomerge.tasks.normalisation import PLAIN
 
 
 def write_images(folder: Path, count: int = 12, side: int = 6) -> None:
