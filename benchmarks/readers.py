@@ -159,6 +159,7 @@ def cases(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # a fork has none of the threads that its parent waits for
     warnings.simplefilter("ignore")  # Pillow's, of large images
     with TemporaryDirectory() as name:
         found = cases(Path(name))
