@@ -19,10 +19,11 @@ from typing import Any
 from common import Rows, expert, walked, write_results
 
 from geomerge import Checkpoint, MergeOptions
-from geomerge.baselines import straight_line
-from geomerge.crossover import accuracy, parse_pick, search
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.pick import parse_pick, search
 from geomerge.merging.prepare import prepare_sides
 from geomerge.merging.scoring import Scorer
+from geomerge.training import straight_line
 
 TASKS = ("mnist", "fashion-mnist")
 RULES = ("balanced", "max-min")

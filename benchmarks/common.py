@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from geomerge import Checkpoint, MergeOptions, load_checkpoint, load_task
-from geomerge.crossover import accuracy, parse_pick
-from geomerge.files import write_bytes
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.pick import parse_pick
+from geomerge.io.files import write_bytes
 from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
 from geomerge.merging.plan import plan_merge
 from geomerge.merging.prepare import prepare_sides

@@ -17,7 +17,7 @@ from typing import Any
 from common import Rows, expert, write_results
 
 from geomerge import MergeOptions
-from geomerge.comparing import METHODS, CompareOptions, compare
+from geomerge.comparison import METHODS, CompareOptions, compare
 
 TASKS = ("mnist", "fashion-mnist")
 SEEDS = (0, 1, 2)

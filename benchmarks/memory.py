@@ -18,11 +18,11 @@ import torch
 from common import write_results
 
 from geomerge import Network, load_checkpoint, load_task
-from geomerge.architectures import rebuild_network
-from geomerge.directions import TowardFunction, divergence, log_probabilities
-from geomerge.metric import load_sketch, make_sketch, save_sketch
-from geomerge.tasks import Inputs
-from geomerge.walk import FunctionWalk, walk_toward_function
+from geomerge.data import Inputs
+from geomerge.metrics import load_sketch, make_sketch, save_sketch
+from geomerge.networks.architectures import rebuild_network
+from geomerge.walks.objectives import TowardFunction, divergence, log_probabilities
+from geomerge.walks.walk import FunctionWalk, walk_toward_function
 
 BATCH, STEPS, INPUTS = 256, 5, 512
 

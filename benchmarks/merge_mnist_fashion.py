@@ -22,21 +22,21 @@ import torch
 from common import RESULTS, Rows, expert, walked, write_results
 
 from geomerge import MergeOptions, Network, load_task
-from geomerge.architectures import create_network, rebuild_network
-from geomerge.baselines import fine_tune, straight_line
-from geomerge.crossover import Score, accuracy, parse_pick, search
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.pick import Score, parse_pick, search
 from geomerge.merging.prepare import prepare_sides
 from geomerge.merging.walks import Walker
-from geomerge.metric import EuclideanMetric
-from geomerge.training import train
-from geomerge.walk import (
+from geomerge.metrics import EuclideanMetric
+from geomerge.networks.architectures import create_network, rebuild_network
+from geomerge.training import fine_tune, straight_line, train
+from geomerge.walks.state import WalkState
+from geomerge.walks.walk import (
     FunctionWalk,
     WeightWalk,
     walk_straight,
     walk_toward_function,
     walk_toward_weights,
 )
-from geomerge.walk_state import WalkState
 
 NAMES = ("mnist", "fashion-mnist")
 FINE_TUNE_STEPS = 200

@@ -20,19 +20,19 @@ from typing import Any
 import numpy as np
 import torch
 from common import write_results
-from memory import reset_peak, resident
-from PIL import Image
-
-from geomerge import Checkpoint, WeightPath, load_checkpoint, load_task, save_checkpoint
-from geomerge.errors import GeomergeError
-from geomerge.testing.hostile_data import (
+from hostile_data import (
     HOSTILE_IMAGES,
     HOSTILE_NPZ,
     HOSTILE_PATHS,
     make_path,
     npz_bytes,
 )
-from geomerge.testing.hostile_networks import HOSTILE_SAFETENSORS, HOSTILE_TORCH
+from hostile_networks import HOSTILE_SAFETENSORS, HOSTILE_TORCH
+from memory import reset_peak, resident
+from PIL import Image
+
+from geomerge import Checkpoint, WeightPath, load_checkpoint, load_task, save_checkpoint
+from geomerge.errors import GeomergeError
 
 REPEATS = 3  # the least of so many, each in a process of its own
 MOST_SECONDS, MOST_BYTES = 1.0, 8 * 2**20

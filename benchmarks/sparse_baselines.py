@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geomerge import Network
-from geomerge.metric.layers import is_matrix_layer, position_inputs
-from geomerge.sparsity.masks import prunable
-from geomerge.tasks import Inputs, Split
+from geomerge.data import Inputs, Split
+from geomerge.metrics.kernel import is_matrix_layer, position_inputs
+from geomerge.pruning.masks import prunable
 
 __all__ = [
     "LENET_DAMPING",

@@ -41,13 +41,13 @@ from sparse_baselines import (
 from torch import Tensor
 
 from geomerge import Network, load_task
-from geomerge.architectures import rebuild_network
-from geomerge.crossover import accuracy
-from geomerge.sparsifying.goals import stages_of
-from geomerge.sparsifying.options import SparsifyOptions
-from geomerge.sparsifying.subject import Subject, prepare_subject
-from geomerge.sparsifying.walks import Walked, finish_with_labels, walk_stages
-from geomerge.tasks import Split
+from geomerge.data import Split
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.networks.architectures import rebuild_network
+from geomerge.pruning.goals import stages_of
+from geomerge.pruning.options import SparsifyOptions
+from geomerge.pruning.problem import Subject, prepare_subject
+from geomerge.pruning.walks import Walked, finish_with_labels, walk_stages
 
 ARCH = "lenet-300-100"
 LEVELS = (0.98, 0.95, 0.9, 0.7)

@@ -30,16 +30,16 @@ from sparse_baselines import (
 from torch import Tensor
 
 from geomerge import Checkpoint, load_checkpoint
-from geomerge.crossover import accuracy
-from geomerge.sparsifying.goals import stages_of
-from geomerge.sparsifying.options import SparsifyOptions
-from geomerge.sparsifying.reconfigure import reconfigure
-from geomerge.sparsifying.subject import prepare_subject
-from geomerge.sparsifying.walks import walk_stages
-from geomerge.sparsity.plan import PlanStep
-from geomerge.sparsity.shrink import removed_units
-from geomerge.statistics import re_estimate
-from geomerge.tasks import Inputs, Split
+from geomerge.data import Inputs, Split
+from geomerge.data.batchnorm import re_estimate
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.pruning.goals import stages_of
+from geomerge.pruning.options import SparsifyOptions
+from geomerge.pruning.plan import PlanStep
+from geomerge.pruning.problem import prepare_subject
+from geomerge.pruning.reconfigure import reconfigure
+from geomerge.pruning.shrink import removed_units
+from geomerge.pruning.walks import walk_stages
 
 LAYER, COUNT = "features.0", 50
 OPTIONS = SparsifyOptions(

@@ -31,14 +31,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 
 from geomerge import Network
-from geomerge.directions import TowardFunction
-from geomerge.metric import exact_metric, gram_metric
-from geomerge.metric.estimate import estimate_kronecker
-from geomerge.metric.kernel import gram_matrix
+from geomerge.data import as_they_are
+from geomerge.metrics import exact_metric, gram_metric
+from geomerge.metrics.kernel import gram_matrix
+from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.steps import solve_qp
-from geomerge.tasks import as_they_are
 from geomerge.testing import dense_jacobian
-from geomerge.walk import FunctionWalk, walk_toward_function
+from geomerge.walks.objectives import TowardFunction
+from geomerge.walks.walk import FunctionWalk, walk_toward_function
 
 WIDTHS = {12: 256, 100: 256, 400: 256, 640: 256, 2800: 256, 9400: 64}  # units: batch
 DAMPING = 1e-3

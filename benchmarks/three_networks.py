@@ -15,8 +15,8 @@ import torch
 from common import Rows, expert, walked, write_results
 
 from geomerge import MergeOptions, Network, load_task
-from geomerge.architectures import create_network
-from geomerge.crossover import accuracy
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.networks.architectures import create_network
 from geomerge.training import train
 
 TASKS = ("mnist", "fashion-mnist", "rotated-mnist")

@@ -12,7 +12,7 @@ from geomerge.cli.console import USER_ERROR, fail
 from geomerge.cli.options import Arch, DataRoot, Device, Json, Normalisations, Output, Points, Seed
 
 if TYPE_CHECKING:
-    from geomerge.checking import Check
+    from geomerge.merging.check import Check
 
 __all__ = ["check"]
 
@@ -60,7 +60,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Say all that is wrong with a merge's inputs, or what it would do and cost."""
-    from geomerge.checking import check_merge
+    from geomerge.merging.check import check_merge
 
     options: dict[str, Any] = {
         "manifold": tuple(manifold or ()),

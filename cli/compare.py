@@ -79,7 +79,7 @@ def compare(
     log_json: LogJson = False,
 ) -> None:
     """Try averages, matching, training and walks on two networks; one table, one picture."""
-    from geomerge.comparing import CompareOptions
+    from geomerge.comparison import CompareOptions
     from geomerge.merging import MergeOptions
     from geomerge.runs.compare import run_compare
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from geomerge.merging.monitor import Progress
+    from geomerge.monitor.progress import Progress
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + the number of SIGINT, as shells have it
@@ -32,7 +32,7 @@ def watched(log_json: bool, resumes: bool = True) -> Iterator[Callable[[Progress
         log_json: Write a line for every event instead of bars.
         resumes: Whether the same command goes on where the block was interrupted.
     """
-    from geomerge.watching import log_lines, progress
+    from geomerge.monitor import log_lines, progress
 
     try:
         with log_lines(sys.stderr) if log_json else progress() as show:
@@ -46,7 +46,7 @@ def watched(log_json: bool, resumes: bool = True) -> Iterator[Callable[[Progress
 def _say(event: str, message: str, log_json: bool) -> None:
     """Print one sentence to the error stream, or the same as an event."""
     if log_json:
-        from geomerge.watching import write_line
+        from geomerge.monitor import write_line
 
         write_line(sys.stderr, event, message=message)
     else:
@@ -80,7 +80,7 @@ def finish(
 def tell_finished(log_json: bool, **content: Any) -> None:
     """Write the last event of a run, if events are written at all."""
     if log_json:
-        from geomerge.watching import write_line
+        from geomerge.monitor import write_line
 
         write_line(sys.stderr, "finished", **content)
 

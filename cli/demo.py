@@ -24,11 +24,11 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Train two networks on scikit-learn's digits, straight and permuted, and merge them."""
-    from geomerge.watching import sparkline
+    from geomerge.monitor import sparkline
 
     out = out or Path(f"runs/demo-{seed}")
     if (out / "merge" / "report.json").is_file():
-        from geomerge.runs.finished import read_json
+        from geomerge.runs.folder import read_json
 
         report = read_json(out / "merge" / "report.json")
         print(f"{out} was finished before; nothing changed")
@@ -43,9 +43,9 @@ def demo(
 
 
 def _run(out: Path, seed: int) -> dict[str, Any]:
+    from geomerge.data import load_task
     from geomerge.merging import MergeOptions
     from geomerge.runs import run_merge
-    from geomerge.tasks import load_task
     from geomerge.training import train_checkpoint
 
     for k, (name, task) in enumerate(TASKS.items()):

@@ -33,7 +33,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure the accuracy of a network on tasks."""
-    from geomerge.evaluation import evaluate_file
+    from geomerge.evaluation.files import evaluate_file
 
     found = evaluate_file(
         network,

@@ -45,8 +45,8 @@ def inspect(
     """Show what damage does: without each layer, each unit and the weakest weights."""
     from rich.console import Console
 
-    from geomerge.files import check_output, write_bytes
-    from geomerge.sparsifying.inspect import inspect_network
+    from geomerge.io.files import check_output, write_bytes
+    from geomerge.pruning.inspect import inspect_network
 
     if out is not None:
         check_output(out, (".json",))
@@ -95,7 +95,7 @@ def show_findings(found: dict[str, Any]) -> None:
 
 def _meaning(output: str) -> str:
     """Say what a functional change is, and how large it can be."""
-    from geomerge.metric.outputs import TEMPERATURE
+    from geomerge.metrics.outputs import TEMPERATURE
 
     most = {"hellinger": 8.0, "tempered": 8 * TEMPERATURE**2, "softmax": 2.0}.get(output)
     bound = "without bound" if most is None else f"{most:g} at most"

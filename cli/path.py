@@ -18,9 +18,9 @@ def path(
     out: NetworkOut,
 ) -> None:
     """Take any network off a path, without walking again."""
-    from geomerge.checkpoint import SUFFIXES, save_checkpoint
-    from geomerge.files import check_output
-    from geomerge.path import WeightPath
+    from geomerge.io.checkpoint import SUFFIXES, save_checkpoint
+    from geomerge.io.files import check_output
+    from geomerge.paths.path import WeightPath
 
     check_output(out, SUFFIXES)
     save_checkpoint(out, WeightPath(run / "path").checkpoint(at))

@@ -71,8 +71,8 @@ def reconfigure(
     log_json: LogJson = False,
 ) -> None:
     """Remove and restore units as a plan says, keeping the function all along."""
+    from geomerge.pruning.options import SparsifyOptions
     from geomerge.runs import run_reconfigure
-    from geomerge.sparsifying.options import SparsifyOptions
 
     options = SparsifyOptions(
         manifold=manifold,

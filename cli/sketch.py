@@ -34,11 +34,11 @@ def sketch(
     download: Download = False,
 ) -> None:
     """Measure the metric of a network on its task, so that a merge needs none of its data."""
-    from geomerge.evaluation import open_network, task_for
-    from geomerge.files import check_output
-    from geomerge.metric import make_sketch, save_sketch
-    from geomerge.metric.sketch import SUFFIXES
-    from geomerge.tasks import parse_normalisation
+    from geomerge.data import parse_normalisation
+    from geomerge.evaluation.files import open_network, task_for
+    from geomerge.io.files import check_output
+    from geomerge.metrics import make_sketch, save_sketch
+    from geomerge.metrics.sketch import SUFFIXES
 
     check_output(out, SUFFIXES)
     checkpoint, net = open_network(network, arch, device)

@@ -108,8 +108,8 @@ def sparsify(
     log_json: LogJson = False,
 ) -> None:
     """Walk to a sparse network that keeps the function; no labels are needed."""
+    from geomerge.pruning.options import SparsifyOptions
     from geomerge.runs import run_sparsify
-    from geomerge.sparsifying.options import SparsifyOptions
 
     options = SparsifyOptions(
         manifold=manifold,

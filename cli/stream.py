@@ -84,8 +84,8 @@ def stream(
     log_json: LogJson = False,
 ) -> None:
     """Learn a stream of tasks; compare with baselines on the same stream and network."""
-    from geomerge.merging.monitor import Progress
-    from geomerge.runs.command import command_line
+    from geomerge.monitor.progress import Progress
+    from geomerge.runs.folder import command_line
     from geomerge.runs.stream import run_stream
     from geomerge.runs.stream_options import StreamOptions
 

@@ -13,8 +13,8 @@ from geomerge.cli.options import DataRoot, Device, Download, LogJson, NetworkOut
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from geomerge.merging.monitor import Progress
-    from geomerge.tasks import Task
+    from geomerge.data import Task
+    from geomerge.monitor.progress import Progress
 
 __all__ = ["train"]
 
@@ -42,7 +42,7 @@ def train(
     log_json: LogJson = False,
 ) -> None:
     """Train a network for a task; 5000 examples are left out for later choices."""
-    from geomerge.tasks import load_task, parse_normalisation
+    from geomerge.data import load_task, parse_normalisation
     from geomerge.training import train_checkpoint
 
     task = load_task(
@@ -75,10 +75,11 @@ def _watcher(
     show: Callable[[Progress], None], arch: str, task: Task, seed: int, device: str
 ) -> Callable[[int, int, Tensor], None]:
     """Return what shows each step of a training, with the accuracy now and then."""
-    from geomerge.architectures import create_network
-    from geomerge.crossover import accuracy
-    from geomerge.merging.monitor import EVERY, EXAMPLES, Progress
-    from geomerge.network import Network
+    from geomerge.evaluation.accuracy import accuracy
+    from geomerge.merging.monitor import EVERY, EXAMPLES
+    from geomerge.monitor.progress import Progress
+    from geomerge.networks.architectures import create_network
+    from geomerge.networks.network import Network
 
     # One of its own: what is measured here must not touch the network in training.
     network = Network(create_network(arch, task.input_shape, task.classes, seed), device)

@@ -27,7 +27,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check a merge's certificate again from its files; exit code 1 if a claim fails."""
-    from geomerge.runs.verify import parse_networks, verify_run
+    from geomerge.certificate.verify import parse_networks, verify_run
 
     found = verify_run(
         run,

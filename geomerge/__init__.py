@@ -10,42 +10,42 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geomerge.checkpoint import Checkpoint as Checkpoint
-    from geomerge.checkpoint import load_checkpoint as load_checkpoint
-    from geomerge.checkpoint import save_checkpoint as save_checkpoint
+    from geomerge.data import Task as Task
+    from geomerge.data import load_task as load_task
     from geomerge.errors import GeomergeError as GeomergeError
+    from geomerge.io.checkpoint import Checkpoint as Checkpoint
+    from geomerge.io.checkpoint import load_checkpoint as load_checkpoint
+    from geomerge.io.checkpoint import save_checkpoint as save_checkpoint
     from geomerge.merging import Merge as Merge
     from geomerge.merging import MergeOptions as MergeOptions
     from geomerge.merging import merge as merge
-    from geomerge.metric import KroneckerMetric as KroneckerMetric
-    from geomerge.metric import Sketch as Sketch
-    from geomerge.metric import make_sketch as make_sketch
-    from geomerge.network import Network as Network
-    from geomerge.path import WeightPath as WeightPath
+    from geomerge.metrics import KroneckerMetric as KroneckerMetric
+    from geomerge.metrics import Sketch as Sketch
+    from geomerge.metrics import make_sketch as make_sketch
+    from geomerge.monitor import progress as progress
+    from geomerge.networks.network import Network as Network
+    from geomerge.paths.path import WeightPath as WeightPath
     from geomerge.pretrained import from_pretrained as from_pretrained
-    from geomerge.tasks import Task as Task
-    from geomerge.tasks import load_task as load_task
-    from geomerge.watching import progress as progress
 
 __version__ = version("geomerge")
 
 _HOME = {
-    "Checkpoint": "checkpoint",
+    "Checkpoint": "io.checkpoint",
     "GeomergeError": "errors",
-    "KroneckerMetric": "metric",
+    "KroneckerMetric": "metrics",
     "Merge": "merging",
     "MergeOptions": "merging",
-    "Network": "network",
-    "Sketch": "metric",
-    "Task": "tasks",
-    "WeightPath": "path",
+    "Network": "networks.network",
+    "Sketch": "metrics",
+    "Task": "data",
+    "WeightPath": "paths.path",
     "from_pretrained": "pretrained",
-    "load_checkpoint": "checkpoint",
-    "load_task": "tasks",
-    "make_sketch": "metric",
+    "load_checkpoint": "io.checkpoint",
+    "load_task": "data",
+    "make_sketch": "metrics",
     "merge": "merging",
-    "progress": "watching",
-    "save_checkpoint": "checkpoint",
+    "progress": "monitor",
+    "save_checkpoint": "io.checkpoint",
 }
 __all__ = [*_HOME, "__version__"]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from geomerge.architectures import rebuild_network
-from geomerge.checkpoint import SUFFIXES, load_checkpoint
 from geomerge.errors import OptionError, RunError
-from geomerge.network import check_device
-from geomerge.path import WeightPath
-from geomerge.reading import parse_json, plain_file
+from geomerge.io.checkpoint import SUFFIXES, load_checkpoint
+from geomerge.io.files import parse_json, plain_file
+from geomerge.networks.architectures import rebuild_network
+from geomerge.networks.network import check_device
+from geomerge.paths.path import WeightPath
 
 __all__ = ["from_pretrained", "last_configuration"]
 

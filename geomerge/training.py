@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from geomerge.architectures import create_network
-from geomerge.checkpoint import SUFFIXES, Checkpoint, save_checkpoint
-from geomerge.crossover import accuracy
+from geomerge.data import Split, Task
+from geomerge.data.task import SELECTION_SEED
 from geomerge.errors import NumericalError
-from geomerge.files import check_output
-from geomerge.metric import make_sketch
-from geomerge.network import Network
-from geomerge.tasks import Split, Task
-from geomerge.tasks.task import SELECTION_SEED
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.io.checkpoint import SUFFIXES, Checkpoint, save_checkpoint
+from geomerge.io.files import check_output
+from geomerge.metrics import make_sketch
+from geomerge.networks.architectures import create_network
+from geomerge.networks.network import Network
 
-__all__ = ["train", "train_checkpoint"]
+__all__ = ["fine_tune", "straight_line", "train", "train_checkpoint"]
 
 
 def train(
@@ -168,3 +169,46 @@ def _mixed(splits: list[Split], batch: int, seed: int) -> Iterator[tuple[Tensor,
                 xs.append(split.inputs.batch(index))
                 ys.append(split.labels[index])
             yield torch.cat(xs), torch.cat(ys)
+
+
+def straight_line(
+    a: Tensor,  # (n,)
+    b: Tensor,  # (n,)
+    points: int = 41,
+) -> list[Tensor]:
+    """Return evenly spaced points of the straight line from a to b, both ends included."""
+    return [torch.lerp(a, b, i / (points - 1)) for i in range(points)]
+
+
+def fine_tune(
+    network: Network,
+    start: Tensor,  # (n,)
+    split: Split,
+    *,
+    steps: int,
+    learning_rate: float = 0.02,
+    batch: int = 256,
+    seed: int = 0,
+) -> Iterator[Tensor]:
+    """Fine-tune with labels by plain gradient descent, yielding the weights after each step.
+
+    Args:
+        network: The network.
+        start: Where to start.
+        split: Labelled examples.
+        steps: How many.
+        learning_rate: Constant.
+        batch: Examples per step, drawn with replacement.
+        seed: Of the draws.
+
+    Yields:
+        Weights, shape (n,).
+    """
+    w = start.clone()
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        index = torch.randint(len(split.labels), (batch,), generator=generator)
+        loss_of = partial(torch.nn.functional.cross_entropy, target=split.labels[index])
+        _, gradient = network.gradient(w, split.inputs.batch(index), loss_of)
+        w = w - learning_rate * gradient
+        yield w

@@ -13,7 +13,7 @@ from typing import Any
 import avalanche.checkpointing
 import dill
 
-from geomerge.files import write_bytes
+from geomerge.io.files import write_bytes
 
 __all__ = ["maybe_load_checkpoint", "save_checkpoint"]
 

@@ -19,7 +19,7 @@ from avalanche.benchmarks.utils.flat_data import ConstantSequence
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from geomerge.tasks import Inputs
+from geomerge.data import Inputs
 
 __all__ = ["BatchLoader", "Examples", "ExperienceData", "Pool"]
 

@@ -16,12 +16,12 @@ from geomerge.continual.experience import merge_experience
 from geomerge.continual.memory import Remembered, fit_memory, remember
 from geomerge.continual.report import MergeReport
 from geomerge.continual.settings import MergeSettings
+from geomerge.data import as_they_are
 from geomerge.errors import NumericalError, OptionError
-from geomerge.network import Network
+from geomerge.networks.network import Network
 from geomerge.options import check_known
 from geomerge.strategies.experience import collect, task_label
 from geomerge.strategies.in_place import evaluate_again, write
-from geomerge.tasks import as_they_are
 
 __all__ = ["Merger", "merge_settings"]
 

@@ -9,9 +9,9 @@ import torch
 from avalanche.benchmarks import GenericCLScenario
 from torch import Tensor
 
+from geomerge.data import Inputs, Split, Task, load_task
 from geomerge.runs.stream_options import StreamOptions
 from geomerge.strategies.examples import Examples, Pool
-from geomerge.tasks import Inputs, Split, Task, load_task
 
 __all__ = ["PROTOCOLS", "Stream", "make_stream"]
 

@@ -16,14 +16,14 @@ import torch
 
 import geomerge
 from geomerge.errors import NumericalError
-from geomerge.network import check_device
+from geomerge.networks.network import check_device
 from geomerge.runs.stream_options import StreamOptions
 from geomerge.strategies import baselines
 from geomerge.strategies.examples import Examples
 from geomerge.strategies.networks import accuracy, make_network
 from geomerge.strategies.rows import Row, Training
 from geomerge.strategies.streams import PROTOCOLS, Stream, make_stream
-from geomerge.walk_state import StateFile
+from geomerge.walks.state import StateFile
 
 __all__ = ["make_row", "run_row", "run_table", "summary"]
 

@@ -23,8 +23,7 @@ import torch
 from torch import nn
 
 from geomerge import Checkpoint, Network, load_task, save_checkpoint
-from geomerge.baselines import fine_tune
-from geomerge.training import train_checkpoint
+from geomerge.training import fine_tune, train_checkpoint
 
 
 def small_mlp() -> nn.Module:

@@ -14,13 +14,13 @@ from torch import nn
 from torchvision.models import get_model
 
 from geomerge import Network, make_sketch
-from geomerge.architectures import create_network, rebuild_network, recognise
-from geomerge.directions import TowardFunction, log_probabilities
+from geomerge.data import Inputs, Normalisation
 from geomerge.errors import CheckpointError
-from geomerge.metric import load_sketch, save_sketch
-from geomerge.metric.sketch import restore_sketch
-from geomerge.tasks import Inputs, Normalisation
-from geomerge.walk import FunctionWalk, walk_toward_function
+from geomerge.metrics import load_sketch, save_sketch
+from geomerge.metrics.sketch import restore_sketch
+from geomerge.networks.architectures import create_network, rebuild_network, recognise
+from geomerge.walks.objectives import TowardFunction, log_probabilities
+from geomerge.walks.walk import FunctionWalk, walk_toward_function
 
 
 class Residual(nn.Module):
@@ -83,8 +83,8 @@ NETWORKS = {
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the decomposition of large factors: their leading directions will do here."""
-    monkeypatch.setattr("geomerge.metric.moments._WIDEST", 256)
-    monkeypatch.setattr("geomerge.metric.moments._RANK", 32)
+    monkeypatch.setattr("geomerge.metrics.kronecker.factor._WIDEST", 256)
+    monkeypatch.setattr("geomerge.metrics.kronecker.factor._RANK", 32)
 
 
 def inputs_of(name: str, count: int = 4) -> Inputs:

@@ -12,15 +12,15 @@ import torch
 
 from geomerge import Checkpoint, load_checkpoint, merge
 from geomerge.errors import GeomergeError, OptionError, RunError
-from geomerge.folders import resumable_folder
+from geomerge.io.folders import resumable_folder
 from geomerge.merging import MergeOptions
-from geomerge.merging.monitor import Progress
+from geomerge.monitor.progress import Progress
 from geomerge.runs import run_merge
-from geomerge.walk_state import StateFile
+from geomerge.walks.state import StateFile
 
 # The state is written after every step, so that a kill finds walks anywhere.
 COMMAND = (
-    "import geomerge.walk_state as state; state._LEAST = state._SHARE = 0.0;"
+    "import geomerge.walks.state as state; state._LEAST = state._SHARE = 0.0;"
     "from geomerge.cli.app import main; main()"
 )
 SKETCH = ["--manifold", "digits", "--steps", "40"]
@@ -61,8 +61,8 @@ def test_an_interrupted_merge_goes_on_with_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
     words: dict[str, object],
 ) -> None:
-    monkeypatch.setattr("geomerge.walk_state._LEAST", 0.0)
-    monkeypatch.setattr("geomerge.walk_state._SHARE", 0.0)
+    monkeypatch.setattr("geomerge.walks.state._LEAST", 0.0)
+    monkeypatch.setattr("geomerge.walks.state._SHARE", 0.0)
     options = MergeOptions(**words, points=8)  # type: ignore[arg-type]
     taken: list[int] = []
 

@@ -18,15 +18,15 @@ import torch
 from torch import nn
 
 from geomerge import Checkpoint, Network, load_task, save_checkpoint
-from geomerge.baselines import fine_tune
-from geomerge.comparing import CompareOptions
+from geomerge.comparison import CompareOptions
 from geomerge.errors import RunError
 from geomerge.merging import MergeOptions
+from geomerge.pruning.options import SparsifyOptions
+from geomerge.pruning.sparsify import sparsify
 from geomerge.runs import run_reconfigure, run_sparsify
 from geomerge.runs.compare import run_compare
-from geomerge.sparsifying.options import SparsifyOptions
-from geomerge.sparsifying.sparsify import sparsify
-from geomerge.walk_state import StateFile
+from geomerge.training import fine_tune
+from geomerge.walks.state import StateFile
 
 
 class Stop(BaseException):
@@ -236,7 +236,7 @@ def test_a_disk_that_takes_no_more_leaves_the_last_good_state(
 
     with pytest.MonkeyPatch.context() as patch:
         mkstemp = tempfile.mkstemp
-        patch.setattr("geomerge.files.tempfile.mkstemp", refuse)
+        patch.setattr("geomerge.io.files.tempfile.mkstemp", refuse)
         with pytest.raises(RunError, match=f"cannot write .*{os.strerror(reason).lower()}"):
             run("run")
     assert StateFile(tmp_path / ".run.unfinished" / "work" / "walk-1" / "state").state.values
@@ -246,7 +246,7 @@ def test_a_disk_that_takes_no_more_leaves_the_last_good_state(
 
 # States are written whenever they can be, so that a kill finds walks anywhere.
 COMMAND = (
-    "import geomerge.walk_state as state; state._LEAST = state._SHARE = 0.0;"
+    "import geomerge.walks.state as state; state._LEAST = state._SHARE = 0.0;"
     "from geomerge.cli.app import main; main()"
 )
 COMMANDS = {

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from geomerge import Network
-from geomerge.metric import exact_metric, gram_metric
+from geomerge.metrics import exact_metric, gram_metric
 from geomerge.testing import (
     dense_christoffel,
     dense_jacobian,
@@ -15,7 +15,7 @@ from geomerge.testing import (
     path_energy,
     path_length,
 )
-from geomerge.walk import WeightWalk, walk_toward_weights
+from geomerge.walks.walk import WeightWalk, walk_toward_weights
 
 Case = tuple[Network, torch.Tensor]
 

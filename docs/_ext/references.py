@@ -1,7 +1,7 @@
 """Names in docstrings and signatures that lead to where the reference has them.
 
 A docstring says :class:`Task` of what the reference lists as ``geomerge.Task`` and the code keeps
-in ``geomerge.tasks.task``. What is there but not in the reference stays a name without a link;
+in ``geomerge.data.task``. What is there but not in the reference stays a name without a link;
 what is not there at all is a mistake, of which Sphinx warns.
 """
 

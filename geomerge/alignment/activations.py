@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from geomerge.alignment.groups import PermutationGroup, permute
 from geomerge.alignment.weights import assignment
-from geomerge.network import Network
-from geomerge.tasks import Inputs
+from geomerge.data import Inputs
+from geomerge.networks.network import Network
 
 __all__ = ["match_activations"]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from geomerge.errors import OptionError, first_line
-from geomerge.network import Network
-from geomerge.sparsity.units import Units, traced_units
+from geomerge.networks.network import Network
+from geomerge.pruning.units import Units, traced_units
 
 __all__ = ["PermutationGroup", "find_groups", "permute"]
 

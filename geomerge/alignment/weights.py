@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from geomerge.alignment.groups import PermutationGroup, permute
-from geomerge.sparsity.parts import Part
+from geomerge.pruning.parts import Part
 
 __all__ = ["assignment", "match_weights"]
 

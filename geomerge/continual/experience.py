@@ -13,20 +13,20 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from geomerge.budgets import SketchKept
 from geomerge.continual.kept import DriftBudgets, quadratic_drifts
 from geomerge.continual.memory import NetworkOf, Remembered, answers
 from geomerge.continual.points import Measure, best_on_line, with_statistics
 from geomerge.continual.rehearsal import Rehearsal, TowardAll
 from geomerge.continual.report import MergeReport
 from geomerge.continual.settings import MergeSettings
-from geomerge.directions import TowardFunction, TowardLabels
+from geomerge.data import Inputs, Split
 from geomerge.errors import NumericalError, OptionError
-from geomerge.metric import EuclideanMetric, KroneckerMetric, MaskedMetric, Metric, combine
-from geomerge.metric.estimate import estimate_kronecker
-from geomerge.network import Network
-from geomerge.tasks import Inputs, Split
-from geomerge.walk import FunctionWalk, walk_toward_function
+from geomerge.metrics import EuclideanMetric, KroneckerMetric, MaskedMetric, Metric, combine
+from geomerge.metrics.kronecker.estimate import estimate_kronecker
+from geomerge.networks.network import Network
+from geomerge.walks.constraints import SketchKept
+from geomerge.walks.objectives import TowardFunction, TowardLabels
+from geomerge.walks.walk import FunctionWalk, walk_toward_function
 
 __all__ = ["merge_experience"]
 

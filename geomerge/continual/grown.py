@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import OptionError
-from geomerge.metric import KroneckerMetric
-from geomerge.metric.factor import Factor
-from geomerge.metric.kronecker_layer import KroneckerLayer
-from geomerge.network import Network, places
+from geomerge.metrics import KroneckerMetric
+from geomerge.metrics.kronecker.factor import Factor
+from geomerge.metrics.kronecker.layer import KroneckerLayer
+from geomerge.networks.network import Network, places
 
 __all__ = ["Shapes", "carry_metric", "carry_weights"]
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from geomerge.budgets import Budgets, KeptStep, SketchKept
 from geomerge.continual.grown import carry_metric, carry_weights
 from geomerge.continual.memory import NetworkOf, Remembered
-from geomerge.metric import Metric
+from geomerge.metrics import Metric
 from geomerge.steps import preconditioned_step
+from geomerge.walks.constraints import Budgets, KeptStep, SketchKept
 
 __all__ = ["DriftBudgets", "quadratic_drifts"]
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from geomerge.continual.grown import Shapes, carry_metric, carry_weights
 from geomerge.continual.moments import InputMoments, measure_moments
 from geomerge.continual.settings import MergeSettings
-from geomerge.directions import log_probabilities
+from geomerge.data import Inputs, as_they_are
 from geomerge.errors import OptionError
-from geomerge.metric import KroneckerMetric, combine
-from geomerge.metric.estimate import estimate_kronecker
-from geomerge.metric.sketch import truncated_metric
-from geomerge.network import Network
-from geomerge.tasks import Inputs, as_they_are
+from geomerge.metrics import KroneckerMetric, combine
+from geomerge.metrics.kronecker.estimate import estimate_kronecker
+from geomerge.metrics.sketch import truncated_metric
+from geomerge.networks.network import Network
+from geomerge.walks.objectives import log_probabilities
 
 __all__ = [
     "UNSEEN",

@@ -15,8 +15,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from geomerge.metric.factor import Factor
-from geomerge.tasks import Inputs
+from geomerge.data import Inputs
+from geomerge.metrics.kronecker.factor import Factor
 
 __all__ = ["Cluster", "InputMoments", "measure_moments"]
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from geomerge.budgets import SketchKept
 from geomerge.continual.kept import DriftBudgets
 from geomerge.continual.memory import answers
 from geomerge.continual.rehearsal import Rehearsal
 from geomerge.continual.report import PathPoint
 from geomerge.continual.settings import MergeSettings
-from geomerge.directions import divergence
-from geomerge.network import Network
-from geomerge.statistics import has_statistics, re_estimate
-from geomerge.tasks import Inputs, as_they_are
+from geomerge.data import Inputs, as_they_are
+from geomerge.data.batchnorm import has_statistics, re_estimate
+from geomerge.networks.network import Network
+from geomerge.walks.constraints import SketchKept
+from geomerge.walks.objectives import divergence
 
 __all__ = ["Measure", "best_on_line", "with_statistics"]
 

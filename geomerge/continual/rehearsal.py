@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from geomerge.continual.memory import UNSEEN, NetworkOf, Remembered
-from geomerge.directions import TowardFunction, divergence
-from geomerge.network import Network
-from geomerge.tasks import Inputs, as_they_are
-from geomerge.walk import Direction
+from geomerge.data import Inputs, as_they_are
+from geomerge.networks.network import Network
+from geomerge.walks.objectives import TowardFunction, divergence
+from geomerge.walks.walk import Direction
 
 __all__ = ["Rehearsal", "TowardAll"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from geomerge.errors import OptionError
-from geomerge.metric.outputs import OUTPUTS
+from geomerge.metrics.outputs import OUTPUTS
 from geomerge.options import check_known
 
 __all__ = ["STATISTICS", "MergeSettings"]
@@ -43,7 +43,7 @@ class MergeSettings:
         memory_limit: Most bytes kept of all tasks together; None is no limit.
         statistics: Of BatchNorm after the merge: ``"measured"`` on the inputs at hand and drawn,
             or those of the ``"expert"`` or of the network ``"before"``.
-        output: What the metric measures: one of :data:`~geomerge.metric.outputs.OUTPUTS`.
+        output: What the metric measures: one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
         seed: Of the order of inputs and of all draws.
 
     Raises:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from geomerge.alignment import align, permuted_metric
+from geomerge.data import Inputs, as_they_are
 from geomerge.errors import OptionError
 from geomerge.merging.heads import Heads
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
-from geomerge.metric.sketch import Sketch
-from geomerge.tasks import Inputs, as_they_are
+from geomerge.metrics.sketch import Sketch
 
 __all__ = ["align_sides"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geomerge.data import Split
 from geomerge.merging.merge import Merge
 from geomerge.merging.sides import Side
-from geomerge.tasks import Split
 
 __all__ = ["Answers", "ChangedAnswer", "changed_answers"]
 

@@ -7,17 +7,17 @@ from typing import Any
 
 from torch import Tensor
 
-from geomerge.errors import OptionError, TaskError
-from geomerge.merging.options import MergeOptions
-from geomerge.merging.sides import Side
-from geomerge.metric.sketch import load_sketch, restore_sketch
-from geomerge.network import Network
-from geomerge.tasks import (
+from geomerge.data import (
     Task,
     load_task,
     recorded_normalisation,
     split_normalisations,
 )
+from geomerge.errors import OptionError, TaskError
+from geomerge.merging.options import MergeOptions
+from geomerge.merging.sides import Side
+from geomerge.metrics.sketch import load_sketch, restore_sketch
+from geomerge.networks.network import Network
 
 __all__ = ["load_data", "load_side_sketch", "recorded_task"]
 

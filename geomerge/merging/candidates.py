@@ -8,21 +8,21 @@ from pathlib import Path
 
 from torch import Tensor
 
-from geomerge.budgets import Budgets
-from geomerge.crossover import PickRule, Score, search, shortest_of_best
 from geomerge.errors import NumericalError
-from geomerge.leg import Leg, StepRecord
+from geomerge.evaluation.pick import PickRule, Score, search, shortest_of_best
 from geomerge.merging.keeping import kept_metric, stage_budgets
-from geomerge.merging.monitor import Monitor, Progress
+from geomerge.merging.monitor import Monitor
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import Plan, Stage
 from geomerge.merging.probe import Probe, probe_of
 from geomerge.merging.scoring import Scorer
 from geomerge.merging.sides import Sides
 from geomerge.merging.walks import Walk, Walker
-from geomerge.metric import KroneckerMetric, Metric
-from geomerge.recording import record_leg
-from geomerge.walk_state import StateFile, WalkState
+from geomerge.metrics import KroneckerMetric, Metric
+from geomerge.monitor.progress import Progress
+from geomerge.paths.leg import Leg, StepRecord, record_leg
+from geomerge.walks.constraints import Budgets
+from geomerge.walks.state import StateFile, WalkState
 
 __all__ = [
     "Candidate",

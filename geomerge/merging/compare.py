@@ -9,18 +9,19 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
-from geomerge.baselines import straight_line
-from geomerge.crossover import accuracy, search
 from geomerge.errors import NumericalError
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.pick import search
 from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
 from geomerge.merging.joint import NotTrainableError, joint_samples, train_jointly
 from geomerge.merging.merge import Merge
-from geomerge.merging.monitor import Progress
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import Plan, plan_merge
 from geomerge.merging.scoring import Scorer, select_accuracies
 from geomerge.merging.sides import Sides
 from geomerge.merging.walks import Walker
+from geomerge.monitor.progress import Progress
+from geomerge.training import straight_line
 
 __all__ = ["JOINT", "Row", "comparison", "walks_beside"]
 

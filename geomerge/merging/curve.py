@@ -8,11 +8,11 @@ from functools import partial
 
 from torch import Tensor
 
-from geomerge.crossover import right_by_class
+from geomerge.evaluation.accuracy import right_by_class
 from geomerge.merging.merge import Merge
 from geomerge.merging.probe import Probe, probe_of
 from geomerge.merging.sides import Side
-from geomerge.path import WeightPath
+from geomerge.paths.path import WeightPath
 
 __all__ = ["POINTS", "CurvePoint", "curve_of", "curves"]
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geomerge.data.batchnorm import BATCH
 from geomerge.errors import OptionError
 from geomerge.merging.measuring import EXACT_INPUTS, METRIC_INPUTS
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
-from geomerge.metric.factor import WHOLE
-from geomerge.metric.survey import survey
+from geomerge.metrics.kronecker.coverage import survey
+from geomerge.metrics.kronecker.factor import WHOLE
 from geomerge.options import parse_size
-from geomerge.statistics import BATCH
-from geomerge.walk import FunctionWalk
+from geomerge.walks.walk import FunctionWalk
 
 __all__ = ["data_bytes", "factor_sizes", "fit_memory", "sketch_bytes"]
 

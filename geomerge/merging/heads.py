@@ -16,12 +16,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from geomerge.checkpoint import Checkpoint
 from geomerge.errors import CheckpointError
-from geomerge.metric.factor import Factor, factorise
-from geomerge.metric.kronecker import KroneckerMetric
-from geomerge.metric.kronecker_layer import KroneckerLayer
-from geomerge.network import Network
+from geomerge.io.checkpoint import Checkpoint
+from geomerge.metrics.kronecker.factor import Factor, factorise
+from geomerge.metrics.kronecker.layer import KroneckerLayer
+from geomerge.metrics.kronecker.metric import KroneckerMetric
+from geomerge.networks.network import Network
 
 __all__ = ["HEADS", "Heads", "arrange_heads", "widen_metric"]
 

@@ -9,16 +9,16 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from geomerge.architectures import create_network, recognise
+from geomerge.data import Task
 from geomerge.errors import GeomergeError, OptionError
 from geomerge.merging.measuring import METRIC_INPUTS
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import JOINT_REFRESH
-from geomerge.network import Network
-from geomerge.tasks import Task
+from geomerge.networks.architectures import create_network, recognise
+from geomerge.networks.network import Network
 from geomerge.training import train
-from geomerge.walk import FunctionWalk
+from geomerge.walks.walk import FunctionWalk
 
 __all__ = ["NotTrainableError", "joint_samples", "round_samples", "train_jointly"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from geomerge.budgets import Budgets, Kept, LossKept, SketchKept
 from geomerge.errors import OptionError
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import Plan, Stage
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import Walker
-from geomerge.metric import EuclideanMetric, Metric, combine, make_sketch
-from geomerge.walk_state import WalkState
+from geomerge.metrics import EuclideanMetric, Metric, combine, make_sketch
+from geomerge.walks.constraints import Budgets, Kept, LossKept, SketchKept
+from geomerge.walks.state import WalkState
 
 __all__ = ["kept_metric", "stage_budgets"]
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from geomerge.data import Inputs, as_they_are
 from geomerge.errors import OptionError
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side
-from geomerge.metric import KroneckerMetric, Metric, combine, measure_metric
-from geomerge.tasks import Inputs, as_they_are
+from geomerge.metrics import KroneckerMetric, Metric, combine, measure_metric
 
 __all__ = ["EXACT_INPUTS", "METRIC_INPUTS", "manifold_of", "measured_inputs", "metric_of_all"]
 

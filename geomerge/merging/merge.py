@@ -11,13 +11,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from geomerge.checkpoint import Checkpoint
-from geomerge.crossover import PickRule
 from geomerge.errors import OptionError
-from geomerge.leg import Leg
+from geomerge.evaluation.pick import PickRule
+from geomerge.io.checkpoint import Checkpoint
 from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
 from geomerge.merging.fitting import fit_memory
-from geomerge.merging.monitor import Monitor, Progress
+from geomerge.merging.monitor import Monitor
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.outcome import Merge
 from geomerge.merging.plan import Plan, choose_rule, plan_merge
@@ -26,9 +25,10 @@ from geomerge.merging.probe import probe_of
 from geomerge.merging.relaxing import relax_legs
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import Walker
-from geomerge.path import WeightPath
-from geomerge.recording import record_leg
-from geomerge.walk_state import StateFile
+from geomerge.monitor.progress import Progress
+from geomerge.paths.leg import Leg, record_leg
+from geomerge.paths.path import WeightPath
+from geomerge.walks.state import StateFile
 
 __all__ = ["Merge", "merge"]
 

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
-from geomerge.crossover import accuracy
+from geomerge.evaluation.accuracy import accuracy
 from geomerge.merging.sides import Sides
-from geomerge.walk import WalkPoint
+from geomerge.monitor.progress import Progress
+from geomerge.walks.walk import WalkPoint
 
-__all__ = ["Monitor", "Progress"]
+__all__ = ["Monitor"]
 
 EVERY = 20  # steps between two measurements
 EXAMPLES = 500
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a walk is, or a run in which walks follow one another.
-
-    Attributes:
-        walk: Its name, such as ``"toward a, damping 0.0001"``.
-        step: Steps taken.
-        steps: Steps it will take at most.
-        accuracy: By network, on a few of its selection examples when last measured.
-        whole: Whether it is the run: its steps are parts, such as methods, in which walks go, and
-            ``walk`` names the one that goes now.
-    """
-
-    walk: str
-    step: int
-    steps: int
-    accuracy: Mapping[str, float]
-    whole: bool = False
 
 
 class Monitor:

@@ -8,14 +8,14 @@ from string import ascii_lowercase
 from typing import Any
 
 from geomerge.alignment import METHODS
-from geomerge.crossover import parse_pick
+from geomerge.data import split_normalisations
+from geomerge.data.batchnorm import BN
 from geomerge.errors import OptionError
+from geomerge.evaluation.pick import parse_pick
 from geomerge.merging.heads import HEADS
-from geomerge.metric.measure import METRICS
-from geomerge.metric.outputs import OUTPUTS
+from geomerge.metrics.measure import METRICS
+from geomerge.metrics.outputs import OUTPUTS
 from geomerge.options import check_known, check_positive, parse_size, recorded
-from geomerge.statistics import BN
-from geomerge.tasks import split_normalisations
 
 __all__ = ["ALIGN", "LEARNABLE", "PRESETS", "MergeOptions"]
 
@@ -32,7 +32,7 @@ class MergeOptions:
         manifold: Task names whose inputs the walk may use; ``"a=..."`` says whose.
         preset: ``"joint"``, ``"sketch"`` or ``"paper"``.
         metric: ``"kronecker"``, ``"exact"``, ``"gram"`` or ``"euclidean"``.
-        output: One of :data:`~geomerge.metric.outputs.OUTPUTS`, what the metric measures.
+        output: One of :data:`~geomerge.metrics.outputs.OUTPUTS`, what the metric measures.
         head: ``"shared"``, ``"offset"`` or ``"separate"``.
         align: ``"weights"`` or ``"activations"``: permutes the units of every network after the
             first, so that they are like the first's; its function stays. ``"none"`` does not.

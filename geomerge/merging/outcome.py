@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from geomerge.checkpoint import Checkpoint
-from geomerge.crossover import PickRule
-from geomerge.html import Curve, card, drawing, table
+from geomerge.evaluation.pick import PickRule
+from geomerge.io.checkpoint import Checkpoint
 from geomerge.merging.candidates import Candidate
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import Plan
 from geomerge.merging.relaxing import LegRelaxed
 from geomerge.merging.sides import Sides
-from geomerge.path import WeightPath
+from geomerge.notebook import Curve, card, drawing, table
+from geomerge.paths.path import WeightPath
 
 __all__ = ["Merge"]
 

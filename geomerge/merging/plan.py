@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from geomerge.crossover import PickRule, accuracy, parse_pick
 from geomerge.errors import OptionError
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.pick import PickRule, parse_pick
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geomerge.data import Split
+from geomerge.data.batchnorm import re_estimate
 from geomerge.merging.merge import Merge
 from geomerge.merging.sides import Side, Sides
-from geomerge.statistics import re_estimate
-from geomerge.tasks import Split
 
 __all__ = ["EXAMPLES", "Plane", "grid_points", "plane_of", "spanned"]
 

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from geomerge.architectures import rebuild_network, recognise
-from geomerge.checkpoint import Checkpoint
+from geomerge.data import check_normalised, split_normalisations
+from geomerge.data.batchnorm import has_statistics
 from geomerge.errors import CheckpointError, OptionError
+from geomerge.io.checkpoint import Checkpoint
 from geomerge.merging.aligning import align_sides
 from geomerge.merging.bring import load_data, load_side_sketch, recorded_task
 from geomerge.merging.heads import arrange_heads, widen_metric
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import NAMES, Side, Sides
-from geomerge.metric.sketch import Sketch
-from geomerge.network import Network
-from geomerge.statistics import has_statistics
-from geomerge.tasks import check_normalised, split_normalisations
+from geomerge.metrics.sketch import Sketch
+from geomerge.networks.architectures import rebuild_network, recognise
+from geomerge.networks.network import Network
 
 __all__ = ["assign_manifolds", "prepare_sides", "refuse_unknown_names"]
 

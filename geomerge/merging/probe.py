@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from geomerge.data import Inputs
 from geomerge.merging.sides import Side
-from geomerge.metric import functional_change
-from geomerge.network import Network
-from geomerge.tasks import Inputs
+from geomerge.metrics import functional_change
+from geomerge.networks.network import Network
 
 __all__ = ["Probe", "probe_of"]
 

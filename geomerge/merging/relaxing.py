@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from geomerge.crossover import accuracy
-from geomerge.energy import PathMeasure, fine, measure_path
-from geomerge.leg import Leg
-from geomerge.merging.monitor import Progress
+from geomerge.data import Inputs, Split
+from geomerge.evaluation.accuracy import accuracy
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
-from geomerge.relax import Relaxation, relax_path
-from geomerge.tasks import Inputs, Split
+from geomerge.monitor.progress import Progress
+from geomerge.paths.energy import PathMeasure, fine, measure_path
+from geomerge.paths.leg import Leg
+from geomerge.paths.relax import Relaxation, relax_path
 
 __all__ = ["LegRelaxed", "relax_legs"]
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from geomerge.crossover import Score, accuracy
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.pick import Score
 from geomerge.merging.probe import probe_of
 from geomerge.merging.sides import Side
 

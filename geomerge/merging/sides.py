@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from geomerge.alignment import Alignment
-from geomerge.checkpoint import Checkpoint
-from geomerge.metric.sketch import Sketch
-from geomerge.network import Network
-from geomerge.statistics import re_estimate
-from geomerge.tasks import (
+from geomerge.data import (
     Inputs,
     Task,
 )
+from geomerge.data.batchnorm import re_estimate
+from geomerge.io.checkpoint import Checkpoint
+from geomerge.metrics.sketch import Sketch
+from geomerge.networks.network import Network
 
 __all__ = ["NAMES", "Side", "Sides"]
 

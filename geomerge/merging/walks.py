@@ -6,13 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from geomerge.budgets import Budgets
-from geomerge.directions import TowardFunction, log_probabilities
-from geomerge.learning import DampingLearner
 from geomerge.merging.measuring import manifold_of, measured_inputs, metric_of_all
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
-from geomerge.metric import (
+from geomerge.metrics import (
     EuclideanMetric,
     KroneckerMetric,
     MaskedMetric,
@@ -21,7 +18,11 @@ from geomerge.metric import (
     lower,
 )
 from geomerge.steps import precondition
-from geomerge.walk import (
+from geomerge.walks.constraints import Budgets
+from geomerge.walks.damping import DampingLearner
+from geomerge.walks.objectives import TowardFunction, log_probabilities
+from geomerge.walks.state import WalkState
+from geomerge.walks.walk import (
     FunctionWalk,
     WalkPoint,
     WeightWalk,
@@ -29,7 +30,6 @@ from geomerge.walk import (
     walk_toward_function,
     walk_toward_weights,
 )
-from geomerge.walk_state import WalkState
 
 __all__ = ["Walker"]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geomerge.files import sha256, write_bytes
-from geomerge.tasks import Task
+from geomerge.data import Task
+from geomerge.io.files import sha256, write_bytes
 
 __all__ = ["write_merge_card", "write_reconfigure_card", "write_sparsify_card"]
 

@@ -11,13 +11,13 @@ import torch
 
 import geomerge
 from geomerge.alignment import Alignment
-from geomerge.energy import PathMeasure
 from geomerge.merging import CurvePoint, Merge, MergeOptions, Row, Seen
 from geomerge.merging.answers import Answers
 from geomerge.merging.candidates import Candidate
 from geomerge.merging.compare import JOINT
 from geomerge.merging.relaxing import LegRelaxed
 from geomerge.merging.sides import Side
+from geomerge.paths.energy import PathMeasure
 
 __all__ = ["EXAMPLES", "example_file", "merge_report"]
 

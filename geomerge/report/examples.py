@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from geomerge.files import write_bytes
+from geomerge.io.files import write_bytes
 from geomerge.merging.answers import Answers
 from geomerge.report.content import example_file
 

@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from geomerge.pruning.surface import Surface
 from geomerge.report.picture import STYLES, write_picture
-from geomerge.sparsifying.surface import Surface
 
 __all__ = ["draw_paths"]
 

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from geomerge.files import write_bytes
+from geomerge.io.files import write_bytes
 
 __all__ = ["STYLES", "write_picture"]
 

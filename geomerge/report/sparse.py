@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 import geomerge
-from geomerge.sparsifying.reconfigure import Configuration
-from geomerge.sparsifying.sparsify import Sparsified
-from geomerge.sparsifying.subject import Subject
-from geomerge.sparsifying.walks import Walked
-from geomerge.sparsity.masks import prunable
+from geomerge.pruning.masks import prunable
+from geomerge.pruning.problem import Subject
+from geomerge.pruning.reconfigure import Configuration
+from geomerge.pruning.sparsify import Sparsified
+from geomerge.pruning.walks import Walked
 
 __all__ = ["reconfigure_report", "sparsify_report"]
 

@@ -9,14 +9,20 @@ from typing import Any
 import torch
 
 import geomerge
-from geomerge.checkpoint import load_checkpoint
-from geomerge.comparing import CompareOptions, Comparison, Row, compare
-from geomerge.files import write_bytes
-from geomerge.folders import resumable_folder
-from geomerge.merging.monitor import Progress
+from geomerge.comparison import CompareOptions, Comparison, Row, compare
+from geomerge.io.checkpoint import load_checkpoint
+from geomerge.io.files import write_bytes
+from geomerge.io.folders import resumable_folder
+from geomerge.monitor.progress import Progress
 from geomerge.report.compare import DATA_MEANING, compare_table, draw_compare
-from geomerge.runs.command import command_line
-from geomerge.runs.finished import finished, folder_of, input_digests, unfinished, write_json
+from geomerge.runs.folder import (
+    command_line,
+    finished,
+    folder_of,
+    input_digests,
+    unfinished,
+    write_json,
+)
 from geomerge.runs.page import write_report
 
 __all__ = ["run_compare"]

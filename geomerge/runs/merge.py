@@ -6,16 +6,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from geomerge.certificate.certificate import certificate
 from geomerge.errors import RunError
-from geomerge.folders import resumable_folder
+from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from geomerge.io.folders import resumable_folder
 from geomerge.merging import MergeOptions, comparison, curves, look_at, merge
-from geomerge.merging.monitor import Progress
+from geomerge.monitor.progress import Progress
 from geomerge.report import draw_curves, draw_plane, merge_report, write_examples
 from geomerge.report.card import write_merge_card
-from geomerge.report.certificate import certificate
-from geomerge.runs.command import command_line
-from geomerge.runs.finished import finished, folder_of, input_digests, unfinished, write_json
+from geomerge.runs.folder import (
+    command_line,
+    finished,
+    folder_of,
+    input_digests,
+    unfinished,
+    write_json,
+)
 from geomerge.runs.page import write_report
 
 __all__ = ["run_merge"]

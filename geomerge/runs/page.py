@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from geomerge.errors import GeomergeError, RunError
-from geomerge.files import write_bytes
-from geomerge.path_index import read_steps
+from geomerge.io.files import write_bytes
+from geomerge.paths.path import read_steps
 from geomerge.report.pages import (
     compare_page,
     merge_page,
@@ -17,7 +17,7 @@ from geomerge.report.pages import (
     stream_page,
 )
 from geomerge.report.pages.model import Page
-from geomerge.runs.finished import read_json, write_json
+from geomerge.runs.folder import read_json, write_json
 
 __all__ = ["PAGE", "run_report", "write_report"]
 

@@ -8,21 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from geomerge.checkpoint import load_checkpoint, save_checkpoint
-from geomerge.files import sha256
-from geomerge.folders import resumable_folder
-from geomerge.merging.monitor import Progress
+from geomerge.io.checkpoint import load_checkpoint, save_checkpoint
+from geomerge.io.files import sha256
+from geomerge.io.folders import resumable_folder
+from geomerge.monitor.progress import Progress
 from geomerge.pretrained import last_configuration
+from geomerge.pruning.options import SparsifyOptions
+from geomerge.pruning.plan import load_plan
+from geomerge.pruning.reconfigure import reconfigure
+from geomerge.pruning.sparsify import sparse_checkpoint
 from geomerge.report.card import write_reconfigure_card
 from geomerge.report.sparse import reconfigure_report
 from geomerge.report.sparse_curves import draw_moves
-from geomerge.runs.command import command_line
-from geomerge.runs.finished import finished, folder_of, unfinished, write_json
+from geomerge.runs.folder import command_line, finished, folder_of, unfinished, write_json
 from geomerge.runs.page import write_report
-from geomerge.sparsifying.options import SparsifyOptions
-from geomerge.sparsifying.reconfigure import reconfigure
-from geomerge.sparsifying.sparsify import sparse_checkpoint
-from geomerge.sparsity.plan import load_plan
 
 __all__ = ["run_reconfigure"]
 

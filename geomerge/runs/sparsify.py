@@ -13,26 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, torch_bytes
 from geomerge.errors import GeomergeError, OptionError, RunError
-from geomerge.files import write_bytes
-from geomerge.folders import resumable_folder
-from geomerge.merging.monitor import Progress
-from geomerge.network import Network
+from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, torch_bytes
+from geomerge.io.files import write_bytes
+from geomerge.io.folders import resumable_folder
+from geomerge.monitor.progress import Progress
+from geomerge.networks.network import Network
+from geomerge.pruning.flops import count
+from geomerge.pruning.masks import prunable, prune_form, zeros
+from geomerge.pruning.options import SparsifyOptions
+from geomerge.pruning.shrink import export_plain, shrink
+from geomerge.pruning.sparsify import Sparsified, sparsify
+from geomerge.pruning.surface import surface_of
 from geomerge.report.card import write_sparsify_card
 from geomerge.report.paths import draw_paths
 from geomerge.report.sparse import sparsify_report
 from geomerge.report.sparse_curves import draw_sparsity
-from geomerge.runs.command import command_line
-from geomerge.runs.finished import finished, folder_of, unfinished, write_json
+from geomerge.runs.folder import command_line, finished, folder_of, unfinished, write_json
 from geomerge.runs.page import write_report
-from geomerge.sparsifying.options import SparsifyOptions
-from geomerge.sparsifying.sparsify import Sparsified, sparsify
-from geomerge.sparsifying.surface import surface_of
-from geomerge.sparsity.counting import count
-from geomerge.sparsity.export import prune_form
-from geomerge.sparsity.masks import prunable, zeros
-from geomerge.sparsity.shrink import export_plain, shrink
 
 __all__ = ["run_sparsify"]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from geomerge.files import write_bytes
-from geomerge.folders import resumable_folder
+from geomerge.io.files import write_bytes
+from geomerge.io.folders import resumable_folder
 from geomerge.report.stream import draw_stream, stream_table
-from geomerge.runs.finished import finished, folder_of, unfinished, write_json
+from geomerge.runs.folder import finished, folder_of, unfinished, write_json
 from geomerge.runs.page import write_report
 
 __all__ = ["run_stream"]

@@ -1,10 +1,10 @@
 """Metric x direction -> tangent."""
 
-from geomerge.steps.budgets import BudgetStep, budget_step, budget_steps
 from geomerge.steps.compensation import Compensation, compensate
-from geomerge.steps.learning import step_gradient
-from geomerge.steps.qp import QPSolution, solve_qp
-from geomerge.steps.rates import RateProgram, Rates, group_rates
+from geomerge.steps.constraints import BudgetStep, budget_step, budget_steps
+from geomerge.steps.group_rates import RateProgram, Rates, group_rates
+from geomerge.steps.qp.solve import QPSolution, solve_qp
+from geomerge.steps.step_gradient import step_gradient
 from geomerge.steps.trust_region import (
     Step,
     damped_step,

@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.metric import MaskedMetric, Metric, Spectrum
+from geomerge.metrics import MaskedMetric, Metric, Spectrum
 
 __all__ = [
     "Step",
@@ -104,7 +104,7 @@ def trust_region_step(
 
     Example:
         >>> import torch
-        >>> from geomerge.metric import EuclideanMetric
+        >>> from geomerge.metrics import EuclideanMetric
         >>> from geomerge.steps import trust_region_step
         >>> v = torch.tensor([3.0, 4.0])
         >>> step = trust_region_step(EuclideanMetric(), v, radius=0.1, beta=10.0)

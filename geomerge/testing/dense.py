@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-from geomerge.metric import KroneckerMetric, output_map
-from geomerge.metric.derivatives import differentiable
-from geomerge.network import Network
+from geomerge.metrics import KroneckerMetric, output_map
+from geomerge.metrics.linearisation import differentiable
+from geomerge.networks.network import Network
 
 __all__ = [
     "dense_christoffel",

@@ -19,7 +19,7 @@ from scipy.special import eval_legendre, roots_legendre
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.network import Network
+from geomerge.networks.network import Network
 from geomerge.testing.dense import push, push_derivatives
 
 __all__ = ["geodesic_between", "geodesic_from", "path_energy", "path_length"]

@@ -12,9 +12,9 @@ from geomerge import Network
 from geomerge.alignment import align
 from geomerge.alignment.groups import find_groups, permute
 from geomerge.alignment.weights import assignment
-from geomerge.architectures import create_network
+from geomerge.data import Inputs, Normalisation
 from geomerge.errors import OptionError
-from geomerge.tasks import Inputs, Normalisation
+from geomerge.networks.architectures import create_network
 
 
 class Residual(nn.Module):

@@ -6,10 +6,10 @@ from torch import nn
 
 from geomerge import Network
 from geomerge.alignment import align, permuted_metric
-from geomerge.metric import make_sketch
-from geomerge.metric.estimate import estimate_kronecker
-from geomerge.metric.sketch import truncated_metric
-from geomerge.tasks import Inputs, Normalisation
+from geomerge.data import Inputs, Normalisation
+from geomerge.metrics import make_sketch
+from geomerge.metrics.kronecker.estimate import estimate_kronecker
+from geomerge.metrics.sketch import truncated_metric
 from geomerge.testing import dense_kronecker
 
 

@@ -16,7 +16,7 @@ import pytest
 MAIN = "from geomerge.cli.app import main; main()"
 COMMAND = [sys.executable, "-W", "ignore", "-c", MAIN]
 # The state is written after every step, so that nothing that was shown is walked again.
-EVERY_STEP = f"import geomerge.walk_state as state; state._LEAST = state._SHARE = 0.0; {MAIN}"
+EVERY_STEP = f"import geomerge.walks.state as state; state._LEAST = state._SHARE = 0.0; {MAIN}"
 MERGE = [
     "merge", "a.pt", "b.pt", "--manifold", "a=digits", "--manifold", "b=digits-permuted",
     "--preset", "sketch", "--damping", "1e-4", "--steps", "500", "--points", "8", "--out", "run",

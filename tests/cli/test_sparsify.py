@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from geomerge.architectures import rebuild_network
-from geomerge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from geomerge.networks.architectures import rebuild_network
 
 QUICK = ["--steps", "20", "--stages", "2"]
 

@@ -12,8 +12,8 @@ from geomerge import Network
 from geomerge.continual import MergeSettings, Remembered, fit_memory, merge_experience, remember
 from geomerge.continual.kept import quadratic_drifts
 from geomerge.continual.rehearsal import Rehearsal
+from geomerge.data import as_they_are
 from geomerge.errors import OptionError
-from geomerge.tasks import as_they_are
 
 SETTINGS = MergeSettings(epochs=4, pseudo_inputs=500, rank=8, sketch_inputs=500, batch=50)
 

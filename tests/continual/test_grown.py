@@ -9,8 +9,8 @@ from torch import nn
 from geomerge import Network
 from geomerge.continual.grown import carry_metric, carry_weights
 from geomerge.errors import OptionError
-from geomerge.metric import combine, lower
-from geomerge.metric.estimate import estimate_kronecker
+from geomerge.metrics import combine, lower
+from geomerge.metrics.kronecker.estimate import estimate_kronecker
 
 
 class Heads(nn.Module):

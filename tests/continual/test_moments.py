@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from geomerge.continual import measure_moments
-from geomerge.tasks import as_they_are
+from geomerge.data import as_they_are
 
 
 @pytest.fixture

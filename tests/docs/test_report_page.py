@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from geomerge.comparing import CompareOptions
+from geomerge.comparison import CompareOptions
 from geomerge.merging import MergeOptions
+from geomerge.pruning.options import SparsifyOptions
 from geomerge.runs import run_merge, run_reconfigure, run_sparsify
 from geomerge.runs.compare import run_compare
 from geomerge.runs.stream_options import StreamOptions
-from geomerge.sparsifying.options import SparsifyOptions
 
 PAGE = Path(__file__).parents[2] / "docs" / "report.md"
 BOTH = ("digits", "digits-permuted")

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from geomerge import Checkpoint, MergeOptions, load_checkpoint, load_task, merge
-from geomerge.baselines import straight_line
-from geomerge.crossover import accuracy
 from geomerge.errors import OptionError
+from geomerge.evaluation.accuracy import accuracy
 from geomerge.merging.prepare import prepare_sides
-from geomerge.metric import make_sketch
-from geomerge.training import train_checkpoint
+from geomerge.metrics import make_sketch
+from geomerge.training import straight_line, train_checkpoint
 
 TASKS = ("digits", "digits-permuted")
 FAST = MergeOptions(manifold=("digits",), damping=1e-5, steps=40, align="weights")

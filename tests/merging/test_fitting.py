@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from geomerge import Checkpoint, MergeOptions, Network, load_checkpoint, merge
-from geomerge.directions import divergence
 from geomerge.errors import OptionError
 from geomerge.merging.fitting import fit_memory
 from geomerge.merging.prepare import prepare_sides
+from geomerge.walks.objectives import divergence
 
 OPTIONS = MergeOptions(manifold=("digits",), task=("a=digits", "b=digits-permuted"))
 

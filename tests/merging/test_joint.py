@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from geomerge import Checkpoint, MergeOptions, Network, load_checkpoint
-from geomerge.crossover import accuracy
+from geomerge.evaluation.accuracy import accuracy
 from geomerge.merging.joint import NotTrainableError, train_jointly
 from geomerge.merging.prepare import prepare_sides
 from geomerge.merging.sides import Sides

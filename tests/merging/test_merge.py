@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from geomerge import Checkpoint, MergeOptions, WeightPath, load_checkpoint, load_task, merge
-from geomerge.crossover import accuracy
 from geomerge.errors import CheckpointError, OptionError, RunError, TaskError
-from geomerge.metric import make_sketch, save_sketch
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.metrics import make_sketch, save_sketch
 from geomerge.runs import run_merge
 
 FAST = MergeOptions(manifold=("digits",), damping=1e-5)

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from geomerge import Checkpoint, MergeOptions, Network, load_checkpoint, load_task, merge
-from geomerge.architectures import create_network
-from geomerge.crossover import accuracy
 from geomerge.errors import CheckpointError, OptionError
-from geomerge.evaluation import evaluate_file
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.files import evaluate_file
 from geomerge.merging.heads import arrange_heads, widen_metric
 from geomerge.merging.prepare import prepare_sides
 from geomerge.merging.walks import Walker
-from geomerge.metric import measure_metric
+from geomerge.metrics import measure_metric
+from geomerge.networks.architectures import create_network
 from geomerge.runs import run_merge
 from geomerge.training import train_checkpoint
-from geomerge.walk_state import WalkState
+from geomerge.walks.state import WalkState
 
 TASKS = ("digits", "digits-permuted")
 JOINT = MergeOptions(manifold=TASKS)
@@ -43,7 +43,7 @@ def third(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
         part: (torch.rot90(s.inputs.raw, 2, (2, 3)), s.labels)
         for part, s in (("train", data.train), ("test", data.test))
     }
-    from geomerge.tasks import make_task
+    from geomerge.data import make_task
 
     task = make_task("digits-turned", turned["train"], turned["test"], data.normalisation)
     train_checkpoint(file, "lenet-300-100", task, epochs=20, learning_rate=0.02, seed=2)
@@ -147,7 +147,7 @@ def test_a_widened_metric_is_the_old_one_on_the_old_outputs() -> None:
     (wide_a, _), heads = arrange_heads([a, b], [module, module], "offset")
     wide = Network(create_network("lenet-300-100", (1, 3, 3), 8, seed=0))
     x = torch.rand(50, 1, 3, 3)
-    from geomerge.tasks import Inputs, Normalisation
+    from geomerge.data import Inputs, Normalisation
 
     inputs = Inputs(x, Normalisation((0.0,), (1.0,)))
     metric = measure_metric("kronecker", narrow, narrow.initial, inputs, "logits", 0)

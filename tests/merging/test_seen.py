@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from geomerge import Merge, MergeOptions, load_checkpoint, merge
-from geomerge.crossover import accuracy, right_by_class
+from geomerge.evaluation.accuracy import accuracy, right_by_class
 from geomerge.merging import curves, look_at
 from geomerge.merging.plane import plane_of, spanned
 

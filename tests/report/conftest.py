@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from geomerge import MergeOptions
+from geomerge.pruning.options import SparsifyOptions
 from geomerge.runs import run_merge, run_reconfigure, run_sparsify
-from geomerge.sparsifying.options import SparsifyOptions
 
 QUICK = SparsifyOptions(steps=20, stages=2, seed=1)
 

@@ -15,11 +15,11 @@ import yaml
 from torch import nn
 
 from geomerge import Checkpoint, MergeOptions, load_task, save_checkpoint
-from geomerge.files import sha256
+from geomerge.certificate.verify import verify_run
+from geomerge.io.files import sha256
+from geomerge.pruning.options import SparsifyOptions
 from geomerge.report.card import short, write_sparsify_card
 from geomerge.runs import run_merge, run_sparsify
-from geomerge.runs.verify import verify_run
-from geomerge.sparsifying.options import SparsifyOptions
 
 RUNS = ("merge", "separate", "sparsify", "moves")
 

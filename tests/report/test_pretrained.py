@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import geomerge as gm
-from geomerge.crossover import accuracy
 from geomerge.errors import CheckpointError, OptionError, RunError
+from geomerge.evaluation.accuracy import accuracy
 
 
 def inputs() -> Tensor:

@@ -12,10 +12,10 @@ import typer
 
 from geomerge import MergeOptions
 from geomerge.cli.app import app
-from geomerge.comparing import CompareOptions
-from geomerge.runs.command import command_line
+from geomerge.comparison import CompareOptions
+from geomerge.pruning.options import SparsifyOptions
+from geomerge.runs.folder import command_line
 from geomerge.runs.stream_options import StreamOptions
-from geomerge.sparsifying.options import SparsifyOptions
 
 MERGE = MergeOptions(
     manifold=("mnist", "b=my task"), preset="sketch", metric="exact", output="logits",

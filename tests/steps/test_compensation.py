@@ -9,7 +9,7 @@ from torch import Tensor
 
 from geomerge import Network
 from geomerge.errors import NumericalError
-from geomerge.metric.exact import exact_metric
+from geomerge.metrics.exact import exact_metric
 from geomerge.steps import precondition
 from geomerge.steps.compensation import compensate
 from geomerge.testing import dense_jacobian, dense_metric

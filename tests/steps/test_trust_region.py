@@ -8,8 +8,8 @@ from torch import nn
 
 from geomerge import KroneckerMetric, Network
 from geomerge.errors import NumericalError
-from geomerge.metric import EuclideanMetric
-from geomerge.metric.estimate import estimate_kronecker
+from geomerge.metrics import EuclideanMetric
+from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.steps import (
     damped_step,
     precondition,

@@ -11,7 +11,7 @@ import pytest
 from geomerge.runs.stream import run_stream
 from geomerge.runs.stream_options import StreamOptions
 from geomerge.strategies.table import run_table
-from geomerge.walk_state import StateFile
+from geomerge.walks.state import StateFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import geomerge
 from geomerge.errors import RunError
-from geomerge.reading import plain_file, read_regular
+from geomerge.io.files import plain_file, read_regular
 from geomerge.report.content import EXAMPLES
 from geomerge.report.pages.model import Explorer, Figure, Page, Picture
 

@@ -1,0 +1,1 @@
+"""Claims of a finished run, and their verification."""

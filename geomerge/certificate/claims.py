@@ -1,0 +1,239 @@
+"""The claims of a merge run's certificate, each made again from the files.
+
+A check returns what is wrong, nothing where the claim holds; it raises where it cannot be made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from geomerge.certificate.certificate import MERGED, same_network
+from geomerge.certificate.evidence import (
+    STANDS,
+    STAYS,
+    bracket,
+    count,
+    data_digests,
+    function_change,
+    leg_changes,
+    step_identities,
+)
+from geomerge.certificate.stored_run import NotStoredError, StoredRun
+from geomerge.data.classes import split_classes
+from geomerge.data.sources import NAMED
+from geomerge.errors import GeomergeError
+from geomerge.io.checkpoint import load_checkpoint
+from geomerge.io.files import parse_json, sha256
+from geomerge.merging.curve import curve_of
+
+__all__ = ["Check", "checks"]
+
+Check: TypeAlias = Callable[[], list[str]]
+
+_EXACT = 1e-9  # of numbers that the same bytes give again
+_CLOSE = 1e-4  # of numbers that another machine rounds otherwise
+
+
+def checks(run: StoredRun) -> Iterator[tuple[str, Check]]:
+    """Yield the claims of a run, by name."""
+    given = run.certificate
+    yield "report.json", lambda: run.report_changed
+    yield "stored files", lambda: run.files_changed
+    yield "recipe", partial(_recipe, run)
+    for name in _names(given.get("inputs")):
+        yield f"input {name}", partial(_input, run, name)
+    for name in _names(given.get("data")):
+        yield f"data of {name}", partial(_data, run, name)
+    for name in _names(given.get("identity")):
+        yield f"identity: {name}", partial(_identity, run, name)
+    yield "path", partial(_path, run)
+    for name in _names(given.get("accuracies")):
+        yield f"accuracy of {name}", partial(_accuracy, run, name)
+    yield "bracket", partial(_bracket, run)
+    for name in _names(given.get("data")):
+        yield f"drift from {name}", partial(_drift, run, name)
+    yield "curve", partial(_curve, run)
+    for name in _names(given.get("data")):
+        if _sketched(run.report.get("networks"), name):
+            yield f"drift from {name} by its sketch", partial(_predicted, run, name)
+
+
+def _names(section: Any) -> list[str]:
+    return list(section) if isinstance(section, dict) else []
+
+
+def _recipe(run: StoredRun) -> list[str]:
+    stored = parse_json((run.folder / "recipe.json").read_bytes())
+    found = _differences("recipe.json", run.certificate["recipe"], stored)
+    return found + _differences(
+        "the report's recipe", run.certificate["recipe"], run.report["recipe"]
+    )
+
+
+def _input(run: StoredRun, name: str) -> list[str]:
+    file = run.file(name)
+    same = sha256(file.read_bytes()) == run.certificate["inputs"][name]
+    return [] if same else [f"{file} is not the file that was merged"]
+
+
+def _data(run: StoredRun, name: str) -> list[str]:
+    given = run.certificate["data"][name]
+    try:
+        found = data_digests(
+            run.task(name), run.manifold(name), (given["manifold"] or {}).get("name")
+        )
+    except GeomergeError as error:
+        names = [split_classes(part["name"])[0] for part in given.values() if part]
+        if any(name not in NAMED and Path(name).exists() for name in names):
+            return [str(error)]  # it is there, and cannot be read any more
+        raise
+    return _differences("", given, found)
+
+
+def _identity(run: StoredRun, name: str) -> list[str]:
+    path = run.path
+    if name in (STAYS, STANDS):
+        side = next(s for s, data in run.certificate["data"].items() if data["manifold"])
+        inputs, recipe = run.manifold(side), run.recipe
+        assert inputs is not None
+        steps = step_identities(
+            run.head(side), run.weights(side), inputs,
+            run.report["metric"], recipe["output"], recipe["seed"],
+        )  # fmt: skip
+        return [] if steps[name] else ["it is not so on this machine"]
+    if name == MERGED:
+        same = same_network(run.merged, path.checkpoint(path.crossover))
+        return [] if same else ["the weights differ"]
+    side = path.ends[0] if "starts" in name else path.ends[1]
+    if run.aligned(side):
+        raise NotStoredError(f"{side} was aligned: its units are in another order on the path")
+    # A widened head has the network's own outputs among others.
+    known = run.report["networks"][side]
+    first = known["outputs"][0] if known["outputs"] else known["class_offset"]
+    stored = path.checkpoint(float(path.ends.index(side))).weights
+    own = load_checkpoint(run.file(side)).weights
+    found = []
+    for key, value in own.items():
+        kept = stored.get(key)
+        if kept is not None and kept.shape != value.shape:
+            kept = kept[first : first + len(value)]
+        if kept is None or not torch.equal(value, kept):
+            found.append(f"{key} differs")
+    return found
+
+
+def _path(run: StoredRun) -> list[str]:
+    path, report = run.path, run.report
+    found = _differences("path/lengths", report["path"]["lengths"], path.lengths)
+    found += _differences("crossover/t", report["crossover"]["t"], path.crossover)
+    found += _differences("certificate/crossover", run.certificate["crossover"], path.crossover)
+    relaxed = {part["leg"] for part in report["relaxed"] if part["share"] > 0}
+    for leg, length in path.lengths.items():
+        total = energy = 0.0
+        for r in (record for record in path.steps if record.leg == leg):
+            change = r.predicted if r.measured is None else r.measured
+            total += max(change, 0.0) ** 0.5
+            energy += max(r.predicted, 0.0)
+            if not (_near(total, r.length, _EXACT) and _near(energy, r.energy, _EXACT)):
+                found.append(f"step {r.step} of the leg from {leg} does not add up")
+                break
+        if not found and leg not in relaxed and not _near(total, length, _EXACT):
+            found.append(f"the leg from {leg} is {length} long, its steps {total}")
+    step = report["crossover"]["step"] if report["preset"] == "paper" else None
+    said = run.certificate["drift"]["legs"]
+    return found + _differences("drift/legs", said, leg_changes(path, step))
+
+
+def _accuracy(run: StoredRun, name: str) -> list[str]:
+    w = run.weights(name)
+    given = run.certificate["accuracies"][name]
+    row = next(row for row in run.report["results"] if row["name"] == name)
+    found = []
+    for split, tasks in given.items():
+        for side, numbers in tasks.items():
+            task = run.task(side)
+            assert task is not None
+            part = task.select if split == "select" else task.test
+            counted = count(run.head(side), w, part)
+            found += _differences(f"{split}/{side}", numbers, counted)
+            if row[split][side] != counted["accuracy"]:
+                found.append(
+                    f"the report's table has {row[split][side]} for {split}/{side}, recomputed "
+                    f"{counted['accuracy']}"
+                )
+    return found
+
+
+def _bracket(run: StoredRun) -> list[str]:
+    tasks = {name: run.task(name) for name in run.certificate["data"]}
+    splits = {name: (run.head(name), task.select) for name, task in tasks.items() if task}
+    return _differences("", run.certificate["bracket"], bracket(run.path, splits))
+
+
+def _drift(run: StoredRun, name: str) -> list[str]:
+    given = run.certificate["drift"]["networks"][name]
+    found = function_change(
+        run.head(name), run.weights(name), run.weights("crossover"),
+        run.task(name), run.manifold(name), run.recipe["output"],
+    )  # fmt: skip
+    return _differences("", {k: given[k] for k in found}, found, _CLOSE)
+
+
+def _curve(run: StoredRun) -> list[str]:
+    sides = [run.side(name) for name in run.report["networks"]]
+    found = []
+    for point in curve_of(run.path, sides, run.recipe["output"]):
+        numbers = asdict(point)
+        del numbers["predicted"]  # by sketches, which the run does not hold
+        found.append(numbers)
+    said = [{k: v for k, v in point.items() if k != "predicted"} for point in run.report["curve"]]
+    return _differences("curve", said, found, _CLOSE)
+
+
+def _sketched(networks: Any, name: str) -> bool:
+    known = networks.get(name) if isinstance(networks, dict) else None
+    return isinstance(known, dict) and bool(known.get("sketch"))
+
+
+def _predicted(run: StoredRun, name: str) -> list[str]:
+    metric, side = run.sketch(name), run.sides[name]
+
+    def predicted(w: Tensor) -> float:
+        return metric.inner(w - side.w, w - side.w)
+
+    said = run.certificate["drift"]["networks"][name]["predicted"]
+    found = _differences("predicted", said, predicted(run.weights("crossover")), _CLOSE)
+    for point in run.report["curve"]:
+        again = predicted(run.path.at(point["t"]))
+        found += _differences(f"curve at {point['t']}", point["predicted"][name], again, _CLOSE)
+    return found
+
+
+def _near(one: float, other: float, tolerance: float) -> bool:
+    return math.isclose(one, other, rel_tol=tolerance, abs_tol=1e-12)
+
+
+def _differences(where: str, said: Any, found: Any, tolerance: float = _EXACT) -> list[str]:
+    """Return where two pieces of JSON differ; only fractions have a tolerance."""
+    if isinstance(said, dict) and isinstance(found, dict) and said.keys() == found.keys():
+        pairs = [(str(key), said[key], found[key]) for key in said]
+    elif isinstance(said, list) and isinstance(found, list) and len(said) == len(found):
+        pairs = [(str(k), one, two) for k, (one, two) in enumerate(zip(said, found, strict=True))]
+    else:
+        same = said == found
+        if isinstance(said, float) and isinstance(found, float):
+            same = _near(said, found, tolerance)
+        return [] if same else [f"{where} is said to be {said}, recomputed {found}"]
+    return [
+        text
+        for key, one, two in pairs
+        for text in _differences(f"{where}/{key}".strip("/"), one, two, tolerance)
+    ]

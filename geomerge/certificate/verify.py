@@ -1,0 +1,161 @@
+"""A merge run -> which claims of its certificate hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geomerge.certificate.certificate import environment
+from geomerge.certificate.claims import Check, checks
+from geomerge.certificate.stored_run import NotStoredError, StoredRun
+from geomerge.errors import GeomergeError, OptionError, RunError, TaskError, first_line
+from geomerge.io.files import parse_json
+from geomerge.networks.network import check_device
+
+__all__ = ["Claim", "Verification", "parse_networks", "verify_run"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that a certificate says.
+
+    Attributes:
+        name: What it is about.
+        holds: Whether it holds; None where it could not be checked.
+        detail: What is wrong, or why it was not checked; empty where it holds.
+    """
+
+    name: str
+    holds: bool | None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of verifying a run.
+
+    Attributes:
+        claims: All claims, in the order they were checked.
+        notes: What is not as it was when the run was made: versions, device, threads.
+    """
+
+    claims: list[Claim]
+    notes: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every claim that could be checked holds."""
+        return all(claim.holds is not False for claim in self.claims)
+
+
+def verify_run(
+    folder: str | Path,
+    *,
+    networks: Mapping[str, Path] | None = None,
+    data_root: str | None = None,
+    download: bool = False,
+    device: str = "cpu",
+) -> Verification:
+    """Make every claim of a merge run's certificate again from the files.
+
+    Args:
+        folder: The run's folder.
+        networks: Where the input files are now, by the name of a network; others are looked for
+            in the current folder and in the two above the run's.
+        data_root: Folder of the named data sets.
+        download: Whether torchvision may fetch them.
+        device: Where to compute; counts are those of the device that the run was made on.
+
+    Raises:
+        RunError: If there is no run of ``geomerge merge`` or it has no certificate.
+        OptionError: If a network or the device is unknown.
+    """
+    check_device(device)
+    try:
+        content = (Path(folder) / "report.json").read_bytes()
+    except OSError as error:
+        raise RunError(
+            f"{folder} holds no finished run ({(error.strerror or str(error)).lower()}); name the "
+            "folder of one"
+        ) from error
+    try:
+        report = parse_json(content)
+        certified = isinstance(report["certificate"], dict)
+    except KeyError as error:
+        raise RunError(
+            f"{folder} has a report without a certificate, of another command or of an older "
+            "geomerge; merge again to have one"
+        ) from error
+    except (ValueError, TypeError) as error:
+        return Verification([Claim("report.json", False, _unreadable(error))], [])
+    if not certified:
+        return Verification([Claim("report.json", False, "its certificate is no object")], [])
+    run = StoredRun(Path(folder), report, networks or {}, data_root, download, device)
+    for name, file in (networks or {}).items():
+        if name not in _known(report):
+            raise OptionError(
+                f"--network speaks of network {name!r}, and the run's are "
+                f"{', '.join(_known(report))}; name one of them"
+            )
+        if not file.is_file():
+            raise OptionError(f"no file {file}, said to be network {name}; check the name")
+    claims = [_claim(name, check, run) for name, check in checks(run)]
+    return Verification(claims, _notes(run, environment(torch.device(device))))
+
+
+def parse_networks(texts: Sequence[str]) -> dict[str, Path]:
+    """Read ``"a=FILE"`` texts.
+
+    Raises:
+        OptionError: If one is not that, or two are of one network.
+    """
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not name or not file or name in found:
+            raise OptionError(
+                f"expected --network NAME=FILE such as a=a.pt, once for each, got {text!r}"
+            )
+        found[name] = Path(file)
+    return found
+
+
+def _known(report: Mapping[str, Any]) -> list[str]:
+    inputs = report["certificate"].get("inputs")
+    return list(inputs) if isinstance(inputs, dict) else []
+
+
+def _claim(name: str, check: Check, run: StoredRun) -> Claim:
+    intact = not run.report_changed and not run.files_changed
+    try:
+        wrong = check()
+    except NotStoredError as error:
+        return Claim(name, None, str(error))
+    except TaskError as error:  # said in full once, of the data itself
+        said = str(error) if name.startswith("data of") else "its data cannot be had"
+        return Claim(name, None, said)
+    except GeomergeError as error:  # of files that are what they were: a part of theirs is not here
+        return Claim(name, None if intact else False, str(error))
+    except Exception as error:  # whatever an edited report or a damaged file leads to
+        return Claim(name, False, _unreadable(error))
+    return Claim(name, not wrong, "; ".join(wrong))
+
+
+def _unreadable(error: Exception) -> str:
+    return f"it is not whole any more ({type(error).__name__}: {first_line(error)})"
+
+
+def _notes(run: StoredRun, now: Mapping[str, Any]) -> list[str]:
+    then = run.certificate.get("environment")
+    if not isinstance(then, dict):
+        return []
+    return [
+        f"{key} is {value} here and was {then.get(key)}: an example on the edge of two classes "
+        "may be counted otherwise"
+        for key, value in now.items()
+        if value != then.get(key)
+    ]

@@ -1,0 +1,202 @@
+"""ZipIt (Stoica et al. 2024): units merged that fire together, within the networks and across.
+
+Of the units of both networks at a layer the most correlated pairs are merged, one after the other,
+until as many are left as one network has. A merged unit is the mean of its two, and what reads it
+reads it in place of both. All layers are merged, which the paper calls a full zip, and all of it is
+for networks that are a row of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geomerge.comparison.context import Context, NotApplicableError
+from geomerge.comparison.layers import matrix_layers, visit_inputs
+from geomerge.comparison.registry import Found, method
+from geomerge.data import Inputs
+from geomerge.data.batchnorm import has_statistics, re_estimate
+from geomerge.errors import OptionError
+from geomerge.merging.sides import Sides
+from geomerge.networks.network import Network
+from geomerge.pruning.trace import Touch, trace_groups
+
+__all__ = ["match_pairs"]
+
+INPUTS = 1000  # of each task
+_POSITIONS = 5000  # of each batch, evenly spread, that correlations are measured on
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """A network as a row of layers: the units between each two, and what else they pass.
+
+    Attributes:
+        layers: Linear and Conv2d layers from inputs to outputs.
+        reads: What the units of each layer but the last are in the inputs of the next.
+        norms: BatchNorm layers that the units of each layer but the last pass.
+    """
+
+    layers: list[str]
+    reads: list[Touch]
+    norms: list[list[str]]
+
+
+def match_pairs(
+    correlation: Tensor,  # (k, k), k even
+) -> Tensor:  # (k / 2, 2)
+    """Pair units so that the most correlated pair of those left is always the next.
+
+    Args:
+        correlation: Of all units with each other.
+
+    Returns:
+        The pairs, each unit in exactly one; both they and their two units in the order of units.
+    """
+    left = correlation.clone()
+    left.fill_diagonal_(-torch.inf)
+    pairs = []
+    for _ in range(len(left) // 2):
+        best = int(left.argmax())
+        pair = sorted((best // len(left), best % len(left)))
+        pairs.append(pair)
+        left[pair] = -torch.inf
+        left[:, pair] = -torch.inf
+    return torch.tensor(sorted(pairs))
+
+
+@method(
+    "zipit", "matching", "units that fire together merged within and across (ZipIt, all layers)"
+)
+def zipit(context: Context) -> Found:
+    """Merge the units of both networks by the correlations of their activations."""
+    sides, network = context.sides, context.network
+    inputs = [x.sample(INPUTS, context.seed) for x in context.inputs(*sides.all)]
+    if len({x.raw.shape[1:] for x in inputs}) > 1:
+        raise NotApplicableError("needs inputs of one shape from both tasks, and theirs differ")
+    chain = _chain(network, inputs[0].batch(slice(0, 2)))
+    fired = [_fired(network, side.w, inputs, chain) for side in sides]
+    pairs = [match_pairs(_correlation(torch.cat(rows, dim=1))) for rows in zip(*fired, strict=True)]
+    w = _zipped(sides, chain, pairs)
+    if has_statistics(network):
+        w = re_estimate(network, w, inputs, context.seed)
+    return Found(w, inputs=("a", "b"), samples=len(fired) * sum(map(len, inputs)))
+
+
+def _chain(network: Network, example: Tensor) -> _Chain:
+    """Return the row of layers that a network is.
+
+    Raises:
+        NotApplicableError: If it is none.
+    """
+    try:
+        groups, _ = trace_groups(network.module, example)
+    except OptionError as error:
+        raise NotApplicableError("needs a network whose units can be traced") from error
+    layers = matrix_layers(network)
+    next_of: dict[str, tuple[Touch, list[str]]] = {}
+    covered: list[str] = []
+    for group in groups:
+        reads = [t for t in group.touches if not t.outputs]
+        norms = [t.layer for t in group.touches if t.outputs and t.layer not in group.layers]
+        if len(group.layers) == 1 and len(reads) == 1:
+            next_of[group.layers[0]] = (reads[0], norms)
+            covered += [group.layers[0], *norms]
+    first = [k for k in layers if k not in {read.layer for read, _ in next_of.values()}]
+    order, seen = first[:1], set(first[:1])
+    while order and order[-1] in next_of and next_of[order[-1]][0].layer not in seen:
+        order.append(next_of[order[-1]][0].layer)
+        seen.add(order[-1])
+    owners = {name.rpartition(".")[0] for name in network.shapes}
+    if len(first) != 1 or seen != set(layers) or owners != {*covered, *order[-1:]}:
+        raise NotApplicableError(
+            "is made here for networks that are a row of Linear and Conv2d layers, with BatchNorm "
+            "between them, and this network is none"
+        )
+    inner = [next_of[name] for name in order[:-1]]
+    return _Chain(order, [read for read, _ in inner], [norms for _, norms in inner])
+
+
+def _fired(
+    network: Network, w: Tensor, inputs: Sequence[Inputs], chain: _Chain
+) -> list[Tensor]:  # (rows, units) each
+    """Return the activations of the units of every layer but the last, on all inputs."""
+    rows: dict[str, list[Tensor]] = {read.layer: [] for read in chain.reads}
+    indices = {read.layer: read.indices for read in chain.reads}
+
+    def keep(name: str, x: Tensor) -> None:
+        if name in rows:
+            found = _activations(x, indices[name])
+            count = min(len(found), _POSITIONS)
+            rows[name].append(found[torch.linspace(0, len(found) - 1, count).long()])
+
+    for some in inputs:
+        visit_inputs(network, w, some, keep)
+    return [torch.cat(rows[read.layer]) for read in chain.reads]
+
+
+def _activations(x: Tensor, indices: Tensor) -> Tensor:  # (rows, units)
+    """Return what each unit is in the inputs of a layer, a row for each input and position."""
+    if x.dim() == 4:
+        return x[:, indices[:, 0]].movedim(1, -1).flatten(0, -2)
+    return x[..., indices.T].flatten(0, -2)
+
+
+def _correlation(rows: Tensor) -> Tensor:  # (units, units)
+    """Return the correlations of columns; those of a constant one are zero."""
+    rows = rows - rows.mean(dim=0)
+    length = rows.norm(dim=0)
+    found: Tensor = (rows.T @ rows) / (length.outer(length) + 1e-12)
+    return found
+
+
+def _zipped(sides: Sides, chain: _Chain, pairs: list[Tensor]) -> Tensor:  # (n,)
+    """Return M [W_a 0; 0 W_b] U for every layer: merge M, unmerge U of the layer before."""
+    network = sides.network
+    parts = [network.unravel(side.w) for side in sides]
+    w = sides.middle()
+    out = network.unravel(w)
+    for k, name in enumerate(chain.layers):
+        weights = [part[f"{name}.weight"] for part in parts]
+        if k:  # what reads the two units that were merged reads the merged one in place of both
+            weights = _read(weights, chain.reads[k - 1].indices, pairs[k - 1])
+        tensors = {f"{name}.weight": weights}
+        if f"{name}.bias" in out:
+            tensors[f"{name}.bias"] = [part[f"{name}.bias"] for part in parts]
+        if k + 1 < len(chain.layers):
+            for norm in chain.norms[k]:
+                for kind in network.module.get_submodule(norm).state_dict():
+                    if (key := f"{norm}.{kind}") in out:
+                        tensors[key] = [part[key] for part in parts]
+            for key, both in tensors.items():
+                out[key].copy_(torch.cat(both)[pairs[k]].mean(dim=1))
+        else:
+            for key, both in tensors.items():
+                out[key].copy_(_head(sides, both))
+    return w
+
+
+def _read(weights: list[Tensor], indices: Tensor, pairs: Tensor) -> list[Tensor]:
+    """Return weights, (d_out, d_in, ...) each, whose inputs are the merged units."""
+    count = len(indices)
+    found = []
+    for owner, weight in enumerate(weights):
+        merged = torch.zeros_like(weight)
+        for members in pairs.T:  # one of each pair, then the other
+            own = members // count == owner
+            source = indices[members[own] - owner * count]  # (u, positions of each unit)
+            merged[:, indices[own]] += weight[:, source]
+        found.append(merged)
+    return found
+
+
+def _head(sides: Sides, both: list[Tensor]) -> Tensor:
+    """Return the outputs' mean, or where each network has outputs of its own, those."""
+    merged = torch.stack(both).mean(dim=0)
+    for side, own in zip(sides, both, strict=True):
+        if side.rows.stop is not None:
+            merged[side.rows] = own[side.rows]
+    return merged

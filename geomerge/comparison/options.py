@@ -1,0 +1,81 @@
+"""What a comparison can be told, checked before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from geomerge.comparison.methods import METHODS
+from geomerge.errors import OptionError
+from geomerge.merging.options import MergeOptions
+from geomerge.options import check_known
+
+__all__ = ["CompareOptions"]
+
+# Options of a merge that a comparison decides for itself.
+_DECIDED = (
+    "preset",
+    "metric",
+    "damping",
+    "learn",
+    "learning_rate",
+    "budget",
+    "relax",
+    "keep_zeros",
+)
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Options of a comparison.
+
+    Attributes:
+        merge: Data, head, statistics, pick, seed and steps of the walks; ``pick`` is
+            ``"balanced"`` unless it says another.
+        only: Methods of the table; all if empty.
+        skip: Methods to leave out.
+        budget: Most samples that each trained row may see; None takes as many as the joint walk.
+    """
+
+    merge: MergeOptions = field(default_factory=MergeOptions)
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used.
+
+        Raises:
+            OptionError: With the value, what was expected and what to do.
+        """
+        for name in (*self.only, *self.skip):
+            check_known("method", name, tuple(METHODS))
+        if not self.methods:
+            raise OptionError("--only and --skip leave no method; name one with --only")
+        if self.budget is not None and self.budget < 1:
+            raise OptionError(
+                f"expected a positive --budget of samples, got {self.budget}; try 100000"
+            )
+        usual = MergeOptions()
+        for name in _DECIDED:
+            if getattr(self.merge, name) != getattr(usual, name):
+                raise OptionError(f"a comparison chooses {name} itself; leave it out")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The names of the rows, in the order of the table."""
+        return tuple(
+            name
+            for name in METHODS
+            if (not self.only or name in self.only) and name not in self.skip
+        )
+
+    def recipe(self, digests: dict[str, str]) -> dict[str, Any]:
+        """Return all that decides the result, as JSON keeps it.
+
+        Args:
+            digests: SHA-256 of each input file.
+        """
+        found = self.merge.recipe(digests)
+        compare = {"methods": list(self.methods), "budget": self.budget}
+        return {"compare": {**compare, **found["merge"]}, "inputs": found["inputs"]}

@@ -1,0 +1,77 @@
+"""BatchNorm's running statistics, measured again at a point of weight space."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from geomerge.data import Inputs
+from geomerge.networks.network import Network
+
+__all__ = ["BATCH", "BN", "has_statistics", "re_estimate"]
+
+BN = ("keep", "re-estimate")  # what may happen to running statistics
+_INPUTS = 2000  # of each manifold
+BATCH = 500
+
+
+def has_statistics(network: Network) -> bool:
+    """Return whether a network holds running statistics."""
+    return bool(_running(network))
+
+
+def re_estimate(
+    network: Network,
+    w: Tensor,  # (n,)
+    manifolds: Sequence[Inputs],
+    seed: int = 0,
+) -> Tensor:  # (n,)
+    """Return the weights with running statistics as inputs of all manifolds, mixed, make them.
+
+    Every batch holds as many inputs of each manifold, as REPAIR and stochastic weight averaging
+    do it (Jordan et al. 2022; Izmailov et al. 2018); those of a small one come again. Dropout stays
+    off; no other weight changes, and no statistics of layers that these inputs do not pass. Fewer
+    than two inputs have none.
+
+    Args:
+        network: The network.
+        w: Its weights.
+        manifolds: Inputs of each task.
+        seed: Chooses them.
+    """
+    samples = [inputs.sample(_INPUTS, seed) for inputs in manifolds]
+    share = max(1, BATCH // len(samples))
+    w = w.clone()
+    module = network.load(w)
+    layers = _running(network)
+    if sum(len(s) for s in samples) < 2:
+        return w
+    before = [copy.deepcopy(layer.state_dict()) for layer in layers]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over batches
+        layer.train()
+    try:
+        with torch.no_grad():
+            longest = max(len(s) for s in samples)
+            share = min(share, longest)  # and whole batches only: all count the same
+            for start in range(0, longest - share + 1, share):
+                index = torch.arange(start, start + share)
+                module(torch.cat([s.batch(index % len(s)) for s in samples]))
+    finally:
+        for layer, momentum, state in zip(layers, momenta, before, strict=True):
+            layer.momentum = momentum
+            if not layer.num_batches_tracked:
+                layer.load_state_dict(state)
+        module.eval()
+    return w
+
+
+def _running(network: Network) -> list[nn.modules.batchnorm._BatchNorm]:
+    layers = network.module.modules()
+    kind = nn.modules.batchnorm._BatchNorm
+    return [layer for layer in layers if isinstance(layer, kind) and layer.running_mean is not None]

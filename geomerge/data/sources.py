@@ -1,0 +1,222 @@
+"""Where tasks come from: named data sets, image folders, ``.npz`` files, ``module:factory``."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geomerge.data.images import IMAGES, LARGEST_IMAGE, RATIO, images_in, read_npz, stack_images
+from geomerge.errors import TaskError, first_line
+from geomerge.io.containers import check_archive
+
+__all__ = ["NAMED", "USUAL", "Pair", "from_factory", "from_folder", "from_npz"]
+
+Pair = tuple[Tensor, Tensor]  # inputs (N, ...), labels (N,)
+Data = tuple[Pair, Pair | None]  # training, test
+
+USUAL = {  # the field's usual normalisation: mean, deviation per channel
+    "mnist": ((0.1307,), (0.3081,)),
+    "rotated-mnist": ((0.1307,), (0.3081,)),
+    "fashion-mnist": ((0.2860,), (0.3530,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "digits": ((0.3053,), (0.3761,)),
+    "digits-permuted": ((0.3053,), (0.3761,)),
+}
+_ARRAYS = ("x", "y", "x_train", "y_train", "x_test", "y_test")
+_LARGEST_CLASS = 2**20
+
+
+def _mnist(kind: str, turns: int = 0) -> Callable[[Path, bool], Data]:
+    def read(root: Path, download: bool) -> Data:
+        from torchvision import datasets
+
+        def part(train: bool) -> Pair:
+            try:
+                data = getattr(datasets, kind)(str(root), train=train, download=download)
+            except Exception as error:  # missing, truncated, or out of reach
+                raise _missing(kind, root, download, error) from error
+            return torch.rot90(data.data.unsqueeze(1), turns, (2, 3)), data.targets
+
+        return part(True), part(False)
+
+    return read
+
+
+def _cifar10(root: Path, download: bool) -> Data:
+    for name in ("cifar10-images.zip", "cifar10.zip"):
+        if (root / name).is_file():
+            return _from_zip(root / name)
+    for name in ("cifar10", "cifar10-images"):
+        if (root / name / "train").is_dir():
+            return from_folder(root / name)
+    from torchvision import datasets
+
+    def part(train: bool) -> Pair:
+        try:
+            # torchvision compares the files with known MD5 sums before it opens them.
+            data = datasets.CIFAR10(str(root), train=train, download=download)
+        except Exception as error:  # missing, truncated, or out of reach
+            raise _missing("CIFAR10", root, download, error) from error
+        return torch.from_numpy(data.data).permute(0, 3, 1, 2), torch.tensor(data.targets)
+
+    return part(True), part(False)
+
+
+def _digits(permuted: bool) -> Callable[[Path, bool], Data]:
+    def read(root: Path, download: bool) -> Data:
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        x = torch.from_numpy(data.images / 16).float()
+        if permuted:
+            order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+            x = x.flatten(1)[:, order].view(-1, 8, 8)
+        return (x.unsqueeze(1), torch.from_numpy(data.target)), None
+
+    return read
+
+
+NAMED: Mapping[str, Callable[[Path, bool], Data]] = {
+    "mnist": _mnist("MNIST"),
+    "rotated-mnist": _mnist("MNIST", turns=1),
+    "fashion-mnist": _mnist("FashionMNIST"),
+    "cifar10": _cifar10,
+    "digits": _digits(permuted=False),
+    "digits-permuted": _digits(permuted=True),
+}
+
+
+def from_folder(folder: Path) -> Data:
+    """Read images in ``folder/CLASS/*``, or in ``train`` and ``test`` folders of that form."""
+    if not (folder / "train").is_dir():
+        return _read_classes(folder)[0], None
+    train, classes = _read_classes(folder / "train")
+    test = folder / "test"
+    return train, _read_classes(test, classes)[0] if test.is_dir() else None
+
+
+def from_npz(file: Path) -> Data:
+    """Read arrays ``x`` and ``y`` (or ``x_train``, ``y_train``), and ``x_test``, ``y_test``."""
+    try:
+        found, there = read_npz(file, _ARRAYS)
+    except Exception as error:  # zipfile and numpy raise many types
+        raise TaskError(
+            f"{file} is not a readable .npz of plain arrays ({first_line(error)}); write it with "
+            "numpy.savez(x=..., y=...)"
+        ) from error
+    return _from_arrays({**dict.fromkeys(there), **found}, str(file))
+
+
+def from_factory(made: Any, spec: str) -> Data:
+    """Take what a factory returned: a mapping of arrays with the names of :func:`from_npz`."""
+    if not isinstance(made, Mapping):
+        raise TaskError(
+            f"{spec!r} returned a {type(made).__name__}, expected a Task or a mapping with x and "
+            "y; return one"
+        )
+    return _from_arrays(made, spec)
+
+
+def _from_arrays(arrays: Mapping[str, Any], source: str) -> Data:
+    def pair(x: str, y: str) -> Pair | None:
+        if x not in arrays or y not in arrays:
+            return None
+        numbers = [np.asarray(arrays[name]) for name in (x, y)]
+        if numbers[0].dtype.kind not in "buif" or numbers[1].dtype.kind not in "bui":
+            raise TaskError(
+                f"{source} holds inputs of type {numbers[0].dtype} and labels of type "
+                f"{numbers[1].dtype}, expected numbers and whole numbers; convert them"
+            )
+        if 0 in numbers[0].shape or numbers[0].ndim < 2 or numbers[1].size == 0:
+            raise TaskError(
+                f"{source} holds inputs of shape {numbers[0].shape} and labels of shape "
+                f"{numbers[1].shape}, expected one row of numbers or one image for each label; "
+                "correct them"
+            )
+        if int(numbers[1].max()) >= _LARGEST_CLASS:
+            raise TaskError(
+                f"{source} has a class numbered {numbers[1].max()}, expected class numbers from 0 "
+                f"on and under {_LARGEST_CLASS}; number them anew"
+            )
+        with np.errstate(over="ignore"):  # what overflows is refused as not finite
+            inputs, labels = (
+                torch.from_numpy(n if n.dtype == np.uint8 else n.astype(kind))
+                for n, kind in zip(numbers, (np.float32, np.int64), strict=True)
+            )
+        return inputs, labels.long()
+
+    train = pair("x", "y") or pair("x_train", "y_train")
+    if train is None:
+        raise TaskError(
+            f"{source} holds {sorted(arrays)}, expected arrays x and y (or x_train and y_train, "
+            "and x_test and y_test); rename them"
+        )
+    return train, pair("x_test", "y_test")
+
+
+def _read_classes(folder: Path, classes: list[str] | None = None) -> tuple[Pair, list[str]]:
+    try:
+        found = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+        classes = _known_classes(found, classes, str(folder))
+        files = [(p, k) for k, c in enumerate(classes) for p in images_in(folder / c)]
+    except OSError as error:
+        raise TaskError(f"cannot list {folder} ({error.strerror}); check the path") from error
+    return stack_images(((p.read_bytes(), k, str(p)) for p, k in files), str(folder)), classes
+
+
+def _known_classes(found: list[str], classes: list[str] | None, source: str) -> list[str]:
+    """Return the classes in order: those of the training data, which the test may not exceed."""
+    for name in found:
+        if classes is not None and name not in classes:
+            raise TaskError(
+                f"{source} has a class {name!r} that the training data has not; remove or rename it"
+            )
+    return found if classes is None else classes
+
+
+def _from_zip(file: Path) -> Data:
+    """Read ``[train|test]/CLASS/image`` from a zip without unpacking it."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            check_archive(archive, max(LARGEST_IMAGE, RATIO * file.stat().st_size))
+
+            def part(split: str, classes: list[str] | None) -> tuple[Pair, list[str]]:
+                names = sorted(
+                    i.filename
+                    for i in archive.infolist()
+                    if i.filename.startswith(split + "/")
+                    and i.filename.lower().endswith(IMAGES)
+                    and i.file_size < LARGEST_IMAGE
+                )
+                label = {n: n.split("/")[1] for n in names}
+                source = f"{file} ({split})"
+                classes = _known_classes(sorted(set(label.values())), classes, source)
+                items = ((archive.read(n), classes.index(label[n]), n) for n in names)
+                return stack_images(items, source), classes
+
+            train, classes = part("train", None)
+            return train, part("test", classes)[0]
+    except TaskError:
+        raise
+    except Exception as error:  # zipfile raises many types
+        raise TaskError(
+            f"{file} is not a whole zip ({first_line(error)}); copy it again"
+        ) from error
+
+
+def _missing(kind: str, root: Path, download: bool, error: Exception) -> TaskError:
+    if download:
+        return TaskError(
+            f"torchvision could not download {kind} into {root} ({first_line(error)}); check the "
+            "network or copy the files there"
+        )
+    return TaskError(
+        f"no {kind} under {root}; say where it is with --data-root or GEOMERGE_DATA, or allow "
+        "torchvision to fetch it with --download"
+    )

@@ -1,0 +1,1 @@
+"""Accuracy, and the pick of a point by it."""

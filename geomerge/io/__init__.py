@@ -1,0 +1,1 @@
+"""Files in and out: checkpoints, containers of weights, folders of runs."""

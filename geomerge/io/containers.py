@@ -1,0 +1,243 @@
+"""What files from outside claim, held against their bytes before anything is built from them.
+
+Each check reads bytes, headers and lists of contents, and allocates no more than those. A claim
+that does not hold is a ``ValueError`` with a few words; who opened the file makes a sentence of it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import CheckpointError
+from geomerge.io.files import parse_json
+from geomerge.io.pickles import Storage, read_pickle
+
+__all__ = [
+    "HOW_TO_SAVE",
+    "check_archive",
+    "check_plain",
+    "check_safetensors",
+    "check_torch",
+    "safetensors_shapes",
+]
+
+_HEADER = 4 * 2**20  # bytes of a header, or of an archive's pickle: some thirty thousand tensors
+_RANK = 32
+_BYTES = {  # of an element, by the type's name in safetensors
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
+    "BOOL": 1,
+}  # fmt: skip
+_ENTRIES = 200_000
+
+
+def check_safetensors(content: bytes) -> dict[str, str]:
+    """Hold the header of a safetensors file against its length.
+
+    Args:
+        content: The whole file.
+
+    Returns:
+        The free metadata of the header.
+
+    Raises:
+        ValueError: If the header is longer than the file, no JSON of the format, or claims tensors
+            that overlap, leave gaps, lie outside, or are not of the length their shape says.
+    """
+    _, metadata = safetensors_shapes(io.BytesIO(content), len(content))
+    return metadata
+
+
+def safetensors_shapes(
+    stream: BinaryIO, total: int
+) -> tuple[dict[str, tuple[str, list[int]]], dict[str, str]]:
+    """Read the header of a safetensors file and nothing else.
+
+    Args:
+        stream: The file, at its beginning.
+        total: Its length in bytes.
+
+    Returns:
+        By the name of each tensor, in the order in which they lie there, its type as the format
+        calls it and its shape; and the free metadata.
+
+    Raises:
+        ValueError: As :func:`check_safetensors`.
+    """
+    if total < 8:
+        raise ValueError("no header")
+    (size,) = struct.unpack("<Q", stream.read(8))
+    if size > min(total - 8, _HEADER):
+        raise ValueError(f"a header of {size} bytes in a file of {total}")
+    header = parse_json(stream.read(size).decode("utf-8"))
+    if not isinstance(header, dict):
+        raise ValueError("a header that is no object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("metadata that is no text")
+    places = sorted(_safetensors_place(name, entry) for name, entry in header.items())
+    end = 0
+    for start, stop, name in places:
+        if start != end:
+            raise ValueError(f"{name[:40]!r} begins at {start}, expected {end}")
+        end = stop
+    if end != total - 8 - size:
+        raise ValueError(f"{end} bytes of tensors claimed, {total - 8 - size} there")
+    return {name: (header[name]["dtype"], header[name]["shape"]) for *_, name in places}, metadata
+
+
+def _safetensors_place(name: str, entry: Any) -> tuple[int, int, str]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name[:40]!r} is described by no type, shape and place")
+    kind, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(kind, str) or kind not in _BYTES:
+        raise ValueError(f"{name[:40]!r} is of type {str(kind)[:20]!r}, expected plain numbers")
+    if not _counts(shape) or len(shape) > _RANK or not _counts(place) or len(place) != 2:
+        raise ValueError(f"{name[:40]!r} has no shape or no place")
+    if place[1] - place[0] != math.prod(shape) * _BYTES[kind]:
+        raise ValueError(f"{name[:40]!r} is not as long as its shape says")
+    return place[0], place[1], name
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 2**48 for v in value)
+
+
+def check_torch(content: bytes) -> None:
+    """Hold what a ``.pt`` file claims against its bytes.
+
+    PyTorch takes a storage's length from the pickle and its bytes from the archive, and compares
+    neither.
+
+    Args:
+        content: The whole file: an archive, or the older form of pickles one after the other.
+
+    Raises:
+        ForeignObjectError: If it holds more than tensors and plain values.
+        ValueError: If it is damaged, packed, or claims more than it has.
+    """
+    if content[:2] != b"PK":
+        _check_old_torch(content)
+        return
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        sizes = check_archive(archive, len(content))
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("packed entries, which torch.save does not write")
+        if archive.comment:
+            raise ValueError("bytes after the archive's list")
+        top = next(iter(sizes), "").partition("/")[0]
+        if any(not name.startswith(f"{top}/") for name in sizes):
+            raise ValueError("entries of more than one folder")
+        if sizes.get(f"{top}/data.pkl", _HEADER + 1) > _HEADER:
+            raise ValueError("no data.pkl, or a huge one")
+        stream = io.BytesIO(archive.read(f"{top}/data.pkl"))
+    _, storages = read_pickle(stream)
+    for storage in storages:
+        there = sizes.get(f"{top}/data/{storage.key}")
+        if there != storage.size:
+            raise ValueError(f"a storage of {storage.size} bytes claimed, {there or 0} there")
+
+
+def _check_old_torch(content: bytes) -> None:
+    """Check a magic number, a version, sizes of types, the object, and the storages' order."""
+    stream = io.BytesIO(content)
+    storages: list[Storage] = []
+    for _ in range(4):
+        _, found = read_pickle(stream)
+        storages += found
+    order, _ = read_pickle(stream)
+    if not isinstance(order, list) or not all(isinstance(key, str) for key in order):
+        raise ValueError("no list of storages")
+    if sorted(order) != sorted(s.key for s in storages):
+        raise ValueError("storages named that are not there")
+    left = len(content) - stream.tell()
+    if sum(s.size + 8 for s in storages) != left:
+        raise ValueError(f"{sum(s.size for s in storages)} bytes of tensors claimed, {left} there")
+
+
+def check_archive(archive: zipfile.ZipFile, most: int) -> dict[str, int]:
+    """Refuse a zip whose list of contents promises more than a file of its kind can hold.
+
+    Args:
+        archive: An open zip.
+        most: How many bytes its contents may be together, unpacked.
+
+    Returns:
+        The length of each entry once unpacked, by name.
+
+    Raises:
+        ValueError: If a name is there twice, an entry is encrypted, or there is too much.
+    """
+    entries = archive.infolist()
+    if len(entries) > _ENTRIES:
+        raise ValueError(f"{len(entries)} entries, expected at most {_ENTRIES}")
+    if len({info.filename.lower() for info in entries}) < len(entries):
+        raise ValueError("two entries of one name")
+    if any(info.flag_bits & 1 for info in entries):
+        raise ValueError("encrypted entries")
+    total = sum(info.file_size for info in entries)
+    if total > most:
+        raise ValueError(f"{total} bytes once unpacked, expected at most {most}")
+    return {info.filename: info.file_size for info in entries}
+
+
+HOW_TO_SAVE = "save it again with torch.save(model.state_dict(), ...) or as safetensors"
+_SHARES = 32  # tensors may share storage, as tied layers do, but not without end
+
+
+def check_plain(tensors: Mapping[Any, Any], path: Path) -> None:
+    """Refuse anything among what a file held that is no plain tensor.
+
+    Args:
+        tensors: What was read, by name.
+        path: Where from, for messages.
+
+    Raises:
+        CheckpointError: If something is no tensor with a name, is spread over fewer numbers than
+            it claims, or is not finite. Quantised, sparse and complex tensors, and those without
+            data, do not come so far: :mod:`geomerge.io.containers` refuses them.
+    """
+    total, there = 0, 0
+    stored = set()
+    for name, value in tensors.items():
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"{path} has a tensor named {str(name)[:60]!r}, expected names as text; "
+                f"{HOW_TO_SAVE}"
+            )
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} holds a {type(value).__name__} under {name[:60]!r}, expected only "
+                f"tensors; {HOW_TO_SAVE}"
+            )
+        storage = value.untyped_storage()
+        if value.numel() * value.element_size() > _SHARES * storage.nbytes():
+            raise CheckpointError(
+                f"{name[:60]!r} of {path} claims {value.numel()} numbers and has "
+                f"{storage.nbytes() // value.element_size()}; {HOW_TO_SAVE}"
+            )
+        total += value.numel() * value.element_size()
+        if storage.data_ptr() not in stored:
+            stored.add(storage.data_ptr())
+            there += storage.nbytes()
+        if total > _SHARES * there:
+            raise CheckpointError(
+                f"the tensors of {path} claim {total} bytes and share {there}; {HOW_TO_SAVE}"
+            )
+        _check_finite(value, name, path)
+
+
+def _check_finite(value: Tensor, name: str, path: Path) -> None:
+    if value.is_floating_point() and not torch.isfinite(value).all():
+        raise CheckpointError(
+            f"the weights {name[:60]!r} of {path} are not all finite (NaN or infinity); train or "
+            "save the network again"
+        )

@@ -1,0 +1,163 @@
+"""Write files so that nothing is ever half-written, and name their bytes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from geomerge.errors import RunError
+
+__all__ = [
+    "cannot_write",
+    "canonical_json",
+    "check_output",
+    "check_regular",
+    "default_mode",
+    "parse_json",
+    "plain_file",
+    "read_regular",
+    "sha256",
+    "write_bytes",
+]
+
+
+def sha256(content: bytes) -> str:
+    """Return the SHA-256 of ``content`` in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse an output file before the work that would fill it.
+
+    Args:
+        path: Where the file will go.
+        suffixes: Endings that its name may have.
+
+    Raises:
+        RunError: If the name ends otherwise, is a folder's, or its folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in suffixes:
+        raise RunError(
+            f"expected an output name ending in {' or '.join(suffixes)}, got {path}; rename it"
+        )
+    if path.is_dir():
+        raise RunError(f"{path} is a folder, expected the name of a file; choose another")
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise RunError(f"cannot write into {parent}; choose a folder that you may write to")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file through a temporary name, fsync and rename.
+
+    Args:
+        path: Where the file goes; an existing file is replaced in one step.
+        content: All of its bytes.
+
+    Raises:
+        RunError: If the folder is missing or cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, default_mode(0o666))
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def default_mode(most: int) -> int:
+    """Return the permissions that a new file or folder gets here."""
+    current = os.umask(0)
+    os.umask(current)
+    return most & ~current
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """Return the error that says why a place cannot be written."""
+    reason = (error.strerror or str(error)).lower()
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if full:
+        remedy = "make room and run the command again"
+    else:
+        remedy = "choose a folder that you may write to"
+    return RunError(f"cannot write {path} ({reason}); {remedy}")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON text says.
+
+    Raises:
+        ValueError: If it is no JSON, is nested too deeply, or names a thing twice in one object.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_names_once)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
+
+
+def _names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"the name {twice[:40]!r} twice")
+    return found
+
+
+def plain_file(folder: Path, name: Any) -> Path:
+    """Return a file that lies in a folder itself, as its index names it.
+
+    Args:
+        folder: The folder.
+        name: What the index says.
+
+    Raises:
+        ValueError: If the name leads elsewhere, by its own parts or by a symbolic link.
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
+        raise ValueError(f"{str(name)[:60]!r} is no name of a file in the folder")
+    file = folder / name
+    if file.resolve().parent != folder.resolve():
+        raise ValueError(f"{name[:60]!r} leads out of the folder")
+    return file
+
+
+def check_regular(file: Path) -> None:
+    """Refuse a file that may have no end: a device, a pipe.
+
+    Raises:
+        OSError: If it is one.
+    """
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise OSError(None, "not a regular file", str(file))
+
+
+def read_regular(file: Path) -> bytes:
+    """Return the bytes of a file that has an end.
+
+    Raises:
+        OSError: If it cannot be read, or is a device or a pipe.
+    """
+    check_regular(file)
+    return file.read_bytes()

@@ -1,0 +1,31 @@
+"""Network x manifold inputs -> inner product on weight space."""
+
+from geomerge.metrics.base import EuclideanMetric, MaskedMetric, Metric, Spectrum, lower
+from geomerge.metrics.exact import ExactMetric, exact_metric
+from geomerge.metrics.gram import GramMetric, gram_metric
+from geomerge.metrics.kronecker.metric import KroneckerMetric, combine
+from geomerge.metrics.measure import METRICS, measure_metric
+from geomerge.metrics.outputs import functional_change, output_map
+from geomerge.metrics.sketch import Sketch, load_sketch, make_sketch, save_sketch
+
+__all__ = [
+    "METRICS",
+    "EuclideanMetric",
+    "ExactMetric",
+    "GramMetric",
+    "KroneckerMetric",
+    "MaskedMetric",
+    "Metric",
+    "Sketch",
+    "Spectrum",
+    "combine",
+    "exact_metric",
+    "functional_change",
+    "gram_metric",
+    "load_sketch",
+    "lower",
+    "make_sketch",
+    "measure_metric",
+    "output_map",
+    "save_sketch",
+]

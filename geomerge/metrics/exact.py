@@ -1,0 +1,194 @@
+r"""The exact metric g = J'J / N over as many inputs as wanted, by products g u alone.
+
+:math:`g u = \frac1N \sum_x J_x' (J_x u)` costs one product with J and one with J', from a network
+linearised once. :class:`~geomerge.metrics.exact.Krylov` turns some tens of products into the
+directions that matter for one vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import NumericalError
+from geomerge.metrics.base import Spectrum, by_spectrum
+from geomerge.metrics.linearisation import Linearisation
+from geomerge.networks.network import Network
+
+__all__ = ["ExactMetric", "Krylov", "exact_metric", "lanczos"]
+
+
+class ExactMetric:
+    """The pullback metric itself, arXiv 2012.09605 eq. (2) as a mean over inputs.
+
+    Args:
+        batches: The network linearised on each batch.
+        rank: Products spent on one spectrum.
+    """
+
+    name = "exact"
+    floor = 0.0
+    transformed = by_spectrum
+
+    def __init__(self, batches: list[Linearisation], rank: int) -> None:
+        self._batches = batches
+        self._rank = rank
+        self.count = sum(len(batch.outputs) for batch in batches)  # N
+
+    def product(
+        self,
+        u: Tensor,  # (n,)
+    ) -> Tensor:  # (n,)
+        """Return g u."""
+        total = torch.zeros_like(u)
+        for batch in self._batches:
+            total += batch.pull(batch.push(u))
+        return total / self.count
+
+    def inner(
+        self,
+        u: Tensor,  # (n,)
+        v: Tensor,  # (n,)
+    ) -> float:
+        """Return u' g v."""
+        total = 0.0
+        for batch in self._batches:
+            one = batch.push(u)
+            other = one if u is v else batch.push(v)
+            total += float((one.double() * other.double()).sum())
+        return total / self.count
+
+    def krylov(
+        self,
+        v: Tensor,  # (n,)
+    ) -> Krylov:
+        """Return the Krylov space of v, which also knows how exact it is."""
+        return lanczos(self.product, v, self._rank)
+
+    def spectrum(
+        self,
+        v: Tensor,  # (n,)
+    ) -> Spectrum:
+        """Split v along the Ritz vectors of its Krylov space."""
+        return self.krylov(v).spectrum()
+
+
+def exact_metric(
+    network: Network,
+    w: Tensor,  # (n,)
+    batches: Iterable[Tensor],
+    output: str = "hellinger",
+    rank: int = 40,
+) -> ExactMetric:
+    """Linearise a network at w.
+
+    Args:
+        network: The network.
+        w: Where.
+        batches: Inputs (B, ...) of the manifold; each is seen once.
+        output: One of :data:`~geomerge.metrics.outputs.OUTPUTS`.
+        rank: Products spent on one spectrum.
+
+    Returns:
+        The metric. It keeps the activations of all inputs, and their gradients: 0.1 MB for each
+        input of an MLP with 300 and 100 hidden units, 6 MB for each 32 x 32 image of a VGG-11.
+
+    Raises:
+        NumericalError: If outputs are not finite, or no input was given.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> from geomerge.metrics import exact_metric
+        >>> network = gm.Network(nn.Linear(3, 2))
+        >>> metric = exact_metric(network, network.initial, [torch.eye(3)], "logits")
+        >>> metric.product(torch.ones(network.n))  # g u
+        tensor([0.6667, 0.6667, 0.6667, 0.6667, 0.6667, 0.6667, 2.0000, 2.0000])
+    """
+    linearised = [Linearisation(network, w, x, output) for x in batches]
+    if not linearised:
+        raise NumericalError("no inputs to measure a metric on, expected at least one; give data")
+    return ExactMetric(linearised, rank)
+
+
+@dataclass(frozen=True)
+class Krylov:
+    """The space of v, g v, ..., g^(k-1) v in an orthonormal basis.
+
+    Attributes:
+        basis: V_k as rows, shape (k, n), in the type of v.
+        values: Ritz values s, rounding below zero cut off, shape (k,), float64.
+        vectors: Y, their coordinates in the basis as columns, shape (k, k), float64.
+        length: |v|.
+        remainder: b_k, the length of what g adds to the space.
+    """
+
+    basis: Tensor
+    values: Tensor
+    vectors: Tensor
+    length: float
+    remainder: float
+
+    def spectrum(self) -> Spectrum:
+        """Return v along the Ritz vectors; the directions belong to this v alone."""
+        return Spectrum([self.length * self.vectors[0]], [self.values], self._compose)
+
+    def residual(self, damping: float) -> float:
+        """Return |(g + mu I) x - v| of the x that the spectrum gives for (g + mu I)^-1 v.
+
+        It is b_k |e_k'c|, c the coordinates of x in the basis.
+        """
+        c = self.vectors @ (self.length * self.vectors[0] / (self.values + damping))
+        return self.remainder * abs(float(c[-1]))
+
+    def _compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
+        return (self.vectors @ parts[0]).to(self.basis.dtype) @ self.basis
+
+
+def lanczos(
+    product: Callable[[Tensor], Tensor],
+    v: Tensor,  # (n,)
+    rank: int,
+) -> Krylov:
+    """Build the Krylov space of v.
+
+    Args:
+        product: u -> g u, shapes (n,), g symmetric.
+        v: Where to start; zero gives a space of one zero vector.
+        rank: Largest dimension k; fewer when g adds nothing beyond rounding any more.
+
+    Returns:
+        The space, after at most ``rank`` products.
+
+    Raises:
+        NumericalError: If v or a product is not finite.
+    """
+    length = float(v.double().norm())
+    basis = v.new_empty(min(rank, len(v)), len(v))
+    t = torch.zeros(len(basis), len(basis), dtype=torch.float64, device=v.device)
+    q = v / length if length > 0 else v
+    remainder = 0.0
+    for k in range(len(basis)):
+        basis[k] = q
+        known = basis[: k + 1]
+        r = product(q)
+        t[k, k] = q.double() @ r.double()
+        for _ in range(2):  # once leaves rounding along the leading Ritz vectors
+            r = r - (known @ r) @ known
+        remainder = float(r.double().norm())
+        if not remainder < float("inf"):
+            raise NumericalError(
+                "a product with the metric is not finite, expected numbers; check the weights and "
+                "the direction"
+            )
+        scale = float(t.abs().max())
+        if k + 1 == len(basis) or remainder <= 100 * torch.finfo(v.dtype).eps * scale:
+            break
+        t[k, k + 1] = t[k + 1, k] = remainder
+        q = r / remainder
+    values, vectors = torch.linalg.eigh(t[: k + 1, : k + 1])
+    return Krylov(basis[: k + 1], values.clamp(min=0), vectors, length, remainder)

@@ -1,0 +1,111 @@
+r"""The exact metric of one batch in the eigendirections of its Gram matrix.
+
+With :math:`J J' / N = U \Lambda U'` the eigenvectors of g = J'J / N are
+:math:`J' U \Lambda^{-1/2} / \sqrt N`, and everything orthogonal to them has eigenvalue zero.
+Nothing larger than N m x N m is decomposed, whatever the number of weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geomerge.metrics.base import Spectrum, by_spectrum
+from geomerge.metrics.kernel import gram_matrix
+from geomerge.metrics.kronecker.factor import factorise
+from geomerge.metrics.linearisation import Linearisation
+from geomerge.networks.network import Network
+
+__all__ = ["GramMetric", "gram_metric"]
+
+
+class GramMetric:
+    """The pullback metric of arXiv 2012.09605 eq. (2), as a mean over inputs.
+
+    Args:
+        linearised: The network on the inputs.
+        kernel: J J', shape (M, M), M = N m, float64.
+    """
+
+    name = "gram"
+    floor = 0.0
+    transformed = by_spectrum
+
+    def __init__(self, linearised: Linearisation, kernel: Tensor) -> None:
+        self._linearised = linearised
+        self.count = len(linearised.outputs)  # N
+        whole = factorise(kernel / self.count)
+        # Of a singular value of J, 100 roundings of the largest are noise: measured in float32,
+        # where the kernel is still exact in float64 for derivatives that are rounded.
+        rounded = (100 * torch.finfo(linearised.outputs.dtype).eps) ** 2
+        least = max(rounded, len(kernel) * torch.finfo(torch.float64).eps)
+        keep = whole.values > whole.values[0] * least
+        self.values = whole.values[keep]  # (r,)
+        self.vectors = whole.vectors[:, keep]  # (M, r)
+
+    def inner(
+        self,
+        u: Tensor,  # (n,)
+        v: Tensor,  # (n,)
+    ) -> float:
+        """Return u' g v."""
+        one = self._linearised.push(u)
+        other = one if u is v else self._linearised.push(v)
+        return float((one.double() * other.double()).sum()) / self.count
+
+    def spectrum(
+        self,
+        v: Tensor,  # (n,)
+    ) -> Spectrum:
+        """Split v along the eigendirections, and what is orthogonal to all of them."""
+        pushed = self._linearised.push(v).double().reshape(-1)
+        part = self.vectors.T @ pushed / (self.count * self.values).sqrt()
+        rest = v - self._along(part)
+        return Spectrum(
+            [part, rest],
+            [self.values, torch.zeros_like(rest[0])],
+            lambda parts: self._along(parts[0]) + parts[1],
+        )
+
+    def _along(
+        self,
+        part: Tensor,  # (r,)
+    ) -> Tensor:  # (n,)
+        outputs = self._linearised.outputs
+        p = self.vectors @ (part / (self.count * self.values).sqrt())
+        return self._linearised.pull(p.to(outputs.dtype).view(outputs.shape))
+
+
+def gram_metric(
+    network: Network,
+    w: Tensor,  # (n,)
+    x: Tensor,  # (N, ...)
+    output: str = "hellinger",
+) -> GramMetric:
+    """Measure the exact metric of a network at w on one batch.
+
+    Args:
+        network: The network.
+        w: Where.
+        x: Inputs of the manifold. With m outputs the cost grows as (N m)^3; N m up to some
+            thousands is quick.
+        output: One of :data:`~geomerge.metrics.outputs.OUTPUTS`.
+
+    Returns:
+        The metric.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> from geomerge.metrics import gram_metric
+        >>> _ = torch.manual_seed(0)
+        >>> network = gm.Network(nn.Linear(3, 2))
+        >>> metric = gram_metric(network, network.initial, torch.eye(3), "logits")
+        >>> len(metric.values)  # three inputs of two outputs: six directions change them
+        6
+        >>> bias = torch.tensor([0.0] * 6 + [1.0, 0.0])
+        >>> round(metric.inner(bias, bias), 5)  # one logit moves by one
+        1.0
+    """
+    return GramMetric(*gram_matrix(network, w, x, output))

@@ -1,0 +1,1 @@
+"""The Kronecker-factored metric, layer by layer."""

@@ -1,0 +1,208 @@
+"""One or two passes over inputs -> the Kronecker factors of a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
+
+from geomerge.errors import NumericalError
+from geomerge.metrics.kronecker.coverage import Survey, copies, survey
+from geomerge.metrics.kronecker.diagonal import squared_derivatives
+from geomerge.metrics.kronecker.factor import Moments
+from geomerge.metrics.kronecker.layer import KroneckerLayer
+from geomerge.metrics.kronecker.metric import KroneckerMetric
+from geomerge.metrics.kronecker.norms import Normed
+from geomerge.metrics.kronecker.tracing import Block, Product, Products
+from geomerge.metrics.outputs import output_map
+from geomerge.networks.network import Network
+
+__all__ = ["estimate_kronecker"]
+
+_ELEMENTS = 2**26  # activations or derivatives held at a time: 256 MiB in float32
+
+
+def estimate_kronecker(
+    network: Network,
+    w: Tensor,  # (n,)
+    batches: Iterable[Tensor],
+    output: str = "hellinger",
+    seed: int = 0,
+    probes: int | None = 2,
+) -> KroneckerMetric:
+    """Measure the Kronecker metric of a network at w.
+
+    Args:
+        network: The network.
+        w: Where.
+        batches: Inputs (B, ...) of the manifold; each is seen once.
+        output: One of :data:`~geomerge.metrics.outputs.OUTPUTS`.
+        seed: Of the random sign vectors.
+        probes: How many of them, and so how many backward passes, stand for all outputs: the
+            expectation is the same. Two give walks as good as all outputs do; one does not where
+            there are few inputs. None takes every output.
+
+    Returns:
+        The metric as a mean over inputs, in the type of w; decompositions are in float64.
+
+    Raises:
+        NumericalError: If activations or gradients are not finite, or no input was given.
+    """
+    sums: _Sums | None = None
+    generator = torch.Generator().manual_seed(seed)
+    count = 0
+    for batch in batches:
+        if sums is None:
+            sums = _Sums(network, w, output, survey(network, w, batch[:1]), probes)
+        count += len(batch)
+        for x in batch.split(sums.most):
+            sums.add(x, generator)
+    if sums is None or count == 0:
+        raise NumericalError("no inputs to measure a metric on, expected at least one; give data")
+    flat = [sums.diagonal[name].reshape(-1) / count for name in sums.rest]
+    return KroneckerMetric(
+        network.n,
+        tuple(
+            KroneckerLayer(
+                sums.survey.label(block, network),
+                slice(block.start, block.stop),
+                None if block.bias is None else slice(block.bias, block.bias + block.rows),
+                sums.inputs[block].factor(count).to(w.dtype, w.device),
+                sums.outputs[block].factor(count).to(w.dtype, w.device),
+            )
+            for block in sums.inputs
+        ),
+        tuple(network.slices[k] for k in sums.rest),
+        torch.cat(flat).to(w.dtype) if flat else w.new_zeros(0),
+        tuple(sums.rest),
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A forward pass: its outputs, and the activations and copies to have gradients at."""
+
+    phi: Tensor  # (B, m)
+    products: list[Product]
+    norms: list[Normed]
+    own: dict[str, Tensor]  # (B, ...)
+
+
+class _Sums:
+    """What the inputs seen so far add up to."""
+
+    def __init__(
+        self, network: Network, w: Tensor, output: str, found: Survey, probes: int | None
+    ) -> None:
+        self.network, self.w, self.output, self.survey = network, w, output, found
+        self.probes = probes
+        in_blocks = {name for names in found.blocks.values() for name in names}
+        self.rest = [name for name in network.shapes if name not in in_blocks]
+        at_once = {*found.normed.values(), *found.copied}
+        self.one_by_one = [name for name in self.rest if name not in at_once]
+        # Inputs at a time.
+        self.most = max(1, min(_ELEMENTS // max(found.width, 1), network.most or _ELEMENTS))
+        self.inputs: dict[Block, Moments] = {}  # of the blocks' inputs
+        self.outputs: dict[Block, Moments] = {}  # of the gradients at their outputs
+        self.diagonal: dict[str, Tensor] = {}
+
+    def add(
+        self,
+        x: Tensor,  # (B, ...)
+        generator: torch.Generator,
+    ) -> None:
+        """Add a batch of inputs."""
+        probes = self._add_gradients(x, generator)
+        if not self.one_by_one:
+            return
+        count = sum(self.network.shapes[name].numel() for name in self.one_by_one)
+        most = max(1, _ELEMENTS // (probes.shape[1] * (count + self.survey.width)))
+        for part, rows in zip(x.split(most), probes.split(most), strict=True):
+            lookups = self.survey.lookups
+            self._add_squares(
+                squared_derivatives(
+                    self.network, self.w, self.one_by_one, lookups, part, rows, self.output
+                )
+            )
+
+    def _add_gradients(self, x: Tensor, generator: torch.Generator) -> Tensor:  # (B, P, m)
+        """Add what follows from gradients at activations, and return the probes."""
+        seen = self._forward(x)
+        probes = _probes(seen.phi, self.probes, generator)
+        rows: Counter[Block] = Counter()  # how often the pass applies each block
+        for product in seen.products:
+            rows[product.block] += product.out.numel() // product.block.rows
+        at = [call.out for call in seen.products] + [call.out for call in seen.norms]
+        for i in range(probes.shape[1] if at or seen.own else 0):
+            gradients = torch.autograd.grad(
+                seen.phi,
+                [*at, *seen.own.values()],
+                probes[:, i],
+                retain_graph=i + 1 < probes.shape[1],
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for product, d in zip(seen.products, gradients, strict=False):
+                moments = self.outputs.setdefault(product.block, Moments())
+                moments.add(product.outputs(d), len(x) / rows[product.block])
+            by_name = dict(zip(seen.own, gradients[len(at) :], strict=True))  # (B, ...)
+            for normed, d in zip(seen.norms, gradients[len(seen.products) :], strict=False):
+                for span, part in normed.derivatives(d, self.survey.norms[normed.norm]):
+                    if (name := self.survey.normed.get(span)) is not None:
+                        by_name[name] = by_name[name] + part if name in by_name else part
+            self._add_squares({k: d.double().square().sum(dim=0) for k, d in by_name.items()})
+        return probes
+
+    def _forward(self, x: Tensor) -> _Seen:
+        products: list[Product] = []
+        norms: list[Normed] = []
+
+        def on_product(product: Product, activations: Tensor) -> None:
+            if product.block in self.survey.blocks:
+                moments = self.inputs.setdefault(product.block, Moments())
+                moments.add(product.inputs(activations))
+                product.out.requires_grad_()  # also in the first layer
+                products.append(product)
+
+        def on_norm(normed: Normed) -> None:
+            if normed.norm in self.survey.norms:
+                normed.out.requires_grad_()
+                norms.append(normed)
+
+        module, tensors = self.network.load(self.w), self.network.unravel(self.w)
+        own = {k: copies(tensors[k], len(x)).clone() for k in self.survey.copied}
+        for tensor in own.values():
+            tensor.requires_grad_()
+        with torch.enable_grad(), Products(self.w, on_product, on_norm):
+            logits = functional_call(module, own, (x,))
+            phi = output_map(logits[:, self.network.columns], self.output)
+        return _Seen(phi, products, norms, own)
+
+    def _add_squares(self, found: dict[str, Tensor]) -> None:
+        for name, squares in found.items():
+            self.diagonal[name] = self.diagonal.get(name, 0.0) + squares
+
+
+def _probes(
+    phi: Tensor,  # (B, m)
+    count: int | None,
+    generator: torch.Generator,
+) -> Tensor:  # (B, P, m)
+    """Return directions p in output space with sum of p p' equal to I (in expectation).
+
+    Every output is in one probe, with a random sign. Outputs of neighbouring size are in different
+    probes, so that nothing is left to chance where an input wavers between as many classes.
+    """
+    m = phi.shape[1]
+    if count is None or count >= m:
+        return torch.eye(m, dtype=phi.dtype, device=phi.device).expand(len(phi), m, m)
+    # Input by input, so that the signs do not depend on how inputs are batched.
+    signs = torch.randint(0, 2, (len(phi), m), generator=generator).to(phi.device) * 2 - 1
+    rank = phi.detach().argsort(dim=1, descending=True).argsort(dim=1)
+    probes: Tensor = functional.one_hot(rank % count, count) * signs.unsqueeze(2)
+    return probes.transpose(1, 2).to(phi.dtype)

@@ -1,0 +1,199 @@
+r"""One Kronecker factor in eigen form, whole or truncated with an isotropic tail.
+
+:math:`A \approx U\,\mathrm{diag}(s)\,U' + \tau (I - UU')`, with :math:`\tau` the mean of the
+eigenvalues left out, so that the trace is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import NumericalError
+
+__all__ = ["RANK", "WHOLE", "Factor", "Moments", "factorise"]
+
+WHOLE = 2048  # of wider matrices only leading eigenvectors: of 4608 columns all take a minute
+RANK = 1024
+_MORE = 64  # directions carried along, for the last of the leading ones to be exact
+_PRODUCTS = 3
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A symmetric positive semidefinite matrix (d, d) in eigen form.
+
+    Attributes:
+        vectors: Leading eigenvectors U, shape (d, r).
+        values: Their eigenvalues, descending, shape (r,).
+        tail: Eigenvalue of everything orthogonal to U; unused when r = d.
+    """
+
+    vectors: Tensor
+    values: Tensor
+    tail: float
+
+    @property
+    def full(self) -> bool:
+        """Whether no direction was left out."""
+        return self.vectors.shape[0] == self.vectors.shape[1]
+
+    @property
+    def trace(self) -> float:
+        """Sum of all eigenvalues."""
+        size, rank = self.vectors.shape
+        return float(self.values.double().sum()) + (size - rank) * self.tail
+
+    def truncated(self, rank: int) -> Factor:
+        """Keep the leading ``rank`` eigenvectors; the rest become an isotropic tail."""
+        size, old = self.vectors.shape
+        if rank >= old:
+            return self
+        rest = float(self.values[rank:].double().sum()) + (size - old) * self.tail
+        return Factor(self.vectors[:, :rank].contiguous(), self.values[:rank], rest / (size - rank))
+
+    def squares(self) -> tuple[Tensor, Tensor]:  # (d, r or r + 1), (r or r + 1,)
+        """Return how each coordinate lies in each eigenspace, and the eigenvalues.
+
+        Returns:
+            Squared lengths of the coordinates' projections, rows that sum to one; the tail is one
+            space.
+        """
+        inside = self.vectors.square()
+        if self.full:
+            return inside, self.values
+        outside = (1 - inside.sum(dim=1, keepdim=True)).clamp(min=0)
+        return torch.cat([inside, outside], dim=1), torch.cat(
+            [self.values, self.values.new_tensor([self.tail])]
+        )
+
+    def dense(self) -> Tensor:  # (d, d)
+        """Return the matrix itself."""
+        size = self.vectors.shape[0]
+        u = self.vectors
+        rest = torch.eye(size, dtype=u.dtype, device=u.device) - u @ u.T
+        return (u * self.values) @ u.T + self.tail * rest
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Factor:
+        """Return the factor in another type or place."""
+        return Factor(self.vectors.to(device, dtype), self.values.to(device, dtype), self.tail)
+
+
+def factorise(
+    matrix: Tensor,  # (d, d), float64
+) -> Factor:
+    """Return the eigen form of a symmetric positive semidefinite matrix.
+
+    Args:
+        matrix: In float64: ``eigh`` in float32 fails on nearly singular factors. Rounding below
+            zero is cut off.
+
+    Returns:
+        The whole factor; of matrices wider than 2048 the leading 1024 eigenvectors, from a random
+        start and three products with the matrix (Halko, Martinsson & Tropp 2011, algorithm 4.4).
+
+    Raises:
+        NumericalError: If the matrix is not finite or the decomposition does not converge.
+    """
+    if not torch.isfinite(matrix).all():
+        raise NumericalError(
+            "a factor of the metric is not finite, expected finite activations and gradients; "
+            "check the network's outputs on the manifold's inputs"
+        )
+    size = len(matrix)
+    if size > WHOLE:
+        return _leading(matrix)
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except RuntimeError as error:  # torch's LinAlgError
+        raise NumericalError(
+            f"the eigendecomposition of a {size} x {size} factor did not converge; give more inputs"
+        ) from error
+    return Factor(vectors.flip(1).contiguous(), values.flip(0).clamp(min=0), 0.0)
+
+
+def _leading(
+    matrix: Tensor,  # (d, d), float64
+) -> Factor:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(len(matrix), RANK + _MORE, generator=generator)
+    single = matrix.float()  # for the products that only turn the basis
+    basis = start.to(single)
+    for _ in range(_PRODUCTS):
+        basis = torch.linalg.qr(single @ basis).Q
+    basis = torch.linalg.qr(basis.double()).Q
+    inside = factorise(basis.T @ (matrix @ basis))
+    vectors = (basis @ inside.vectors[:, :RANK]).contiguous()
+    values = inside.values[:RANK]
+    rest = float(matrix.diagonal().sum() - values.sum())
+    return Factor(vectors, values, max(rest, 0.0) / (len(matrix) - RANK))
+
+
+_WIDEST = 8192  # of wider rows the d x d matrix is never formed: d = 25088 would take 5 GB
+_PER_COLUMN = 8  # rows of one batch that say what there is to say about a column
+_FEWEST = 4096
+_RANK = 1024  # eigenvectors kept of those
+
+
+class Moments:
+    """The sum of x x' over rows x: whole, or of very wide rows the leading eigenvectors.
+
+    Those are cut down to the leading ones after every block of rows; the trace keeps the rest.
+    """
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None  # (d, d), in float64
+        self._kept: Tensor | None = None  # (r, d), eigenvectors times roots of their eigenvalues
+        self._trace = 0.0
+
+    def add(
+        self,
+        rows: Tensor,  # (R, d)
+        share: float = 1.0,
+    ) -> None:
+        """Add the outer products of rows, times a share.
+
+        Of many more rows than columns, such as every patch of a convolution, evenly spread ones
+        stand for all.
+        """
+        most = max(_FEWEST, _PER_COLUMN * rows.shape[1])
+        if len(rows) > most:
+            share *= len(rows) / most
+            rows = rows[torch.linspace(0, len(rows) - 1, most, device=rows.device).long()]
+        if rows.shape[1] <= _WIDEST:
+            if self._sum is None:
+                self._sum = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+            self._sum.add_(rows.T @ rows, alpha=share)
+            return
+        for block in (rows * share**0.5).split(_RANK):
+            self._trace += float(block.square().sum(dtype=torch.float64))
+            self._kept = _leading_rows(
+                block if self._kept is None else torch.cat([self._kept, block])
+            )
+
+    def factor(self, count: int) -> Factor:
+        """Return the sum divided by a count, in float64 where it is whole.
+
+        Raises:
+            NumericalError: If a row was not finite.
+        """
+        if self._sum is not None:
+            return factorise(self._sum / count)
+        assert self._kept is not None, "rows were added"
+        size = self._kept.shape[1]
+        values = self._kept.double().square().sum(dim=1)
+        vectors = (self._kept / values.sqrt().unsqueeze(1)).T
+        tail = max(self._trace - float(values.sum()), 0.0) / (size - len(values))
+        return Factor(vectors.contiguous(), values / count, tail / count)
+
+
+def _leading_rows(
+    rows: Tensor,  # (R, d)
+) -> Tensor:  # (r, d)
+    """Return at most as many orthogonal rows as are kept, with nearly the same outer products."""
+    found = factorise(rows.double() @ rows.double().T)
+    significant = found.values > found.values[:1] * 1e-12
+    keep = min(_RANK, int(significant.sum()))
+    return found.vectors[:, :keep].T.to(rows.dtype) @ rows

@@ -1,0 +1,232 @@
+r"""The Kronecker form of the pullback metric: one pair of factors per layer.
+
+For a linear layer with inputs a (bias folded in) and output gradients delta,
+:math:`g_l \approx A \otimes B`, :math:`A = E[aa']`, :math:`B = \sum_{out} E[\delta\delta']`
+(Martens & Grosse 2015); for a convolution A sums over positions and B averages over them
+(Grosse & Martens 2016, KFC). Layers do not interact. With B = I the same form is OWM, Adam-NSCL
+and GPM (as soft or hard projections), RegMean and SparseGPT's layerwise Hessian. Weights that serve
+in no such product get the exact diagonal of the metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from geomerge.metrics.base import Spectrum
+from geomerge.metrics.kronecker.factor import Factor, factorise
+from geomerge.metrics.kronecker.layer import KroneckerLayer
+from geomerge.notebook import card, table
+
+__all__ = ["KroneckerMetric", "combine"]
+
+
+@dataclass(frozen=True)
+class KroneckerMetric:
+    """Kronecker factors per layer and an exact diagonal for all other weights.
+
+    Attributes:
+        n: Length of the weight vectors.
+        layers: The covered layers.
+        rest: Slices of the weights no layer covers.
+        diagonal: The metric's diagonal on them, one after the other.
+        rest_names: Their names, for reports.
+    """
+
+    n: int
+    layers: tuple[KroneckerLayer, ...]
+    rest: tuple[slice, ...]
+    diagonal: Tensor
+    rest_names: tuple[str, ...] = ()
+    name: str = field(default="kronecker", init=False)
+    floor: float = field(default=0.0, init=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all factors and the diagonal."""
+        factors = [f for layer in self.layers for f in (layer.inputs, layer.outputs)]
+        return self.diagonal.nbytes + sum(f.vectors.nbytes + f.values.nbytes for f in factors)
+
+    def __repr__(self) -> str:
+        covered = f"{len(self.layers)} layers, {len(self.rest)} diagonals"
+        return f"<KroneckerMetric of {self.n:,} weights: {covered}, {self.nbytes / 1e6:.3g} MB>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [
+                layer.name,
+                *("{1} of {0}".format(*f.vectors.shape) for f in (layer.inputs, layer.outputs)),
+                f"{layer.trace:.3g}",
+                f"{layer.leading_trace / layer.trace if layer.trace else 1:.1%}",
+            ]
+            for layer in self.layers
+        ]
+        rows += [[name, "", "", "", "diagonal"] for name in self.rest_names]
+        return card(
+            f"Kronecker metric of {self.n:,} weights, {self.nbytes / 1e6:.3g} MB",
+            table(("layer", "directions, inputs", "outputs", "trace", "kept of it"), rows),
+        )
+
+    def spectrum(
+        self,
+        v: Tensor,  # (n,)
+    ) -> Spectrum:
+        """Split v along the eigendirections of every layer and the coordinates of the rest."""
+        parts: list[Tensor] = []
+        eigenvalues: list[Tensor] = []
+        for layer in self.layers:
+            p, e = layer.coordinates(layer.matrix(v))
+            parts += p
+            eigenvalues += e
+        if self.rest:
+            parts.append(torch.cat([v[s] for s in self.rest]))
+            eigenvalues.append(self.diagonal)
+        return Spectrum(parts, eigenvalues, self._compose)
+
+    def transformed(
+        self,
+        v: Tensor,  # (n,)
+        function: Callable[[Tensor], Tensor],
+    ) -> Tensor:  # (n,)
+        """Return h(g) v."""
+        found = torch.empty_like(v)
+        for layer in self.layers:
+            layer.transform(v, function, found)
+        start = 0
+        for s in self.rest:
+            length = s.stop - s.start
+            found[s] = v[s] * function(self.diagonal[start : start + length])
+            start += length
+        return found
+
+    def _compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
+        """Put coordinates together to a vector."""
+        v = parts[0].new_empty(self.n)
+        at = 0
+        for layer in self.layers:
+            layer.write(layer.from_coordinates(parts[at : at + layer.n_parts]), v)
+            at += layer.n_parts
+        start = 0
+        for s in self.rest:
+            length = s.stop - s.start
+            v[s] = parts[at][start : start + length]
+            start += length
+        return v
+
+    def inner(
+        self,
+        u: Tensor,  # (n,)
+        v: Tensor,  # (n,)
+    ) -> float:
+        """Return u' g v."""
+        one = self.spectrum(u)
+        other = one if u is v else self.spectrum(v)
+        total = 0.0
+        for p, q, e in zip(one.parts, other.parts, one.eigenvalues, strict=True):
+            total += float((p.double() * q.double() * e.double()).sum())
+        return total
+
+    def diagonal_of(self, function: Callable[[Tensor], Tensor]) -> Tensor:  # (n,)
+        """Return the diagonal of a function of the metric, such as its damped inverse.
+
+        Args:
+            function: Eigenvalues to eigenvalues, of any shape.
+        """
+        found = self.diagonal.new_empty(self.n)
+        for layer in self.layers:
+            (a, by_a), (b, by_b) = layer.inputs.squares(), layer.outputs.squares()
+            layer.write(b @ function(by_b[:, None] * by_a[None, :]) @ a.T, found)
+        start = 0
+        for s in self.rest:
+            length = s.stop - s.start
+            found[s] = function(self.diagonal[start : start + length])
+            start += length
+        return found
+
+    def sharpened(self, damping: float) -> KroneckerMetric:
+        """Leave out directions that a damping drowns, to make steps cheaper.
+
+        Args:
+            damping: mu of the steps to come. Eigenvectors whose largest eigenvalue in the layer
+                is under mu / 2 join the isotropic tail, which keeps their mean, and so do, for
+                :meth:`transformed`, eigenvalues under mu / 2 of vectors that stay; walks end at
+                the same accuracies.
+
+        Returns:
+            A metric on the same weights.
+        """
+        return KroneckerMetric(
+            self.n,
+            tuple(_sharpen(layer, damping / 2) for layer in self.layers),
+            self.rest,
+            self.diagonal,
+            self.rest_names,
+        )
+
+
+def _sharpen(layer: KroneckerLayer, threshold: float) -> KroneckerLayer:
+    a, b = layer.inputs, layer.outputs
+    keep_a = int((a.values * float(b.values[:1].sum()) > threshold).sum())
+    keep_b = int((b.values * float(a.values[:1].sum()) > threshold).sum())
+    # A product with a factor that kept nearly everything is cheaper whole than with a tail.
+    a = a.truncated(max(keep_a, 1)) if keep_a < 0.7 * a.values.numel() else a
+    b = b.truncated(max(keep_b, 1)) if keep_b < 0.7 * b.values.numel() else b
+    return replace(layer, inputs=a, outputs=b).with_strips(threshold)
+
+
+def combine(metrics: Sequence[KroneckerMetric], *, mean: bool = False) -> KroneckerMetric:
+    """Return a Kronecker metric for the sum, or the mean, of metrics on the same weights.
+
+    Measured on three networks (MNIST, Fashion-MNIST, rotated MNIST), keeping two functions by the
+    sum of their sketches lost 4 points at most; with the Kronecker product nearest to the sum in
+    the Frobenius norm it was 11: that one follows the largest term and forgets the others.
+
+    Args:
+        metrics: At least one, all of one network. A layer that only some of them cover, such as
+            one head of several, is the sum of those; the others do not depend on it.
+        mean: Whether to divide by their number.
+    """
+    share = 1 / len(metrics) if mean else 1.0
+    first = metrics[0]
+    if len(metrics) == 1:
+        return first
+    same: dict[int, list[KroneckerLayer]] = {}
+    for metric in metrics:
+        for layer in metric.layers:
+            same.setdefault(layer.weight.start, []).append(layer)
+    layers = [
+        KroneckerLayer(
+            one[0].name,
+            one[0].weight,
+            one[0].bias,
+            _sum([layer.inputs for layer in one], share),
+            _sum([layer.outputs for layer in one], 1 / len(one)),
+        )
+        for _, one in sorted(same.items())
+    ]
+    # The rest of one metric may be a layer of another.
+    held = [span for layer in layers for span in (layer.weight, layer.bias) if span]
+    rest: dict[int, tuple[slice, str, Tensor]] = {}
+    for metric in metrics:
+        sizes = [span.stop - span.start for span in metric.rest]
+        names = metric.rest_names or ("",) * len(sizes)
+        for span, name, part in zip(metric.rest, names, metric.diagonal.split(sizes), strict=True):
+            if any(s.start <= span.start and span.stop <= s.stop for s in held):
+                continue
+            before = rest.get(span.start)
+            total = share * part if before is None else before[2] + share * part
+            rest[span.start] = (span, name, total)
+    spans, names, parts = zip(*rest.values(), strict=True) if rest else ((), (), ())
+    diagonal = torch.cat(parts) if parts else first.diagonal.new_zeros(0)
+    return KroneckerMetric(
+        first.n, tuple(layers), spans, diagonal, names if first.rest_names else ()
+    )
+
+
+def _sum(factors: list[Factor], scale: float) -> Factor:
+    like: Tensor = factors[0].vectors
+    total = scale * sum((f.dense().double() for f in factors), torch.zeros((), device=like.device))
+    return factorise(total).to(like.dtype, like.device)

@@ -1,0 +1,182 @@
+r"""A network linearised at a point: u -> J u and p -> J'p, as often as wanted.
+
+The graph of one backward pass is kept. Being linear in the vector it starts from, it gives J u when
+differentiated by that vector, so that both products reuse one forward pass. Against
+``torch.func.linearize`` that needs no tracing (0.03 s for 2.5 s on an MLP), keeps a tenth of the
+memory and is as fast; it asks of a network's operations that they can be differentiated twice
+backward, where ``linearize`` asks for forward mode.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from geomerge.errors import NumericalError
+from geomerge.metrics.outputs import output_map
+from geomerge.networks.network import Network
+
+__all__ = ["Linearisation", "differentiable", "mapped_outputs", "vectorised"]
+
+
+class Linearisation:
+    """The Jacobian J of a network's mapped outputs on one batch of inputs.
+
+    Args:
+        network: The network.
+        w: Where, shape (n,).
+        x: Inputs, shape (B, ...). All their activations are kept as long as this object.
+        output: An output of :func:`~geomerge.metrics.output_map`.
+
+    Attributes:
+        outputs: The mapped outputs phi, shape (B, m), with the graph that leads to them.
+
+    Raises:
+        NumericalError: If the outputs are not finite.
+    """
+
+    def __init__(self, network: Network, w: Tensor, x: Tensor, output: str) -> None:
+        self._network = network
+        # Each tensor is a leaf: as views of one vector each would cost a gradient of length n.
+        self._parts = {k: v.detach().requires_grad_() for k, v in network.unravel(w).items()}
+        with differentiable(), torch.enable_grad():
+            self.outputs = mapped_outputs(network, self._parts, x, output)
+            if not torch.isfinite(self.outputs).all():
+                raise NumericalError(
+                    "the network's outputs are not finite where a metric is measured, expected "
+                    "numbers; check the weights and the manifold's inputs"
+                )
+            self._start = torch.zeros_like(self.outputs, requires_grad=True)
+            self._pulled = self._backward(self._start, create_graph=True)
+
+    def push(
+        self,
+        u: Tensor,  # (n,)
+    ) -> Tensor:  # (B, m)
+        """Return J u."""
+        along = self._network.unravel(u)
+        # A tensor that the outputs do not depend on has a constant gradient: zero.
+        pairs = [
+            (g, along[k]) for k, g in zip(self._parts, self._pulled, strict=True) if g.requires_grad
+        ]
+        (result,) = torch.autograd.grad(
+            [g for g, _ in pairs], self._start, [v for _, v in pairs], retain_graph=True
+        )
+        return result
+
+    def pull(
+        self,
+        p: Tensor,  # (B, m)
+    ) -> Tensor:  # (n,)
+        """Return J'p."""
+        return torch.cat([g.reshape(-1) for g in self._backward(p, create_graph=False)])
+
+    def _backward(self, p: Tensor, create_graph: bool) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(
+            self.outputs,
+            list(self._parts.values()),
+            p,
+            retain_graph=True,
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+
+
+def mapped_outputs(
+    network: Network,
+    parts: dict[str, Tensor],
+    x: Tensor,  # (B, ...)
+    output: str,
+) -> Tensor:  # (B, m)
+    """Return the mapped outputs as a function of the named tensors of a weight vector."""
+    logits: Tensor = functional_call(network.module, parts, (x,))
+    return output_map(logits[:, network.columns], output)
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Let every tensor of a network have all its derivatives while the context lasts.
+
+    Torch gives none by running statistics, its fused attention cannot be differentiated twice, and
+    its fast path for transformers not even once.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), _PlainNorms():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def vectorised(derivatives: Callable[[Callable[..., Any]], Any]) -> Any:
+    """Return derivatives(vmap), or the same by a loop where a layer does not allow ``vmap``.
+
+    Args:
+        derivatives: Given ``vmap`` or what stands for it, computes derivatives of a network.
+    """
+    with differentiable(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")  # still the fastest way
+        try:
+            return derivatives(vmap)
+        except RuntimeError:  # recurrent layers cannot be vectorised over inputs
+            return derivatives(_one_by_one)
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    def mapped(*batches: Tensor) -> Any:
+        found = [function(*ones) for ones in zip(*batches, strict=True)]
+        return tree_map(lambda *leaves: torch.stack(leaves), *found)
+
+    return mapped
+
+
+class _PlainNorms(TorchFunctionMode):
+    """Computes batch and instance norms of frozen statistics in plain arithmetic."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        own = _OWN_STATISTICS.get(func)
+        if own is not None:
+            bound = inspect.signature(func).bind(*args, **(kwargs or {}))
+            bound.apply_defaults()
+            if not bound.arguments[own]:
+                return _frozen_norm(**bound.arguments)
+        return func(*args, **(kwargs or {}))
+
+
+_OWN_STATISTICS: dict[Callable[..., Any], str] = {  # the argument that asks for the inputs' own
+    torch.nn.functional.batch_norm: "training",
+    torch.nn.functional.instance_norm: "use_input_stats",
+}
+
+
+def _frozen_norm(
+    input: Tensor,  # (B, channels, ...)
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    **_: object,
+) -> Tensor:
+    shape = (-1,) + (1,) * (input.dim() - 2)
+    gain = (running_var + eps).rsqrt()
+    y = (input - running_mean.view(shape)) * (gain if weight is None else gain * weight).view(shape)
+    return y if bias is None else y + bias.view(shape)

@@ -1,0 +1,6 @@
+"""Reports of progress -> bars for people, lines for programs."""
+
+from geomerge.monitor.bars import progress, sparkline
+from geomerge.monitor.lines import log_lines, write_line
+
+__all__ = ["log_lines", "progress", "sparkline", "write_line"]

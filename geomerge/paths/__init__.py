@@ -1,0 +1,1 @@
+"""Paths between networks: recorded, stored, measured, relaxed."""

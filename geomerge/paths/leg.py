@@ -1,0 +1,289 @@
+"""A leg of a path: a few points of a walk in a folder, and the numbers of all its steps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from geomerge.errors import RunError
+from geomerge.io.checkpoint import read_safetensors
+from geomerge.io.containers import check_plain
+from geomerge.io.files import read_regular, write_bytes
+from geomerge.walks.state import StateFile
+from geomerge.walks.walk import WalkPoint
+
+__all__ = ["Leg", "StepRecord", "read_point", "record_leg"]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """The numbers of one step.
+
+    Attributes:
+        leg: Name of the leg.
+        step: Its number on the leg, from 1, in the order walked.
+        norm: |theta|.
+        distance: What was still wanted before the step (weights: |target - w|; function: KL).
+        damping: mu, or None on a straight piece.
+        predicted: theta' g theta.
+        measured: Mean |phi(w + theta) - phi(w)|^2 on the kept task's inputs, None without them.
+        length: Sum of sqrt(measured) up to here on this leg, of sqrt(predicted) where the kept
+            task has no inputs.
+        energy: Sum of predicted up to here, arXiv 2012.09605 eq. (5) with unit time steps.
+        multipliers: Shadow price of each budget that bound the step, by the budget's name.
+    """
+
+    leg: str
+    step: int
+    norm: float
+    distance: float
+    damping: float | None
+    predicted: float
+    measured: float | None
+    length: float
+    energy: float
+    multipliers: dict[str, float] = field(default_factory=dict)
+
+
+class Leg:
+    """The points of one walk, spread by length, in a folder.
+
+    Args:
+        folder: Where the points are written, one file each.
+        name: Name of the leg in records.
+        base: The end it was walked from; points are stored as differences from it, (n,).
+    """
+
+    def __init__(self, folder: Path, name: str, base: Tensor) -> None:
+        self.folder = folder
+        self.name = name
+        self.base = base
+        self.marks: list[tuple[int, float]] = [(0, 0.0)]  # step and length of each stored point
+        self.steps: list[StepRecord] = []
+
+    @property
+    def length(self) -> float:
+        """Length of the leg up to its last stored point."""
+        return self.marks[-1][1]
+
+    def length_at(self, step: int) -> float:
+        """Return the length of the leg up to a step, as it was walked."""
+        return self.steps[step - 1].length if step else 0.0
+
+    def file(self, step: int) -> Path:
+        """Return where the point after a step is stored."""
+        return self.folder / f"{self.name}-{step:06d}.safetensors"
+
+    def weights(self, step: int) -> Tensor:  # (n,)
+        """Return a stored point; step 0 is the base."""
+        if step == 0:
+            return self.base
+        return read_point(self.file(step), self.base)
+
+    def store(
+        self,
+        step: int,
+        w: Tensor,  # (n,)
+        length: float,
+    ) -> None:
+        """Store a point reached after a step."""
+        self._write(step, w)
+        self.marks.append((step, length))
+
+    def _write(
+        self,
+        step: int,
+        w: Tensor,  # (n,)
+    ) -> None:
+        delta = (w - self.base).detach().cpu()
+        write_bytes(self.file(step), safetensors.torch.save({"delta": delta}))
+
+    def thin(self, points: int, keep: int = 0) -> list[Path]:
+        """Leave out the points that lie closest together until at most ``points`` are left.
+
+        Args:
+            points: How many to leave; both ends stay.
+            keep: A step whose point stays too.
+
+        Returns:
+            The files that no point needs any more.
+        """
+        files = []
+        while len(self.marks) > max(points, 3):
+            marks = self.marks
+            inner = [i for i in range(1, len(marks) - 1) if marks[i][0] != keep]
+            drop = min(inner, key=lambda i: marks[i + 1][1] - marks[i - 1][1])
+            files.append(self.file(self.marks.pop(drop)[0]))
+        return files
+
+    def cut(self, step: int) -> None:
+        """Forget everything after a stored step."""
+        for late, _ in self.marks:
+            if late > step:
+                self.file(late).unlink()
+        self.marks = [mark for mark in self.marks if mark[0] <= step]
+        self.steps = [record for record in self.steps if record.step <= step]
+
+    def replace(
+        self,
+        step: int,
+        w: Tensor,  # (n,)
+    ) -> None:
+        """Put other weights in the place of a stored point after the first."""
+        if step and not torch.equal(w, self.weights(step)):
+            self._write(step, w)
+
+    def copied(self, folder: Path) -> Leg:
+        """Return the same leg in another folder of the same disk; neither changes the other."""
+        other = Leg(folder, self.name, self.base)
+        other.marks, other.steps = list(self.marks), list(self.steps)
+        for step, _ in self.marks[1:]:
+            other.file(step).unlink(missing_ok=True)
+            try:  # a file is never written into, only replaced: both folders may hold the same one
+                os.link(self.file(step), other.file(step))
+            except OSError:  # a disk without links
+                shutil.copyfile(self.file(step), other.file(step))
+        return other
+
+    def extend(self, other: Leg) -> None:
+        """Go on with a leg that starts where this one ends; its points are copied."""
+        done, length = len(self.steps), self.length
+        energy = self.steps[-1].energy if self.steps else 0.0
+        for step, at in other.marks[1:]:
+            self.store(done + step, other.weights(step), length + at)
+        self.steps += [
+            replace(
+                record,
+                leg=self.name,
+                step=done + record.step,
+                length=length + record.length,
+                energy=energy + record.energy,
+            )
+            for record in other.steps
+        ]
+
+    def straighten(self, steps: Sequence[int], lengths: Sequence[float]) -> None:
+        """Keep only some of the stored points between two of them, with new lengths.
+
+        Args:
+            steps: The steps of the points that stay, both ends counted.
+            lengths: Of the straight pieces between them.
+        """
+        at = dict(self.marks)
+        ends = [at[steps[0]] + length for length in accumulate(lengths, initial=0.0)]
+        change = ends[-1] - at[steps[-1]]
+        for step in at:
+            if steps[0] < step < steps[-1] and step not in steps:
+                self.file(step).unlink()
+        self.marks = [
+            *((step, length) for step, length in self.marks if step < steps[0]),
+            *zip(steps, ends, strict=True),
+            *((step, length + change) for step, length in self.marks if step > steps[-1]),
+        ]
+
+    def remove(self) -> None:
+        """Delete the stored points."""
+        self.cut(0)
+
+
+def read_point(
+    file: Path,
+    base: Tensor,  # (n,)
+) -> Tensor:  # (n,)
+    """Return a stored point.
+
+    Raises:
+        RunError: If the file cannot be read or holds no point of that path.
+    """
+    try:
+        content = read_regular(file)
+    except OSError as error:
+        raise RunError(f"cannot read {file} ({error.strerror}); walk again") from error
+    tensors, _ = read_safetensors(content, file)
+    check_plain(tensors, file)
+    delta = tensors.get("delta")
+    if delta is None or delta.shape != base.shape or not delta.is_floating_point():
+        raise RunError(f"{file} is not a point of this path; walk again")
+    return base + delta.to(base.device)
+
+
+def record_leg(
+    folder: Path,
+    name: str,
+    start: Tensor,  # (n,)
+    walk: Iterable[WalkPoint],
+    points: int,
+    measure: Callable[[Tensor, Tensor], float] | None = None,
+    kept: StateFile | None = None,
+) -> Leg:
+    """Follow a walk, keep its numbers, and store at most ``points`` of its points.
+
+    Args:
+        folder: Where points are stored.
+        name: Name of the leg.
+        start: Where the walk starts.
+        walk: The walk; of one that was interrupted, what is left of it.
+        points: Most points stored, both ends counted.
+        measure: Called with the weights before and after a step, returns the measured functional
+            change; None where the kept task has no inputs.
+        kept: The walk's state, which is written now and then with what is known of the leg; the
+            walk may write it as well. A leg that was finished before is not walked.
+
+    Returns:
+        The leg; its last point is always stored.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    leg = Leg(folder, name, start)
+    kept = StateFile() if kept is None else kept
+    known = kept.state.part("leg")
+    before, length, energy = known.tensors.get("w", start), 0.0, 0.0
+    records: list[dict[str, Any]] = known.values.setdefault("steps", [])
+    if records:
+        leg.marks = [(step, at) for step, at in known.values["marks"]]
+        leg.steps = [StepRecord(**record) for record in records]
+        length, energy = leg.steps[-1].length, leg.steps[-1].energy
+    if known.values.get("over"):
+        return leg
+    spacing = known.values.get("spacing", 0.0)  # grows so that storing and thinning stay few
+    known.values["marks"] = leg.marks  # the list itself: what it holds is known at every moment
+
+    def keep(dropped: Sequence[Path] = ()) -> None:
+        kept.write()
+        for file in dropped:  # only now does no state speak of them
+            file.unlink()
+
+    for step, point in enumerate(walk, len(leg.steps) + 1):
+        measured = None if measure is None else measure(before, point.weights)
+        length += max(point.predicted if measured is None else measured, 0.0) ** 0.5
+        energy += max(point.predicted, 0.0)
+        damping = point.damping if point.damping < float("inf") else None
+        leg.steps.append(
+            StepRecord(
+                name, step, point.norm, point.distance, damping, point.predicted, measured,
+                length, energy, dict(point.multipliers),
+            )
+        )  # fmt: skip
+        records.append(asdict(leg.steps[-1]))
+        known.tensors["w"] = before = point.weights
+        if length - leg.marks[-1][1] >= spacing or step == 1:
+            leg.store(step, before, length)
+            if len(leg.marks) >= 2 * points:
+                dropped = leg.thin(points)
+                known.values["spacing"] = spacing = length / (2 * points)
+                keep(dropped)
+        if kept.due:
+            keep()
+    if leg.steps and leg.marks[-1][0] != len(leg.steps):
+        leg.store(len(leg.steps), before, length)
+    known.values["over"] = True
+    keep(leg.thin(points))
+    return leg

@@ -1,0 +1,284 @@
+"""A path from one network (t = 0) to another (t = 1): few points on disk, any point in between.
+
+A path is one or two legs, each walked from one end. Points are stored as differences from the end
+that their leg was walked from, and lie on t by their share of the cumulative length. Between
+stored points the path is straight.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import OptionError, RunError, first_line
+from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from geomerge.io.files import parse_json, plain_file, write_bytes
+from geomerge.networks.architectures import rebuild_network
+from geomerge.networks.network import Network
+from geomerge.notebook import card, ruler, table
+from geomerge.paths.leg import Leg, StepRecord, read_point
+
+__all__ = ["WeightPath", "read_index", "read_steps"]
+
+_INDEX = "index.json"
+_STEPS = "steps.jsonl"
+_OWN = re.compile(r"index\.json|steps\.jsonl|([a-z]|[a-z]+-\d{6})\.safetensors")
+
+
+@dataclass(frozen=True)
+class _Stop:
+    t: float
+    file: str | None  # None at the two ends
+    base: str  # name of the end that it is stored as a difference from
+
+
+class WeightPath:
+    """A stored path; ``path.at(t)`` is the network there.
+
+    Args:
+        folder: A folder written by :meth:`write`.
+        device: Where its weight vectors are.
+
+    Raises:
+        RunError: If the folder holds no whole path, or its index leads out of the folder.
+        CheckpointError: If a network at an end cannot be read.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> def untrained(seed, task):
+        ...     torch.manual_seed(seed)
+        ...     module = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+        ...     return gm.Checkpoint(module.state_dict(), {"task": task})
+        >>> networks = [untrained(0, "digits@0-1"), untrained(1, "digits@2-3")]
+        >>> options = gm.MergeOptions(manifold=("digits@0-1",), steps=4, damping=1e-3)
+        >>> merged = gm.merge(networks, options)
+        >>> path = gm.WeightPath(merged.path.folder)
+        >>> path.ends, path.ts[0], path.ts[-1]
+        (('a', 'b'), 0.0, 1.0)
+        >>> network = path.network.load(path.at(0.5))  # an nn.Module
+        >>> network(torch.zeros(1, 1, 8, 8)).shape
+        torch.Size([1, 10])
+    """
+
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
+        self.folder = Path(folder)
+        try:
+            index = read_index(self.folder / _INDEX)
+            self._stops = [_Stop(**stop) for stop in index["stops"]]
+            self.crossover: float = index["crossover"]
+            self.lengths: dict[str, float] = index["lengths"]
+            self.ends: tuple[str, str] = tuple(index["ends"])
+            self._meta: dict[str, Any] = index["meta"]
+            self.steps = [StepRecord(**record) for record in read_steps(self.folder / _STEPS)]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{self.folder} holds no whole path ({first_line(error)}); name the folder of a "
+                "finished run"
+            ) from error
+        self._ends = {end: load_checkpoint(self.folder / f"{end}.safetensors") for end in self.ends}
+        a = self._ends[self.ends[0]]
+        module = rebuild_network(a.weights, a.meta.get("architecture"), a.source)
+        self.network = Network(module, device)
+        shapes = [{k: v.shape for k, v in c.weights.items()} for c in self._ends.values()]
+        if any(other != shapes[0] for other in shapes):
+            raise RunError(
+                f"the ends of {self.folder} are not of one architecture; name the folder of a "
+                "finished run"
+            )
+        self._vectors = {k: self.network.ravel(c.weights) for k, c in self._ends.items()}
+
+    def __repr__(self) -> str:
+        first, last = self.ends
+        return (
+            f"<WeightPath from {first} to {last}: {len(self._stops)} points, length "
+            f"{sum(self.lengths.values()):.4g}, crossover at t = {self.crossover:.4g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        walked = [
+            [leg, str(sum(step.leg == leg for step in self.steps)), f"{length:.4g}"]
+            for leg, length in self.lengths.items()
+        ]
+        first, last = self.ends
+        return card(
+            f"Path of {len(self._stops)} networks with {self.network.n:,} weights",
+            ruler((f"{first}, t = 0", f"{last}, t = 1"), self.ts, ("crossover", self.crossover)),
+            table(("walked from", "steps", "length"), walked),
+        )
+
+    @property
+    def ts(self) -> list[float]:
+        """The t of each stored point, from 0 to 1."""
+        return [stop.t for stop in self._stops]
+
+    def at(self, t: float) -> Tensor:  # (n,)
+        """Return the weight vector at t.
+
+        Args:
+            t: Share of the path's length.
+
+        Returns:
+            The weights; those of the two networks themselves at the ends.
+
+        Raises:
+            OptionError: If t is outside [0, 1].
+        """
+        if not 0 <= t <= 1:
+            raise OptionError(f"expected t between 0 and 1, got {t}; 0 and 1 are the networks")
+        after = next(i for i, stop in enumerate(self._stops) if stop.t >= t)
+        stop = self._stops[after]
+        if stop.t == t:
+            return self._point(stop)
+        before = self._stops[after - 1]
+        share = (t - before.t) / (stop.t - before.t)
+        return torch.lerp(self._point(before), self._point(stop), share)
+
+    def checkpoint(self, t: float) -> Checkpoint:
+        """Return the network at t with all buffers, ready to save; the networks at the ends."""
+        end = {0.0: self.ends[0], 1.0: self.ends[1]}.get(float(t))
+        if end is not None:
+            return self._ends[end]
+        return Checkpoint(self.network.state_dict(self.at(t)), self._meta)
+
+    def _point(self, stop: _Stop) -> Tensor:
+        base = self._vectors[stop.base]
+        return base if stop.file is None else read_point(self.folder / stop.file, base)
+
+    @staticmethod
+    def clear(folder: Path) -> None:
+        """Remove the files of a path from a folder, and no others."""
+        for file in folder.glob("*") if folder.is_dir() else ():
+            if _OWN.fullmatch(file.name):
+                file.unlink()
+
+    @staticmethod
+    def write(
+        folder: Path,
+        first: tuple[str, Checkpoint],
+        last: tuple[str, Checkpoint],
+        legs: list[Leg],
+        crossover: tuple[Leg, int],
+        points: int,
+        meta: dict[str, Any],
+    ) -> float:
+        """Join legs to a path and write its index; the legs' points lie in ``folder`` already.
+
+        Args:
+            folder: The path's folder.
+            first: Name and network where the path starts.
+            last: The same where it ends.
+            legs: The leg walked from the first, the leg walked from the last, or both, each under
+                that name.
+            crossover: The leg and the stored step of the picked point, where two legs meet.
+            points: Most points of the whole path, ends and crossover counted.
+            meta: What a checkpoint taken off the path shall know: architecture, tasks.
+
+        Returns:
+            The crossover's t.
+        """
+        for leg in legs:
+            for file in leg.thin(points // len(legs), crossover[1] if leg is crossover[0] else 0):
+                file.unlink()
+        total = sum(leg.length for leg in legs) or 1.0
+        stops = {0.0: _Stop(0.0, None, first[0]), 1.0: _Stop(1.0, None, last[0])}
+        t = 0.0 if crossover[0].name == first[0] else 1.0
+        for leg in legs:
+            # The other leg ends at the crossover, which is stored as its own leg left it.
+            for step, length in leg.marks[1:] if leg is crossover[0] else leg.marks[1:-1]:
+                at = length / total if leg.name == first[0] else 1 - length / total
+                stop = _Stop(at, leg.file(step).name, leg.name)
+                if leg is crossover[0] and step == crossover[1]:
+                    t = at
+                    stops[at] = stops[at] if at in (0.0, 1.0) else stop
+                elif 0 < at < 1:
+                    stops.setdefault(at, stop)
+        for end, checkpoint in (first, last):
+            save_checkpoint(
+                folder / f"{end}.safetensors", Checkpoint(checkpoint.weights, checkpoint.meta)
+            )
+        index = {
+            "stops": [asdict(stops[k]) for k in sorted(stops)],
+            "ends": [first[0], last[0]],
+            "crossover": t,
+            "lengths": {leg.name: leg.length for leg in legs},
+            "meta": meta,
+        }
+        write_bytes(folder / _INDEX, (json.dumps(index, indent=1) + "\n").encode())
+        lines = [json.dumps(asdict(record)) for leg in legs for record in leg.steps]
+        write_bytes(folder / _STEPS, "".join(line + "\n" for line in lines).encode())
+        return t
+
+
+_STOP = {"t", "file", "base"}
+_LARGEST = 64 * 2**20  # bytes; a path of a thousand points has an index of a tenth of a megabyte
+
+
+def read_index(file: Path) -> dict[str, Any]:
+    """Return a path's index: its stops in order from t = 0 to t = 1, its ends and its lengths.
+
+    Args:
+        file: The index, in the folder of the points.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no such index, or names a file outside of its folder.
+    """
+    index = parse_json(_text(file))
+    if not isinstance(index, dict):
+        raise ValueError("the index is no object")
+    missing = {"stops", "ends", "crossover", "lengths", "meta"} - set(index)
+    if missing:
+        raise ValueError(f"the index has no {sorted(missing)[0]}")
+    ends, stops = index["ends"], index["stops"]
+    if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(e, str) for e in ends):
+        raise ValueError("the index names no two ends")
+    if not isinstance(index["meta"], dict) or not isinstance(index["lengths"], dict):
+        raise ValueError("the index has no lengths or says nothing of the networks")
+    if not isinstance(stops, list) or len(stops) < 2:
+        raise ValueError("the index has no stops")
+    for end in ends:
+        plain_file(file.parent, f"{end}.safetensors")
+    for stop in stops:
+        if not isinstance(stop, dict) or set(stop) != _STOP or stop["base"] not in ends:
+            raise ValueError("a stop of the index has no t, no file or no base")
+        if stop["file"] is not None:
+            plain_file(file.parent, stop["file"])
+    numbers = [index["crossover"], *index["lengths"].values(), *(stop["t"] for stop in stops)]
+    if not all(type(x) in (int, float) and math.isfinite(x) and x >= 0 for x in numbers):
+        raise ValueError("a t or a length of the index is no number from 0 on")
+    ts = [stop["t"] for stop in stops]
+    if ts[0] != 0 or ts[-1] != 1 or any(b <= a for a, b in pairwise(ts)) or index["crossover"] > 1:
+        raise ValueError("the stops of the index do not rise from 0 to 1")
+    return index
+
+
+def read_steps(file: Path) -> list[dict[str, Any]]:
+    """Return the records of a path's steps, one for each line.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If a line is no object.
+    """
+    records = [parse_json(line) for line in _text(file).splitlines()]
+    if not all(isinstance(record, dict) for record in records):
+        raise ValueError("a step is no object")
+    return records
+
+
+def _text(file: Path) -> str:
+    file = plain_file(file.parent, file.name)
+    if not file.is_file():
+        raise ValueError(f"no file {file.name}")
+    if file.stat().st_size > _LARGEST:
+        raise ValueError(f"{file.name} of {file.stat().st_size} bytes")
+    return file.read_text(encoding="utf-8")

@@ -1,0 +1,227 @@
+r"""A path -> one of less energy between the same ends: the geodesic, as near as it is reached.
+
+The energy's gradient takes one forward and one backward pass per point and no Jacobian. Tan et al.
+2023 (arXiv 2308.12666) relax a chain of networks likewise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from geomerge.errors import NumericalError
+from geomerge.metrics import output_map
+from geomerge.networks.network import Network
+from geomerge.paths.energy import REFINE, Manifold, PathMeasure, measure_path
+
+__all__ = ["Relaxation", "Relaxed", "relax_path"]
+
+MODES = 8  # in which a path bends; the memory grows with them
+SHARES = (1.0, 0.5, 0.25, 0.125)  # of the way to the relaxed path, tried in this order
+EDGE = 1e-3  # share of a piece that random times keep off its ends, so that none coincide
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """Settings of a relaxation.
+
+    Attributes:
+        steps: How many.
+        learning_rate: Of the first step, as a share of how far the path gets from its start per
+            weight (root mean square); it falls linearly to zero.
+        batch: Inputs per step and manifold.
+        refine: Pieces that each straight piece is cut into where a path is measured.
+        seed: Of the inputs and times drawn.
+    """
+
+    steps: int = 300
+    learning_rate: float = 0.02
+    batch: int = 128
+    refine: int = REFINE
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """The outcome of a relaxation.
+
+    Attributes:
+        points: The path's points, the ends those that came in.
+        before: The path that came in.
+        after: The path that goes out; its energy is not larger.
+        share: How much of the way to the relaxed path was taken: 1 all, 0 the path came back as
+            it was because all of less energy fell below its worst.
+        worst_before: The guard's value of the path that came in, None without a guard.
+        worst_after: The same of the path that goes out; not smaller.
+    """
+
+    points: list[Tensor]
+    before: PathMeasure
+    after: PathMeasure
+    share: float
+    worst_before: float | None
+    worst_after: float | None
+
+
+def relax_path(
+    points: Sequence[Tensor],  # T + 1 of (n,)
+    manifolds: Sequence[Manifold],
+    held: Sequence[Manifold],
+    output: str = "hellinger",
+    settings: Relaxation = Relaxation(),
+    *,
+    worst: Callable[[list[Tensor]], float] | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> Relaxed:
+    """Move a path's inner points until its energy is small; never return a worse path.
+
+    It starts from the path or from the straight line between its ends, whichever has less energy.
+    Buffers have no derivative: they stay where the start has them.
+
+    Args:
+        points: The path, straight between them; both ends stay. One that must pass through a
+            point is relaxed in two parts.
+        manifolds: Where the function counts while the points move.
+        held: The same with other inputs, for measuring.
+        output: what the metric measures, such as ``"hellinger"``.
+        settings: Settings.
+        worst: Guard: the worst accuracy along a path. Where the relaxed path's is below that of
+            the path that came in, a path between the two is taken.
+        on_step: Called after each step with its number, the number of all steps and the energy
+            on the batch.
+
+    Returns:
+        The path and its numbers.
+
+    Raises:
+        NumericalError: If the energy stops being finite.
+    """
+    points = list(points)
+    before = measure_path(points, held, output, settings.refine)
+    floor = None if worst is None else worst(points)
+    line = [torch.lerp(points[0], points[-1], k / (len(points) - 1)) for k in range(len(points))]
+    straighter = measure_path(line, held, output, settings.refine).energy < before.energy
+    moved = _descend(line if straighter else points, manifolds, output, settings, on_step)
+    for share in SHARES:
+        inner = [torch.lerp(p, q, share) for p, q in zip(points, moved, strict=True)][1:-1]
+        path = [points[0], *inner, points[-1]]
+        after = measure_path(path, held, output, settings.refine)
+        if after.energy > before.energy:
+            continue
+        found = None if worst is None else worst(path)
+        if found is None or floor is None or found >= floor:
+            return Relaxed(path, before, after, share, floor, found)
+    return Relaxed(points, before, before, 0.0, floor, floor)
+
+
+def _descend(
+    points: list[Tensor],  # T + 1 of (n,)
+    manifolds: Sequence[Manifold],
+    output: str,
+    settings: Relaxation,
+    on_step: Callable[[int, int, float], None] | None,
+) -> list[Tensor]:  # T + 1 of (n,)
+    """Lessen the energy by Adam on the amplitudes of sine waves along the path.
+
+    Each point's own noise would count T^2 times in the energy. A wave of k half periods costs k^2
+    times as much as the first; scaled by 1/k^2 the noise of all of them together stays bounded,
+    whatever T. Memory: 3 T + 4 MODES vectors, and the activations of two points.
+    """
+    pieces, size = len(points) - 1, manifolds[0][0].n_parameters
+    modes = min(MODES, pieces - 1)
+    if not modes:
+        return points
+    nodes = torch.stack(points)  # (T + 1, n)
+    start = nodes[1:-1, :size].clone()
+    k = torch.arange(1, modes + 1, device=nodes.device, dtype=nodes.dtype)
+    at = torch.arange(1, pieces, device=nodes.device, dtype=nodes.dtype)[:, None]
+    waves = math.sqrt(2) * torch.sin(math.pi / pieces * k * at) / k**2  # (T - 1, modes)
+    amplitudes = nodes.new_zeros(modes, size, requires_grad=True)
+    far = max(float((p - points[0])[:size].norm()) for p in points) / math.sqrt(size)
+    optimizer = torch.optim.Adam([amplitudes])
+    generator = torch.Generator().manual_seed(settings.seed)
+    gradient = torch.zeros_like(nodes[:, :size])
+    for step in range(settings.steps):
+        # The same times at each step would let the path cut corners between them.
+        u = torch.rand(pieces, generator=generator, dtype=torch.float64).clamp(EDGE, 1 - EDGE)
+        times = ((torch.arange(pieces) + u) / pieces).tolist()
+        gradient.zero_()
+        energy = 0.0
+        for network, inputs in manifolds:
+            index = torch.randperm(len(inputs), generator=generator)[: settings.batch]
+            x = inputs.batch(index).to(nodes.dtype)
+            energy += _add_gradient(gradient, network, nodes, times, x, output)
+        if not math.isfinite(energy):
+            raise NumericalError(
+                f"the path's energy is {energy} after {step} steps, expected a finite number; "
+                "give a smaller learning rate"
+            )
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * far * (1 - step / settings.steps)
+        amplitudes.grad = waves.T @ gradient[1:-1]
+        optimizer.step()
+        nodes[1:-1, :size] = torch.addmm(start, waves, amplitudes.detach())
+        if on_step is not None:
+            on_step(step + 1, settings.steps, energy)
+    return list(nodes.unbind())
+
+
+class _Visit:
+    """The outputs at one time of a path, with all that their derivative by its points takes."""
+
+    def __init__(
+        self,
+        network: Network,
+        nodes: Tensor,  # (T + 1, n)
+        t: float,
+        x: Tensor,  # (B, ...)
+        output: str,
+    ) -> None:
+        self.t = t
+        self._before = min(int(t * (len(nodes) - 1)), len(nodes) - 2)
+        self._share = t * (len(nodes) - 1) - self._before
+        w = torch.lerp(nodes[self._before], nodes[self._before + 1], self._share)
+        tensors = network.unravel(w)
+        names = [k for k, s in network.slices.items() if s.stop <= network.n_parameters]
+        self._leaves = [tensors[k].requires_grad_(True) for k in names]
+        out = functional_call(network.module, tensors, (x,))[:, network.columns]
+        self._phi = output_map(out, output)
+        self.phi = self._phi.detach()  # (B, m)
+
+    def pull(
+        self,
+        gradient: Tensor,  # (T + 1, n_parameters), added to
+        by_phi: Tensor,  # (B, m)
+    ) -> None:
+        """Carry a gradient by phi back to the two points that the time lies between."""
+        parts = torch.autograd.grad(
+            self._phi, self._leaves, by_phi, allow_unused=True, materialize_grads=True
+        )
+        by_w = torch.cat([part.reshape(-1) for part in parts])
+        gradient[self._before].add_(by_w, alpha=1 - self._share)
+        gradient[self._before + 1].add_(by_w, alpha=self._share)
+
+
+def _add_gradient(
+    gradient: Tensor,  # (T + 1, n_parameters), added to
+    network: Network,
+    nodes: Tensor,  # (T + 1, n)
+    times: list[float],
+    x: Tensor,  # (B, ...)
+    output: str,
+) -> float:
+    """Add the gradient of E on one batch by the inner points, and return E."""
+    energy, arriving = 0.0, None
+    here = _Visit(network, nodes, 0.0, x, output)
+    for t in [*times, 1.0]:
+        ahead = _Visit(network, nodes, t, x, output)
+        leaving = (ahead.phi - here.phi) / (t - here.t)
+        energy += float(leaving.square().sum()) * (t - here.t) / len(x)
+        if arriving is not None:
+            here.pull(gradient, (arriving - leaving) * (2 / len(x)))
+        here, arriving = ahead, leaving
+    return energy

@@ -1,0 +1,1 @@
+"""Sparsification and reconfiguration: what can go, in which order, and the walks there."""

@@ -1,0 +1,119 @@
+"""How much a network holds and computes, and how much without some of its units."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from geomerge.networks.network import Network
+from geomerge.pruning.parts import Role
+from geomerge.pruning.units import Units
+
+__all__ = ["Counts", "Sizes", "count"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The size of a network, or of a part of one.
+
+    Attributes:
+        parameters: Trained numbers; running statistics do not count.
+        flops: Two for each multiplication and addition in the matrix products, convolutions and
+            attention of one input; elementwise operations and norms do not count.
+    """
+
+    parameters: int
+    flops: int
+
+
+def count(module: nn.Module, example_shape: tuple[int, ...]) -> Counts:
+    """Count the parameters and the FLOPs of a network.
+
+    Args:
+        module: The network.
+        example_shape: Shape of one input, without the batch.
+
+    Returns:
+        The counts, FLOPs for one input.
+
+    Example:
+        >>> from torch import nn
+        >>> from geomerge.pruning.flops import count
+        >>> count(nn.Linear(64, 10), (64,))
+        Counts(parameters=650, flops=1280)
+    """
+    first = next(module.parameters())
+    x = torch.zeros(1, *example_shape, dtype=first.dtype, device=first.device)
+    return Counts(sum(p.numel() for p in module.parameters()), _flops(module, x)[""])
+
+
+def _flops(module: nn.Module, x: Tensor) -> Counter[str]:
+    """Return the FLOPs of one pass by name of the layer; the whole network's name is empty."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), _separate_products(), counter:
+        module(x)
+    found: Counter[str] = Counter({"": counter.get_total_flops()})
+    for name, operations in counter.get_flop_counts().items():
+        layer = name.partition(".")[2]  # before it stands the class of the network
+        if layer:
+            found[layer] += sum(operations.values())
+    return found
+
+
+@contextmanager
+def _separate_products() -> Iterator[None]:
+    """Have attention computed by matrix products: the counter does not know the fused kernels."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class Sizes:
+    """Counts of a network without so many units of each set.
+
+    Args:
+        network: The network.
+        units: By :attr:`Units.layer`, the sets.
+        example: Some inputs; the first is used.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        units: Mapping[str, Units],
+        example: Tensor,  # (B, ...)
+    ) -> None:
+        self._units = {one.layer: one for one in units.values()}
+        self._shapes = network.shapes
+        flops = _flops(network.module, example[:1].to(network.device))
+        self._flops = flops
+        self._all = Counts(network.n_parameters, flops[""])
+
+    def without(self, removed: Mapping[str, int]) -> Counts:
+        """Return the counts with ``removed`` units of each set gone, by :attr:`Units.layer`."""
+        lost: dict[str, Counter[int]] = defaultdict(Counter)
+        for layer, number in removed.items():
+            for part in self._units[layer].parts:
+                if part.role is not Role.STATISTICS:
+                    lost[part.tensor][part.dim] += number * part.indices.shape[1]
+        parameters, flops = self._all.parameters, self._all.flops
+        for tensor, entries in lost.items():
+            shape = self._shapes[tensor]
+            share = 1.0
+            for dim, number in entries.items():
+                share *= 1 - number / shape[dim]
+            parameters -= round((1 - share) * shape.numel())
+            if len(shape) > 1:
+                flops -= round((1 - share) * self._flops[tensor.rpartition(".")[0]])
+        return Counts(parameters, flops)

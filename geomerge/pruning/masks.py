@@ -1,0 +1,232 @@
+"""Which weights may go and which go first: masks over the weight vector, True where one goes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from geomerge.errors import OptionError
+from geomerge.metrics import KroneckerMetric, Metric
+from geomerge.networks.network import Network
+
+__all__ = [
+    "SALIENCIES",
+    "parse_nm",
+    "prunable",
+    "prune_form",
+    "removable",
+    "saliency",
+    "sparsity",
+    "weakest",
+    "zeros",
+]
+
+
+def prunable(network: Network) -> dict[str, slice]:
+    """Return where the weights lie that may be pruned: those of linear layers and convolutions.
+
+    Biases and norms stay: they are few, and a network without them is hardly smaller.
+
+    Args:
+        network: The network.
+
+    Returns:
+        Places in the weight vector, by name of the tensor.
+    """
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    layers = network.module.named_modules()
+    names = [f"{name}.weight".lstrip(".") for name, layer in layers if isinstance(layer, kinds)]
+    return {name: network.slices[name] for name in names if name in network.slices}
+
+
+def zeros(
+    w: Tensor,  # (n,)
+    places: Mapping[str, slice],
+) -> Tensor:  # (n,), bool
+    """Return a mask, True at weights that are exactly zero and may be pruned."""
+    found = torch.zeros_like(w, dtype=torch.bool)
+    for place in places.values():
+        found[place] = w[place] == 0
+    return found
+
+
+def sparsity(
+    w: Tensor,  # (n,)
+    places: Mapping[str, slice],
+) -> float:
+    """Return the share of weights that are exactly zero, in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> from geomerge.pruning.masks import prunable, sparsity
+        >>> network = gm.Network(nn.Linear(4, 2))
+        >>> w = torch.ones(network.n)
+        >>> w[:6] = 0.0
+        >>> sparsity(w, prunable(network))  # of eight weights; biases are not pruned
+        0.75
+    """
+    zeros = sum(int((w[place] == 0).sum()) for place in places.values())
+    count: int = sum(place.stop - place.start for place in places.values())
+    return zeros / max(count, 1)
+
+
+def parse_nm(text: str) -> tuple[int, int]:
+    """Read ``"2:4"``: two weights stay of any four neighbours.
+
+    Raises:
+        OptionError: If the text is not that.
+    """
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None or not 0 < int(match[1]) < int(match[2]):
+        raise OptionError(f"expected N:M such as 2:4, N of M weights stay, got --nm {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def removable(
+    scores: Tensor,  # (n,)
+    network: Network,
+    places: Mapping[str, slice],
+    share: float,
+    scope: str = "global",
+    nm: tuple[int, int] | None = None,
+) -> Tensor:  # (n,), bool
+    """Return the weights that a plane leaves out: the lowest scores, under its rule.
+
+    Args:
+        scores: The lowest go first.
+        network: The network.
+        places: Where weights may go.
+        share: Share of them that goes, in (0, 1); unused with ``nm``.
+        scope: ``"global"``: the lowest of all layers; ``"per-layer"``: the same share of each.
+        nm: N and M: of M neighbours along the inputs of a layer N stay, as sparse tensor cores
+            want it (Mishra et al. 2021). Layers whose inputs M does not divide stay dense.
+
+    Returns:
+        A mask, True where a weight goes.
+    """
+    gone = torch.zeros_like(scores, dtype=torch.bool)
+    if nm is not None:
+        for name, place in places.items():
+            gone[place] = _of_neighbours(scores[place].view(network.shapes[name]), nm).reshape(-1)
+    elif scope == "per-layer":
+        for place in places.values():
+            gone[place] = _lowest(scores[place], round(share * (place.stop - place.start)))
+    else:
+        index = torch.cat([torch.arange(p.start, p.stop) for p in places.values()])
+        index = index.to(scores.device)
+        gone[index] = _lowest(scores[index], round(share * len(index)))
+    return gone
+
+
+def weakest(
+    scores: Tensor,  # (n,)
+    candidates: Tensor,  # (n,), bool
+    count: int,
+) -> Tensor:  # (n,), bool
+    """Return a mask, True at the lowest scores among some weights."""
+    index = candidates.nonzero()[:, 0]
+    found = torch.zeros_like(candidates)
+    found[index] = _lowest(scores[index], count)
+    return found
+
+
+def _lowest(
+    scores: Tensor,  # (k,)
+    count: int,
+) -> Tensor:  # (k,), bool
+    found = torch.zeros_like(scores, dtype=torch.bool)
+    # A stable sort: of equal scores the first go, on every machine.
+    found[scores.sort(stable=True).indices[:count]] = True
+    return found
+
+
+def _of_neighbours(
+    scores: Tensor,  # (d_out, d_in, ...)
+    nm: tuple[int, int],
+) -> Tensor:  # bool, shaped like scores
+    n, m = nm
+    if scores.shape[1] % m:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    inputs_last = scores.movedim(1, -1)
+    groups = inputs_last.reshape(-1, m)
+    order = groups.sort(dim=1, stable=True).indices[:, : m - n]
+    gone = torch.zeros_like(groups, dtype=torch.bool).scatter(1, order, True)
+    return gone.view(inputs_last.shape).movedim(-1, 1)
+
+
+SALIENCIES = ("obs", "obd", "magnitude")
+DAMPING = 1e-2
+
+
+def saliency(
+    w: Tensor,  # (n,)
+    metric: Metric,
+    kind: str,
+    damping: float = DAMPING,
+) -> Tensor:  # (n,)
+    """Return the saliency of every weight.
+
+    Args:
+        w: The weights.
+        metric: The metric there. Metrics without a diagonal at hand give the magnitude.
+        kind: ``"obs"``, ``"obd"`` or ``"magnitude"``.
+        damping: mu.
+
+    Returns:
+        Half squared functional change; squares of the weights for ``"magnitude"``.
+    """
+    squares = w.square()
+    if kind == "magnitude" or not isinstance(metric, KroneckerMetric):
+        return squares
+    if kind == "obd":
+        return squares * metric.diagonal_of(lambda s: s) / 2
+    return squares / (2 * metric.diagonal_of(lambda s: 1 / (s + damping)))
+
+
+def prune_form(
+    network: Network,
+    w: Tensor,  # (n,)
+    kept: Tensor,  # (n,), bool
+) -> dict[str, Tensor]:
+    """Return a state dict as ``torch.nn.utils.prune`` makes them.
+
+    A tensor with weights that do not stay is stored as ``NAME_orig`` and ``NAME_mask``, all others
+    under their own names. It loads into a plain module on which ``prune.custom_from_mask`` or
+    ``prune.identity`` was called for the same tensors.
+
+    Args:
+        network: The network.
+        w: Its weights; what does not stay is stored as zero.
+        kept: True where a weight stays.
+
+    Returns:
+        The tensors on the CPU; masks have the type of their tensors.
+
+    Raises:
+        OptionError: If ``kept`` is not one bool for each weight, or drops a running statistic.
+    """
+    if kept.shape != (network.n,) or kept.dtype != torch.bool:
+        raise OptionError(
+            f"expected a mask of {network.n} bools, got {kept.dtype} of shape "
+            f"{tuple(kept.shape)}; make it with the network's own length"
+        )
+    if not kept[network.n_parameters :].all():
+        raise OptionError(
+            "expected all running statistics to stay, got a mask without some; only parameters "
+            "can be pruned"
+        )
+    kept = kept.to(w.device)
+    masks = {name: mask for name, mask in network.unravel(kept).items() if not mask.all()}
+    form: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict(torch.where(kept, w, 0.0)).items():
+        if name in masks:
+            form[f"{name}_orig"] = tensor
+            form[f"{name}_mask"] = masks[name].to(tensor)
+        else:
+            form[name] = tensor
+    return form

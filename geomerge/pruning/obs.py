@@ -1,0 +1,290 @@
+r"""One matrix whose columns read units: what it loses with them, and how the others make up for it.
+
+Least squares in the Kronecker metric :math:`A \otimes B` of the layer: without the columns of P the
+others take over :math:`-W_P [(A + \lambda)^{-1}_{PP}]^{-1} (A + \lambda)^{-1}_{P\cdot}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from geomerge.metrics import KroneckerMetric, Metric
+from geomerge.metrics.kronecker.layer import KroneckerLayer
+from geomerge.networks.network import Network
+from geomerge.pruning.parts import Part, Role
+from geomerge.pruning.units import Units
+from geomerge.steps import RateProgram
+
+__all__ = ["Reader", "Readers", "WideReader", "layer_of", "magnitudes", "reader_of"]
+
+_DAMPING = 1e-2  # lambda, of the mean of A's diagonal
+_WIDEST = 8192  # inputs of a layer whose A is inverted; of wider ones only the diagonal counts
+
+
+def layer_of(part: Part, metric: Metric) -> KroneckerLayer | None:
+    """Return the metric's layer whose weights are exactly the tensor of a part, if it has one."""
+    layers = metric.layers if isinstance(metric, KroneckerMetric) else ()
+    return next((layer for layer in layers if layer.weight == part.span), None)
+
+
+def reader_of(
+    part: Part,
+    metric: Metric,
+    w: Tensor,  # (n,)
+    alive: Tensor,  # (units,), bool
+) -> Reader | WideReader:
+    """Return the matrix that a part lies in, in the metric at w.
+
+    Args:
+        part: Columns that read units.
+        metric: The metric; where it does not cover the matrix, the Euclidean one counts.
+        w: The weights.
+        alive: The units that are not zero.
+    """
+    layer = layer_of(part, metric)
+    if torch.Size(part.shape[1:]).numel() > _WIDEST:
+        return WideReader(part, layer, w)
+    return Reader(part, layer, w, alive)
+
+
+class Reader:
+    """One matrix whose columns read units, and the least squares on them."""
+
+    def __init__(
+        self,
+        part: Part,
+        layer: KroneckerLayer | None,
+        w: Tensor,  # (n,)
+        alive: Tensor,  # (units,), bool
+    ) -> None:
+        self._part, self._layer = part, layer
+        self._cut = partial(_matrix, part, layer)
+        self.columns, self.w, self.b, a = _matrices(part, layer, w)
+        self._before = self.w.clone()
+        self._weighed = self.b @ self.w
+        mean = float(a.diagonal().mean())  # zero where nothing ever comes in
+        damping = _DAMPING * mean if mean > 0 else 1.0
+        a = a + damping * torch.eye(len(a), dtype=torch.float64)
+        dead = self.columns[~alive].reshape(-1)
+        a[dead], a[:, dead] = 0, 0
+        a[dead, dead] = 1
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(a))
+
+    def _blocks(self) -> Tensor:  # (units, k, k)
+        """Return [(A + lambda)^-1_jj]^-1 for every unit j."""
+        found: Tensor = torch.linalg.inv(
+            self.inverse[self.columns[:, :, None], self.columns[:, None, :]]
+        )
+        return found
+
+    def costs(self) -> Tensor:  # (units,)
+        """Return the functional change that each unit costs, compensated."""
+        columns = self.w[:, self.columns].transpose(0, 1)  # (units, d_out, k)
+        weighed = self._weighed[:, self.columns].transpose(0, 1)
+        found: Tensor = (columns.mT @ weighed * self._blocks()).sum(dim=(1, 2))
+        return found
+
+    def remove(self, unit: int) -> None:
+        """Take a unit away; the other columns make up for it."""
+        at = self.columns[unit]
+        gain = torch.linalg.solve(self.inverse[at[:, None], at], self.inverse[at])  # (k, d_in)
+        self.w = self.w - self.w[:, at] @ gain
+        self._weighed = self._weighed - self._weighed[:, at] @ gain
+        self.inverse = self.inverse - self.inverse[:, at] @ gain
+        self.w[:, at], self._weighed[:, at] = 0, 0
+        self.inverse[at], self.inverse[:, at] = 0, 0
+        self.inverse[at, at] = 1
+
+    def shrink(
+        self,
+        rates: Tensor,  # (units,)
+    ) -> None:
+        """Take a part of each unit away, each compensated for itself."""
+        moves = self._blocks() @ self.inverse[self.columns]  # (units, k, d_in)
+        moved = self.w[:, self.columns].transpose(0, 1) * rates[:, None, None]
+        self.w = self.w - torch.einsum("jok,jki->oi", moved, moves)
+
+    def write(
+        self,
+        w: Tensor,  # (n,)
+    ) -> None:
+        """Add to a weight vector what compensates."""
+        # Added, for another set of units may be read by the same matrix.
+        matrix = (self._cut(w) + self.w - self._before).to(w)
+        if self._layer is None:
+            w[self._part.span] = matrix.reshape(-1)
+        else:
+            self._layer.write(matrix, w)
+
+    def slopes(
+        self,
+        gradient: Tensor,  # (n,)
+    ) -> Tensor:  # (units,)
+        """Return by how much something rises to first order as each unit goes, compensated."""
+        moves = self._blocks() @ self.inverse[self.columns]  # (units, k, d_in)
+        along = self.w[:, self.columns].transpose(0, 1).mT @ self._cut(gradient)
+        return -(along * moves).sum(dim=(1, 2))
+
+    def quadratic(self) -> Tensor:  # (units, units)
+        r"""Return tr(B W_i M_i (A + lambda)^-1_ij M_j W_j') with M_j the blocks."""
+        units, k = self.columns.shape
+        moved = self.w[:, self.columns].transpose(0, 1) @ self._blocks()  # (units, d_out, k)
+        flat = self.columns.reshape(-1)
+        pairs = self.inverse[flat[:, None], flat].view(units, k, units, k)
+        weighed = torch.einsum("op,jpl->jol", self.b, moved)
+        return torch.einsum("iok,ikjl,jol->ij", moved, pairs, weighed)
+
+
+class WideReader:
+    """One matrix with too many columns for their inverse: they do not make up for each other."""
+
+    def __init__(self, part: Part, layer: KroneckerLayer | None, w: Tensor) -> None:
+        self._cut = partial(_matrix, part, layer)
+        self._columns, self._matrix, b, a = _matrices(part, layer, w, diagonal=True)
+        lost = ((b @ self._matrix) * self._matrix).sum(dim=0) * a
+        self._costs = lost[self._columns].sum(dim=1)
+
+    def costs(self) -> Tensor:  # (units,)
+        """Return the functional change that each unit costs."""
+        return self._costs
+
+    def remove(self, unit: int) -> None:
+        """Take a unit away: nothing makes up for it."""
+
+    def shrink(
+        self,
+        rates: Tensor,  # (units,)
+    ) -> None:
+        """Take a part of each unit away: nothing makes up for it."""
+
+    def write(
+        self,
+        w: Tensor,  # (n,)
+    ) -> None:
+        """Add nothing: nothing compensates."""
+
+    def slopes(
+        self,
+        gradient: Tensor,  # (n,)
+    ) -> Tensor:  # (units,)
+        """Return by how much something rises to first order as each unit goes."""
+        return -(self._matrix * self._cut(gradient)).sum(dim=0)[self._columns].sum(dim=1)
+
+    def quadratic(self) -> Tensor:  # (units, units)
+        """Return the costs as a diagonal: units do not interact."""
+        return torch.diag(self._costs)
+
+
+def _matrix(
+    part: Part,
+    layer: KroneckerLayer | None,
+    v: Tensor,  # (n,)
+) -> Tensor:  # (d_out, d_in)
+    """Cut the matrix that reads units out of a weight vector, with its bias if that is known."""
+    if layer is not None:
+        return layer.matrix(v).double().cpu()
+    return v[part.span].view(part.shape[0], -1).double().cpu()
+
+
+def _matrices(
+    part: Part,
+    layer: KroneckerLayer | None,
+    w: Tensor,  # (n,)
+    diagonal: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return each unit's columns, the matrix, B, and A or its diagonal, in float64 on the CPU.
+
+    Where the metric does not cover the matrix, B and A are identities.
+    """
+    matrix = _matrix(part, layer, w)
+    if layer is None:
+        b, a = torch.eye(len(matrix)), torch.ones(matrix.shape[1])
+        a = a if diagonal else torch.diag(a)
+    else:
+        squares, values = layer.inputs.squares()
+        b = layer.outputs.dense()
+        a = squares @ values if diagonal else layer.inputs.dense()
+    return part.columns(), matrix.clone(), b.double().cpu(), a.double().cpu()
+
+
+class Readers:
+    """The layers that read the units of one set, and what they lose with each.
+
+    Args:
+        units: The set.
+        metric: At the weights.
+        w: The weights, shape (n,).
+        gone: Units that are zero already.
+    """
+
+    def __init__(self, units: Units, metric: Metric, w: Tensor, gone: Sequence[int]) -> None:
+        self.alive = torch.ones(units.count, dtype=torch.bool)
+        self.alive[list(gone)] = False
+        self._readers = [
+            reader_of(part, metric, w, self.alive) for part in units.parts if part.role is Role.READ
+        ]
+
+    def costs(self) -> Tensor:  # (units,), float64
+        """Return the functional change of each unit beside those gone; infinity for those."""
+        total = torch.zeros(len(self.alive), dtype=torch.float64)
+        for reader in self._readers:
+            total += reader.costs()
+        return torch.where(self.alive, total, torch.inf)
+
+    def remove(self, unit: int) -> None:
+        """Take a unit away and compensate it."""
+        self.alive[unit] = False
+        for reader in self._readers:
+            reader.remove(unit)
+
+    def shrink(
+        self,
+        rates: Tensor,  # (units,), float64
+    ) -> None:
+        """Take a part of each unit away, each compensated for itself; costs stay as they were."""
+        for reader in self._readers:
+            reader.shrink(rates)
+
+    def write(
+        self,
+        w: Tensor,  # (n,)
+    ) -> None:
+        """Add what compensates to a weight vector."""
+        for reader in self._readers:
+            reader.write(w)
+
+    def slopes(
+        self,
+        gradient: Tensor,  # (n,)
+    ) -> Tensor:  # (units,), float64
+        """Return by how much something rises to first order as each unit goes, compensated."""
+        total = torch.zeros(len(self.alive), dtype=torch.float64)
+        for reader in self._readers:
+            total += reader.slopes(gradient)
+        return total
+
+    def program(self) -> RateProgram:
+        """Return the cost of removing units at rates, each compensated for itself."""
+        q = torch.zeros(len(self.alive), len(self.alive), dtype=torch.float64)
+        for reader in self._readers:
+            q += reader.quadratic()
+        return RateProgram(2 * q, torch.zeros(len(q), dtype=torch.float64))
+
+
+def magnitudes(
+    network: Network,
+    units: Units,
+    w: Tensor,  # (n,)
+) -> Tensor:  # (units,), float64
+    """Return the L1 norm of the weights that make each unit (Li et al. 2017)."""
+    tensors = network.unravel(w)
+    total = torch.zeros(units.count, dtype=torch.float64)
+    for part in units.parts:
+        if part.role is Role.OWN and len(part.shape) > 1:
+            rows = tensors[part.tensor].movedim(part.dim, 0).reshape(part.shape[part.dim], -1)
+            total += rows.abs().double().sum(dim=1).cpu()[part.indices].sum(dim=1)
+    return total

@@ -1,0 +1,188 @@
+"""A plan as a user writes it: YAML steps and ``LAYER:50`` texts -> :class:`PlanStep`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+from geomerge.errors import OptionError, did_you_mean, first_line
+
+__all__ = ["PlanStep", "Wanted", "load_plan", "parse_removals"]
+
+Wanted: TypeAlias = int | float | tuple[int, ...]  # a count, a share, or units from 0
+_MOST_UNITS = 1_000_000  # in a range
+_TAKEN = ("dense", "recipe", "report", "curves", "moves")
+_KEYS = ("name", "remove", "restore")
+_FORMS = "a count such as 50, a share such as 0.5 or a list of units such as [0, 3, 5-9]"
+
+
+@dataclass(frozen=True)
+class PlanStep:
+    """One reconfiguration.
+
+    Attributes:
+        name: Of the step, no other's.
+        remove: By layer, how many of the units that are there go (a whole number), which share of
+            them (a float in (0, 1], rounded to units), or which ones (numbered from 0).
+        restore: By layer, the same of the units that are gone before the step.
+    """
+
+    name: str
+    remove: dict[str, Wanted] = field(default_factory=dict)
+    restore: dict[str, Wanted] = field(default_factory=dict)
+
+
+def load_plan(path: Path | str) -> list[PlanStep]:
+    """Read a plan: a YAML list of ``{name, remove: {layer: ...}, restore: {layer: ...}}``.
+
+    Args:
+        path: The file. A layer gets a count, a share or a list of units; ``5-9`` in a list is a
+            range with both ends.
+
+    Returns:
+        The steps in order; :func:`check_plan` says whether they can be carried out.
+
+    Raises:
+        OptionError: If the file cannot be read or is no such list.
+    """
+    try:
+        # A SafeLoader: builds nothing but plain data, as yaml.safe_load does.
+        found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_NamesOnce)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OptionError(f"cannot read the plan {path} ({reason}); check the path") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: dates, encoding
+        raise OptionError(
+            f"the plan {path} is not readable as YAML ({_where(error)}); correct it there"
+        ) from error
+    if not isinstance(found, list):
+        raise OptionError(
+            f"expected a list of steps in the plan {path}, each beginning with '- name:', got "
+            f"{_kind(found)}; write one"
+        )
+    return [_step(item, f"step {k} of {path}") for k, item in enumerate(found, 1)]
+
+
+def parse_removals(texts: Sequence[str]) -> dict[str, Wanted]:
+    """Read removals from the command line.
+
+    Args:
+        texts: Each ``LAYER:50`` (a count), ``LAYER:0.5`` (a share), ``LAYER:[1,2,5-9]`` or
+            ``LAYER:1,2,5-9`` (units from 0, both ends of a range); ``LAYER:[1]`` is the unit 1.
+
+    Returns:
+        What to remove, by layer.
+
+    Raises:
+        OptionError: If a text is not that, or two name the same layer.
+
+    Example:
+        >>> from geomerge.pruning.plan import parse_removals
+        >>> wanted = parse_removals(["features.0:50", "classifier.0:1,2,5-9"])
+        >>> list(wanted)
+        ['features.0', 'classifier.0']
+    """
+    removals: dict[str, Wanted] = {}
+    for text in texts:
+        layer, _, value = text.replace(" ", "").rpartition(":")
+        listed = re.fullmatch(r"\[(.+)\]", value)
+        if not layer:
+            raise OptionError(f"expected LAYER: and {_FORMS}, got {text!r}")
+        if layer in removals:
+            raise OptionError(f"{layer} is named twice, in {text!r} as well; say it once")
+        if listed is None and re.fullmatch(r"\d+", value):
+            removals[layer] = int(value)
+        elif listed is None and re.fullmatch(r"\d*\.\d*|\d+(\.\d*)?e-?\d+", value) and value != ".":
+            removals[layer] = float(value)
+        else:
+            removals[layer] = _indices((listed[1] if listed else value).split(","), repr(text))
+    return removals
+
+
+class _NamesOnce(yaml.SafeLoader):
+    """Plain data; keys are text as it stands (the layer 1.10 is no number), each there once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        found: dict[Hashable, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "expected a name before the colon"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if key.value in found:
+                problem = f"{key.value!r} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            found[key.value] = self.construct_object(value, deep=True)
+        return found
+
+
+def _where(error: Exception) -> str:
+    """Return the line of an error, if it is known, and what is wrong there."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return first_line(error)
+
+
+def _step(item: Any, where: str) -> PlanStep:
+    """Read one step."""
+    if not isinstance(item, dict):
+        raise OptionError(f"expected name, remove and restore in {where}, got {_kind(item)}")
+    for key in item:
+        if key not in _KEYS:
+            raise OptionError(f"unknown key {key!r} in {where}{did_you_mean(key, _KEYS)}")
+    name = item.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise OptionError(f"expected a name, in quotes if it is a number, in {where}; give one")
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,99}", name) is None or name in _TAKEN:
+        raise OptionError(
+            f"the name {name[:60]!r} in {where} becomes a file's: expected up to 100 letters, "
+            f"digits, spaces or _.+-, other than {' and '.join(_TAKEN)}; choose another"
+        )
+    remove, restore = (
+        _wanted(item.get(key), f"{key} of step {name!r}") for key in ("remove", "restore")
+    )
+    return PlanStep(name, remove, restore)
+
+
+def _wanted(found: Any, where: str) -> dict[str, Wanted]:
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise OptionError(f"expected layers with {_FORMS} under {where}, got {_kind(found)}")
+    wanted: dict[str, Wanted] = {}
+    for layer, value in found.items():
+        if isinstance(value, list):
+            wanted[layer] = _indices(value, f"{layer} under {where}")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            wanted[layer] = value
+        else:
+            raise OptionError(f"expected {_FORMS} for {layer} under {where}, got {_kind(value)}")
+    return wanted
+
+
+def _indices(entries: Sequence[Any], where: str) -> tuple[int, ...]:
+    """Read units: whole numbers from 0, and ranges as text with both ends."""
+    found: list[int] = []
+    for entry in entries:
+        match = None if isinstance(entry, bool) else re.fullmatch(r"(\d+)(?:-(\d+))?", str(entry))
+        if match is None:
+            raise OptionError(f"expected units such as 0, 3 or 5-9 in {where}, got {entry!r}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last - first > _MOST_UNITS:
+            raise OptionError(f"expected units that a layer has in {where}, got {entry!r}")
+        if last < first:
+            raise OptionError(f"expected a range from low to high in {where}, got {entry!r}")
+        found += range(first, last + 1)
+    if len(set(found)) < len(found):
+        twice = next(unit for k, unit in enumerate(found) if unit in found[:k])
+        raise OptionError(f"unit {twice} is named twice in {where}; name it once")
+    return tuple(found)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "names with values", list: "a list", type(None): "nothing"}
+    return names.get(type(value), repr(value)[:60])

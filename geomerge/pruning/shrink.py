@@ -1,0 +1,178 @@
+"""Units that are zero -> a network without them, and a file of it that plain PyTorch opens."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from geomerge.errors import CheckpointError, OptionError, first_line
+from geomerge.io.files import check_output, write_bytes
+from geomerge.networks.architectures.rebuild import resize_layers
+from geomerge.networks.network import Network
+from geomerge.pruning.parts import Role
+from geomerge.pruning.units import Units, find_units, unit_named
+
+__all__ = ["export_plain", "removed_units", "shrink"]
+
+_SAME = 1e-5  # relative difference of outputs by rounding alone, in a deep network in float32
+
+
+def removed_units(
+    network: Network,
+    w: Tensor,  # (n,)
+    units: Mapping[str, Units],
+) -> dict[str, list[int]]:
+    """Find the units that are gone at some weights: all that makes or reads them is exactly zero.
+
+    Args:
+        network: The network.
+        w: Its weights.
+        units: What :func:`~geomerge.pruning.units.find_units` found.
+
+    Returns:
+        By :attr:`Units.layer`, the units in order; layers without such units are left out.
+    """
+    tensors = network.unravel(w)
+    gone: dict[str, list[int]] = {}
+    for one in {one.layer: one for one in units.values()}.values():
+        used = torch.zeros(one.count, dtype=torch.bool)
+        for part in one.parts:
+            if part.role is not Role.STATISTICS:
+                along = (
+                    (tensors[part.tensor] != 0)
+                    .movedim(part.dim, 0)
+                    .reshape(part.shape[part.dim], -1)
+                )
+                used |= along.any(dim=1).cpu()[part.indices].any(dim=1)
+        if not used.all():
+            gone[one.layer] = torch.nonzero(~used).flatten().tolist()
+    return gone
+
+
+def shrink(
+    network: Network,
+    w: Tensor,  # (n,)
+    removed: Mapping[str, Sequence[int]],
+    example: Tensor,  # (B, ...)
+) -> nn.Module:
+    """Return a smaller copy of the network, without some units.
+
+    Its outputs are those of the network with these units' places at zero, but for rounding; that
+    is tried on the example.
+
+    Args:
+        network: The network; it stays as it is.
+        w: Its weights.
+        removed: By name of a layer, units of it, numbered from 0; tied layers lose the same.
+        example: Some inputs.
+
+    Returns:
+        A network of the same class with weights of its own, in evaluation mode.
+
+    Raises:
+        OptionError: If units cannot be removed, if a layer would keep none, or if the network's
+            own code depends on its widths so that a smaller one computes something else.
+    """
+    found = find_units(network, example)
+    chosen: dict[str, tuple[Units, list[int]]] = {}
+    for name, indices in removed.items():
+        units = unit_named(found, name)
+        before = chosen.get(units.layer, (units, []))[1]
+        chosen[units.layer] = (units, units.chosen([*before, *indices]).tolist())
+    masked = w.clone()
+    left: dict[tuple[str, int], Tensor] = {}  # by tensor and dimension: which entries stay
+    for units, indices in chosen.values():
+        if len(indices) == units.count:
+            raise OptionError(
+                f"expected at least one unit of {units.layer} to stay, got all {units.count} to "
+                "remove; keep one"
+            )
+        units.clear(masked, indices)
+        for part in units.parts:
+            key = (part.tensor, part.dim)
+            stays = left.setdefault(key, torch.ones(part.shape[part.dim], dtype=torch.bool))
+            stays[part.indices[indices]] = False
+    tensors = {name: tensor.clone() for name, tensor in network.unravel(masked).items()}
+    for (name, dim), stays in left.items():
+        places = torch.nonzero(stays).flatten().to(w.device)
+        tensors[name] = tensors[name].index_select(dim, places)
+    small = copy.deepcopy(network.module)
+    resize_layers(small, tensors)
+    for name, tensor in [*small.named_parameters(), *small.named_buffers()]:
+        if name in tensors:
+            tensor.data = tensors[name]
+    _check_same(network, masked, small, example.to(network.device))
+    return small
+
+
+def export_plain(
+    module: nn.Module,
+    example: Tensor,  # (B, ...)
+    path: Path | str,
+) -> None:
+    """Write a network as a program that PyTorch runs without geomerge and without its class.
+
+    ``torch.export.load(path).module()`` takes batches of any size. That the program computes the
+    same, for a batch of another size too, is checked before anything is written.
+
+    Args:
+        module: The network, in evaluation mode.
+        example: Some inputs.
+        path: A ``.pt2`` file, replaced in one step.
+
+    Raises:
+        CheckpointError: If the network cannot be exported.
+        RunError: If the path ends otherwise or cannot be written.
+    """
+    path = Path(path)
+    check_output(path, (".pt2",))
+    x = torch.cat([example, example])[:2]  # one input would fix the size of batches to one
+    buffer = io.BytesIO()
+    try:
+        with torch.no_grad():
+            size = torch.export.Dim("batch")
+            program = torch.export.export(module, (x,), dynamic_shapes=({0: size},))
+            for node in program.graph.nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine, and lines of its code
+            torch.export.save(program, buffer)
+            content = buffer.getvalue()
+            again = torch.export.load(io.BytesIO(content)).module()
+            three = torch.cat([x, x[:1]])
+            same = all(_same(again(batch), module(batch)) for batch in (x, three))
+    except Exception as error:  # whatever torch.export and the network's own code raise
+        raise CheckpointError(
+            f"torch.export cannot export this network ({first_line(error)}); save its weights as "
+            ".safetensors instead"
+        ) from error
+    if not same:
+        raise CheckpointError(
+            "the program that torch.export made of this network gives other outputs; save its "
+            "weights as .safetensors instead"
+        )
+    write_bytes(path, content)
+
+
+def _check_same(network: Network, masked: Tensor, small: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        expected = network.block(slice(None)).outputs(masked, x)
+        try:
+            got = small(x)
+        except Exception as error:  # whatever the network's own code raises
+            raise OptionError(
+                "the network does not work with fewer units: its own code expects the widths that "
+                f"it had ({first_line(error)}); remove units of other layers, or single weights"
+            ) from error
+    if not _same(got, expected):
+        raise OptionError(
+            "the network without these units computes something else than with them at zero; "
+            "remove units of other layers, or single weights"
+        )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one - other).norm() <= _SAME * other.norm())

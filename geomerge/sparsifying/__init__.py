@@ -1,1 +1,0 @@
-"""The recipes that take weights away: sparsify, reconfigure, inspect."""

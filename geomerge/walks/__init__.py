@@ -1,0 +1,1 @@
+"""Walks in weight space: objectives, step rules, constraints."""

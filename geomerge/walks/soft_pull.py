@@ -1,0 +1,97 @@
+"""The soft pull toward a plane of arXiv 2012.09605: eq. (7) with v = P(w) - w.
+
+The plane is chosen anew at every step from the weights there. The walk comes near it, not onto it:
+what moves the function most goes last, and the projection that ends the walk breaks it. It is here
+to be compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geomerge.metrics import Metric
+from geomerge.steps import damped_step, trust_region_step
+from geomerge.walks.plane import Stage
+from geomerge.walks.state import WalkState
+from geomerge.walks.walk import WalkPoint
+
+__all__ = ["PullWalk", "walk_by_pull"]
+
+
+@dataclass(frozen=True)
+class PullWalk:
+    """Settings of a soft pull.
+
+    Attributes:
+        steps: How many.
+        least: Smallest mu, as in :class:`~geomerge.walks.walk.WeightWalk`.
+        share: Radius of a step, as a share of the first distance to the plane.
+        refresh: Steps between two measurements of the metric.
+    """
+
+    steps: int = 30
+    least: float = 1e-3
+    share: float = 0.1
+    refresh: int = 10
+
+
+def walk_by_pull(
+    start: Tensor,  # (n,)
+    plane: Stage,
+    metric_at: Callable[[Tensor], Metric],
+    walk: PullWalk,
+    settle: Callable[[Tensor], Tensor] | None = None,
+    state: WalkState | None = None,
+) -> Iterator[WalkPoint]:
+    """Walk softly toward a plane and end on it by projection.
+
+    Args:
+        start: First point; it is not yielded.
+        plane: Where the weights should go, from a point and the metric there.
+        metric_at: Measures the metric at a point.
+        walk: Settings.
+        settle: Applied to the last point: running statistics.
+        state: Where the walk is.
+
+    Yields:
+        One point per step that is left, and the projection.
+    """
+    state = WalkState() if state is None else state
+    if state.values.get("over"):
+        return
+    w = state.tensors.get("w", start)
+    measured = state.tensors.get("measured", start)
+    metric = metric_at(measured)
+    if "first" not in state.values:
+        wanted = plane(w, metric)
+        away = torch.where(wanted.free, 0.0, wanted.target - w)
+        state.values["first"] = float(away.norm())
+    first = state.values["first"]
+    radius = walk.share * first
+    for step in range(state.values.get("step", 0), walk.steps):
+        if step and step % walk.refresh == 0:
+            measured, metric = w, metric_at(w)
+        wanted = plane(w, metric)
+        v = torch.where(wanted.free, 0.0, wanted.target - w)
+        distance = float(v.norm())
+        if distance == 0:
+            break
+        taken = damped_step(metric, v, walk.least, radius)
+        if taken.norm < radius * (1 - 1e-6) and distance > radius:
+            taken = trust_region_step(metric, v, radius, guess=walk.least)
+        w = w + taken.tangent
+        state.values["step"] = step + 1
+        state.tensors |= {"w": w, "measured": measured}
+        yield WalkPoint(w, taken.norm, taken.predicted, taken.damping, distance / first)
+    wanted = plane(w, metric)
+    before = w
+    w = torch.where(wanted.free, w, wanted.target)
+    w = w if settle is None else settle(w)
+    step_taken = w - before
+    predicted = max(metric.inner(step_taken, step_taken), 0.0)
+    state.values["over"] = True
+    yield WalkPoint(w, float(step_taken.norm()), predicted, walk.least, 0.0)

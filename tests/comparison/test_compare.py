@@ -1,0 +1,150 @@
+"""The table as a whole: two networks on digits, every method."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+from geomerge import MergeOptions, load_checkpoint
+from geomerge.comparison import METHODS, CompareOptions, compare
+from geomerge.comparison.registry import GROUPS, Found, Method
+from geomerge.errors import CheckpointError, NumericalError, OptionError
+from geomerge.report.labels import place_names
+
+TASKS = MergeOptions(manifold=("digits", "digits-permuted"), steps=30)
+
+
+def test_every_file_of_methods_puts_a_row_into_the_table() -> None:
+    files = {Path(inspect.getfile(m.make)).stem for m in METHODS.values()}
+    folder = Path(inspect.getfile(METHODS["a"].make)).parent
+    assert files == {file.stem for file in folder.glob("*.py")} - {"__init__"}
+    groups = [GROUPS.index(m.group) for m in METHODS.values()]
+    assert groups == sorted(groups)
+    assert all(m.about and name == m.name for name, m in METHODS.items())
+
+
+def test_all_methods_on_two_networks(digits: Path) -> None:
+    networks = [load_checkpoint(digits / f"{k}.pt") for k in "ab"]
+    found = compare(networks, CompareOptions(TASKS))
+    rows = {row.method.name: row for row in found.rows}
+    assert list(rows) == list(METHODS)
+    reasons = {name for name, row in rows.items() if row.reason is not None}
+    assert reasons == {"task-arithmetic", "ties", "repair"}
+    assert all(row.reason.startswith("does not apply: ") for row in rows.values() if row.reason)
+    assert rows["a"].test["a"] == found.experts["a"]
+    worst = {
+        name: max(found.experts[k] - row.test[k] for k in "ab")
+        for name, row in rows.items()
+        if row.found is not None
+    }
+    assert max(worst["joint-walk"], worst["sketch-walk"], worst["distillation"]) < 0.15
+    assert worst["regmean"] < worst["average"] > 0.15
+    for name in ("fine-tuning", "wise-ft", "ewc", "distillation", "joint-training"):
+        taken = rows[name].found
+        assert taken is not None
+        assert 0.8 * found.budget < taken.samples <= found.budget, name
+    joint = rows["joint-walk"].found
+    assert joint is not None
+    assert joint.samples == found.budget
+    assert joint.labels == ()
+    assert rows["straight-line"].curve[0] == rows["a"].test
+
+
+def test_a_comparison_is_the_same_again(digits: Path) -> None:
+    networks = [load_checkpoint(digits / f"{k}.pt") for k in "ab"]
+    options = CompareOptions(TASKS, only=("ewc", "joint-training", "zipit", "sketch-walk"))
+    one, two = (compare(networks, options) for _ in range(2))
+    assert [row.test for row in one.rows] == [row.test for row in two.rows]
+
+
+def test_what_fails_or_does_not_apply_leaves_the_others(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def infinite(context: object) -> Found:
+        return Found(torch.full((2,), float("inf")))
+
+    def failing(context: object) -> Found:
+        raise NumericalError("no number came of it")
+
+    for name, make in (("slerp", infinite), ("fisher", failing)):
+        monkeypatch.setitem(METHODS, name, Method(name, "weights", "fails", make))
+    networks = [load_checkpoint(digits / f"{k}.pt") for k in "ab"]
+    options = CompareOptions(
+        MergeOptions(manifold=("digits",), task=("b=digits-permuted",)),
+        only=("average", "slerp", "fisher", "regmean", "joint-walk"),
+    )
+    rows = {row.method.name: row for row in compare(networks, options).rows}
+    assert rows["average"].reason is None
+    assert rows["slerp"].reason == "failed: its weights are not finite numbers"
+    assert rows["fisher"].reason == "failed: no number came of it"
+    for name in ("regmean", "joint-walk"):
+        assert "needs inputs of b's task" in (rows[name].reason or "")
+
+
+def test_heads_of_their_own(digits: Path) -> None:
+    networks = [load_checkpoint(digits / f"{k}.pt") for k in "ab"]
+    only = ("ensemble", "average", "regmean", "zipit", "wise-ft", "ewc", "joint-training")
+    merge = MergeOptions(manifold=TASKS.manifold, steps=30, head="separate")
+    found = compare(networks, CompareOptions(merge, only=only))
+    rows = {row.method.name: row for row in found.rows}
+    assert {name for name, row in rows.items() if row.reason} == {"ensemble", "joint-training"}
+    assert min(rows["zipit"].test.values()) > 0.7
+
+
+def test_an_ancestor_must_be_one(digits: Path) -> None:
+    networks = [load_checkpoint(digits / f"{k}.pt") for k in "ab"]
+    only = CompareOptions(TASKS, only=("task-arithmetic", "ties"))
+    found = compare(networks, only, base=networks[0])
+    assert [row.reason for row in found.rows] == [None, None]
+    other = load_checkpoint(digits / "a.pt")
+    other.weights.pop("layers.0.weight")
+    with pytest.raises(CheckpointError, match="no ancestor"):
+        compare(networks, only, base=other)
+    separate = CompareOptions(MergeOptions(manifold=TASKS.manifold, head="separate"))
+    with pytest.raises(OptionError, match="--head shared"):
+        compare(networks, separate, base=networks[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"only": ("slurp",)}, "did you mean 'slerp'"),
+        ({"skip": ("tise",)}, "did you mean 'ties'"),
+        ({"only": ("ties",), "skip": ("ties",)}, "leave no method"),
+        ({"budget": 0}, "positive --budget"),
+        ({"merge": MergeOptions(metric="euclidean")}, "chooses metric itself"),
+    ],
+)
+def test_options_are_checked(given: dict[str, object], part: str) -> None:
+    with pytest.raises(OptionError, match=part):
+        CompareOptions(**given)  # type: ignore[arg-type]
+
+
+def test_labels_need_the_tasks(digits: Path) -> None:
+    networks = [load_checkpoint(digits / f"{k}.pt") for k in "ab"]
+    networks[1].meta.clear()
+    networks[1].sketch.clear()
+    options = CompareOptions(MergeOptions(manifold=("digits",), arch="lenet-300-100"))
+    with pytest.raises(OptionError, match="both tasks and b has none"):
+        compare(networks, options)
+
+
+def test_names_hide_neither_each_other_nor_points() -> None:
+    placed: list[tuple[str, tuple[float, float]]] = []
+
+    class Axes:
+        def annotate(self, name: str, xy: object, at: tuple[float, float], **_: object) -> None:
+            placed.append((name, at))
+
+    points = [(f"method-{k}", (0.5 + 0.01 * (k % 4), 0.5 + 0.01 * (k // 4))) for k in range(12)]
+    place_names(Axes(), points, width=0.01, height=0.03)
+    for k, (one, (x, y)) in enumerate(placed):
+        assert 0.005 * len(one) <= x <= 1 - 0.005 * len(one)
+        for two, (u, v) in placed[:k]:
+            apart = abs(x - u) >= 0.005 * (len(one) + len(two)) - 1e-9
+            assert apart or abs(y - v) >= 0.03 - 1e-9
+        for _, (u, v) in points:
+            assert abs(x - u) >= 0.005 * len(one) or abs(y - v) >= 0.015

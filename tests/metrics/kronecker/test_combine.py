@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from geomerge import Network
+from geomerge.metrics import combine
+from geomerge.metrics.kronecker.estimate import estimate_kronecker
+from geomerge.testing import dense_kronecker
+
+
+def test_the_sum_is_exact_where_one_factor_is_common() -> None:
+    torch.manual_seed(0)
+    network = Network(nn.Linear(4, 3).double())  # logits: the outputs' factor is the identity
+    w = network.initial.double()
+    x, y = torch.randn(2, 30, 4, dtype=torch.float64)
+    one, two = (estimate_kronecker(network, w, [z], "logits", probes=None) for z in (x, y))
+    total = dense_kronecker(one) + dense_kronecker(two)
+    torch.testing.assert_close(dense_kronecker(combine([one, two])), total)
+    assert combine([one]) is one
+
+
+def test_the_order_of_layers_does_not_matter_and_traces_add_up() -> None:
+    torch.manual_seed(0)
+    network = Network(nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2)).double())
+    w = network.initial.double()
+    x, y = torch.randn(2, 30, 4, dtype=torch.float64)
+    one, two = (estimate_kronecker(network, w, [z]) for z in (x, y))
+    turned = replace(two, layers=two.layers[::-1])
+    both = dense_kronecker(combine([one, two]))
+    torch.testing.assert_close(dense_kronecker(combine([one, turned])), both)
+    torch.testing.assert_close(combine([one, two]).diagonal, one.diagonal + two.diagonal)
+    assert float(torch.linalg.eigvalsh(both).min()) > -1e-12

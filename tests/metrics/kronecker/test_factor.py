@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from geomerge.metrics.kronecker import factor
+from geomerge.metrics.kronecker.factor import Moments, factorise
+
+
+def decaying(size: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
+    return (basis * 0.9 ** torch.arange(size)) @ basis.T
+
+
+def test_wide_matrices_keep_their_leading_part_and_their_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matrix = decaying(120)
+    whole = factorise(matrix)
+    for name, value in (("WHOLE", 100), ("RANK", 40), ("_MORE", 10)):
+        monkeypatch.setattr(factor, name, value)
+    found = factorise(matrix)
+    assert found.vectors.shape == (120, 40)
+    torch.testing.assert_close(found.values, whole.values[:40], rtol=1e-3, atol=1e-6)
+    assert abs(found.trace - float(matrix.trace())) < 1e-9
+    gap = (found.dense() - matrix).norm() / matrix.norm()
+    best = (whole.truncated(40).dense() - matrix).norm() / matrix.norm()
+    assert gap < 1.05 * best + 1e-6
+    assert torch.equal(found.vectors, factorise(matrix).vectors)  # the same start every time
+
+
+def test_of_many_rows_evenly_spread_ones_stand_for_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(50_000, 6, generator=generator) * torch.arange(1.0, 7.0)
+    moments = Moments()
+    moments.add(rows)
+    exact = (rows.T @ rows / len(rows)).double()
+    found = moments.factor(len(rows)).dense()
+    assert float((found - exact).norm() / exact.norm()) < 0.05
+
+
+def test_few_rows_are_all_counted() -> None:
+    rows = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+    moments = Moments()
+    moments.add(rows)
+    exact = (rows.T @ rows / len(rows)).double()
+    torch.testing.assert_close(moments.factor(len(rows)).dense(), exact, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from geomerge import Checkpoint, Network, WeightPath
+from geomerge.errors import OptionError, RunError
+from geomerge.metrics import EuclideanMetric
+from geomerge.paths.leg import Leg, record_leg
+from geomerge.walks.walk import walk_straight
+
+
+def networks() -> tuple[Network, Checkpoint, Checkpoint]:
+    torch.manual_seed(0)
+    network = Network(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+    a = Checkpoint(network.state_dict(network.initial))
+    b = Checkpoint(network.state_dict(network.initial + torch.randn(network.n)))
+    return network, a, b
+
+
+def straight_leg(
+    folder: Path, name: str, start: torch.Tensor, end: torch.Tensor, points: int = 64
+) -> Leg:
+    walk = walk_straight(start, end, EuclideanMetric(), 40)
+    return record_leg(folder, name, start, walk, points)
+
+
+def test_one_leg_ends_at_both_networks_and_is_linear_in_length(tmp_path: Path) -> None:
+    network, a, b = networks()
+    w_a, w_b = network.ravel(a.weights), network.ravel(b.weights)
+    leg = straight_leg(tmp_path, "a", w_a, w_b)
+    WeightPath.write(tmp_path, ("a", a), ("b", b), [leg], (leg, 20), 64, {})
+    path = WeightPath(tmp_path)
+    assert torch.equal(path.at(0), w_a)
+    assert torch.equal(path.at(1), w_b)
+    assert path.crossover == pytest.approx(0.5)
+    for t in (0.1, 0.33, 0.5, 0.9):
+        torch.testing.assert_close(path.at(t), torch.lerp(w_a, w_b, t), rtol=1e-4, atol=1e-5)
+    length = float((w_b - w_a).norm())
+    assert path.lengths["a"] == pytest.approx(length, rel=1e-4)
+    assert path.steps[-1].energy == pytest.approx(length**2 / 40, rel=1e-4)
+
+
+@pytest.mark.parametrize("owner", ["a", "b"])
+def test_two_legs_meet_at_the_crossover(tmp_path: Path, owner: str) -> None:
+    network, a, b = networks()
+    w_a, w_b = network.ravel(a.weights), network.ravel(b.weights)
+    c = torch.randn(network.n)
+    legs = {
+        "a": straight_leg(tmp_path, "a", w_a, c),
+        "b": straight_leg(tmp_path, "b", w_b, c),
+    }
+    t = WeightPath.write(
+        tmp_path, ("a", a), ("b", b), [legs["a"], legs["b"]], (legs[owner], 40), 20, {}
+    )
+    path = WeightPath(tmp_path)
+    assert len(path.ts) <= 20
+    assert path.ts == sorted(set(path.ts))
+    assert len(list(tmp_path.glob("*-0*.safetensors"))) <= 20
+    expected = legs["a"].length / (legs["a"].length + legs["b"].length)
+    assert t == path.crossover == pytest.approx(expected)
+    torch.testing.assert_close(path.at(t), c, rtol=1e-5, atol=1e-6)
+    assert torch.equal(path.at(0), w_a)
+    assert torch.equal(path.at(1), w_b)
+    half = path.at(t / 2)
+    torch.testing.assert_close(half, torch.lerp(w_a, c, 0.5), rtol=1e-3, atol=1e-4)
+
+
+def test_checkpoints_of_a_path(tmp_path: Path) -> None:
+    network, a, b = networks()
+    w_a, w_b = network.ravel(a.weights), network.ravel(b.weights)
+    leg = straight_leg(tmp_path, "b", w_b, w_a)
+    WeightPath.write(tmp_path, ("a", a), ("b", b), [leg], (leg, 10), 64, {})
+    path = WeightPath(tmp_path)
+    for name, value in a.weights.items():
+        assert torch.equal(path.checkpoint(0).weights[name], value)
+        assert torch.equal(path.checkpoint(1).weights[name], b.weights[name])
+        middle = torch.lerp(value, b.weights[name], 0.5)
+        torch.testing.assert_close(path.checkpoint(0.5).weights[name], middle)
+    with pytest.raises(OptionError, match="between 0 and 1"):
+        path.at(1.5)
+
+
+def test_points_are_spread_by_length(tmp_path: Path) -> None:
+    network, a, b = networks()
+    w_a, w_b = network.ravel(a.weights), network.ravel(b.weights)
+    leg = straight_leg(tmp_path, "a", w_a, w_b, points=10)
+    assert len(leg.marks) <= 10
+    lengths = [length for _, length in leg.marks]
+    gaps = [y - x for x, y in pairwise(lengths)]
+    assert max(gaps) < 2.5 * leg.length / 9
+    assert len(leg.steps) == 40
+
+
+def test_a_network_with_itself_has_a_path_of_no_length(tmp_path: Path) -> None:
+    network, a, _ = networks()
+    w = network.ravel(a.weights)
+    leg = straight_leg(tmp_path, "a", w, w)
+    WeightPath.write(tmp_path, ("a", a), ("b", a), [leg], (leg, 40), 64, {})
+    path = WeightPath(tmp_path)
+    assert sum(path.lengths.values()) == 0
+    assert torch.equal(path.at(0.5), w)
+
+
+def test_a_missing_or_damaged_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no whole path"):
+        WeightPath(tmp_path)
+    network, a, b = networks()
+    leg = straight_leg(tmp_path, "a", network.ravel(a.weights), network.ravel(b.weights))
+    WeightPath.write(tmp_path, ("a", a), ("b", b), [leg], (leg, 20), 64, {})
+    leg.file(leg.marks[3][0]).unlink()
+    path = WeightPath(tmp_path)
+    with pytest.raises(RunError, match="cannot read"):
+        path.at(path.ts[3])

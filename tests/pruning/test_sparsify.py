@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from geomerge import Network, load_task
+from geomerge.errors import GeomergeError, OptionError
+from geomerge.io.checkpoint import Checkpoint, load_checkpoint
+from geomerge.monitor.progress import Progress
+from geomerge.networks.architectures import rebuild_network
+from geomerge.paths.path import WeightPath
+from geomerge.pruning.flops import count
+from geomerge.pruning.goals import stages_of
+from geomerge.pruning.masks import prunable, sparsity
+from geomerge.pruning.options import SparsifyOptions
+from geomerge.pruning.plan import PlanStep
+from geomerge.pruning.reconfigure import reconfigure
+from geomerge.pruning.shrink import removed_units, shrink
+from geomerge.pruning.sparsify import Sparsified, sparsify
+from geomerge.training import train_checkpoint
+
+FAST = SparsifyOptions(steps=60, stages=4, batch=64, inputs=400, points=8)
+FIRST, SECOND = "layers.0", "layers.1"  # of lenet-300-100, with 300 and 100 units
+
+
+@pytest.fixture(scope="module")
+def dense(digits: Path) -> Checkpoint:
+    return load_checkpoint(digits / "a.pt")
+
+
+def network_of(checkpoint: Checkpoint) -> Network:
+    return Network(rebuild_network(checkpoint.weights, checkpoint.meta["architecture"], "test"))
+
+
+def checked(found: Sparsified, dense: Checkpoint, folder: Path) -> Network:
+    """Check what every result has, and return its network."""
+    network = network_of(found.checkpoint)
+    path = WeightPath(folder / "path")
+    assert path.ts[0] == 0
+    assert path.ts[-1] == 1
+    assert torch.equal(path.at(0.0), network.ravel(dense.weights))
+    assert torch.equal(path.at(1.0), network.initial)
+    assert torch.equal(found.chosen.weights, network.initial)
+    assert found.checkpoint.meta["architecture"] == dense.meta["architecture"]
+    assert found.checkpoint.meta["task"] == "digits"
+    gone = torch.zeros(network.n, dtype=torch.bool)
+    for t in path.ts:  # what went stays away
+        now = path.at(t) == 0
+        assert not (gone & ~now).any()
+        gone = now if found.subject.options.walk == "prescribed" else gone
+    assert [point.t for point in found.curve] == path.ts
+    assert found.curve[0].drift == 0
+    assert found.curve[0].agreement == 1
+    # Tables are measured at the network that is handed over.
+    last = found.rows[-1]
+    assert last.zeros == sparsity(network.initial, prunable(network)) == found.curve[-1].zeros
+    test = load_task("digits").test
+    labels = network.logits(network.initial, test.inputs.batch(slice(None))).argmax(dim=1)
+    assert last.test == pytest.approx(float((labels == test.labels).float().mean()))
+    assert not [p for p in folder.rglob("*") if p.is_dir() and "path" not in p.name]
+    return network
+
+
+def zeros_of(network: Network) -> dict[str, int]:
+    w = network.initial
+    return {k: int((w[place] == 0).sum()) for k, place in prunable(network).items()}
+
+
+def test_a_share_of_all_weights(dense: Checkpoint, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    found = sparsify(dense, replace(FAST, sparsity=0.9), tmp_path, seen.append)
+    network = checked(found, dense, tmp_path)
+    zeros = zeros_of(network)
+    total = sum(network.shapes[name].numel() for name in zeros)
+    assert sum(zeros.values()) == round(0.9 * total)
+    assert len({zeros[name] / network.shapes[name].numel() for name in zeros}) == 3
+    assert [point.step for point in seen] == list(range(1, 9))
+    rows = {row.name: row for row in found.rows}
+    assert list(rows) == [
+        "dense", "one-shot magnitude", "one-shot, second-order choice",
+        "soft pull, then the mask", "walk",
+    ]  # fmt: skip
+    assert rows["dense"].drift == 0
+    assert rows["dense"].agreement == 1
+    assert rows["one-shot magnitude"].zeros == rows["walk"].zeros
+    assert rows["walk"].drift < 0.5 * rows["one-shot magnitude"].drift
+    assert rows["walk"].agreement > rows["one-shot magnitude"].agreement
+    assert rows["walk"].test > rows["dense"].test - 0.05
+    assert found.removed == {}
+
+
+def test_the_same_seed_gives_the_same_network(dense: Checkpoint, tmp_path: Path) -> None:
+    options = replace(FAST, sparsity=0.7, steps=10, stages=2)
+    one, two = (sparsify(dense, options, tmp_path / name) for name in "ab")
+    assert torch.equal(one.chosen.weights, two.chosen.weights)
+    assert one.rows == two.rows
+    assert one.curve == two.curve
+    other = sparsify(dense, replace(options, seed=1), tmp_path / "c")
+    assert not torch.equal(one.chosen.weights, other.chosen.weights)
+
+
+def test_the_same_share_of_each_layer(dense: Checkpoint, tmp_path: Path) -> None:
+    options = replace(FAST, sparsity=0.777, per_layer=True, saliency="magnitude")
+    network = checked(sparsify(dense, options, tmp_path), dense, tmp_path)
+    for name, number in zeros_of(network).items():
+        assert number == round(0.777 * network.shapes[name].numel())
+
+
+def test_two_of_four(dense: Checkpoint, tmp_path: Path) -> None:
+    network = checked(sparsify(dense, replace(FAST, nm="2:4"), tmp_path), dense, tmp_path)
+    for place in prunable(network).values():
+        stay = (network.initial[place] != 0).view(-1, 4).sum(dim=1)
+        assert (stay == 2).all()
+
+
+@pytest.mark.parametrize("choice", ["greedy", "magnitude", "rates"])
+def test_units_of_two_layers(dense: Checkpoint, tmp_path: Path, choice: str) -> None:
+    one = (f"{SECOND}:40",)
+    remove = one if choice == "rates" else (f"{FIRST}:0.9", f"{SECOND}:5,7-15")
+    options = replace(FAST, remove=remove, choice=choice)
+    found = sparsify(dense, options, tmp_path)
+    network = checked(found, dense, tmp_path)
+    assert removed_units(network, network.initial, found.subject.units) == found.removed
+    if choice == "rates":
+        assert {k: len(v) for k, v in found.removed.items()} == {SECOND: 40}
+    else:
+        assert len(found.removed[FIRST]) == 270
+        assert found.removed[SECOND] == [5, *range(7, 16)]
+    assert found.curve[-1].removed == sum(map(len, found.removed.values()))
+    rows = {row.name: row for row in found.rows}
+    assert rows["walk"].drift < rows["one-shot magnitude"].drift
+    x = load_task("digits").select.inputs.batch(slice(0, 50))
+    small = shrink(network, network.initial, found.removed, x)
+    torch.testing.assert_close(small(x), network.logits(network.initial, x), rtol=1e-4, atol=1e-4)
+
+
+def test_rates_under_a_budget_for_every_class(dense: Checkpoint, tmp_path: Path) -> None:
+    options = replace(
+        FAST, remove=(f"{SECOND}:70",), choice="rates", budget=1e-3, learning_rate=1e-9, stages=3
+    )
+    found = sparsify(dense, options, tmp_path)
+    checked(found, dense, tmp_path)
+    assert len(found.removed[SECOND]) == 70
+    prices = found.chosen.leg.steps[2].multipliers  # of the second stage
+    assert prices
+    assert all(name.startswith("class ") and price > 0 for name, price in prices.items())
+    rows = {row.name: row for row in found.rows}
+    assert rows["one-shot, second-order choice"].drift < rows["one-shot magnitude"].drift
+
+
+@pytest.mark.parametrize(("goal", "what"), [("flops", "flops"), ("params", "parameters")])
+def test_a_size(dense: Checkpoint, tmp_path: Path, goal: str, what: str) -> None:
+    found = sparsify(dense, replace(FAST, **{goal: 0.6}), tmp_path)
+    network = checked(found, dense, tmp_path)
+    shape = load_task("digits").input_shape
+    x = load_task("digits").select.inputs.batch(slice(0, 4))
+    small = shrink(network, network.initial, found.removed, x)
+    whole, left = (getattr(count(one, shape), what) for one in (network.module, small))
+    assert 0.39 * whole < left <= 0.4 * whole + 1
+    assert found.rows[-1].test > 0.8
+
+
+def test_labels_go_on_from_the_walk_on_its_plane(dense: Checkpoint, tmp_path: Path) -> None:
+    options = replace(FAST, sparsity=0.97, labels=True)
+    found = sparsify(dense, options, tmp_path / "with")
+    network = checked(found, dense, tmp_path / "with")
+    plain = sparsify(dense, replace(options, labels=False), tmp_path / "without")
+    assert found.rows[-1].name == "walk, then labels"
+    assert torch.equal(plain.chosen.weights == 0, network.initial == 0)
+    assert not torch.equal(plain.chosen.weights, network.initial)
+    own = load_task("digits").train
+    loss = [
+        torch.nn.functional.cross_entropy(
+            network.logits(w, own.inputs.batch(slice(None))), own.labels
+        )
+        for w in (network.initial, plain.chosen.weights)
+    ]
+    assert loss[0] < loss[1]
+    assert found.chosen.leg.length > plain.chosen.leg.length
+
+
+def test_of_several_walks_the_shortest_of_the_best_is_kept(
+    dense: Checkpoint, tmp_path: Path
+) -> None:
+    found = sparsify(dense, replace(FAST, sparsity=0.8, paths=2), tmp_path)
+    checked(found, dense, tmp_path)
+    best = max(walk.agreement for walk in found.walks)
+    near = [walk for walk in found.walks if walk.agreement >= best - 0.005]
+    assert found.chosen is min(near, key=lambda walk: walk.leg.length)
+    (other,) = (walk for walk in found.walks if walk is not found.chosen)
+    assert torch.equal(WeightPath(tmp_path / "path-2").at(1.0), other.weights)
+    assert len({walk.settings.damping for walk in found.walks}) == 2
+    zeros = [int((walk.weights == 0).sum()) for walk in found.walks]
+    assert zeros[0] == zeros[1]
+
+
+@pytest.mark.parametrize("goal", [{"sparsity": 0.9}, {"remove": ("layers.1:60",)}])
+def test_the_soft_pull_is_worse(dense: Checkpoint, tmp_path: Path, goal: dict) -> None:
+    options = replace(FAST, **goal)
+    pulled = sparsify(dense, replace(options, walk="pull"), tmp_path / "pull")
+    walked = sparsify(dense, options, tmp_path / "walk")
+    checked(pulled, dense, tmp_path / "pull")
+    assert pulled.rows[-1].zeros == pytest.approx(walked.rows[-1].zeros, abs=1e-3)
+    assert walked.rows[-1].drift < pulled.rows[-1].drift
+    # The plane is chosen anew at every step: it is not that of the first.
+    subject = pulled.subject
+    first = stages_of(subject)[-1](subject.w, subject.metric_at(subject.w)).target
+    if "sparsity" in goal:  # units that shrink only get cheaper
+        assert not torch.equal(pulled.chosen.weights == 0, first == 0)
+
+
+def test_the_euclidean_metric_needs_no_inputs_for_its_choice(
+    dense: Checkpoint, tmp_path: Path
+) -> None:
+    found = sparsify(dense, replace(FAST, sparsity=0.9, metric="euclidean"), tmp_path)
+    checked(found, dense, tmp_path)
+    assert [row.name for row in found.rows] == ["dense", "one-shot magnitude", "walk"]
+    assert found.rows[-1].drift < found.rows[1].drift
+
+
+@pytest.mark.parametrize("bn", ["keep", "re-estimate"])
+def test_statistics_are_kept_or_re_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bn: str
+) -> None:
+    code = (
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(),\n"
+        "        nn.Flatten(), nn.Linear(72, 10))\n"
+    )
+    (tmp_path / "sparse_normed.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "a.pt"
+    arch = "sparse_normed:make"
+    train_checkpoint(file, arch, load_task("digits"), epochs=2, sketch=False)
+    dense = load_checkpoint(file)
+    options = replace(FAST, remove=("0:5",), bn=bn, steps=30, stages=2)
+    found = sparsify(dense, options, tmp_path / "run")
+    network = checked(found, dense, tmp_path / "run")
+    tensors, before = network.unravel(network.initial), dense.weights
+    for name in ("1.running_mean", "1.running_var"):
+        assert torch.equal(tensors[name], before[name]) == (bn == "keep")
+    assert tensors["1.running_var"][found.removed["0"]].any() == (bn == "keep")
+    assert not tensors["1.bias"][found.removed["0"]].any()
+
+
+def test_units_go_and_come_back_as_planned(dense: Checkpoint, tmp_path: Path) -> None:
+    plan = [
+        PlanStep("small", {FIRST: 100, SECOND: 0.5}, {}),
+        PlanStep("other", {FIRST: 20}, {SECOND: 30}),
+        PlanStep("whole", {}, {FIRST: 1.0, SECOND: 1.0}),
+    ]
+    options = replace(FAST, steps=40, stages=3)
+    subject, reached = reconfigure(dense, plan, options, tmp_path)
+    small, other, whole = reached
+    network, units = subject.network, subject.units
+    assert [one.name for one in reached] == ["small", "other", "whole"]
+    assert {k: len(v) for k, v in small.removed.items()} == {FIRST: 100, SECOND: 50}
+    assert {k: len(v) for k, v in other.removed.items()} == {FIRST: 120, SECOND: 20}
+    assert whole.removed == {}
+    assert set(small.removed[FIRST]) < set(other.removed[FIRST])
+    assert set(other.removed[SECOND]) < set(small.removed[SECOND])
+    start = subject.w
+    for one in reached:
+        path = WeightPath(tmp_path / one.name / "path")
+        w = one.walked.weights
+        assert torch.equal(path.at(0.0), start)
+        assert torch.equal(path.at(1.0), w)
+        assert removed_units(network, w, units) == one.removed
+        start = w
+        assert one.row.drift < one.naive.drift or not one.removed
+        assert one.dense.drift == 0
+        assert one.epochs > 0
+    assert whole.naive.drift == 0
+    # Units that came back are as they were, but for what reads or makes those still gone.
+    gone = torch.zeros(network.n, dtype=torch.bool)
+    for layer, found in other.removed.items():
+        gone[units[layer].places(found)] = True
+    back = set(small.removed[SECOND]) - set(other.removed[SECOND])
+    held = torch.zeros(network.n, dtype=torch.bool)
+    held[units[SECOND].places(sorted(back))] = True
+    assert torch.equal(other.walked.weights[held & ~gone], subject.w[held & ~gone])
+    held = torch.zeros(network.n, dtype=torch.bool)
+    for layer, found in other.removed.items():
+        held[units[layer].places(found)] = True
+    assert torch.equal(whole.walked.weights[held], subject.w[held])
+    assert whole.row.agreement > 0.98
+
+
+@pytest.mark.parametrize("choice", ["greedy", "rates"])
+def test_a_plan_goes_on_from_a_network_with_units_gone(
+    dense: Checkpoint, tmp_path: Path, choice: str
+) -> None:
+    options = replace(FAST, steps=20, stages=2)
+    sparse = sparsify(dense, replace(options, remove=(f"{FIRST}:30",)), tmp_path / "first")
+    plan = [PlanStep("more", {SECOND: 20}, {}), PlanStep("back", {}, {FIRST: 30})]
+    _, (more, back) = reconfigure(
+        dense, plan, replace(options, choice=choice), tmp_path / "plan", sparse.checkpoint
+    )
+    assert more.removed[FIRST] == sparse.removed[FIRST]
+    assert len(more.removed[SECOND]) == 20
+    assert back.removed == {SECOND: more.removed[SECOND]}
+    assert torch.equal(
+        WeightPath(tmp_path / "plan" / "more" / "path").at(0.0), sparse.chosen.weights
+    )
+
+
+@pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        ({}, "expected one of --sparsity.*got none of them"),
+        ({"sparsity": 0.5, "nm": "2:4"}, "got --sparsity and --nm"),
+        ({"flops": 0.5, "remove": ("layers.0:5",)}, "got --remove and --flops"),
+        ({"remove": ("layers.9:5",)}, r"no layer 'layers\.9'.*did you mean 'layers\.\d'"),
+        ({"remove": ("layers.2:5",)}, r"units of 'layers\.2' cannot be removed"),
+        ({"remove": ("layers.0:300",)}, r"layers\.0 would be empty"),
+        ({"remove": ("layers.0:1.0",)}, r"layers\.0 would be empty"),
+        ({"remove": ("layers.0:0",)}, r"at least one unit of layers\.0"),
+        ({"remove": ("layers.0:0.001",)}, r"less than one"),
+        ({"remove": ("layers.1:3,100",)}, "from 0 to 99, got 100"),
+        ({"remove": ("layers.0:5", "layers.0:6")}, r"layers\.0 is named twice"),
+        ({"params": 0.9999}, "leaves a unit in every layer"),
+        ({"params": 0.5, "choice": "rates"}, "needs numbers of units"),
+        ({"remove": ("layers.0:5", "layers.1:5"), "choice": "rates"}, "at most 300 units"),
+        ({"sparsity": 0.5, "learning_rate": 1e30, "stages": 1}, "however short the steps"),
+        ({"sparsity": 0.5, "manifold": "digit"}, "digit"),
+        ({"sparsity": 0.5, "normalisation": ("mnist=0/1",)}, "names 'mnist', the manifold is"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    dense: Checkpoint, tmp_path: Path, goal: dict, message: str
+) -> None:
+    with pytest.raises(GeomergeError, match=message):
+        sparsify(dense, replace(FAST, **goal), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"sparsity": 0.0}, "expected --sparsity between 0 and 1"),
+        ({"sparsity": 90}, "expected --sparsity between 0 and 1"),
+        ({"flops": 1.0}, "expected --flops between 0 and 1"),
+        ({"nm": "4:2"}, "expected N:M"),
+        ({"per_layer": True, "nm": "2:4"}, "give --sparsity too"),
+        (
+            {
+                "remove": ("layers.0:1", "x"),
+            },
+            "expected LAYER:",
+        ),
+        ({"remove": ("a:1",), "budget": 0.1}, "give --choose rates too"),
+        ({"sparsity": 0.5, "walk": "pul"}, "unknown walk 'pul'"),
+        ({"sparsity": 0.5, "saliency": "obx"}, "unknown saliency 'obx'"),
+        ({"sparsity": 0.5, "steps": 0}, "expected --steps of 1 or more, got 0"),
+        ({"sparsity": 0.5, "damping": -1.0}, "expected a positive --damping, got -1"),
+    ],
+)
+def test_options_that_make_no_sense(wrong: dict, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        SparsifyOptions(**wrong)
+
+
+def test_what_is_sparse_already_can_only_get_sparser(dense: Checkpoint, tmp_path: Path) -> None:
+    options = replace(FAST, steps=10, stages=2)
+    half = sparsify(dense, replace(options, sparsity=0.5), tmp_path / "half").checkpoint
+    for share in (0.3, 0.5):
+        with pytest.raises(OptionError, match=rf"50\.0 % .* over that, got {share}"):
+            sparsify(half, replace(options, sparsity=share), tmp_path / "less")
+    more = sparsify(half, replace(options, sparsity=0.8), tmp_path / "more")
+    network = checked(more, half, tmp_path / "more")
+    before = network.ravel(half.weights) == 0
+    assert not network.initial[before].any()
+
+
+def test_a_network_of_an_unknown_task(dense: Checkpoint, tmp_path: Path) -> None:
+    meta = {k: v for k, v in dense.meta.items() if k not in ("task", "normalisation")}
+    unknown = replace(dense, meta=meta)
+    options = replace(FAST, sparsity=0.5, steps=5, stages=1)
+    with pytest.raises(OptionError, match=r"does not say what it was trained for.*--manifold"):
+        sparsify(unknown, options, tmp_path)
+    named = sparsify(unknown, replace(options, manifold="digits"), tmp_path / "named")
+    checked(named, dense, tmp_path / "named")
+
+
+def test_plans_are_walked_by_prescription(dense: Checkpoint, tmp_path: Path) -> None:
+    plan = [PlanStep("one", {FIRST: 3}, {})]
+    with pytest.raises(OptionError, match="a plan has several"):
+        reconfigure(dense, plan, replace(FAST, walk="pull"), tmp_path)

@@ -1,0 +1,94 @@
+"""Directions are half the steepest descents of what they say they measure."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from geomerge import Network
+from geomerge.data import Inputs, Normalisation, Split
+from geomerge.metrics import functional_change, output_map
+from geomerge.metrics.outputs import OUTPUTS, TEMPERATURE
+from geomerge.walks.objectives import TowardLabels, TowardMixedOutputs, TowardOutputs
+
+Case = tuple[Network, torch.Tensor]
+
+
+def inputs_of(x: torch.Tensor) -> Inputs:
+    class Exact(Inputs):
+        def batch(self, index: torch.Tensor | slice) -> torch.Tensor:
+            return self.raw[index]
+
+    return Exact(x, Normalisation((0.0,), (1.0,)))
+
+
+def moved(network: Network) -> torch.Tensor:
+    step = torch.randn(network.n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    step[network.n_parameters :] = 0
+    return network.initial + 0.1 * step
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_toward_outputs_is_half_the_descent_of_the_functional_change(
+    case: Case, output: str
+) -> None:
+    network, x = case
+    w, start = moved(network), network.initial
+    phi_0 = output_map(network.logits(start, x), output)
+    drift, v = TowardOutputs(network, phi_0, inputs_of(x), output, len(x), 0)(w)
+    before = network.logits(start, x)
+    assert 2 * drift == pytest.approx(functional_change(before, network.logits(w, x), output))
+    step = 1e-6 * torch.randn(network.n, dtype=torch.float64)
+    step[network.n_parameters :] = 0
+    ends = [functional_change(before, network.logits(w + s * step, x), output) for s in (1, -1)]
+    assert ends[0] - ends[1] == pytest.approx(-4 * float(v @ step), rel=1e-4)
+    assert (v[network.n_parameters :] == 0).all()
+
+
+def test_where_nothing_has_drifted_nothing_pulls(case: Case) -> None:
+    network, x = case
+    for direction in (
+        TowardOutputs(
+            network, output_map(network.logits(network.initial, x), "tempered"), inputs_of(x),
+            "tempered", len(x), 0,
+        ),
+        TowardMixedOutputs(network, network.initial, inputs_of(x), "tempered", len(x), 0, 0.5),
+    ):  # fmt: skip
+        drift, v = direction(network.initial)
+        assert drift == pytest.approx(0, abs=1e-20)
+        assert float(v.norm()) == pytest.approx(0, abs=1e-12)
+
+
+def test_mixtures_repeat_with_the_seed_and_only_with_it(case: Case) -> None:
+    network, x = case
+    w = moved(network)
+
+    def first(seed: int) -> float:
+        direction = TowardMixedOutputs(
+            network, network.initial, inputs_of(x), "hellinger", len(x), seed, 0.5
+        )
+        return direction(w)[0]
+
+    assert first(0) == first(0)
+    assert first(0) != first(1)
+
+
+def test_toward_labels_descends_the_cross_entropy(case: Case) -> None:
+    network, x = case
+    labels = torch.arange(len(x)) % 3
+    loss, v = TowardLabels(network, Split(inputs_of(x), labels), len(x), 0)(network.initial)
+    logits = network.logits(network.initial, x)
+    assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)))
+    later = network.logits(network.initial + 1e-3 * v, x)
+    assert float(torch.nn.functional.cross_entropy(later, labels)) < loss
+
+
+def test_temperature_leads_from_fisher_to_centred_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    other = one + 1e-4 * torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    gap = (other - one) - (other - one).mean(dim=1, keepdim=True)
+    flat = 1e-3 * one, 1e-3 * one + (other - one)  # almost equal logits: the limit of large T
+    centred = float(gap.square().sum(dim=1).mean()) / 4
+    assert functional_change(*flat, "tempered") == pytest.approx(centred, rel=1e-2)
+    assert TEMPERATURE > 1
