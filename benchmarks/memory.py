@@ -21,8 +21,8 @@ from geomerge import Network, load_checkpoint, load_task
 from geomerge.data import Inputs
 from geomerge.metrics import load_sketch, make_sketch, save_sketch
 from geomerge.networks.architectures import rebuild_network
-from geomerge.walks.objectives import TowardFunction, divergence, log_probabilities
-from geomerge.walks.walk import FunctionWalk, walk_toward_function
+from geomerge.walks.objectives import KLToTeacher, divergence, log_probabilities
+from geomerge.walks.walk import FunctionWalkOptions, walk_toward_function
 
 BATCH, STEPS, INPUTS = 256, 5, 512
 
@@ -66,8 +66,8 @@ def walk(file: Path) -> int:
     targets = log_probabilities(network, w, inputs, BATCH)
     metric = load_sketch(file, network, w).metric
     reset_peak()
-    direction = TowardFunction(network, targets, inputs, BATCH, 0)
-    walk = FunctionWalk(3e-5, steps=STEPS)
+    direction = KLToTeacher(network, targets, inputs, BATCH, 0)
+    walk = FunctionWalkOptions(3e-5, steps=STEPS)
     for _ in walk_toward_function(w, lambda w: metric, [direction], walk):
         pass
     return resident("VmHWM") - before

@@ -31,8 +31,8 @@ from geomerge.networks.architectures import create_network, rebuild_network
 from geomerge.training import fine_tune, straight_line, train
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import (
-    FunctionWalk,
-    WeightWalk,
+    FunctionWalkOptions,
+    WeightWalkOptions,
     walk_straight,
     walk_toward_function,
     walk_toward_weights,
@@ -106,7 +106,7 @@ def measure(case: Case) -> None:
         options = MergeOptions(manifold=("a=mnist",))
         sides = prepare_sides(case.networks, options)
         direction = Walker(sides, options).direction(sides["a"])
-        walk = FunctionWalk(damping=0.0)
+        walk = FunctionWalkOptions(damping=0.0)
         steps = walk_toward_function(w_b, lambda w: EuclideanMetric(), [direction], walk)
         points = [w_b] + [p.weights for p in steps]
         return case.picked(points[:12] + points[12::20])  # it forgets within a few steps
@@ -117,8 +117,8 @@ def measure(case: Case) -> None:
         """The paper's step alone: no drift taken back, nothing else known."""
         options = MergeOptions(manifold=("a=mnist",), preset="paper")
         sides = prepare_sides(case.networks, options)
-        metric_at = Walker(sides, options).metric_at([sides["a"]], WeightWalk.least)
-        points = [p.weights for p in walk_toward_weights(w_a, w_b, metric_at, WeightWalk())]
+        metric_at = Walker(sides, options).metric_at([sides["a"]], WeightWalkOptions.least)
+        points = [p.weights for p in walk_toward_weights(w_a, w_b, metric_at, WeightWalkOptions())]
         last = walk_straight(points[-1], w_b, metric_at(points[-1]), 20)
         points = points[:: max(1, len(points) // 60)] + [points[-1]] + [p.weights for p in last]
         return case.picked(points)

@@ -37,8 +37,8 @@ from geomerge.metrics.kernel import gram_matrix
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.steps import solve_qp
 from geomerge.testing import dense_jacobian
-from geomerge.walks.objectives import TowardFunction
-from geomerge.walks.walk import FunctionWalk, walk_toward_function
+from geomerge.walks.objectives import KLToTeacher
+from geomerge.walks.walk import FunctionWalkOptions, walk_toward_function
 
 WIDTHS = {12: 256, 100: 256, 400: 256, 640: 256, 2800: 256, 9400: 64}  # units: batch
 DAMPING = 1e-3
@@ -92,14 +92,14 @@ def step(make: Callable[[], nn.Module], batch: int) -> dict[str, Any]:
     )
     measured = time.perf_counter() - began
     metric = sketch.sharpened(DAMPING)
-    direction = TowardFunction(network, targets, as_they_are(x), batch, 0)
+    direction = KLToTeacher(network, targets, as_they_are(x), batch, 0)
     times = 61 if network.n < 2e6 else 15 if network.n < 2e7 else 5
     walk = walk_toward_function(
-        network.initial, lambda _: metric, [direction], FunctionWalk(DAMPING, 10**6, 1e-3)
+        network.initial, lambda _: metric, [direction], FunctionWalkOptions(DAMPING, 10**6, 1e-3)
     )
     module = make()
     optimizer = torch.optim.SGD(module.parameters(), 1e-3, momentum=0.9)
-    order = TowardFunction(network, targets, as_they_are(x), batch, 0)
+    order = KLToTeacher(network, targets, as_they_are(x), batch, 0)
 
     def train() -> None:
         index = next(order._order)
@@ -216,7 +216,7 @@ def metrics(count: int) -> dict[str, Any]:
         "exact": lambda: exact_metric(network, network.initial, [x]),
     }
     targets = torch.randn(count, CLASSES).log_softmax(dim=1)
-    direction = TowardFunction(network, targets, as_they_are(x), min(256, count), 0)
+    direction = KLToTeacher(network, targets, as_they_are(x), min(256, count), 0)
     for name, make in makers.items():
         metric = make()
         measure, spectrum, training = in_turns(

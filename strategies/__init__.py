@@ -14,7 +14,7 @@ with warnings.catch_warnings():  # what Avalanche imports objects to what it imp
     import avalanche.training  # noqa: F401
 
 from geomerge.continual.report import MergeReport
-from geomerge.continual.settings import MergeSettings
+from geomerge.continual.settings import ContinualOptions
 from geomerge.strategies.checkpoint import maybe_load_checkpoint, save_checkpoint
 from geomerge.strategies.csv_logger import MergeCSVLogger
 from geomerge.strategies.geodesic_merge import GeodesicMerge
@@ -22,11 +22,11 @@ from geomerge.strategies.metrics import merge_metrics
 from geomerge.strategies.plugin import GeodesicMergePlugin
 
 __all__ = [
+    "ContinualOptions",
     "GeodesicMerge",
     "GeodesicMergePlugin",
     "MergeCSVLogger",
     "MergeReport",
-    "MergeSettings",
     "maybe_load_checkpoint",
     "merge_metrics",
     "save_checkpoint",

@@ -16,11 +16,11 @@ from avalanche.training.storage_policy import ExperienceBalancedBuffer
 from avalanche.training.supervised import JointTraining, Naive
 from torch import Tensor, nn
 
-from geomerge.continual import MergeSettings
+from geomerge.continual import ContinualOptions
 from geomerge.strategies.averages import AveragedWeights
 from geomerge.strategies.geodesic_merge import GeodesicMerge
 from geomerge.strategies.pace import Pace
-from geomerge.strategies.rows import Kept, Row, Training, make_strategy
+from geomerge.strategies.rows import KeptMemory, StreamRow, Training, make_strategy
 
 __all__ = [
     "average",
@@ -38,13 +38,13 @@ _FLOAT = 4  # bytes of a number
 _LABEL = 8
 
 
-def naive(training: Training) -> Row:
+def naive(training: Training) -> StreamRow:
     """Return training that goes on with each experience and keeps nothing."""
     strategy, pace = make_strategy(training, Naive)
-    return Row(strategy, pace, "trained on with each experience", Kept)
+    return StreamRow(strategy, pace, "trained on with each experience", KeptMemory)
 
 
-def average(training: Training, *, warm: bool) -> Row:
+def average(training: Training, *, warm: bool) -> StreamRow:
     """Return a mean of weights.
 
     Args:
@@ -57,10 +57,10 @@ def average(training: Training, *, warm: bool) -> Row:
         if warm
         else "mean of the weights of experts that all start at the first weights"
     )
-    return Row(strategy, pace, about, lambda: Kept(strategy.kept_bytes))
+    return StreamRow(strategy, pace, about, lambda: KeptMemory(strategy.kept_bytes))
 
 
-def ewc(training: Training, strength: float) -> Row:
+def ewc(training: Training, strength: float) -> StreamRow:
     """Return elastic weight consolidation (Kirkpatrick et al., PNAS 2017).
 
     Args:
@@ -70,16 +70,16 @@ def ewc(training: Training, strength: float) -> Row:
     plugin = EWCPlugin(strength)
     strategy, pace = make_strategy(training, Naive, plugin)
 
-    def kept() -> Kept:
+    def kept() -> KeptMemory:
         stored = [plugin.saved_params, plugin.importances]
         tensors = [p.data for kind in stored for one in kind.values() for p in one.values()]
-        return Kept(_size(tensors), labels=_passed_once(pace, training))
+        return KeptMemory(_size(tensors), labels=_passed_once(pace, training))
 
     about = f"elastic weight consolidation, lambda {strength:g}"
-    return Row(strategy, pace, about, kept, lambda: float(_passed_once(pace, training)))
+    return StreamRow(strategy, pace, about, kept, lambda: float(_passed_once(pace, training)))
 
 
-def si(training: Training, strength: float) -> Row:
+def si(training: Training, strength: float) -> StreamRow:
     """Return synaptic intelligence (Zenke et al., ICML 2017).
 
     Args:
@@ -89,15 +89,15 @@ def si(training: Training, strength: float) -> Row:
     plugin = _SynapticIntelligence(strength)
     strategy, pace = make_strategy(training, Naive, plugin)
 
-    def kept() -> Kept:
+    def kept() -> KeptMemory:
         stored = [*plugin.ewc_data, plugin.syn_data["cum_trajectory"]]
         tensors = [p.data for kind in stored for p in kind.values()]
-        return Kept(_size(tensors), labels=_passed_once(pace, training))
+        return KeptMemory(_size(tensors), labels=_passed_once(pace, training))
 
-    return Row(strategy, pace, f"synaptic intelligence, strength {strength:g}", kept)
+    return StreamRow(strategy, pace, f"synaptic intelligence, strength {strength:g}", kept)
 
 
-def lwf(training: Training, alpha: float) -> Row:
+def lwf(training: Training, alpha: float) -> StreamRow:
     """Return learning without forgetting (Li and Hoiem, ECCV 2016).
 
     Its teacher is the network as it was when the experience came, so that nothing is kept.
@@ -107,10 +107,10 @@ def lwf(training: Training, alpha: float) -> Row:
         alpha: Weight of the distillation.
     """
     strategy, pace = make_strategy(training, Naive, LwFPlugin(alpha=alpha, temperature=2))
-    return Row(strategy, pace, f"learning without forgetting, alpha {alpha:g}", Kept)
+    return StreamRow(strategy, pace, f"learning without forgetting, alpha {alpha:g}", KeptMemory)
 
 
-def gem(training: Training, examples: int, experiences: int) -> Row:
+def gem(training: Training, examples: int, experiences: int) -> StreamRow:
     """Return gradient episodic memory (Lopez-Paz and Ranzato, NeurIPS 2017).
 
     Args:
@@ -122,19 +122,19 @@ def gem(training: Training, examples: int, experiences: int) -> Row:
     plugin = GEMPlugin(patterns_per_experience=each, memory_strength=0.5)
     strategy, pace = make_strategy(training, Naive, plugin)
 
-    def kept() -> Kept:
+    def kept() -> KeptMemory:
         tensors = [*plugin.memory_x.values(), *plugin.memory_y.values()]
         count = sum(len(x) for x in plugin.memory_x.values())
-        return Kept(_size(tensors), count, count)
+        return KeptMemory(_size(tensors), count, count)
 
     def beside() -> float:
         return float(sum(steps * each * t for t, steps in enumerate(pace.steps)))
 
     about = f"gradient episodic memory, {each} examples of each experience"
-    return Row(strategy, pace, about, kept, beside)
+    return StreamRow(strategy, pace, about, kept, beside)
 
 
-def replay(training: Training, examples: int) -> Row:
+def replay(training: Training, examples: int) -> StreamRow:
     """Return training in which half of each batch is kept examples.
 
     Args:
@@ -144,23 +144,25 @@ def replay(training: Training, examples: int) -> Row:
     storage = ExperienceBalancedBuffer(max_size=examples)
     strategy, pace = make_strategy(training, Naive, storage=storage)
 
-    def kept() -> Kept:
+    def kept() -> KeptMemory:
         count = len(storage.buffer)
         if not count:
-            return Kept()
+            return KeptMemory()
         inputs = storage.buffer.take(torch.arange(1))[0].numel()
-        return Kept(count * (_FLOAT * inputs + _LABEL), count, count)
+        return KeptMemory(count * (_FLOAT * inputs + _LABEL), count, count)
 
-    return Row(strategy, pace, f"half of each batch is drawn from {examples} kept examples", kept)
+    return StreamRow(
+        strategy, pace, f"half of each batch is drawn from {examples} kept examples", kept
+    )
 
 
-def joint(training: Training) -> Row:
+def joint(training: Training) -> StreamRow:
     """Return training on all experiences at once: what could be reached."""
     strategy, pace = make_strategy(training, JointTraining, criterion=nn.CrossEntropyLoss())
-    return Row(strategy, pace, "trained on all experiences at once", Kept, whole=True)
+    return StreamRow(strategy, pace, "trained on all experiences at once", KeptMemory, whole=True)
 
 
-def geodesic(training: Training, settings: MergeSettings, expert_epochs: int) -> Row:
+def geodesic(training: Training, settings: ContinualOptions, expert_epochs: int) -> StreamRow:
     """Return geomerge's own strategy.
 
     Args:
@@ -176,8 +178,8 @@ def geodesic(training: Training, settings: MergeSettings, expert_epochs: int) ->
         first_epochs=training.epochs,
     )
 
-    def kept() -> Kept:
-        return Kept(int(strategy.memory_bytes), settings.examples * len(pace.steps))
+    def kept() -> KeptMemory:
+        return KeptMemory(int(strategy.memory_bytes), settings.examples * len(pace.steps))
 
     def beside() -> float:
         walks = sum(r.passes * r.used["inputs"] for r in strategy.merge_reports)
@@ -189,7 +191,7 @@ def geodesic(training: Training, settings: MergeSettings, expert_epochs: int) ->
     about = f"an expert of {expert_epochs} epoch{plural}, then " if expert_epochs else ""
     about += f"a walk of {settings.epochs:g}"
     about += " with labels" if settings.labels else " toward its function"
-    return Row(strategy, pace, about, kept, beside)
+    return StreamRow(strategy, pace, about, kept, beside)
 
 
 class _SynapticIntelligence(SynapticIntelligencePlugin):  # type: ignore[misc]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer
 
-from geomerge.continual.memory import Remembered
+from geomerge.continual.memory import TaskMemory
 from geomerge.continual.report import MergeReport
-from geomerge.continual.settings import MergeSettings
+from geomerge.continual.settings import ContinualOptions
 from geomerge.options import check_known
 from geomerge.strategies.merger import Merger, merge_settings
 
@@ -69,7 +69,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         >>> from avalanche.training.plugins import EvaluationPlugin
         >>> from torch import nn
         >>> from torch.utils.data import TensorDataset
-        >>> from geomerge.strategies import GeodesicMerge, MergeSettings
+        >>> from geomerge.strategies import GeodesicMerge, ContinualOptions
         >>> _ = torch.manual_seed(0)
         >>> x, y = torch.randn(2, 64, 5), torch.arange(64) % 2
         >>> data = []
@@ -82,7 +82,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         >>> strategy = GeodesicMerge(
         ...     model=model,
         ...     optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
-        ...     settings=MergeSettings(pseudo_inputs=100),
+        ...     settings=ContinualOptions(pseudo_inputs=100),
         ...     train_mb_size=16,
         ...     evaluator=EvaluationPlugin(loggers=[TextLogger(io.StringIO())]),
         ... )
@@ -101,7 +101,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         memory: str | int | None = None,
         manifold: str | int | None = None,
         labels: bool | None = None,
-        settings: MergeSettings | None = None,
+        settings: ContinualOptions | None = None,
         expert_init: str = "warm",
         train_mb_size: int = 1,
         train_epochs: int = 1,
@@ -138,7 +138,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         return self.merger.reports
 
     @property
-    def memory(self) -> list[Remembered]:
+    def memory(self) -> list[TaskMemory]:
         """What is kept of each task."""
         return self.merger.memory
 

@@ -12,10 +12,10 @@ from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 
-from geomerge.continual.experience import merge_experience
-from geomerge.continual.memory import Remembered, fit_memory, remember
+from geomerge.continual.experience import merge_expert
+from geomerge.continual.memory import TaskMemory, fit_memory, remember
 from geomerge.continual.report import MergeReport
-from geomerge.continual.settings import MergeSettings
+from geomerge.continual.settings import ContinualOptions
 from geomerge.data import as_they_are
 from geomerge.errors import NumericalError, OptionError
 from geomerge.networks.network import Network
@@ -27,17 +27,17 @@ __all__ = ["Merger", "merge_settings"]
 
 
 def merge_settings(
-    settings: MergeSettings | None,
+    settings: ContinualOptions | None,
     memory: str | int | None,
     manifold: str | int | None,
     labels: bool | None,
-) -> MergeSettings:
+) -> ContinualOptions:
     """Return settings with those that are given apart.
 
     Raises:
         OptionError: If one is not known or out of range.
     """
-    found = MergeSettings() if settings is None else settings
+    found = ContinualOptions() if settings is None else settings
     if isinstance(memory, str):
         check_known("memory", memory, ("sketch",))
     given: dict[str, Any] = {
@@ -77,9 +77,9 @@ class Merger:
         settings: Of the merges.
     """
 
-    def __init__(self, settings: MergeSettings) -> None:
+    def __init__(self, settings: ContinualOptions) -> None:
         self.settings = settings
-        self.memory: list[Remembered] = []
+        self.memory: list[TaskMemory] = []
         self.reports: list[MergeReport] = []
         self.before: dict[str, Tensor] = {}
         self._began = 0.0
@@ -145,7 +145,7 @@ class Merger:
             )
         if self.memory:
             start = _before(self.before, network, expert)
-            w, report = merge_experience(
+            w, report = merge_expert(
                 start, expert, inputs, self.memory, network_of, settings,
                 task=name, head=head, labels=labels, free=_free(strategy.model, network),
             )  # fmt: skip

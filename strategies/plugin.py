@@ -7,7 +7,7 @@ from typing import Any
 from avalanche.core import SupervisedPlugin
 
 from geomerge.continual.report import MergeReport
-from geomerge.continual.settings import MergeSettings
+from geomerge.continual.settings import ContinualOptions
 from geomerge.strategies.merger import Merger, merge_settings
 
 __all__ = ["GeodesicMergePlugin"]
@@ -31,7 +31,7 @@ class GeodesicMergePlugin(SupervisedPlugin):  # type: ignore[misc]
 
     def __init__(
         self,
-        settings: MergeSettings | None = None,
+        settings: ContinualOptions | None = None,
         *,
         memory: str | int | None = None,
         manifold: str | int | None = None,

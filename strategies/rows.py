@@ -14,11 +14,16 @@ from torch import nn
 
 from geomerge.strategies.pace import Pace
 
-__all__ = ["Kept", "Row", "Training", "make_strategy"]
+__all__ = [
+    "KeptMemory",
+    "StreamRow",
+    "Training",
+    "make_strategy",
+]
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptMemory:
     """What a strategy keeps between experiences beside the network itself.
 
     Attributes:
@@ -52,7 +57,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Row:
+class StreamRow:
     """A row of the table, ready to be trained.
 
     Attributes:
@@ -67,7 +72,7 @@ class Row:
     strategy: Any
     pace: Pace
     about: str
-    kept: Callable[[], Kept]
+    kept: Callable[[], KeptMemory]
     beside: Callable[[], float] = lambda: 0.0
     whole: bool = False
 

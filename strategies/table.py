@@ -21,7 +21,7 @@ from geomerge.runs.stream_options import StreamOptions
 from geomerge.strategies import baselines
 from geomerge.strategies.examples import Examples
 from geomerge.strategies.networks import accuracy, make_network
-from geomerge.strategies.rows import Row, Training
+from geomerge.strategies.rows import StreamRow, Training
 from geomerge.strategies.streams import PROTOCOLS, Stream, make_stream
 from geomerge.walks.state import StateFile
 
@@ -91,7 +91,7 @@ def run_table(
     }
 
 
-def make_row(name: str, training: Training, options: StreamOptions) -> Row:
+def make_row(name: str, training: Training, options: StreamOptions) -> StreamRow:
     """Return a row by its name.
 
     Args:
@@ -102,7 +102,7 @@ def make_row(name: str, training: Training, options: StreamOptions) -> Row:
     training = replace(training, rate=options.rate_of.get(name, training.rate))
     if name.startswith("replay-"):
         return baselines.replay(training, int(name.removeprefix("replay-")))
-    makers: dict[str, Callable[[], Row]] = {
+    makers: dict[str, Callable[[], StreamRow]] = {
         "geodesic": lambda: baselines.geodesic(training, options.settings, options.expert_epochs),
         "naive": lambda: baselines.naive(training),
         "running-mean": lambda: baselines.average(training, warm=True),
@@ -118,7 +118,7 @@ def make_row(name: str, training: Training, options: StreamOptions) -> Row:
 
 def run_row(
     name: str,
-    row: Row,
+    row: StreamRow,
     stream: Stream,
     options: StreamOptions,
     on_experience: OnExperience | None = None,

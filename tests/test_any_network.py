@@ -19,8 +19,8 @@ from geomerge.errors import CheckpointError
 from geomerge.metrics import load_sketch, save_sketch
 from geomerge.metrics.sketch import restore_sketch
 from geomerge.networks.architectures import create_network, rebuild_network, recognise
-from geomerge.walks.objectives import TowardFunction, log_probabilities
-from geomerge.walks.walk import FunctionWalk, walk_toward_function
+from geomerge.walks.objectives import KLToTeacher, log_probabilities
+from geomerge.walks.walk import FunctionWalkOptions, walk_toward_function
 
 
 class Residual(nn.Module):
@@ -117,8 +117,8 @@ def test_it_is_measured_kept_and_walked(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(spectrum.compose(spectrum.parts), v, rtol=1e-4, atol=1e-4)
 
     teacher = log_probabilities(network, w, inputs).roll(1, dims=0)
-    direction = TowardFunction(network, teacher, inputs, batch=4, seed=0)
-    walk = FunctionWalk(damping=0.1, steps=2, learning_rate=0.05)
+    direction = KLToTeacher(network, teacher, inputs, batch=4, seed=0)
+    walk = FunctionWalkOptions(damping=0.1, steps=2, learning_rate=0.05)
     points = list(walk_toward_function(w, lambda w: read.metric, [direction], walk))
     assert all(torch.isfinite(point.weights).all() for point in points)
     assert points[-1].norm > 0

@@ -20,7 +20,7 @@ EVIL = '<script>alert("1 & 2")</script>'
 VOID = {"rect", "line", "circle", "polyline"}
 
 
-class Reader(HTMLParser):
+class Consumer(HTMLParser):
     """Collects text and tags, and fails where tags do not match."""
 
     def __init__(self) -> None:
@@ -44,8 +44,8 @@ class Reader(HTMLParser):
         self.text += data + " "
 
 
-def read(html: str) -> Reader:
-    reader = Reader()
+def read(html: str) -> Consumer:
+    reader = Consumer()
     reader.feed(html)
     reader.close()
     assert reader.open == []

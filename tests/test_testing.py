@@ -15,7 +15,7 @@ from geomerge.testing import (
     path_energy,
     path_length,
 )
-from geomerge.walks.walk import WeightWalk, walk_toward_weights
+from geomerge.walks.walk import WeightWalkOptions, walk_toward_weights
 
 Case = tuple[Network, torch.Tensor]
 
@@ -126,7 +126,7 @@ def test_the_greedy_walk_is_longer_than_the_geodesic(
             return exact_metric(network, w, [x], "logits")
         return gram_metric(network, w, x, "logits")
 
-    walk = WeightWalk(radius=0.05, least=0.1, refresh=1, until=0.01)
+    walk = WeightWalkOptions(radius=0.05, least=0.1, refresh=1, until=0.01)
     walked = [point.weights for point in walk_toward_weights(start, end, metric_at, walk)]
     assert float((walked[-1] - end).norm()) <= 0.051
     greedy = path_length(network, torch.stack([start, *walked, end]), x)

@@ -17,7 +17,7 @@ from geomerge.networks.network import Network
 from geomerge.paths.path import WeightPath
 from geomerge.steps import trust_region_step
 from geomerge.walks.objectives import divergence
-from geomerge.walks.walk import FunctionWalk, WeightWalk, walk_toward_function
+from geomerge.walks.walk import FunctionWalkOptions, WeightWalkOptions, walk_toward_function
 
 __all__ = [
     "STANDS",
@@ -213,9 +213,9 @@ def step_identities(
         return loss, -gradient
 
     direction(w)
-    one = FunctionWalk(_DAMPING, steps=1)
+    one = FunctionWalkOptions(_DAMPING, steps=1)
     (point,) = walk_toward_function(w, lambda _: measured, [direction], one)
-    step = trust_region_step(measured, w, WeightWalk.radius, beta=0.0)
+    step = trust_region_step(measured, w, WeightWalkOptions.radius, beta=0.0)
     return {
         STAYS: point.predicted == point.norm == 0 and torch.equal(point.weights, w),
         STANDS: step.predicted == 0 and not bool(step.tangent.any()),

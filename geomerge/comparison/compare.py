@@ -11,8 +11,8 @@ from torch import Tensor
 from geomerge.comparison.context import Context
 from geomerge.comparison.methods import METHODS
 from geomerge.comparison.options import CompareOptions
-from geomerge.comparison.registry import Found
-from geomerge.comparison.row import Row, make_row, split_of
+from geomerge.comparison.registry import MethodResult
+from geomerge.comparison.row import MethodRow, make_row, split_of
 from geomerge.errors import CheckpointError, OptionError
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.pick import PickRule, parse_pick
@@ -23,7 +23,11 @@ from geomerge.merging.sides import Sides
 from geomerge.monitor.progress import Progress
 from geomerge.notebook import Curve, Dot, card, drawing, table
 
-__all__ = ["Comparison", "Row", "compare"]
+__all__ = [
+    "Comparison",
+    "MethodRow",
+    "compare",
+]
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,14 @@ class Comparison:
     budget: int
     experts: dict[str, float]
     experts_select: dict[str, float]
-    rows: list[Row]
+    rows: list[MethodRow]
 
-    def worst_drop(self, row: Row) -> float:
+    def worst_drop(self, row: MethodRow) -> float:
         """Return how far a row falls below the networks on its worse task, in [0, 1], on test."""
         return max(self.experts[name] - value for name, value in row.test.items())
 
     @property
-    def ranked(self) -> list[Row]:
+    def ranked(self) -> list[MethodRow]:
         """The rows that came to something, the smallest worst drop first."""
         return sorted((row for row in self.rows if row.found is not None), key=self.worst_drop)
 
@@ -164,7 +168,7 @@ def compare(
     return Comparison(sides, context.rule, context.budget, experts, select, rows)
 
 
-def _data(found: Found) -> str:
+def _data(found: MethodResult) -> str:
     parts = {"inputs": found.inputs, "labels": found.labels, "sketch": found.sketches}
     return ", ".join(f"{what} {'+'.join(names)}" for what, names in parts.items() if names) or "-"
 

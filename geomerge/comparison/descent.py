@@ -7,7 +7,7 @@ from torch import Tensor
 from geomerge.data import Split
 from geomerge.errors import NumericalError
 from geomerge.networks.network import Network
-from geomerge.walks.objectives import TowardLabels
+from geomerge.walks.objectives import CrossEntropy
 
 __all__ = ["BATCH", "RATE", "fine_tuned"]
 
@@ -43,7 +43,7 @@ def fine_tuned(
     Raises:
         NumericalError: If the loss stops being finite.
     """
-    direction = TowardLabels(network, split, BATCH, seed)
+    direction = CrossEntropy(network, split, BATCH, seed)
     batch = min(BATCH, len(split.labels))
     w = start
     steps = samples // batch

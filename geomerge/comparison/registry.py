@@ -11,7 +11,14 @@ from torch import Tensor
 from geomerge.comparison.context import Context
 from geomerge.merging.sides import Side
 
-__all__ = ["GROUPS", "Found", "Method", "Predictor", "method", "registered"]
+__all__ = [
+    "GROUPS",
+    "Method",
+    "MethodResult",
+    "Predictor",
+    "method",
+    "registered",
+]
 
 # The parts of the table, in order; within a part methods stand by name.
 GROUPS = ("networks", "weights", "activations", "matching", "training", "walks")
@@ -21,7 +28,7 @@ Predictor: TypeAlias = Callable[[Side, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Found:
+class MethodResult:
     """What a method came to, and what it took.
 
     Attributes:
@@ -58,7 +65,7 @@ class Method:
     name: str
     group: str
     about: str
-    make: Callable[[Context], Found]
+    make: Callable[[Context], MethodResult]
 
 
 _FOUND: dict[str, Method] = {}
@@ -66,7 +73,7 @@ _FOUND: dict[str, Method] = {}
 
 def method(
     name: str, group: str, about: str
-) -> Callable[[Callable[[Context], Found]], Callable[[Context], Found]]:
+) -> Callable[[Callable[[Context], MethodResult]], Callable[[Context], MethodResult]]:
     """Put a function into the table of methods.
 
     Args:
@@ -79,7 +86,7 @@ def method(
         ``OptionError`` with a sentence where it cannot be used, ``NumericalError`` where it fails.
     """
 
-    def put(make: Callable[[Context], Found]) -> Callable[[Context], Found]:
+    def put(make: Callable[[Context], MethodResult]) -> Callable[[Context], MethodResult]:
         assert name not in _FOUND, f"two methods are called {name}"
         _FOUND[name] = Method(name, group, about, make)
         return make

@@ -12,20 +12,24 @@ import torch
 from torch import Tensor
 
 from geomerge.comparison.context import Context, NotApplicableError
-from geomerge.comparison.registry import Found, Method, Predictor
+from geomerge.comparison.registry import Method, MethodResult, Predictor
 from geomerge.data import Split
 from geomerge.errors import NumericalError, OptionError
 from geomerge.evaluation.accuracy import accuracy, share_right
 from geomerge.merging.sides import Side
 from geomerge.walks.state import StateFile
 
-__all__ = ["Row", "make_row", "split_of"]
+__all__ = [
+    "MethodRow",
+    "make_row",
+    "split_of",
+]
 
 _LISTS = ("inputs", "labels", "sketches")
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """A row of the table; accuracies in [0, 1] by network.
 
     Attributes:
@@ -39,7 +43,7 @@ class Row:
     """
 
     method: Method
-    found: Found | None
+    found: MethodResult | None
     reason: str | None
     seconds: float
     select: dict[str, float]
@@ -47,7 +51,7 @@ class Row:
     curve: list[dict[str, float]]
 
 
-def make_row(method: Method, context: Context, work: Path | None) -> Row:
+def make_row(method: Method, context: Context, work: Path | None) -> MethodRow:
     """Make a row and measure it, or return the one that was kept when that was done.
 
     Args:
@@ -80,27 +84,27 @@ def make_row(method: Method, context: Context, work: Path | None) -> Row:
     return row
 
 
-def _numbers(found: Found) -> dict[str, Any]:
+def _numbers(found: MethodResult) -> dict[str, Any]:
     lists = {name: list(getattr(found, name)) for name in _LISTS}
     return {**lists, "samples": found.samples, "chosen": dict(found.chosen)}
 
 
-def _restored(method: Method, context: Context, kept: StateFile) -> Row:
+def _restored(method: Method, context: Context, kept: StateFile) -> MethodRow:
     values = dict(kept.state.values)
     del values["notes"]
     numbers = values.pop("found")
     if numbers is None:
-        return Row(method, None, **values)
+        return MethodRow(method, None, **values)
     answer: Tensor | Predictor
     if "answer" in kept.state.tensors:
         answer = kept.state.tensors["answer"]
     else:  # what is not one network is not stored; it is made without any work
         answer = method.make(replace(context, measured=set())).answer
     numbers |= {name: tuple(numbers[name]) for name in _LISTS}
-    return Row(method, Found(answer, **numbers), **values)
+    return MethodRow(method, MethodResult(answer, **numbers), **values)
 
 
-def _measured(method: Method, context: Context) -> Row:
+def _measured(method: Method, context: Context) -> MethodRow:
     context = replace(context, measured=set())
     start = time.perf_counter()
     found, reason = None, None
@@ -115,8 +119,8 @@ def _measured(method: Method, context: Context) -> Row:
         found, reason = None, f"failed: {error}"
     seconds = time.perf_counter() - start
     if found is None:
-        return Row(method, None, reason, seconds, {}, {}, [])
-    return Row(
+        return MethodRow(method, None, reason, seconds, {}, {}, [])
+    return MethodRow(
         method=method,
         found=replace(  # a row is kept to the end, points of weight space are not
             found, curve=(), inputs=tuple(sorted({*found.inputs, *context.measured}))
@@ -125,15 +129,15 @@ def _measured(method: Method, context: Context) -> Row:
         seconds=seconds,
         select=_accuracies(context, found, "select"),
         test=_accuracies(context, found, "test"),
-        curve=[_accuracies(context, Found(w), "test") for w in found.curve],
+        curve=[_accuracies(context, MethodResult(w), "test") for w in found.curve],
     )
 
 
-def _accuracies(context: Context, found: Found, split: str) -> dict[str, float]:
+def _accuracies(context: Context, found: MethodResult, split: str) -> dict[str, float]:
     return {s.name: _accuracy(s, found, split_of(s, split)) for s in context.sides}
 
 
-def _accuracy(side: Side, found: Found, split: Split) -> float:
+def _accuracy(side: Side, found: MethodResult, split: Split) -> float:
     if isinstance(found.answer, Tensor):
         return accuracy(side.network, found.answer, split)
     return share_right(partial(found.answer, side), split)

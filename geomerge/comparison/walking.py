@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from geomerge.comparison.context import CURVE, Context
-from geomerge.comparison.registry import Found
+from geomerge.comparison.registry import MethodResult
 from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
 from geomerge.merging.joint import round_samples
 from geomerge.merging.options import MergeOptions
@@ -16,7 +16,7 @@ from geomerge.merging.walks import Walker
 __all__ = ["walk_and_pick"]
 
 
-def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> Found:
+def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> MethodResult:
     """Walk once for every damping that the options leave open, and pick as a merge does.
 
     Args:
@@ -48,7 +48,7 @@ def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> F
         w = context.settled(best.leg.weights(best.step))
     taken = sum(len(candidate.steps) for candidate in candidates)
     chosen = ({"mu": best.damping} if best.damping else {}) | {"step": float(best.step)}
-    return Found(
+    return MethodResult(
         w,
         inputs=tuple(side.name for side in plan.walked_on),
         sketches=tuple(side.name for side in stage.kept),

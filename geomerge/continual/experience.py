@@ -13,22 +13,22 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from geomerge.continual.kept import DriftBudgets, quadratic_drifts
-from geomerge.continual.memory import NetworkOf, Remembered, answers
+from geomerge.continual.kept import DriftConstraints, quadratic_drifts
+from geomerge.continual.memory import NetworkOf, TaskMemory, answers
 from geomerge.continual.points import Measure, best_on_line, with_statistics
-from geomerge.continual.rehearsal import Rehearsal, TowardAll
+from geomerge.continual.rehearsal import Rehearsal, RehearsalObjective
 from geomerge.continual.report import MergeReport
-from geomerge.continual.settings import MergeSettings
+from geomerge.continual.settings import ContinualOptions
 from geomerge.data import Inputs, Split
 from geomerge.errors import NumericalError, OptionError
 from geomerge.metrics import EuclideanMetric, KroneckerMetric, MaskedMetric, Metric, combine
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.networks.network import Network
-from geomerge.walks.constraints import SketchKept
-from geomerge.walks.objectives import TowardFunction, TowardLabels
-from geomerge.walks.walk import FunctionWalk, walk_toward_function
+from geomerge.walks.constraints import QuadraticConstraint
+from geomerge.walks.objectives import CrossEntropy, KLToTeacher
+from geomerge.walks.walk import FunctionWalkOptions, walk_toward_function
 
-__all__ = ["merge_experience"]
+__all__ = ["merge_expert"]
 
 _MARKS = 4  # points of a walk that are measured
 _BATCH = 500
@@ -37,13 +37,13 @@ _LEAST_BATCH = 8
 _RETRIES = 4  # of a walk that diverges, each at half the learning rate
 
 
-def merge_experience(
+def merge_expert(
     start: Tensor,  # (n,)
     expert: Tensor,  # (n,)
     inputs: Inputs,
-    memory: Sequence[Remembered],
+    memory: Sequence[TaskMemory],
     network_of: NetworkOf,
-    settings: MergeSettings,
+    settings: ContinualOptions,
     *,
     task: str = "new",
     head: int | None = None,
@@ -88,7 +88,7 @@ def merge_experience(
     def settle(w: Tensor) -> Tensor:
         return with_statistics(w, start, expert, network, manifolds, settings)
 
-    limits = None if settings.budget is None else DriftBudgets(kept, settings.budget)
+    limits = None if settings.budget is None else DriftConstraints(kept, settings.budget)
     line, jumped, first = best_on_line(start, expert, measure, settle, limits)
     reached = metric.inner(first - start, first - start) ** 0.5
 
@@ -99,19 +99,19 @@ def merge_experience(
     notes, walked = [], 0
     for attempt in range(_RETRIES + 1):
         rate = settings.learning_rate * 0.5**attempt
-        new: TowardFunction | TowardLabels
+        new: KLToTeacher | CrossEntropy
         if targets is None:
             assert labels is not None
-            new = TowardLabels(
+            new = CrossEntropy(
                 network, Split(inputs, labels.to(network.device)), per_step, settings.seed
             )
         else:
-            new = TowardFunction(network, targets, inputs, per_step, settings.seed)
-        budgets = None if settings.budget is None else DriftBudgets(kept, settings.budget)
-        # FunctionWalk's rate is that of directions nothing is kept in, so is ours.
-        walk = FunctionWalk(settings.damping, steps, rate, settings.momentum, per_step)
+            new = KLToTeacher(network, targets, inputs, per_step, settings.seed)
+        budgets = None if settings.budget is None else DriftConstraints(kept, settings.budget)
+        # FunctionWalkOptions's rate is that of directions nothing is kept in, so is ours.
+        walk = FunctionWalkOptions(settings.damping, steps, rate, settings.momentum, per_step)
         points = walk_toward_function(
-            first, lambda _: metric, [TowardAll(new, rehearsal)], walk, budgets
+            first, lambda _: metric, [RehearsalObjective(new, rehearsal)], walk, budgets
         )
         path, weights, length = [measure(0, reached, first)], [first], reached
         try:
@@ -161,10 +161,10 @@ def merge_experience(
 def _metric(
     start: Tensor,  # (n,)
     inputs: Inputs,
-    kept: Sequence[SketchKept],
+    kept: Sequence[QuadraticConstraint],
     names: Sequence[str],
     network: Network,
-    settings: MergeSettings,
+    settings: ContinualOptions,
 ) -> Metric:
     if settings.metric == "euclidean":
         return EuclideanMetric()

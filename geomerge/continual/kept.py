@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from geomerge.continual.grown import carry_metric, carry_weights
-from geomerge.continual.memory import NetworkOf, Remembered
+from geomerge.continual.memory import NetworkOf, TaskMemory
 from geomerge.metrics import Metric
 from geomerge.steps import preconditioned_step
-from geomerge.walks.constraints import Budgets, KeptStep, SketchKept
+from geomerge.walks.constraints import ConstrainedStep, Constraints, QuadraticConstraint
 
-__all__ = ["DriftBudgets", "quadratic_drifts"]
+__all__ = ["DriftConstraints", "quadratic_drifts"]
 
 
 def quadratic_drifts(
-    memory: Sequence[Remembered],
+    memory: Sequence[TaskMemory],
     network_of: NetworkOf,
     w: Tensor,  # (n,)
-) -> list[SketchKept]:
+) -> list[QuadraticConstraint]:
     """Return what each sketch says of a change: (w - w_k)' g_k (w - w_k).
 
     Args:
@@ -33,11 +33,11 @@ def quadratic_drifts(
             network = network_of(task.head)
             metric = carry_metric(task.sketch, task.shapes, network)
             origin = carry_weights(task.origin, task.shapes, network, w)
-            found.append(SketchKept(task.name, metric, origin))
+            found.append(QuadraticConstraint(task.name, metric, origin))
     return found
 
 
-class DriftBudgets(Budgets):
+class DriftConstraints(Constraints):
     """Budgets of quadratic drifts.
 
     A drift is convex and a row its tangent: where every drift is within its budget after the step
@@ -49,7 +49,7 @@ class DriftBudgets(Budgets):
         allowed: How large each may become; one that is larger already may only not grow.
     """
 
-    def __init__(self, kept: Sequence[SketchKept], allowed: float) -> None:
+    def __init__(self, kept: Sequence[QuadraticConstraint], allowed: float) -> None:
         names = [k.name for k in kept]
         super().__init__(kept, dict.fromkeys(names, allowed), dict.fromkeys(names, 0.0))
         self.rows = 0
@@ -61,11 +61,11 @@ class DriftBudgets(Budgets):
         v: Tensor,  # (n,)
         damping: float,
         beta: float,
-    ) -> KeptStep:
+    ) -> ConstrainedStep:
         """Return the step, solved anew and shortened where it would break a budget."""
         rate = beta / (2 * (metric.floor + damping))
         tangent, predicted = preconditioned_step(metric, v, damping, rate)
         if self.within(w + tangent):
-            return KeptStep(tangent, predicted, {})
+            return ConstrainedStep(tangent, predicted, {})
         self.rows += len(self.limits)
         return super().step(w, metric, v, damping, beta)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geomerge.continual.grown import Shapes, carry_metric, carry_weights
 from geomerge.continual.moments import InputMoments, measure_moments
-from geomerge.continual.settings import MergeSettings
+from geomerge.continual.settings import ContinualOptions
 from geomerge.data import Inputs, as_they_are
 from geomerge.errors import OptionError
 from geomerge.metrics import KroneckerMetric, combine
@@ -25,7 +25,7 @@ from geomerge.walks.objectives import log_probabilities
 __all__ = [
     "UNSEEN",
     "NetworkOf",
-    "Remembered",
+    "TaskMemory",
     "answers",
     "fit_memory",
     "remember",
@@ -41,7 +41,7 @@ _SHRINK = 0.7  # of sketches and moments, until they fit
 
 
 @dataclass(frozen=True)
-class Remembered:
+class TaskMemory:
     """What is kept of a task.
 
     Attributes:
@@ -112,9 +112,9 @@ def remember(
     inputs: Inputs,
     name: str,
     head: int | None,
-    settings: MergeSettings,
+    settings: ContinualOptions,
     seed: int,
-) -> Remembered:
+) -> TaskMemory:
     """Make what a task leaves behind.
 
     Args:
@@ -143,7 +143,7 @@ def remember(
         kept["moments"] = moments.kept
     examples = inputs.sample(settings.examples, seed + 1).batch(slice(None)).cpu()
     unanswered = torch.empty(settings.pseudo_inputs + len(examples), 0)
-    remembered = Remembered(
+    remembered = TaskMemory(
         name, head, dict(network.shapes), w.cpu(), sketch, 1, moments, examples, seed,
         unanswered, kept,
     )  # fmt: skip
@@ -151,10 +151,10 @@ def remember(
 
 
 def answered(
-    remembered: Remembered,
+    remembered: TaskMemory,
     network: Network,
     w: Tensor,  # (n,)
-) -> Remembered:
+) -> TaskMemory:
     """Return a task with a network's outputs as what is to be kept.
 
     Args:
@@ -168,11 +168,11 @@ def answered(
 
 
 def fit_memory(
-    memory: Sequence[Remembered],
+    memory: Sequence[TaskMemory],
     limit: int,
     network_of: NetworkOf,
     w: Tensor,  # (n,)
-) -> list[Remembered]:
+) -> list[TaskMemory]:
     """Shrink what is kept until it fits: first ranks, then the oldest sketches become one.
 
     Args:
@@ -215,7 +215,7 @@ def fit_memory(
     return found
 
 
-def _smaller(remembered: Remembered) -> Remembered:
+def _smaller(remembered: TaskMemory) -> TaskMemory:
     """Keep seven tenths of what can be truncated."""
     kept = dict(remembered.kept)
     sketch, moments = remembered.sketch, remembered.moments
@@ -229,11 +229,11 @@ def _smaller(remembered: Remembered) -> Remembered:
 
 
 def _joined(
-    first: Remembered,
-    second: Remembered,
+    first: TaskMemory,
+    second: TaskMemory,
     network: Network,
     w: Tensor,  # (n,)
-) -> Remembered:
+) -> TaskMemory:
     """Return the first task with a sketch of both."""
     assert first.sketch is not None
     assert second.sketch is not None

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from geomerge.continual.kept import DriftBudgets
+from geomerge.continual.kept import DriftConstraints
 from geomerge.continual.memory import answers
 from geomerge.continual.rehearsal import Rehearsal
 from geomerge.continual.report import PathPoint
-from geomerge.continual.settings import MergeSettings
+from geomerge.continual.settings import ContinualOptions
 from geomerge.data import Inputs, as_they_are
 from geomerge.data.batchnorm import has_statistics, re_estimate
 from geomerge.networks.network import Network
-from geomerge.walks.constraints import SketchKept
+from geomerge.walks.constraints import QuadraticConstraint
 from geomerge.walks.objectives import divergence
 
 __all__ = ["Measure", "best_on_line", "with_statistics"]
@@ -43,7 +43,7 @@ class Measure:
         inputs: Inputs,
         labels: Tensor | None,  # (N,)
         rehearsal: Rehearsal,
-        kept: Sequence[SketchKept],
+        kept: Sequence[QuadraticConstraint],
     ) -> None:
         self._network = network
         self._rehearsal = rehearsal
@@ -77,7 +77,7 @@ def best_on_line(
     expert: Tensor,  # (n,)
     measure: Measure,
     settle: Callable[[Tensor], Tensor],
-    limits: DriftBudgets | None,
+    limits: DriftConstraints | None,
 ) -> tuple[list[PathPoint], float, Tensor]:
     """Return what a long walk would reach at once: the best point of the line to the expert.
 
@@ -108,7 +108,7 @@ def with_statistics(
     expert: Tensor,  # (n,)
     network: Network,
     manifolds: Sequence[Inputs],
-    settings: MergeSettings,
+    settings: ContinualOptions,
 ) -> Tensor:  # (n,)
     """Return weights with running statistics by the policy of the settings.
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from geomerge.continual.memory import UNSEEN, NetworkOf, Remembered
+from geomerge.continual.memory import UNSEEN, NetworkOf, TaskMemory
 from geomerge.data import Inputs, as_they_are
 from geomerge.networks.network import Network
-from geomerge.walks.objectives import TowardFunction, divergence
+from geomerge.walks.objectives import KLToTeacher, divergence
 from geomerge.walks.walk import Direction
 
-__all__ = ["Rehearsal", "TowardAll"]
+__all__ = ["Rehearsal", "RehearsalObjective"]
 
 _MEASURED = 250  # pseudo-inputs and kept inputs of a task on which its drift is measured
 
@@ -32,7 +32,7 @@ class Rehearsal:
 
     def __init__(
         self,
-        memory: Sequence[Remembered],
+        memory: Sequence[TaskMemory],
         network_of: NetworkOf,
         batch: int,
         seed: int,
@@ -52,7 +52,7 @@ class Rehearsal:
             self._tasks.append((task.name, network, *measured))
         self.count = sum(len(tasks) for tasks in by_head.values())
         self.inputs: list[Inputs] = []  # of each task
-        self._heads: list[tuple[int, TowardFunction]] = []
+        self._heads: list[tuple[int, KLToTeacher]] = []
         for head, tasks in by_head.items():
             network = network_of(head)
             x = torch.cat([x for x, _ in tasks])
@@ -61,7 +61,7 @@ class Rehearsal:
             ]
             inputs, targets = as_they_are(x, network.device), torch.cat([t for _, t in tasks])
             share = max(1, batch * len(tasks) // self.count)
-            toward = TowardFunction(network, targets, inputs, share, seed)
+            toward = KLToTeacher(network, targets, inputs, share, seed)
             self._heads.append((len(tasks), toward))
 
     def __call__(
@@ -99,7 +99,7 @@ class Rehearsal:
         return drift, changed
 
 
-class TowardAll:
+class RehearsalObjective:
     """v = the mean over the experience and all remembered tasks of minus their gradients.
 
     Args:

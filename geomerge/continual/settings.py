@@ -8,14 +8,14 @@ from geomerge.errors import OptionError
 from geomerge.metrics.outputs import OUTPUTS
 from geomerge.options import check_known
 
-__all__ = ["STATISTICS", "MergeSettings"]
+__all__ = ["STATISTICS", "ContinualOptions"]
 
 METRICS = ("kronecker", "euclidean")
 STATISTICS = ("measured", "expert", "before")
 
 
 @dataclass(frozen=True)
-class MergeSettings:
+class ContinualOptions:
     """Settings of the merge after an experience.
 
     Attributes:

@@ -1,16 +1,16 @@
 """The recipes: compositions of metric, direction, steps, path and crossover."""
 
-from geomerge.merging.compare import Row, comparison
-from geomerge.merging.curve import CurvePoint, curves
+from geomerge.merging.compare import ResultRow, comparison
+from geomerge.merging.curve import MergeCurvePoint, curves
 from geomerge.merging.merge import Merge, merge
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.seen import Seen, look_at
 
 __all__ = [
-    "CurvePoint",
     "Merge",
+    "MergeCurvePoint",
     "MergeOptions",
-    "Row",
+    "ResultRow",
     "Seen",
     "comparison",
     "curves",

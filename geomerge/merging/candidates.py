@@ -21,12 +21,12 @@ from geomerge.merging.walks import Walk, Walker
 from geomerge.metrics import KroneckerMetric, Metric
 from geomerge.monitor.progress import Progress
 from geomerge.paths.leg import Leg, StepRecord, record_leg
-from geomerge.walks.constraints import Budgets
+from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import StateFile, WalkState
 
 __all__ = [
     "Candidate",
-    "Walked",
+    "WalkedStage",
     "best_candidate",
     "candidate_walk",
     "pick_candidates",
@@ -61,12 +61,12 @@ class Candidate:
     seen: dict[int, Score]
     value: float
     length: float
-    budgets: Budgets | None
+    budgets: Constraints | None
     steps: list[StepRecord]
 
 
 @dataclass(frozen=True)
-class Walked:
+class WalkedStage:
     """The candidates' walks of one stage, not yet picked from.
 
     Attributes:
@@ -82,7 +82,7 @@ class Walked:
     stage: Stage
     output: str
     legs: list[Leg]
-    budgets: list[Budgets | None]
+    budgets: list[Constraints | None]
     diagonal: tuple[str, ...]
 
 
@@ -101,7 +101,7 @@ def candidate_walk(
     damping: float,
     state: WalkState,
     rate: float,
-    budgets: Budgets | None,
+    budgets: Constraints | None,
 ) -> Walk:
     """Make the walk of one candidate of a stage.
 
@@ -140,7 +140,7 @@ def walk_stage(
     on_progress: Callable[[Progress], None] | None = None,
     title: str = "",
     resumable: bool = False,
-) -> Walked:
+) -> WalkedStage:
     """Walk once for every candidate of a stage.
 
     Args:
@@ -193,10 +193,10 @@ def walk_stage(
     if metric is None and not walker.diagonal:  # walked before, and nothing was measured now
         walker.metric_at(stage.kept or sides.all, 0.0)(start)
     known = metric.rest_names if isinstance(metric, KroneckerMetric) else walker.diagonal
-    return Walked(sides, stage, options.output, legs, all_budgets, known)
+    return WalkedStage(sides, stage, options.output, legs, all_budgets, known)
 
 
-def pick_candidates(walked: Walked, rule: PickRule) -> list[Candidate]:
+def pick_candidates(walked: WalkedStage, rule: PickRule) -> list[Candidate]:
     """Pick a point of every candidate by a rule, on the selection splits."""
     found = zip(walked.legs, walked.stage.candidates, walked.budgets, strict=True)
     return [_pick(walked, leg, damping, budgets, rule) for leg, damping, budgets in found]
@@ -208,7 +208,7 @@ def best_candidate(candidates: list[Candidate], rule: PickRule) -> Candidate:
 
 
 def _pick(
-    walked: Walked, leg: Leg, damping: float, budgets: Budgets | None, rule: PickRule
+    walked: WalkedStage, leg: Leg, damping: float, budgets: Constraints | None, rule: PickRule
 ) -> Candidate:
     scorer = Scorer(walked.stage.sides, walked.output)
     if budgets is not None:  # no point beyond a budget is ever preferred to one within

@@ -23,13 +23,18 @@ from geomerge.merging.walks import Walker
 from geomerge.monitor.progress import Progress
 from geomerge.training import straight_line
 
-__all__ = ["JOINT", "Row", "comparison", "walks_beside"]
+__all__ = [
+    "JOINT",
+    "ResultRow",
+    "comparison",
+    "walks_beside",
+]
 
 JOINT = "joint training"  # the name of its row
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One line of the table, accuracies in [0, 1] by network, None where a task is not there.
 
     Attributes:
@@ -89,7 +94,7 @@ def comparison(
     options: MergeOptions,
     on_progress: Callable[[Progress], None] | None = None,
     work: Path | None = None,
-) -> list[Row]:
+) -> list[ResultRow]:
     """Measure the merge and what stands beside it; every point is picked by the merge's own rule.
 
     Args:
@@ -155,7 +160,7 @@ def _row(
     merged: Merge,
     name: str,
     w: Tensor,  # (n,)
-) -> Row:
+) -> ResultRow:
     sides = merged.sides.all
     test = {s.name: accuracy(s.network, w, s.task.test) if s.task else None for s in sides}
-    return Row(name, select_accuracies(sides, w), test)
+    return ResultRow(name, select_accuracies(sides, w), test)

@@ -31,7 +31,7 @@ from geomerge.metrics import Metric
 from geomerge.metrics.kronecker.factor import RANK, WHOLE
 from geomerge.paths.leg import record_leg
 from geomerge.walks.state import WalkState
-from geomerge.walks.walk import WalkPoint, WeightWalk
+from geomerge.walks.walk import WalkPoint, WeightWalkOptions
 
 __all__ = ["estimate_memory", "estimate_time"]
 
@@ -144,7 +144,7 @@ def _stages(plan: Plan, sides: Sides, options: MergeOptions, steps: dict[str, in
             turns = options.steps or max(JOINT_REFRESH) + 1
             times = sum(turn < turns for turn in JOINT_REFRESH)
         elif plan.preset == "paper":
-            times = count // WeightWalk.refresh
+            times = count // WeightWalkOptions.refresh
         tried = len(stage.candidates)
         total += tried * (times * first + count * step)
         goal = " and ".join(side.name for side in stage.learned)
@@ -168,7 +168,7 @@ def _closing(plan: Plan, sides: Sides, options: MergeOptions, steps: dict[str, i
             probe_of(side, options.output),
             options,
         )
-        total += _CLOSED * (count // WeightWalk.refresh * first + count * step)
+        total += _CLOSED * (count // WeightWalkOptions.refresh * first + count * step)
     return total
 
 

@@ -14,13 +14,18 @@ from geomerge.merging.probe import Probe, probe_of
 from geomerge.merging.sides import Side
 from geomerge.paths.path import WeightPath
 
-__all__ = ["POINTS", "CurvePoint", "curve_of", "curves"]
+__all__ = [
+    "POINTS",
+    "MergeCurvePoint",
+    "curve_of",
+    "curves",
+]
 
 POINTS = 33  # of a curve, about
 
 
 @dataclass(frozen=True)
-class CurvePoint:
+class MergeCurvePoint:
     """One point of the path as it is drawn; all numbers by network.
 
     Attributes:
@@ -41,7 +46,7 @@ class CurvePoint:
     measured: Mapping[str, float | None]
 
 
-def curves(merged: Merge, points: int = POINTS) -> list[CurvePoint]:
+def curves(merged: Merge, points: int = POINTS) -> list[MergeCurvePoint]:
     """Measure the path on the selection splits at some of its stored points.
 
     Args:
@@ -53,7 +58,7 @@ def curves(merged: Merge, points: int = POINTS) -> list[CurvePoint]:
 
 def curve_of(
     path: WeightPath, sides: Sequence[Side], output: str, points: int = POINTS
-) -> list[CurvePoint]:
+) -> list[MergeCurvePoint]:
     """Measure a path.
 
     Args:
@@ -70,9 +75,9 @@ def curve_of(
 
 def _point(
     sides: Sequence[Side], t: float, w: Tensor, probes: Mapping[str, Probe | None]
-) -> CurvePoint:
+) -> MergeCurvePoint:
     found = {s.name: _class_accuracies(s, w) for s in sides}
-    return CurvePoint(
+    return MergeCurvePoint(
         t=t,
         accuracy={name: counts[0] if counts else None for name, counts in found.items()},
         classes={name: counts[1] if counts else {} for name, counts in found.items()},

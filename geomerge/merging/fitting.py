@@ -18,7 +18,7 @@ from geomerge.merging.sides import Side, Sides
 from geomerge.metrics.kronecker.coverage import survey
 from geomerge.metrics.kronecker.factor import WHOLE
 from geomerge.options import parse_size
-from geomerge.walks.walk import FunctionWalk
+from geomerge.walks.walk import FunctionWalkOptions
 
 __all__ = ["data_bytes", "factor_sizes", "fit_memory", "sketch_bytes"]
 
@@ -72,7 +72,7 @@ def fit_memory(sides: Sides, options: MergeOptions) -> MergeOptions:
             f"{held / 1e9:.2f} GB are held, and this merge needs {least / 1e9:.2f} GB at "
             "least; give that"
         )
-    most = min(FunctionWalk.batch, (limit - fixed - needs[metric]) // one)
+    most = min(FunctionWalkOptions.batch, (limit - fixed - needs[metric]) // one)
     for network in (sides.network, *(side.network for side in sides)):
         network.most = most
     said = f"--memory {options.memory}: {most} inputs per pass, metric {metric}"

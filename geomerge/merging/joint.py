@@ -18,7 +18,7 @@ from geomerge.merging.walks import JOINT_REFRESH
 from geomerge.networks.architectures import create_network, recognise
 from geomerge.networks.network import Network
 from geomerge.training import train
-from geomerge.walks.walk import FunctionWalk
+from geomerge.walks.walk import FunctionWalkOptions
 
 __all__ = ["NotTrainableError", "joint_samples", "round_samples", "train_jointly"]
 
@@ -32,7 +32,7 @@ class NotTrainableError(GeomergeError):
 def round_samples(sides: Iterable[Side]) -> int:
     """Return how many inputs a step toward each network's function takes together."""
     sizes = [len(side.task.train.labels) for side in sides if side.task is not None]
-    return sum(min(FunctionWalk.batch, size) for size in sizes)
+    return sum(min(FunctionWalkOptions.batch, size) for size in sizes)
 
 
 def joint_samples(sides: Sides, options: MergeOptions) -> int:
@@ -42,7 +42,7 @@ def joint_samples(sides: Sides, options: MergeOptions) -> int:
         sides: Networks with their tasks.
         options: Of the walk.
     """
-    steps = options.steps or FunctionWalk.steps
+    steps = options.steps or FunctionWalkOptions.steps
     sizes = [len(side.task.train.labels) for side in sides if side.task is not None]
     measured = sum(min(METRIC_INPUTS, size) for size in sizes)
     times = sum(turn < steps for turn in JOINT_REFRESH)

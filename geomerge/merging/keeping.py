@@ -10,7 +10,7 @@ from geomerge.merging.plan import Plan, Stage
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import Walker
 from geomerge.metrics import EuclideanMetric, Metric, combine, make_sketch
-from geomerge.walks.constraints import Budgets, Kept, LossKept, SketchKept
+from geomerge.walks.constraints import Constraint, Constraints, KLConstraint, QuadraticConstraint
 from geomerge.walks.state import WalkState
 
 __all__ = ["kept_metric", "stage_budgets"]
@@ -69,7 +69,7 @@ def stage_budgets(
     walker: Walker,
     options: MergeOptions,
     state: WalkState,
-) -> Budgets | None:
+) -> Constraints | None:
     """Return the budgets that bind a stage's walk; None without any.
 
     Raises:
@@ -77,7 +77,7 @@ def stage_budgets(
             never answers with.
     """
     allowed: dict[str, float] = {}
-    kept: dict[str, Kept] = {}
+    kept: dict[str, Constraint] = {}
     best: dict[str, float] = {}
     # A class that is named has its own number, whatever all classes have.
     for text, number in sorted(options.budgets().items(), key=lambda item: "*" not in item[0]):
@@ -91,24 +91,24 @@ def stage_budgets(
                     f"--budget {text} needs inputs of {name}'s task; name it with --manifold "
                     f"{name}=TASK"
                 )
-            found: list[Kept] = [SketchKept(text, side.sketch.metric, side.w)]
+            found: list[Constraint] = [QuadraticConstraint(text, side.sketch.metric, side.w)]
         else:
             found = list(_losses(side, text, walker))
         for budget in found:
             kept[budget.name], allowed[budget.name] = budget, number
             learned = plan.preset != "paper" and side in stage.learned
             best[budget.name] = budget.value(start) if learned else 0.0
-    return Budgets(list(kept.values()), allowed, best, state) if kept else None
+    return Constraints(list(kept.values()), allowed, best, state) if kept else None
 
 
-def _losses(side: Side, text: str, walker: Walker) -> list[LossKept]:
+def _losses(side: Side, text: str, walker: Walker) -> list[KLConstraint]:
     """Return what a budget with inputs measures: all of them, or those of one class or of each."""
     assert side.manifold is not None
     count = min(_BUDGET_INPUTS, len(side.manifold))
     x, targets = side.manifold.batch(slice(0, count)), walker.targets(side)[:count]
     name, _, which = text.partition("/")
     if not which:
-        return [LossKept(text, side.network, x, targets)]
+        return [KLConstraint(text, side.network, x, targets)]
     # The network's own answer counts as the class: labels are not needed.
     answers = targets.argmax(dim=1)
     shift = side.offset
@@ -121,5 +121,5 @@ def _losses(side: Side, text: str, walker: Walker) -> list[LossKept]:
                 f"--budget {text} speaks of class {k - shift}, which {name} never answers; name "
                 "another"
             )
-        found.append(LossKept(f"{name}/{k - shift}", side.network, x[chosen], targets[chosen]))
+        found.append(KLConstraint(f"{name}/{k - shift}", side.network, x[chosen], targets[chosen]))
     return found

@@ -16,7 +16,13 @@ from geomerge.data.batchnorm import re_estimate
 from geomerge.merging.merge import Merge
 from geomerge.merging.sides import Side, Sides
 
-__all__ = ["EXAMPLES", "Plane", "grid_points", "plane_of", "spanned"]
+__all__ = [
+    "EXAMPLES",
+    "LossPlane",
+    "grid_points",
+    "plane_of",
+    "spanned",
+]
 
 _GRID = 15  # points along each axis
 _GRID_STATISTICS = 9  # where each point's running statistics must be measured
@@ -26,7 +32,7 @@ _FLAT = 1e-4  # of the distance between the ends: nearer to their line the cross
 
 
 @dataclass(frozen=True)
-class Plane:
+class LossPlane:
     """The plane and what was measured on it.
 
     Attributes:
@@ -52,7 +58,7 @@ def grid_points(sides: Sides) -> int:
     return _GRID_STATISTICS if sides.bn == "re-estimate" else _GRID
 
 
-def plane_of(merged: Merge) -> Plane | None:
+def plane_of(merged: Merge) -> LossPlane | None:
     """Measure the plane through a merge's first network, its last one and the crossover.
 
     Args:
@@ -90,7 +96,7 @@ def plane_of(merged: Merge) -> Plane | None:
         x, y = place(w)
         off = float((w - start - x * axes[0] - y * axes[1]).norm())
         track.append({"t": t, "x": x, "y": y, "off": off})
-    return Plane(xs, ys, losses, marks, track, examples)
+    return LossPlane(xs, ys, losses, marks, track, examples)
 
 
 def spanned(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from geomerge.merging.answers import Answers, changed_answers
 from geomerge.merging.layer_distances import LayerDistance, layer_distances
 from geomerge.merging.merge import Merge
-from geomerge.merging.plane import Plane, plane_of
+from geomerge.merging.plane import LossPlane, plane_of
 
 __all__ = ["Seen", "look_at"]
 
@@ -25,7 +25,7 @@ class Seen:
 
     layers: list[LayerDistance]
     answers: Mapping[str, Answers]
-    plane: Plane | None
+    plane: LossPlane | None
 
 
 def look_at(merged: Merge) -> Seen:

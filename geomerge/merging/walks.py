@@ -18,14 +18,14 @@ from geomerge.metrics import (
     lower,
 )
 from geomerge.steps import precondition
-from geomerge.walks.constraints import Budgets
+from geomerge.walks.constraints import Constraints
 from geomerge.walks.damping import DampingLearner
-from geomerge.walks.objectives import TowardFunction, log_probabilities
+from geomerge.walks.objectives import KLToTeacher, log_probabilities
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import (
-    FunctionWalk,
+    FunctionWalkOptions,
     WalkPoint,
-    WeightWalk,
+    WeightWalkOptions,
     walk_straight,
     walk_toward_function,
     walk_toward_weights,
@@ -70,7 +70,7 @@ class Walker:
         damping: float,
         state: WalkState,
         rate: float = 1.0,
-        budgets: Budgets | None = None,
+        budgets: Constraints | None = None,
     ) -> Walk:
         """Walk in a frozen metric toward one side's function.
 
@@ -85,7 +85,7 @@ class Walker:
         """
         euclidean = isinstance(metric, EuclideanMetric)
         metric = self._on_plane(metric)
-        usual = EUCLIDEAN_RATES["sketch"] if euclidean else FunctionWalk.learning_rate
+        usual = EUCLIDEAN_RATES["sketch"] if euclidean else FunctionWalkOptions.learning_rate
         usual = self._options.learning_rate or usual
         walk = self._settings(damping, rate * usual)
         learner = self._learner(damping, state, lambda w: lower(metric, w - start))
@@ -102,7 +102,7 @@ class Walker:
         damping: float,
         state: WalkState,
         rate: float = 1.0,
-        budgets: Budgets | None = None,
+        budgets: Constraints | None = None,
     ) -> Walk:
         """Walk toward the functions of all sides, in the metric of all, measured as it goes."""
         sides = self._sides.all
@@ -128,7 +128,7 @@ class Walker:
     ) -> Walk:
         """Walk from a side to exactly the target, keeping the side's function on the way."""
         gap = float((target - side.w).norm())
-        walk = WeightWalk(steps=300, radius=max(0.1, gap / 200), damping=DAMPING)
+        walk = WeightWalkOptions(steps=300, radius=max(0.1, gap / 200), damping=DAMPING)
         steps = walk.steps + STRAIGHT_STEPS
         return self._approach_and_close(side, target, walk, None, state), steps
 
@@ -138,20 +138,20 @@ class Walker:
         target: Tensor,  # (n,)
         damping: float,
         state: WalkState,
-        budgets: Budgets | None = None,
+        budgets: Constraints | None = None,
     ) -> Walk:
         """Walk the paper's way: eq. (7) near the target, drift taken back, then straight to it."""
         gap = float((target - side.w).norm())
-        walk = WeightWalk(
-            steps=self._options.steps or WeightWalk.steps,
-            radius=max(WeightWalk.radius, gap / 400),  # else far networks are never reached
+        walk = WeightWalkOptions(
+            steps=self._options.steps or WeightWalkOptions.steps,
+            radius=max(WeightWalkOptions.radius, gap / 400),  # else far networks are never reached
             damping=self._options.damping,
             least=damping,
         )
         if self._options.metric == "euclidean":  # nothing drifts back: the path is the line
             straight = walk_straight(side.w, target, EuclideanMetric(), walk.steps, state)
             return straight, walk.steps
-        back = FunctionWalk(DAMPING, steps=BACK_STEPS, learning_rate=RATE)
+        back = FunctionWalkOptions(DAMPING, steps=BACK_STEPS, learning_rate=RATE)
         steps = walk.steps + back.steps + STRAIGHT_STEPS
         return self._approach_and_close(side, target, walk, back, state, budgets), steps
 
@@ -159,10 +159,10 @@ class Walker:
         self,
         side: Side,
         target: Tensor,  # (n,)
-        walk: WeightWalk,
-        back: FunctionWalk | None,
+        walk: WeightWalkOptions,
+        back: FunctionWalkOptions | None,
         state: WalkState,
-        budgets: Budgets | None = None,
+        budgets: Constraints | None = None,
     ) -> Iterator[WalkPoint]:
         near, returned = state.part("near"), state.part("back")
         metric_at = self.metric_at([side], walk.damping or walk.least)
@@ -184,11 +184,11 @@ class Walker:
         w = returned.tensors.get("w", w)
         yield from walk_straight(w, target, metric_at(w), STRAIGHT_STEPS, state.part("straight"))
 
-    def direction(self, side: Side) -> TowardFunction:
+    def direction(self, side: Side) -> KLToTeacher:
         """Return the direction toward a side's function, from the first batch on."""
         inputs = manifold_of(side)
-        return TowardFunction(
-            side.network, self.targets(side), inputs, FunctionWalk.batch, self._options.seed
+        return KLToTeacher(
+            side.network, self.targets(side), inputs, FunctionWalkOptions.batch, self._options.seed
         )
 
     def targets(self, side: Side) -> Tensor:  # (N, m)
@@ -219,9 +219,9 @@ class Walker:
 
     def _settings(
         self, damping: float, rate: float, refresh: tuple[int, ...] = (0,)
-    ) -> FunctionWalk:
-        steps = self._options.steps or FunctionWalk.steps
-        return FunctionWalk(damping, steps, rate, refresh=refresh)
+    ) -> FunctionWalkOptions:
+        steps = self._options.steps or FunctionWalkOptions.steps
+        return FunctionWalkOptions(damping, steps, rate, refresh=refresh)
 
     def _learner(
         self,

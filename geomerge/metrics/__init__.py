@@ -1,6 +1,6 @@
 """Network x manifold inputs -> inner product on weight space."""
 
-from geomerge.metrics.base import EuclideanMetric, MaskedMetric, Metric, Spectrum, lower
+from geomerge.metrics.base import EigenCoordinates, EuclideanMetric, MaskedMetric, Metric, lower
 from geomerge.metrics.exact import ExactMetric, exact_metric
 from geomerge.metrics.gram import GramMetric, gram_metric
 from geomerge.metrics.kronecker.metric import KroneckerMetric, combine
@@ -10,6 +10,7 @@ from geomerge.metrics.sketch import Sketch, load_sketch, make_sketch, save_sketc
 
 __all__ = [
     "METRICS",
+    "EigenCoordinates",
     "EuclideanMetric",
     "ExactMetric",
     "GramMetric",
@@ -17,7 +18,6 @@ __all__ = [
     "MaskedMetric",
     "Metric",
     "Sketch",
-    "Spectrum",
     "combine",
     "exact_metric",
     "functional_change",

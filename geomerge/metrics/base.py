@@ -2,7 +2,7 @@ r"""What every metric offers: inner products, and vectors split along its eigend
 
 A metric g is symmetric and positive semidefinite on the weight vectors of one network. A step
 needs :math:`(g + \mu I)^{-1} v` for many :math:`\mu`; in the metric's own eigendirections that is
-a division, so a metric gives the :class:`Spectrum` of a vector, which also takes it back.
+a division, so a metric gives the :class:`EigenCoordinates` of a vector, which also takes it back.
 """
 
 from __future__ import annotations
@@ -16,11 +16,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["EuclideanMetric", "MaskedMetric", "Metric", "Spectrum", "by_spectrum", "lower"]
+__all__ = [
+    "EigenCoordinates",
+    "EuclideanMetric",
+    "MaskedMetric",
+    "Metric",
+    "by_spectrum",
+    "lower",
+]
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class EigenCoordinates:
     """A vector v as orthogonal parts, each lying in eigendirections of the metric.
 
     Attributes:
@@ -77,7 +84,7 @@ class Metric(Protocol):
     def spectrum(
         self,
         v: Tensor,  # (n,)
-    ) -> Spectrum:
+    ) -> EigenCoordinates:
         """Split v along the metric's eigendirections."""
         ...
 
@@ -125,10 +132,10 @@ class EuclideanMetric:
     def spectrum(
         self,
         v: Tensor,  # (n,)
-    ) -> Spectrum:
+    ) -> EigenCoordinates:
         """Return v itself, all of eigenvalue 1."""
         one = torch.ones((), dtype=v.dtype, device=v.device)
-        return Spectrum([v], [one], lambda parts: parts[0])
+        return EigenCoordinates([v], [one], lambda parts: parts[0])
 
 
 def lower(
@@ -168,10 +175,10 @@ class MaskedMetric:
     def spectrum(
         self,
         v: Tensor,  # (n,)
-    ) -> Spectrum:
+    ) -> EigenCoordinates:
         """Split P v along the other metric's eigendirections; what is put together is projected."""
         whole = self._metric.spectrum(self._project(v))
-        return Spectrum(
+        return EigenCoordinates(
             whole.parts, whole.eigenvalues, lambda parts: self._project(whole.compose(parts))
         )
 

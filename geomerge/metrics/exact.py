@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.metrics.base import Spectrum, by_spectrum
+from geomerge.metrics.base import EigenCoordinates, by_spectrum
 from geomerge.metrics.linearisation import Linearisation
 from geomerge.networks.network import Network
 
@@ -71,7 +71,7 @@ class ExactMetric:
     def spectrum(
         self,
         v: Tensor,  # (n,)
-    ) -> Spectrum:
+    ) -> EigenCoordinates:
         """Split v along the Ritz vectors of its Krylov space."""
         return self.krylov(v).spectrum()
 
@@ -133,9 +133,9 @@ class Krylov:
     length: float
     remainder: float
 
-    def spectrum(self) -> Spectrum:
+    def spectrum(self) -> EigenCoordinates:
         """Return v along the Ritz vectors; the directions belong to this v alone."""
-        return Spectrum([self.length * self.vectors[0]], [self.values], self._compose)
+        return EigenCoordinates([self.length * self.vectors[0]], [self.values], self._compose)
 
     def residual(self, damping: float) -> float:
         """Return |(g + mu I) x - v| of the x that the spectrum gives for (g + mu I)^-1 v.

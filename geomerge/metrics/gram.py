@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geomerge.metrics.base import Spectrum, by_spectrum
+from geomerge.metrics.base import EigenCoordinates, by_spectrum
 from geomerge.metrics.kernel import gram_matrix
 from geomerge.metrics.kronecker.factor import factorise
 from geomerge.metrics.linearisation import Linearisation
@@ -56,12 +56,12 @@ class GramMetric:
     def spectrum(
         self,
         v: Tensor,  # (n,)
-    ) -> Spectrum:
+    ) -> EigenCoordinates:
         """Split v along the eigendirections, and what is orthogonal to all of them."""
         pushed = self._linearised.push(v).double().reshape(-1)
         part = self.vectors.T @ pushed / (self.count * self.values).sqrt()
         rest = v - self._along(part)
-        return Spectrum(
+        return EigenCoordinates(
             [part, rest],
             [self.values, torch.zeros_like(rest[0])],
             lambda parts: self._along(parts[0]) + parts[1],

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from geomerge.metrics import KroneckerMetric
 from geomerge.pruning.held_out import HeldOut
-from geomerge.pruning.obs import Readers, layer_of
+from geomerge.pruning.obs import Consumers, layer_of
 from geomerge.pruning.parts import Part, Role
 from geomerge.pruning.units import Units
 
@@ -74,7 +74,7 @@ def unit_damage(
     there = sorted(set(range(units.count)) - set(gone))
     predicted = column_costs(units, metric, w)
     # The damping of the compensated cost can lift it over the cost of doing nothing.
-    compensated = torch.minimum(Readers(units, metric, w, gone).costs(), predicted)
+    compensated = torch.minimum(Consumers(units, metric, w, gone).costs(), predicted)
     order = sorted(there, key=lambda unit: float(predicted[unit]))
     spread = np.linspace(0, len(order) - 1, min(len(order), _MEASURED)).round().astype(int)
     measured: dict[int, float | None] = {}

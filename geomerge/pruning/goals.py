@@ -14,7 +14,7 @@ from geomerge.pruning.removal import Removal, removal_stages
 from geomerge.pruning.schedule import weight_stages
 from geomerge.pruning.shrink import removed_units
 from geomerge.pruning.units import unit_named
-from geomerge.walks.constraints import LossKept
+from geomerge.walks.constraints import KLConstraint
 from geomerge.walks.plane import Stage
 from geomerge.walks.state import WalkState
 
@@ -87,7 +87,7 @@ def unit_stages(
     return rate_stages(subject.network, removal, gone, options.stages, kept, allowed, state)
 
 
-def class_budgets(subject: Subject) -> list[LossKept]:
+def class_budgets(subject: Subject) -> list[KLConstraint]:
     """Return what each class has lost: mean KL to the network as it came, which also names it."""
     sample = subject.manifold.sample(BUDGET_INPUTS, subject.options.seed)
     subject.cost.add(len(sample))
@@ -95,7 +95,7 @@ def class_budgets(subject: Subject) -> list[LossKept]:
     log_p = subject.network.logits(subject.w, x).log_softmax(dim=1)
     labels = log_p.argmax(dim=1)
     return [
-        LossKept(f"class {int(k)}", subject.network, x[labels == k], log_p[labels == k])
+        KLConstraint(f"class {int(k)}", subject.network, x[labels == k], log_p[labels == k])
         for k in labels.unique()
     ]
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from geomerge.errors import OptionError
 from geomerge.metrics import Metric
 from geomerge.networks.network import Network
-from geomerge.pruning.obs import Readers
+from geomerge.pruning.obs import Consumers
 from geomerge.pruning.removal import Removal
 from geomerge.pruning.schedule import cubic_schedule
 from geomerge.steps import RateProgram, group_rates
-from geomerge.walks.constraints import Kept
+from geomerge.walks.constraints import Constraint
 from geomerge.walks.plane import Prescription, Stage
 from geomerge.walks.state import WalkState
 
@@ -34,7 +34,7 @@ def rate_stages(
     removal: Removal,
     gone: Mapping[str, Sequence[int]],
     stages: int,
-    kept: Sequence[Kept] = (),
+    kept: Sequence[Constraint] = (),
     allowed: float = float("inf"),
     state: WalkState | None = None,
 ) -> list[Stage]:
@@ -84,7 +84,7 @@ class _Rates:
         network: Network,
         removal: Removal,
         gone: Mapping[str, Sequence[int]],
-        kept: Sequence[Kept],
+        kept: Sequence[Constraint],
         allowed: float,
         state: WalkState,
     ) -> None:
@@ -126,7 +126,7 @@ class _Rates:
             index, left = self._candidates[layer], self._left[layer]
             order = index[left[index].sort(stable=True).indices]
             left[order[:count]], left[order[count:]] = 0.0, 1.0
-            readers = Readers(self._removal.units[layer], metric, w, self._gone.get(layer, ()))
+            readers = Consumers(self._removal.units[layer], metric, w, self._gone.get(layer, ()))
             for unit in order[:count].tolist():
                 readers.remove(unit)
             readers.write(made_up)
@@ -153,7 +153,7 @@ class _Rates:
             if missing <= _GONE:
                 continue
             away = (left == 0).nonzero()[:, 0].tolist()
-            readers = Readers(self._removal.units[layer], metric, w, away)
+            readers = Consumers(self._removal.units[layer], metric, w, away)
             program = readers.program()
             slopes = torch.stack([readers.slopes(g)[index] for _, g in rows]) if rows else None
             found = group_rates(

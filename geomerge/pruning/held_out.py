@@ -10,11 +10,15 @@ from geomerge.data import Split
 from geomerge.metrics import functional_change
 from geomerge.networks.network import Network
 
-__all__ = ["Comparison", "HeldOut", "hold_out"]
+__all__ = [
+    "HeldOut",
+    "HeldOutChange",
+    "hold_out",
+]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class HeldOutChange:
     """A network beside the intact one, on the same inputs.
 
     Attributes:
@@ -67,11 +71,11 @@ class HeldOut:
     def compare(
         self,
         w: Tensor,  # (n,)
-    ) -> Comparison:
+    ) -> HeldOutChange:
         """Compare the network at other weights with the intact one."""
         logits = self.logits(w)
         labels = logits.argmax(dim=1)
-        return Comparison(
+        return HeldOutChange(
             functional_change(self.intact, logits, self.output),
             _share(labels == self.intact.argmax(dim=1)),
             _share(labels == self.split.labels),

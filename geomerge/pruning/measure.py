@@ -17,8 +17,8 @@ from geomerge.pruning.shrink import removed_units
 from geomerge.pruning.walks import pull, with_zeros
 
 __all__ = [
-    "CurvePoint",
-    "Row",
+    "PruneCurvePoint",
+    "PruneRow",
     "compared",
     "curve_of",
     "row_of",
@@ -28,7 +28,7 @@ _PULLED = 2_000_000  # weights of a network whose steps in the whole metric take
 
 
 @dataclass(frozen=True)
-class Row:
+class PruneRow:
     """A network beside the result.
 
     Attributes:
@@ -49,7 +49,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class CurvePoint:
+class PruneCurvePoint:
     """A stored point of the path.
 
     Attributes:
@@ -57,7 +57,7 @@ class CurvePoint:
         zeros: Share of the prunable weights that is zero.
         removed: Units that are gone.
         drift: Mean functional change from the start, on held-out inputs.
-        agreement: As in :class:`Row`.
+        agreement: As in :class:`PruneRow`.
         select: Accuracy on those held-out inputs.
         naive: The same for the start's weights under the point's mask, with nothing made up.
     """
@@ -75,10 +75,10 @@ def row_of(
     subject: Subject,
     name: str,
     w: Tensor,  # (n,)
-) -> Row:
+) -> PruneRow:
     """Measure a network; nothing here is used for a choice."""
     whole = subject.selection.compare(w)
-    return Row(
+    return PruneRow(
         name,
         sparsity(w, prunable(subject.network)),
         subject.held_out.compare(w).drift,
@@ -88,7 +88,7 @@ def row_of(
     )
 
 
-def curve_of(subject: Subject, path: WeightPath) -> list[CurvePoint]:
+def curve_of(subject: Subject, path: WeightPath) -> list[PruneCurvePoint]:
     """Measure the stored points of a path on some of the selection split."""
     network, held_out = subject.network, subject.held_out
     places = prunable(network)
@@ -99,7 +99,7 @@ def curve_of(subject: Subject, path: WeightPath) -> list[CurvePoint]:
         naive = torch.where(zeros(w, places), 0.0, subject.w)
         now = held_out.compare(w)
         found.append(
-            CurvePoint(
+            PruneCurvePoint(
                 t,
                 sparsity(w, places),
                 sum(map(len, gone.values())),
@@ -112,7 +112,7 @@ def curve_of(subject: Subject, path: WeightPath) -> list[CurvePoint]:
     return found
 
 
-def compared(subject: Subject) -> list[Row]:
+def compared(subject: Subject) -> list[PruneRow]:
     """Return the network as it came, and the same goal reached at one blow."""
     options = replace(subject.options, choice="greedy", budget=None, stages=1)
     once = replace(subject, options=options, cost=Cost())

@@ -19,7 +19,14 @@ from geomerge.pruning.parts import Part, Role
 from geomerge.pruning.units import Units
 from geomerge.steps import RateProgram
 
-__all__ = ["Reader", "Readers", "WideReader", "layer_of", "magnitudes", "reader_of"]
+__all__ = [
+    "Consumer",
+    "Consumers",
+    "WideConsumer",
+    "layer_of",
+    "magnitudes",
+    "reader_of",
+]
 
 _DAMPING = 1e-2  # lambda, of the mean of A's diagonal
 _WIDEST = 8192  # inputs of a layer whose A is inverted; of wider ones only the diagonal counts
@@ -36,7 +43,7 @@ def reader_of(
     metric: Metric,
     w: Tensor,  # (n,)
     alive: Tensor,  # (units,), bool
-) -> Reader | WideReader:
+) -> Consumer | WideConsumer:
     """Return the matrix that a part lies in, in the metric at w.
 
     Args:
@@ -47,11 +54,11 @@ def reader_of(
     """
     layer = layer_of(part, metric)
     if torch.Size(part.shape[1:]).numel() > _WIDEST:
-        return WideReader(part, layer, w)
-    return Reader(part, layer, w, alive)
+        return WideConsumer(part, layer, w)
+    return Consumer(part, layer, w, alive)
 
 
-class Reader:
+class Consumer:
     """One matrix whose columns read units, and the least squares on them."""
 
     def __init__(
@@ -139,7 +146,7 @@ class Reader:
         return torch.einsum("iok,ikjl,jol->ij", moved, pairs, weighed)
 
 
-class WideReader:
+class WideConsumer:
     """One matrix with too many columns for their inverse: they do not make up for each other."""
 
     def __init__(self, part: Part, layer: KroneckerLayer | None, w: Tensor) -> None:
@@ -211,7 +218,7 @@ def _matrices(
     return part.columns(), matrix.clone(), b.double().cpu(), a.double().cpu()
 
 
-class Readers:
+class Consumers:
     """The layers that read the units of one set, and what they lose with each.
 
     Args:

@@ -14,7 +14,7 @@ from geomerge.io.checkpoint import Checkpoint
 from geomerge.monitor.progress import Progress
 from geomerge.pruning.goals import removal_of, unit_stages
 from geomerge.pruning.gradual_removal import MOST_RATES
-from geomerge.pruning.measure import CurvePoint, Row, curve_of, row_of
+from geomerge.pruning.measure import PruneCurvePoint, PruneRow, curve_of, row_of
 from geomerge.pruning.obs import magnitudes
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.pruning.plan import PlanStep, check_plan, resolve
@@ -23,7 +23,7 @@ from geomerge.pruning.schedule import restoring_stages
 from geomerge.pruning.shrink import removed_units
 from geomerge.pruning.sparsify import store_walk
 from geomerge.pruning.units import unit_named
-from geomerge.pruning.walks import Walked, walk_stages
+from geomerge.pruning.walks import PruneWalk, walk_stages
 from geomerge.walks.plane import Stage
 from geomerge.walks.state import StateFile, WalkState
 
@@ -46,12 +46,12 @@ class Configuration:
     """
 
     name: str
-    walked: Walked
+    walked: PruneWalk
     removed: Mapping[str, list[int]]
-    row: Row
-    dense: Row
-    naive: Row
-    curve: list[CurvePoint]
+    row: PruneRow
+    dense: PruneRow
+    naive: PruneRow
+    curve: list[PruneCurvePoint]
     epochs: float
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from geomerge.errors import OptionError
 from geomerge.metrics import Metric
 from geomerge.networks.network import Network
-from geomerge.pruning.obs import Readers, magnitudes
+from geomerge.pruning.obs import Consumers, magnitudes
 from geomerge.pruning.schedule import cubic_schedule
 from geomerge.pruning.units import Units
 from geomerge.walks.plane import Prescription, Stage
@@ -108,7 +108,7 @@ class _Field:
         choice: str,
     ) -> None:
         self._choice = choice
-        self._readers: dict[str, Readers] = {}
+        self._readers: dict[str, Consumers] = {}
         self._barred: dict[str, Tensor] = {}
         self._costs: dict[str, Tensor] = {}
         for layer, units in removal.units.items():
@@ -116,7 +116,7 @@ class _Field:
             barred[list(removal.candidates[layer])] = False
             barred[list(away[layer])] = True
             self._barred[layer] = barred
-            self._readers[layer] = Readers(units, metric, w, away[layer])
+            self._readers[layer] = Consumers(units, metric, w, away[layer])
             self._costs[layer] = (
                 self._readers[layer].costs()
                 if choice == "greedy"

@@ -15,11 +15,11 @@ from geomerge.monitor.progress import Progress
 from geomerge.notebook import Curve, card, drawing, table
 from geomerge.paths.path import WeightPath
 from geomerge.pruning.goals import stages_of
-from geomerge.pruning.measure import CurvePoint, Row, compared, curve_of, row_of
+from geomerge.pruning.measure import PruneCurvePoint, PruneRow, compared, curve_of, row_of
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.pruning.problem import Subject, prepare_subject
 from geomerge.pruning.shrink import removed_units
-from geomerge.pruning.walks import START, Walked, finish_with_labels, walk_stages
+from geomerge.pruning.walks import START, PruneWalk, finish_with_labels, walk_stages
 from geomerge.walks.state import StateFile
 
 __all__ = [
@@ -45,12 +45,12 @@ class Sparsified:
     """
 
     subject: Subject
-    walks: list[Walked]
-    chosen: Walked
+    walks: list[PruneWalk]
+    chosen: PruneWalk
     path: WeightPath
     removed: Mapping[str, list[int]]
-    rows: list[Row]
-    curve: list[CurvePoint]
+    rows: list[PruneRow]
+    curve: list[PruneCurvePoint]
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -174,7 +174,7 @@ def sparse_checkpoint(
 
 def store_walk(
     subject: Subject,
-    walk: Walked,
+    walk: PruneWalk,
     folder: Path,
     start: Tensor,  # (n,)
 ) -> WeightPath:

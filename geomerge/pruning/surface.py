@@ -20,7 +20,13 @@ from geomerge.paths.path import WeightPath
 from geomerge.pruning.flops import count
 from geomerge.pruning.sparsify import Sparsified
 
-__all__ = ["Plane", "Surface", "Track", "plane_of", "surface_of"]
+__all__ = [
+    "Surface",
+    "SurfacePlane",
+    "Track",
+    "plane_of",
+    "surface_of",
+]
 
 INPUTS = 128  # held out, that each point of the surface is measured on
 SIDES = (9, 31)  # fewest and most points along a side of the grid
@@ -71,7 +77,7 @@ class Surface:
 
 
 @dataclass(frozen=True)
-class Plane:
+class SurfacePlane:
     """Two principal directions of differences.
 
     Attributes:
@@ -130,7 +136,9 @@ def surface_of(found: Sparsified, folder: Path) -> Surface:
     return Surface(xs, ys, heights, tracks, plane.share, len(held_out))
 
 
-def plane_of(number: int, difference: Callable[[int], Tensor], trained: int | None = None) -> Plane:
+def plane_of(
+    number: int, difference: Callable[[int], Tensor], trained: int | None = None
+) -> SurfacePlane:
     """Return the plane through the origin that holds most of some differences.
 
     Args:
@@ -168,7 +176,7 @@ def plane_of(number: int, difference: Callable[[int], Tensor], trained: int | No
         for direction, weight in zip(directions, weights[k].tolist(), strict=True):
             direction.add_(d, alpha=weight)
     share = float(values.sum()) / total if total > 0 else 1.0
-    return Plane(directions, coordinates, share)
+    return SurfacePlane(directions, coordinates, share)
 
 
 def _side(flops: float) -> int:

@@ -18,15 +18,15 @@ from geomerge.pruning.goals import stages_of
 from geomerge.pruning.masks import prunable, zeros
 from geomerge.pruning.problem import FEW, STEP_PASSES, Subject
 from geomerge.steps import precondition
-from geomerge.walks.objectives import Descent, TowardLabels, TowardMixedOutputs, TowardOutputs
-from geomerge.walks.plane import PlaneWalk, Prescription, Stage, walk_toward_plane
-from geomerge.walks.soft_pull import PullWalk, walk_by_pull
+from geomerge.walks.objectives import CrossEntropy, MixupDrift, Objective, OutputDrift
+from geomerge.walks.plane import PlaneWalkOptions, Prescription, Stage, walk_toward_plane
+from geomerge.walks.soft_pull import PullWalkOptions, walk_by_pull
 from geomerge.walks.state import StateFile, WalkState
 from geomerge.walks.walk import WalkPoint
 
 __all__ = [
     "START",
-    "Walked",
+    "PruneWalk",
     "finish_with_labels",
     "pull",
     "settings_of",
@@ -37,13 +37,15 @@ __all__ = [
 
 LABEL_RATE = 0.2  # of the walk's learning rate
 LABEL_STEPS = 0.25  # of the walk's steps
-_PULL = PlaneWalk(PullWalk.least, PullWalk.steps, 0.0, 0.0, PullWalk.refresh)
+_PULL = PlaneWalkOptions(
+    PullWalkOptions.least, PullWalkOptions.steps, 0.0, 0.0, PullWalkOptions.refresh
+)
 START = "start"  # the end of a path where its walk starts
 _SPREAD = (1.0, 1 / 3, 3.0)  # of the damping, from walk to walk
 
 
 @dataclass(frozen=True)
-class Walked:
+class PruneWalk:
     """A walk that arrived.
 
     Attributes:
@@ -58,20 +60,20 @@ class Walked:
     name: str
     leg: Leg
     weights: Tensor
-    settings: PlaneWalk
+    settings: PlaneWalkOptions
     agreement: float
     seed: int
 
 
-def settings_of(subject: Subject, number: int) -> PlaneWalk:
+def settings_of(subject: Subject, number: int) -> PlaneWalkOptions:
     """Return the settings of a walk: what the options say, else what the network can take."""
-    options, usual = subject.options, PlaneWalk()
+    options, usual = subject.options, PlaneWalkOptions()
     damping = (options.damping or usual.damping) * _SPREAD[number % len(_SPREAD)]
     rate = options.learning_rate
     if rate is None:
         stable = stable_rate(subject, subject.metric_at(subject.w), damping)
         rate = min(usual.learning_rate, stable)
-    return PlaneWalk(damping, options.steps or usual.steps, rate, refresh=options.refresh)
+    return PlaneWalkOptions(damping, options.steps or usual.steps, rate, refresh=options.refresh)
 
 
 def walk_stages(
@@ -83,7 +85,7 @@ def walk_stages(
     number: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
     kept: StateFile | None = None,
-) -> Walked:
+) -> PruneWalk:
     """Walk through stages once.
 
     Args:
@@ -105,7 +107,7 @@ def walk_stages(
     metric_at = _metric_at(subject, kept.state)
     if pulled:
         walk = pull(subject, start, metric_at, kept.state)
-        count = PullWalk.steps + 1
+        count = PullWalkOptions.steps + 1
     else:
         direction = _against_drift(subject, seed, kept.state)
         still = [with_zeros(subject, start, stage) for stage in stages]
@@ -151,7 +153,7 @@ def pull(
         return stages_of(subject)[-1](w, metric)  # made anew: a stage remembers what it took
 
     kept = with_zeros(subject, start, plane, pulled=True)
-    return walk_by_pull(start, kept, metric_at, PullWalk(), subject.settle, state)
+    return walk_by_pull(start, kept, metric_at, PullWalkOptions(), subject.settle, state)
 
 
 def with_zeros(
@@ -186,16 +188,14 @@ def _against_drift(
     network, manifold, options = subject.network, subject.manifold, subject.options
     batch = min(options.batch, len(manifold))
     if subject.mix > 0:
-        mixed = TowardMixedOutputs(
-            network, subject.w, manifold, options.output, batch, seed, subject.mix
-        )
+        mixed = MixupDrift(network, subject.w, manifold, options.output, batch, seed, subject.mix)
         return _counted(subject, mixed, (STEP_PASSES + 1) * batch, state)
-    plain = TowardOutputs(network, subject.outputs, manifold, options.output, batch, seed)
+    plain = OutputDrift(network, subject.outputs, manifold, options.output, batch, seed)
     return _counted(subject, plain, STEP_PASSES * batch, state)
 
 
 def _counted(
-    subject: Subject, direction: Descent, passes: int, state: WalkState
+    subject: Subject, direction: Objective, passes: int, state: WalkState
 ) -> Callable[[Tensor], tuple[float, Tensor]]:
     direction.skip(state.values.get("batches", 0))
 
@@ -206,7 +206,9 @@ def _counted(
     return counted
 
 
-def finish_with_labels(subject: Subject, walked: Walked, kept: StateFile | None = None) -> Walked:
+def finish_with_labels(
+    subject: Subject, walked: PruneWalk, kept: StateFile | None = None
+) -> PruneWalk:
     """Go on from where a walk ended toward the labels, on the same plane.
 
     Args:
@@ -221,7 +223,7 @@ def finish_with_labels(subject: Subject, walked: Walked, kept: StateFile | None 
         steps=max(1, round(LABEL_STEPS * walked.settings.steps)),
     )
     train = subject.train
-    labels = TowardLabels(subject.network, train, subject.options.batch, walked.seed)
+    labels = CrossEntropy(subject.network, train, subject.options.batch, walked.seed)
     batch = min(subject.options.batch, len(train.labels))
     direction = _counted(subject, labels, STEP_PASSES * batch, kept.state)
     free = (walked.weights != 0) & subject.network.trained
@@ -240,10 +242,12 @@ def finish_with_labels(subject: Subject, walked: Walked, kept: StateFile | None 
     return _arrived(subject, walked.name, walked.leg, walked.settings, walked.seed)
 
 
-def _arrived(subject: Subject, name: str, leg: Leg, settings: PlaneWalk, seed: int) -> Walked:
+def _arrived(
+    subject: Subject, name: str, leg: Leg, settings: PlaneWalkOptions, seed: int
+) -> PruneWalk:
     w = leg.weights(leg.marks[-1][0])
     agreement = accuracy(subject.network, w, subject.own_labels)
-    return Walked(name, leg, w, settings, agreement, seed)
+    return PruneWalk(name, leg, w, settings, agreement, seed)
 
 
 def _watched(

@@ -11,7 +11,7 @@ import torch
 
 import geomerge
 from geomerge.alignment import Alignment
-from geomerge.merging import CurvePoint, Merge, MergeOptions, Row, Seen
+from geomerge.merging import Merge, MergeCurvePoint, MergeOptions, ResultRow, Seen
 from geomerge.merging.answers import Answers
 from geomerge.merging.candidates import Candidate
 from geomerge.merging.compare import JOINT
@@ -38,8 +38,8 @@ def merge_report(
     merged: Merge,
     options: MergeOptions,
     recipe: dict[str, Any],
-    rows: list[Row],
-    curve: list[CurvePoint],
+    rows: list[ResultRow],
+    curve: list[MergeCurvePoint],
     seen: Seen,
 ) -> dict[str, Any]:
     """Return what ``report.json`` holds.
@@ -282,7 +282,7 @@ def _pick_data(merged: Merge) -> list[dict[str, Any]]:
     ]
 
 
-def _beside_data(merged: Merge, rows: list[Row]) -> list[dict[str, Any]]:
+def _beside_data(merged: Merge, rows: list[ResultRow]) -> list[dict[str, Any]]:
     """Return what the row of joint training saw, and no part of the merge."""
     if all(row.name != JOINT for row in rows):
         return []

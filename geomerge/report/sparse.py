@@ -14,7 +14,7 @@ from geomerge.pruning.masks import prunable
 from geomerge.pruning.problem import Subject
 from geomerge.pruning.reconfigure import Configuration
 from geomerge.pruning.sparsify import Sparsified
-from geomerge.pruning.walks import Walked
+from geomerge.pruning.walks import PruneWalk
 
 __all__ = ["reconfigure_report", "sparsify_report"]
 
@@ -116,7 +116,7 @@ def _data(subject: Subject, labels: bool) -> dict[str, Any]:
     }
 
 
-def _walk(walk: Walked, chosen: bool) -> dict[str, Any]:
+def _walk(walk: PruneWalk, chosen: bool) -> dict[str, Any]:
     return {
         "name": walk.name,
         "chosen": chosen,
@@ -128,7 +128,7 @@ def _walk(walk: Walked, chosen: bool) -> dict[str, Any]:
     }
 
 
-def _prices(walk: Walked) -> dict[str, float]:
+def _prices(walk: PruneWalk) -> dict[str, float]:
     largest: dict[str, float] = {}
     for step in walk.leg.steps:
         for name, price in step.multipliers.items():

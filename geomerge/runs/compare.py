@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import geomerge
-from geomerge.comparison import CompareOptions, Comparison, Row, compare
+from geomerge.comparison import CompareOptions, Comparison, MethodRow, compare
 from geomerge.io.checkpoint import load_checkpoint
 from geomerge.io.files import write_bytes
 from geomerge.io.folders import resumable_folder
@@ -103,7 +103,7 @@ def _report(found: Comparison, recipe: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _row(row: Row, comparison: Comparison) -> dict[str, Any]:
+def _row(row: MethodRow, comparison: Comparison) -> dict[str, Any]:
     known = {
         "name": row.method.name,
         "group": row.method.group,

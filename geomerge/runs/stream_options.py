@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from geomerge.continual import MergeSettings
+from geomerge.continual import ContinualOptions
 from geomerge.errors import OptionError
 from geomerge.options import check_known, check_positive, parse_size, recorded
 
@@ -219,14 +219,14 @@ class StreamOptions:
         return self.epochs - walk
 
     @property
-    def settings(self) -> MergeSettings:
+    def settings(self) -> ContinualOptions:
         """Settings of the merge after each experience.
 
         Raises:
             OptionError: If one is out of its range.
         """
-        usual = MergeSettings()
-        return MergeSettings(
+        usual = ContinualOptions()
+        return ContinualOptions(
             epochs=self.epochs - self.expert_epochs,
             batch=self.batch,
             metric=self.metric,

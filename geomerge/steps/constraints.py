@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.metrics import Metric, Spectrum
+from geomerge.metrics import EigenCoordinates, Metric
 from geomerge.steps.qp.solve import solve_qp
 
 __all__ = [
     "BudgetStep",
     "Dual",
-    "SpectrumStack",
+    "StackedCoordinates",
     "budget_step",
     "budget_steps",
     "nonzero_rows",
@@ -114,7 +114,7 @@ def budget_steps(
     limits = limits.cpu().double().expand(batch, -1)
     mus = dampings.double().expand(batch).tolist()
     kept = nonzero_rows(v, rows, limits)
-    stack = SpectrumStack.of(metric, [*rows[kept.to(rows.device)], v])
+    stack = StackedCoordinates.of(metric, [*rows[kept.to(rows.device)], v])
     tied = [[2 * (metric.floor + mu) if beta is None else beta] for mu in mus]
     betas = torch.tensor(tied, dtype=torch.float64)
 
@@ -177,13 +177,13 @@ _CHUNK = 1 << 22  # numbers brought to float64 at a time
 
 
 @dataclass(frozen=True)
-class SpectrumStack:
+class StackedCoordinates:
     """The spectra of several vectors under one metric."""
 
-    spectra: list[Spectrum]
+    spectra: list[EigenCoordinates]
 
     @classmethod
-    def of(cls, metric: Metric, vectors: Iterable[Tensor]) -> SpectrumStack:
+    def of(cls, metric: Metric, vectors: Iterable[Tensor]) -> StackedCoordinates:
         """Split every vector, shape (n,) each, along the metric's eigendirections."""
         return cls([metric.spectrum(vector) for vector in vectors])
 
@@ -205,7 +205,7 @@ class SpectrumStack:
         self,
         coefficients: Tensor,  # (k,)
         damping: float,
-    ) -> Spectrum:
+    ) -> EigenCoordinates:
         """Return (g + damping I)^-1 times the sum of the vectors with these coefficients.
 
         The sum is taken in float64, because rows that contradict each other cancel in it.
@@ -218,7 +218,7 @@ class SpectrumStack:
             for coefficient, spectrum in used:
                 total += coefficient * spectrum.parts[j].double()
             parts.append((total / (eigenvalue.double() + damping)).to(first.parts[j].dtype))
-        return Spectrum(parts, first.eigenvalues, first.compose)
+        return EigenCoordinates(parts, first.eigenvalues, first.compose)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geomerge.metrics import Metric
-from geomerge.steps.constraints import SpectrumStack, nonzero_rows, solve_dual
+from geomerge.steps.constraints import StackedCoordinates, nonzero_rows, solve_dual
 
 __all__ = ["step_gradient"]
 
@@ -44,7 +44,7 @@ def step_gradient(
     """
     limits = limits.cpu().double()
     kept = nonzero_rows(v, rows, limits)
-    stack = SpectrumStack.of(metric, [*rows[kept.to(rows.device)], v, q])
+    stack = StackedCoordinates.of(metric, [*rows[kept.to(rows.device)], v, q])
     log_mu = torch.tensor(damping, dtype=torch.float64).log().requires_grad_()
     free_limits = limits.clone().requires_grad_()
 

@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.metrics import MaskedMetric, Metric, Spectrum
+from geomerge.metrics import EigenCoordinates, MaskedMetric, Metric
 
 __all__ = [
     "Step",
@@ -243,11 +243,11 @@ def _total(parts: list[Tensor]) -> float:
     return float(parts[0] if len(parts) == 1 else torch.stack(parts).sum(dtype=torch.float64))
 
 
-def _norm(spectrum: Spectrum, beta: float, damping: float) -> float:
+def _norm(spectrum: EigenCoordinates, beta: float, damping: float) -> float:
     return float(beta / 2 * spectrum.sum(lambda s: 1 / (s + damping) ** 2) ** 0.5)
 
 
-def _step(spectrum: Spectrum, beta: float, damping: float) -> Step:
+def _step(spectrum: EigenCoordinates, beta: float, damping: float) -> Step:
     parts = spectrum.scaled(lambda s: beta / 2 / (s + damping))
     return Step(
         spectrum.compose(parts),

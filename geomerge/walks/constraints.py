@@ -19,13 +19,19 @@ from geomerge.steps import budget_step
 from geomerge.walks.objectives import divergence
 from geomerge.walks.state import WalkState
 
-__all__ = ["Budgets", "Kept", "KeptStep", "LossKept", "SketchKept"]
+__all__ = [
+    "ConstrainedStep",
+    "Constraint",
+    "Constraints",
+    "KLConstraint",
+    "QuadraticConstraint",
+]
 
 _HALVINGS = 6  # of a step that breaks a budget; then it is not taken
 _ROUNDING = 1e-6
 
 
-class Kept(Protocol):
+class Constraint(Protocol):
     """Something that a walk should not make worse."""
 
     @property
@@ -49,7 +55,7 @@ class Kept(Protocol):
 
 
 @dataclass(frozen=True)
-class LossKept:
+class KLConstraint:
     """Mean KL(teacher || network) on some of the teacher's inputs: worse is farther from it.
 
     Attributes:
@@ -84,7 +90,7 @@ class LossKept:
 
 
 @dataclass(frozen=True)
-class SketchKept:
+class QuadraticConstraint:
     """The functional change (w - w_0)' g (w - w_0) that a sketch predicts, where no inputs are.
 
     Attributes:
@@ -116,7 +122,7 @@ class SketchKept:
 
 
 @dataclass(frozen=True)
-class KeptStep:
+class ConstrainedStep:
     """A step that keeps every budget.
 
     Attributes:
@@ -130,7 +136,7 @@ class KeptStep:
     multipliers: dict[str, float]
 
 
-class Budgets:
+class Constraints:
     """What may not get worse along a walk, and by how much it may.
 
     Args:
@@ -143,7 +149,7 @@ class Budgets:
 
     def __init__(
         self,
-        kept: Sequence[Kept],
+        kept: Sequence[Constraint],
         allowed: Mapping[str, float],
         best: Mapping[str, float],
         state: WalkState | None = None,
@@ -199,7 +205,7 @@ class Budgets:
         v: Tensor,  # (n,)
         damping: float,
         beta: float,
-    ) -> KeptStep:
+    ) -> ConstrainedStep:
         """Solve eq. (7) under the budgets' rows, and shorten the step until all are kept.
 
         Args:
@@ -233,7 +239,7 @@ class Budgets:
             share = 0.0
         self._values["shortened"] += share < 1
         prices = zip(self._kept, step.multipliers.tolist(), strict=True)
-        return KeptStep(
+        return ConstrainedStep(
             share * step.tangent,
             share**2 * step.predicted,
             {k.name: price for k, price in prices if price > 0},

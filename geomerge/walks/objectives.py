@@ -15,11 +15,11 @@ from geomerge.metrics import output_map
 from geomerge.networks.network import Network
 
 __all__ = [
-    "Descent",
-    "TowardFunction",
-    "TowardLabels",
-    "TowardMixedOutputs",
-    "TowardOutputs",
+    "CrossEntropy",
+    "KLToTeacher",
+    "MixupDrift",
+    "Objective",
+    "OutputDrift",
     "divergence",
     "log_probabilities",
 ]
@@ -61,7 +61,7 @@ def log_probabilities(
     return network.all_logits(w, inputs.batches(batch)).log_softmax(dim=1)
 
 
-class Descent(ABC):
+class Objective(ABC):
     """v = - grad_w of a loss, on batches in which every input is seen once before any again."""
 
     def __init__(self, network: Network, inputs: Inputs, batch: int, seed: int) -> None:
@@ -89,7 +89,7 @@ class Descent(ABC):
         """Return inputs, shape (B, ...), and the loss of their logits."""
 
 
-class TowardFunction(Descent):
+class KLToTeacher(Objective):
     """v = - grad_w D(w), D the mean KL(teacher || network) on the teacher's own inputs.
 
     Args:
@@ -110,7 +110,7 @@ class TowardFunction(Descent):
         return self._inputs.batch(index), divergence(self._targets[index])
 
 
-class TowardOutputs(Descent):
+class OutputDrift(Objective):
     r"""v = - J'(phi(w) - phi_0) / N: half the steepest descent of the squared functional change.
 
     With the inverse of the metric before it, it is the Gauss-Newton step that takes the drift
@@ -136,8 +136,8 @@ class TowardOutputs(Descent):
         return self._inputs.batch(index), _half_change(self._outputs[index], self._output)
 
 
-class TowardMixedOutputs(Descent):
-    """As :class:`TowardOutputs`, on mixtures of two inputs each (Zhang et al. 2018, mixup).
+class MixupDrift(Objective):
+    """As :class:`OutputDrift`, on mixtures of two inputs each (Zhang et al. 2018, mixup).
 
     What the network does between inputs is its function too, and is known without labels: where
     there are few inputs it says more of what to keep.
@@ -189,7 +189,7 @@ class TowardMixedOutputs(Descent):
         return x, _half_change(phi_0, self._output)
 
 
-class TowardLabels(Descent):
+class CrossEntropy(Objective):
     """v = - grad_w of the mean cross-entropy: the one direction that sees labels.
 
     Args:

@@ -25,7 +25,7 @@ from geomerge.steps import compensate, precondition
 from geomerge.walks.state import StateFile
 from geomerge.walks.walk import WalkPoint
 
-__all__ = ["PlaneWalk", "Prescription", "Stage", "walk_toward_plane"]
+__all__ = ["PlaneWalkOptions", "Prescription", "Stage", "walk_toward_plane"]
 
 _COMPENSATION_STEPS = 10
 _RECENT = 0.8  # memory of the drift, which differs from batch to batch
@@ -58,7 +58,7 @@ Stage: TypeAlias = Callable[[Tensor, Metric], Prescription]  # from a point and 
 
 
 @dataclass(frozen=True)
-class PlaneWalk:
+class PlaneWalkOptions:
     """Settings of a walk toward a plane.
 
     Attributes:
@@ -81,7 +81,7 @@ def walk_toward_plane(
     stages: Sequence[Stage],
     metric_at: Callable[[Tensor], Metric],
     anchor: Callable[[Tensor], tuple[float, Tensor]],
-    walk: PlaneWalk,
+    walk: PlaneWalkOptions,
     settle: Callable[[Tensor], Tensor] | None = None,
     large: float = 1.0,
     kept: StateFile | None = None,
@@ -93,7 +93,7 @@ def walk_toward_plane(
         stages: What to bring where, from the point reached and the metric there.
         metric_at: Measures the metric at a point.
         anchor: Gives the drift at a point and v against it, such as
-            :class:`~geomerge.walks.objectives.TowardOutputs`.
+            :class:`~geomerge.walks.objectives.OutputDrift`.
         walk: Settings.
         settle: Applied to the weights after each prescribed move: running statistics.
         large: A drift that leaves nothing of the function. Where the drift rises by a share of it

@@ -19,16 +19,16 @@ from geomerge.walks.plane import Stage
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import WalkPoint
 
-__all__ = ["PullWalk", "walk_by_pull"]
+__all__ = ["PullWalkOptions", "walk_by_pull"]
 
 
 @dataclass(frozen=True)
-class PullWalk:
+class PullWalkOptions:
     """Settings of a soft pull.
 
     Attributes:
         steps: How many.
-        least: Smallest mu, as in :class:`~geomerge.walks.walk.WeightWalk`.
+        least: Smallest mu, as in :class:`~geomerge.walks.walk.WeightWalkOptions`.
         share: Radius of a step, as a share of the first distance to the plane.
         refresh: Steps between two measurements of the metric.
     """
@@ -43,7 +43,7 @@ def walk_by_pull(
     start: Tensor,  # (n,)
     plane: Stage,
     metric_at: Callable[[Tensor], Metric],
-    walk: PullWalk,
+    walk: PullWalkOptions,
     settle: Callable[[Tensor], Tensor] | None = None,
     state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:

@@ -16,15 +16,15 @@ from torch import Tensor
 from geomerge.errors import NumericalError
 from geomerge.metrics import Metric
 from geomerge.steps import damped_step, preconditioned_move, trust_region_step
-from geomerge.walks.constraints import Budgets
+from geomerge.walks.constraints import Constraints
 from geomerge.walks.damping import DampingLearner
-from geomerge.walks.objectives import Descent
+from geomerge.walks.objectives import Objective
 from geomerge.walks.state import WalkState
 
 __all__ = [
-    "FunctionWalk",
+    "FunctionWalkOptions",
     "WalkPoint",
-    "WeightWalk",
+    "WeightWalkOptions",
     "walk_straight",
     "walk_toward_function",
     "walk_toward_weights",
@@ -57,7 +57,7 @@ class WalkPoint:
 
 
 @dataclass(frozen=True)
-class FunctionWalk:
+class FunctionWalkOptions:
     """Settings of a walk toward a function.
 
     Attributes:
@@ -78,7 +78,7 @@ class FunctionWalk:
 
 
 @dataclass(frozen=True)
-class WeightWalk:
+class WeightWalkOptions:
     """Settings of a walk toward weights, arXiv 2012.09605 eq. (7).
 
     Attributes:
@@ -105,8 +105,8 @@ def walk_toward_function(
     start: Tensor,  # (n,)
     metric_at: Callable[[Tensor], Metric],
     directions: Sequence[Direction],
-    walk: FunctionWalk,
-    budgets: Budgets | None = None,
+    walk: FunctionWalkOptions,
+    budgets: Constraints | None = None,
     learner: DampingLearner | None = None,
     settle: Callable[[Tensor], Tensor] | None = None,
     state: WalkState | None = None,
@@ -151,7 +151,7 @@ def walk_toward_function(
             metric = metric_at(w)
         rate = walk.learning_rate * (1 - turn / walk.steps)
         direction = directions[teacher]
-        if isinstance(direction, Descent):
+        if isinstance(direction, Objective):
             distance, v = direction(w, room)
             room = v
         else:
@@ -183,9 +183,9 @@ def walk_toward_weights(
     start: Tensor,  # (n,)
     target: Tensor,  # (n,)
     metric_at: Callable[[Tensor], Metric],
-    walk: WeightWalk,
+    walk: WeightWalkOptions,
     correct: Callable[[Metric, Tensor], Tensor] | None = None,
-    budgets: Budgets | None = None,
+    budgets: Constraints | None = None,
     state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:
     """Walk from ``start`` to near ``target``, keeping the function that the metric measures.

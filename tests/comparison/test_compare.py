@@ -10,7 +10,7 @@ import torch
 
 from geomerge import MergeOptions, load_checkpoint
 from geomerge.comparison import METHODS, CompareOptions, compare
-from geomerge.comparison.registry import GROUPS, Found, Method
+from geomerge.comparison.registry import GROUPS, Method, MethodResult
 from geomerge.errors import CheckpointError, NumericalError, OptionError
 from geomerge.report.labels import place_names
 
@@ -63,10 +63,10 @@ def test_a_comparison_is_the_same_again(digits: Path) -> None:
 def test_what_fails_or_does_not_apply_leaves_the_others(
     digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def infinite(context: object) -> Found:
-        return Found(torch.full((2,), float("inf")))
+    def infinite(context: object) -> MethodResult:
+        return MethodResult(torch.full((2,), float("inf")))
 
-    def failing(context: object) -> Found:
+    def failing(context: object) -> MethodResult:
         raise NumericalError("no number came of it")
 
     for name, make in (("slerp", infinite), ("fisher", failing)):

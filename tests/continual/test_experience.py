@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from geomerge import Network
-from geomerge.continual import MergeSettings, Remembered, fit_memory, merge_experience, remember
+from geomerge.continual import ContinualOptions, TaskMemory, fit_memory, merge_expert, remember
 from geomerge.continual.kept import quadratic_drifts
 from geomerge.continual.rehearsal import Rehearsal
 from geomerge.data import as_they_are
 from geomerge.errors import OptionError
 
-SETTINGS = MergeSettings(epochs=4, pseudo_inputs=500, rank=8, sketch_inputs=500, batch=50)
+SETTINGS = ContinualOptions(epochs=4, pseudo_inputs=500, rank=8, sketch_inputs=500, batch=50)
 
 
 def blobs(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,12 +51,12 @@ class Case:
         x, y = self.tasks[task]
         return float((self.network.logits(w, x).argmax(1) == y).float().mean())
 
-    def remembered(self, settings: MergeSettings = SETTINGS) -> Remembered:
+    def remembered(self, settings: ContinualOptions = SETTINGS) -> TaskMemory:
         x = as_they_are(self.tasks[0][0])
         return remember(self.network, self.first, x, "task 0", None, settings, 0)
 
-    def merge(self, settings: MergeSettings = SETTINGS, memory: list[Remembered] | None = None):  # type: ignore[no-untyped-def]
-        return merge_experience(
+    def merge(self, settings: ContinualOptions = SETTINGS, memory: list[TaskMemory] | None = None):  # type: ignore[no-untyped-def]
+        return merge_expert(
             self.first, self.expert, as_they_are(self.tasks[1][0]),
             [self.remembered(settings)] if memory is None else memory, lambda _: self.network,
             settings, labels=self.tasks[1][1],
@@ -84,7 +84,7 @@ def case() -> Case:
         replace(SETTINGS, manifold="new"),
     ],
 )
-def test_the_merged_network_does_both_tasks(case: Case, settings: MergeSettings) -> None:
+def test_the_merged_network_does_both_tasks(case: Case, settings: ContinualOptions) -> None:
     w, report = case.merge(settings)
     assert case.accuracy(w, 0) > 0.95
     assert case.accuracy(w, 1) > 0.95
@@ -132,7 +132,7 @@ def test_frozen_weights_stay(case: Case) -> None:
         replace(SETTINGS, budget=0.1),
         replace(SETTINGS, metric="euclidean"),
     ):
-        w, _ = merge_experience(
+        w, _ = merge_expert(
             case.first, expert, as_they_are(case.tasks[1][0]), [case.remembered(settings)],
             lambda _: case.network, settings, free=free,
         )  # fmt: skip
@@ -151,7 +151,7 @@ def test_a_budget_holds_with_running_statistics_too() -> None:
     expert = network.initial + 0.1 * torch.randn(network.n).abs()
     for budget in (0.001, 0.01, 0.1):
         settings = replace(SETTINGS, budget=budget)
-        _, report = merge_experience(
+        _, report = merge_expert(
             network.initial, expert, other, memory, lambda _: network, settings
         )
         assert report.predicted["task 0"] <= budget * 1.001
@@ -166,7 +166,7 @@ def test_the_same_seed_gives_the_same_bits(case: Case) -> None:
 
 
 def test_an_expert_that_learned_nothing_leaves_the_network(case: Case) -> None:
-    w, report = merge_experience(
+    w, report = merge_expert(
         case.first, case.first, as_they_are(case.tasks[0][0]), [case.remembered()],
         lambda _: case.network, SETTINGS,
     )  # fmt: skip
@@ -227,7 +227,7 @@ def test_classes_that_are_masked(case: Case) -> None:
     network = Network(Masked())
     x = as_they_are(case.tasks[0][0])
     memory = [remember(network, case.first, x, "task 0", None, SETTINGS, 0)]
-    w, _ = merge_experience(
+    w, _ = merge_expert(
         case.first, case.expert, as_they_are(case.tasks[1][0]), memory, lambda _: network, SETTINGS
     )
     assert case.accuracy(w, 0) > 0.95
@@ -236,7 +236,7 @@ def test_classes_that_are_masked(case: Case) -> None:
 
 def test_what_a_merge_cannot_do(case: Case) -> None:
     with pytest.raises(OptionError, match="needs the experience's labels"):
-        merge_experience(
+        merge_expert(
             case.first, case.expert, as_they_are(case.tasks[1][0]), [], lambda _: case.network,
             replace(SETTINGS, labels=True),
         )  # fmt: skip

@@ -11,7 +11,7 @@ from geomerge import KroneckerMetric, Network
 from geomerge.metrics import EuclideanMetric
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.kronecker.layer import KroneckerLayer
-from geomerge.pruning.obs import Readers, magnitudes
+from geomerge.pruning.obs import Consumers, magnitudes
 from geomerge.pruning.parts import Part, Role
 from geomerge.pruning.units import Units, find_units
 
@@ -126,7 +126,7 @@ def test_costs_are_those_of_the_least_squares(
 ) -> None:
     network, _, found = setting
     units, w = found[layer], network.initial
-    costs = Readers(units, metric, w, []).costs()
+    costs = Consumers(units, metric, w, []).costs()
     truth = [least_cost(metric, units, w, [unit], []) for unit in range(units.count)]
     torch.testing.assert_close(costs, torch.tensor(truth).double(), rtol=1e-7, atol=1e-12)
     assert costs.dtype == torch.float64
@@ -140,7 +140,7 @@ def test_units_that_are_gone_cost_infinity_and_make_up_for_nothing(
     network, _, found = setting
     units, w = found[layer], network.initial.clone()
     units.clear(w, [1])
-    costs = Readers(units, metric, w, [1]).costs()
+    costs = Consumers(units, metric, w, [1]).costs()
     assert costs[1] == float("inf")
     for unit in (k for k in range(units.count) if k != 1):
         truth = least_cost(metric, units, w, [unit], [1])
@@ -153,7 +153,7 @@ def test_removed_one_by_one_units_cost_what_they_cost_together(
 ) -> None:
     network, _, found = setting
     units, w = found[layer], network.initial
-    readers = Readers(units, metric, w, [])
+    readers = Consumers(units, metric, w, [])
     order: list[int] = []
     spent = 0.0
     while len(order) < units.count - 1:
@@ -184,7 +184,7 @@ def test_the_program_counts_interactions_and_the_costs_themselves(
 ) -> None:
     network, _, found = setting
     units, w = found[layer], network.initial
-    readers = Readers(units, metric, w, [])
+    readers = Consumers(units, metric, w, [])
     program = readers.program()
     q = program.hessian
     torch.testing.assert_close(q, q.T, rtol=1e-10, atol=1e-14)
@@ -207,7 +207,7 @@ def test_what_is_written_makes_up_for_all_that_is_gone(
 ) -> None:
     network, _, found = setting
     units, w = found[layer], network.initial
-    readers = Readers(units, metric, w, [])
+    readers = Consumers(units, metric, w, [])
     same = w.clone()
     readers.write(same)
     assert torch.equal(same, w)
@@ -230,7 +230,7 @@ def test_units_shrink_each_compensated_for_itself(
     network, _, found = setting
     units, w = found[layer], network.initial
     rates = torch.rand(units.count, dtype=torch.float64)
-    readers = Readers(units, metric, w, [])
+    readers = Consumers(units, metric, w, [])
     readers.shrink(rates)
     shrunk = w.clone()
     readers.write(shrunk)
@@ -248,7 +248,7 @@ def test_slopes_are_derivatives_along_the_compensated_removal(
     def loss(logits: Tensor) -> Tensor:
         return functional.cross_entropy(logits, labels)
 
-    slopes = Readers(units, metric, w, []).slopes(network.gradient(w, x, loss)[1])
+    slopes = Consumers(units, metric, w, []).slopes(network.gradient(w, x, loss)[1])
     for slope, move in zip(slopes, compensated_moves(metric, units, w), strict=True):
         up, down = (loss(network.logits(w + e * move, x)) for e in (1e-4, -1e-4))
         assert float(slope) == pytest.approx(float(up - down) / 2e-4, rel=1e-5, abs=1e-8)
@@ -261,9 +261,9 @@ def test_very_wide_readers_count_by_the_diagonal(
 ) -> None:
     network, _, found = setting
     units, w = found["hidden"], network.initial
-    exact = Readers(units, metric, w, [])
+    exact = Consumers(units, metric, w, [])
     monkeypatch.setattr("geomerge.pruning.obs._WIDEST", 5)
-    readers = Readers(units, metric, w, [])
+    readers = Consumers(units, metric, w, [])
     ((_, layer),) = readers_of(metric, units)
     a, b, matrix = layer.inputs.dense().diagonal(), layer.outputs.dense(), layer.matrix(w)
     truth = torch.einsum("oj,op,pj,j->j", matrix, b, matrix, a)
@@ -285,7 +285,7 @@ def test_without_a_layer_metric_costs_are_squared_norms_of_the_columns(
     for name in LAYERS:
         units, w = found[name], network.initial
         norms = torch.stack([w[units.consumers([k])].square().sum() for k in range(units.count)])
-        costs = Readers(units, EuclideanMetric(), w, []).costs()
+        costs = Consumers(units, EuclideanMetric(), w, []).costs()
         torch.testing.assert_close(costs, 1.01 * norms)
 
 

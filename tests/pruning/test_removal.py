@@ -13,12 +13,12 @@ from geomerge.errors import OptionError
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.pruning.flops import Sizes, count
 from geomerge.pruning.gradual_removal import rate_stages
-from geomerge.pruning.obs import Readers, magnitudes
+from geomerge.pruning.obs import Consumers, magnitudes
 from geomerge.pruning.removal import Removal, removal_stages
 from geomerge.pruning.schedule import cubic_schedule
 from geomerge.pruning.shrink import removed_units, shrink
 from geomerge.pruning.units import Units, find_units
-from geomerge.walks.constraints import LossKept
+from geomerge.walks.constraints import KLConstraint
 from geomerge.walks.plane import Prescription, Stage
 
 
@@ -98,7 +98,7 @@ def test_the_cheapest_goes_first_beside_those_compensated(setting: Setting, laye
     number = units.count - 2
     (stage,) = removal_stages(network, setting.removal({layer: number}), {}, 1)
     found = setting.gone(arrived(w, stage(w, setting.metric)))[layer]
-    readers = Readers(units, setting.metric, w, [])
+    readers = Consumers(units, setting.metric, w, [])
     expected = []
     for _ in range(number):
         expected.append(int(readers.costs().argmin()))
@@ -150,7 +150,7 @@ def test_the_layers_that_read_make_up_for_what_is_gone(
     there = torch.where(wanted.free, wanted.made_up, wanted.target)
     found = setting.gone(there)[layer]
     assert len(found) == 5
-    readers = Readers(setting.units[layer], setting.metric, w, [1])
+    readers = Consumers(setting.units[layer], setting.metric, w, [1])
     for unit in found:
         if unit != 1:
             readers.remove(unit)
@@ -269,7 +269,7 @@ def test_rates_cost_less_than_any_others_that_make_the_progress(
     setting: Setting, layer: str
 ) -> None:
     network, units, w = setting.network, setting.units[layer], setting.network.initial
-    program = Readers(units, setting.metric, w, []).program()
+    program = Consumers(units, setting.metric, w, []).program()
     stage = rate_stages(network, setting.removal({layer: 3}), {}, 2)[0]
     level = 3 * cubic_schedule(0.0, 1.0, 2)[0]
     rates = 1 - left_of(units, w, stage(w, setting.metric).target)
@@ -313,11 +313,11 @@ def test_rates_of_two_layers_beside_units_gone_before(setting: Setting) -> None:
     assert len(found["0"]) == 4
 
 
-def kept_classes(setting: Setting) -> list[LossKept]:
+def kept_classes(setting: Setting) -> list[KLConstraint]:
     log_p = setting.network.logits(setting.network.initial, setting.x).log_softmax(dim=1)
     labels = torch.arange(len(setting.x)) % 3
     return [
-        LossKept(f"class {k}", setting.network, setting.x[labels == k], log_p[labels == k])
+        KLConstraint(f"class {k}", setting.network, setting.x[labels == k], log_p[labels == k])
         for k in range(3)
     ]
 
@@ -328,7 +328,7 @@ def test_budgets_have_prices_where_they_bind(setting: Setting) -> None:
     w = w + 0.3 * torch.randn(w.shape, dtype=w.dtype, generator=torch.Generator().manual_seed(5))
     w[network.n_parameters :] = network.initial[network.n_parameters :]
     units = setting.units["5"]
-    readers = Readers(units, setting.metric, w, [])
+    readers = Consumers(units, setting.metric, w, [])
     rows = [(one.name, one.value(w), readers.slopes(one.row(w)[1])) for one in kept]
 
     def bounded(allowed: float) -> tuple[Mapping[str, float], dict[str, float], float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geomerge import Network
 from geomerge.errors import NumericalError, OptionError
-from geomerge.metrics import Spectrum
+from geomerge.metrics import EigenCoordinates
 from geomerge.metrics.base import by_spectrum
 from geomerge.metrics.exact import exact_metric
 from geomerge.steps import budget_step
@@ -40,8 +40,10 @@ class DenseMetric:
     def inner(self, u: Tensor, v: Tensor) -> float:
         return float((u @ self.vectors * self.values) @ (self.vectors.T @ v))
 
-    def spectrum(self, v: Tensor) -> Spectrum:
-        return Spectrum([self.vectors.T @ v], [self.values], lambda parts: self.vectors @ parts[0])
+    def spectrum(self, v: Tensor) -> EigenCoordinates:
+        return EigenCoordinates(
+            [self.vectors.T @ v], [self.values], lambda parts: self.vectors @ parts[0]
+        )
 
 
 class Groups(NamedTuple):

@@ -15,7 +15,7 @@ from geomerge.runs.stream_options import StreamOptions
 from geomerge.strategies import baselines
 from geomerge.strategies.averages import AveragedWeights
 from geomerge.strategies.networks import make_network
-from geomerge.strategies.rows import Row, Training
+from geomerge.strategies.rows import StreamRow, Training
 from geomerge.strategies.streams import Stream, make_stream
 from geomerge.strategies.table import run_row, run_table, summary
 
@@ -40,7 +40,7 @@ def training(stream: Stream, **options: Any) -> Training:
     )
 
 
-def learned(row: Row, stream: Stream, count: int) -> Row:
+def learned(row: StreamRow, stream: Stream, count: int) -> StreamRow:
     torch.manual_seed(0)
     for experience in stream.benchmark.train_stream[:count]:
         row.strategy.train(experience, eval_streams=[], reset_optimizer_state=True)

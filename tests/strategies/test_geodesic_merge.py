@@ -31,10 +31,10 @@ from avalanche.training.plugins import (
 
 from geomerge.errors import NumericalError, OptionError
 from geomerge.strategies import (
+    ContinualOptions,
     GeodesicMerge,
     GeodesicMergePlugin,
     MergeCSVLogger,
-    MergeSettings,
     maybe_load_checkpoint,
     merge_metrics,
     save_checkpoint,
@@ -46,7 +46,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:No loggers specified:UserWarning"),
     pytest.mark.filterwarnings("ignore:Metric .* EarlyStopping:UserWarning"),
 ]
-SETTINGS = MergeSettings(epochs=2, pseudo_inputs=60, rank=4, batch=20, rehearsal=20)
+SETTINGS = ContinualOptions(epochs=2, pseudo_inputs=60, rank=4, batch=20, rehearsal=20)
 
 
 def small(multi_task: bool = False, classes: int = 10) -> nn.Module:

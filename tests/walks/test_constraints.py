@@ -9,29 +9,29 @@ from geomerge.data import Inputs, Normalisation
 from geomerge.metrics import KroneckerMetric, lower
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.testing import dense_kronecker
-from geomerge.walks.constraints import Budgets, Kept, LossKept, SketchKept
+from geomerge.walks.constraints import Constraint, Constraints, KLConstraint, QuadraticConstraint
 from geomerge.walks.damping import DampingLearner
 from geomerge.walks.objectives import log_probabilities
 
 
 @pytest.fixture
-def setting() -> tuple[Network, KroneckerMetric, LossKept, SketchKept]:
+def setting() -> tuple[Network, KroneckerMetric, KLConstraint, QuadraticConstraint]:
     torch.manual_seed(0)
     network = Network(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double())
     network.initial = network.initial.double()
     x = torch.randn(40, 5, dtype=torch.float64)
     metric = estimate_kronecker(network, network.initial, [x])
     targets = network.logits(network.initial, x).log_softmax(dim=1)
-    loss = LossKept("a", network, x, targets)
-    return network, metric, loss, SketchKept("b", metric, network.initial)
+    loss = KLConstraint("a", network, x, targets)
+    return network, metric, loss, QuadraticConstraint("b", metric, network.initial)
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_rows_are_gradients(
-    setting: tuple[Network, KroneckerMetric, LossKept, SketchKept], which: int
+    setting: tuple[Network, KroneckerMetric, KLConstraint, QuadraticConstraint], which: int
 ) -> None:
     network = setting[0]
-    kept: Kept = setting[2 + which]
+    kept: Constraint = setting[2 + which]
     w = network.initial + 0.3 * torch.randn(network.n, dtype=torch.float64)
     value, row = kept.row(w)
     assert value == pytest.approx(kept.value(w), rel=1e-9)
@@ -41,7 +41,7 @@ def test_rows_are_gradients(
 
 
 def test_lowering_is_the_metric_itself(
-    setting: tuple[Network, KroneckerMetric, LossKept, SketchKept],
+    setting: tuple[Network, KroneckerMetric, KLConstraint, QuadraticConstraint],
 ) -> None:
     network, metric, _, _ = setting
     u = torch.randn(network.n, dtype=torch.float64)
@@ -50,10 +50,10 @@ def test_lowering_is_the_metric_itself(
 
 @pytest.mark.parametrize("allowed", [0.0, 0.003, 0.1])
 def test_no_step_leaves_its_budgets(
-    setting: tuple[Network, KroneckerMetric, LossKept, SketchKept], allowed: float
+    setting: tuple[Network, KroneckerMetric, KLConstraint, QuadraticConstraint], allowed: float
 ) -> None:
     network, metric, loss, sketch = setting
-    budgets = Budgets([loss, sketch], {"a": allowed, "b": allowed}, {"a": 0.0, "b": 0.0})
+    budgets = Constraints([loss, sketch], {"a": allowed, "b": allowed}, {"a": 0.0, "b": 0.0})
     goal = network.initial + torch.randn(network.n, dtype=torch.float64)
     w = network.initial
     for _ in range(30):
@@ -68,11 +68,11 @@ def test_no_step_leaves_its_budgets(
 
 
 def test_wide_budgets_change_nothing(
-    setting: tuple[Network, KroneckerMetric, LossKept, SketchKept],
+    setting: tuple[Network, KroneckerMetric, KLConstraint, QuadraticConstraint],
 ) -> None:
     network, metric, loss, _ = setting
     v = torch.randn(network.n, dtype=torch.float64)
-    step = Budgets([loss], {"a": 1e6}, {"a": 0.0}).step(network.initial, metric, v, 0.1, 0.2)
+    step = Constraints([loss], {"a": 1e6}, {"a": 0.0}).step(network.initial, metric, v, 0.1, 0.2)
     spectrum = metric.spectrum(v)
     free = spectrum.compose(spectrum.scaled(lambda s: 0.1 / (s + 0.1)))
     torch.testing.assert_close(step.tangent, free)
@@ -80,7 +80,7 @@ def test_wide_budgets_change_nothing(
 
 
 def test_learned_damping_follows_the_measured_distance(
-    setting: tuple[Network, KroneckerMetric, LossKept, SketchKept],
+    setting: tuple[Network, KroneckerMetric, KLConstraint, QuadraticConstraint],
 ) -> None:
     """The goal lies where damping matters: more of it goes there faster, less of it keeps more."""
     network, metric, _, sketch = setting
@@ -107,16 +107,16 @@ def test_targets_of_some_inputs_are_those_inputs() -> None:
     network = Network(nn.Linear(4, 2))
     inputs = Inputs(torch.randn(30, 4), Normalisation((0.0,), (1.0,)))
     targets = log_probabilities(network, network.initial, inputs)
-    kept = LossKept("a", network, inputs.batch(slice(3, 9)), targets[3:9])
+    kept = KLConstraint("a", network, inputs.batch(slice(3, 9)), targets[3:9])
     assert kept.value(network.initial) == pytest.approx(0, abs=1e-6)
 
 
 def test_what_is_learned_may_not_fall_back(
-    setting: tuple[Network, KroneckerMetric, LossKept, SketchKept],
+    setting: tuple[Network, KroneckerMetric, KLConstraint, QuadraticConstraint],
 ) -> None:
     network, metric, loss, _ = setting
     start = network.initial + torch.randn(network.n, dtype=torch.float64)
-    budgets = Budgets([loss], {"a": 0.01}, {"a": loss.value(start)})
+    budgets = Constraints([loss], {"a": 0.01}, {"a": loss.value(start)})
     w = start
     for goal in (network.initial, start):  # there and, as far as it is allowed, back
         for _ in range(60):

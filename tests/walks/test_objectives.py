@@ -9,7 +9,7 @@ from geomerge import Network
 from geomerge.data import Inputs, Normalisation, Split
 from geomerge.metrics import functional_change, output_map
 from geomerge.metrics.outputs import OUTPUTS, TEMPERATURE
-from geomerge.walks.objectives import TowardLabels, TowardMixedOutputs, TowardOutputs
+from geomerge.walks.objectives import CrossEntropy, MixupDrift, OutputDrift
 
 Case = tuple[Network, torch.Tensor]
 
@@ -35,7 +35,7 @@ def test_toward_outputs_is_half_the_descent_of_the_functional_change(
     network, x = case
     w, start = moved(network), network.initial
     phi_0 = output_map(network.logits(start, x), output)
-    drift, v = TowardOutputs(network, phi_0, inputs_of(x), output, len(x), 0)(w)
+    drift, v = OutputDrift(network, phi_0, inputs_of(x), output, len(x), 0)(w)
     before = network.logits(start, x)
     assert 2 * drift == pytest.approx(functional_change(before, network.logits(w, x), output))
     step = 1e-6 * torch.randn(network.n, dtype=torch.float64)
@@ -48,11 +48,11 @@ def test_toward_outputs_is_half_the_descent_of_the_functional_change(
 def test_where_nothing_has_drifted_nothing_pulls(case: Case) -> None:
     network, x = case
     for direction in (
-        TowardOutputs(
+        OutputDrift(
             network, output_map(network.logits(network.initial, x), "tempered"), inputs_of(x),
             "tempered", len(x), 0,
         ),
-        TowardMixedOutputs(network, network.initial, inputs_of(x), "tempered", len(x), 0, 0.5),
+        MixupDrift(network, network.initial, inputs_of(x), "tempered", len(x), 0, 0.5),
     ):  # fmt: skip
         drift, v = direction(network.initial)
         assert drift == pytest.approx(0, abs=1e-20)
@@ -64,7 +64,7 @@ def test_mixtures_repeat_with_the_seed_and_only_with_it(case: Case) -> None:
     w = moved(network)
 
     def first(seed: int) -> float:
-        direction = TowardMixedOutputs(
+        direction = MixupDrift(
             network, network.initial, inputs_of(x), "hellinger", len(x), seed, 0.5
         )
         return direction(w)[0]
@@ -76,7 +76,7 @@ def test_mixtures_repeat_with_the_seed_and_only_with_it(case: Case) -> None:
 def test_toward_labels_descends_the_cross_entropy(case: Case) -> None:
     network, x = case
     labels = torch.arange(len(x)) % 3
-    loss, v = TowardLabels(network, Split(inputs_of(x), labels), len(x), 0)(network.initial)
+    loss, v = CrossEntropy(network, Split(inputs_of(x), labels), len(x), 0)(network.initial)
     logits = network.logits(network.initial, x)
     assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)))
     later = network.logits(network.initial + 1e-3 * v, x)

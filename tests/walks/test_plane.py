@@ -18,13 +18,13 @@ from geomerge.pruning.masks import prunable, sparsity
 from geomerge.pruning.schedule import cubic_schedule, restoring_stages, weight_stages
 from geomerge.pruning.units import Units, find_units
 from geomerge.training import train
-from geomerge.walks.objectives import TowardOutputs
-from geomerge.walks.plane import PlaneWalk, Prescription, Stage, walk_toward_plane
-from geomerge.walks.soft_pull import PullWalk, walk_by_pull
+from geomerge.walks.objectives import OutputDrift
+from geomerge.walks.plane import PlaneWalkOptions, Prescription, Stage, walk_toward_plane
+from geomerge.walks.soft_pull import PullWalkOptions, walk_by_pull
 from geomerge.walks.walk import WalkPoint
 
 OUTPUT = "tempered"
-FAST = PlaneWalk(steps=40, refresh=2)
+FAST = PlaneWalkOptions(steps=40, refresh=2)
 
 
 @dataclass
@@ -39,15 +39,15 @@ class Setting:
     def metric_at(self, w: Tensor) -> KroneckerMetric:
         return estimate_kronecker(self.network, w, [self.inputs.batch(slice(None))], OUTPUT)
 
-    def anchor(self, seed: int = 0) -> TowardOutputs:
+    def anchor(self, seed: int = 0) -> OutputDrift:
         phi = output_map(self.network.logits(self.w, self.inputs.batch(slice(None))), OUTPUT)
-        return TowardOutputs(self.network, phi, self.inputs, OUTPUT, 60, seed)
+        return OutputDrift(self.network, phi, self.inputs, OUTPUT, 60, seed)
 
     def walk(
         self,
         stages: Sequence[Stage],
         start: Tensor | None = None,
-        settings: PlaneWalk = FAST,
+        settings: PlaneWalkOptions = FAST,
         settle: Callable[[Tensor], Tensor] | None = None,
     ) -> list[WalkPoint]:
         start = self.w if start is None else start
@@ -169,7 +169,7 @@ def test_a_start_sparser_than_the_pattern_only_gets_nearer_to_it(setting: Settin
 
 def test_the_walk_changes_the_function_less_than_one_blow(setting: Setting) -> None:
     network = setting.network
-    settings = PlaneWalk(steps=120)
+    settings = PlaneWalkOptions(steps=120)
     *_, last = setting.walk(weight_stages(network, setting.w, 0.8, 6), settings=settings)
     plane = weight_stages(network, setting.w, 0.8, 1, kind="magnitude")[0]
     at_once = plane(setting.w, EuclideanMetric()).target
@@ -201,7 +201,7 @@ def test_all_steps_are_taken_and_twice_as_many_at_the_end(setting: Setting, stag
         calls.append(reached)
         return 0.0, torch.zeros_like(w)
 
-    walk = PlaneWalk(steps=40)
+    walk = PlaneWalkOptions(steps=40)
     for _ in walk_toward_plane(
         setting.w, weight_stages(setting.network, setting.w, 0.5, stages),
         lambda w: EuclideanMetric(), anchor, walk,
@@ -223,7 +223,7 @@ def test_the_same_seed_gives_the_same_bits(setting: Setting) -> None:
 @pytest.mark.parametrize("rate", [5.0, 100.0])
 def test_steps_that_are_too_long_are_shortened(setting: Setting, rate: float) -> None:
     plane = weight_stages(setting.network, setting.w, 0.6, 1)
-    points = setting.walk(plane, settings=PlaneWalk(learning_rate=rate, steps=200))
+    points = setting.walk(plane, settings=PlaneWalkOptions(learning_rate=rate, steps=200))
     x = setting.inputs.batch(slice(None))
     logits = [setting.network.logits(one, x) for one in (setting.w, *(p.weights for p in points))]
     moved, settled = (functional_change(logits[0], one, OUTPUT) for one in logits[1:])
@@ -233,7 +233,7 @@ def test_steps_that_are_too_long_are_shortened(setting: Setting, rate: float) ->
 def test_a_walk_that_diverges_says_what_to_do(setting: Setting) -> None:
     stages = weight_stages(setting.network, setting.w, 0.5, 1)
     with pytest.raises(NumericalError, match=r"however short the steps.*larger --damping"):
-        setting.walk(stages, settings=PlaneWalk(learning_rate=1e30, steps=50))
+        setting.walk(stages, settings=PlaneWalkOptions(learning_rate=1e30, steps=50))
 
 
 def test_statistics_are_those_that_the_settled_points_have(setting: Setting) -> None:
@@ -269,7 +269,7 @@ def test_momentum_never_moves_what_is_pinned(setting: Setting, metric: str) -> N
     def metric_at(w: Tensor) -> Metric:
         return EuclideanMetric() if metric == "euclidean" else setting.metric_at(setting.w)
 
-    walk = PlaneWalk(steps=60, momentum=0.99)
+    walk = PlaneWalkOptions(steps=60, momentum=0.99)
     points = list(
         walk_toward_plane(setting.w, [stage(0.2), stage(0.5), stage(0.8)], metric_at, push, walk)
     )
@@ -302,7 +302,7 @@ def test_units_come_back_bit_for_bit(setting: Setting, stages: int) -> None:
     queue = [(layer, unit) for layer, found in returning.items() for unit in found]
     points = setting.walk(
         restoring_stages(network, setting.w, units, returning, stages), start,
-        settings=PlaneWalk(steps=20),
+        settings=PlaneWalkOptions(steps=20),
     )  # fmt: skip
     assert len(points) == 2 * min(stages, 5)
     for k, point in enumerate(points):
@@ -352,7 +352,7 @@ def test_the_pull_ends_on_the_plane(setting: Setting, metric: str) -> None:
     def metric_at(w: Tensor) -> Metric:
         return EuclideanMetric() if metric == "euclidean" else setting.metric_at(w)
 
-    points = list(walk_by_pull(setting.w, plane, metric_at, PullWalk(steps=6, refresh=3)))
+    points = list(walk_by_pull(setting.w, plane, metric_at, PullWalkOptions(steps=6, refresh=3)))
     assert len(points) == 7
     assert sparsity(points[-1].weights, places) == pytest.approx(0.6, abs=2e-3)
     assert all(sparsity(point.weights, places) < 0.1 for point in points[:-1])
@@ -362,7 +362,7 @@ def test_the_pull_ends_on_the_plane(setting: Setting, metric: str) -> None:
     for point in points:
         assert torch.equal(statistics(network, point.weights), statistics(network, setting.w))
     # On the plane already it stays there.
-    (only,) = walk_by_pull(points[-1].weights, plane, metric_at, PullWalk())
+    (only,) = walk_by_pull(points[-1].weights, plane, metric_at, PullWalkOptions())
     assert torch.equal(only.weights, points[-1].weights)
     # The Euclidean pull is straight: its projection is all that is left of the way.
     if metric == "euclidean":

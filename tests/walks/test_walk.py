@@ -7,10 +7,10 @@ from geomerge import Network
 from geomerge.data import Inputs, Normalisation
 from geomerge.metrics import EuclideanMetric, functional_change
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
-from geomerge.walks.objectives import TowardFunction, log_probabilities
+from geomerge.walks.objectives import KLToTeacher, log_probabilities
 from geomerge.walks.walk import (
-    FunctionWalk,
-    WeightWalk,
+    FunctionWalkOptions,
+    WeightWalkOptions,
     walk_straight,
     walk_toward_function,
     walk_toward_weights,
@@ -33,7 +33,7 @@ def test_euclidean_walk_is_the_straight_line(
     gap = target - network.initial
     points = list(
         walk_toward_weights(
-            network.initial, target, lambda w: EuclideanMetric(), WeightWalk(radius=0.1)
+            network.initial, target, lambda w: EuclideanMetric(), WeightWalkOptions(radius=0.1)
         )
     )
     for k, point in enumerate(points, 1):
@@ -55,7 +55,7 @@ def test_walk_toward_weights_keeps_the_function_better_than_the_line(
             network.outputs(network.initial, x), network.outputs(w, x), "hellinger"
         )
 
-    walk = WeightWalk(radius=0.05, least=1e-4, until=0.6, refresh=5)
+    walk = WeightWalkOptions(radius=0.05, least=1e-4, until=0.6, refresh=5)
     *_, last = walk_toward_weights(network.initial, target, metric_at, walk)
     gap = target - network.initial
     share = 1 - float((target - last.weights).norm() / gap.norm())
@@ -79,12 +79,12 @@ def test_walk_toward_a_function_reaches_it_and_predicts_its_steps(
 ) -> None:
     network, target, inputs = setting
     metric = estimate_kronecker(network, network.initial, inputs.batches(100))
-    direction = TowardFunction(
+    direction = KLToTeacher(
         network, log_probabilities(network, target, inputs), inputs, batch=50, seed=0
     )
     points = list(
         walk_toward_function(
-            network.initial, lambda w: metric, [direction], FunctionWalk(0.1, steps=300)
+            network.initial, lambda w: metric, [direction], FunctionWalkOptions(0.1, steps=300)
         )
     )
     assert points[-1].distance < 0.1 * points[0].distance
@@ -104,10 +104,10 @@ def test_small_damping_keeps_more_of_the_function(
     x = kept.batch(slice(0, None))
     drifts = []
     for damping in (1e-5, 1e-3, 1.0):
-        direction = TowardFunction(
+        direction = KLToTeacher(
             network, log_probabilities(network, target, inputs), inputs, batch=50, seed=0
         )
-        walk = FunctionWalk(damping, steps=60, learning_rate=0.1)
+        walk = FunctionWalkOptions(damping, steps=60, learning_rate=0.1)
         *_, last = walk_toward_function(network.initial, lambda w: metric, [direction], walk)
         before, after = (network.outputs(w, x) for w in (network.initial, last.weights))
         drifts.append(functional_change(before, after, "hellinger"))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from geomerge.comparison.context import Context, NotApplicableError
-from geomerge.comparison.registry import Found, method
+from geomerge.comparison.registry import MethodResult, method
 from geomerge.comparison.walking import walk_and_pick
 from geomerge.errors import NumericalError
 from geomerge.merging.joint import round_samples
@@ -19,7 +19,7 @@ _TRIAL = 0.1  # share of the budget for which each is tried
 
 
 @method("distillation", "training", "from the mean toward both networks' outputs, without labels")
-def distillation(context: Context) -> Found:
+def distillation(context: Context) -> MethodResult:
     """Walk as the joint walk does, with g = I, at the learning rate that a short trial picks."""
     context.inputs(context.a, context.b)
     each = round_samples(context.sides)
@@ -34,11 +34,11 @@ def distillation(context: Context) -> Found:
         context.options, preset="joint", metric="euclidean", damping=None, learn=None, budget=()
     )
 
-    def walk(rate: float, steps: int) -> Found:
+    def walk(rate: float, steps: int) -> MethodResult:
         title = f"distillation at {rate:g} "
         return walk_and_pick(context, replace(options, learning_rate=rate, steps=steps), title)
 
-    tried: dict[float, Found] = {}
+    tried: dict[float, MethodResult] = {}
     for rate in RATES:
         with suppress(NumericalError):  # too large a rate for this network
             tried[rate] = walk(rate, trial)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geomerge.comparison.context import Context, NotApplicableError
-from geomerge.comparison.registry import Found, Predictor, method
+from geomerge.comparison.registry import MethodResult, Predictor, method
 from geomerge.merging.sides import Side
 
 __all__ = ["mean_of_softmax"]
@@ -29,10 +29,10 @@ def mean_of_softmax(*weights: Tensor) -> Predictor:
 @method(
     "ensemble", "networks", "mean of both networks' probabilities: two networks, twice the cost"
 )
-def ensemble(context: Context) -> Found:
+def ensemble(context: Context) -> MethodResult:
     """Return the mean of both networks' probabilities as a predictor."""
     if context.sides.head == "separate":
         raise NotApplicableError(
             "with separate heads the task is known, and the network trained for it answers alone"
         )
-    return Found(mean_of_softmax(context.a.w, context.b.w))
+    return MethodResult(mean_of_softmax(context.a.w, context.b.w))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from geomerge.comparison.context import Context, NotApplicableError
 from geomerge.comparison.descent import BATCH, fine_tuned
 from geomerge.comparison.fisher import FISHER_INPUTS, diagonal_fisher
-from geomerge.comparison.registry import Found, method
+from geomerge.comparison.registry import MethodResult, method
 
 LAMBDAS = (1.0, 10.0, 100.0, 1000.0)
 
 
 @method("ewc", "training", "b fine-tuned on a's labels, held by b's diagonal Fisher (EWC)")
-def ewc(context: Context) -> Found:
+def ewc(context: Context) -> MethodResult:
     """Fine-tune b with each lambda on an equal share of the budget, and pick the best."""
     a, b = context.a, context.b
     split = context.labelled(a)
@@ -29,7 +29,7 @@ def ewc(context: Context) -> Found:
         for strength in LAMBDAS
     ]
     best, w = context.pick(len(found), lambda k: context.settled(found[k][0]))
-    return Found(
+    return MethodResult(
         w,
         inputs=("a", "b"),
         labels=("a",),

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from geomerge.comparison.context import Context
 from geomerge.comparison.fisher import FISHER_INPUTS, diagonal_fisher
-from geomerge.comparison.registry import Found, method
+from geomerge.comparison.registry import MethodResult, method
 
 __all__ = ["fisher_merge"]
 
@@ -33,7 +33,7 @@ def fisher_merge(
 
 
 @method("fisher", "activations", "mean weighted by each network's diagonal Fisher information")
-def fisher_networks(context: Context) -> Found:
+def fisher_networks(context: Context) -> MethodResult:
     """Merge by both diagonals, measured without labels, at the best share."""
     a, b = context.a, context.b
     inputs = context.inputs(a, b)
@@ -51,4 +51,4 @@ def fisher_networks(context: Context) -> Found:
 
     best, w = context.pick(len(SHARES), point)
     samples = sum(min(FISHER_INPUTS, len(x)) for x in inputs)
-    return Found(w, inputs=("a", "b"), samples=samples, chosen={"share": SHARES[best]})
+    return MethodResult(w, inputs=("a", "b"), samples=samples, chosen={"share": SHARES[best]})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from geomerge.comparison.context import Context, NotApplicableError
-from geomerge.comparison.registry import Found, method
+from geomerge.comparison.registry import MethodResult, method
 from geomerge.merging.joint import NotTrainableError, train_jointly
 
 __all__ = ["joint_training"]
@@ -12,7 +12,7 @@ __all__ = ["joint_training"]
 @method(
     "joint-training", "training", "a new network of the same make, trained on both tasks' labels"
 )
-def joint_training(context: Context) -> Found:
+def joint_training(context: Context) -> MethodResult:
     """Train a new network on all labels, mixed, for as many samples as the budget allows."""
     for side in context.sides:
         context.labelled(side)  # the comparison uses no labels of tasks that were not named
@@ -20,4 +20,4 @@ def joint_training(context: Context) -> Found:
         w, samples = train_jointly(context.sides, context.budget, context.seed)
     except NotTrainableError as error:
         raise NotApplicableError(str(error)) from error
-    return Found(w, inputs=("a", "b"), labels=("a", "b"), samples=samples)
+    return MethodResult(w, inputs=("a", "b"), labels=("a", "b"), samples=samples)

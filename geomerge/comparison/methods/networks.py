@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from geomerge.comparison.context import Context
-from geomerge.comparison.registry import Found, method
+from geomerge.comparison.registry import MethodResult, method
 
 
 @method("a", "networks", "the first network, the expert of its task")
-def network_a(context: Context) -> Found:
+def network_a(context: Context) -> MethodResult:
     """Return network a as it is."""
-    return Found(context.a.w)
+    return MethodResult(context.a.w)
 
 
 @method("b", "networks", "the second network, the expert of its task")
-def network_b(context: Context) -> Found:
+def network_b(context: Context) -> MethodResult:
     """Return network b as it is."""
-    return Found(context.b.w)
+    return MethodResult(context.b.w)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from geomerge.comparison.context import Context
 from geomerge.comparison.layers import matrix_layers, visit_inputs
-from geomerge.comparison.registry import Found, method
+from geomerge.comparison.registry import MethodResult, method
 from geomerge.data import Inputs
 from geomerge.errors import NumericalError
 from geomerge.metrics.kernel import position_inputs
@@ -74,7 +74,7 @@ def layer_grams(
 @method(
     "regmean", "activations", "least squares in each Linear and Conv2d layer, the rest averaged"
 )
-def regmean(context: Context) -> Found:
+def regmean(context: Context) -> MethodResult:
     """Merge by the Gram matrices of both networks, at the best scale of what is off diagonal."""
     a, b = context.a, context.b
     network = context.network
@@ -94,7 +94,7 @@ def regmean(context: Context) -> Found:
     points = [point(k) for k in range(len(SCALES))]
     best, w = context.pick(len(points), points.__getitem__)
     samples = sum(map(len, few))
-    return Found(w, inputs=("a", "b"), samples=samples, chosen={"alpha": SCALES[best]})
+    return MethodResult(w, inputs=("a", "b"), samples=samples, chosen={"alpha": SCALES[best]})
 
 
 def _scaled(gram: Tensor, scale: float) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geomerge.comparison.context import Context
-from geomerge.comparison.registry import Found, method
+from geomerge.comparison.registry import MethodResult, method
 
 __all__ = ["slerp"]
 
@@ -40,7 +40,7 @@ def slerp(
 
 
 @method("slerp", "weights", "best point of the great arcs between the tensors of a and b")
-def slerp_networks(context: Context) -> Found:
+def slerp_networks(context: Context) -> MethodResult:
     """Pick the best point of the arcs; running statistics go along the straight line."""
     network, a, b = context.network, context.a.w, context.b.w
 
@@ -52,4 +52,4 @@ def slerp_networks(context: Context) -> Found:
         return context.settled(w)
 
     t, w = context.pick_share(point)
-    return Found(w, chosen={"t": t})
+    return MethodResult(w, chosen={"t": t})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geomerge.comparison.context import Context, NotApplicableError
-from geomerge.comparison.registry import Found, method
+from geomerge.comparison.registry import MethodResult, method
 
 __all__ = ["SCALES", "pick_scale", "task_arithmetic"]
 
@@ -24,7 +24,7 @@ def task_arithmetic(
     return base + scale * torch.stack([w - base for w in networks]).sum(dim=0)
 
 
-def pick_scale(context: Context, merged: Callable[[Tensor, float], Tensor]) -> Found:
+def pick_scale(context: Context, merged: Callable[[Tensor, float], Tensor]) -> MethodResult:
     """Pick the best of :data:`SCALES`; running statistics are the networks' mean.
 
     Args:
@@ -46,11 +46,11 @@ def pick_scale(context: Context, merged: Callable[[Tensor, float], Tensor]) -> F
         return context.settled(w)
 
     best, w = context.pick(len(SCALES), point)
-    return Found(w, chosen={"scale": SCALES[best]})
+    return MethodResult(w, chosen={"scale": SCALES[best]})
 
 
 @method("task-arithmetic", "weights", "sum of what each learned since their common ancestor")
-def task_arithmetic_networks(context: Context) -> Found:
+def task_arithmetic_networks(context: Context) -> MethodResult:
     """Add both task vectors to the ancestor, at the best scale."""
     networks = [context.a.w, context.b.w]
     return pick_scale(context, lambda base, scale: task_arithmetic(base, networks, scale))

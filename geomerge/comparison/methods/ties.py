@@ -7,7 +7,7 @@ from torch import Tensor
 
 from geomerge.comparison.context import Context
 from geomerge.comparison.methods.task_arithmetic import pick_scale
-from geomerge.comparison.registry import Found, method
+from geomerge.comparison.registry import MethodResult, method
 
 __all__ = ["ties", "trim"]
 
@@ -51,7 +51,7 @@ def ties(
 
 
 @method("ties", "weights", "task vectors trimmed to a fifth, merged where their signs agree (TIES)")
-def ties_networks(context: Context) -> Found:
+def ties_networks(context: Context) -> MethodResult:
     """Merge both task vectors, at the best scale; running statistics are not trimmed."""
     n = context.network.n_parameters
     networks = [context.a.w[:n], context.b.w[:n]]

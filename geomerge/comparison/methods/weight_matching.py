@@ -7,7 +7,7 @@ from torch import Tensor
 
 from geomerge.alignment import align
 from geomerge.comparison.context import Context, NotApplicableError
-from geomerge.comparison.registry import Found, method
+from geomerge.comparison.registry import MethodResult, method
 
 __all__ = ["matched"]
 
@@ -35,8 +35,8 @@ def matched(context: Context) -> Tensor:  # (n,)
     "matching",
     "b's units permuted to match a's weights (Git Re-Basin), best point of the line",
 )
-def weight_matching(context: Context) -> Found:
+def weight_matching(context: Context) -> MethodResult:
     """Permute b, then pick the best point of the line, running statistics as they come."""
     b = matched(context)
     t, w = context.pick_share(lambda t: torch.lerp(context.a.w, b, t))
-    return Found(w, chosen={"t": t})
+    return MethodResult(w, chosen={"t": t})

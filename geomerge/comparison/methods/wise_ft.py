@@ -6,7 +6,7 @@ from torch import Tensor
 
 from geomerge.comparison.context import Context
 from geomerge.comparison.descent import RATE, fine_tuned
-from geomerge.comparison.registry import Found, method
+from geomerge.comparison.registry import MethodResult, method
 from geomerge.errors import NumericalError
 
 RATES = (RATE / 4, RATE, 4 * RATE)
@@ -14,7 +14,7 @@ _TRIAL = 0.1  # share of the budget for which each is tried
 
 
 @method("wise-ft", "training", "b fine-tuned on a's labels, best point of the line back to b")
-def wise_ft(context: Context) -> Found:
+def wise_ft(context: Context) -> MethodResult:
     """Fine-tune b on a's task at the best rate, and pick the best point of the line back to b."""
     split = context.labelled(context.a)
     network, b = context.a.network, context.b.w
@@ -37,7 +37,7 @@ def wise_ft(context: Context) -> Found:
         network, b, split, context.budget - samples, rate=rate, seed=context.seed
     )
     t, w = context.pick_on_line(b, end)
-    return Found(
+    return MethodResult(
         w,
         inputs=("a",),
         labels=("a",),

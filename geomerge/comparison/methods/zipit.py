@@ -16,7 +16,7 @@ from torch import Tensor
 
 from geomerge.comparison.context import Context, NotApplicableError
 from geomerge.comparison.layers import matrix_layers, visit_inputs
-from geomerge.comparison.registry import Found, method
+from geomerge.comparison.registry import MethodResult, method
 from geomerge.data import Inputs
 from geomerge.data.batchnorm import has_statistics, re_estimate
 from geomerge.errors import OptionError
@@ -71,7 +71,7 @@ def match_pairs(
 @method(
     "zipit", "matching", "units that fire together merged within and across (ZipIt, all layers)"
 )
-def zipit(context: Context) -> Found:
+def zipit(context: Context) -> MethodResult:
     """Merge the units of both networks by the correlations of their activations."""
     sides, network = context.sides, context.network
     inputs = [x.sample(INPUTS, context.seed) for x in context.inputs(*sides.all)]
@@ -83,7 +83,7 @@ def zipit(context: Context) -> Found:
     w = _zipped(sides, chain, pairs)
     if has_statistics(network):
         w = re_estimate(network, w, inputs, context.seed)
-    return Found(w, inputs=("a", "b"), samples=len(fired) * sum(map(len, inputs)))
+    return MethodResult(w, inputs=("a", "b"), samples=len(fired) * sum(map(len, inputs)))
 
 
 def _chain(network: Network, example: Tensor) -> _Chain:

@@ -36,7 +36,7 @@ class KroneckerLayer:
     bias: slice | None
     inputs: Factor
     outputs: Factor
-    strips: tuple[int, int] | None = None
+    leading_blocks: tuple[int, int] | None = None
 
     def matrix(
         self,
@@ -116,10 +116,10 @@ class KroneckerLayer:
         """Return the function along the strips; of steps with one damping it is made once."""
         made = self._made.get(function)
         if made is None:
-            strips = self.strips or self.exact_strips
-            made = StripFunction(self.inputs, self.outputs, strips, self._outside, function)
+            leading_blocks = self.leading_blocks or self.exact_strips
+            made = StripFunction(self.inputs, self.outputs, leading_blocks, self._outside, function)
             self._made.clear()
-            if self.strips is not None:  # else it is as large as the factors
+            if self.leading_blocks is not None:  # else it is as large as the factors
                 self._made[function] = made
         return made
 
@@ -132,7 +132,7 @@ class KroneckerLayer:
     def _outside(self) -> Tensor:  # ()
         """The mean of the eigenvalues that lie in no strip."""
         a, b = self.inputs, self.outputs
-        wide, tall = self.strips or self.exact_strips
+        wide, tall = self.leading_blocks or self.exact_strips
         count = (len(a.vectors) - wide) * (len(b.vectors) - tall)
         if not count:
             return a.values.new_zeros(())
@@ -146,7 +146,7 @@ class KroneckerLayer:
         a, b = self.inputs, self.outputs
         return (0 if b.full and not a.full else len(a.values), 0 if a.full else len(b.values))
 
-    def with_strips(self, threshold: float) -> KroneckerLayer:
+    def with_leading_blocks(self, threshold: float) -> KroneckerLayer:
         """Choose the cheapest strips that hold all eigenvalues over a threshold.
 
         A product with a few leading directions of one factor and a few of the other is much
@@ -155,13 +155,13 @@ class KroneckerLayer:
         a, b = self.inputs, self.outputs
         (rows, kept_b), (columns, kept_a) = b.vectors.shape, a.vectors.shape
         if a.tail * b.tail > threshold:
-            return replace(self, strips=self.exact_strips)
+            return replace(self, leading_blocks=self.exact_strips)
         next_b = torch.cat([b.values, b.values.new_tensor([b.tail])])  # the largest left out
         tall = torch.arange(kept_b + 1, device=next_b.device)
         wide = (a.values[:, None] * next_b > threshold).sum(dim=0)
         products = rows * columns * (wide + tall) + kept_b * rows * wide + kept_a * columns * tall
         best = int(products.masked_fill(a.tail * next_b > threshold, 2**62).argmin())
-        return replace(self, strips=(int(wide[best]), best))
+        return replace(self, leading_blocks=(int(wide[best]), best))
 
     @property
     def trace(self) -> float:

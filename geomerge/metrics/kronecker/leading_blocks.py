@@ -37,14 +37,14 @@ class StripFunction:
         self,
         inputs: Factor,
         outputs: Factor,
-        strips: tuple[int, int],
+        leading_blocks: tuple[int, int],
         outside: Tensor,  # ()
         function: Callable[[Tensor], Tensor],
     ) -> None:
         a, b = inputs, outputs
-        wide, tall = strips
+        wide, tall = leading_blocks
         self._all_a, self._all_b = a.vectors, b.vectors
-        self._strips = strips
+        self._strips = leading_blocks
         # Products are up to three times as fast with whole groups of columns of their own.
         more = (0, -wide % _GROUP if wide > 1 else 0)
         self._few_a = functional.pad(a.vectors[:, :wide], more).contiguous()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from geomerge.metrics.base import Spectrum
+from geomerge.metrics.base import EigenCoordinates
 from geomerge.metrics.kronecker.factor import Factor, factorise
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.notebook import card, table
@@ -73,7 +73,7 @@ class KroneckerMetric:
     def spectrum(
         self,
         v: Tensor,  # (n,)
-    ) -> Spectrum:
+    ) -> EigenCoordinates:
         """Split v along the eigendirections of every layer and the coordinates of the rest."""
         parts: list[Tensor] = []
         eigenvalues: list[Tensor] = []
@@ -84,7 +84,7 @@ class KroneckerMetric:
         if self.rest:
             parts.append(torch.cat([v[s] for s in self.rest]))
             eigenvalues.append(self.diagonal)
-        return Spectrum(parts, eigenvalues, self._compose)
+        return EigenCoordinates(parts, eigenvalues, self._compose)
 
     def transformed(
         self,
@@ -174,7 +174,7 @@ def _sharpen(layer: KroneckerLayer, threshold: float) -> KroneckerLayer:
     # A product with a factor that kept nearly everything is cheaper whole than with a tail.
     a = a.truncated(max(keep_a, 1)) if keep_a < 0.7 * a.values.numel() else a
     b = b.truncated(max(keep_b, 1)) if keep_b < 0.7 * b.values.numel() else b
-    return replace(layer, inputs=a, outputs=b).with_strips(threshold)
+    return replace(layer, inputs=a, outputs=b).with_leading_blocks(threshold)
 
 
 def combine(metrics: Sequence[KroneckerMetric], *, mean: bool = False) -> KroneckerMetric:

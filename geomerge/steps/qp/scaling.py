@@ -15,7 +15,10 @@ from torch import Tensor
 from geomerge.errors import QPError
 from geomerge.steps.qp.kkt import Program
 
-__all__ = ["Units", "to_units"]
+__all__ = [
+    "Scaling",
+    "to_units",
+]
 
 _INDEFINITE = 1e-9
 _ZERO_DIAGONAL = 1e-14  # beside the largest; less is rounding
@@ -23,7 +26,7 @@ _ZERO_ROW = 1e-30  # rows have units of their own
 
 
 @dataclass(frozen=True)
-class Units:
+class Scaling:
     """What one unit of the scaled program is in the caller's units.
 
     Attributes:
@@ -40,7 +43,7 @@ class Units:
 def to_units(
     program: Program,
     soft: Tensor,  # (k,)
-) -> tuple[Program, Units]:
+) -> tuple[Program, Scaling]:
     """Scale programs and take out rows of zeros and rows without a limit.
 
     Args:
@@ -88,7 +91,7 @@ def to_units(
         per_row[:, :, None] * rows * variables[:, None, :],
         torch.where(left_out, 1.0, per_row * limits),
     )
-    return scaled, Units(variables, per_row * objective, objective)
+    return scaled, Scaling(variables, per_row * objective, objective)
 
 
 def _size(

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from geomerge.errors import QPError
 from geomerge.steps.qp.backends import solve_program
 from geomerge.steps.qp.kkt import Program
-from geomerge.steps.qp.scaling import Units, to_units
+from geomerge.steps.qp.scaling import Scaling, to_units
 
 __all__ = ["QPSolution", "solve_qp"]
 
@@ -172,7 +172,7 @@ class _Differentiable(torch.autograd.Function):
         z: Tensor,  # (B, n)
         multipliers: Tensor,  # (B, m)
         scaled: Program,
-        units: Units,
+        units: Scaling,
     ) -> tuple[Tensor, Tensor]:  # (B, n), (B, m)
         ctx.active = scaled.active(z, multipliers)
         ctx.scaled, ctx.units = scaled, units

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from geomerge import KroneckerMetric, Network
 from geomerge.metrics import output_map
-from geomerge.metrics.kronecker import leading_blocks
 from geomerge.metrics.base import by_spectrum
+from geomerge.metrics.kronecker import leading_blocks
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.kronecker.factor import Moments, factorise
 from geomerge.metrics.kronecker.layer import KroneckerLayer
@@ -342,9 +342,9 @@ def test_outside_of_the_strips_eigenvalues_count_as_their_mean() -> None:
     torch.manual_seed(0)
     sizes = 30, 20
     factors = [factorise(torch.diag(torch.logspace(0, -6, n, dtype=torch.float64))) for n in sizes]
-    layer = KroneckerLayer("x", slice(0, 600), None, *factors).with_strips(1e-3)
-    assert layer.strips is not None
-    wide, tall = layer.strips
+    layer = KroneckerLayer("x", slice(0, 600), None, *factors).with_leading_blocks(1e-3)
+    assert layer.leading_blocks is not None
+    wide, tall = layer.leading_blocks
     assert 0 < wide < 30
     assert 0 < tall < 20
     values = layer.outputs.values[:, None] * layer.inputs.values
@@ -378,7 +378,7 @@ def test_strips_are_the_cheapest_that_hold_what_is_over_a_threshold() -> None:
             for tall in range(21)
             if not (values[tall:, wide:] > threshold).any()
         }
-        found = layer.with_strips(threshold).strips
+        found = layer.with_leading_blocks(threshold).leading_blocks
         assert found is not None
         assert fit[found] == min(fit.values())
 
@@ -392,7 +392,7 @@ def test_a_function_is_applied_alike_in_parts_and_again(
     turned = [torch.linalg.qr(torch.randn(n, n).double()).Q for n in (30, 20)]
     factors = [factorise((q * torch.logspace(0, -6, len(q))) @ q.T) for q in turned]
     places = (slice(0, 580), slice(580, 600)) if biased else (slice(0, 600), None)
-    layer = KroneckerLayer("x", *places, *factors).with_strips(threshold)
+    layer = KroneckerLayer("x", *places, *factors).with_leading_blocks(threshold)
     v = torch.randn(600).double()
     once, again, in_parts = (torch.empty_like(v) for _ in range(3))
     layer.transform(v, lower_half, once)
