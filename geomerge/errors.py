@@ -1,6 +1,7 @@
 """What can go wrong, each with its remedy.
 
-Every message is one sentence that says what was expected, what was got and what to do. The
+Every message is one sentence that says what was expected, what was got and what to do. It names
+arguments in backticks, as Python has them; the command line puts its flags in their place. The
 classes double as built-in exceptions so that callers may catch either.
 """
 

@@ -1,20 +1,197 @@
-"""What the options of a merge and of a sparsification share: checks, and what a recipe records."""
+"""Option fields: one declaration gives the default, the help text, the check and the recipe.
+
+An options class is a frozen dataclass of at most ten fields made by :func:`option`, some of which
+may be options classes themselves (*pieces*). Names are unique over all pieces of a class, so that
+options can be given, recorded and completed as one flat list of names.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, cast
 
 from geomerge.errors import OptionError, did_you_mean
 
-__all__ = ["check_known", "check_positive", "parse_size", "recorded"]
+__all__ = [
+    "OptionField",
+    "build_options",
+    "check_known",
+    "check_options",
+    "check_positive",
+    "option",
+    "option_fields",
+    "parse_size",
+    "piece",
+    "recorded",
+    "replace_options",
+]
+
+T = TypeVar("T")
+Choices = Sequence[str] | Callable[[], Sequence[str]]
 
 _UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
-
+_KEY = "geomerge"
 # Where the data lies and what computes change nothing that a recipe stands for.
 _PLACES = ("data_root", "download", "device")
+
+
+@dataclass(frozen=True)
+class OptionField:
+    """One option, wherever it is nested.
+
+    Attributes:
+        name: Name of the argument in Python; the flag is ``--name`` with dashes.
+        path: Names of the pieces that lead to it, outermost first; empty for a field of the class.
+        default: Value where nothing is given.
+        annotation: Type of the field, as written.
+        text: Help text, a noun phrase.
+        group: Heading in the help that it stands under.
+        flag: Flag of the command line, where that is another than the name.
+        recorded: Whether it decides the result, and so belongs in a recipe.
+        choices: Names that are allowed, or what lists them; None allows any value.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    default: Any
+    annotation: Any
+    text: str
+    group: str
+    flag: str | None
+    recorded: bool
+    choices: Choices | None
+
+
+def option(
+    default: T,
+    text: str,
+    *,
+    group: str = "",
+    choices: Choices | None = None,
+    check: Callable[[Any], str | None] | None = None,
+    flag: str | None = None,
+    recorded: bool = True,
+) -> T:
+    """Declare a field of an options class.
+
+    Args:
+        default: Value where nothing is given. None means that geomerge chooses.
+        text: Help text: a noun phrase, with the unit and what None does.
+        group: Heading in the help that it stands under.
+        choices: Names that are allowed, or a function that lists them when they are needed.
+        check: Function of a value that is not None; it returns what was expected, such as
+            ``"a positive number"``, where the value cannot be used, else None.
+        flag: Flag of the command line without dashes, where that is another than the name.
+        recorded: Whether the option decides the result, and so belongs in a recipe.
+    """
+    known = {
+        "text": text, "group": group, "choices": choices, "check": check, "flag": flag,
+        "recorded": recorded,
+    }  # fmt: skip
+    return field(default=default, metadata={_KEY: known})
+
+
+def piece(cls: type[T]) -> T:
+    """Declare a field of an options class that is an options class itself."""
+    return field(default_factory=cls)
+
+
+def option_fields(cls: type[Any], path: tuple[str, ...] = ()) -> Iterator[OptionField]:
+    """Yield every option of an options class, those of its pieces where the piece stands."""
+    for one in fields(cls):
+        known = one.metadata.get(_KEY)
+        if known is not None:
+            yield OptionField(
+                one.name, path, one.default, one.type, known["text"], known["group"],
+                known["flag"], known["recorded"], known["choices"],
+            )  # fmt: skip
+        elif is_dataclass(one.default_factory):
+            assert isinstance(one.default_factory, type)
+            yield from option_fields(one.default_factory, (*path, one.name))
+        else:
+            yield OptionField(
+                one.name, path, one.default, one.type, "", "", None, one.name not in _PLACES, None
+            )
+
+
+def check_options(options: Any) -> None:
+    """Refuse values of an options object's own fields that cannot be used.
+
+    Args:
+        options: Instance of an options class; to be called from its ``__post_init__``.
+
+    Raises:
+        OptionError: With the argument's name in backticks, what was expected and what was got.
+    """
+    for one in fields(options):
+        known = one.metadata.get(_KEY)
+        value = getattr(options, one.name)
+        if known is None or value is None:
+            continue
+        if known["choices"] is not None:
+            names = known["choices"]() if callable(known["choices"]) else known["choices"]
+            check_known(one.name.replace("_", " "), value, names)
+        expected = known["check"](value) if known["check"] is not None else None
+        if expected is not None:
+            raise OptionError(f"expected `{one.name}` to be {expected}, got {value!r}; correct it")
+
+
+def build_options(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Return options with values given by their flat names.
+
+    Args:
+        cls: The options class.
+        values: Values by name; a piece may be given whole, by its own name.
+
+    Raises:
+        OptionError: If a name is unknown or a value cannot be used.
+    """
+    return replace_options(cls(), **values)
+
+
+def replace_options(options: T, **values: Any) -> T:
+    """Return options with other values, given by their flat names.
+
+    Raises:
+        OptionError: If a name is unknown or a value cannot be used.
+    """
+    assert is_dataclass(options)
+    own = {one.name for one in fields(options)}
+    nested = {one.name: one.path for one in option_fields(type(options)) if one.path}
+    changes = {name: value for name, value in values.items() if name in own}
+    deeper: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        if name in own:
+            continue
+        if name not in nested:
+            known = {*own, *nested}
+            raise OptionError(f"unknown option `{name}`{did_you_mean(name, known)}")
+        deeper.setdefault(nested[name][0], {})[name] = value
+    for name, inner in deeper.items():
+        changes[name] = replace_options(changes.get(name, getattr(options, name)), **inner)
+    changed: Any = dataclasses.replace(options, **changes)  # type: ignore[type-var]
+    return cast(T, changed)
+
+
+def recorded(options: Any, *others: str) -> dict[str, Any]:
+    """Return the options that decide the result by their flat names, as JSON keeps them.
+
+    Args:
+        options: Instance of an options class.
+        others: Names that are left out beside those that do not decide the result.
+    """
+    found = {}
+    for one in option_fields(type(options)):
+        if not one.recorded or one.name in others:
+            continue
+        value = options
+        for name in (*one.path, one.name):
+            value = getattr(value, name)
+        found[one.name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def check_known(what: str, value: str | None, known: Sequence[str]) -> None:
@@ -27,25 +204,14 @@ def check_known(what: str, value: str | None, known: Sequence[str]) -> None:
         raise OptionError(f"unknown {what} {value!r}{did_you_mean(value, known)}")
 
 
-def check_positive(flag: str, number: float | None) -> None:
+def check_positive(name: str, number: float | None) -> None:
     """Refuse a number that is not positive and finite; None is no number.
 
     Raises:
         OptionError: If it is not.
     """
     if number is not None and not 0 < number < float("inf"):
-        raise OptionError(f"expected a positive --{flag}, got {number}; leave it out")
-
-
-def recorded(options: Any, *others: str) -> dict[str, Any]:
-    """Return the options that decide the result, as JSON keeps them.
-
-    Args:
-        options: A dataclass.
-        others: Fields that are left out beside those that say where data lies and what computes.
-    """
-    fields = {k: v for k, v in asdict(options).items() if k not in (*_PLACES, *others)}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+        raise OptionError(f"expected a positive `{name}`, got {number}; leave it out")
 
 
 def parse_size(text: str) -> int:

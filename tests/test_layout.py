@@ -15,7 +15,7 @@ FOLDERS = {"geomerge": "geomerge", "cli": "geomerge.cli", "strategies": "geomerg
 # From the ground up; a module imports only from its own line or from lines above.
 LAYERS = [
     ["errors"],
-    ["notebook", "options", "monitor"],
+    ["notebook", "options", "registry", "monitor"],
     ["io"],
     ["networks"],
     ["data"],
