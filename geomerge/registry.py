@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 from geomerge.errors import OptionError, did_you_mean
 
@@ -14,18 +14,20 @@ __all__ = ["Registry"]
 T = TypeVar("T")
 
 
-class Registry(Generic[T]):
+class Registry(Mapping[str, T]):
     """Named objects of one kind, each declared in a module of its own.
 
     Args:
         kind: Noun for messages, such as ``"metric"``.
         package: Dotted name of the package whose modules declare the objects; they are imported
             when a name is first asked for.
+        order: Sort key of the objects; None keeps the order of modules and declarations.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, *, order: Callable[[T], Any] | None = None) -> None:
         self.kind = kind
         self._package = package
+        self._order = order
         self._objects: dict[str, T] = {}
         self._complete = False
 
@@ -55,13 +57,18 @@ class Registry(Generic[T]):
         self._load()
         return iter(self._objects)
 
+    def __len__(self) -> int:
+        """Return the number of objects."""
+        self._load()
+        return len(self._objects)
+
     def __contains__(self, name: object) -> bool:
         """Whether there is an object of the name."""
         self._load()
         return name in self._objects
 
     def names(self) -> tuple[str, ...]:
-        """Return the names, in the order in which modules and objects are declared."""
+        """Return the names, in the registry's order."""
         return tuple(self)
 
     def _load(self) -> None:
@@ -70,4 +77,7 @@ class Registry(Generic[T]):
         package = import_module(self._package)
         for module in sorted(iter_modules(package.__path__), key=lambda m: m.name):
             import_module(f"{self._package}.{module.name}")
+        if (order := self._order) is not None:
+            ordered = sorted(self._objects.items(), key=lambda item: order(item[1]))
+            self._objects = dict(ordered)
         self._complete = True
