@@ -112,7 +112,7 @@ def compare(
 def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from geomerge.report.compare import DATA_MEANING, compare_table
+    from geomerge.report.tables import DATA_MEANING, compare_table
 
     width = max(Console().width, _WIDTH)  # a narrower one would cut numbers off
     console = Console(highlight=False, soft_wrap=True, width=width)

@@ -15,9 +15,9 @@ def report(
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Make report.html of a finished run again, from what is stored in its folder."""
-    from geomerge.runs.page import run_report
+    from geomerge.runs.run import open_run
 
-    file = run_report(run)
+    file = open_run(run).write_page()
     print(f"written to {file}")
     if open_it:
         typer.launch(file.absolute().as_uri())

@@ -85,7 +85,7 @@ def stream(
 ) -> None:
     """Learn a stream of tasks; compare with baselines on the same stream and network."""
     from geomerge.monitor.progress import Progress
-    from geomerge.runs.folder import command_line
+    from geomerge.runs.command import command_line
     from geomerge.runs.stream import run_stream
     from geomerge.runs.stream_options import StreamOptions
 
@@ -150,7 +150,7 @@ def _run_table() -> Any:
 def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from geomerge.report.stream import stream_table
+    from geomerge.report.tables import stream_table
 
     console = Console(highlight=False, soft_wrap=True)
     stream, network = report["stream"], report["network"]

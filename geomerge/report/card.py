@@ -27,14 +27,13 @@ _KINDS = {1: "tabular-classification", 3: "image-classification"}  # by dimensio
 
 
 def write_merge_card(
-    folder: Path, report: Mapping[str, Any], command: str, tasks: Mapping[str, Task | None]
+    folder: Path, report: Mapping[str, Any], tasks: Mapping[str, Task | None]
 ) -> None:
     """Write the card of a merge.
 
     Args:
         folder: The run's folder, with ``merged.safetensors``.
-        report: The content of ``report.json``; the certificate is not needed.
-        command: What makes the run again.
+        report: Content of ``report.json``; the certificate is not needed.
         tasks: The task of each network, None where it has none.
     """
     known = {name: task for name, task in tasks.items() if task is not None}
@@ -49,7 +48,6 @@ def write_merge_card(
         _metadata(title, ["model-merging"], results),
         title=title,
         report=report,
-        command=command,
         tasks=known,
         names={name: names.get(name) for name in tasks},
         rows=[(names[name], task, networks[name]["outputs"]) for name, task in known.items()],
@@ -62,21 +60,21 @@ def write_merge_card(
     )
 
 
-def write_sparsify_card(folder: Path, report: Mapping[str, Any], command: str, task: Task) -> None:
+def write_sparsify_card(
+    folder: Path, report: Mapping[str, Any], tasks: Mapping[str, Task | None]
+) -> None:
     """Write the card of a sparsification.
 
     Args:
         folder: The run's folder, with ``sparse.safetensors``.
-        report: The content of ``report.json``.
-        command: What makes the run again.
-        task: What the function was kept on.
+        report: Content of ``report.json``.
+        tasks: Task that the function was kept on, by any name.
     """
     last = report["results"][-1]
     _write_sparse(
         folder,
         report,
-        command,
-        task,
+        tasks,
         template="sparsify.md.j2",
         title=f"{report['network']['file']}, {100 * last['zeros']:.1f} % of its weights zero",
         tags=["pruning", "sparsity"],
@@ -87,22 +85,20 @@ def write_sparsify_card(folder: Path, report: Mapping[str, Any], command: str, t
 
 
 def write_reconfigure_card(
-    folder: Path, report: Mapping[str, Any], command: str, task: Task
+    folder: Path, report: Mapping[str, Any], tasks: Mapping[str, Task | None]
 ) -> None:
     """Write the card of a reconfiguration.
 
     Args:
         folder: The run's folder, with a network for each configuration.
-        report: The content of ``report.json``.
-        command: What makes the run again.
-        task: What the function was kept on.
+        report: Content of ``report.json``.
+        tasks: Task that the function was kept on, by any name.
     """
     last = report["configurations"][-1]
     _write_sparse(
         folder,
         report,
-        command,
-        task,
+        tasks,
         template="reconfigure.md.j2",
         title=f"{report['network']['file']}, {last['name']}",
         tags=["pruning"],
@@ -120,8 +116,7 @@ def short(name: str) -> str:
 def _write_sparse(
     folder: Path,
     report: Mapping[str, Any],
-    command: str,
-    task: Task,
+    tasks: Mapping[str, Task | None],
     *,
     template: str,
     title: str,
@@ -130,6 +125,8 @@ def _write_sparse(
     test: float,
     networks: Sequence[str],
 ) -> None:
+    (task,) = tasks.values()
+    assert task is not None, "no network is sparsified without its task"
     name, network = short(task.name), report["network"]
     _write(
         folder,
@@ -137,7 +134,6 @@ def _write_sparse(
         _metadata(title, tags, [(task, name, test)]),
         title=title,
         report=report,
-        command=command,
         last=last,
         name=name,
         rows=[(name, task, None)],

@@ -8,13 +8,8 @@ from typing import Any
 from geomerge.report.labels import place_names
 from geomerge.report.picture import STYLES, write_picture
 
-__all__ = ["DATA_MEANING", "GROUPS", "compare_table", "draw_compare"]
+__all__ = ["GROUPS", "draw_compare"]
 
-DATA_MEANING = (
-    "data: x inputs, y labels, s the sketch of a network, of a's or b's task; samples: inputs "
-    "passed through a network to make the row; min: the smaller on test; drop: the worst below the "
-    "network trained for a task, in points; sel.: selection split; s: seconds"
-)
 # Of each group of methods: what it is called, its marker, its grey.
 _LOOKS = {
     "networks": ("the networks themselves", "*", "white"),
@@ -27,40 +22,6 @@ _LOOKS = {
 GROUPS = {group: words for group, (words, _, _) in _LOOKS.items()}
 _ZOOM = 15.0  # points below the experts that the second picture shows
 _ABOVE = 2.0  # and above the best: room for names
-
-
-def compare_table(report: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Return the table's headings and its cells; rows that came to nothing are left out.
-
-    Args:
-        report: The content of ``report.json``.
-    """
-    headings = (
-        "method", "test a", "test b", "min", "drop", "sel. a", "sel. b", "data", "s", "samples",
-        "chosen",
-    )  # fmt: skip
-    rows = []
-    for row in report["rows"]:
-        if row["reason"] is not None:
-            continue
-        rows.append([
-            row["name"],
-            *(f"{100 * row['test'][side]:.2f}" for side in "ab"),
-            f"{100 * row['smallest']:.2f}",
-            f"{100 * row['worst_drop']:.2f}",
-            *(f"{100 * row['select'][side]:.2f}" for side in "ab"),
-            _data(row["data"]),
-            f"{row['seconds']:.1f}",
-            f"{row['samples'] / 1000:.0f}k" if row["samples"] else "-",
-            ", ".join(f"{name} {value:g}" for name, value in row["chosen"].items()),
-        ])  # fmt: skip
-    return headings, rows
-
-
-def _data(data: dict[str, list[str]]) -> str:
-    letters = {"inputs": "x", "labels": "y", "sketches": "s"}
-    parts = [f"{letters[what]}:{''.join(names)}" for what, names in data.items() if names]
-    return " ".join(parts) or "-"
 
 
 def draw_compare(report: dict[str, Any], file: Path) -> None:

@@ -17,13 +17,15 @@ def draw_plane(report: dict[str, Any], file: Path) -> None:
     """Draw ``plane.png`` and ``plane.svg``: each task's loss, the networks and the path.
 
     Args:
-        report: The content of ``report.json``; its ``plane`` is there.
+        report: Content of ``report.json``. Nothing is drawn where it has no plane.
         file: Where the picture goes.
     """
     import numpy as np
     from matplotlib.figure import Figure
 
     plane = report["plane"]
+    if plane is None:
+        return
     losses = plane["losses"]
     figure = Figure(figsize=(5.2 * len(losses), 5.2), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(losses), sharey=True))

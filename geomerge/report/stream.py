@@ -7,38 +7,11 @@ from typing import Any
 
 from geomerge.report.picture import STYLES, write_picture
 
-__all__ = ["draw_stream", "stream_table"]
+__all__ = ["draw_stream"]
 
-_HEADINGS = (
-    "method", "acc", "BWT", "forget", "MB", "inputs", "labels", "passes", "train", "merge",
-)  # fmt: skip
 _NUMBERS = 10  # most experiences whose accuracies are written into the heat map
 _MARKERS = "os^DvPX*<>ph"
 _DARK = 0.5  # share of the scale over which numbers are white
-
-
-def stream_table(report: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Return the table's headings and its cells.
-
-    Args:
-        report: The content of ``report.json``.
-    """
-    rows = []
-    for row in report["rows"]:
-        kept, seconds = row["kept"], row["seconds"]
-        rows.append([
-            row["name"],
-            f"{100 * row['accuracy']:.2f}",
-            _points(row["backward_transfer"]),
-            _points(row["forgetting"]),
-            f"{kept['megabytes']:.2f}",
-            str(kept["examples"]),
-            str(kept["labels"]),
-            f"{row['passes']:.1f}",
-            f"{seconds['training']:.0f}",
-            f"{seconds['merging']:.0f}",
-        ])  # fmt: skip
-    return _HEADINGS, rows
 
 
 def draw_stream(report: dict[str, Any], file: Path) -> None:
@@ -132,7 +105,3 @@ def _style(k: int) -> dict[str, Any]:
     """Return a line's looks; its marker is its own, for those who see no colours."""
     color, line, _ = STYLES[k % len(STYLES)]
     return {"color": color, "ls": line, "marker": _MARKERS[k % len(_MARKERS)]}
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"

@@ -11,19 +11,9 @@ import torch
 import geomerge
 from geomerge.comparison import CompareOptions, Comparison, MethodRow, compare
 from geomerge.io.checkpoint import load_checkpoint
-from geomerge.io.files import write_bytes
-from geomerge.io.folders import resumable_folder
 from geomerge.monitor.progress import Progress
-from geomerge.report.compare import DATA_MEANING, compare_table, draw_compare
-from geomerge.runs.folder import (
-    command_line,
-    finished,
-    folder_of,
-    input_digests,
-    unfinished,
-    write_json,
-)
-from geomerge.runs.page import write_report
+from geomerge.runs.command import command_line
+from geomerge.runs.folder import RunFolder, input_digests
 
 __all__ = ["run_compare"]
 
@@ -58,22 +48,15 @@ def run_compare(
     if ancestor is not None:
         digests["base"] = ancestor.digest
     recipe = options.recipe(digests)
-    stems = "-".join(["compare", *(Path(file).stem for file in files)])
-    folder = folder_of(out, stems, recipe)
-    before = finished(folder, recipe)
-    if before is not None:
-        return folder, before, True
-    with resumable_folder(folder, unfinished(recipe, options.merge.device)) as stage:
-        found = compare(
-            networks, options, base=ancestor, on_progress=on_progress, work=stage / "work"
-        )
-        report = _report(found, recipe)
-        report["command"] = command
-        draw_compare(report, stage / "compare.png")
-        write_bytes(stage / "table.md", _markdown(report).encode())
-        write_json(stage / "recipe.json", recipe)
-        write_report(stage, report)
-    return folder, report, False
+    stem = "-".join(["compare", *(Path(file).stem for file in files)])
+    run = RunFolder(out, stem, recipe, command)
+    if not run.before:
+        with run.unfinished(options.merge.device) as folder:
+            found = compare(
+                networks, options, base=ancestor, on_progress=on_progress, work=folder / "work"
+            )
+            run.finish(folder, _report(found, recipe))
+    return run.outcome
 
 
 def _report(found: Comparison, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -128,28 +111,3 @@ def _row(row: MethodRow, comparison: Comparison) -> dict[str, Any]:
         "chosen": dict(row.found.chosen),
         "curve": row.curve,
     }
-
-
-def _markdown(report: dict[str, Any]) -> str:
-    headings, rows = compare_table(report)
-    a, b = (report["networks"][side] for side in "ab")
-    lines = [
-        f"# {a['file']} ({a['task']}) and {b['file']} ({b['task']}), {report['head']} head",
-        "",
-        _line(headings),
-        _line(["---", *["---:"] * (len(headings) - 1)]),
-        *map(_line, rows),
-        "",
-        f"Accuracies in percent. Points were picked by {report['pick']} on the selection splits, "
-        f"trained rows had {report['budget']:,} samples. {DATA_MEANING[0].upper()}"
-        f"{DATA_MEANING[1:]}.",
-        "",
-        *[f"- {row['name']}: {row['about']}" for row in report["rows"] if row["reason"] is None],
-        *[f"- {row['name']}: {row['reason']}" for row in report["rows"] if row["reason"]],
-        *[f"- note: {note}" for note in report["notes"]],
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from geomerge.certificate.certificate import certificate
 from geomerge.errors import RunError
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from geomerge.io.folders import resumable_folder
 from geomerge.merging import MergeOptions, comparison, curves, look_at, merge
 from geomerge.monitor.progress import Progress
-from geomerge.report import draw_curves, draw_plane, merge_report, write_examples
-from geomerge.report.card import write_merge_card
-from geomerge.runs.folder import (
-    command_line,
-    finished,
-    folder_of,
-    input_digests,
-    unfinished,
-    write_json,
-)
-from geomerge.runs.page import write_report
+from geomerge.report import merge_report, write_examples
+from geomerge.runs.command import command_line
+from geomerge.runs.folder import RunFolder, input_digests
 
 __all__ = ["run_merge"]
 
@@ -53,34 +45,31 @@ def run_merge(
     command = command_line("merge", files, options)
     networks = [load_checkpoint(file) for file in files]
     recipe = options.recipe(input_digests(networks, options))
-    folder = folder_of(out, "-".join(Path(file).stem for file in files), recipe)
-    before = finished(folder, recipe)
-    if before is not None:
-        if pt and not (folder / "merged.pt").exists():
+    run = RunFolder(out, "-".join(Path(file).stem for file in files), recipe, command)
+    if run.before:
+        if pt and not (run.path / "merged.pt").exists():
             raise RunError(
-                f"{folder} was finished without merged.pt; make it with geomerge path {folder} "
-                f"--at {before['crossover']['t']} --out merged.pt"
+                f"{run.path} was finished without merged.pt; write it with geomerge path {run.path}"
             )
-        return folder, before, True
-    with resumable_folder(folder, unfinished(recipe, options.device)) as stage:
-        (stage / "merged.pt").unlink(missing_ok=True)  # an interrupted call may have had --pt
-        work = stage / "work"
-        merged = merge(networks, options, folder=stage / "path", work=work, on_progress=on_progress)
+        return run.outcome
+    with run.unfinished(options.device, ["merged.pt"]) as folder:
+        work = folder / "work"
+        merged = merge(
+            networks, options, folder=folder / "path", work=work, on_progress=on_progress
+        )
         options = merged.options
         rows = comparison(merged, options, on_progress, work / "beside")
         seen = look_at(merged)
         report = merge_report(merged, options, recipe, rows, curves(merged), seen)
-        report["command"] = command
-        _write_network(stage, merged.checkpoint(), report, pt)
-        write_examples(stage, seen.answers)
-        draw_curves(report, stage / "curves.png")
-        if report["plane"] is not None:
-            draw_plane(report, stage / "plane.png")
-        write_merge_card(stage, report, command, {s.name: s.task for s in merged.sides})
-        write_json(stage / "recipe.json", recipe)
-        report["certificate"] = certificate(stage, merged, options, report)
-        write_report(stage, report)
-    return folder, report, False
+        _write_network(folder, merged.checkpoint(), report, pt)
+        write_examples(folder, seen.answers)
+        run.finish(
+            folder,
+            report,
+            tasks={s.name: s.task for s in merged.sides},
+            certify=partial(certificate, folder, merged, options),
+        )
+    return run.outcome
 
 
 def _write_network(folder: Path, checkpoint: Checkpoint, report: dict[str, Any], pt: bool) -> None:

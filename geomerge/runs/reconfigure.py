@@ -10,18 +10,15 @@ from typing import Any
 
 from geomerge.io.checkpoint import load_checkpoint, save_checkpoint
 from geomerge.io.files import sha256
-from geomerge.io.folders import resumable_folder
 from geomerge.monitor.progress import Progress
 from geomerge.pretrained import last_configuration
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.pruning.plan import load_plan
 from geomerge.pruning.reconfigure import reconfigure
 from geomerge.pruning.sparsify import sparse_checkpoint
-from geomerge.report.card import write_reconfigure_card
 from geomerge.report.sparse import reconfigure_report
-from geomerge.report.sparse_curves import draw_moves
-from geomerge.runs.folder import command_line, finished, folder_of, unfinished, write_json
-from geomerge.runs.page import write_report
+from geomerge.runs.command import command_line
+from geomerge.runs.folder import RunFolder
 
 __all__ = ["run_reconfigure"]
 
@@ -68,25 +65,19 @@ def run_reconfigure(
         "plan": json.loads(json.dumps([asdict(step) for step in steps])),  # tuples as lists
         "inputs": digests,
     }
-    folder = folder_of(out, f"{source.stem}-{plan.stem}", recipe)
-    before = finished(folder, recipe)
-    if before is not None:
-        return folder, before, True
-    with resumable_folder(folder, unfinished(recipe, options.device)) as stage:
-        subject, reached = reconfigure(
-            checkpoint, steps, options, stage / "moves", start, on_progress, stage / "work"
-        )
-        report = reconfigure_report(subject, reached, recipe)
-        report["command"] = command
-        save_checkpoint(stage / "dense.safetensors", sparse_checkpoint(subject, subject.w))
-        for one in reached:
-            network = sparse_checkpoint(subject, one.walked.weights)
-            save_checkpoint(stage / f"{one.name}.safetensors", network)
-        draw_moves(report, stage / "curves.png")
-        write_reconfigure_card(stage, report, command, subject.task)
-        write_json(stage / "recipe.json", recipe)
-        write_report(stage, report)
-    return folder, report, False
+    run = RunFolder(out, f"{source.stem}-{plan.stem}", recipe, command)
+    if not run.before:
+        with run.unfinished(options.device) as folder:
+            subject, reached = reconfigure(
+                checkpoint, steps, options, folder / "moves", start, on_progress, folder / "work"
+            )
+            save_checkpoint(folder / "dense.safetensors", sparse_checkpoint(subject, subject.w))
+            for configuration in reached:
+                network = sparse_checkpoint(subject, configuration.walked.weights)
+                save_checkpoint(folder / f"{configuration.name}.safetensors", network)
+            report = reconfigure_report(subject, reached, recipe)
+            run.finish(folder, report, tasks={"network": subject.task})
+    return run.outcome
 
 
 def _ends(run: Path) -> tuple[Path, Path]:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from geomerge.errors import GeomergeError, OptionError, RunError
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, torch_bytes
 from geomerge.io.files import write_bytes
-from geomerge.io.folders import resumable_folder
 from geomerge.monitor.progress import Progress
 from geomerge.networks.network import Network
 from geomerge.pruning.flops import count
@@ -25,12 +24,10 @@ from geomerge.pruning.options import SparsifyOptions
 from geomerge.pruning.shrink import export_plain, shrink
 from geomerge.pruning.sparsify import Sparsified, sparsify
 from geomerge.pruning.surface import surface_of
-from geomerge.report.card import write_sparsify_card
 from geomerge.report.paths import draw_paths
 from geomerge.report.sparse import sparsify_report
-from geomerge.report.sparse_curves import draw_sparsity
-from geomerge.runs.folder import command_line, finished, folder_of, unfinished, write_json
-from geomerge.runs.page import write_report
+from geomerge.runs.command import command_line
+from geomerge.runs.folder import RunFolder
 
 __all__ = ["run_sparsify"]
 
@@ -75,40 +72,33 @@ def run_sparsify(
     command = command_line("sparsify", [file], options, shrink=shrunk)
     checkpoint = load_checkpoint(file)
     recipe = options.recipe({"network": checkpoint.digest})
-    folder = folder_of(out, Path(file).stem, recipe)
-    before = finished(folder, recipe)
-    if before is not None:
+    run = RunFolder(out, Path(file).stem, recipe, command)
+    if run.before:
         wanted = {"shrunk.safetensors": shrunk, "sparse.pt": pt, "sparse-prune.pt": torch_prune}
         for name, asked in wanted.items():
-            if asked and not (folder / name).exists():
+            if asked and not (run.path / name).exists():
                 raise RunError(
-                    f"{folder} was finished without {name}; choose another --out or remove it"
+                    f"{run.path} was finished without {name}; choose another folder or remove it"
                 )
-        return folder, before, True
-    with resumable_folder(folder, unfinished(recipe, options.device)) as stage:
-        for name in _WHERE_ASKED:  # an interrupted call may have been told otherwise
-            (stage / name).unlink(missing_ok=True)
-        found = sparsify(checkpoint, options, stage, on_progress, stage / "work")
+        return run.outcome
+    with run.unfinished(options.device, _WHERE_ASKED) as folder:
+        found = sparsify(checkpoint, options, folder, on_progress, folder / "work")
         report = sparsify_report(found, recipe)
-        report["command"] = command
         sparse = found.checkpoint
         for suffix in (".safetensors", ".pt") if pt else (".safetensors",):
-            save_checkpoint(stage / f"sparse{suffix}", sparse)
+            save_checkpoint(folder / f"sparse{suffix}", sparse)
         if torch_prune:
             network, w = found.subject.network, found.chosen.weights
             state = prune_form(network, w, ~zeros(w, prunable(network)))
-            write_bytes(stage / "sparse-prune.pt", torch_bytes(state))
+            write_bytes(folder / "sparse-prune.pt", torch_bytes(state))
         if shrunk:
             try:
-                report["shrunk"] = _write_shrunk(stage, found, sparse)
+                report["shrunk"] = _write_shrunk(folder, found, sparse)
             except GeomergeError as error:  # the sparse network is there all the same
                 report["notes"].append(f"not shrunk: {error}")
-        draw_sparsity(report, stage / "curves.png")
-        draw_paths(surface_of(found, stage), stage / "paths.png")
-        write_sparsify_card(stage, report, command, found.subject.task)
-        write_json(stage / "recipe.json", recipe)
-        write_report(stage, report)
-    return folder, report, False
+        draw_paths(surface_of(found, folder), folder / "paths.png")
+        run.finish(folder, report, tasks={"network": found.subject.task})
+    return run.outcome
 
 
 def _write_shrunk(folder: Path, found: Sparsified, sparse: Checkpoint) -> dict[str, Any]:

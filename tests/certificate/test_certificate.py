@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from geomerge import MergeOptions, Network
+from geomerge.certificate import certificate as module
 from geomerge.certificate.certificate import report_digest
 from geomerge.certificate.evidence import STANDS, STAYS, counted, step_identities
 from geomerge.data import Inputs, Normalisation
@@ -18,7 +19,6 @@ from geomerge.data.digest import tensor_digest
 from geomerge.errors import NumericalError
 from geomerge.io.files import sha256
 from geomerge.networks.architectures.transformer import VisionTransformer
-from geomerge.report import certificate as module
 from geomerge.runs import run_merge
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -17,7 +17,7 @@ from geomerge import Checkpoint, MergeOptions, load_checkpoint, save_checkpoint
 from geomerge.errors import RunError
 from geomerge.report.pages.render import _ASSETS
 from geomerge.runs import run_merge
-from geomerge.runs.page import run_report
+from geomerge.runs.run import open_run
 
 KINDS = ("merge", "sparsify", "reconfigure", "compare", "stream")
 LIMIT = 3_000_000  # bytes
@@ -61,7 +61,7 @@ def test_the_stored_run_makes_the_same_page_again(
         assert done.returncode == 0
         assert done.stdout == f"written to {kind}/report.html\n"
     else:
-        assert run_report(copy) == copy / "report.html"
+        assert open_run(copy).write_page() == copy / "report.html"
     assert (copy / "report.html").read_bytes() == (runs[kind] / "report.html").read_bytes()
 
 
@@ -86,7 +86,7 @@ def test_names_cannot_put_anything_into_the_page(runs: dict[str, Path], tmp_path
     report["networks"]["a"]["task"] = bad
     report["results"][2]["name"] = f"straight line'] || alert(3) || ['{bad}"
     file.write_text(json.dumps(report))
-    page = run_report(tmp_path / "run").read_text()
+    page = open_run(tmp_path / "run").write_page().read_text()
     assert bad not in page
     found, usual = Tags(), Tags()
     found.feed(page)
@@ -117,7 +117,7 @@ def test_pictures_come_from_the_run_alone(runs: dict[str, Path], tmp_path: Path,
     report["answers"]["a"]["shown"][0]["image"] = name
     file.write_text(json.dumps(report))
     with pytest.raises(RunError):
-        run_report(tmp_path / "run")
+        open_run(tmp_path / "run").write_page()
 
 
 def test_folders_without_a_whole_run_are_refused(
@@ -144,7 +144,7 @@ def test_a_damaged_report_is_refused_in_a_sentence(
     file = tmp_path / "run" / "report.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), place: value}))
     with pytest.raises(RunError, match="damaged"):
-        run_report(tmp_path / "run")
+        open_run(tmp_path / "run").write_page()
 
 
 def test_a_comparison_in_which_nothing_applies_has_a_page(
@@ -156,7 +156,7 @@ def test_a_comparison_in_which_nothing_applies_has_a_page(
     for row in report["rows"]:
         row["reason"] = "does not apply: it needs --base"
     file.write_text(json.dumps(report))
-    page = run_report(tmp_path / "run").read_text()
+    page = open_run(tmp_path / "run").write_page().read_text()
     assert "No method of those that were tried applies" in page
     assert page.count("does not apply: it needs --base") == len(report["rows"])
 

@@ -139,13 +139,14 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
         "paths": [{}],
         "notes": ["kept on /far/away/data.npz alone"],
         "data": {"walk": {"split": "train", "inputs": 5}, "last_leg": None},
+        "command": "geomerge sparsify",
         "geomerge": "0",
         "torch": "0",
     }
     (tmp_path / "sparse.safetensors").write_bytes(b"weights")
     task = load_task("digits")
     object.__setattr__(task, "name", "/far/away/data.npz")
-    write_sparsify_card(tmp_path, report, "geomerge sparsify", task)
+    write_sparsify_card(tmp_path, report, {"network": task})
     head, body = parts(tmp_path)
     assert head["model-index"][0]["results"][0]["dataset"]["name"] == "data.npz"
     assert "/far/away" not in body

@@ -14,7 +14,7 @@ from geomerge import MergeOptions
 from geomerge.cli.app import app
 from geomerge.comparison import CompareOptions
 from geomerge.pruning.options import SparsifyOptions
-from geomerge.runs.folder import command_line
+from geomerge.runs.command import command_line
 from geomerge.runs.stream_options import StreamOptions
 
 MERGE = MergeOptions(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from geomerge.report.compare import DATA_MEANING, GROUPS, compare_table
+from geomerge.report.compare import GROUPS
 from geomerge.report.pages.charts import bars, lines, scatter
 from geomerge.report.pages.made import made_section
 from geomerge.report.pages.model import Figure, Number, Page, Section, Table
 from geomerge.report.pages.texts import better_by, percent, points
+from geomerge.report.tables import DATA_MEANING, compare_table
 
 __all__ = ["compare_page"]
 

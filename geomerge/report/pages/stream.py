@@ -9,7 +9,7 @@ from geomerge.report.pages.made import made_section
 from geomerge.report.pages.maps import heat
 from geomerge.report.pages.model import Explorer, Figure, Number, Page, Section, Table
 from geomerge.report.pages.texts import percent, points
-from geomerge.report.stream import stream_table
+from geomerge.report.tables import stream_table
 
 __all__ = ["stream_page"]
 

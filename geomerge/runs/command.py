@@ -1,0 +1,82 @@
+"""Command line of a run: the options that differ from the defaults, without folders of files."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from geomerge.comparison import CompareOptions
+from geomerge.pruning.options import SparsifyOptions
+from geomerge.runs.stream_options import StreamOptions
+
+__all__ = ["command_line"]
+
+_PLACES = ("data_root", "download", "device")  # of one machine; they decide no result
+_JOINED = ("only", "skip")  # all in one word
+_NAMES = {  # where the command line says it otherwise; the stream's name is its argument
+    (SparsifyOptions, "choice"): "choose",
+    (StreamOptions, "rates"): "rate",
+    (StreamOptions, "stream"): None,
+}
+
+
+def command_line(command: str, subjects: Sequence[str | Path], options: Any, **more: Any) -> str:
+    """Return the command line that makes a run again where its input files are.
+
+    Args:
+        command: Name of the command of ``geomerge``.
+        subjects: Arguments of the command: files, or the name of a stream.
+        options: Dataclass of options; those with their default value are left out.
+        more: Options that the dataclass does not have, by name.
+    """
+    words = ["geomerge", command, *_short(subjects)]
+    words += _said(options)
+    for name, value in more.items():
+        words += _flag(name, value)
+    return shlex.join(words)
+
+
+def _short(files: Sequence[str | Path]) -> list[str]:
+    """Return files with as few of their folders as it takes to tell them apart."""
+    parts = [Path(file).parts for file in files]
+    most = max(map(len, parts), default=1)
+    for count in range(1, most + 1):
+        names = [str(Path(*part[-count:])) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            return names
+    return [str(file) for file in files]
+
+
+def _said(options: Any) -> list[str]:
+    words: list[str] = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        name = _NAMES.get((type(options), field.name), field.name)
+        if isinstance(options, CompareOptions) and field.name == "merge":
+            words += _said(value)
+        elif name is not None and field.name not in _PLACES and value != field.default:
+            words += _flag(name, value)
+    return words
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [flag]
+    if isinstance(value, tuple) and name in _JOINED:
+        return [flag, ",".join(map(str, value))]
+    if isinstance(value, tuple):
+        return [word for item in value for word in (flag, _word(name, item))]
+    return [flag, _word(name, value)]
+
+
+def _word(name: str, value: Any) -> str:
+    if name == "sketch":  # b=FILE
+        network, _, file = str(value).partition("=")
+        return f"{network}={Path(file).name}"
+    return Path(value).name if isinstance(value, Path) else str(value)
