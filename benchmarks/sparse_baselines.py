@@ -300,7 +300,7 @@ class _Trainer:
     def __init__(self, network: Network, w: Tensor, kept: Tensor, schedule: Schedule) -> None:
         self.network, self.schedule = network, schedule
         self.w, self.kept = w * kept, kept
-        self.parameters = list(network.load(self.w).parameters())
+        self.parameters = list(network.shared_module(self.w).parameters())
         decay = schedule.weight_decay
         self.optimiser: torch.optim.Optimizer
         if schedule.optimiser == "adam":
@@ -335,7 +335,7 @@ class _Trainer:
 
     def _step(self, inputs: Inputs, loss: Loss, rate: float) -> None:
         index = self._draw(len(inputs))
-        module = self.network.load(self.w)  # others may have pointed it elsewhere
+        module = self.network.shared_module(self.w)  # others may have pointed it elsewhere
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         _set_mode(module, self.schedule.mode)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from geomerge.data import Task as Task
     from geomerge.data import load_task as load_task
     from geomerge.errors import GeomergeError as GeomergeError
+    from geomerge.expert import Expert as Expert
     from geomerge.io.checkpoint import Checkpoint as Checkpoint
     from geomerge.io.checkpoint import load_checkpoint as load_checkpoint
     from geomerge.io.checkpoint import save_checkpoint as save_checkpoint
@@ -31,6 +32,7 @@ __version__ = version("geomerge")
 
 _HOME = {
     "Checkpoint": "io.checkpoint",
+    "Expert": "expert",
     "GeomergeError": "errors",
     "KroneckerMetric": "metrics",
     "Merge": "merging",

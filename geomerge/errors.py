@@ -8,13 +8,15 @@ classes double as built-in exceptions so that callers may catch either.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "CheckpointError",
     "GeomergeError",
     "NumericalError",
     "OptionError",
+    "Problems",
     "QPError",
     "RunError",
     "TaskError",
@@ -49,6 +51,33 @@ class NumericalError(GeomergeError, ArithmeticError):
 
 class QPError(NumericalError):
     """A quadratic program has no solution, or none that could be verified."""
+
+
+class Problems(list[str]):
+    """Sentences about everything that is wrong, each with its remedy, none twice.
+
+    Args:
+        strict: Whether the first problem is raised rather than collected.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        super().__init__()
+        self.strict = strict
+
+    def note(self, sentence: str) -> None:
+        """Add a sentence if it is new."""
+        if sentence not in self:
+            self.append(sentence)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Add the sentence of an error that the block raises, and go on after the block."""
+        try:
+            yield
+        except GeomergeError as error:
+            if self.strict:
+                raise
+            self.note(str(error))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

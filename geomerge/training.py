@@ -56,7 +56,7 @@ def train(
         NumericalError: If the loss stops being finite.
     """
     w = start.clone()
-    module = network.load(w).train()
+    module = network.shared_module(w).train()
     parameters = [p.requires_grad_(True) for p in module.parameters()]
     optimizer = torch.optim.SGD(parameters, learning_rate, momentum=0.9)
     count = sum(len(s.labels) for s in splits)

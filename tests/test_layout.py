@@ -20,10 +20,11 @@ LAYERS = [
     ["networks"],
     ["data"],
     ["metrics"],
+    ["evaluation"],
+    ["expert", "loading"],
     ["steps"],
     ["walks"],
     ["paths"],
-    ["evaluation"],
     ["training", "pretrained"],
     ["pruning"],
     ["alignment"],
@@ -140,9 +141,9 @@ def test_public_names_are_these() -> None:
     import geomerge
 
     assert sorted(geomerge.__all__) == [
-        "Checkpoint", "GeomergeError", "KroneckerMetric", "Merge", "MergeOptions", "Network",
-        "Sketch", "Task", "WeightPath", "__version__", "from_pretrained", "load_checkpoint",
-        "load_task", "make_sketch", "merge", "progress", "save_checkpoint",
+        "Checkpoint", "Expert", "GeomergeError", "KroneckerMetric", "Merge", "MergeOptions",
+        "Network", "Sketch", "Task", "WeightPath", "__version__", "from_pretrained",
+        "load_checkpoint", "load_task", "make_sketch", "merge", "progress", "save_checkpoint",
     ]  # fmt: skip
     for name in geomerge.__all__:
         assert getattr(geomerge, name) is not None

@@ -75,7 +75,7 @@ def find_groups(
     example = example[:2].to(network.device)
     if example.is_floating_point():
         example = example.to(w.dtype)
-    network.load(w)
+    network.shared_module(w)
     try:
         traced, fixed = traced_units(network, example, norms=True)
     except OptionError as error:
@@ -126,7 +126,7 @@ def _stays(
 ) -> bool:
     """Return whether random orders leave the outputs, at weights that no two units share."""
     generator = torch.Generator().manual_seed(0)
-    everything = network.block(slice(None))
+    everything = network.head_view(slice(None))
     w, x = w.clone(), example
     if x.is_floating_point():
         x = torch.randn(x.shape, generator=generator).to(x)

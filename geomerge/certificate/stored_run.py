@@ -188,7 +188,7 @@ class StoredRun:
     def head(self, name: str) -> Network:
         """Return the network as a network's task sees it."""
         outputs = self.report["networks"][name]["outputs"]
-        return self.path.network.block(slice(*outputs) if outputs else slice(None))
+        return self.path.network.head_view(slice(*outputs) if outputs else slice(None))
 
     def task(self, name: str) -> Task | None:
         """Return a network's task, None where it had none.

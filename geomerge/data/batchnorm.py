@@ -45,7 +45,7 @@ def re_estimate(
     samples = [inputs.sample(_INPUTS, seed) for inputs in manifolds]
     share = max(1, BATCH // len(samples))
     w = w.clone()
-    module = network.load(w)
+    module = network.shared_module(w)
     layers = _running(network)
     if sum(len(s) for s in samples) < 2:
         return w

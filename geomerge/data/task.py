@@ -25,11 +25,13 @@ class Inputs:
         raw: ``uint8`` pixels or floats, shape (N, ...).
         normalisation: Applied when a batch is taken; bytes are divided by 255 first.
         device: Where batches go.
+        name: Name of the task that they are of, for reports; empty if they are of none.
     """
 
     raw: Tensor
     normalisation: Normalisation
     device: str = "cpu"
+    name: str = ""
 
     def __len__(self) -> int:
         """Return the number of inputs N."""
@@ -57,7 +59,7 @@ class Inputs:
         """Return at most ``count`` inputs, drawn without replacement."""
         generator = torch.Generator().manual_seed(seed)
         index = torch.randperm(len(self), generator=generator)[:count]
-        return Inputs(self.raw[index], self.normalisation, self.device)
+        return replace(self, raw=self.raw[index])
 
 
 def as_they_are(x: Tensor, device: str | torch.device = "cpu") -> Inputs:
@@ -174,7 +176,7 @@ def make_task(
     if any(s <= 0 for s in normalisation.std):
         raise TaskError(f"the normalisation of {name} has a deviation that is not positive")
     splits = [
-        Split(Inputs(x, normalisation, device), y.long().to(device))
+        Split(Inputs(x, normalisation, device, name), y.long().to(device))
         for x, y in (rest, select, test)
     ]
     classes = int(torch.cat([train[1], test[1]]).max()) + 1

@@ -57,7 +57,7 @@ def task_for(
 
 def head_for(checkpoint: Checkpoint, network: Network, name: str) -> Network:
     """Return the network as a task sees it: its own block of a merged network's outputs."""
-    return network.block(_place(checkpoint, name)[0])
+    return network.head_view(_place(checkpoint, name)[0])
 
 
 def _place(checkpoint: Checkpoint, name: str) -> tuple[slice, int]:

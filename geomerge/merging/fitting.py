@@ -74,7 +74,7 @@ def fit_memory(sides: Sides, options: MergeOptions) -> MergeOptions:
         )
     most = min(FunctionWalkOptions.batch, (limit - fixed - needs[metric]) // one)
     for network in (sides.network, *(side.network for side in sides)):
-        network.most = most
+        network.max_batch = most
     said = f"--memory {options.memory}: {most} inputs per pass, metric {metric}"
     if metric != options.metric:
         said += (

@@ -75,7 +75,7 @@ def train_jointly(sides: Sides, samples: int, seed: int) -> tuple[Tensor, int]:
         raise NotTrainableError("needs inputs of one shape from all tasks, and theirs differ")
     fresh = _untrained(sides, tasks[0], seed)
     count = sum(len(split.labels) for split in splits)
-    batch = min(_BATCH, count, sides.network.most or count)  # as --memory leaves room for
+    batch = min(_BATCH, count, sides.network.max_batch or count)  # as --memory leaves room for
     epochs = samples / batch / (count // batch)
     w = train(fresh, fresh.initial, splits, epochs=epochs, batch=batch, seed=seed)
     return w, int(epochs * (count // batch)) * batch

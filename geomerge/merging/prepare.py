@@ -63,7 +63,7 @@ def prepare_sides(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> S
             f"weights as a {found}" + (", ReLU assumed between layers" if found == "mlp" else "")
         )
     for i, name in enumerate(names):
-        view = network.block(heads.columns[i])
+        view = network.head_view(heads.columns[i])
         own = network.ravel(wide[i].weights)
         side = Side(name, wide[i], view, own, heads.offsets[i], heads.rows[i])
         narrow = Network(modules[i], options.device) if heads.layer else network

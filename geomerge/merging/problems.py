@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from geomerge.errors import GeomergeError
+from geomerge.errors import Problems
 from geomerge.io.checkpoint import Checkpoint
 
 __all__ = ["Problems", "compare_networks"]
-
-
-class Problems(list[str]):
-    """Sentences, each with its remedy, none twice."""
-
-    def note(self, sentence: str) -> None:
-        """Add a sentence if it is new."""
-        if sentence not in self:
-            self.append(sentence)
-
-    @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Add the sentence of an error that the block raises, and go on after the block."""
-        try:
-            yield
-        except GeomergeError as error:
-            self.note(str(error))
 
 
 _SHOWN = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class Network:
 
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
         self.columns = slice(None)  # of the outputs that count
-        self.most: int | None = None  # inputs of one pass; more are passed in parts
+        self.max_batch: int | None = None  # inputs of one pass; more are passed in parts
         self.module = module.to(check_device(device)).eval().requires_grad_(False)
         self.device = torch.device(device)
         tensors = [*module.named_parameters(), *module.named_buffers()]
@@ -98,7 +99,7 @@ class Network:
         """A new mask of the parameters, which come before the buffers in the weight vector."""
         return torch.arange(self.n, device=self.device) < self.n_parameters
 
-    def block(self, columns: slice) -> Network:
+    def head_view(self, columns: slice) -> Network:
         """Return the same network with only some outputs: one head of several."""
         view = copy.copy(self)
         view.columns = columns
@@ -115,13 +116,28 @@ class Network:
         """Return views of a weight vector by name."""
         return {k: w[self.slices[k]].view(shape) for k, shape in self.shapes.items()}
 
-    def load(
+    def module_at(
         self,
         w: Tensor,  # (n,)
     ) -> nn.Module:
-        """Point the module's weights at a vector and return the module.
+        """Return a new module with its own copy of weights, in evaluation mode, trainable."""
+        tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
+        own = self.unravel(w.detach().clone())
+        memo: dict[int, Any] = {}
+        for name, tensor in tensors:
+            if name in own:
+                is_parameter = isinstance(tensor, nn.Parameter)
+                memo[id(tensor)] = nn.Parameter(own[name]) if is_parameter else own[name]
+        return copy.deepcopy(self.module, memo).requires_grad_(True).eval()
 
-        The module's tensors become views: it computes with whatever the vector holds later, too.
+    def shared_module(
+        self,
+        w: Tensor,  # (n,)
+    ) -> nn.Module:
+        """Return the network's only module, its weights pointed at a vector.
+
+        No weight is copied. The module computes with whatever the vector holds later, and any other
+        method of the network points it elsewhere: :meth:`module_at` makes a module to keep.
         """
         views = self.unravel(w)
         for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
@@ -134,7 +150,7 @@ class Network:
         w: Tensor,  # (n,)
     ) -> dict[str, Tensor]:
         """Return a copy of the module's state dict at a weight vector, on the CPU."""
-        return {k: v.detach().cpu().clone() for k, v in self.load(w).state_dict().items()}
+        return {k: v.detach().cpu().clone() for k, v in self.shared_module(w).state_dict().items()}
 
     def outputs(
         self,
@@ -152,8 +168,8 @@ class Network:
     ) -> Tensor:  # (B, m)
         """Return the logits without derivatives; faster than :meth:`outputs`."""
         with torch.no_grad():
-            module = self.load(w)
-            parts = [module(part)[:, self.columns] for part in x.split(self.most or len(x))]
+            module = self.shared_module(w)
+            parts = [module(part)[:, self.columns] for part in x.split(self.max_batch or len(x))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def all_logits(
@@ -182,9 +198,9 @@ class Network:
         Returns:
             The loss, and its gradient, shape (n,). Buffers are not trained: their entries are zero.
         """
-        module = self.load(w)
+        module = self.shared_module(w)
         out = torch.empty_like(w) if out is None else out
-        if self.most is not None and len(x) > self.most:
+        if self.max_batch is not None and len(x) > self.max_batch:
             return self._gradient_in_parts(w, x, loss_of, out)
         with _trainable(module) as parameters:
             loss = gradients_into(
@@ -203,14 +219,16 @@ class Network:
         out: Tensor,  # (n,)
     ) -> tuple[float, Tensor]:
         """Return the same through two passes, the second from the gradient at the logits."""
-        assert self.most is not None
+        assert self.max_batch is not None
         logits = self.logits(w, x).requires_grad_()
         with torch.enable_grad():
             loss = loss_of(logits)
             (at_logits,) = torch.autograd.grad(loss, logits)
         sums = out.zero_()[: self.n_parameters].split([p.numel() for p in self.module.parameters()])
-        with _trainable(self.load(w)) as parameters:
-            for part, wanted in zip(x.split(self.most), at_logits.split(self.most), strict=True):
+        with _trainable(self.shared_module(w)) as parameters:
+            for part, wanted in zip(
+                x.split(self.max_batch), at_logits.split(self.max_batch), strict=True
+            ):
                 parts = torch.autograd.grad(
                     self.module(part)[:, self.columns], parameters, wanted,
                     allow_unused=True, materialize_grads=True,
@@ -238,7 +256,7 @@ class Network:
             TaskError: If the network fails on the inputs or has fewer outputs than classes.
             CheckpointError: If the outputs are not logits (B, m), not finite or not repeatable.
         """
-        module = self.load(w)
+        module = self.shared_module(w)
         with torch.no_grad():
             try:
                 out, again = module(x), module(x)

@@ -65,7 +65,7 @@ class WeightPath:
         >>> path = gm.WeightPath(merged.path.folder)
         >>> path.ends, path.ts[0], path.ts[-1]
         (('a', 'b'), 0.0, 1.0)
-        >>> network = path.network.load(path.at(0.5))  # an nn.Module
+        >>> network = path.network.module_at(path.at(0.5))  # an nn.Module
         >>> network(torch.zeros(1, 1, 8, 8)).shape
         torch.Size([1, 10])
     """

@@ -159,7 +159,7 @@ def export_plain(
 
 def _check_same(network: Network, masked: Tensor, small: nn.Module, x: Tensor) -> None:
     with torch.no_grad():
-        expected = network.block(slice(None)).outputs(masked, x)
+        expected = network.head_view(slice(None)).outputs(masked, x)
         try:
             got = small(x)
         except Exception as error:  # whatever the network's own code raises

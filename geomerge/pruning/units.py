@@ -242,7 +242,7 @@ def _without_weights(network: Network, group: Group) -> str | None:
 def _leaks(network: Network, sets: Sequence[Units], example: Tensor) -> bool:
     """Return whether units have an effect other than through the weights that read them."""
     generator = torch.Generator().manual_seed(0)
-    everything = network.block(slice(None))
+    everything = network.head_view(slice(None))
     w = network.initial.clone()
     x = example
     if x.is_floating_point():

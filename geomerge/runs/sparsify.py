@@ -17,7 +17,6 @@ from geomerge.errors import GeomergeError, OptionError, RunError
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, torch_bytes
 from geomerge.io.files import write_bytes
 from geomerge.monitor.progress import Progress
-from geomerge.networks.network import Network
 from geomerge.pruning.flops import count
 from geomerge.pruning.masks import prunable, prune_form, zeros
 from geomerge.pruning.options import SparsifyOptions
@@ -108,7 +107,7 @@ def _write_shrunk(folder: Path, found: Sparsified, sparse: Checkpoint) -> dict[s
     state = {name: value.detach().cpu() for name, value in small.state_dict().items()}
     save_checkpoint(folder / "shrunk.safetensors", Checkpoint(state, sparse.meta))
     export_plain(copy.deepcopy(small).cpu(), x[:2].cpu(), folder / "shrunk.pt2")
-    masked = Network(subject.network.load(w), subject.options.device).module
+    masked = subject.network.module_at(w).requires_grad_(False)
     with torch.no_grad():
         one, other = masked(x), small(x)
     slow, fast = _seconds([masked, small], x)

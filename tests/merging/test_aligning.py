@@ -97,8 +97,8 @@ def test_rows_of_other_heads_follow_their_own_network(digits: Path, head: str) -
     assert torch.equal(one.checkpoint.weights["layers.2.weight"], matrix["a"])
     plain = prepare_sides([a, b], replace(options, align="none"))["b"]
     x = load_task(TASKS[1]).select.inputs.batch(slice(0, 50))
-    before = plain.network.block(slice(10, 20)).logits(plain.w, x)
-    after = two.network.block(slice(10, 20)).logits(two.w, x)
+    before = plain.network.head_view(slice(10, 20)).logits(plain.w, x)
+    after = two.network.head_view(slice(10, 20)).logits(two.w, x)
     assert (after - before).norm() < 1e-5 * before.norm()
     assert two.alignment is not None
     assert two.alignment.after < two.alignment.before

@@ -42,7 +42,7 @@ def test_a_pass_in_parts_gives_the_same() -> None:
     w = torch.randn(network.n, dtype=torch.float64).abs()
     loss_of = divergence(torch.randn(11, 4, dtype=torch.float64).log_softmax(1))
     logits, (loss, gradient) = network.logits(w, x), network.gradient(w, x, loss_of)
-    network.most = 3
+    network.max_batch = 3
     torch.testing.assert_close(network.logits(w, x), logits)
     parts, found = network.gradient(w, x, loss_of)
     assert parts == pytest.approx(loss)
@@ -55,9 +55,9 @@ def test_less_memory_means_smaller_passes_then_another_metric_then_a_refusal() -
     for limit in ("64GB", "1.75GB", "1.1GB"):
         sides = prepare_sides([wide(0, 3000), wide(1, 3000)], OPTIONS)
         found = fit_memory(sides, replace(OPTIONS, memory=limit))
-        passes.append(sides.network.most)
+        passes.append(sides.network.max_batch)
         metrics.append(found.metric)
-        assert {s.network.most for s in sides} == {sides.network.most}
+        assert {s.network.max_batch for s in sides} == {sides.network.max_batch}
         assert limit in sides.notes[-1]
     assert passes[0] == 256
     assert metrics == ["kronecker", "kronecker", "euclidean"]
@@ -65,7 +65,7 @@ def test_less_memory_means_smaller_passes_then_another_metric_then_a_refusal() -
         fit_memory(sides, replace(OPTIONS, memory="500MB"))
     sides = prepare_sides([wide(0, 30), wide(1, 30)], OPTIONS)
     assert fit_memory(sides, OPTIONS) is OPTIONS
-    assert sides.network.most is None
+    assert sides.network.max_batch is None
 
 
 def test_statistics_measured_anew_and_learned_dampings_are_reckoned_with() -> None:
@@ -76,7 +76,7 @@ def test_statistics_measured_anew_and_learned_dampings_are_reckoned_with() -> No
         options = replace(both, bn=bn, arch="tests.merging.test_fitting:normed")
         sides = prepare_sides([checkpoint, checkpoint], options)
         fit_memory(sides, options)
-        most.append(sides.network.most)
+        most.append(sides.network.max_batch)
     assert most[0] > most[1]
     sides = prepare_sides([wide(0, 3000), wide(1, 3000)], OPTIONS)
     with pytest.raises(OptionError, match="GB at least; give that"):
@@ -93,7 +93,7 @@ def test_a_merge_within_a_limit_finds_as_good_a_crossover(digits: Path) -> None:
     plain = MergeOptions(manifold=("digits",), damping=1e-5, steps=80)
     one = merge(networks, plain)
     other = merge(networks, replace(plain, memory="1.02GB"))
-    assert other.sides.network.most is not None
+    assert other.sides.network.max_batch is not None
     assert other.options.metric == "kronecker"
     for name, value in one.accuracies.items():
         assert value == pytest.approx(other.accuracies[name], abs=0.02)

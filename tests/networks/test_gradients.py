@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geomerge import gradients
+from geomerge.networks import gradients
 
 
 class Odd(nn.Module):

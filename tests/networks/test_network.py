@@ -15,7 +15,7 @@ def test_vector_and_state_dict_are_the_same_thing(case: Case) -> None:
     network, x = case
     w = torch.randn(network.n, dtype=torch.float64).abs() + 0.1
     assert torch.equal(network.ravel(network.state_dict(w)), w)
-    torch.testing.assert_close(network.outputs(w, x), network.load(w)(x))
+    torch.testing.assert_close(network.outputs(w, x), network.shared_module(w)(x))
     assert torch.equal(torch.cat([v.reshape(-1) for v in network.unravel(w).values()]), w)
     parameters = torch.cat([p.reshape(-1) for p in network.module.parameters()])
     assert torch.equal(w[network.trained], parameters)

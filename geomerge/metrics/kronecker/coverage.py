@@ -80,7 +80,7 @@ def survey(
         too (an embedding tied to the last layer), if not all of its rows are used, or if it is
         applied to activations that are not there once for every input.
     """
-    module = network.load(w)
+    module = network.shared_module(w)
     one, two = _Watch(w), _Watch(w)
     with torch.no_grad():
         with one:
@@ -147,7 +147,7 @@ def copies(tensor: Tensor, count: int) -> Tensor:  # (count, ...)
 
 def _copied(network: Network, w: Tensor, x: Tensor, names: list[str]) -> list[str]:
     """Return the tensors of which each input can have its own copy."""
-    module, fixed = network.load(w), network.unravel(w)
+    module, fixed = network.shared_module(w), network.unravel(w)
     generator = torch.Generator().manual_seed(0)
     taken: dict[str, Tensor] = {}
     for name in names:

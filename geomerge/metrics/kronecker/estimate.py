@@ -106,7 +106,7 @@ class _Sums:
         at_once = {*found.normed.values(), *found.copied}
         self.one_by_one = [name for name in self.rest if name not in at_once]
         # Inputs at a time.
-        self.most = max(1, min(_ELEMENTS // max(found.width, 1), network.most or _ELEMENTS))
+        self.most = max(1, min(_ELEMENTS // max(found.width, 1), network.max_batch or _ELEMENTS))
         self.inputs: dict[Block, Moments] = {}  # of the blocks' inputs
         self.outputs: dict[Block, Moments] = {}  # of the gradients at their outputs
         self.diagonal: dict[str, Tensor] = {}
@@ -174,7 +174,7 @@ class _Sums:
                 normed.out.requires_grad_()
                 norms.append(normed)
 
-        module, tensors = self.network.load(self.w), self.network.unravel(self.w)
+        module, tensors = self.network.shared_module(self.w), self.network.unravel(self.w)
         own = {k: copies(tensors[k], len(x)).clone() for k in self.survey.copied}
         for tensor in own.values():
             tensor.requires_grad_()

@@ -12,7 +12,7 @@ from torch import nn
 
 from geomerge.errors import OptionError, first_line
 
-__all__ = ["call_factory", "import_factory", "network_from_factory"]
+__all__ = ["call_factory", "import_factory", "made_by", "network_from_factory"]
 
 
 def import_factory(spec: str) -> Callable[[], Any]:
@@ -54,12 +54,15 @@ def call_factory(spec: str) -> Any:
     Raises:
         OptionError: If it cannot be imported or fails without arguments.
     """
-    factory = import_factory(spec)
+    return _called(import_factory(spec), spec)
+
+
+def _called(factory: Callable[[], Any], name: str) -> Any:
     try:
         return factory()
     except Exception as error:  # whatever the user's code raises
         raise OptionError(
-            f"{spec!r} failed ({type(error).__name__}: {first_line(error)}); expected a callable "
+            f"{name!r} failed ({type(error).__name__}: {first_line(error)}); expected a callable "
             "that works without arguments"
         ) from error
 
@@ -70,9 +73,22 @@ def network_from_factory(spec: str) -> nn.Module:
     Raises:
         OptionError: If it cannot be imported, fails, or returns something else.
     """
-    module = call_factory(spec)
+    return _checked(call_factory(spec), spec)
+
+
+def made_by(factory: Callable[[], Any]) -> nn.Module:
+    """Call a factory for a network.
+
+    Raises:
+        OptionError: If it fails without arguments or returns something else.
+    """
+    name = getattr(factory, "__qualname__", repr(factory))
+    return _checked(_called(factory, name), name)
+
+
+def _checked(module: Any, name: str) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise OptionError(
-            f"{spec!r} returned a {type(module).__name__}, expected an nn.Module; return one"
+            f"{name!r} returned a {type(module).__name__}, expected an nn.Module; return one"
         )
     return module

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from geomerge.errors import CheckpointError, OptionError, did_you_mean
-from geomerge.networks.architectures.factory import network_from_factory
+from geomerge.networks.architectures.factory import made_by, network_from_factory
 from geomerge.networks.architectures.known import KNOWN, NAMED
 
 __all__ = ["rebuild_network", "recognise", "resize_layers"]
@@ -39,7 +39,9 @@ def recognise(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def rebuild_network(
-    weights: Mapping[str, Tensor], architecture: str | None, source: str
+    weights: Mapping[str, Tensor],
+    architecture: str | Callable[[], nn.Module] | None,
+    source: str,
 ) -> nn.Module:
     """Rebuild a network and load its weights.
 
@@ -47,7 +49,8 @@ def rebuild_network(
         weights: A state dict. Where only the rows of one Linear layer are others than the
             architecture's, that layer is the head, and it is made as large as the weights say. So
             are layers with fewer outputs or inputs, of a network that some units were removed of.
-        architecture: A name, ``module:factory``, or None to recognise it from the weights.
+        architecture: A name, ``module:factory``, a callable that returns the module, or None to
+            recognise it from the weights.
         source: Where the weights came from, for messages.
 
     Returns:
@@ -71,14 +74,15 @@ def rebuild_network(
             "VGG and ResNet, and those that geomerge train makes); say --arch module:factory, a "
             "callable that returns your nn.Module"
         )
-    module = _empty(name, weights, source)
+    module = _empty(name, weights, source) if isinstance(name, str) else made_by(name)
     if _other_widths(module, weights):
         resize_layers(module, weights)
     expected, got = _shapes(module.state_dict()), _shapes(weights)
+    shown = name if isinstance(name, str) else getattr(name, "__qualname__", repr(name))
     for key in [*expected, *got]:
         if expected.get(key) != got.get(key):
             raise CheckpointError(
-                f"{source} does not fit the architecture {name}: expected {key!r} of shape "
+                f"{source} does not fit the architecture {shown}: expected {key!r} of shape "
                 f"{expected.get(key, 'none')}, got {got.get(key, 'none')}; check --arch"
             )
     module.load_state_dict(dict(weights))

@@ -1,0 +1,394 @@
+"""Experts: a trained network together with its weights, its task, its inputs and its sketch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from geomerge.data import (
+    Inputs,
+    Normalisation,
+    Task,
+    as_they_are,
+    load_task,
+    recorded_normalisation,
+)
+from geomerge.errors import GeomergeError, OptionError, TaskError, did_you_mean
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from geomerge.metrics import Sketch, make_sketch
+from geomerge.metrics.sketch import restore_sketch, weights_digest
+from geomerge.networks.architectures import rebuild_network
+from geomerge.networks.network import Network
+
+__all__ = ["Expert", "ExpertLike", "as_expert"]
+
+SPLITS = ("train", "select", "test")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Expert:
+    """A trained network: what every recipe of geomerge takes and returns.
+
+    Attributes:
+        name: Name in options and results, such as ``"a"``; empty until a recipe gives one.
+        network: The network as its task sees it: all outputs, or its own block of them.
+        weights: Weight vector, shape (n,).
+        task: Task with labels, for choices and reports; None if unknown or not available.
+        inputs: Unlabelled inputs that a walk may use; None without any.
+        sketch: Sketch of the network on its own task; None without one.
+        source: Name of the file or class that the network came from, for messages.
+        meta: Facts that are stored with the network: ``architecture``, ``task``,
+            ``normalisation``, ``training``, ``head``.
+        digest: SHA-256 of the file, or of the weights if the network never was a file.
+        warnings: Sentences about what had to be assumed to rebuild the network.
+        notes: Sentences about data that could not be had.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> a = gm.Expert.from_module(module, gm.load_task("digits"), name="a")
+        >>> a.network.n, a.task.name, len(a.inputs)
+        (650, 'digits', 1199)
+        >>> 0 <= a.accuracy() <= 1
+        True
+        >>> a.module() is a.module()  # a new module each time, safe to train
+        False
+    """
+
+    name: str
+    network: Network
+    weights: Tensor
+    task: Task | None = None
+    inputs: Inputs | None = None
+    sketch: Sketch | None = None
+    source: str = "network"
+    meta: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        task: Task | str | None = None,
+        *,
+        name: str = "",
+        inputs: bool | Inputs | Tensor = True,
+        sketch: Sketch | None = None,
+        device: str = "cpu",
+    ) -> Expert:
+        """Make an expert of a module, which stays as it is.
+
+        Args:
+            module: The trained network, copied.
+            task: Task that it was trained for, or its name; None without labelled data.
+            name: Name in options and results.
+            inputs: Inputs that a walk may use: True takes those of the task's training split.
+            sketch: Sketch of the network on its task.
+            device: Device of the copy.
+
+        Raises:
+            GeomergeError: If the network does not take the task's inputs.
+        """
+        network = Network(copy.deepcopy(module), device)
+        kind = type(module)
+        made = cls(
+            name, network, network.initial, sketch=sketch, source=kind.__qualname__,
+            digest=weights_digest(network, network.initial),
+        )  # fmt: skip
+        return made._with_data(task, inputs)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        arch: str | Callable[[], nn.Module] | None = None,
+        *,
+        name: str = "",
+        sketch: bool = True,
+        device: str = "cpu",
+    ) -> Expert:
+        """Rebuild the network of a checkpoint, without data.
+
+        Args:
+            checkpoint: Weights and what is known about them.
+            arch: Architecture, as in :meth:`load`.
+            name: Name in options and results.
+            sketch: Whether the sketch in the checkpoint is restored.
+            device: Device of the network.
+
+        Raises:
+            CheckpointError: If the weights fit no known architecture, or the sketch is of others.
+        """
+        architecture = arch or checkpoint.meta.get("architecture")
+        module = rebuild_network(checkpoint.weights, architecture, checkpoint.source)
+        network = Network(module, device)
+        meta = dict(checkpoint.meta)
+        if isinstance(arch, str):
+            meta["architecture"] = arch
+        made = cls(
+            name, network, network.initial, source=checkpoint.source, meta=meta,
+            digest=checkpoint.digest or weights_digest(network, network.initial),
+        )  # fmt: skip
+        if sketch and checkpoint.sketch:
+            restored = restore_sketch(
+                checkpoint.sketch, meta.get("sketch", {}), network, made.weights, made.source
+            )
+            made = replace(made, sketch=restored)
+        return made
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        task: Task | str | None = None,
+        arch: str | Callable[[], nn.Module] | None = None,
+        *,
+        name: str = "",
+        inputs: bool | Inputs | Tensor = True,
+        sketch: bool = True,
+        device: str = "cpu",
+    ) -> Expert:
+        """Read a network's file and the data of its task.
+
+        Args:
+            path: A ``.pt``, ``.pth`` or ``.safetensors`` file.
+            task: Task that the network was trained for, or its name; None takes the recorded one,
+                if its data is available.
+            arch: Architecture where the file does not record it: a name, ``module:factory``, or a
+                callable that returns the module.
+            name: Name in options and results.
+            inputs: Inputs that a walk may use: True takes those of the task's training split.
+            sketch: Whether the sketch in the file is restored.
+            device: Device of the network.
+
+        Raises:
+            GeomergeError: If the file cannot be read or the network does not take the inputs.
+        """
+        checkpoint = load_checkpoint(path)
+        made = cls.from_checkpoint(checkpoint, arch, name=name, sketch=sketch, device=device)
+        return made._with_data(task, inputs)
+
+    @property
+    def task_name(self) -> str | None:
+        """Name of the task that the network is for: of its data, its file or its sketch."""
+        if self.task is not None:
+            return self.task.name
+        sketched = self.sketch.meta.get("task") if self.sketch else None
+        return self.meta.get("task") or sketched
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The network as a checkpoint, with its sketch: a copy of the weights."""
+        meta = dict(self.meta)
+        if self.task is not None and "task" not in meta:
+            meta |= {"task": self.task.name, "normalisation": self.task.normalisation.to_json()}
+        if self.sketch is not None:
+            meta["sketch"] = self.sketch.meta
+        tensors = self.sketch.tensors() if self.sketch else {}
+        weights = self.network.state_dict(self.weights)
+        return Checkpoint(weights, meta, tensors, self.source, self.digest)
+
+    def module(self) -> nn.Module:
+        """Return a new module with these weights and all outputs, which can be trained."""
+        return self.network.module_at(self.weights)
+
+    def accuracy(self, split: str = "test", task: Task | None = None) -> float:
+        """Return the share of a split that is labelled correctly, in [0, 1].
+
+        Args:
+            split: ``"train"``, ``"select"`` or ``"test"``.
+            task: Another task than the expert's own.
+
+        Raises:
+            TaskError: If there is no task, or the network does not take its inputs.
+            OptionError: If there is no such split.
+        """
+        if split not in SPLITS:
+            raise OptionError(f"unknown split {split!r}{did_you_mean(split, SPLITS)}")
+        measured = self if task is None else self.with_task(task)
+        if measured.task is None:
+            raise TaskError(
+                f"{self.source} has no task to measure the accuracy on; give one with `task`"
+            )
+        return accuracy(measured.network, measured.weights, getattr(measured.task, split))
+
+    def load_task(
+        self,
+        name: str,
+        normalisation: Normalisation | None = None,
+        data_root: str | None = None,
+        download: bool = False,
+    ) -> Task:
+        """Load a task, normalised as given or as this network was trained.
+
+        Args:
+            name: Name of the task, as :func:`~geomerge.data.load_task` takes it.
+            normalisation: Normalisation instead of the recorded or usual one.
+            data_root: Folder of the named data sets.
+            download: Whether torchvision may fetch a missing data set.
+
+        Raises:
+            TaskError: If the data cannot be had.
+        """
+        sketched = dict(self.sketch.meta) if self.sketch else {}
+        return load_task(
+            name,
+            data_root=data_root,
+            download=download,
+            normalisation=normalisation
+            or recorded_normalisation(self.meta, name)
+            or recorded_normalisation(sketched, name),
+            device=str(self.network.device),
+        )
+
+    def with_task(self, task: Task) -> Expert:
+        """Return the expert with a task, of whose classes it uses the outputs.
+
+        Args:
+            task: The task; of a merged network with a block of outputs for each task, that block
+                is used, and where classes were renumbered, they are.
+
+        Raises:
+            TaskError: If the network does not take the task's inputs.
+        """
+        columns, offset = self._place(task.name)
+        network = self.network if columns is None else self.network.head_view(columns)
+        shifted = task.shifted(offset) if offset else task
+        first = task.train.inputs.batch(slice(0, 4))
+        network.check_inputs(self.weights, first, shifted.classes, task.name)
+        return replace(self, network=network, task=shifted)
+
+    def with_inputs(self, inputs: Inputs) -> Expert:
+        """Return the expert with inputs that a walk may use.
+
+        Raises:
+            TaskError: If the network does not take them.
+        """
+        first = inputs.batch(slice(0, 4))
+        self.network.check_inputs(self.weights, first, 0, inputs.name or "these inputs")
+        return replace(self, inputs=inputs)
+
+    def with_sketch(
+        self, *, inputs: int = 10_000, output: str = "hellinger", seed: int = 0
+    ) -> Expert:
+        """Return the expert with a sketch measured on its own inputs.
+
+        Args:
+            inputs: Number of inputs that are used, at most.
+            output: Output whose change the sketch measures, one of
+                :data:`~geomerge.metrics.outputs.OUTPUTS`.
+            seed: Seed of the choice of inputs.
+
+        Raises:
+            TaskError: If the expert has no inputs.
+        """
+        own = self.inputs or (self.task.train.inputs if self.task else None)
+        if own is None:
+            raise TaskError(
+                f"{self.source} has no inputs to measure a sketch on; give a `task` or `inputs`"
+            )
+        measured = make_sketch(
+            self.network, self.weights, own, own.name or self.task_name or "inputs",
+            output=output, count=inputs, seed=seed,
+        )  # fmt: skip
+        return replace(self, sketch=measured)
+
+    def for_output(self, output: str) -> Expert:
+        """Return the expert without its sketch where that measures another output.
+
+        Args:
+            output: Output whose change is to be measured.
+        """
+        if self.sketch is None or self.sketch.meta.get("output") == output:
+            return self
+        note = (
+            f"the sketch in {Path(self.source).name} is not used: it measures "
+            f"{self.sketch.meta.get('output')}, not {output}"
+        )
+        return replace(self, sketch=None, notes=(*self.notes, note))
+
+    def save(self, path: str | Path) -> None:
+        """Write the network, its metadata and its sketch to one file.
+
+        Args:
+            path: A ``.safetensors``, ``.pt`` or ``.pth`` file, replaced in one step.
+
+        Raises:
+            RunError: If the place cannot be written.
+        """
+        save_checkpoint(path, self.checkpoint)
+
+    def __repr__(self) -> str:
+        parts = [f"{self.network.n:,} weights"]
+        if self.task_name is not None:
+            parts.append(f"task {self.task_name}" + ("" if self.task else " without data"))
+        parts.append(f"{len(self.inputs):,} inputs" if self.inputs is not None else "no inputs")
+        if self.sketch is not None:
+            parts.append("a sketch")
+        return f"<Expert {self.name or self.source}: {', '.join(parts)}>"
+
+    def _place(self, task: str) -> tuple[slice | None, int]:
+        """Return the block of outputs of a task in a merged network, and its first class."""
+        known = self.meta.get("head", {}).get("tasks", {}).get(task)
+        if known is None:
+            return None, 0
+        columns = slice(*known["outputs"]) if known["outputs"] else slice(None)
+        return columns, known["offset"]
+
+    def _with_data(self, task: Task | str | None, inputs: bool | Inputs | Tensor) -> Expert:
+        made = self
+        if isinstance(task, str):
+            made = made.with_task(made.load_task(task))
+        elif task is not None:
+            made = made.with_task(task)
+        elif made.task_name is not None:
+            try:
+                made = made.with_task(made.load_task(made.task_name))
+            except GeomergeError as error:
+                note = f"{made.name or made.source} is not measured: {error}"
+                made = replace(made, notes=(*made.notes, note))
+        if isinstance(inputs, Tensor):
+            inputs = as_they_are(inputs, made.network.device)
+        if inputs is True:
+            return replace(made, inputs=made.task.train.inputs) if made.task else made
+        return made.with_inputs(inputs) if inputs else made
+
+
+ExpertLike: TypeAlias = Expert | nn.Module | Checkpoint | Mapping[str, Tensor] | str | Path
+
+
+def as_expert(thing: ExpertLike, name: str = "") -> Expert:
+    """Return an expert of whatever stands for one.
+
+    Args:
+        thing: An expert, a module, a checkpoint, a state dict, or the path of a file.
+        name: Name for an expert that has none.
+
+    Raises:
+        OptionError: If it is something else.
+        GeomergeError: If it cannot be read or rebuilt.
+    """
+    if isinstance(thing, Expert):
+        return thing if thing.name else replace(thing, name=name)
+    if isinstance(thing, nn.Module):
+        return Expert.from_module(thing, name=name)
+    if isinstance(thing, (str, Path)):
+        return Expert.load(thing, name=name)
+    if isinstance(thing, Mapping) and all(isinstance(v, Tensor) for v in thing.values()):
+        thing = Checkpoint(dict(thing), source="state dict")
+    if isinstance(thing, Checkpoint):
+        return Expert.from_checkpoint(thing, name=name)._with_data(None, True)
+    raise OptionError(
+        f"expected an Expert, a module, a checkpoint or the path of a file, got a "
+        f"{type(thing).__name__}; make one with Expert.from_module or Expert.load"
+    )

@@ -1,0 +1,340 @@
+"""Experts from files and texts: networks, tasks, inputs and sketches, as a command line names them.
+
+Only the command line and these loaders know texts; everything else takes and returns objects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from geomerge.data import (
+    Inputs,
+    Task,
+    check_normalised,
+    load_task,
+    normalisation_of,
+    split_normalisations,
+)
+from geomerge.errors import OptionError, Problems, TaskError
+from geomerge.expert import Expert, ExpertLike, as_expert
+from geomerge.io.checkpoint import load_checkpoint
+from geomerge.metrics import load_sketch
+from geomerge.networks.network import check_device
+from geomerge.options import check_options, option
+
+__all__ = ["NAMES", "DataOptions", "ExpertOptions", "load_expert", "load_experts"]
+
+NAMES = ascii_lowercase  # of networks, in order
+Arch: TypeAlias = "str | Callable[[], nn.Module] | None"
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Options that say which data belongs to which of several networks, called a, b, c, ..."""
+
+    manifold: tuple[str | Task, ...] = option(
+        (), "task whose inputs the walk may use; a=NAME says whose", group="data"
+    )
+    task: tuple[str, ...] = option(
+        (), "b=NAME: task of a network, to choose and report on", group="data"
+    )
+    sketch: tuple[str, ...] = option((), "b=FILE: sketch of a network", group="data")
+    arch: Arch = option(
+        None, "architecture of all networks, where the files do not say", group="what to merge"
+    )
+    normalisation: tuple[str, ...] = option(
+        (), "TASK=MEAN/STD instead of the usual normalisation", group="data"
+    )
+    data_root: str | None = option(
+        None, "folder of data sets; default GEOMERGE_DATA, else ./data", group="machine",
+        recorded=False,
+    )  # fmt: skip
+    download: bool = option(
+        False, "permission for torchvision to fetch a missing data set", group="machine",
+        recorded=False,
+    )  # fmt: skip
+    device: str = option("cpu", "device that computes", group="machine", recorded=False)
+
+    def __post_init__(self) -> None:
+        """Refuse texts that cannot be read.
+
+        Raises:
+            OptionError: With the text, what was expected and what to do.
+        """
+        check_options(self)
+        self.manifolds()
+        self.by_network("sketch")
+        self.by_network("task")
+        split_normalisations(self.normalisation)
+
+    def manifolds(self) -> tuple[dict[str, str | Task], list[str | Task]]:
+        """Split ``manifold`` into the entries that name a network and the others, in order."""
+        given: dict[str, str | Task] = {}
+        rest: list[str | Task] = []
+        for entry in [self.manifold] if isinstance(self.manifold, (str, Task)) else self.manifold:
+            match = re.match(r"([a-z])=", entry) if isinstance(entry, str) else None
+            if match is None or not isinstance(entry, str):
+                rest.append(entry)
+                continue
+            name, task = match[1], entry[2:]
+            if name in given:
+                raise OptionError(
+                    f"two manifolds for {name}, {given[name]!r} and {task!r}; name one"
+                )
+            given[name] = task
+        return given, rest
+
+    def by_network(self, option: str) -> dict[str, str]:
+        """Return the texts of ``sketch`` or ``task`` by the name of a network.
+
+        Raises:
+            OptionError: If one does not say of which network it is, or two are of one.
+        """
+        texts: dict[str, str] = {}
+        for text in getattr(self, option):
+            match = re.match(r"([a-z])=(.+)", text)
+            if match is None or match[1] in texts:
+                raise OptionError(
+                    f"expected one `{option}` for each network, such as b={text}, got {text!r}"
+                )
+            texts[match[1]] = match[2]
+        return texts
+
+
+@dataclass(frozen=True)
+class ExpertOptions:
+    """Options that say how one network is rebuilt, and where its data lies."""
+
+    manifold: str | Task | None = option(
+        None, "task whose inputs keep the function; default the network's own", group="data"
+    )
+    arch: Arch = option(None, "architecture, where the file does not say", group="data")
+    normalisation: tuple[str, ...] = option(
+        (), "TASK=MEAN/STD instead of the usual normalisation", group="data"
+    )
+    data_root: str | None = option(
+        None, "folder of data sets; default GEOMERGE_DATA, else ./data", group="machine",
+        recorded=False,
+    )  # fmt: skip
+    download: bool = option(
+        False, "permission for torchvision to fetch a missing data set", group="machine",
+        recorded=False,
+    )  # fmt: skip
+    device: str = option("cpu", "device that computes", group="machine", recorded=False)
+
+    def __post_init__(self) -> None:
+        """Refuse texts that cannot be read.
+
+        Raises:
+            OptionError: With the text, what was expected and what to do.
+        """
+        check_options(self)
+        split_normalisations(self.normalisation)
+
+
+def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expert:
+    """Return one network with its task, whose training inputs keep its function.
+
+    Args:
+        thing: The network: an expert, a module, a checkpoint, a state dict or a file.
+        options: Its task and architecture.
+
+    Raises:
+        GeomergeError: If the network cannot be read, or nothing says its task, or the task's data
+            is not available.
+    """
+    options = options or ExpertOptions()
+    check_device(options.device)
+    expert = _without_data(thing, "", options.arch, options.device)
+    task = options.manifold if options.manifold is not None else expert.task or expert.task_name
+    if task is None:
+        raise OptionError(
+            f"{expert.source} does not say what it was trained for; name the task with `inputs`"
+        )
+    if isinstance(task, str):
+        own = normalisation_of(options.normalisation, task)
+        task = expert.load_task(task, own, options.data_root, options.download)
+        expert = expert.with_task(task)
+    elif task is not expert.task:
+        expert = expert.with_task(task)
+    assert expert.task is not None
+    return replace(expert, inputs=expert.task.train.inputs)
+
+
+def load_experts(
+    things: Sequence[ExpertLike],
+    data: DataOptions | None = None,
+    problems: Problems | None = None,
+    output: str | None = None,
+) -> list[Expert]:
+    """Return several networks, called a, b, c, ... in order, with the data that belongs to each.
+
+    Args:
+        things: The networks: experts, modules, checkpoints, state dicts or files.
+        data: Tasks, inputs, sketches and architecture.
+        problems: Collector of everything that is wrong; without one the first problem is raised.
+        output: Output that sketches named in ``data`` must measure; None takes any.
+
+    Returns:
+        The experts that could be made, in order. Tasks of theirs that are recorded and whose data
+        is not available are missing, and a note says so.
+
+    Raises:
+        GeomergeError: If something is wrong and ``problems`` is not given.
+    """
+    data = data or DataOptions()
+    problems = Problems(strict=True) if problems is None else problems
+    if len(things) > len(NAMES):
+        raise OptionError(f"expected at most {len(NAMES)} networks, got {len(things)}")
+    check_device(data.device)
+    experts: dict[str, Expert] = {}
+    for name, thing in zip(NAMES, things, strict=False):
+        with problems.noted():
+            experts[name] = _without_data(thing, name, data.arch, data.device)
+    sketches = data.by_network("sketch")
+    for name, expert in experts.items():
+        with problems.noted():
+            if name in sketches:
+                experts[name] = _with_sketch(expert, sketches[name], output)
+    if len(experts) < len(things):  # whose the manifolds are is not known
+        for entry in data.manifold:
+            with problems.noted():
+                if isinstance(entry, str):
+                    load_task(entry.partition("=")[2] or entry, data_root=data.data_root)
+        return list(experts.values())
+    manifolds: dict[str, str | Task] = {}
+    with problems.noted():
+        _refuse_unknown_names(experts, data)
+        manifolds = _assign_manifolds(experts, data)
+    for name, expert in experts.items():
+        with problems.noted():
+            experts[name] = _with_data(expert, manifolds.get(name), data)
+    with problems.noted():
+        names = {e.task.name for e in experts.values() if e.task}
+        names |= {e.inputs.name for e in experts.values() if e.inputs}
+        check_normalised(split_normalisations(data.normalisation), names, "used")
+    return list(experts.values())
+
+
+def _without_data(thing: ExpertLike, name: str, arch: Arch, device: str) -> Expert:
+    """Return a network by itself, under the name that options call it by."""
+    if isinstance(thing, (Expert, nn.Module)):
+        made = as_expert(thing, name)
+        return replace(made, name=name) if name else made
+    if isinstance(thing, (str, Path)):
+        thing = load_checkpoint(thing)
+    elif isinstance(thing, Mapping):
+        return as_expert(thing, name)
+    return Expert.from_checkpoint(thing, arch, name=name, device=device)
+
+
+def _with_sketch(expert: Expert, file: str, output: str | None) -> Expert:
+    sketch = load_sketch(file, expert.network, expert.weights)
+    measured = sketch.meta.get("output")
+    if output is not None and measured != output:
+        raise OptionError(
+            f"{file} measures {measured}, expected {output}; make a sketch that measures {output}"
+        )
+    return replace(expert, sketch=sketch)
+
+
+def _recorded_task(expert: Expert, data: DataOptions) -> str | None:
+    """Return the task that a network is said to be for: by the user, its file, or its sketch."""
+    return data.by_network("task").get(expert.name) or expert.task_name
+
+
+def _refuse_unknown_names(experts: Mapping[str, Expert], data: DataOptions) -> None:
+    given: dict[str, Mapping[str, Any]] = {
+        "manifold": data.manifolds()[0],
+        "sketch": data.by_network("sketch"),
+        "task": data.by_network("task"),
+    }
+    for argument, entries in given.items():
+        for name in entries:
+            if name not in experts:
+                raise OptionError(
+                    f"`{argument}` speaks of network {name!r}, and the networks are "
+                    f"{', '.join(experts)}; name one of them"
+                )
+
+
+def _assign_manifolds(experts: dict[str, Expert], data: DataOptions) -> dict[str, str | Task]:
+    """Return the manifold of each network that has one.
+
+    A task whose name is recorded by one network alone is that network's; the others go to the
+    first networks that have none.
+    """
+    given, rest = data.manifolds()
+    if len(given) + len(rest) > len(experts):
+        raise OptionError(
+            f"expected at most {len(experts)} manifolds, one for each network, got "
+            f"{len(given) + len(rest)}; leave the others out"
+        )
+    recorded = {name: _recorded_task(expert, data) for name, expert in experts.items()}
+    for task in list(rest):
+        owners = [k for k, own in recorded.items() if own == _name(task) and k not in given]
+        if len(owners) == 1:
+            given[owners[0]] = task
+            rest.remove(task)
+    for task in rest:
+        given[next(k for k in recorded if k not in given)] = task
+    for name, task in given.items():
+        if recorded[name] is not None and recorded[name] != _name(task):
+            note = (
+                f"{name} was trained for {recorded[name]}, and its function is kept on "
+                f"{_name(task)}"
+            )
+            experts[name] = replace(experts[name], notes=(*experts[name].notes, note))
+    return given
+
+
+def _name(task: str | Task) -> str:
+    return task if isinstance(task, str) else task.name
+
+
+def _with_data(expert: Expert, manifold: str | Task | None, data: DataOptions) -> Expert:
+    """Load a network's task, for choosing and reporting, and its manifold, for walking."""
+    name = _recorded_task(expert, data) or (None if manifold is None else _name(manifold))
+    if name is None:
+        return _noted(expert, f"{expert.name} is not measured: nothing says its task")
+    own = split_normalisations(data.normalisation)
+
+    def load(task: str) -> Task:
+        return expert.load_task(task, own.get(task), data.data_root, data.download)
+
+    manifold_name = None if manifold is None else _name(manifold)
+    try:
+        if manifold is not None and manifold_name == name:
+            expert = expert.with_task(load(manifold) if isinstance(manifold, str) else manifold)
+        elif expert.task is None or expert.task.name != name:
+            expert = expert.with_task(load(name))
+    except (TaskError, OptionError) as error:
+        if name in (data.by_network("task").get(expert.name), manifold_name):
+            raise
+        expert = _noted(expert, f"{expert.name} is not measured: {error}")
+    if manifold is not None:
+        expert = expert.with_inputs(_inputs_of(expert, manifold, load))
+    if expert.task is not None and "selection_seed" not in expert.meta.get("training", {}):
+        note = (
+            f"{Path(expert.source).name} does not say what it was trained on: it may have "
+            f"seen the selection split of {name}, so picks may favour {expert.name}"
+        )
+        expert = _noted(expert, note)
+    return expert
+
+
+def _inputs_of(expert: Expert, manifold: str | Task, load: Callable[[str], Task]) -> Inputs:
+    if expert.task is not None and expert.task.name == _name(manifold):
+        return expert.task.train.inputs
+    return (load(manifold) if isinstance(manifold, str) else manifold).train.inputs
+
+
+def _noted(expert: Expert, note: str) -> Expert:
+    return replace(expert, notes=(*expert.notes, note))
