@@ -1,4 +1,4 @@
-"""A merge -> its certificate: enough to say later whether what its report claims still holds."""
+"""Certificates of merges: digests of all files and data, and the evidence of every claim."""
 
 from __future__ import annotations
 
@@ -11,25 +11,18 @@ from typing import Any
 
 import torch
 
-from geomerge.certificate.evidence import (
-    bracket,
-    counted,
-    data_digests,
-    function_change,
-    leg_changes,
-    step_identities,
-)
+from geomerge.certificate.evidence import merge_evidence
+from geomerge.certificate.self_tests import merge_self_tests
 from geomerge.data.task import SELECTION_SEED
 from geomerge.errors import NumericalError
-from geomerge.io.checkpoint import Checkpoint, load_checkpoint
+from geomerge.io.checkpoint import load_checkpoint
 from geomerge.io.files import sha256
 from geomerge.merging import Merge, MergeOptions
-from geomerge.merging.sides import Side, Sides
+from geomerge.merging.sides import Sides
 from geomerge.report.content import EXAMPLES
 
-__all__ = ["MERGED", "certificate", "environment", "report_digest", "same_network"]
+__all__ = ["certificate", "environment", "report_digest"]
 
-MERGED = "merged.safetensors is the path at the crossover"
 _FOLDERS = ("path", EXAMPLES)
 _NOT_STATED = ("report.html", "report.json")  # they hold the certificate itself
 
@@ -37,47 +30,38 @@ _NOT_STATED = ("report.html", "report.json")  # they hold the certificate itself
 def certificate(
     folder: Path, merged: Merge, options: MergeOptions, report: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what ``report.json`` holds under ``certificate``.
+    """Return the content of ``report.json`` under ``certificate``.
 
     Args:
-        folder: The run's folder, in which all but the report is written.
+        folder: Folder of the run, in which all files but the report are written.
         merged: The merge.
-        options: Its options.
+        options: Options of the merge.
         report: The rest of the report.
 
     Raises:
-        NumericalError: If something does not hold that must hold to the bit.
+        NumericalError: If a statement does not hold that must hold to the bit.
     """
-    sides, path = merged.sides, merged.path
-    identity = _identities(load_checkpoint(folder / "merged.safetensors"), merged, options)
-    for test, holds in identity.items():
+    sides = merged.sides
+    identity = merge_self_tests(load_checkpoint(folder / "merged.safetensors"), merged, options)
+    for statement, holds in identity.items():
         if not holds:
             raise NumericalError(
-                f"expected to the bit that {test}, and on {sides.network.device} it is not so; "
-                "look for what the network computes differently twice, or use --device cpu"
+                f"expected to the bit that {statement}, and on {sides.network.device} it is not "
+                "so; look for what the network computes differently twice, or compute on the CPU"
             )
-    step = report["crossover"]["step"] if merged.plan.preset == "paper" else None
-    found: dict[str, Any] = {
+    evidence = merge_evidence(merged, report)
+    content: dict[str, Any] = {
         "files": {name: sha256((folder / name).read_bytes()) for name in _stored(folder)},
         "inputs": report["recipe"]["inputs"],
         "sketches": {k: Path(file).name for k, file in options.by_network("sketch").items()},
-        "data": {s.name: data_digests(s.task, s.manifold, s.manifold_name) for s in sides},
+        "data": evidence.pop("data"),
         "recipe": report["recipe"],
         "seeds": _seeds(sides, options),
         "environment": environment(sides.network.device),
-        "crossover": merged.t,
-        "bracket": bracket(
-            path, {s.name: (s.network, s.task.select) for s in sides if s.task is not None}
-        ),
-        "accuracies": _accuracies(sides, report),
-        "drift": {
-            "legs": leg_changes(path, step),
-            "networks": {s.name: _drift(merged, s, options.output) for s in sides},
-        },
-        "programs": _programs(merged),
+        **evidence,
         "identity": identity,
     }
-    return {**found, "report_sha256": report_digest({**report, "certificate": found})}
+    return {**content, "report_sha256": report_digest({**report, "certificate": content})}
 
 
 def report_digest(report: Mapping[str, Any]) -> str:
@@ -89,7 +73,7 @@ def report_digest(report: Mapping[str, Any]) -> str:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return versions, platform, device and threads: what may change a last digit."""
+    """Return versions, platform, device and threads: all that may change a last digit."""
     packages = ("geomerge", "torch", "numpy", "qpth")
     return {
         "python": platform.python_version(),
@@ -100,34 +84,12 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def same_network(one: Checkpoint, other: Checkpoint) -> bool:
-    """Return whether two checkpoints hold the same weights and buffers, bit for bit."""
-    return one.weights.keys() == other.weights.keys() and all(
-        torch.equal(value, other.weights[name]) for name, value in one.weights.items()
-    )
-
-
 def _stored(folder: Path) -> list[str]:
-    """Return the names of all files of a run but its report, as seen from its folder."""
+    """Return the names of all files of a run but its report, relative to its folder."""
     files = [file for file in folder.iterdir() if file.name not in _NOT_STATED]
     for inside in _FOLDERS:
         files += (folder / inside).glob("*")
     return sorted(file.relative_to(folder).as_posix() for file in files if file.is_file())
-
-
-def _identities(stored: Checkpoint, merged: Merge, options: MergeOptions) -> dict[str, bool]:
-    sides, path = merged.sides, merged.path
-    first, last = sides.all[0], sides.all[-1]
-    side = next(s for s in sides if s.manifold is not None)  # no merge goes without any
-    assert side.manifold is not None
-    return {
-        f"the path starts at {first.name}": torch.equal(path.at(0), first.w),
-        f"the path ends at {last.name}": torch.equal(path.at(1), last.w),
-        MERGED: same_network(stored, path.checkpoint(merged.t)),
-        **step_identities(
-            side.network, side.w, side.manifold, options.metric, options.output, options.seed
-        ),
-    }
 
 
 def _seeds(sides: Sides, options: MergeOptions) -> dict[str, Any]:
@@ -136,39 +98,3 @@ def _seeds(sides: Sides, options: MergeOptions) -> dict[str, Any]:
         "selection": SELECTION_SEED,
         "training": {s.name: s.checkpoint.meta.get("training", {}).get("seed") for s in sides},
     }
-
-
-def _accuracies(sides: Sides, report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the counts behind the shares that the report's table has already."""
-    sizes = {
-        s.name: {"select": len(s.task.select.labels), "test": len(s.task.test.labels)}
-        for s in sides
-        if s.task is not None
-    }
-    rows = [row for row in report["results"] if row["name"] in {s.name for s in sides}]
-    rows.append(next(row for row in report["results"] if row["name"] == "crossover"))
-    return {
-        row["name"]: {
-            split: {
-                name: counted(round(row[split][name] * size[split]), size[split])
-                for name, size in sizes.items()
-            }
-            for split in ("select", "test")
-        }
-        for row in rows
-    }
-
-
-def _drift(merged: Merge, side: Side, output: str) -> dict[str, float | None]:
-    """Return how far the crossover's function is from a network's."""
-    gap = merged.w - side.w
-    predicted = side.sketch.metric.inner(gap, gap) if side.sketch is not None else None
-    measured = function_change(side.network, side.w, merged.w, side.task, side.manifold, output)
-    return {"predicted": predicted, **measured}
-
-
-def _programs(merged: Merge) -> dict[str, Any]:
-    """Return how many quadratic programs were solved, and by how much conditions fail at most."""
-    budgets = [c.budgets for stage in merged.stages for c in stage if c.budgets is not None]
-    solved = sum(b.solved for b in budgets)
-    return {"solved": solved, "largest_residual": max((b.residual for b in budgets), default=0.0)}

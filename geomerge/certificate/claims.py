@@ -1,6 +1,7 @@
-"""The claims of a merge run's certificate, each made again from the files.
+"""Checks of a certificate's claims, each by measuring again from the files.
 
-A check returns what is wrong, nothing where the claim holds; it raises where it cannot be made.
+A check returns sentences on what is wrong, none where the claim holds; it raises an error where
+it cannot be made.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from geomerge.certificate.certificate import MERGED, same_network
 from geomerge.certificate.evidence import (
-    STANDS,
-    STAYS,
     bracket,
     count,
     data_digests,
     function_change,
     leg_changes,
-    step_identities,
+)
+from geomerge.certificate.self_tests import (
+    MERGED,
+    STANDS,
+    STAYS,
+    same_network,
+    step_self_tests,
 )
 from geomerge.certificate.stored_run import NotStoredError, StoredRun
 from geomerge.data.classes import split_classes
@@ -104,7 +108,7 @@ def _identity(run: StoredRun, name: str) -> list[str]:
         side = next(s for s, data in run.certificate["data"].items() if data["manifold"])
         inputs, recipe = run.manifold(side), run.recipe
         assert inputs is not None
-        steps = step_identities(
+        steps = step_self_tests(
             run.head(side), run.weights(side), inputs,
             run.report["metric"], recipe["output"], recipe["seed"],
         )  # fmt: skip
@@ -147,9 +151,8 @@ def _path(run: StoredRun) -> list[str]:
                 break
         if not found and leg not in relaxed and not _near(total, length, _EXACT):
             found.append(f"the leg from {leg} is {length} long, its steps {total}")
-    step = report["crossover"]["step"] if report["preset"] == "paper" else None
     said = run.certificate["drift"]["legs"]
-    return found + _differences("drift/legs", said, leg_changes(path, step))
+    return found + _differences("drift/legs", said, leg_changes(path, report["crossover"]["step"]))
 
 
 def _accuracy(run: StoredRun, name: str) -> list[str]:

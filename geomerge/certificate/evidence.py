@@ -1,45 +1,67 @@
-"""What a certificate says of networks and data, measured the same way again when it is verified."""
+"""Evidence of a merge: counts, intervals, functional changes and digests of data.
+
+Everything here is measured the same way when a certificate is made and when it is verified.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from geomerge.data import Inputs, Split, Task
 from geomerge.data.digest import split_digests, tensor_digest
 from geomerge.evaluation.accuracy import accuracy
+from geomerge.merging import Merge
 from geomerge.merging.probe import Probe
-from geomerge.metrics import measure_metric, output_map
+from geomerge.merging.sides import Side
 from geomerge.networks.network import Network
 from geomerge.paths.path import WeightPath
-from geomerge.steps import trust_region_step
 from geomerge.walks.objectives import divergence
-from geomerge.walks.walk import FunctionWalkOptions, WeightWalkOptions, walk_toward_function
 
 __all__ = [
-    "STANDS",
-    "STAYS",
     "bracket",
     "count",
     "counted",
     "data_digests",
     "function_change",
     "leg_changes",
-    "step_identities",
+    "merge_evidence",
 ]
 
 _LEVEL = 0.95
+
+
+def merge_evidence(merged: Merge, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was measured of a merge, as its certificate holds it.
+
+    Args:
+        merged: The merge.
+        report: Content of its ``report.json``, whose accuracies are turned back into counts.
+    """
+    sides, path = merged.sides, merged.path
+    return {
+        "data": {s.name: data_digests(s.task, s.manifold, s.manifold_name) for s in sides},
+        "crossover": merged.t,
+        "bracket": bracket(
+            path, {s.name: (s.network, s.task.select) for s in sides if s.task is not None}
+        ),
+        "accuracies": _accuracies(merged, report),
+        "drift": {
+            "legs": leg_changes(path, report["crossover"]["step"]),
+            "networks": {s.name: _drift(merged, s) for s in sides},
+        },
+        "programs": _programs(merged),
+    }
 
 
 def counted(correct: int, of: int) -> dict[str, Any]:
     """Return a count as a share, with its 95 % interval by Wilson's score (Wilson 1927).
 
     Args:
-        correct: How many of the examples are labelled correctly.
-        of: How many there are, one at least.
+        correct: Number of examples that are labelled correctly.
+        of: Number of all examples, one or more.
     """
     from scipy.stats import binomtest
 
@@ -68,9 +90,9 @@ def data_digests(
     """Return names, normalisations and digests of all data that a network brought to a merge.
 
     Args:
-        task: Its task; the training split is not used with labels, and is not here.
+        task: Task of the network. Its training split is not used with labels, and has no digest.
         manifold: Inputs that the walk used.
-        manifold_name: The task that these are of.
+        manifold_name: Name of the task that these are of.
     """
     found: dict[str, Any] = {"task": None, "manifold": None}
     if task is not None:
@@ -94,8 +116,8 @@ def bracket(path: WeightPath, splits: Mapping[str, tuple[Network, Split]]) -> li
     """Return the stored points next to the crossover, measured.
 
     Args:
-        path: The path; where its crossover is an end there is one such point.
-        splits: By name, a network as its task sees it and the task's selection split.
+        path: Path; where its crossover is an end there is one such point.
+        splits: Network as its task sees it and the task's selection split, by the network's name.
     """
     at = path.ts.index(path.crossover)
     found = []
@@ -117,12 +139,12 @@ def function_change(
     """Return how far a network's function is from another's on its own inputs.
 
     Args:
-        network: The network as its task sees it.
-        before: Its weights.
-        after: The other's.
-        task: Its task, whose selection inputs are taken; None takes the manifold for the change.
+        network: Network as its task sees it.
+        before: Weights of the network.
+        after: Weights of the other.
+        task: Task of the network, whose selection inputs are taken. None takes the manifold.
         manifold: Inputs without labels; None where there are none either.
-        output: What phi is.
+        output: Name of the output map phi.
 
     Returns:
         ``"measured"``, the mean |phi(after) - phi(before)|^2 of a few inputs, and ``"kl"``, the
@@ -150,16 +172,21 @@ def _mean_kl(
     return total / len(inputs)
 
 
-def leg_changes(path: WeightPath, step: int | None) -> dict[str, Any]:
-    """Return the functional change of each leg's steps, predicted and measured, summed.
+def leg_changes(path: WeightPath, step: int) -> dict[str, Any]:
+    """Return the functional change of each leg's steps up to the crossover, summed.
 
     Args:
-        path: The path.
-        step: The crossover's step, where a leg goes on beyond it; None where all legs end there.
+        path: Path.
+        step: Step of the crossover. A path of one leg goes on beyond it; where there are two, both
+            end there.
+
+    Returns:
+        For each leg the number of steps, and the changes predicted and measured.
     """
+    single = len(path.lengths) == 1
     found = {}
     for leg in path.lengths:
-        records = [r for r in path.steps if r.leg == leg and (step is None or r.step <= step)]
+        records = [r for r in path.steps if r.leg == leg and (not single or r.step <= step)]
         measured = [r.measured for r in records if r.measured is not None]
         found[leg] = {
             "steps": len(records),
@@ -169,54 +196,39 @@ def leg_changes(path: WeightPath, step: int | None) -> dict[str, Any]:
     return found
 
 
-STAYS = "a walk from a network to itself has length zero"
-STANDS = "a step with beta = 0 does not move"
-
-_INPUTS = 32
-_DAMPING = 1e-3
-
-
-def step_identities(
-    network: Network,
-    w: Tensor,  # (n,)
-    inputs: Inputs,
-    metric: str,
-    output: str,
-    seed: int,
-) -> dict[str, bool]:
-    """Take two steps that must not move, and return which of them did not.
-
-    The first is a walk's, toward the network's own outputs phi_0: down mean |phi - phi_0|^2 / 2.
-    The second is arXiv 2012.09605, eq. (7), with beta = 0.
-
-    Args:
-        network: The network.
-        w: Where.
-        inputs: The first few are used, labels never.
-        metric: Name of the metric, measured on them.
-        output: What phi is, such as ``"hellinger"``.
-        seed: Of the metric.
-    """
-    few = Inputs(inputs.raw[:_INPUTS], inputs.normalisation, inputs.device)
-    x = few.batch(slice(None))
-    measured = measure_metric(metric, network, w, few, output, seed)
-    own: list[Tensor] = []
-
-    def half_change(logits: Tensor) -> Tensor:
-        phi = output_map(logits, output)
-        # phi_0 is the first pass: some layers compute otherwise where no gradient is wanted.
-        own.append(phi.detach())
-        return (phi - own[0]).square().sum(dim=1).mean() / 2
-
-    def direction(at: Tensor) -> tuple[float, Tensor]:
-        loss, gradient = network.gradient(at, x, half_change)
-        return loss, -gradient
-
-    direction(w)
-    one = FunctionWalkOptions(_DAMPING, steps=1)
-    (point,) = walk_toward_function(w, lambda _: measured, [direction], one)
-    step = trust_region_step(measured, w, WeightWalkOptions.radius, beta=0.0)
-    return {
-        STAYS: point.predicted == point.norm == 0 and torch.equal(point.weights, w),
-        STANDS: step.predicted == 0 and not bool(step.tangent.any()),
+def _accuracies(merged: Merge, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the counts behind the shares of the report's table."""
+    sizes = {
+        s.name: {"select": len(s.task.select.labels), "test": len(s.task.test.labels)}
+        for s in merged.sides
+        if s.task is not None
     }
+    names = {"crossover", *(s.name for s in merged.sides)}
+    return {
+        row["name"]: {
+            split: {
+                name: counted(round(row[split][name] * size[split]), size[split])
+                for name, size in sizes.items()
+            }
+            for split in ("select", "test")
+        }
+        for row in report["results"]
+        if row["name"] in names
+    }
+
+
+def _drift(merged: Merge, side: Side) -> dict[str, float | None]:
+    """Return how far the crossover's function is from a network's."""
+    gap = merged.w - side.w
+    predicted = side.sketch.metric.inner(gap, gap) if side.sketch is not None else None
+    measured = function_change(
+        side.network, side.w, merged.w, side.task, side.manifold, merged.options.output
+    )
+    return {"predicted": predicted, **measured}
+
+
+def _programs(merged: Merge) -> dict[str, Any]:
+    """Return the number of quadratic programs solved, and the largest residual of conditions."""
+    budgets = [c.budgets for stage in merged.stages for c in stage if c.budgets is not None]
+    solved = sum(b.solved for b in budgets)
+    return {"solved": solved, "largest_residual": max((b.residual for b in budgets), default=0.0)}

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from geomerge import MergeOptions, Network
-from geomerge.certificate import certificate as module
+from geomerge.certificate import self_tests
 from geomerge.certificate.certificate import report_digest
-from geomerge.certificate.evidence import STANDS, STAYS, counted, step_identities
+from geomerge.certificate.evidence import counted
+from geomerge.certificate.self_tests import STANDS, STAYS, step_self_tests
 from geomerge.data import Inputs, Normalisation
 from geomerge.data.digest import tensor_digest
 from geomerge.errors import NumericalError
@@ -142,7 +143,7 @@ def test_steps_that_want_nothing_do_not_move(name: str, metric: str) -> None:
     make, shape = NETWORKS[name]
     network = Network(make())
     inputs = Inputs(torch.randn(40, *shape), Normalisation((0.0,), (1.0,)))
-    found = step_identities(network, network.initial, inputs, metric, "hellinger", 0)
+    found = step_self_tests(network, network.initial, inputs, metric, "hellinger", 0)
     assert found == {STAYS: True, STANDS: True}
 
 
@@ -157,14 +158,14 @@ def test_a_network_that_is_not_a_function_is_found_out() -> None:
 
     network = Network(Restless())
     inputs = Inputs(torch.randn(40, 5), Normalisation((0.0,), (1.0,)))
-    found = step_identities(network, network.initial, inputs, "euclidean", "hellinger", 0)
+    found = step_self_tests(network, network.initial, inputs, "euclidean", "hellinger", 0)
     assert not found[STAYS]
 
 
 def test_a_run_whose_identities_fail_is_not_written(
     digits: Path, options: MergeOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "step_identities", lambda *args: {STAYS: False})
+    monkeypatch.setattr(self_tests, "step_self_tests", lambda *args: {STAYS: False})
     with pytest.raises(NumericalError, match="a walk from a network to itself has length zero"):
         run_merge([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

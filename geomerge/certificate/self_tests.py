@@ -1,0 +1,98 @@
+"""Self-tests of a merge: exact ends of the path, zero-length walk, zero-beta step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geomerge.data import Inputs
+from geomerge.io.checkpoint import Checkpoint
+from geomerge.merging import Merge, MergeOptions
+from geomerge.metrics import measure_metric, output_map
+from geomerge.networks.network import Network
+from geomerge.steps import trust_region_step
+from geomerge.walks.walk import FunctionWalkOptions, WeightWalkOptions, walk_toward_function
+
+__all__ = ["MERGED", "STANDS", "STAYS", "merge_self_tests", "same_network", "step_self_tests"]
+
+MERGED = "merged.safetensors is the path at the crossover"
+STAYS = "a walk from a network to itself has length zero"
+STANDS = "a step with beta = 0 does not move"
+
+_INPUTS = 32
+_DAMPING = 1e-3
+
+
+def merge_self_tests(stored: Checkpoint, merged: Merge, options: MergeOptions) -> dict[str, bool]:
+    """Return which of the statements hold that must hold to the bit, by their sentences.
+
+    Args:
+        stored: Merged network, as its file has it.
+        merged: The merge.
+        options: Options of the merge.
+    """
+    sides, path = merged.sides, merged.path
+    first, last = sides.all[0], sides.all[-1]
+    side = next(s for s in sides if s.manifold is not None)  # no merge goes without any
+    assert side.manifold is not None
+    return {
+        f"the path starts at {first.name}": torch.equal(path.at(0), first.w),
+        f"the path ends at {last.name}": torch.equal(path.at(1), last.w),
+        MERGED: same_network(stored, path.checkpoint(merged.t)),
+        **step_self_tests(
+            side.network, side.w, side.manifold, options.metric, options.output, options.seed
+        ),
+    }
+
+
+def same_network(one: Checkpoint, other: Checkpoint) -> bool:
+    """Return whether two checkpoints hold the same weights and buffers, bit for bit."""
+    return one.weights.keys() == other.weights.keys() and all(
+        torch.equal(value, other.weights[name]) for name, value in one.weights.items()
+    )
+
+
+def step_self_tests(
+    network: Network,
+    w: Tensor,  # (n,)
+    inputs: Inputs,
+    metric: str,
+    output: str,
+    seed: int,
+) -> dict[str, bool]:
+    """Take two steps of length zero, and return which of them did not move.
+
+    The first is a walk's, toward the network's own outputs phi_0: down mean |phi - phi_0|^2 / 2.
+    The second is arXiv 2012.09605, eq. (7), with beta = 0.
+
+    Args:
+        network: Network to take the steps with.
+        w: Weights to start from.
+        inputs: Inputs, of which the first few are used.
+        metric: Name of the metric, measured on them.
+        output: Name of the output map phi, such as ``"hellinger"``.
+        seed: Seed of the metric's draws.
+    """
+    few = Inputs(inputs.raw[:_INPUTS], inputs.normalisation, inputs.device)
+    x = few.batch(slice(None))
+    measured = measure_metric(metric, network, w, few, output, seed)
+    own: list[Tensor] = []
+
+    def half_change(logits: Tensor) -> Tensor:
+        phi = output_map(logits, output)
+        # phi_0 is the first pass: some layers compute otherwise where no gradient is wanted.
+        own.append(phi.detach())
+        return (phi - own[0]).square().sum(dim=1).mean() / 2
+
+    def direction(at: Tensor) -> tuple[float, Tensor]:
+        loss, gradient = network.gradient(at, x, half_change)
+        return loss, -gradient
+
+    direction(w)
+    settings = FunctionWalkOptions(_DAMPING, steps=1)
+    (point,) = walk_toward_function(w, lambda _: measured, [direction], settings)
+    step = trust_region_step(measured, w, WeightWalkOptions.radius, beta=0.0)
+    return {
+        STAYS: point.predicted == point.norm == 0 and torch.equal(point.weights, w),
+        STANDS: step.predicted == 0 and not bool(step.tangent.any()),
+    }
