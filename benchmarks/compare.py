@@ -28,15 +28,15 @@ def row(work: Path, seed: int, name: str) -> dict[str, Any]:
     merge = MergeOptions(manifold=TASKS, seed=seed)
     found = compare(networks, CompareOptions(merge, only=(name,)))
     (made,) = found.rows
-    if made.found is None:
+    if made.result is None:
         return {"reason": made.reason}
     return {
         "test": {side: 100 * value for side, value in made.test.items()},
         "drop": 100 * max(found.experts[side] - value for side, value in made.test.items()),
-        "inputs": list(made.found.inputs),
-        "labels": list(made.found.labels),
-        "sketches": list(made.found.sketches),
-        "samples": made.found.samples,
+        "inputs": list(made.result.inputs),
+        "labels": list(made.result.labels),
+        "sketches": list(made.result.sketches),
+        "samples": made.result.samples,
         "seconds": made.seconds,
     }
 

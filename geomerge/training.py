@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from geomerge.io.files import check_output
 from geomerge.metrics import make_sketch
 from geomerge.networks.architectures import create_network
 from geomerge.networks.network import Network
+from geomerge.walks.objectives import CrossEntropy
 
 __all__ = ["fine_tune", "straight_line", "train", "train_checkpoint"]
 
@@ -188,27 +188,41 @@ def fine_tune(
     steps: int,
     learning_rate: float = 0.02,
     batch: int = 256,
+    stiffness: Tensor | None = None,  # (n,)
     seed: int = 0,
 ) -> Iterator[Tensor]:
-    """Fine-tune with labels by plain gradient descent, yielding the weights after each step.
+    """Fine-tune with labels by plain stochastic gradient descent at a constant rate.
+
+    Running statistics stay as they are. Every example is seen once before any is seen again.
 
     Args:
-        network: The network.
-        start: Where to start.
+        network: Network.
+        start: Weights to start from.
         split: Labelled examples.
-        steps: How many.
-        learning_rate: Constant.
-        batch: Examples per step, drawn with replacement.
-        seed: Of the draws.
+        steps: Number of steps.
+        learning_rate: Learning rate.
+        batch: Number of examples per step.
+        stiffness: Stiffness k of a penalty sum_i k_i (w_i - start_i)^2 / 2; None is no penalty. Its
+            part of each step is taken implicitly, so that no stiffness is too large for the rate.
+        seed: Seed of the order of examples.
 
     Yields:
-        Weights, shape (n,).
+        Weights after each step, shape (n,).
+
+    Raises:
+        NumericalError: If the loss stops being finite.
     """
-    w = start.clone()
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        index = torch.randint(len(split.labels), (batch,), generator=generator)
-        loss_of = partial(torch.nn.functional.cross_entropy, target=split.labels[index])
-        _, gradient = network.gradient(w, split.inputs.batch(index), loss_of)
-        w = w - learning_rate * gradient
+    objective = CrossEntropy(network, split, batch, seed)
+    w = start
+    for step in range(steps):
+        loss, v = objective(w)
+        if not loss < float("inf"):
+            raise NumericalError(
+                f"the loss of fine-tuning is {loss} after {step} steps, expected a finite number; "
+                "give a smaller learning rate"
+            )
+        w = w + learning_rate * v
+        if stiffness is not None:
+            held = learning_rate * stiffness
+            w = (w + held * start) / (1 + held)
         yield w

@@ -148,6 +148,6 @@ def test_a_comparison_shows_its_rows_the_best_first(digits: Path) -> None:
     found = read(comparison._repr_html_())
     for row in comparison.ranked:
         assert f"{100 * row.test['b']:.2f}" in found.text
-    assert "--base" in found.text  # why ties is not there
+    assert "`base`" in found.text  # why ties is not there
     assert comparison.ranked[0].method.name in repr(comparison)
     assert torch.Tensor.__name__.lower() not in repr(comparison)

@@ -1,8 +1,8 @@
-"""Everything a user would try to make one network of two, measured side by side."""
+"""Comparison of methods that make one network of two, in one table."""
 
 from geomerge.comparison.compare import Comparison, MethodRow, compare
-from geomerge.comparison.methods import METHODS
 from geomerge.comparison.options import CompareOptions
+from geomerge.comparison.registry import METHODS
 
 __all__ = [
     "METHODS",

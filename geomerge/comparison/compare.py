@@ -1,4 +1,4 @@
-"""Two networks -> a row for every method, measured on the same splits."""
+"""Comparison of methods on two networks, all measured on the same splits."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from geomerge.comparison.context import Context
-from geomerge.comparison.methods import METHODS
 from geomerge.comparison.options import CompareOptions
-from geomerge.comparison.registry import MethodResult
+from geomerge.comparison.registry import METHODS, MethodResult
 from geomerge.comparison.row import MethodRow, make_row, split_of
 from geomerge.errors import CheckpointError, OptionError
 from geomerge.evaluation.accuracy import accuracy
@@ -32,20 +31,20 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outcome of a comparison.
+    """Result of a comparison.
 
     Attributes:
-        sides: The networks and what they brought.
-        rule: How points were picked.
-        budget: Most samples that a trained row was given.
-        experts: By network, its accuracy on its own test split.
-        experts_select: The same on the selection split.
-        rows: The table.
+        sides: Networks with their tasks.
+        rule: Rule by which points were picked.
+        max_samples: Largest number of samples that a trained row was given.
+        experts: Accuracy of each network on its own test split.
+        experts_select: Accuracy of each network on its own selection split.
+        rows: Rows of the table.
     """
 
     sides: Sides
     rule: PickRule
-    budget: int
+    max_samples: int
     experts: dict[str, float]
     experts_select: dict[str, float]
     rows: list[MethodRow]
@@ -56,14 +55,14 @@ class Comparison:
 
     @property
     def ranked(self) -> list[MethodRow]:
-        """The rows that came to something, the smallest worst drop first."""
-        return sorted((row for row in self.rows if row.found is not None), key=self.worst_drop)
+        """The rows with a result, the smallest worst drop first."""
+        return sorted((row for row in self.rows if row.result is not None), key=self.worst_drop)
 
     def __repr__(self) -> str:
         best = self.ranked[0].method.name if self.ranked else "none"
         return (
             f"<Comparison of {len(self.rows)} methods on {' and '.join(self.experts)}, "
-            f"at most {self.budget} samples each: smallest worst drop {best}>"
+            f"at most {self.max_samples} samples each: smallest worst drop {best}>"
         )
 
     def _repr_html_(self) -> str:
@@ -72,8 +71,8 @@ class Comparison:
                 row.method.name,
                 *(f"{100 * row.test[name]:.2f}" for name in self.experts),
                 f"{100 * self.worst_drop(row):.2f}",
-                _data(row.found) if row.found else "",
-                f"{row.found.samples:,}" if row.found else "",
+                _data(row.result) if row.result else "",
+                f"{row.result.samples:,}" if row.result else "",
                 f"{row.seconds:.1f}",
             ]
             for row in self.ranked
@@ -92,7 +91,7 @@ class Comparison:
         ]
         dots = [Dot(row.method.name, row.test["a"], row.test["b"]) for row in self.ranked]
         return card(
-            f"{len(self.rows)} methods, at most {self.budget:,} samples for each that is trained",
+            f"{len(self.rows)} methods, at most {self.max_samples:,} samples for each trained one",
             table(headings, rows),
             drawing(curves, "accuracy on the task of a (test)", "on that of b", dots=dots),
         )
@@ -110,17 +109,17 @@ def compare(
 
     Args:
         networks: Network a and network b. Neither is changed.
-        options: Which methods, and what they may use.
-        base: The common ancestor of both, if there is one.
-        on_progress: Told how it goes.
-        work: Where finished rows are kept: the same call with what an interrupted one left there
-            makes the others only, and comes to the same. None keeps nothing.
+        options: Methods and the data that they may use.
+        base: Common ancestor of both, if there is one.
+        on_progress: Function called with the progress.
+        work: Folder in which finished rows are stored. The same call after an interruption makes
+            the missing rows only, with the same result. None stores nothing.
 
     Returns:
         The table. Methods that cannot be used or that fail numerically have a reason in it.
 
     Raises:
-        GeomergeError: If the networks do not belong together, or their tasks are not there.
+        GeomergeError: If the networks do not belong together, or a task is missing.
 
     Example:
         >>> import torch
@@ -148,14 +147,14 @@ def compare(
     if unknown:
         raise OptionError(
             f"a comparison needs labelled data of both tasks and {' and '.join(unknown)} has none; "
-            "name it with --task NETWORK=TASK"
+            "give its `task`"
         )
     select = {s.name: accuracy(s.network, s.w, split_of(s, "select")) for s in sides}
     context = Context(
         sides=sides,
         options=options.merge,
         rule=parse_pick(options.merge.pick or "balanced", select),
-        budget=options.budget or joint_samples(sides, options.merge),
+        max_samples=options.budget or joint_samples(sides, options.merge),
         base=_ancestor(sides, base),
         on_progress=on_progress,
     )
@@ -165,11 +164,11 @@ def compare(
             on_progress(Progress(name, k, len(options.methods), {}, whole=True))
         rows.append(make_row(METHODS[name], context, work))
     experts = {s.name: accuracy(s.network, s.w, split_of(s, "test")) for s in sides}
-    return Comparison(sides, context.rule, context.budget, experts, select, rows)
+    return Comparison(sides, context.rule, context.max_samples, experts, select, rows)
 
 
-def _data(found: MethodResult) -> str:
-    parts = {"inputs": found.inputs, "labels": found.labels, "sketch": found.sketches}
+def _data(result: MethodResult) -> str:
+    parts = {"inputs": result.inputs, "labels": result.labels, "sketch": result.sketches}
     return ", ".join(f"{what} {'+'.join(names)}" for what, names in parts.items() if names) or "-"
 
 
@@ -183,7 +182,7 @@ def _ancestor(sides: Sides, base: Checkpoint | None) -> Tensor | None:
     if base is None:
         return None
     if sides.head != "shared":
-        raise OptionError("--base needs a head that both networks share; use --head shared")
+        raise OptionError("`base` needs a head that both networks share; give `head` as 'shared'")
     for name, shape in sides.network.shapes.items():
         got = tuple(base.weights[name].shape) if name in base.weights else "none"
         if got != tuple(shape):

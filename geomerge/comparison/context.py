@@ -1,4 +1,4 @@
-"""All that a method of the comparison may use: networks, tasks, the pick, seed and budget."""
+"""Case that methods are compared on: networks, tasks, pick rule, seed and sample limit."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from geomerge.networks.network import Network
 
 __all__ = ["CURVE", "Context", "NotApplicableError"]
 
-CURVE = 15  # points of what led to a row that are drawn
-LINE = 41  # points of a straight line that are picked from
+CURVE = 15  # points of a method's curve that are drawn
+LINE = 41  # candidate points of a straight line
 
 
 class NotApplicableError(GeomergeError):
-    """A method cannot be used on these networks, or with this data; the others can."""
+    """A method cannot be used on these networks or with this data; others may."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """The case that methods are compared on.
+    """Networks a and b with their tasks, as a method of the comparison sees them.
 
     Attributes:
         sides: Networks a and b with their tasks.
-        options: Of the walks; ``seed`` is of everything drawn.
-        rule: How a point is picked on the selection splits.
-        budget: Most samples that a trained row may see.
+        options: Options of the walks, with the seed of all draws.
+        rule: Rule that picks a point on the selection splits.
+        max_samples: Largest number of samples that a trained row may see.
         base: Weights of a common ancestor, shape (n,); None if none was given.
-        on_progress: Told how walks go.
-        measured: The networks whose inputs gave running statistics; it fills as that happens.
+        on_progress: Function called with the progress of walks.
+        measured: Names of the networks whose inputs gave running statistics, filled on the way.
     """
 
     sides: Sides
     options: MergeOptions
     rule: PickRule
-    budget: int
+    max_samples: int
     base: Tensor | None = None
     on_progress: Callable[[Progress], None] | None = None
     measured: set[str] = field(default_factory=set)
@@ -66,21 +66,21 @@ class Context:
 
     @property
     def seed(self) -> int:
-        """The seed of everything drawn."""
+        """The seed of all draws."""
         return self.options.seed
 
     def inputs(self, *sides: Side) -> list[Inputs]:
         """Return training inputs of tasks, without labels.
 
         Raises:
-            NotApplicableError: If one may not be used.
+            NotApplicableError: If inputs may not be used.
         """
         found = []
         for side in sides:
             if side.manifold is None:
                 raise NotApplicableError(
-                    f"needs inputs of {side.name}'s task, which were not given; name them with "
-                    "--manifold"
+                    f"needs inputs of {side.name}'s task, which were not given; give them as "
+                    "`inputs`"
                 )
             found.append(side.manifold)
         return found
@@ -95,8 +95,8 @@ class Context:
         assert side.task is not None, "a comparison has both tasks"
         if side.manifold_name != side.task.name:
             raise NotApplicableError(
-                f"needs labels of {side.task.name}, and {side.name}'s manifold is "
-                f"{side.manifold_name}; name the task itself with --manifold"
+                f"needs labels of {side.task.name}, and {side.name}'s inputs are those of "
+                f"{side.manifold_name}; give the task's own `inputs`"
             )
         return side.task.train
 
@@ -104,7 +104,7 @@ class Context:
         self,
         w: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
-        """Return weights with running statistics as the comparison's policy wants them."""
+        """Return weights with running statistics by the comparison's policy."""
         if self.sides.bn == "re-estimate":
             self.measured.update(side.name for side in self.sides)
         return self.sides.settled(w)
@@ -122,11 +122,11 @@ class Context:
         """Pick the best of several networks on the selection splits.
 
         Args:
-            count: How many; of 24 and more only those near the best are all measured.
-            point: Makes one, shape (n,).
+            count: Number of networks; of 24 and more only those near the best are all measured.
+            point: Function that makes the network of a number, shape (n,).
 
         Returns:
-            Which, and its weights.
+            The number of the best, and its weights.
         """
         scorer = Scorer(self.sides.all, self.options.output)
         best, _ = search(range(count), lambda i: scorer(point(i)), self.rule)
@@ -137,14 +137,17 @@ class Context:
         start: Tensor,  # (n,)
         end: Tensor,  # (n,)
     ) -> tuple[float, Tensor]:
-        """Pick the best point of a straight line; returns its share of the way, and its weights."""
+        """Pick the best point of a straight line; return its share of the way, and its weights."""
         return self.pick_share(lambda t: self.settled(torch.lerp(start, end, t)))
 
     def pick_share(self, point: Callable[[float], Tensor]) -> tuple[float, Tensor]:
-        """Pick the best of evenly spread points of a curve, ends included; returns t and weights.
+        """Pick the best of evenly spread points of a curve, both ends included.
 
         Args:
-            point: Makes the point at t in [0, 1], shape (n,).
+            point: Function that makes the point at t in [0, 1], shape (n,).
+
+        Returns:
+            t of the best point, and its weights.
         """
         best, w = self.pick(LINE, lambda i: point(i / (LINE - 1)))
         return best / (LINE - 1), w

@@ -1,4 +1,4 @@
-"""What arrives at the Linear and convolution layers of a network."""
+"""Inputs of a network's matrix layers, recorded by forward hooks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _BATCH = 250
 
 
 def matrix_layers(network: Network) -> dict[str, nn.Module]:
-    """Return the layers that multiply their inputs by a matrix of their own, by name."""
+    """Return the Linear and Conv2d layers with a weight matrix of their own, by name."""
     layers = network.module.named_modules()
-    found = {name: layer for name, layer in layers if is_matrix_layer(layer)}
-    return {name: layer for name, layer in found.items() if f"{name}.weight" in network.slices}
+    matrices = {name: layer for name, layer in layers if is_matrix_layer(layer)}
+    return {name: layer for name, layer in matrices.items() if f"{name}.weight" in network.slices}
 
 
 def visit_inputs(
@@ -29,13 +29,13 @@ def visit_inputs(
     inputs: Inputs,
     visit: Callable[[str, Tensor], None],
 ) -> None:
-    """Pass inputs through a network and show what arrives at its matrix layers.
+    """Pass inputs through a network and visit the inputs of its matrix layers.
 
     Args:
-        network: The network.
-        w: Its weights.
-        inputs: All of them are passed.
-        visit: Called with the name of a layer and its inputs, shape (B, ...), for every batch.
+        network: Network.
+        w: Weights of the network.
+        inputs: Inputs, all of which are passed.
+        visit: Function called with a layer's name and inputs, shape (B, ...), for every batch.
     """
     names = {layer: name for name, layer in matrix_layers(network).items()}
 

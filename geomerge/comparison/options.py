@@ -1,11 +1,11 @@
-"""What a comparison can be told, checked before any work."""
+"""Options of a comparison."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from geomerge.comparison.methods import METHODS
+from geomerge.comparison.registry import METHODS
 from geomerge.errors import OptionError
 from geomerge.merging.options import MergeOptions
 from geomerge.options import check_known
@@ -49,7 +49,7 @@ class CompareOptions:
             OptionError: With the value, what was expected and what to do.
         """
         for name in (*self.only, *self.skip):
-            check_known("method", name, tuple(METHODS))
+            check_known("method", name, METHODS.names())
         if not self.methods:
             raise OptionError("--only and --skip leave no method; name one with --only")
         if self.budget is not None and self.budget < 1:

@@ -1,4 +1,4 @@
-"""What a method of the comparison is, and the decorator that puts one into the table."""
+"""Methods of the comparison table: declaration, registry and result."""
 
 from __future__ import annotations
 
@@ -10,36 +10,39 @@ from torch import Tensor
 
 from geomerge.comparison.context import Context
 from geomerge.merging.sides import Side
+from geomerge.registry import Registry
 
 __all__ = [
     "GROUPS",
+    "METHODS",
+    "Make",
     "Method",
     "MethodResult",
     "Predictor",
     "method",
-    "registered",
 ]
 
-# The parts of the table, in order; within a part methods stand by name.
+# The parts of the table, in order; within a part methods are sorted by name.
 GROUPS = ("networks", "weights", "activations", "matching", "training", "walks")
 
-# Scores of the classes, shape (B, m), as the task of a side sees them.
+# Scores of the classes, shape (B, m), as the network of a task sees them.
 Predictor: TypeAlias = Callable[[Side, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What a method came to, and what it took.
+    """Result of a method, with the data that it took.
 
     Attributes:
-        answer: The weights of one network, shape (n,), or what predicts where that is not one.
-        inputs: The networks whose tasks' training inputs were used.
-        labels: The networks whose tasks' training labels were used.
-        sketches: The networks whose sketches were used instead of inputs.
-        samples: Inputs that were passed forwards, or forwards and backwards, to make it; those
-            passed on the selection splits to choose are not counted.
-        chosen: What was chosen on the selection splits, by name.
-        curve: Points of weight space that led to it, for the picture.
+        answer: Weights of one network, shape (n,), or a predictor where the result is not one
+            network.
+        inputs: Names of the networks whose tasks' training inputs were used.
+        labels: Names of the networks whose tasks' training labels were used.
+        sketches: Names of the networks whose sketches were used in place of inputs.
+        samples: Number of inputs passed forwards, or forwards and backwards. Inputs of the
+            selection splits, which only choose, are not counted.
+        chosen: Values chosen on the selection splits, by name.
+        curve: Points of weight space on the way to the answer, for the picture, shape (n,) each.
     """
 
     answer: Tensor | Predictor
@@ -51,49 +54,52 @@ class MethodResult:
     curve: Sequence[Tensor] = ()
 
 
+# A method itself: it raises ``NotApplicableError`` or ``OptionError`` with a sentence where it
+# cannot be used, and ``NumericalError`` where it fails.
+Make: TypeAlias = Callable[[Context], MethodResult]
+
+
 @dataclass(frozen=True)
 class Method:
-    """A row of the table, ready to be made.
+    """A row of the comparison table.
 
     Attributes:
-        name: As on the command line.
-        group: One of :data:`GROUPS`.
-        about: What it does, for people.
-        make: Does it.
+        name: Name of the row.
+        group: Part of the table, one of :data:`GROUPS`.
+        about: Half a sentence that says what the method does.
+        make: Function that applies the method to a context.
     """
 
     name: str
     group: str
     about: str
-    make: Callable[[Context], MethodResult]
+    make: Make
 
 
-_FOUND: dict[str, Method] = {}
+METHODS: Registry[Method] = Registry(
+    "method",
+    "geomerge.comparison.methods",
+    order=lambda method: (GROUPS.index(method.group), method.name),
+)
 
 
-def method(
-    name: str, group: str, about: str
-) -> Callable[[Callable[[Context], MethodResult]], Callable[[Context], MethodResult]]:
-    """Put a function into the table of methods.
+def method(name: str, group: str, about: str) -> Callable[[Make], Make]:
+    """Return a decorator that puts a function into the table of methods.
 
     Args:
-        name: As on the command line.
-        group: One of :data:`GROUPS`.
-        about: What it does, for people: half a sentence, and the paper.
+        name: Name of the row.
+        group: Part of the table, one of :data:`GROUPS`.
+        about: Half a sentence that says what the method does, with the paper's usual name.
 
-    Returns:
-        The decorator. What it decorates gets a context, and raises ``NotApplicableError`` or
-        ``OptionError`` with a sentence where it cannot be used, ``NumericalError`` where it fails.
+    A method is one function in a module of :mod:`geomerge.comparison.methods`::
+
+        @method("a-mostly", "weights", "nine tenths of a, one tenth of b")
+        def a_mostly(context: Context) -> MethodResult:
+            return MethodResult(context.settled(torch.lerp(context.a.w, context.b.w, 0.1)))
     """
 
-    def put(make: Callable[[Context], MethodResult]) -> Callable[[Context], MethodResult]:
-        assert name not in _FOUND, f"two methods are called {name}"
-        _FOUND[name] = Method(name, group, about, make)
+    def put(make: Make) -> Make:
+        METHODS.add(name, Method(name, group, about, make))
         return make
 
     return put
-
-
-def registered() -> dict[str, Method]:
-    """Return the methods by name, in the order of the table."""
-    return dict(sorted(_FOUND.items(), key=lambda item: (GROUPS.index(item[1].group), item[0])))

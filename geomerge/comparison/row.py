@@ -1,4 +1,4 @@
-"""A row of the table: made, measured, and kept where a comparison may be interrupted."""
+"""Rows of the comparison table: made, measured and stored for an interrupted run."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class MethodRow:
     """A row of the table; accuracies in [0, 1] by network.
 
     Attributes:
-        method: What it is.
-        found: What it came to; None if it came to nothing.
-        reason: Why not, a sentence; None if it did.
-        seconds: What it took, picks counted and the measurements of the table not.
+        method: Method of the row.
+        result: Result of the method; None if it has none.
+        reason: Sentence that says why there is no result; None if there is one.
+        seconds: Time of the method, picks counted and the measurements of the table not.
         select: Accuracies on the selection splits.
         test: Accuracies on the test splits.
-        curve: Accuracies on the test splits along what led to it.
+        curve: Accuracies on the test splits along the method's curve.
     """
 
     method: Method
-    found: MethodResult | None
+    result: MethodResult | None
     reason: str | None
     seconds: float
     select: dict[str, float]
@@ -52,53 +52,55 @@ class MethodRow:
 
 
 def make_row(method: Method, context: Context, work: Path | None) -> MethodRow:
-    """Make a row and measure it, or return the one that was kept when that was done.
+    """Make a row and measure it, or return the stored one.
 
     Args:
-        method: The method.
-        context: The case; what the method notes is added to the notes of its sides.
-        work: Where rows are kept; None keeps nothing.
+        method: Method of the row.
+        context: Networks and tasks; notes of the method are added to the notes of the networks.
+        work: Folder in which rows are stored; None stores nothing.
 
     Raises:
-        RunError: If what was kept cannot be read, or nothing can be written there.
+        RunError: If a stored row cannot be read, or nothing can be written there.
     """
-    kept = StateFile(None if work is None else work / method.name / "state", context.options.device)
+    stored = StateFile(
+        None if work is None else work / method.name / "state", context.options.device
+    )
     notes = context.sides.notes
-    if kept.state.values:
-        notes += kept.state.values["notes"]
-        return _restored(method, context, kept)
+    if stored.state.values:
+        notes += stored.state.values["notes"]
+        return _restored(method, context, stored)
     known = len(notes)
     row = _measured(method, context)
-    kept.state.values = {
+    stored.state.values = {
         "notes": notes[known:],
         "reason": row.reason,
         "seconds": row.seconds,
         "select": row.select,
         "test": row.test,
         "curve": row.curve,
-        "found": None if row.found is None else _numbers(row.found),
+        "result": None if row.result is None else _numbers(row.result),
     }
-    if row.found is not None and isinstance(row.found.answer, Tensor):
-        kept.state.tensors["answer"] = row.found.answer
-    kept.write()
+    if row.result is not None and isinstance(row.result.answer, Tensor):
+        stored.state.tensors["answer"] = row.result.answer
+    stored.write()
     return row
 
 
-def _numbers(found: MethodResult) -> dict[str, Any]:
-    lists = {name: list(getattr(found, name)) for name in _LISTS}
-    return {**lists, "samples": found.samples, "chosen": dict(found.chosen)}
+def _numbers(result: MethodResult) -> dict[str, Any]:
+    lists = {name: list(getattr(result, name)) for name in _LISTS}
+    return {**lists, "samples": result.samples, "chosen": dict(result.chosen)}
 
 
-def _restored(method: Method, context: Context, kept: StateFile) -> MethodRow:
-    values = dict(kept.state.values)
+def _restored(method: Method, context: Context, stored: StateFile) -> MethodRow:
+    values = dict(stored.state.values)
     del values["notes"]
-    numbers = values.pop("found")
+    numbers = values.pop("result")
     if numbers is None:
         return MethodRow(method, None, **values)
     answer: Tensor | Predictor
-    if "answer" in kept.state.tensors:
-        answer = kept.state.tensors["answer"]
-    else:  # what is not one network is not stored; it is made without any work
+    if "answer" in stored.state.tensors:
+        answer = stored.state.tensors["answer"]
+    else:  # a predictor is not stored: making it takes no work
         answer = method.make(replace(context, measured=set())).answer
     numbers |= {name: tuple(numbers[name]) for name in _LISTS}
     return MethodRow(method, MethodResult(answer, **numbers), **values)
@@ -107,40 +109,40 @@ def _restored(method: Method, context: Context, kept: StateFile) -> MethodRow:
 def _measured(method: Method, context: Context) -> MethodRow:
     context = replace(context, measured=set())
     start = time.perf_counter()
-    found, reason = None, None
+    result, reason = None, None
     try:
-        found = method.make(context)
-        answer = found.answer
+        result = method.make(context)
+        answer = result.answer
         if isinstance(answer, Tensor) and not bool(torch.isfinite(answer).all()):
             raise NumericalError("its weights are not finite numbers")
     except (NotApplicableError, OptionError) as error:
-        found, reason = None, f"does not apply: {error}"
+        result, reason = None, f"does not apply: {error}"
     except NumericalError as error:
-        found, reason = None, f"failed: {error}"
+        result, reason = None, f"failed: {error}"
     seconds = time.perf_counter() - start
-    if found is None:
+    if result is None:
         return MethodRow(method, None, reason, seconds, {}, {}, [])
     return MethodRow(
         method=method,
-        found=replace(  # a row is kept to the end, points of weight space are not
-            found, curve=(), inputs=tuple(sorted({*found.inputs, *context.measured}))
+        result=replace(  # rows live to the end of the comparison, points of weight space do not
+            result, curve=(), inputs=tuple(sorted({*result.inputs, *context.measured}))
         ),
         reason=None,
         seconds=seconds,
-        select=_accuracies(context, found, "select"),
-        test=_accuracies(context, found, "test"),
-        curve=[_accuracies(context, MethodResult(w), "test") for w in found.curve],
+        select=_accuracies(context, result, "select"),
+        test=_accuracies(context, result, "test"),
+        curve=[_accuracies(context, MethodResult(w), "test") for w in result.curve],
     )
 
 
-def _accuracies(context: Context, found: MethodResult, split: str) -> dict[str, float]:
-    return {s.name: _accuracy(s, found, split_of(s, split)) for s in context.sides}
+def _accuracies(context: Context, result: MethodResult, split: str) -> dict[str, float]:
+    return {s.name: _accuracy(s, result, split_of(s, split)) for s in context.sides}
 
 
-def _accuracy(side: Side, found: MethodResult, split: Split) -> float:
-    if isinstance(found.answer, Tensor):
-        return accuracy(side.network, found.answer, split)
-    return share_right(partial(found.answer, side), split)
+def _accuracy(side: Side, result: MethodResult, split: Split) -> float:
+    if isinstance(result.answer, Tensor):
+        return accuracy(side.network, result.answer, split)
+    return share_right(partial(result.answer, side), split)
 
 
 def split_of(side: Side, split: str) -> Split:

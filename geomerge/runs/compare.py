@@ -68,7 +68,7 @@ def _report(found: Comparison, recipe: dict[str, Any]) -> dict[str, Any]:
         "head": found.sides.head,
         "bn": found.sides.bn,
         "pick": found.rule.name,
-        "budget": found.budget,
+        "budget": found.max_samples,
         "networks": {
             s.name: {
                 "file": Path(s.checkpoint.source).name,
@@ -94,7 +94,7 @@ def _row(row: MethodRow, comparison: Comparison) -> dict[str, Any]:
         "reason": row.reason,
         "seconds": row.seconds,
     }
-    if row.found is None:
+    if row.result is None:
         return known
     return {
         **known,
@@ -103,11 +103,11 @@ def _row(row: MethodRow, comparison: Comparison) -> dict[str, Any]:
         "smallest": min(row.test.values()),
         "worst_drop": comparison.worst_drop(row),
         "data": {
-            "inputs": list(row.found.inputs),
-            "labels": list(row.found.labels),
-            "sketches": list(row.found.sketches),
+            "inputs": list(row.result.inputs),
+            "labels": list(row.result.labels),
+            "sketches": list(row.result.sketches),
         },
-        "samples": row.found.samples,
-        "chosen": dict(row.found.chosen),
+        "samples": row.result.samples,
+        "chosen": dict(row.result.chosen),
         "curve": row.curve,
     }

@@ -7,14 +7,17 @@ from geomerge.testing.dense import (
     dense_metric,
 )
 from geomerge.testing.geodesics import geodesic_between, geodesic_from, path_energy, path_length
+from geomerge.testing.method_laws import MethodLaws, method_case
 
 __all__ = [
+    "MethodLaws",
     "dense_christoffel",
     "dense_jacobian",
     "dense_kronecker",
     "dense_metric",
     "geodesic_between",
     "geodesic_from",
+    "method_case",
     "path_energy",
     "path_length",
 ]

@@ -1,17 +1,117 @@
-"""Plain fine-tuning of b on a's task."""
+"""Fine-tuning of b on a's labels: plain, WiSE-FT (Wortsman 2022) and EWC (Kirkpatrick 2017)."""
 
 from __future__ import annotations
 
-from geomerge.comparison.context import Context
-from geomerge.comparison.descent import fine_tuned
+from collections import deque
+
+from torch import Tensor
+
+from geomerge.comparison.context import Context, NotApplicableError
+from geomerge.comparison.methods.fisher import FISHER_INPUTS, diagonal_fisher
 from geomerge.comparison.registry import MethodResult, method
+from geomerge.errors import NumericalError
+from geomerge.training import fine_tune
+
+__all__ = ["LAMBDAS", "RATES", "fine_tuned"]
+
+_BATCH = 256
+_RATE = 0.02  # as in the benchmarks
+RATES = (_RATE / 4, _RATE, 4 * _RATE)
+LAMBDAS = (1.0, 10.0, 100.0, 1000.0)
+_TRIAL = 0.1  # share of the budget for the trial of each rate
+
+
+def fine_tuned(
+    context: Context,
+    samples: int,
+    *,
+    rate: float = _RATE,
+    stiffness: Tensor | None = None,  # (n,)
+) -> tuple[Tensor, int]:
+    """Fine-tune b on the labels of a's task.
+
+    Args:
+        context: Networks and tasks to merge.
+        samples: Number of samples that may be seen, all passes counted.
+        rate: Learning rate, constant.
+        stiffness: Stiffness of a penalty that holds b, see :func:`geomerge.training.fine_tune`.
+
+    Returns:
+        Weights, shape (n,), and the number of samples seen.
+
+    Raises:
+        NotApplicableError: If a's labels may not be used.
+        NumericalError: If the loss stops being finite.
+    """
+    split = context.labelled(context.a)
+    batch = min(_BATCH, len(split.labels))
+    steps = samples // batch
+    points = fine_tune(
+        context.a.network, context.b.w, split, steps=steps, learning_rate=rate, batch=batch,
+        stiffness=stiffness, seed=context.seed,
+    )  # fmt: skip
+    (w,) = deque(points, maxlen=1) or [context.b.w]  # the last, without holding all
+    return w, steps * batch
 
 
 @method("fine-tuning", "training", "b fine-tuned on a's labels to the end, b's task forgotten")
 def fine_tuning(context: Context) -> MethodResult:
     """Fine-tune b on a's task for the whole budget."""
-    split = context.labelled(context.a)
-    w, samples = fine_tuned(
-        context.a.network, context.b.w, split, context.budget, seed=context.seed
-    )
+    w, samples = fine_tuned(context, context.max_samples)
     return MethodResult(w, inputs=("a",), labels=("a",), samples=samples)
+
+
+@method("wise-ft", "training", "b fine-tuned on a's labels, best point of the line back to b")
+def wise_ft(context: Context) -> MethodResult:
+    """Fine-tune b on a's task at the best rate, and pick the best point of the line back to b."""
+    context.labelled(context.a)
+    b = context.b.w
+    trial = int(_TRIAL * context.max_samples)
+    samples = 0
+    tried: dict[float, Tensor] = {}
+    for rate in RATES:
+        try:
+            end, seen = fine_tuned(context, trial, rate=rate)
+        except NumericalError:  # too large a rate for this network
+            samples += trial
+            continue
+        samples += seen
+        tried[rate] = context.pick_on_line(b, end)[1]
+    if not tried:
+        raise NumericalError(f"fine-tuning diverged at every rate of {RATES}")
+    best, _ = context.pick(len(tried), list(tried.values()).__getitem__)
+    rate = list(tried)[best]
+    end, seen = fine_tuned(context, context.max_samples - samples, rate=rate)
+    t, w = context.pick_on_line(b, end)
+    return MethodResult(
+        w,
+        inputs=("a",),
+        labels=("a",),
+        samples=samples + seen,
+        chosen={"rate": rate, "t": t},
+    )
+
+
+@method("ewc", "training", "b fine-tuned on a's labels, held by b's diagonal Fisher (EWC)")
+def ewc(context: Context) -> MethodResult:
+    """Fine-tune b with each lambda on an equal share of the budget, and pick the best."""
+    b = context.b
+    context.labelled(context.a)
+    (inputs,) = context.inputs(b)
+    measured = min(FISHER_INPUTS, len(inputs))
+    each = (context.max_samples - measured) // len(LAMBDAS)
+    if each < _BATCH:
+        raise NotApplicableError(
+            f"needs {measured + len(LAMBDAS) * _BATCH} samples, got {context.max_samples}; give "
+            "more as `max_samples`"
+        )
+    fisher = diagonal_fisher(b.network, b.w, inputs, context.seed)
+    ends = [fine_tuned(context, each, stiffness=strength * fisher) for strength in LAMBDAS]
+    best, w = context.pick(len(ends), lambda k: context.settled(ends[k][0]))
+    return MethodResult(
+        w,
+        inputs=("a", "b"),
+        labels=("a",),
+        samples=measured + sum(samples for _, samples in ends),
+        chosen={"lambda": LAMBDAS[best]},
+    )

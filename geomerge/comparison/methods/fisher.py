@@ -1,17 +1,58 @@
-"""Fisher merging (Matena & Raffel 2022): a mean weighted by what each network's outputs feel."""
+"""Fisher merging (Matena & Raffel 2022): mean weighted by diagonal Fisher information."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from geomerge.comparison.context import Context
-from geomerge.comparison.fisher import FISHER_INPUTS, diagonal_fisher
 from geomerge.comparison.registry import MethodResult, method
+from geomerge.data import Inputs
+from geomerge.metrics.kronecker.diagonal import squared_derivatives
+from geomerge.networks.network import Network
 
-__all__ = ["fisher_merge"]
+__all__ = ["FISHER_INPUTS", "diagonal_fisher", "fisher_merge"]
 
+FISHER_INPUTS = 2000  # of each network
 SHARES = tuple(k / 20 for k in range(1, 20))
 _FLOOR = 1e-6  # of either Fisher's mean: where both are zero the weights are averaged
+_ELEMENTS = 2**25  # derivatives held at a time: 128 MiB in float32
+
+
+def diagonal_fisher(
+    network: Network,
+    w: Tensor,  # (n,)
+    inputs: Inputs,
+    seed: int = 0,
+) -> Tensor:  # (n,)
+    r"""Return F_i = E_x E_{y ~ p(y | x, w)} (d log p(y | x, w) / d w_i)^2, without labels.
+
+    In the form sum_c (d phi_c / d w_i)^2 with phi = 2 sqrt(p); the sum over classes is estimated by
+    one random sign vector for each input, whose expectation it is (Hutchinson 1990).
+
+    Args:
+        network: Network.
+        w: Weights at which it is measured.
+        inputs: Inputs, of which at most :data:`FISHER_INPUTS` are used.
+        seed: Seed of the choice of inputs and of the signs.
+
+    Returns:
+        The mean over inputs; zero for running statistics.
+    """
+    sample = inputs.sample(FISHER_INPUTS, seed)
+    generator = torch.Generator().manual_seed(seed)
+    names = [k for k, place in network.slices.items() if place.stop <= network.n_parameters]
+    sums = {name: w.new_zeros(network.shapes[name], dtype=torch.float64) for name in names}
+    classes = network.logits(w, sample.batch(slice(0, 1))).shape[1]
+    for x in sample.batches(max(1, _ELEMENTS // network.n)):
+        signs = torch.randint(0, 2, (len(x), 1, classes), generator=generator).to(w) * 2 - 1
+        squares = squared_derivatives(network, w, names, [], x, signs, "hellinger")
+        for name, square in squares.items():
+            sums[name] += square
+    fisher = torch.zeros_like(w)
+    for name, total in sums.items():
+        fisher[network.slices[name]] = (total / len(sample)).reshape(-1).to(w)
+    return fisher
 
 
 def fisher_merge(
@@ -22,10 +63,10 @@ def fisher_merge(
     """Return the mean of two networks weighted entry by entry, eq. (4) of the paper.
 
     Args:
-        networks: Their weights.
-        fishers: The diagonals of their Fisher information, not negative; each counts relative to
-            its own mean, as the paper's released merges normalise them.
-        share: How much the second counts as a whole, the first 1 - share; the paper's lambda.
+        networks: Weights of both networks.
+        fishers: Diagonals of their Fisher information, not negative; each counts relative to its
+            own mean, as in the paper's released merges.
+        share: Weight of the second network as a whole, the first has 1 - share; the paper's lambda.
     """
     one, two = (f / (f.mean() + 1e-30) + _FLOOR for f in fishers)
     a, b = networks

@@ -1,4 +1,4 @@
-"""Training on the labels of both tasks at once."""
+"""Joint training: one network trained on the labels of both tasks at once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["joint_training"]
 def joint_training(context: Context) -> MethodResult:
     """Train a new network on all labels, mixed, for as many samples as the budget allows."""
     for side in context.sides:
-        context.labelled(side)  # the comparison uses no labels of tasks that were not named
+        context.labelled(side)  # the comparison uses no labels of tasks that were not given
     try:
-        w, samples = train_jointly(context.sides, context.budget, context.seed)
+        w, samples = train_jointly(context.sides, context.max_samples, context.seed)
     except NotTrainableError as error:
         raise NotApplicableError(str(error)) from error
     return MethodResult(w, inputs=("a", "b"), labels=("a", "b"), samples=samples)

@@ -1,4 +1,4 @@
-"""RegMean (Jin et al. 2023): layer by layer the matrix that gives what each network's gave."""
+"""RegMean (Jin et al. 2023): least squares over the inputs of each matrix layer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from geomerge.networks.network import Network
 __all__ = ["layer_grams", "regression_mean"]
 
 INPUTS = 2000  # of each task
-_RIDGE = 1e-10  # of the mean diagonal; directions that no input has keep the mean
-SCALES = (1.0, 0.9, 0.5, 0.1)  # alpha, of what is off the diagonals of the Gram matrices
+_RIDGE = 1e-10  # of the mean diagonal; in directions without inputs the mean stays
+SCALES = (1.0, 0.9, 0.5, 0.1)  # alpha, factor of the Gram matrices' off-diagonal entries
 
 
 def regression_mean(
@@ -26,12 +26,12 @@ def regression_mean(
 ) -> Tensor:  # (d_in, d_out)
     r"""Return the W that minimises sum_i |X_i W - X_i W_i|^2, eq. (2) of the paper.
 
-    W = (sum_i G_i)^-1 sum_i G_i W_i with G_i = X_i' X_i. Of several minima it is the one nearest
-    to the mean of the W_i.
+    W = (sum_i G_i)^-1 sum_i G_i W_i with G_i = X_i' X_i. Of several minima the one nearest to the
+    mean of the W_i is returned.
 
     Args:
-        matrices: The W_i.
-        grams: The G_i, in float64.
+        matrices: Matrices W_i.
+        grams: Gram matrices G_i, in float64.
 
     Raises:
         NumericalError: If a Gram matrix is not finite.
@@ -53,12 +53,12 @@ def layer_grams(
 ) -> dict[str, Tensor]:
     """Return X' X of the inputs of each Linear and Conv2d layer, in float64.
 
-    Rows of X are inputs, tokens or patches, with a one for the bias where there is one.
+    Rows of X are inputs, tokens or patches, with a one for the bias of a layer that has one.
 
     Args:
-        network: The network.
-        w: Its weights.
-        inputs: All of them are passed.
+        network: Network.
+        w: Weights of the network.
+        inputs: Inputs, all of which are passed.
     """
     layers = matrix_layers(network)
     grams: dict[str, Tensor] = {}
@@ -75,7 +75,7 @@ def layer_grams(
     "regmean", "activations", "least squares in each Linear and Conv2d layer, the rest averaged"
 )
 def regmean(context: Context) -> MethodResult:
-    """Merge by the Gram matrices of both networks, at the best scale of what is off diagonal."""
+    """Merge by the Gram matrices of both networks, at the best scale of off-diagonal entries."""
     a, b = context.a, context.b
     network = context.network
     few = [x.sample(INPUTS, context.seed) for x in context.inputs(a, b)]

@@ -1,9 +1,9 @@
-"""ZipIt (Stoica et al. 2024): units merged that fire together, within the networks and across.
+"""ZipIt (Stoica et al. 2024): merging of correlated units within and across two networks.
 
 Of the units of both networks at a layer the most correlated pairs are merged, one after the other,
-until as many are left as one network has. A merged unit is the mean of its two, and what reads it
-reads it in place of both. All layers are merged, which the paper calls a full zip, and all of it is
-for networks that are a row of layers.
+until as many are left as one network has. A merged unit is the mean of its two, and the next layer
+has it as an input in place of both. All layers are merged, which the paper calls a full zip. The
+implementation is for networks that are a row of layers.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from geomerge.pruning.trace import Touch, trace_groups
 __all__ = ["match_pairs"]
 
 INPUTS = 1000  # of each task
-_POSITIONS = 5000  # of each batch, evenly spread, that correlations are measured on
+_POSITIONS = 5000  # evenly spread positions of each batch on which correlations are measured
 
 
 @dataclass(frozen=True)
 class _Chain:
-    """A network as a row of layers: the units between each two, and what else they pass.
+    """A network as a row of layers, with the units between each two.
 
     Attributes:
-        layers: Linear and Conv2d layers from inputs to outputs.
-        reads: What the units of each layer but the last are in the inputs of the next.
-        norms: BatchNorm layers that the units of each layer but the last pass.
+        layers: Names of Linear and Conv2d layers from inputs to outputs.
+        consumers: Positions of the units of each layer but the last in the inputs of the next.
+        norms: Names of BatchNorm layers that the units of each layer but the last pass.
     """
 
     layers: list[str]
-    reads: list[Touch]
+    consumers: list[Touch]
     norms: list[list[str]]
 
 
 def match_pairs(
     correlation: Tensor,  # (k, k), k even
 ) -> Tensor:  # (k / 2, 2)
-    """Pair units so that the most correlated pair of those left is always the next.
+    """Pair units greedily: the most correlated pair of those left is always the next.
 
     Args:
-        correlation: Of all units with each other.
+        correlation: Correlations of all units with each other.
 
     Returns:
-        The pairs, each unit in exactly one; both they and their two units in the order of units.
+        The pairs, each unit in exactly one; pairs and their two units in the order of units.
     """
     left = correlation.clone()
     left.fill_diagonal_(-torch.inf)
@@ -78,19 +78,21 @@ def zipit(context: Context) -> MethodResult:
     if len({x.raw.shape[1:] for x in inputs}) > 1:
         raise NotApplicableError("needs inputs of one shape from both tasks, and theirs differ")
     chain = _chain(network, inputs[0].batch(slice(0, 2)))
-    fired = [_fired(network, side.w, inputs, chain) for side in sides]
-    pairs = [match_pairs(_correlation(torch.cat(rows, dim=1))) for rows in zip(*fired, strict=True)]
+    recorded = [_record_activations(network, side.w, inputs, chain) for side in sides]
+    pairs = [
+        match_pairs(_correlation(torch.cat(rows, dim=1))) for rows in zip(*recorded, strict=True)
+    ]
     w = _zipped(sides, chain, pairs)
     if has_statistics(network):
         w = re_estimate(network, w, inputs, context.seed)
-    return MethodResult(w, inputs=("a", "b"), samples=len(fired) * sum(map(len, inputs)))
+    return MethodResult(w, inputs=("a", "b"), samples=len(recorded) * sum(map(len, inputs)))
 
 
 def _chain(network: Network, example: Tensor) -> _Chain:
-    """Return the row of layers that a network is.
+    """Return a network as a row of layers.
 
     Raises:
-        NotApplicableError: If it is none.
+        NotApplicableError: If the network is no such row.
     """
     try:
         groups, _ = trace_groups(network.module, example)
@@ -100,12 +102,12 @@ def _chain(network: Network, example: Tensor) -> _Chain:
     next_of: dict[str, tuple[Touch, list[str]]] = {}
     covered: list[str] = []
     for group in groups:
-        reads = [t for t in group.touches if not t.outputs]
+        consumers = [t for t in group.touches if not t.outputs]
         norms = [t.layer for t in group.touches if t.outputs and t.layer not in group.layers]
-        if len(group.layers) == 1 and len(reads) == 1:
-            next_of[group.layers[0]] = (reads[0], norms)
+        if len(group.layers) == 1 and len(consumers) == 1:
+            next_of[group.layers[0]] = (consumers[0], norms)
             covered += [group.layers[0], *norms]
-    first = [k for k in layers if k not in {read.layer for read, _ in next_of.values()}]
+    first = [k for k in layers if k not in {touch.layer for touch, _ in next_of.values()}]
     order, seen = first[:1], set(first[:1])
     while order and order[-1] in next_of and next_of[order[-1]][0].layer not in seen:
         order.append(next_of[order[-1]][0].layer)
@@ -114,43 +116,43 @@ def _chain(network: Network, example: Tensor) -> _Chain:
     if len(first) != 1 or seen != set(layers) or owners != {*covered, *order[-1:]}:
         raise NotApplicableError(
             "is made here for networks that are a row of Linear and Conv2d layers, with BatchNorm "
-            "between them, and this network is none"
+            "between them, and this network is not"
         )
     inner = [next_of[name] for name in order[:-1]]
-    return _Chain(order, [read for read, _ in inner], [norms for _, norms in inner])
+    return _Chain(order, [touch for touch, _ in inner], [norms for _, norms in inner])
 
 
-def _fired(
+def _record_activations(
     network: Network, w: Tensor, inputs: Sequence[Inputs], chain: _Chain
 ) -> list[Tensor]:  # (rows, units) each
     """Return the activations of the units of every layer but the last, on all inputs."""
-    rows: dict[str, list[Tensor]] = {read.layer: [] for read in chain.reads}
-    indices = {read.layer: read.indices for read in chain.reads}
+    rows: dict[str, list[Tensor]] = {touch.layer: [] for touch in chain.consumers}
+    indices = {touch.layer: touch.indices for touch in chain.consumers}
 
     def keep(name: str, x: Tensor) -> None:
         if name in rows:
-            found = _activations(x, indices[name])
-            count = min(len(found), _POSITIONS)
-            rows[name].append(found[torch.linspace(0, len(found) - 1, count).long()])
+            units = _activations(x, indices[name])
+            count = min(len(units), _POSITIONS)
+            rows[name].append(units[torch.linspace(0, len(units) - 1, count).long()])
 
     for some in inputs:
         visit_inputs(network, w, some, keep)
-    return [torch.cat(rows[read.layer]) for read in chain.reads]
+    return [torch.cat(rows[touch.layer]) for touch in chain.consumers]
 
 
 def _activations(x: Tensor, indices: Tensor) -> Tensor:  # (rows, units)
-    """Return what each unit is in the inputs of a layer, a row for each input and position."""
+    """Return the units' activations in a layer's inputs, a row for each input and position."""
     if x.dim() == 4:
         return x[:, indices[:, 0]].movedim(1, -1).flatten(0, -2)
     return x[..., indices.T].flatten(0, -2)
 
 
 def _correlation(rows: Tensor) -> Tensor:  # (units, units)
-    """Return the correlations of columns; those of a constant one are zero."""
+    """Return the correlations of columns; those of a constant column are zero."""
     rows = rows - rows.mean(dim=0)
     length = rows.norm(dim=0)
-    found: Tensor = (rows.T @ rows) / (length.outer(length) + 1e-12)
-    return found
+    correlation: Tensor = (rows.T @ rows) / (length.outer(length) + 1e-12)
+    return correlation
 
 
 def _zipped(sides: Sides, chain: _Chain, pairs: list[Tensor]) -> Tensor:  # (n,)
@@ -161,8 +163,8 @@ def _zipped(sides: Sides, chain: _Chain, pairs: list[Tensor]) -> Tensor:  # (n,)
     out = network.unravel(w)
     for k, name in enumerate(chain.layers):
         weights = [part[f"{name}.weight"] for part in parts]
-        if k:  # what reads the two units that were merged reads the merged one in place of both
-            weights = _read(weights, chain.reads[k - 1].indices, pairs[k - 1])
+        if k:  # the merged unit is an input in place of the two
+            weights = _merge_inputs(weights, chain.consumers[k - 1].indices, pairs[k - 1])
         tensors = {f"{name}.weight": weights}
         if f"{name}.bias" in out:
             tensors[f"{name}.bias"] = [part[f"{name}.bias"] for part in parts]
@@ -179,22 +181,22 @@ def _zipped(sides: Sides, chain: _Chain, pairs: list[Tensor]) -> Tensor:  # (n,)
     return w
 
 
-def _read(weights: list[Tensor], indices: Tensor, pairs: Tensor) -> list[Tensor]:
+def _merge_inputs(weights: list[Tensor], indices: Tensor, pairs: Tensor) -> list[Tensor]:
     """Return weights, (d_out, d_in, ...) each, whose inputs are the merged units."""
     count = len(indices)
-    found = []
+    merged_weights = []
     for owner, weight in enumerate(weights):
         merged = torch.zeros_like(weight)
         for members in pairs.T:  # one of each pair, then the other
             own = members // count == owner
             source = indices[members[own] - owner * count]  # (u, positions of each unit)
             merged[:, indices[own]] += weight[:, source]
-        found.append(merged)
-    return found
+        merged_weights.append(merged)
+    return merged_weights
 
 
 def _head(sides: Sides, both: list[Tensor]) -> Tensor:
-    """Return the outputs' mean, or where each network has outputs of its own, those."""
+    """Return the mean of the outputs' rows, or each network's own rows where heads differ."""
     merged = torch.stack(both).mean(dim=0)
     for side, own in zip(sides, both, strict=True):
         if side.rows.stop is not None:

@@ -1,17 +1,19 @@
-"""The walks of ``geomerge merge`` up to their pick, without the legs that close a path."""
+"""The joint walk and the sketch walk of a merge, up to the picked point."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from geomerge.comparison.context import CURVE, Context
-from geomerge.comparison.registry import MethodResult
+from geomerge.comparison.registry import MethodResult, method
 from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
-from geomerge.merging.joint import round_samples
+from geomerge.merging.joint import joint_samples, round_samples
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.plan import plan_merge
 from geomerge.merging.walks import Walker
+from geomerge.metrics.sketch import INPUTS
 
 __all__ = ["walk_and_pick"]
 
@@ -20,16 +22,16 @@ def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> M
     """Walk once for every damping that the options leave open, and pick as a merge does.
 
     Args:
-        context: The case.
-        options: Of the walk, with a preset.
-        title: Put before the walks' names.
+        context: Networks and tasks to merge.
+        options: Options of the walk, with a preset.
+        title: Text before the walks' names in progress reports.
 
     Returns:
-        The point picked and the walk's points up to it; what data was used, and how many samples
-        the steps took, the metric's own not counted.
+        The point picked and the walk's points up to it; the data used, and the number of samples
+        that the steps took, those of the metric not counted.
 
     Raises:
-        OptionError: If the preset needs what is not there.
+        OptionError: If data that the preset needs is missing.
         NumericalError: If the walk diverges.
     """
     sides = context.sides
@@ -56,3 +58,24 @@ def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> M
         chosen=chosen,
         curve=[*curve, w],
     )
+
+
+@method(
+    "joint-walk", "walks", "from the mean toward both functions in the metric of both, no labels"
+)
+def joint_walk(context: Context) -> MethodResult:
+    """Walk between both networks with inputs of both tasks."""
+    context.inputs(context.a, context.b)
+    result = walk_and_pick(context, replace(context.options, preset="joint"))
+    return replace(result, samples=joint_samples(context.sides, context.options))
+
+
+@method("sketch-walk", "walks", "from b, kept by its sketch, toward a's function, no labels")
+def sketch_walk(context: Context) -> MethodResult:
+    """Walk from one network in the metric of its sketch, with inputs of the other's task."""
+    result = walk_and_pick(context, replace(context.options, preset="sketch"))
+    kept = [side for side in context.sides if side.name in result.sketches]
+    if any(side.sketched_now for side in kept):  # measured here, on inputs
+        taken = sum(min(INPUTS, len(x)) for x in context.inputs(*kept))
+        return replace(result, inputs=("a", "b"), sketches=(), samples=result.samples + taken)
+    return result

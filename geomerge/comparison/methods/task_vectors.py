@@ -1,0 +1,106 @@
+"""Task vectors: task arithmetic (Ilharco et al. 2023) and TIES merging (Yadav et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from geomerge.comparison.context import Context, NotApplicableError
+from geomerge.comparison.registry import MethodResult, method
+
+__all__ = ["SCALES", "pick_scale", "task_arithmetic", "ties", "trim"]
+
+SCALES = tuple(k / 10 for k in range(1, 16))
+KEPT = 0.2  # share of each task vector left by trimming, as in the paper
+
+
+def task_arithmetic(
+    base: Tensor,  # (n,)
+    networks: list[Tensor],  # (n,) each
+    scale: float,
+) -> Tensor:  # (n,)
+    """Return base + scale * sum of (network - base)."""
+    return base + scale * torch.stack([w - base for w in networks]).sum(dim=0)
+
+
+def pick_scale(context: Context, merged: Callable[[Tensor, float], Tensor]) -> MethodResult:
+    """Pick the best of :data:`SCALES`; running statistics are the networks' mean.
+
+    Args:
+        context: Networks and tasks to merge.
+        merged: Function of the ancestor's weights, shape (n,), and a scale that returns merged
+            weights, shape (n,).
+
+    Raises:
+        NotApplicableError: If there is no ancestor.
+    """
+    base = context.base
+    if base is None:
+        raise NotApplicableError(
+            "needs the network that both were fine-tuned from; give it as `base`, if there is one"
+        )
+    mean = context.sides.middle()
+
+    def point(k: int) -> Tensor:
+        w = context.buffers_of(merged(base, SCALES[k]), mean)
+        return context.settled(w)
+
+    best, w = context.pick(len(SCALES), point)
+    return MethodResult(w, chosen={"scale": SCALES[best]})
+
+
+@method("task-arithmetic", "weights", "sum of what each learned since their common ancestor")
+def task_arithmetic_networks(context: Context) -> MethodResult:
+    """Add both task vectors to the ancestor, at the best scale."""
+    networks = [context.a.w, context.b.w]
+    return pick_scale(context, lambda base, scale: task_arithmetic(base, networks, scale))
+
+
+def trim(
+    vector: Tensor,  # (n,)
+    kept: float = KEPT,
+) -> Tensor:  # (n,)
+    """Return a task vector with only its largest entries, the others zero.
+
+    Args:
+        vector: Task vector.
+        kept: Share of the entries that stay.
+    """
+    order = vector.abs().argsort(descending=True)[: round(kept * len(vector))]
+    trimmed = torch.zeros_like(vector)
+    trimmed[order] = vector[order]
+    return trimmed
+
+
+def ties(
+    base: Tensor,  # (n,)
+    networks: list[Tensor],  # (n,) each
+    scale: float,
+    kept: float = KEPT,
+) -> Tensor:  # (n,)
+    """Return base + scale * mean, entry by entry, of the trimmed task vectors of elected sign.
+
+    Args:
+        base: Weights of the common ancestor.
+        networks: Weights of the networks fine-tuned from it.
+        scale: Factor of the merged task vector.
+        kept: Share of each task vector that trimming leaves.
+    """
+    vectors = torch.stack([trim(w - base, kept) for w in networks])
+    agreeing = (vectors.sign() == vectors.sum(dim=0).sign()) & (vectors != 0)
+    mean = (vectors * agreeing).sum(dim=0) / agreeing.sum(dim=0).clamp(min=1)
+    return base + scale * mean
+
+
+@method("ties", "weights", "task vectors trimmed to a fifth, merged where their signs agree (TIES)")
+def ties_networks(context: Context) -> MethodResult:
+    """Merge both task vectors, at the best scale; running statistics are not trimmed."""
+    n = context.network.n_parameters
+    networks = [context.a.w[:n], context.b.w[:n]]
+
+    def merged(base: Tensor, scale: float) -> Tensor:
+        return torch.cat([ties(base[:n], networks, scale), base[n:]])
+
+    return pick_scale(context, merged)

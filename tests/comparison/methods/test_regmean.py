@@ -1,0 +1,49 @@
+"""RegMean: least squares in each matrix layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from geomerge.comparison.methods.regmean import layer_grams, regression_mean
+from geomerge.testing.method_laws import MethodLaws, method_case, small_normed_cnn
+
+
+class TestRegmean(MethodLaws):
+    name = "regmean"
+
+
+class TestRegmeanOfConvolutions(MethodLaws):
+    name = "regmean"
+
+    def make_network(self) -> nn.Module:
+        return small_normed_cnn()
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def test_regmean_minimises_its_least_squares() -> None:
+    xs = [randn(40, 5), 2 * randn(30, 5, seed=1)]
+    ws = [randn(5, 3, seed=2), randn(5, 3, seed=3)]
+    grams = [x.T @ x for x in xs]
+    wanted = torch.cat([x @ w for x, w in zip(xs, ws, strict=True)])
+    brute = torch.linalg.lstsq(torch.cat(xs), wanted).solution
+    torch.testing.assert_close(regression_mean(ws, grams), brute, rtol=1e-6, atol=1e-6)
+    mean = (ws[0] + ws[1]) / 2
+    torch.testing.assert_close(regression_mean(ws, [grams[0]] * 2), mean)
+    thin = [g * torch.outer(k := torch.arange(5) < 3, k) for g in grams]
+    merged = regression_mean(ws, thin)
+    torch.testing.assert_close(merged[3:], mean[3:])  # directions without inputs are averaged
+
+
+def test_gram_matrices_are_those_of_the_layers_inputs() -> None:
+    context = method_case()
+    inputs = context.inputs(context.a)[0]
+    x = inputs.batch(slice(0, len(inputs))).flatten(1)
+    rows = torch.cat([x, torch.ones(len(x), 1)], dim=1)
+    grams = layer_grams(context.network, context.a.w, inputs)
+    assert set(grams) == {"1", "3"}
+    torch.testing.assert_close(grams["1"], (rows.T @ rows).double(), rtol=1e-5, atol=1e-3)
