@@ -107,11 +107,32 @@ def factorise(
         return _leading(matrix)
     try:
         values, vectors = torch.linalg.eigh(matrix)
-    except RuntimeError as error:  # torch's LinAlgError
-        raise NumericalError(
-            f"the eigendecomposition of a {size} x {size} factor did not converge; give more inputs"
-        ) from error
+    except RuntimeError:  # torch's LinAlgError
+        values, vectors = _eigh_by_qr(matrix)
     return Factor(vectors.flip(1).contiguous(), values.flip(0).clamp(min=0), 0.0)
+
+
+def _eigh_by_qr(
+    matrix: Tensor,  # (d, d), float64
+) -> tuple[Tensor, Tensor]:  # (d,), (d, d)
+    """Return eigenvalues and eigenvectors by LAPACK's QR iteration.
+
+    The divide and conquer of ``torch.linalg.eigh`` fails to converge on some finite matrices, such
+    as a 301 x 301 second moment of nearly constant activations.
+
+    Raises:
+        NumericalError: If the QR iteration fails too.
+    """
+    from scipy.linalg import LinAlgError, eigh
+
+    try:
+        values, vectors = eigh(matrix.cpu().numpy(), driver="ev")
+    except LinAlgError as error:
+        raise NumericalError(
+            f"the eigendecomposition of a {len(matrix)} x {len(matrix)} factor did not converge; "
+            "give more inputs"
+        ) from error
+    return torch.from_numpy(values).to(matrix), torch.from_numpy(vectors).to(matrix)
 
 
 def _leading(

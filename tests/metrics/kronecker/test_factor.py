@@ -46,3 +46,19 @@ def test_few_rows_are_all_counted() -> None:
     moments.add(rows)
     exact = (rows.T @ rows / len(rows)).double()
     torch.testing.assert_close(moments.factor(len(rows)).dense(), exact, rtol=1e-6, atol=1e-6)
+
+
+def test_a_matrix_on_which_divide_and_conquer_fails_is_decomposed_by_qr(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = torch.randn(9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = rows.T @ rows
+    whole = factorise(matrix)
+
+    def fail(_: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("linalg.eigh: The algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fail)
+    again = factorise(matrix)
+    torch.testing.assert_close(again.values, whole.values)
+    torch.testing.assert_close(again.dense(), matrix)
