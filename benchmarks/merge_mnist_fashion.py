@@ -171,7 +171,7 @@ def timing(arch: str, work: Path) -> dict[str, float]:
     a, b = sides
     assert b.sketch is not None
     start = time.perf_counter()
-    metric = b.sketch.metric.sharpened(3e-5)
+    metric = b.sketch.metric.truncate(3e-5)
     for _ in Walker(sides, options).learn(b.w, metric, a, 3e-5, WalkState())[0]:
         pass
     walk = time.perf_counter() - start

@@ -91,7 +91,7 @@ def step(make: Callable[[], nn.Module], batch: int) -> dict[str, Any]:
         network, network.initial, as_they_are(x[:METRIC_INPUTS]).batches(500)
     )
     measured = time.perf_counter() - began
-    metric = sketch.sharpened(DAMPING)
+    metric = sketch.truncate(DAMPING)
     direction = KLToTeacher(network, targets, as_they_are(x), batch, 0)
     times = 61 if network.n < 2e6 else 15 if network.n < 2e7 else 5
     walk = walk_toward_function(
@@ -164,10 +164,10 @@ def product(make: Callable[[], nn.Module], count: int) -> dict[str, Any]:
         _, pull = vjp(outputs, point)
         return torch.cat([g.reshape(-1) for g in pull(pushed)[0].values()])
 
-    once = metric.product(u)
+    once = metric.mv(u)
     torch.testing.assert_close(plain() / count, once, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close((theirs @ u) / (2 * count), once, rtol=1e-3, atol=1e-5)
-    ours, ggn, torch_func = in_turns(lambda: metric.product(u), lambda: theirs @ u, plain, times=9)
+    ours, ggn, torch_func = in_turns(lambda: metric.mv(u), lambda: theirs @ u, plain, times=9)
     return {
         "weights": network.n, "inputs": count, "ours": ours, "curvlinops GGN": ggn,
         "torch.func": torch_func, "ratio": ours / min(ggn, torch_func),
@@ -193,10 +193,8 @@ def kfac(make: Callable[[], nn.Module], count: int) -> dict[str, Any]:
         return estimate_kronecker(network, network.initial, as_they_are(x).batches(500))
 
     measure, other = in_turns(own, theirs, times=3)
-    metric, operator = own().sharpened(DAMPING), theirs()
-    multiply, with_kfac = in_turns(
-        lambda: metric.transformed(u, lambda s: s), lambda: operator @ u, times=15
-    )
+    metric, operator = own().truncate(DAMPING), theirs()
+    multiply, with_kfac = in_turns(lambda: metric.mv(u), lambda: operator @ u, times=15)
     return {
         "weights": network.n, "inputs": count,
         "measuring": measure, "curvlinops measuring": other, "measuring ratio": measure / other,
@@ -219,10 +217,10 @@ def metrics(count: int) -> dict[str, Any]:
     direction = KLToTeacher(network, targets, as_they_are(x), min(256, count), 0)
     for name, make in makers.items():
         metric = make()
-        measure, spectrum, training = in_turns(
-            make, partial(metric.spectrum, u), lambda: direction(network.initial), times=3
+        measure, split, training = in_turns(
+            make, partial(metric.coordinates, u), lambda: direction(network.initial), times=3
         )
-        found[name] = {"measuring": measure / training, "spectrum": spectrum / training}
+        found[name] = {"measuring": measure / training, "spectrum": split / training}
     return found
 
 

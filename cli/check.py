@@ -59,7 +59,7 @@ def check(
     data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Say all that is wrong with a merge's inputs, or what it would do and cost."""
+    """Say what is wrong with a merge's inputs, or what it costs."""
     from geomerge.merging.check import check_merge
 
     options: dict[str, Any] = {

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from geomerge.cli.console import finish, plain_table, watched
+from geomerge.cli.flags import names_in
 from geomerge.cli.options import (
     Arch,
     DataRoot,
@@ -18,7 +19,6 @@ from geomerge.cli.options import (
     Output,
     ReportJson,
     Seed,
-    names_in,
 )
 
 __all__ = ["compare"]
@@ -78,7 +78,7 @@ def compare(
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Try averages, matching, training and walks on two networks; one table, one picture."""
+    """Compare all methods that make one network of two."""
     from geomerge.comparison import CompareOptions
     from geomerge.merging import MergeOptions
     from geomerge.runs.compare import run_compare
@@ -100,8 +100,8 @@ def compare(
             download=download,
             device=device,
         ),
-        only=names_in(only),
-        skip=names_in(skip),
+        only=tuple(names_in([only or ""])),
+        skip=tuple(names_in([skip or ""])),
         budget=budget,
     )
     with watched(log_json) as show:

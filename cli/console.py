@@ -1,13 +1,17 @@
-"""What all commands share: exit codes, messages, who watches, the end of a run."""
+"""Messages, exit codes, progress and tables that all commands share."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,6 +20,61 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + the number of SIGINT, as shells have it
+LOG_JSON = "--log-json"
+# The common base of what typer raises for words that it cannot use; it has no public name.
+USAGE_ERROR: Any = typer.BadParameter.__base__
+
+# Arguments of the library that the command line says otherwise.
+_SAID = {
+    "architecture": "arch",
+    "experts": "networks",
+    "folder": "out",
+    "inputs": "manifold",
+    "max_samples": "budget",
+}
+_ARGUMENT = re.compile(r"`([a-z_-]+)`")
+_flags: ContextVar[Mapping[str, str] | None] = ContextVar("flags", default=None)
+
+
+@contextmanager
+def speaking(flags: Mapping[str, str], log_json: bool) -> Iterator[None]:
+    """Run a command: a user's mistake in the block ends it with one sentence and exit code 2.
+
+    Args:
+        flags: Flag of each option of the command, by its name in Python.
+        log_json: Whether messages are events, one JSON object a line.
+    """
+    from geomerge.errors import GeomergeError
+
+    token = _flags.set(flags)
+    try:
+        yield
+    except GeomergeError as error:
+        raise SystemExit(fail(str(error), log_json)) from None
+    except OSError as error:  # a full disk, a folder taken away while the command worked
+        what = f"{(error.strerror or str(error)).lower()} ({error.filename or 'no file named'})"
+        message = f"{what}; make room or check the folder, and run the command again"
+        raise SystemExit(fail(message, log_json)) from None
+    finally:
+        _flags.reset(token)
+
+
+def with_flags(message: str) -> str:
+    """Return a message of the library with flags in the place of arguments in backticks."""
+    flags = _flags.get() or {}
+
+    def said(found: re.Match[str]) -> str:
+        name = found[1].replace("-", "_")
+        return flags.get(name) or flags.get(_SAID.get(name, "")) or found[0]
+
+    return _ARGUMENT.sub(said, message)
+
+
+def usage_sentence(error: Any) -> str:
+    """Return what typer says of words that it cannot use, as a sentence of geomerge."""
+    said = " ".join(error.format_message().split()).replace(". Did you", "; did you").rstrip(".?")
+    command = error.ctx.command_path if error.ctx is not None else "geomerge"
+    return f"{said[:1].lower()}{said[1:]}; see {command} --help"
 
 
 def fail(message: str, log_json: bool = False) -> int:
@@ -26,11 +85,11 @@ def fail(message: str, log_json: bool = False) -> int:
 
 @contextmanager
 def watched(log_json: bool, resumes: bool = True) -> Iterator[Callable[[Progress], None] | None]:
-    """Give what shows how walks go; where the block is interrupted, say so and end.
+    """Show the progress of walks in the block; say what to do where it is interrupted.
 
     Args:
-        log_json: Write a line for every event instead of bars.
-        resumes: Whether the same command goes on where the block was interrupted.
+        log_json: Whether progress is written as events, one JSON object a line, not as bars.
+        resumes: Whether the same command continues where the block was interrupted.
     """
     from geomerge.monitor import log_lines, progress
 
@@ -38,13 +97,14 @@ def watched(log_json: bool, resumes: bool = True) -> Iterator[Callable[[Progress
         with log_lines(sys.stderr) if log_json else progress() as show:
             yield show
     except KeyboardInterrupt:
-        then = "goes on where this one stopped" if resumes else "begins anew"
+        then = "goes on where this one stopped" if resumes else "starts from the beginning"
         _say("interrupted", f"interrupted; the same command {then}", log_json)
         raise SystemExit(INTERRUPTED) from None
 
 
 def _say(event: str, message: str, log_json: bool) -> None:
     """Print one sentence to the error stream, or the same as an event."""
+    message = with_flags(message)
     if log_json:
         from geomerge.monitor import write_line
 
@@ -60,13 +120,13 @@ def finish(
     show: Callable[[dict[str, Any]], None] | None,
     log_json: bool,
 ) -> None:
-    """Print what a run found, and where it is.
+    """Print the results of a run and its folder.
 
     Args:
-        folder: Where.
-        report: The content of its ``report.json``.
+        folder: Folder of the run.
+        report: Content of its ``report.json``.
         before: Whether the run had been finished before.
-        show: Prints the report for people; None prints it as JSON and nothing else.
+        show: Function that prints the report for people; None prints it as JSON and nothing else.
         log_json: Whether the last event goes to the error stream.
     """
     tell_finished(log_json, folder=str(folder), before=before)
@@ -95,10 +155,10 @@ def plain_table(
     """Return a table with little space between its columns.
 
     Args:
-        title: Above it.
-        headings: Of the columns.
-        rows: Their cells.
-        bold: Whether a row stands out, by its first cell.
+        title: Text above the table.
+        headings: Headings of the columns.
+        rows: Cells of each row.
+        bold: Function of a row's first cell: whether the row stands out.
         words: Headings of the columns that hold no numbers.
     """
     from rich.box import SIMPLE_HEAD

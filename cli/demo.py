@@ -23,7 +23,7 @@ def demo(
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Train two networks on scikit-learn's digits, straight and permuted, and merge them."""
+    """Train and merge two small networks, in a minute."""
     from geomerge.monitor import sparkline
 
     out = out or Path(f"runs/demo-{seed}")

@@ -32,7 +32,7 @@ def evaluate(
     download: Download = False,
     as_json: Json = False,
 ) -> None:
-    """Measure the accuracy of a network on tasks."""
+    """Measure a network's accuracy on tasks."""
     from geomerge.evaluation.files import evaluate_file
 
     found = evaluate_file(

@@ -29,7 +29,7 @@ def inspect(
     manifold: Annotated[str, typer.Option(help="Its task; the metric sees no labels.")],
     output: Output = "tempered",
     inputs: Annotated[
-        int, typer.Option(min=1, help="How many inputs to use; a quarter of them for each unit.")
+        int, typer.Option(help="How many inputs to use; a quarter of them for each unit.")
     ] = 2000,
     out: Annotated[
         Path | None, typer.Option(help="Where all numbers go: .json, replaced in one step.")
@@ -42,7 +42,7 @@ def inspect(
     download: Download = False,
     as_json: Json = False,
 ) -> None:
-    """Show what damage does: without each layer, each unit and the weakest weights."""
+    """Show what a network can lose, and what that costs."""
     from rich.console import Console
 
     from geomerge.io.files import check_output, write_bytes

@@ -99,7 +99,7 @@ def merge(
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Walk between networks and keep the point that does every task."""
+    """Merge networks along a path that keeps what they do."""
     from geomerge.merging import MergeOptions
     from geomerge.runs import run_merge
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from geomerge.cli.console import LOG_JSON
+
 __all__ = [
-    "LOG_JSON",
     "Arch",
     "Batch",
     "Choose",
@@ -33,7 +34,6 @@ __all__ = [
     "Seed",
     "Stages",
     "Statistics",
-    "names_in",
 ]
 
 # What is read and written.
@@ -41,7 +41,6 @@ NetworkFile = Annotated[Path, typer.Argument(help="The network: .pt, .pth or .sa
 NetworkOut = Annotated[Path, typer.Option(help="Where the network goes: .pt or .safetensors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ReportJson = Annotated[bool, typer.Option("--json", help="Print report.json.")]
-LOG_JSON = "--log-json"
 LogJson = Annotated[
     bool, typer.Option(LOG_JSON, help="Write events to the error stream, one JSON object a line.")
 ]
@@ -88,8 +87,3 @@ Rate = Annotated[
 Batch = Annotated[int, typer.Option(help="Inputs of each.")]
 Stages = Annotated[int, typer.Option(help="In how many the plane is reached.")]
 Refresh = Annotated[int, typer.Option(help="Stages between two measurements of the metric.")]
-
-
-def names_in(text: str | None) -> tuple[str, ...]:
-    """Return the names that one option lists, with commas between them."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

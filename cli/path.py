@@ -17,7 +17,7 @@ def path(
     at: Annotated[float, typer.Option(help="Where: 0 is a, 1 is b.")],
     out: NetworkOut,
 ) -> None:
-    """Take any network off a path, without walking again."""
+    """Take a network off a finished run's path."""
     from geomerge.io.checkpoint import SUFFIXES, save_checkpoint
     from geomerge.io.files import check_output
     from geomerge.paths.path import WeightPath

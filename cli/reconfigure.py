@@ -70,7 +70,7 @@ def reconfigure(
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Remove and restore units as a plan says, keeping the function all along."""
+    """Remove and restore units, step by step."""
     from geomerge.pruning.options import SparsifyOptions
     from geomerge.runs import run_reconfigure
 

@@ -14,7 +14,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
-    """Make report.html of a finished run again, from what is stored in its folder."""
+    """Write the page of a finished run again."""
     from geomerge.runs.run import open_run
 
     file = open_run(run).write_page()

@@ -25,7 +25,7 @@ def sketch(
     manifold: Annotated[str, typer.Option(help="Its task; labels are not used.")],
     out: Annotated[Path, typer.Option(help="Where the sketch goes: .safetensors.")],
     output: Output = "hellinger",
-    inputs: Annotated[int, typer.Option(min=1, help="How many inputs to measure on.")] = 10_000,
+    inputs: Annotated[int, typer.Option(help="How many inputs to measure on.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Chooses the inputs.")] = 0,
     arch: Arch = None,
     normalisation: Normalisation = None,
@@ -33,7 +33,7 @@ def sketch(
     data_root: DataRoot = None,
     download: Download = False,
 ) -> None:
-    """Measure the metric of a network on its task, so that a merge needs none of its data."""
+    """Measure a network's metric, for merges without its data."""
     from geomerge.data import parse_normalisation
     from geomerge.evaluation.files import open_network, task_for
     from geomerge.io.files import check_output

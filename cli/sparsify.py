@@ -107,7 +107,7 @@ def sparsify(
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Walk to a sparse network that keeps the function; no labels are needed."""
+    """Remove weights or units and keep the function."""
     from geomerge.pruning.options import SparsifyOptions
     from geomerge.runs import run_sparsify
 

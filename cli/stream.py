@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from geomerge.cli.console import finish, plain_table, watched
-from geomerge.cli.options import DataRoot, Device, Download, LogJson, ReportJson, Seed, names_in
+from geomerge.cli.flags import names_in
+from geomerge.cli.options import DataRoot, Device, Download, LogJson, ReportJson, Seed
 
 __all__ = ["stream"]
 
@@ -62,7 +63,7 @@ def stream(
         bool, typer.Option("--labels", help="Let the walk use the new task's labels.")
     ] = False,
     examples: Annotated[
-        int, typer.Option(min=0, help="Unlabelled inputs that geomerge keeps of each task.")
+        int, typer.Option(help="Unlabelled inputs that geomerge keeps of each task.")
     ] = 0,
     damping: Annotated[
         float | None, typer.Option(help="mu of the walk; default 0.1, more learns more.")
@@ -83,7 +84,7 @@ def stream(
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Learn a stream of tasks; compare with baselines on the same stream and network."""
+    """Learn a stream of tasks, with baselines."""
     from geomerge.monitor.progress import Progress
     from geomerge.runs.command import command_line
     from geomerge.runs.stream import run_stream
@@ -93,8 +94,8 @@ def stream(
         stream=name,
         scenario=scenario,
         experiences=experiences,
-        only=names_in(only),
-        skip=names_in(skip),
+        only=tuple(names_in([only or ""])),
+        skip=tuple(names_in([skip or ""])),
         epochs=epochs,
         batch=batch,
         learning_rate=learning_rate,

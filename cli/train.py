@@ -31,8 +31,8 @@ def train(
         str,
         typer.Option(help="mlp, cnn, resnet18-cifar, ... (docs/networks.md), or module:factory."),
     ] = "mlp",
-    epochs: Annotated[float, typer.Option(min=0, help="Passes over the training data.")] = 8,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Of the first step.")] = 0.05,
+    epochs: Annotated[float, typer.Option(help="Passes over the training data.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Of the first step.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Of weights and of the order of examples.")] = 0,
     sketch: Annotated[bool, typer.Option(help="Keep a sketch inside the checkpoint.")] = True,
     normalisation: Normalisation = None,
@@ -41,7 +41,7 @@ def train(
     download: Download = False,
     log_json: LogJson = False,
 ) -> None:
-    """Train a network for a task; 5000 examples are left out for later choices."""
+    """Train a network for a task."""
     from geomerge.data import load_task, parse_normalisation
     from geomerge.training import train_checkpoint
 

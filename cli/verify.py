@@ -26,7 +26,7 @@ def verify(
     download: Download = False,
     as_json: Json = False,
 ) -> None:
-    """Check a merge's certificate again from its files; exit code 1 if a claim fails."""
+    """Check the certificate of a finished merge."""
     from geomerge.certificate.verify import parse_networks, verify_run
 
     found = verify_run(

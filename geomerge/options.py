@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, cast
@@ -16,6 +17,7 @@ from typing import Any, TypeVar, cast
 from geomerge.errors import OptionError, did_you_mean
 
 __all__ = [
+    "FlatOptions",
     "OptionField",
     "build_options",
     "check_known",
@@ -52,6 +54,7 @@ class OptionField:
         flag: Flag of the command line, where that is another than the name.
         recorded: Whether it decides the result, and so belongs in a recipe.
         choices: Names that are allowed, or what lists them; None allows any value.
+        formerly: Earlier name of the argument, still understood; None if there was none.
     """
 
     name: str
@@ -63,6 +66,7 @@ class OptionField:
     flag: str | None
     recorded: bool
     choices: Choices | None
+    formerly: str | None = None
 
 
 def option(
@@ -74,6 +78,7 @@ def option(
     check: Callable[[Any], str | None] | None = None,
     flag: str | None = None,
     recorded: bool = True,
+    formerly: str | None = None,
 ) -> T:
     """Declare a field of an options class.
 
@@ -86,10 +91,11 @@ def option(
             ``"a positive number"``, where the value cannot be used, else None.
         flag: Flag of the command line without dashes, where that is another than the name.
         recorded: Whether the option decides the result, and so belongs in a recipe.
+        formerly: Earlier name of the argument, understood with a ``DeprecationWarning``.
     """
     known = {
         "text": text, "group": group, "choices": choices, "check": check, "flag": flag,
-        "recorded": recorded,
+        "recorded": recorded, "formerly": formerly,
     }  # fmt: skip
     return field(default=default, metadata={_KEY: known})
 
@@ -106,7 +112,7 @@ def option_fields(cls: type[Any], path: tuple[str, ...] = ()) -> Iterator[Option
         if known is not None:
             yield OptionField(
                 one.name, path, one.default, one.type, known["text"], known["group"],
-                known["flag"], known["recorded"], known["choices"],
+                known["flag"], known["recorded"], known["choices"], known["formerly"],
             )  # fmt: skip
         elif is_dataclass(one.default_factory):
             assert isinstance(one.default_factory, type)
@@ -139,6 +145,38 @@ def check_options(options: Any) -> None:
             raise OptionError(f"expected `{one.name}` to be {expected}, got {value!r}; correct it")
 
 
+class FlatOptions:
+    """Base class of options made of pieces: keywords may be flat names.
+
+    ``GivenOptions(steps=100)`` puts ``steps`` into the piece that declares it. A piece can be given
+    whole too, by its own name; flat names then change it.
+    """
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        own: tuple[dataclasses.Field[Any], ...] = fields(cast(Any, self))
+        if len(args) > len(own):
+            raise TypeError(f"{type(self).__name__} takes {len(own)} arguments, got {len(args)}")
+        given = dict(zip([one.name for one in own], args, strict=False))
+        if twice := given.keys() & values.keys():
+            raise TypeError(f"{type(self).__name__} got {min(twice)!r} twice")
+        given |= _by_piece(type(self), values)
+        for one in own:
+            if one.name in given:
+                value = given[one.name]
+            elif one.default is not dataclasses.MISSING:
+                value = one.default
+            elif one.default_factory is not dataclasses.MISSING:
+                value = one.default_factory()
+            else:
+                raise TypeError(f"{type(self).__name__} needs {one.name!r}")
+            object.__setattr__(self, one.name, value)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Check the options' own fields; pieces check theirs."""
+        check_options(self)
+
+
 def build_options(cls: type[T], values: Mapping[str, Any]) -> T:
     """Return options with values given by their flat names.
 
@@ -149,7 +187,53 @@ def build_options(cls: type[T], values: Mapping[str, Any]) -> T:
     Raises:
         OptionError: If a name is unknown or a value cannot be used.
     """
+    if issubclass(cls, FlatOptions):
+        return cls(**values)
     return replace_options(cls(), **values)
+
+
+def _by_piece(cls: type[Any], values: Mapping[str, Any], options: Any = None) -> dict[str, Any]:
+    """Return values by the names of a class's own fields.
+
+    Args:
+        cls: The options class.
+        values: Values by flat names, or by the names of pieces.
+        options: Options whose pieces flat names change; None takes pieces of usual values.
+
+    Raises:
+        OptionError: If a name is unknown.
+    """
+    own = {one.name: one for one in fields(cls)}
+    nested: dict[str, tuple[str, ...]] = {}
+    earlier: dict[str, str] = {}
+    for found in option_fields(cls):
+        if found.path:
+            nested[found.name] = found.path
+        if found.formerly is not None:
+            earlier[found.formerly] = found.name
+    changes: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        if name in earlier and name not in own and name not in nested:
+            warnings.warn(f"`{name}` is called `{earlier[name]}` now", DeprecationWarning, 4)
+            name = earlier[name]
+        if name in own:
+            changes[name] = value
+        elif name in nested:
+            inner.setdefault(nested[name][0], {})[name] = value
+        else:
+            known = {*own, *nested}
+            raise OptionError(f"unknown option `{name}`{did_you_mean(name, known)}")
+    for name, part in inner.items():
+        if name in changes:
+            start = changes[name]
+        elif options is not None:
+            start = getattr(options, name)
+        else:
+            factory: Any = own[name].default_factory
+            start = factory()
+        changes[name] = replace_options(start, **part)
+    return changes
 
 
 def replace_options(options: T, **values: Any) -> T:
@@ -159,19 +243,7 @@ def replace_options(options: T, **values: Any) -> T:
         OptionError: If a name is unknown or a value cannot be used.
     """
     assert is_dataclass(options)
-    own = {one.name for one in fields(options)}
-    nested = {one.name: one.path for one in option_fields(type(options)) if one.path}
-    changes = {name: value for name, value in values.items() if name in own}
-    deeper: dict[str, dict[str, Any]] = {}
-    for name, value in values.items():
-        if name in own:
-            continue
-        if name not in nested:
-            known = {*own, *nested}
-            raise OptionError(f"unknown option `{name}`{did_you_mean(name, known)}")
-        deeper.setdefault(nested[name][0], {})[name] = value
-    for name, inner in deeper.items():
-        changes[name] = replace_options(changes.get(name, getattr(options, name)), **inner)
+    changes = _by_piece(type(options), values, options)
     changed: Any = dataclasses.replace(options, **changes)  # type: ignore[type-var]
     return cast(T, changed)
 

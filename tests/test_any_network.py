@@ -113,8 +113,8 @@ def test_it_is_measured_kept_and_walked(name: str, tmp_path: Path) -> None:
     read = load_sketch(tmp_path / "s.safetensors", network, w)
     v = torch.randn(network.n)
     assert read.metric.inner(v, v) == pytest.approx(metric.inner(v, v), rel=1e-5)
-    spectrum = read.metric.spectrum(v)
-    torch.testing.assert_close(spectrum.compose(spectrum.parts), v, rtol=1e-4, atol=1e-4)
+    coordinates = read.metric.coordinates(v)
+    torch.testing.assert_close(coordinates.compose(coordinates.parts), v, rtol=1e-4, atol=1e-4)
 
     teacher = log_probabilities(network, w, inputs).roll(1, dims=0)
     direction = KLToTeacher(network, teacher, inputs, batch=4, seed=0)

@@ -35,6 +35,7 @@ LAYERS = [
     ["runs", "testing"],
     ["strategies"],
     ["cli"],
+    ["__main__"],
 ]
 
 

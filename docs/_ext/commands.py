@@ -1,7 +1,8 @@
-"""The commands' reference, written by typer from the help of the commands themselves."""
+"""The reference of the commands: the help that they print."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,17 +10,21 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from geomerge.cli.commands import COMMANDS
+
 __all__ = ["command_help", "setup"]
 
 
 def command_help() -> str:
     """Return the help of all commands as Markdown, a section for each."""
-    text = subprocess.run(
-        [sys.executable, "-m", "typer", "geomerge.cli.app", "utils", "docs", "--name", "geomerge"],
-        capture_output=True, text=True, check=True,
+    return "\n".join(f"## `geomerge {name}`\n\n```text\n{_help_of(name)}```\n" for name in COMMANDS)
+
+
+def _help_of(name: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "geomerge", name, "--help"],
+        capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"},
     ).stdout  # fmt: skip
-    # The page has a heading, and its table of contents lists the commands in full.
-    return text[text.index("## ") :]
 
 
 class _Commands(SphinxDirective):

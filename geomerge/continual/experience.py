@@ -21,7 +21,7 @@ from geomerge.continual.report import MergeReport
 from geomerge.continual.settings import ContinualOptions
 from geomerge.data import Inputs, Split
 from geomerge.errors import NumericalError, OptionError
-from geomerge.metrics import EuclideanMetric, KroneckerMetric, MaskedMetric, Metric, combine
+from geomerge.metrics import EuclideanMetric, MaskedMetric, Metric, combine
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.networks.network import Network
 from geomerge.walks.constraints import QuadraticConstraint
@@ -172,14 +172,14 @@ def _metric(
         sample = inputs.sample(settings.sketch_inputs, settings.seed)
         batches = sample.batches(_BATCH)
         measured = estimate_kronecker(network, start, batches, settings.output, settings.seed)
-        return measured.sharpened(settings.damping)
+        return measured.truncate(settings.damping)
     chosen = names
     if isinstance(settings.manifold, int) and settings.manifold < len(names):
         chosen = [names[settings.manifold]]  # until there is that task, all of them
-    metrics = [k.metric for k in kept if k.name in chosen and isinstance(k.metric, KroneckerMetric)]
+    metrics = [k.metric for k in kept if k.name in chosen]
     if not metrics:  # nothing is to be kept by it, or its sketch was merged into another
         return EuclideanMetric()
-    return combine(metrics).sharpened(settings.damping)
+    return combine(metrics).truncate(settings.damping)
 
 
 def _step_bytes(
@@ -188,5 +188,5 @@ def _step_bytes(
     rows: int,
 ) -> int:
     """Bytes that a step holds: the metric, and vectors as long as the weights."""
-    held = metric.nbytes if isinstance(metric, KroneckerMetric) else 0
-    return held + (4 + 3 * rows) * w.nbytes  # weights, gradient, momentum, step; rows and solves
+    vectors = 4 + 3 * rows  # weights, gradient, momentum, step; rows and their solutions
+    return metric.nbytes + vectors * w.nbytes

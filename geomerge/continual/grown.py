@@ -85,7 +85,7 @@ def carry_metric(metric: KroneckerMetric, shapes: Shapes, network: Network) -> K
         )
     rest = [moved(span)[0] for span in metric.rest]
     held = [s for layer in layers for s in (layer.weight, layer.bias) if s is not None] + rest
-    names = list(metric.rest_names)
+    names = list(metric.diagonal_only)
     for name, place in network.slices.items():  # new tensors, and new rows of the rest
         start = max(
             [s.stop for s in held if place.start <= s.start < place.stop], default=place.start

@@ -63,7 +63,7 @@ class DriftConstraints(Constraints):
         beta: float,
     ) -> ConstrainedStep:
         """Return the step, solved anew and shortened where it would break a budget."""
-        rate = beta / (2 * (metric.floor + damping))
+        rate = beta / (2 * (metric.min_eigenvalue + damping))
         tangent, predicted = preconditioned_step(metric, v, damping, rate)
         if self.within(w + tangent):
             return ConstrainedStep(tangent, predicted, {})

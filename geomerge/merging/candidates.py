@@ -18,7 +18,7 @@ from geomerge.merging.probe import Probe, probe_of
 from geomerge.merging.scoring import Scorer
 from geomerge.merging.sides import Sides
 from geomerge.merging.walks import Walk, Walker
-from geomerge.metrics import KroneckerMetric, Metric
+from geomerge.metrics import Metric
 from geomerge.monitor.progress import Progress
 from geomerge.paths.leg import Leg, StepRecord, record_leg
 from geomerge.walks.constraints import Constraints
@@ -119,9 +119,7 @@ def candidate_walk(
     """
     if metric is not None:
         # Without inputs lengths are the metric's, and must be one metric's for all.
-        used = metric
-        if isinstance(metric, KroneckerMetric) and measure is not None:
-            used = metric.sharpened(damping)
+        used = metric if measure is None else metric.truncate(damping)
         (learned,) = stage.learned
         return walker.learn(start, used, learned, damping, state, rate, budgets)
     if plan.preset == "joint":
@@ -192,7 +190,7 @@ def walk_stage(
             break
     if metric is None and not walker.diagonal:  # walked before, and nothing was measured now
         walker.metric_at(stage.kept or sides.all, 0.0)(start)
-    known = metric.rest_names if isinstance(metric, KroneckerMetric) else walker.diagonal
+    known = walker.diagonal if metric is None else metric.diagonal_only
     return WalkedStage(sides, stage, options.output, legs, all_budgets, known)
 
 

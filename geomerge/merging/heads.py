@@ -130,8 +130,8 @@ def widen_metric(
                 outputs,
             )
         )
-    rest = tuple(wide.slices[name] for name in metric.rest_names)
-    return KroneckerMetric(wide.n, tuple(layers), rest, metric.diagonal, metric.rest_names)
+    rest = tuple(wide.slices[name] for name in metric.diagonal_only)
+    return KroneckerMetric(wide.n, tuple(layers), rest, metric.diagonal, metric.diagonal_only)
 
 
 def _moved(place: slice, narrow: Network, wide: Network) -> slice:

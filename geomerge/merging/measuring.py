@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from geomerge.data import Inputs, as_they_are
-from geomerge.errors import OptionError
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side
-from geomerge.metrics import KroneckerMetric, Metric, combine, measure_metric
+from geomerge.metrics import Metric, combine, measure_metric
 
 __all__ = ["EXACT_INPUTS", "METRIC_INPUTS", "manifold_of", "measured_inputs", "metric_of_all"]
 
@@ -55,7 +54,8 @@ def metric_of_all(
         # One measurement on the inputs of all: its factors are means over them.
         return measure_metric(name, sides[0].network, w, _pooled(samples), output, seed)
     pairs = zip(sides, samples, strict=True)
-    return _together([measure_metric(name, s.network, w, x, output, seed) for s, x in pairs])
+    metrics = [measure_metric(name, s.network, w, x, output, seed) for s, x in pairs]
+    return combine(metrics, mean=True)
 
 
 def _pooled(samples: Sequence[Inputs]) -> Inputs:
@@ -65,13 +65,3 @@ def _pooled(samples: Sequence[Inputs]) -> Inputs:
     shortest = min(len(s) for s in samples)
     mixed = torch.stack([s.batch(slice(0, shortest)) for s in samples], dim=1).flatten(0, 1)
     return as_they_are(mixed, samples[0].device)
-
-
-def _together(metrics: list[Metric]) -> Metric:
-    known = [m for m in metrics if isinstance(m, KroneckerMetric)]
-    if len(known) < len(metrics):
-        raise OptionError(
-            "the exact and gram metrics measure several tasks at once only in one block of "
-            "outputs and on inputs of one shape; use --metric kronecker"
-        )
-    return combine(known, mean=True)

@@ -9,14 +9,7 @@ from torch import Tensor
 from geomerge.merging.measuring import manifold_of, measured_inputs, metric_of_all
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
-from geomerge.metrics import (
-    EuclideanMetric,
-    KroneckerMetric,
-    MaskedMetric,
-    Metric,
-    Sketch,
-    lower,
-)
+from geomerge.metrics import EuclideanMetric, MaskedMetric, Metric, Sketch
 from geomerge.steps import precondition
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.damping import DampingLearner
@@ -83,12 +76,13 @@ class Walker:
             rate: Share of the usual learning rate.
             budgets: What may not get worse.
         """
-        euclidean = isinstance(metric, EuclideanMetric)
+        usual = FunctionWalkOptions.learning_rate
+        if metric.isotropic:
+            usual = EUCLIDEAN_RATES["sketch"]
         metric = self._on_plane(metric)
-        usual = EUCLIDEAN_RATES["sketch"] if euclidean else FunctionWalkOptions.learning_rate
         usual = self._options.learning_rate or usual
         walk = self._settings(damping, rate * usual)
-        learner = self._learner(damping, state, lambda w: lower(metric, w - start))
+        learner = self._learner(damping, state, lambda w: metric.mv(w - start))
         direction = self.direction(side)
         direction.skip(_steps(state))
         points = walk_toward_function(
@@ -205,10 +199,8 @@ class Walker:
 
         def measure(w: Tensor) -> Metric:
             metric = metric_of_all(sides, samples, w, self._options)
-            if isinstance(metric, KroneckerMetric):
-                self.diagonal = metric.rest_names
-                metric = metric.sharpened(damping)
-            return self._on_plane(metric)
+            self.diagonal = metric.diagonal_only
+            return self._on_plane(metric.truncate(damping))
 
         return measure
 

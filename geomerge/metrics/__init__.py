@@ -1,9 +1,15 @@
-"""Network x manifold inputs -> inner product on weight space."""
+"""Metrics on weight space: Euclidean, exact, Gram and Kronecker forms, and sketches."""
 
-from geomerge.metrics.base import EigenCoordinates, EuclideanMetric, MaskedMetric, Metric, lower
+from geomerge.metrics.base import (
+    EigenCoordinates,
+    EuclideanMetric,
+    MaskedMetric,
+    Metric,
+    combine,
+)
 from geomerge.metrics.exact import ExactMetric, exact_metric
 from geomerge.metrics.gram import GramMetric, gram_metric
-from geomerge.metrics.kronecker.metric import KroneckerMetric, combine
+from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.measure import METRICS, measure_metric
 from geomerge.metrics.outputs import functional_change, output_map
 from geomerge.metrics.sketch import Sketch, load_sketch, make_sketch, save_sketch
@@ -23,7 +29,6 @@ __all__ = [
     "functional_change",
     "gram_metric",
     "load_sketch",
-    "lower",
     "make_sketch",
     "measure_metric",
     "output_map",

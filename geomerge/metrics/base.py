@@ -1,39 +1,43 @@
-r"""What every metric offers: inner products, and vectors split along its eigendirections.
+r"""Metrics on weight space: inner products, and vectors in the eigenbasis of a metric.
 
 A metric g is symmetric and positive semidefinite on the weight vectors of one network. A step
-needs :math:`(g + \mu I)^{-1} v` for many :math:`\mu`; in the metric's own eigendirections that is
-a division, so a metric gives the :class:`EigenCoordinates` of a vector, which also takes it back.
+needs :math:`(g + \mu I)^{-1} v` for many :math:`\mu`. In the eigenbasis of g that is a division,
+so every metric returns the :class:`EigenCoordinates` of a vector. All other operations have a
+default that follows from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = [
-    "EigenCoordinates",
-    "EuclideanMetric",
-    "MaskedMetric",
-    "Metric",
-    "by_spectrum",
-    "lower",
-]
+from geomerge.errors import OptionError
+
+if TYPE_CHECKING:
+    from geomerge.metrics.kronecker.layer import KroneckerLayer
+
+__all__ = ["EigenCoordinates", "EuclideanMetric", "MaskedMetric", "Metric", "combine"]
+
+M = TypeVar("M", bound="Metric")
+
+_BLOCK = 2**20  # numbers of a long vector handled at a time, so that they stay in the cache
 
 
 @dataclass(frozen=True)
 class EigenCoordinates:
-    """A vector v as orthogonal parts, each lying in eigendirections of the metric.
+    """Orthogonal parts of a vector v, each in eigendirections of a metric.
 
     Attributes:
         parts: Coordinates of v; their squares sum to |v|^2.
-        eigenvalues: The metric's eigenvalue of each coordinate, broadcastable to its part.
-        compose: Puts coordinates along the same directions together to a vector, shape (n,).
+        eigenvalues: Eigenvalues of the metric, broadcastable to the parts that they belong to.
+        compose: Function from coordinates along the same directions to a vector, shape (n,).
     """
 
     parts: list[Tensor]
@@ -60,18 +64,54 @@ class EigenCoordinates:
         return [part * factor(eigenvalue) for part, eigenvalue in pairs]
 
 
-class Metric(Protocol):
-    """An inner product on weight vectors of length n."""
+@dataclass(frozen=True)
+class _DampedInverse:
+    """The function scale / (s + mu) of eigenvalues; equal parameters make equal functions."""
+
+    scale: float
+    damping: float
+
+    def __call__(self, s: Tensor) -> Tensor:
+        return self.scale / (s + self.damping)
+
+
+def _identity(s: Tensor) -> Tensor:
+    return s
+
+
+class Metric(ABC):
+    """An inner product on the weight vectors, shape (n,), of one network.
+
+    A subclass implements :meth:`coordinates`. It overrides :meth:`inner` if the basis of the
+    coordinates depends on the vector, and other methods where a cheaper form is known.
+
+    Attributes:
+        name: Name in the registry, used by options and reports.
+        min_eigenvalue: Smallest eigenvalue, or a lower bound of it.
+        isotropic: Whether all directions have the same eigenvalue, so that damping only scales a
+            step and does not turn it.
+    """
+
+    name: str
+    min_eigenvalue: float = 0.0
+    isotropic: bool = False
 
     @property
-    def name(self) -> str:
-        """Its name in reports and on the command line."""
-        ...
+    def diagonal_only(self) -> tuple[str, ...]:
+        """Names of the tensors of which only the diagonal of the metric is known."""
+        return ()
 
     @property
-    def floor(self) -> float:
-        """Its smallest eigenvalue, 0 for a degenerate metric."""
-        ...
+    def nbytes(self) -> int:
+        """Bytes of stored factors; 0 for a metric without any."""
+        return 0
+
+    @abstractmethod
+    def coordinates(
+        self,
+        v: Tensor,  # (n,)
+    ) -> EigenCoordinates:
+        """Return v in the eigenbasis of the metric."""
 
     def inner(
         self,
@@ -79,36 +119,122 @@ class Metric(Protocol):
         v: Tensor,  # (n,)
     ) -> float:
         """Return u' g v."""
-        ...
+        first = self.coordinates(u)
+        second = first if u is v else self.coordinates(v)
+        total = 0.0
+        for p, q, e in zip(first.parts, second.parts, first.eigenvalues, strict=True):
+            total += float((p.double() * q.double() * e.double()).sum())
+        return total
 
-    def spectrum(
+    def apply(
         self,
-        v: Tensor,  # (n,)
-    ) -> EigenCoordinates:
-        """Split v along the metric's eigendirections."""
-        ...
-
-    def transformed(
-        self,
-        v: Tensor,  # (n,)
         function: Callable[[Tensor], Tensor],
+        v: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
-        """Return h(g) v for a function h of eigenvalues, such as that of a damped inverse."""
-        ...
+        """Return h(g) v.
+
+        Args:
+            function: Function h of eigenvalues, tensors of any shape.
+            v: Vector.
+        """
+        coordinates = self.coordinates(v)
+        return coordinates.compose(coordinates.scaled(function))
+
+    def mv(
+        self,
+        v: Tensor,  # (n,)
+    ) -> Tensor:  # (n,)
+        """Return g v, half the gradient of v' g v."""
+        return self.apply(_identity, v)
+
+    def damped_solve(
+        self,
+        v: Tensor,  # (n,)
+        damping: float,
+        scale: float = 1.0,
+    ) -> Tensor:  # (n,)
+        """Return scale (g + damping I)^-1 v."""
+        return self.apply(_DampedInverse(scale, damping), v)
+
+    def damped_inverse(
+        self,
+        v: Tensor,  # (n,)
+        damping: float,
+        scale: float = 1.0,
+    ) -> tuple[Tensor, float]:  # (n,), ()
+        """Return x = scale (g + damping I)^-1 v and x' g x.
+
+        Args:
+            v: Vector.
+            damping: mu, positive unless the metric is regular.
+            scale: Factor of the result.
+        """
+        x = self.damped_solve(v, damping, scale)
+        # g x = scale v - mu x by the equation that x solves, so no second product is needed.
+        products = [
+            part @ torch.mul(right, scale).sub_(part, alpha=damping)
+            for part, right in zip(x.split(_BLOCK), v.split(_BLOCK), strict=True)
+        ]
+        return x, max(_total(products), 0.0)
+
+    def truncate(self: M, damping: float) -> M:
+        """Return a cheaper metric that is as good for steps with a given damping.
+
+        Args:
+            damping: mu of the steps to come.
+        """
+        return self
+
+    def diagonal_of(self, function: Callable[[Tensor], Tensor]) -> Tensor | None:  # (n,)
+        """Return the diagonal of h(g), such as that of a damped inverse.
+
+        Args:
+            function: Function h of eigenvalues, tensors of any shape.
+
+        Returns:
+            The diagonal; None where it is the same for all weights or not known.
+        """
+        return None
+
+    def layer_at(self, place: slice) -> KroneckerLayer | None:
+        """Return the Kronecker factors of the weight matrix at a place of the weight vector.
+
+        Args:
+            place: Slice of the weight vector that holds exactly the matrix.
+
+        Returns:
+            The factors; None where the metric has none.
+        """
+        return None
+
+    def plus(self: M, others: Sequence[M], *, mean: bool) -> M:
+        """Return the sum or the mean of this metric and others on the same weights.
+
+        Raises:
+            OptionError: If metrics of this kind cannot be added.
+        """
+        raise OptionError(
+            f"{self.name} metrics of several functions cannot be added; use metric 'kronecker', or "
+            "inputs of one shape and one block of outputs, on which they are measured at once"
+        )
 
 
-def by_spectrum(
-    metric: Metric,
-    v: Tensor,  # (n,)
-    function: Callable[[Tensor], Tensor],
-) -> Tensor:  # (n,)
-    """Return h(g) v: scale v along each eigendirection and put it together again."""
-    spectrum = metric.spectrum(v)
-    return spectrum.compose(spectrum.scaled(function))
+def combine(metrics: Sequence[M], *, mean: bool = False) -> M:
+    """Return a metric for the sum, or the mean, of metrics on the same weights.
+
+    Args:
+        metrics: One or more metrics of one kind and one network.
+        mean: Whether to divide the sum by their number.
+
+    Raises:
+        OptionError: If there are several and metrics of this kind cannot be added.
+    """
+    first, *others = metrics
+    return first.plus(others, mean=mean) if others else first
 
 
-class EuclideanMetric:
-    """g = I: every weight counts the same, whatever it does.
+class EuclideanMetric(Metric):
+    """g = I: all weights count equally, whatever their effect.
 
     Example:
         >>> import torch
@@ -118,8 +244,8 @@ class EuclideanMetric:
     """
 
     name = "euclidean"
-    floor = 1.0
-    transformed = by_spectrum
+    min_eigenvalue = 1.0
+    isotropic = True
 
     def inner(
         self,
@@ -129,31 +255,24 @@ class EuclideanMetric:
         """Return u' v."""
         return float(u.double() @ v.double())
 
-    def spectrum(
+    def coordinates(
         self,
         v: Tensor,  # (n,)
     ) -> EigenCoordinates:
-        """Return v itself, all of eigenvalue 1."""
-        one = torch.ones((), dtype=v.dtype, device=v.device)
-        return EigenCoordinates([v], [one], lambda parts: parts[0])
+        """Return v itself, with eigenvalue 1."""
+        unit = torch.ones((), dtype=v.dtype, device=v.device)
+        return EigenCoordinates([v], [unit], lambda parts: parts[0])
 
 
-def lower(
-    metric: Metric,
-    u: Tensor,  # (n,)
-) -> Tensor:  # (n,)
-    """Return g u: the tangent's index lowered, half the gradient of u' g u."""
-    return metric.transformed(u, lambda s: s)
+class MaskedMetric(Metric):
+    """A metric restricted to the weights that may move: vectors are projected on them.
 
-
-class MaskedMetric:
-    """Another metric, with every vector projected on the weights that may move.
-
-    Steps solved in it leave the others exactly where they are. The damped inverse P (g + mu I)^-1 P
-    that it gives is symmetric and positive on the plane, though not the inverse of P g P + mu I.
+    Steps in it leave all other weights exactly unchanged. The damped inverse
+    P (g + mu I)^-1 P is symmetric and positive on the free weights, but it is not the inverse of
+    P g P + mu I.
 
     Args:
-        metric: The metric on all weights.
+        metric: Metric on all weights.
         free: Mask of the weights that may move, shape (n,).
     """
 
@@ -161,7 +280,18 @@ class MaskedMetric:
         self._metric = metric
         self._free = free
         self.name = metric.name
-        self.floor = metric.floor
+        self.min_eigenvalue = metric.min_eigenvalue
+        self.isotropic = metric.isotropic
+
+    @property
+    def diagonal_only(self) -> tuple[str, ...]:
+        """Those of the metric on all weights."""
+        return self._metric.diagonal_only
+
+    @property
+    def nbytes(self) -> int:
+        """Those of the metric on all weights."""
+        return self._metric.nbytes
 
     def inner(
         self,
@@ -169,29 +299,47 @@ class MaskedMetric:
         v: Tensor,  # (n,)
     ) -> float:
         """Return u' P g P v."""
-        one = self._project(u)
-        return self._metric.inner(one, one if u is v else self._project(v))
+        projected = self._project(u)
+        return self._metric.inner(projected, projected if u is v else self._project(v))
 
-    def spectrum(
+    def coordinates(
         self,
         v: Tensor,  # (n,)
     ) -> EigenCoordinates:
-        """Split P v along the other metric's eigendirections; what is put together is projected."""
-        whole = self._metric.spectrum(self._project(v))
+        """Return P v in the eigenbasis of the metric on all weights; composing projects."""
+        whole = self._metric.coordinates(self._project(v))
         return EigenCoordinates(
             whole.parts, whole.eigenvalues, lambda parts: self._project(whole.compose(parts))
         )
 
-    def transformed(
+    def apply(
         self,
-        v: Tensor,  # (n,)
         function: Callable[[Tensor], Tensor],
+        v: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
         """Return P h(g) P v."""
-        return self._project(self._metric.transformed(self._project(v), function))
+        return self._project(self._metric.apply(function, self._project(v)))
+
+    def damped_inverse(
+        self,
+        v: Tensor,  # (n,)
+        damping: float,
+        scale: float = 1.0,
+    ) -> tuple[Tensor, float]:  # (n,), ()
+        """Return x = scale P (g + damping I)^-1 P v and x' g x."""
+        x = self.damped_solve(v, damping, scale)
+        return x, self.inner(x, x)  # x solves no equation with P g P
+
+    def truncate(self, damping: float) -> MaskedMetric:
+        """Return the truncated metric with the same mask."""
+        return MaskedMetric(self._metric.truncate(damping), self._free)
 
     def _project(
         self,
         v: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
         return torch.where(self._free, v, 0.0)
+
+
+def _total(parts: list[Tensor]) -> float:
+    return float(parts[0] if len(parts) == 1 else torch.stack(parts).sum(dtype=torch.float64))

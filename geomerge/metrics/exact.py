@@ -14,38 +14,36 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.metrics.base import EigenCoordinates, by_spectrum
+from geomerge.metrics.base import EigenCoordinates, Metric
 from geomerge.metrics.linearisation import Linearisation
 from geomerge.networks.network import Network
 
 __all__ = ["ExactMetric", "Krylov", "exact_metric", "lanczos"]
 
 
-class ExactMetric:
+class ExactMetric(Metric):
     """The pullback metric itself, arXiv 2012.09605 eq. (2) as a mean over inputs.
 
     Args:
         batches: The network linearised on each batch.
-        rank: Products spent on one spectrum.
+        rank: Number of products spent on the coordinates of one vector.
     """
 
     name = "exact"
-    floor = 0.0
-    transformed = by_spectrum
 
     def __init__(self, batches: list[Linearisation], rank: int) -> None:
         self._batches = batches
         self._rank = rank
         self.count = sum(len(batch.outputs) for batch in batches)  # N
 
-    def product(
+    def mv(
         self,
-        u: Tensor,  # (n,)
+        v: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
-        """Return g u."""
-        total = torch.zeros_like(u)
+        """Return g v."""
+        total = torch.zeros_like(v)
         for batch in self._batches:
-            total += batch.pull(batch.push(u))
+            total += batch.pull(batch.push(v))
         return total / self.count
 
     def inner(
@@ -66,14 +64,14 @@ class ExactMetric:
         v: Tensor,  # (n,)
     ) -> Krylov:
         """Return the Krylov space of v, which also knows how exact it is."""
-        return lanczos(self.product, v, self._rank)
+        return lanczos(self.mv, v, self._rank)
 
-    def spectrum(
+    def coordinates(
         self,
         v: Tensor,  # (n,)
     ) -> EigenCoordinates:
         """Split v along the Ritz vectors of its Krylov space."""
-        return self.krylov(v).spectrum()
+        return self.krylov(v).coordinates()
 
 
 def exact_metric(
@@ -90,7 +88,7 @@ def exact_metric(
         w: Where.
         batches: Inputs (B, ...) of the manifold; each is seen once.
         output: One of :data:`~geomerge.metrics.outputs.OUTPUTS`.
-        rank: Products spent on one spectrum.
+        rank: Number of products spent on the coordinates of one vector.
 
     Returns:
         The metric. It keeps the activations of all inputs, and their gradients: 0.1 MB for each
@@ -106,7 +104,7 @@ def exact_metric(
         >>> from geomerge.metrics import exact_metric
         >>> network = gm.Network(nn.Linear(3, 2))
         >>> metric = exact_metric(network, network.initial, [torch.eye(3)], "logits")
-        >>> metric.product(torch.ones(network.n))  # g u
+        >>> metric.mv(torch.ones(network.n))  # g v
         tensor([0.6667, 0.6667, 0.6667, 0.6667, 0.6667, 0.6667, 2.0000, 2.0000])
     """
     linearised = [Linearisation(network, w, x, output) for x in batches]
@@ -133,7 +131,7 @@ class Krylov:
     length: float
     remainder: float
 
-    def spectrum(self) -> EigenCoordinates:
+    def coordinates(self) -> EigenCoordinates:
         """Return v along the Ritz vectors; the directions belong to this v alone."""
         return EigenCoordinates([self.length * self.vectors[0]], [self.values], self._compose)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geomerge.metrics.base import EigenCoordinates, by_spectrum
+from geomerge.metrics.base import EigenCoordinates, Metric
 from geomerge.metrics.kernel import gram_matrix
 from geomerge.metrics.kronecker.factor import factorise
 from geomerge.metrics.linearisation import Linearisation
@@ -19,7 +19,7 @@ from geomerge.networks.network import Network
 __all__ = ["GramMetric", "gram_metric"]
 
 
-class GramMetric:
+class GramMetric(Metric):
     """The pullback metric of arXiv 2012.09605 eq. (2), as a mean over inputs.
 
     Args:
@@ -28,8 +28,6 @@ class GramMetric:
     """
 
     name = "gram"
-    floor = 0.0
-    transformed = by_spectrum
 
     def __init__(self, linearised: Linearisation, kernel: Tensor) -> None:
         self._linearised = linearised
@@ -53,7 +51,7 @@ class GramMetric:
         other = one if u is v else self._linearised.push(v)
         return float((one.double() * other.double()).sum()) / self.count
 
-    def spectrum(
+    def coordinates(
         self,
         v: Tensor,  # (n,)
     ) -> EigenCoordinates:

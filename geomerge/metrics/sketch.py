@@ -7,7 +7,7 @@ checkpoint that ``train`` writes, or in a file of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ def make_sketch(
             "normalisation": inputs.normalisation.to_json(),
             "kept": {layer.name: round(_kept(layer), 6) for layer in metric.layers},
             "places": {layer.name: _places(layer) for layer in metric.layers},
-            "diagonal": list(metric.rest_names),
+            "diagonal": list(metric.diagonal_only),
         },
     )
 
@@ -317,7 +317,7 @@ def truncated_metric(metric: KroneckerMetric, budget: int) -> KroneckerMetric:
         )
         for i, layer in enumerate(metric.layers)
     )
-    return KroneckerMetric(metric.n, tuple(layers), metric.rest, metric.diagonal, metric.rest_names)
+    return replace(metric, layers=tuple(layers))
 
 
 def _kept(layer: KroneckerLayer) -> float:

@@ -119,7 +119,7 @@ def column_costs(
     """
     total = torch.zeros(units.count, dtype=torch.float64)
     for part in units.parts:
-        if part.role is Role.READ:
+        if part.role is Role.CONSUMER:
             total += _part_costs(part, metric, w).cpu()
     return total.clamp(min=0)  # rounding
 

@@ -1,4 +1,4 @@
-"""How much a network holds and computes, and how much without some of its units."""
+"""Parameter and FLOP counts of networks, with and without some of their units."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ __all__ = ["Counts", "Sizes", "count"]
 
 @dataclass(frozen=True)
 class Counts:
-    """The size of a network, or of a part of one.
+    """Size of a network.
 
     Attributes:
-        parameters: Trained numbers; running statistics do not count.
-        flops: Two for each multiplication and addition in the matrix products, convolutions and
-            attention of one input; elementwise operations and norms do not count.
+        parameters: Number of trained parameters; running statistics are not counted.
+        flops: Floating-point operations for one input, two for each multiply-add of matrix
+            products, convolutions and attention; elementwise operations and norms are not
+            counted.
     """
 
     parameters: int
@@ -37,11 +38,11 @@ def count(module: nn.Module, example_shape: tuple[int, ...]) -> Counts:
     """Count the parameters and the FLOPs of a network.
 
     Args:
-        module: The network.
+        module: Network.
         example_shape: Shape of one input, without the batch.
 
     Returns:
-        The counts, FLOPs for one input.
+        Counts; the FLOPs are those of one input.
 
     Example:
         >>> from torch import nn
@@ -55,13 +56,13 @@ def count(module: nn.Module, example_shape: tuple[int, ...]) -> Counts:
 
 
 def _flops(module: nn.Module, x: Tensor) -> Counter[str]:
-    """Return the FLOPs of one pass by name of the layer; the whole network's name is empty."""
+    """Return the FLOPs of one pass by name of the layer, those of all layers under ``""``."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _separate_products(), counter:
         module(x)
     found: Counter[str] = Counter({"": counter.get_total_flops()})
     for name, operations in counter.get_flop_counts().items():
-        layer = name.partition(".")[2]  # before it stands the class of the network
+        layer = name.partition(".")[2]  # the first part is the class of the network
         if layer:
             found[layer] += sum(operations.values())
     return found
@@ -69,7 +70,7 @@ def _flops(module: nn.Module, x: Tensor) -> Counter[str]:
 
 @contextmanager
 def _separate_products() -> Iterator[None]:
-    """Have attention computed by matrix products: the counter does not know the fused kernels."""
+    """Compute attention by matrix products: the counter ignores fused kernels."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -80,12 +81,12 @@ def _separate_products() -> Iterator[None]:
 
 
 class Sizes:
-    """Counts of a network without so many units of each set.
+    """Counts of a network for given numbers of removed units.
 
     Args:
-        network: The network.
-        units: By :attr:`Units.layer`, the sets.
-        example: Some inputs; the first is used.
+        network: Network.
+        units: Sets of units, by :attr:`Units.layer`.
+        example: Batch of inputs; the first is used.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Sizes:
         self._all = Counts(network.n_parameters, flops[""])
 
     def without(self, removed: Mapping[str, int]) -> Counts:
-        """Return the counts with ``removed`` units of each set gone, by :attr:`Units.layer`."""
+        """Return the counts without ``removed`` units of each set, by :attr:`Units.layer`."""
         lost: dict[str, Counter[int]] = defaultdict(Counter)
         for layer, number in removed.items():
             for part in self._units[layer].parts:

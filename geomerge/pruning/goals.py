@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from geomerge.errors import OptionError
 from geomerge.pruning.flops import Sizes
 from geomerge.pruning.gradual_removal import rate_stages
-from geomerge.pruning.masks import parse_nm, prunable, sparsity
+from geomerge.pruning.masks import SparsityPattern, parse_nm, prunable, sparsity
 from geomerge.pruning.plan import PlanStep, check_plan, parse_removals, resolve
 from geomerge.pruning.problem import STEP_PASSES, Subject
 from geomerge.pruning.removal import Removal, removal_stages
@@ -49,9 +49,8 @@ def stages_of(subject: Subject, state: WalkState | None = None) -> list[Stage]:
                 f"that, got {share}; ask for more"
             )
         return weight_stages(
-            subject.network, subject.w, share, options.stages,
-            scope="per-layer" if options.per_layer else "global", nm=nm, kind=options.saliency,
-            state=state,
+            subject.network, subject.w, SparsityPattern(share, options.per_layer, nm),
+            options.stages, options.saliency, state,
         )  # fmt: skip
     gone = removed_units(subject.network, subject.w, subject.units)
     if goal == "remove":

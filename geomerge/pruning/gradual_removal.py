@@ -1,7 +1,7 @@
-"""Stages that let units go at rates: a quadratic program says who moves now and who waits.
+"""Gradual removal of units: a quadratic program chooses the removal rates of each stage.
 
-A unit goes as the columns that read it shrink; once they are zero, so is the rest of it. Between
-stages the columns of half-gone units stand still.
+A unit is removed by shrinking its columns in its consumers. Once these are zero, its producing
+weights are set to zero, too. Between stages the columns of partly removed units are fixed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from geomerge.walks.state import WalkState
 
 __all__ = ["MOST_RATES", "rate_stages"]
 
-MOST_RATES = 300  # units in one program, which takes a second
-_GONE = 1e-6  # of a unit is as good as nothing
+MOST_RATES = 300  # units in one program, which is solved in a second
+_GONE = 1e-6  # share of a unit below which it counts as removed
 
 
 def rate_stages(
@@ -34,62 +34,62 @@ def rate_stages(
     removal: Removal,
     gone: Mapping[str, Sequence[int]],
     stages: int,
-    kept: Sequence[Constraint] = (),
-    allowed: float = float("inf"),
+    constraints: Sequence[Constraint] = (),
+    bound: float = float("inf"),
     state: WalkState | None = None,
 ) -> list[Stage]:
-    r"""Return stages that remove units at the rates that cost least.
+    r"""Return stages that remove units at the rates of least cost.
 
-    At each stage :math:`\min_c c'Qc/2` with :math:`0 \le c \le 1`, progress
-    :math:`\sum_j a_j c_j \ge \tau` and, softly, :math:`D_q + b_q'c \le \delta`, where Q counts
-    every interaction between compensated units of a layer and D_q is what a class has lost.
+    Each stage solves :math:`\min_c c'Qc/2` with :math:`0 \le c \le 1`, progress
+    :math:`\sum_j a_j c_j \ge \tau` and the soft constraints :math:`D_q + b_q'c \le \delta`, where Q
+    holds all interactions between the compensated units of a layer and D_q is the loss of class q.
 
     Args:
-        network: The network.
-        removal: What shall go, by counts.
-        gone: By :attr:`Units.layer`, the units that are zero where the walk starts.
-        stages: How many.
-        kept: What may not get worse: one for each class.
-        allowed: By how much it may.
-        state: Where the stages remember what is left of each unit; of an interrupted walk, what
-            was left before.
+        network: Network.
+        removal: Goal of the removal, by counts.
+        gone: Units that are zero at the walk's start, by :attr:`Units.layer`.
+        stages: Number of stages.
+        constraints: Losses D_q to bound, one for each class.
+        bound: Bound delta on each loss.
+        state: State in which the stages store the share that is left of each unit; that of an
+            interrupted walk holds the shares left before.
 
     Returns:
-        The stages, to be called in order. The last one removes the units that went farthest, as
-        many as wanted, and leaves the others as they are.
+        Stages, to be called in order. The last one removes the units of which least is left, as
+        many as wanted, and frees the columns of the others.
 
     Raises:
-        OptionError: If there are more units than a program can hold, or a size was given.
+        OptionError: If there are more units than a program can hold, or a size is the goal.
     """
     if removal.counts is None:
         raise OptionError(
-            "--choose rates needs numbers of units, got a size; give --remove, or --choose greedy"
+            "`choice` rates needs numbers of units, got a size; give `remove`, or `choice` greedy"
         )
     total = sum(len(removal.candidates[layer]) for layer in removal.counts)
     if total > MOST_RATES:
         raise OptionError(
-            f"--choose rates takes at most {MOST_RATES} units to choose from, got {total}; use "
-            "--choose greedy"
+            f"`choice` rates takes at most {MOST_RATES} units to choose from, got {total}; use "
+            "`choice` greedy"
         )
-    rates = _Rates(network, removal, gone, kept, allowed, state or WalkState())
+    rates = _GradualRemoval(network, removal, gone, constraints, bound, state or WalkState())
     levels = cubic_schedule(0.0, 1.0, stages)
     return [*(partial(rates.shrink, level) for level in levels[:-1]), rates.finish]
 
 
-class _Rates:
-    """How much of each unit is left, from stage to stage."""
+class _GradualRemoval:
+    """Shares that are left of units, from stage to stage."""
 
     def __init__(
         self,
         network: Network,
         removal: Removal,
         gone: Mapping[str, Sequence[int]],
-        kept: Sequence[Constraint],
-        allowed: float,
+        constraints: Sequence[Constraint],
+        bound: float,
         state: WalkState,
     ) -> None:
         self._network, self._removal, self._gone = network, removal, gone
-        self._kept, self._allowed = kept, allowed
+        self._constraints, self._bound = constraints, bound
         self._candidates = {
             layer: torch.tensor(list(found), dtype=torch.int64)
             for layer, found in removal.candidates.items()
@@ -110,27 +110,27 @@ class _Rates:
         w: Tensor,  # (n,)
         metric: Metric,
     ) -> Prescription:
-        """Let candidates go at the rates of the program."""
-        factors, made_up, prices = self._advance(level, w, metric)
-        return self._prescription(w, factors, 1 - level, made_up, prices)
+        """Shrink the candidates at the rates of the program."""
+        factors, compensated, prices = self._advance(level, w, metric)
+        return self._prescription(w, factors, 1 - level, compensated, prices)
 
     def finish(
         self,
         w: Tensor,  # (n,)
         metric: Metric,
     ) -> Prescription:
-        """Remove the units that go farthest; the others stay as they are."""
+        """Remove the units of which least is left; free the others."""
         *_, prices = self._advance(1.0, w, metric)
-        made_up = w.clone()
+        compensated = w.clone()
         for layer, count in (self._removal.counts or {}).items():
             index, left = self._candidates[layer], self._left[layer]
             order = index[left[index].sort(stable=True).indices]
             left[order[:count]], left[order[count:]] = 0.0, 1.0
-            readers = Consumers(self._removal.units[layer], metric, w, self._gone.get(layer, ()))
+            consumers = Consumers(self._removal.units[layer], metric, w, self._gone.get(layer, ()))
             for unit in order[:count].tolist():
-                readers.remove(unit)
-            readers.write(made_up)
-        return self._prescription(w, {}, 0.0, made_up, prices)
+                consumers.remove(unit)
+            consumers.write(compensated)
+        return self._prescription(w, {}, 0.0, compensated, prices)
 
     def _advance(
         self,
@@ -141,21 +141,21 @@ class _Rates:
         """Solve the programs of a stage.
 
         Returns:
-            What stays of each unit, the weights that make up for it, and the prices of budgets.
+            Factors that shrink the units, weights with compensation, and prices of constraints.
         """
-        factors, prices = {}, dict.fromkeys((one.name for one in self._kept), 0.0)
-        made_up = w.clone()
-        rows = [one.row(w) for one in self._kept]
-        room = torch.tensor([self._allowed - d for d, _ in rows], dtype=torch.float64)
+        factors, prices = {}, dict.fromkeys((one.name for one in self._constraints), 0.0)
+        compensated = w.clone()
+        rows = [one.row(w) for one in self._constraints]
+        room = torch.tensor([self._bound - d for d, _ in rows], dtype=torch.float64)
         for layer, count in (self._removal.counts or {}).items():
             index, left = self._candidates[layer], self._left[layer]
             missing = level * count - float((1 - left[index]).sum())
             if missing <= _GONE:
                 continue
             away = (left == 0).nonzero()[:, 0].tolist()
-            readers = Consumers(self._removal.units[layer], metric, w, away)
-            program = readers.program()
-            slopes = torch.stack([readers.slopes(g)[index] for _, g in rows]) if rows else None
+            consumers = Consumers(self._removal.units[layer], metric, w, away)
+            program = consumers.program()
+            slopes = torch.stack([consumers.slopes(g)[index] for _, g in rows]) if rows else None
             found = group_rates(
                 RateProgram(program.hessian[index][:, index], program.linear[index]),
                 left[index],
@@ -163,24 +163,24 @@ class _Rates:
                 rows=slopes,
                 limits=room if rows else None,
             )
-            if slopes is not None:  # what is left of the budgets for the next layer
+            if slopes is not None:  # the next layer has what this one leaves of the bounds
                 room = room - slopes @ found.rates.detach()
             rates = torch.zeros_like(left).index_copy(0, index, found.rates.detach())
-            readers.shrink(rates)
-            readers.write(made_up)
+            consumers.shrink(rates)
+            consumers.write(compensated)
             factors[layer] = 1 - rates
             left *= factors[layer]
             left[left < _GONE] = 0.0
-            for one, price in zip(self._kept, found.prices.tolist(), strict=True):
+            for one, price in zip(self._constraints, found.prices.tolist(), strict=True):
                 prices[one.name] = max(prices[one.name], price)
-        return factors, made_up, {name: price for name, price in prices.items() if price > 0}
+        return factors, compensated, {name: price for name, price in prices.items() if price > 0}
 
     def _prescription(
         self,
         w: Tensor,  # (n,)
         factors: Mapping[str, Tensor],
         remaining: float,
-        made_up: Tensor,  # (n,)
+        compensated: Tensor,  # (n,)
         prices: Mapping[str, float],
     ) -> Prescription:
         self._known["left"] = {layer: left.tolist() for layer, left in self._left.items()}
@@ -189,12 +189,12 @@ class _Rates:
         for layer, units in self._removal.units.items():
             left = self._left[layer]
             for unit in ((left > 0) & (left < 1)).nonzero()[:, 0].tolist():
-                places = units.consumers([unit]).to(w.device)
+                places = units.consumer_places([unit]).to(w.device)
                 free[places] = False
                 if layer in factors:
                     target[places] *= float(factors[layer][unit])
-        # Last, for what is half gone of one layer may be read by what is gone of another.
+        # Last, because a removed unit of one layer may consume a partly removed one of another.
         for layer, units in self._removal.units.items():
             places = units.places((self._left[layer] == 0).nonzero()[:, 0].tolist()).to(w.device)
             free[places], target[places] = False, 0.0
-        return Prescription(target, free, remaining, made_up, prices)
+        return Prescription(target, free, remaining, compensated, prices)

@@ -19,7 +19,7 @@ from geomerge.networks.architectures import recognise
 from geomerge.networks.network import Network
 from geomerge.pruning.damage import damage_of, unit_damage
 from geomerge.pruning.held_out import HeldOut, hold_out
-from geomerge.pruning.masks import prunable, removable, saliency, sparsity
+from geomerge.pruning.masks import SparsityPattern, prunable, removable, saliency, sparsity
 from geomerge.pruning.shrink import removed_units
 from geomerge.pruning.units import FoundUnits, find_units
 
@@ -236,7 +236,9 @@ def _masks(
     for kind in ("magnitude", "obs"):
         scores = saliency(w, metric, kind)
         for share in LEVELS:
-            without = torch.where(removable(scores, network, places, share), 0.0, w)
+            without = torch.where(
+                removable(scores, network, places, SparsityPattern(share)), 0.0, w
+            )
             d = without - w
             rows.append(
                 {

@@ -1,19 +1,21 @@
-"""Which weights may go and which go first: masks over the weight vector, True where one goes."""
+"""Masks of pruned weights, and the saliencies that order them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from geomerge.errors import OptionError
-from geomerge.metrics import KroneckerMetric, Metric
+from geomerge.metrics import Metric
 from geomerge.networks.network import Network
 
 __all__ = [
     "SALIENCIES",
+    "SparsityPattern",
     "parse_nm",
     "prunable",
     "prune_form",
@@ -26,12 +28,12 @@ __all__ = [
 
 
 def prunable(network: Network) -> dict[str, slice]:
-    """Return where the weights lie that may be pruned: those of linear layers and convolutions.
+    """Return the places of prunable weights: those of linear layers and convolutions.
 
-    Biases and norms stay: they are few, and a network without them is hardly smaller.
+    Biases and norms are kept: they are few, and a network without them is hardly smaller.
 
     Args:
-        network: The network.
+        network: Network.
 
     Returns:
         Places in the weight vector, by name of the tensor.
@@ -46,7 +48,7 @@ def zeros(
     w: Tensor,  # (n,)
     places: Mapping[str, slice],
 ) -> Tensor:  # (n,), bool
-    """Return a mask, True at weights that are exactly zero and may be pruned."""
+    """Return a mask of the prunable weights that are exactly zero."""
     found = torch.zeros_like(w, dtype=torch.bool)
     for place in places.values():
         found[place] = w[place] == 0
@@ -67,7 +69,7 @@ def sparsity(
         >>> network = gm.Network(nn.Linear(4, 2))
         >>> w = torch.ones(network.n)
         >>> w[:6] = 0.0
-        >>> sparsity(w, prunable(network))  # of eight weights; biases are not pruned
+        >>> sparsity(w, prunable(network))  # six of eight weights; biases are not counted
         0.75
     """
     zeros = sum(int((w[place] == 0).sum()) for place in places.values())
@@ -76,44 +78,58 @@ def sparsity(
 
 
 def parse_nm(text: str) -> tuple[int, int]:
-    """Read ``"2:4"``: two weights stay of any four neighbours.
+    """Parse ``"2:4"``: two weights stay of any four neighbours.
 
     Raises:
-        OptionError: If the text is not that.
+        OptionError: If the text has another form.
     """
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if match is None or not 0 < int(match[1]) < int(match[2]):
-        raise OptionError(f"expected N:M such as 2:4, N of M weights stay, got --nm {text!r}")
+        raise OptionError(f"expected `nm` to be N:M such as 2:4, N of M weights stay, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+@dataclass(frozen=True)
+class SparsityPattern:
+    """Pattern of the weights that are zero in a sparse network.
+
+    Attributes:
+        share: Share of the prunable weights that is zero, in (0, 1); unused with ``nm``.
+        per_layer: Whether every layer has this share of zeros; otherwise the network as a whole.
+        nm: Numbers (N, M): N of M neighbours along the inputs of a layer stay, the pattern of
+            sparse tensor cores (Mishra et al. 2021). Layers whose number of inputs is not
+            divisible by M stay dense.
+    """
+
+    share: float = 0.0
+    per_layer: bool = False
+    nm: tuple[int, int] | None = None
 
 
 def removable(
     scores: Tensor,  # (n,)
     network: Network,
     places: Mapping[str, slice],
-    share: float,
-    scope: str = "global",
-    nm: tuple[int, int] | None = None,
+    pattern: SparsityPattern,
 ) -> Tensor:  # (n,), bool
-    """Return the weights that a plane leaves out: the lowest scores, under its rule.
+    """Return the mask of the weights with the lowest scores under a sparsity pattern.
 
     Args:
-        scores: The lowest go first.
-        network: The network.
-        places: Where weights may go.
-        share: Share of them that goes, in (0, 1); unused with ``nm``.
-        scope: ``"global"``: the lowest of all layers; ``"per-layer"``: the same share of each.
-        nm: N and M: of M neighbours along the inputs of a layer N stay, as sparse tensor cores
-            want it (Mishra et al. 2021). Layers whose inputs M does not divide stay dense.
+        scores: Scores of all weights.
+        network: Network.
+        places: Places of the prunable weights.
+        pattern: Pattern of the removed weights.
 
     Returns:
-        A mask, True where a weight goes.
+        Mask, True at the weights to be removed.
     """
     gone = torch.zeros_like(scores, dtype=torch.bool)
-    if nm is not None:
+    share = pattern.share
+    if pattern.nm is not None:
         for name, place in places.items():
-            gone[place] = _of_neighbours(scores[place].view(network.shapes[name]), nm).reshape(-1)
-    elif scope == "per-layer":
+            matrix = scores[place].view(network.shapes[name])
+            gone[place] = _of_neighbours(matrix, pattern.nm).reshape(-1)
+    elif pattern.per_layer:
         for place in places.values():
             gone[place] = _lowest(scores[place], round(share * (place.stop - place.start)))
     else:
@@ -128,7 +144,7 @@ def weakest(
     candidates: Tensor,  # (n,), bool
     count: int,
 ) -> Tensor:  # (n,), bool
-    """Return a mask, True at the lowest scores among some weights."""
+    """Return a mask of the candidates with the lowest scores."""
     index = candidates.nonzero()[:, 0]
     found = torch.zeros_like(candidates)
     found[index] = _lowest(scores[index], count)
@@ -140,7 +156,7 @@ def _lowest(
     count: int,
 ) -> Tensor:  # (k,), bool
     found = torch.zeros_like(scores, dtype=torch.bool)
-    # A stable sort: of equal scores the first go, on every machine.
+    # A stable sort picks the first of equal scores on every machine.
     found[scores.sort(stable=True).indices[:count]] = True
     return found
 
@@ -172,20 +188,23 @@ def saliency(
     """Return the saliency of every weight.
 
     Args:
-        w: The weights.
-        metric: The metric there. Metrics without a diagonal at hand give the magnitude.
-        kind: ``"obs"``, ``"obd"`` or ``"magnitude"``.
-        damping: mu.
+        w: Weights.
+        metric: Metric at the weights. For metrics other than the Kronecker metric the saliency is
+            the magnitude.
+        kind: Name of the saliency: ``"obs"``, ``"obd"`` or ``"magnitude"``.
+        damping: Damping mu.
 
     Returns:
-        Half squared functional change; squares of the weights for ``"magnitude"``.
+        Half the squared functional change; squares of the weights for ``"magnitude"``.
     """
     squares = w.square()
-    if kind == "magnitude" or not isinstance(metric, KroneckerMetric):
+    if kind == "magnitude":
         return squares
     if kind == "obd":
-        return squares * metric.diagonal_of(lambda s: s) / 2
-    return squares / (2 * metric.diagonal_of(lambda s: 1 / (s + damping)))
+        diagonal = metric.diagonal_of(lambda s: s)
+        return squares if diagonal is None else squares * diagonal / 2
+    diagonal = metric.diagonal_of(lambda s: 1 / (s + damping))
+    return squares if diagonal is None else squares / (2 * diagonal)
 
 
 def prune_form(
@@ -193,19 +212,19 @@ def prune_form(
     w: Tensor,  # (n,)
     kept: Tensor,  # (n,), bool
 ) -> dict[str, Tensor]:
-    """Return a state dict as ``torch.nn.utils.prune`` makes them.
+    """Return a state dict in the form of ``torch.nn.utils.prune``.
 
-    A tensor with weights that do not stay is stored as ``NAME_orig`` and ``NAME_mask``, all others
-    under their own names. It loads into a plain module on which ``prune.custom_from_mask`` or
-    ``prune.identity`` was called for the same tensors.
+    A tensor with masked weights is stored as ``NAME_orig`` and ``NAME_mask``, all others under
+    their own names. The state dict loads into a plain module on which ``prune.custom_from_mask``
+    or ``prune.identity`` was called for the same tensors.
 
     Args:
-        network: The network.
-        w: Its weights; what does not stay is stored as zero.
-        kept: True where a weight stays.
+        network: Network.
+        w: Weights of the network; masked ones are stored as zero.
+        kept: Mask of the weights that stay.
 
     Returns:
-        The tensors on the CPU; masks have the type of their tensors.
+        Tensors on the CPU; masks have the type of their tensors.
 
     Raises:
         OptionError: If ``kept`` is not one bool for each weight, or drops a running statistic.

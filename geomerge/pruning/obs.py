@@ -1,7 +1,8 @@
-r"""One matrix whose columns read units: what it loses with them, and how the others make up for it.
+r"""Optimal Brain Surgeon for units: the cost of removing units and its compensation.
 
-Least squares in the Kronecker metric :math:`A \otimes B` of the layer: without the columns of P the
-others take over :math:`-W_P [(A + \lambda)^{-1}_{PP}]^{-1} (A + \lambda)^{-1}_{P\cdot}`.
+A *consumer* of a unit is a layer whose weight matrix W has columns that multiply the unit's
+output. Least squares in the Kronecker metric :math:`A \otimes B` of the consumer: when its columns
+P are removed, it adds :math:`-W_P [(A + \lambda)^{-1}_{PP}]^{-1} (A + \lambda)^{-1}_{P\cdot}` to W.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from geomerge.metrics import KroneckerMetric, Metric
+from geomerge.metrics import Metric
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.networks.network import Network
 from geomerge.pruning.parts import Part, Role
@@ -23,34 +24,33 @@ __all__ = [
     "Consumer",
     "Consumers",
     "WideConsumer",
+    "consumer_of",
     "layer_of",
     "magnitudes",
-    "reader_of",
 ]
 
-_DAMPING = 1e-2  # lambda, of the mean of A's diagonal
-_WIDEST = 8192  # inputs of a layer whose A is inverted; of wider ones only the diagonal counts
+_DAMPING = 1e-2  # lambda, as a share of the mean of A's diagonal
+_WIDEST = 8192  # inputs of a layer; with more, the diagonal of A is used instead of its inverse
 
 
 def layer_of(part: Part, metric: Metric) -> KroneckerLayer | None:
-    """Return the metric's layer whose weights are exactly the tensor of a part, if it has one."""
-    layers = metric.layers if isinstance(metric, KroneckerMetric) else ()
-    return next((layer for layer in layers if layer.weight == part.span), None)
+    """Return the metric's layer whose weights are exactly a part's tensor, None without one."""
+    return metric.layer_at(part.span)
 
 
-def reader_of(
+def consumer_of(
     part: Part,
     metric: Metric,
     w: Tensor,  # (n,)
     alive: Tensor,  # (units,), bool
 ) -> Consumer | WideConsumer:
-    """Return the matrix that a part lies in, in the metric at w.
+    """Return the least squares problem of one consumer.
 
     Args:
-        part: Columns that read units.
-        metric: The metric; where it does not cover the matrix, the Euclidean one counts.
-        w: The weights.
-        alive: The units that are not zero.
+        part: Columns that multiply the units' outputs.
+        metric: Metric at ``w``; the Euclidean metric is used for a matrix that it does not cover.
+        w: Weights.
+        alive: Mask of the units that are not zero.
     """
     layer = layer_of(part, metric)
     if torch.Size(part.shape[1:]).numel() > _WIDEST:
@@ -59,7 +59,14 @@ def reader_of(
 
 
 class Consumer:
-    """One matrix whose columns read units, and the least squares on them."""
+    """One weight matrix that takes units as inputs, and the least squares on its columns.
+
+    Args:
+        part: Columns that multiply the units' outputs.
+        layer: Layer of the metric that covers the matrix; None uses the Euclidean metric.
+        w: Weights, shape (n,).
+        alive: Mask of the units that are not zero, shape (units,).
+    """
 
     def __init__(
         self,
@@ -73,7 +80,7 @@ class Consumer:
         self.columns, self.w, self.b, a = _matrices(part, layer, w)
         self._before = self.w.clone()
         self._weighed = self.b @ self.w
-        mean = float(a.diagonal().mean())  # zero where nothing ever comes in
+        mean = float(a.diagonal().mean())  # zero where all inputs are zero
         damping = _DAMPING * mean if mean > 0 else 1.0
         a = a + damping * torch.eye(len(a), dtype=torch.float64)
         dead = self.columns[~alive].reshape(-1)
@@ -89,14 +96,14 @@ class Consumer:
         return found
 
     def costs(self) -> Tensor:  # (units,)
-        """Return the functional change that each unit costs, compensated."""
+        """Return the functional change that removing each unit causes after compensation."""
         columns = self.w[:, self.columns].transpose(0, 1)  # (units, d_out, k)
         weighed = self._weighed[:, self.columns].transpose(0, 1)
         found: Tensor = (columns.mT @ weighed * self._blocks()).sum(dim=(1, 2))
         return found
 
     def remove(self, unit: int) -> None:
-        """Take a unit away; the other columns make up for it."""
+        """Remove a unit and compensate with the other columns."""
         at = self.columns[unit]
         gain = torch.linalg.solve(self.inverse[at[:, None], at], self.inverse[at])  # (k, d_in)
         self.w = self.w - self.w[:, at] @ gain
@@ -110,7 +117,7 @@ class Consumer:
         self,
         rates: Tensor,  # (units,)
     ) -> None:
-        """Take a part of each unit away, each compensated for itself."""
+        """Remove a share of each unit, each compensated by itself."""
         moves = self._blocks() @ self.inverse[self.columns]  # (units, k, d_in)
         moved = self.w[:, self.columns].transpose(0, 1) * rates[:, None, None]
         self.w = self.w - torch.einsum("jok,jki->oi", moved, moves)
@@ -119,8 +126,8 @@ class Consumer:
         self,
         w: Tensor,  # (n,)
     ) -> None:
-        """Add to a weight vector what compensates."""
-        # Added, for another set of units may be read by the same matrix.
+        """Add the compensation to a weight vector."""
+        # Added instead of assigned: the same matrix may consume units of another set as well.
         matrix = (self._cut(w) + self.w - self._before).to(w)
         if self._layer is None:
             w[self._part.span] = matrix.reshape(-1)
@@ -131,7 +138,7 @@ class Consumer:
         self,
         gradient: Tensor,  # (n,)
     ) -> Tensor:  # (units,)
-        """Return by how much something rises to first order as each unit goes, compensated."""
+        """Return the first-order rise of a function as each unit is removed and compensated."""
         moves = self._blocks() @ self.inverse[self.columns]  # (units, k, d_in)
         along = self.w[:, self.columns].transpose(0, 1).mT @ self._cut(gradient)
         return -(along * moves).sum(dim=(1, 2))
@@ -147,7 +154,13 @@ class Consumer:
 
 
 class WideConsumer:
-    """One matrix with too many columns for their inverse: they do not make up for each other."""
+    """One weight matrix with too many columns to invert A: no compensation.
+
+    Args:
+        part: Columns that multiply the units' outputs.
+        layer: Layer of the metric that covers the matrix; None uses the Euclidean metric.
+        w: Weights, shape (n,).
+    """
 
     def __init__(self, part: Part, layer: KroneckerLayer | None, w: Tensor) -> None:
         self._cut = partial(_matrix, part, layer)
@@ -156,33 +169,33 @@ class WideConsumer:
         self._costs = lost[self._columns].sum(dim=1)
 
     def costs(self) -> Tensor:  # (units,)
-        """Return the functional change that each unit costs."""
+        """Return the functional change that removing each unit causes."""
         return self._costs
 
     def remove(self, unit: int) -> None:
-        """Take a unit away: nothing makes up for it."""
+        """Do nothing: there is no compensation to update."""
 
     def shrink(
         self,
         rates: Tensor,  # (units,)
     ) -> None:
-        """Take a part of each unit away: nothing makes up for it."""
+        """Do nothing: there is no compensation to update."""
 
     def write(
         self,
         w: Tensor,  # (n,)
     ) -> None:
-        """Add nothing: nothing compensates."""
+        """Add nothing: there is no compensation."""
 
     def slopes(
         self,
         gradient: Tensor,  # (n,)
     ) -> Tensor:  # (units,)
-        """Return by how much something rises to first order as each unit goes."""
+        """Return the first-order rise of a function as each unit is removed."""
         return -(self._matrix * self._cut(gradient)).sum(dim=0)[self._columns].sum(dim=1)
 
     def quadratic(self) -> Tensor:  # (units, units)
-        """Return the costs as a diagonal: units do not interact."""
+        """Return the costs as a diagonal matrix: interactions of units are ignored."""
         return torch.diag(self._costs)
 
 
@@ -191,7 +204,7 @@ def _matrix(
     layer: KroneckerLayer | None,
     v: Tensor,  # (n,)
 ) -> Tensor:  # (d_out, d_in)
-    """Cut the matrix that reads units out of a weight vector, with its bias if that is known."""
+    """Return the consumer's matrix at a weight vector, with its bias if the metric covers it."""
     if layer is not None:
         return layer.matrix(v).double().cpu()
     return v[part.span].view(part.shape[0], -1).double().cpu()
@@ -205,7 +218,7 @@ def _matrices(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return each unit's columns, the matrix, B, and A or its diagonal, in float64 on the CPU.
 
-    Where the metric does not cover the matrix, B and A are identities.
+    B and A are identities for a matrix that the metric does not cover.
     """
     matrix = _matrix(part, layer, w)
     if layer is None:
@@ -219,66 +232,68 @@ def _matrices(
 
 
 class Consumers:
-    """The layers that read the units of one set, and what they lose with each.
+    """All consumers of the units of one set: costs of removal, and compensation.
 
     Args:
-        units: The set.
-        metric: At the weights.
-        w: The weights, shape (n,).
+        units: Set of units.
+        metric: Metric at the weights.
+        w: Weights, shape (n,).
         gone: Units that are zero already.
     """
 
     def __init__(self, units: Units, metric: Metric, w: Tensor, gone: Sequence[int]) -> None:
         self.alive = torch.ones(units.count, dtype=torch.bool)
         self.alive[list(gone)] = False
-        self._readers = [
-            reader_of(part, metric, w, self.alive) for part in units.parts if part.role is Role.READ
+        self._consumers = [
+            consumer_of(part, metric, w, self.alive)
+            for part in units.parts
+            if part.role is Role.CONSUMER
         ]
 
     def costs(self) -> Tensor:  # (units,), float64
-        """Return the functional change of each unit beside those gone; infinity for those."""
+        """Return the functional change of removing each unit; infinity for removed ones."""
         total = torch.zeros(len(self.alive), dtype=torch.float64)
-        for reader in self._readers:
-            total += reader.costs()
+        for consumer in self._consumers:
+            total += consumer.costs()
         return torch.where(self.alive, total, torch.inf)
 
     def remove(self, unit: int) -> None:
-        """Take a unit away and compensate it."""
+        """Remove a unit and compensate for it."""
         self.alive[unit] = False
-        for reader in self._readers:
-            reader.remove(unit)
+        for consumer in self._consumers:
+            consumer.remove(unit)
 
     def shrink(
         self,
         rates: Tensor,  # (units,), float64
     ) -> None:
-        """Take a part of each unit away, each compensated for itself; costs stay as they were."""
-        for reader in self._readers:
-            reader.shrink(rates)
+        """Remove a share of each unit, each compensated by itself; :meth:`costs` do not change."""
+        for consumer in self._consumers:
+            consumer.shrink(rates)
 
     def write(
         self,
         w: Tensor,  # (n,)
     ) -> None:
-        """Add what compensates to a weight vector."""
-        for reader in self._readers:
-            reader.write(w)
+        """Add the compensation to a weight vector."""
+        for consumer in self._consumers:
+            consumer.write(w)
 
     def slopes(
         self,
         gradient: Tensor,  # (n,)
     ) -> Tensor:  # (units,), float64
-        """Return by how much something rises to first order as each unit goes, compensated."""
+        """Return the first-order rise of a function as each unit is removed and compensated."""
         total = torch.zeros(len(self.alive), dtype=torch.float64)
-        for reader in self._readers:
-            total += reader.slopes(gradient)
+        for consumer in self._consumers:
+            total += consumer.slopes(gradient)
         return total
 
     def program(self) -> RateProgram:
-        """Return the cost of removing units at rates, each compensated for itself."""
+        """Return the cost of removing units at rates, each compensated by itself."""
         q = torch.zeros(len(self.alive), len(self.alive), dtype=torch.float64)
-        for reader in self._readers:
-            q += reader.quadratic()
+        for consumer in self._consumers:
+            q += consumer.quadratic()
         return RateProgram(2 * q, torch.zeros(len(q), dtype=torch.float64))
 
 
@@ -287,11 +302,11 @@ def magnitudes(
     units: Units,
     w: Tensor,  # (n,)
 ) -> Tensor:  # (units,), float64
-    """Return the L1 norm of the weights that make each unit (Li et al. 2017)."""
+    """Return the L1 norm of the weights that produce each unit (Li et al. 2017)."""
     tensors = network.unravel(w)
     total = torch.zeros(units.count, dtype=torch.float64)
     for part in units.parts:
-        if part.role is Role.OWN and len(part.shape) > 1:
+        if part.role is Role.PRODUCER and len(part.shape) > 1:
             rows = tensors[part.tensor].movedim(part.dim, 0).reshape(part.shape[part.dim], -1)
             total += rows.abs().double().sum(dim=1).cpu()[part.indices].sum(dim=1)
     return total

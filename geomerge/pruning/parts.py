@@ -1,4 +1,4 @@
-"""Where the units of a layer lie in one tensor, and so in the weight vector."""
+"""Places of units in one tensor and in the weight vector."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ __all__ = ["Part", "Role"]
 
 
 class Role(Enum):
-    """What entries of a tensor are for a unit."""
+    """Relation of a tensor's entries to a unit."""
 
-    OWN = "makes its output"
-    READ = "reads its output"
-    STATISTICS = "is known of its output"  # running mean and variance: not trained, never zeroed
+    PRODUCER = "produces its output"
+    CONSUMER = "consumes its output"
+    STATISTICS = "running mean and variance of its output"  # not trained, never set to zero
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Where units lie in one tensor.
+    """Places of units in one tensor.
 
     Attributes:
-        tensor: Its name.
-        role: What they are there.
-        start: Where the tensor begins in the weight vector.
-        shape: Of the tensor.
-        dim: Along which dimension the units lie.
-        indices: Which entries along it belong to each unit, shape (units, k).
+        tensor: Name of the tensor.
+        role: Relation of the entries to the units.
+        start: Index in the weight vector at which the tensor begins.
+        shape: Shape of the tensor.
+        dim: Dimension along which the units lie.
+        indices: Entries along ``dim`` that belong to each unit, shape (units, k).
     """
 
     tensor: str
@@ -41,11 +41,11 @@ class Part:
 
     @property
     def span(self) -> slice:
-        """Where the tensor lies in the weight vector."""
+        """Place of the tensor in the weight vector."""
         return slice(self.start, self.start + torch.Size(self.shape).numel())
 
     def columns(self) -> Tensor:  # (units, c)
-        """Return each unit's columns in the tensor as a matrix, for units that are read (dim 1)."""
+        """Return each unit's columns of a consumer's weight matrix (dim 1)."""
         inner = torch.Size(self.shape[2:]).numel()
         columns = self.indices[:, :, None] * inner + torch.arange(inner)
         return columns.reshape(len(self.indices), -1)
@@ -65,6 +65,6 @@ class Part:
         w: Tensor,  # (n,)
         chosen: Tensor,  # (c,), units
     ) -> None:
-        """Set units to zero in a weight vector: as at their places, but much faster for many."""
+        """Set units to zero in a weight vector; for many units faster than by their places."""
         tensor = w[self.span].view(self.shape)
         tensor.index_fill_(self.dim, self.indices[chosen].reshape(-1).to(w.device), 0)

@@ -1,7 +1,6 @@
-"""A plan of reconfigurations: which units go and come back, step by step, checked by numbers.
+"""Validation of reconfiguration plans: the numbers of units removed and restored by each step.
 
-Checking needs no weights and no data: a plan that cannot be carried out is refused before the first
-walk.
+Validation needs neither weights nor data: an impossible plan is refused before the first walk.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ __all__ = ["PlanStep", "Wanted", "check_plan", "load_plan", "parse_removals", "r
 
 
 def resolve(wanted: Wanted, available: Sequence[int]) -> int | tuple[int, ...]:
-    """Say how many or which of some units are meant.
+    """Return the number or the list of units that a step names.
 
     Args:
-        wanted: A count, a share of those available (rounded to units), or units.
-        available: The units that may be chosen: those there, or those gone.
+        wanted: Count, share of the available units (rounded to units), or units.
+        available: Units to choose from: the present ones, or the removed ones.
 
     Returns:
-        How many of them where a choice is left, else which.
+        Number of units where a choice is left, else the units.
 
     Raises:
         OptionError: If more are wanted than are available, or others.
@@ -41,21 +40,21 @@ def resolve(wanted: Wanted, available: Sequence[int]) -> int | tuple[int, ...]:
 def check_plan(
     steps: Sequence[PlanStep], units: Mapping[str, Units], gone: Mapping[str, Sequence[int]]
 ) -> None:
-    """Refuse a plan that cannot be carried out, whatever units its counts and shares come to.
+    """Refuse a plan that cannot be carried out for any choice of its counts and shares.
 
-    What a step removes and restores is counted from before the step, and it removes first. A list
-    after a count for the same layer passes where some choice of that count allows it.
+    Counts and shares of a step refer to the units before the step; removal precedes restoration. A
+    list of units that follows a count for the same layer is accepted if some choice allows it.
 
     Args:
-        steps: The plan.
-        units: What :func:`~geomerge.pruning.units.find_units` found; tied layers go by any of
-            their names.
-        gone: By layer, the units that are gone before the first step.
+        steps: Steps of the plan.
+        units: Result of :func:`~geomerge.pruning.units.find_units`; tied layers may be called by
+            any of their names.
+        gone: Units that are removed before the first step, by layer.
 
     Raises:
         OptionError: If the plan is empty, or a step repeats a name, does nothing, names an unknown
-            layer or unit, leaves a layer empty, restores more than is gone, removes what is gone,
-            restores what is there, or does both to one unit.
+            layer or unit, leaves a layer empty, restores more units than are removed, removes a
+            removed unit, restores a present one, or does both to one unit.
     """
     if not steps:
         raise OptionError("the plan has no steps, expected at least one; write one")
@@ -77,10 +76,14 @@ def check_plan(
 
 
 class _State:
-    """What is known of a layer's units in the course of a plan.
+    """Known state of a layer's units in the course of a plan.
 
-    Which units a count comes to is open until the walk, so a unit is known to be gone, known to be
-    there, or neither.
+    The units of a count are chosen by the walk, so before it a unit is surely removed, surely
+    present, or neither.
+
+    Args:
+        count: Number of units of the layer.
+        gone: Units that are removed at the start.
     """
 
     def __init__(self, count: int, gone: set[int]) -> None:
@@ -92,12 +95,12 @@ class _State:
         return self.count - self.gone
 
     def apply(self, removed: int | tuple[int, ...], restored: int | tuple[int, ...]) -> None:
-        """Take units away and bring others back."""
+        """Remove units and restore others."""
         self.gone += _number(removed) - _number(restored)
         one, other = self.surely_there, self.surely_gone
         self.surely_there = _after(one, removed) | _named(restored)
         self.surely_gone = _after(other, restored) | _named(removed)
-        # Where all that are gone are known, so are all that are there, and the other way round.
+        # If all removed units are known, then so are all present ones, and vice versa.
         if self.gone == len(self.surely_gone):
             self.surely_there = set(range(self.count)) - self.surely_gone
         elif self.there == len(self.surely_there):
@@ -105,7 +108,7 @@ class _State:
 
 
 def _after(known: set[int], leaving: int | tuple[int, ...]) -> set[int]:
-    """Return which of some units surely have not left: none where any of them may have."""
+    """Return the units that surely have not left: none if any of them may have."""
     return known - set(leaving) if isinstance(leaving, tuple) else set() if leaving else set(known)
 
 
@@ -118,7 +121,7 @@ def _number(chosen: int | tuple[int, ...]) -> int:
 
 
 def _carry_out(step: PlanStep, units: Mapping[str, Units], states: dict[str, _State]) -> None:
-    """Check one step and bring the states behind it."""
+    """Check one step and update the states."""
     removed, restored = _by_set(step.remove, units), _by_set(step.restore, units)
     for layer in {**removed, **restored}:
         one = units[layer]
@@ -155,7 +158,7 @@ def _restored(one: Units, wanted: Wanted, state: _State) -> int | tuple[int, ...
 
 
 def _meant(one: Units, wanted: Wanted, available: int, where: str) -> int | tuple[int, ...]:
-    """Return the units or their number, of as many as are available; at least one."""
+    """Return the units or their number, at least one."""
     if isinstance(wanted, float) and not 0 < wanted <= 1:
         raise OptionError(f"expected a share of {one.layer} in (0, 1], got {wanted:g}; correct it")
     if isinstance(wanted, int) and wanted < 1:
@@ -179,7 +182,7 @@ def _count(wanted: int | float, available: int) -> int:
 
 
 def _by_set(wanted: Mapping[str, Wanted], units: Mapping[str, Units]) -> dict[str, Wanted]:
-    """Return what is wanted by :attr:`Units.layer`."""
+    """Return the wanted units by :attr:`Units.layer` instead of by any name of a tied layer."""
     found: dict[str, Wanted] = {}
     for name, value in wanted.items():
         one = unit_named(units, name)

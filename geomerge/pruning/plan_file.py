@@ -1,4 +1,4 @@
-"""A plan as a user writes it: YAML steps and ``LAYER:50`` texts -> :class:`PlanStep`."""
+"""Parsers and writers of removals: YAML plans and ``LAYER:50`` texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geomerge.errors import OptionError, did_you_mean, first_line
 
 __all__ = ["PlanStep", "Wanted", "load_plan", "parse_removals"]
 
-Wanted: TypeAlias = int | float | tuple[int, ...]  # a count, a share, or units from 0
+Wanted: TypeAlias = int | float | tuple[int, ...]  # count, share, or units numbered from 0
 _MOST_UNITS = 1_000_000  # in a range
 _TAKEN = ("dense", "recipe", "report", "curves", "moves")
 _KEYS = ("name", "remove", "restore")
@@ -26,10 +26,11 @@ class PlanStep:
     """One reconfiguration.
 
     Attributes:
-        name: Of the step, no other's.
-        remove: By layer, how many of the units that are there go (a whole number), which share of
-            them (a float in (0, 1], rounded to units), or which ones (numbered from 0).
-        restore: By layer, the same of the units that are gone before the step.
+        name: Name of the step, unique in the plan.
+        remove: Units to remove, by layer: a number of the present units (int), a share of them (a
+            float in (0, 1], rounded to units), or units numbered from 0.
+        restore: Units to restore, by layer, in the same forms: of the units that are removed
+            before the step.
     """
 
     name: str
@@ -41,17 +42,17 @@ def load_plan(path: Path | str) -> list[PlanStep]:
     """Read a plan: a YAML list of ``{name, remove: {layer: ...}, restore: {layer: ...}}``.
 
     Args:
-        path: The file. A layer gets a count, a share or a list of units; ``5-9`` in a list is a
-            range with both ends.
+        path: Path of the file. A layer has a count, a share or a list of units; ``5-9`` in a list
+            is a range including both ends.
 
     Returns:
-        The steps in order; :func:`check_plan` says whether they can be carried out.
+        Steps in order, not yet validated by :func:`~geomerge.pruning.plan.check_plan`.
 
     Raises:
-        OptionError: If the file cannot be read or is no such list.
+        OptionError: If the file cannot be read or has another form.
     """
     try:
-        # A SafeLoader: builds nothing but plain data, as yaml.safe_load does.
+        # A SafeLoader, which builds plain data only, as yaml.safe_load does.
         found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_NamesOnce)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -69,17 +70,18 @@ def load_plan(path: Path | str) -> list[PlanStep]:
 
 
 def parse_removals(texts: Sequence[str]) -> dict[str, Wanted]:
-    """Read removals from the command line.
+    """Parse the removals of a command line.
 
     Args:
-        texts: Each ``LAYER:50`` (a count), ``LAYER:0.5`` (a share), ``LAYER:[1,2,5-9]`` or
-            ``LAYER:1,2,5-9`` (units from 0, both ends of a range); ``LAYER:[1]`` is the unit 1.
+        texts: Texts ``LAYER:50`` (a count), ``LAYER:0.5`` (a share), ``LAYER:[1,2,5-9]`` or
+            ``LAYER:1,2,5-9`` (units numbered from 0, ranges including both ends); ``LAYER:[1]``
+            means the unit 1.
 
     Returns:
-        What to remove, by layer.
+        Units to remove, by layer.
 
     Raises:
-        OptionError: If a text is not that, or two name the same layer.
+        OptionError: If a text has another form, or two texts name the same layer.
 
     Example:
         >>> from geomerge.pruning.plan import parse_removals
@@ -105,7 +107,7 @@ def parse_removals(texts: Sequence[str]) -> dict[str, Wanted]:
 
 
 class _NamesOnce(yaml.SafeLoader):
-    """Plain data; keys are text as it stands (the layer 1.10 is no number), each there once."""
+    """Loader of plain data with unique keys that stay text (the layer 1.10 is no number)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         found: dict[Hashable, Any] = {}
@@ -114,21 +116,21 @@ class _NamesOnce(yaml.SafeLoader):
                 problem = "expected a name before the colon"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if key.value in found:
-                problem = f"{key.value!r} is there twice"
+                problem = f"{key.value!r} is a key twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             found[key.value] = self.construct_object(value, deep=True)
         return found
 
 
 def _where(error: Exception) -> str:
-    """Return the line of an error, if it is known, and what is wrong there."""
+    """Return the problem of an error, with its line if that is known."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     return first_line(error)
 
 
 def _step(item: Any, where: str) -> PlanStep:
-    """Read one step."""
+    """Parse one step."""
     if not isinstance(item, dict):
         raise OptionError(f"expected name, remove and restore in {where}, got {_kind(item)}")
     for key in item:
@@ -165,7 +167,7 @@ def _wanted(found: Any, where: str) -> dict[str, Wanted]:
 
 
 def _indices(entries: Sequence[Any], where: str) -> tuple[int, ...]:
-    """Read units: whole numbers from 0, and ranges as text with both ends."""
+    """Parse units: whole numbers from 0, and texts of ranges including both ends."""
     found: list[int] = []
     for entry in entries:
         match = None if isinstance(entry, bool) else re.fullmatch(r"(\d+)(?:-(\d+))?", str(entry))

@@ -1,4 +1,4 @@
-"""Stages that remove units: filters and neurons, some of each layer or as many as a size wants."""
+"""Greedy removal of units: numbers of units by layer, or a target size of the network."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ CHOICES = ("greedy", "rates", "magnitude")
 
 @dataclass(frozen=True)
 class Removal:
-    """What shall go.
+    """Goal of a removal of units.
 
     Attributes:
-        units: The sets concerned, by :attr:`Units.layer`.
-        candidates: Of each set, the units that may go.
-        counts: Of each set, how many of them go; None where a size decides.
-        size: From how many units of each set are gone to what is left, such as FLOPs; None where
-            counts decide.
-        limit: What may be left of the size.
+        units: Sets of units, by :attr:`Units.layer`.
+        candidates: Units that may be removed, by set.
+        counts: Number of candidates to remove, by set; None if a size is the goal.
+        size: Function from the number of removed units by set to the size of the network, such
+            as its FLOPs; None if counts are the goal.
+        limit: Largest size allowed at the end.
     """
 
     units: Mapping[str, Units]
@@ -53,19 +53,20 @@ def removal_stages(
     """Return stages that set units to zero, the cheapest first.
 
     Args:
-        network: The network.
-        removal: What shall go.
-        gone: By :attr:`Units.layer`, the units that are zero where the walk starts.
-        stages: How many, at most one for each unit that goes.
-        choice: ``"greedy"``: one after the other, each the cheapest beside those gone and
-            compensated; ``"magnitude"``: the smallest L1 norm.
-        state: Where the stages remember what went; of an interrupted walk, what went before.
+        network: Network.
+        removal: Goal of the removal.
+        gone: Units that are zero at the walk's start, by :attr:`Units.layer`.
+        stages: Number of stages, at most one for each unit to remove.
+        choice: Order of removal: ``"greedy"`` removes the unit of the least compensated cost and
+            updates the costs after each; ``"magnitude"`` removes the smallest L1 norm.
+        state: State in which the stages store the removed units; that of an interrupted walk
+            holds those removed before.
 
     Returns:
-        The stages, to be called in order.
+        Stages, to be called in order.
 
     Raises:
-        OptionError: By a stage, if the size cannot be reached with a unit left in every layer.
+        OptionError: In a stage, if the size cannot be reached with a unit left in every layer.
     """
     known = (WalkState() if state is None else state).values
     first = {layer: len(gone.get(layer, ())) for layer in removal.units}
@@ -75,19 +76,21 @@ def removal_stages(
 
     def stage(level: float) -> Stage:
         def at(w: Tensor, metric: Metric) -> Prescription:
-            field = _Field(network, removal, away, w, metric, choice)
+            candidates = _Candidates(network, removal, away, w, metric, choice)
             if removal.counts is None:
-                _reduce(removal, away, field, first, level)
+                _reduce(removal, away, candidates, first, level)
             else:
                 for layer, count in removal.counts.items():
                     while len(away[layer]) < first[layer] + round(level * count):
-                        away[layer].append(field.take(layer))
+                        away[layer].append(candidates.take(layer))
             zero = torch.zeros(network.n, dtype=torch.bool)
             for layer, found in away.items():
                 zero[removal.units[layer].places(found)] = True
             zero = zero.to(w.device)
             target = torch.where(zero, 0.0, w)
-            return Prescription(target, network.trained & ~zero, 1 - level, field.made_up(w))
+            return Prescription(
+                target, network.trained & ~zero, 1 - level, candidates.compensated(w)
+            )
 
         return at
 
@@ -95,8 +98,8 @@ def removal_stages(
     return [stage(level) for level in cubic_schedule(0.0, 1.0, min(stages, total))]
 
 
-class _Field:
-    """The units that may still go, and what each costs now."""
+class _Candidates:
+    """Remaining candidates of a removal and their current costs."""
 
     def __init__(
         self,
@@ -108,7 +111,7 @@ class _Field:
         choice: str,
     ) -> None:
         self._choice = choice
-        self._readers: dict[str, Consumers] = {}
+        self._consumers: dict[str, Consumers] = {}
         self._barred: dict[str, Tensor] = {}
         self._costs: dict[str, Tensor] = {}
         for layer, units in removal.units.items():
@@ -116,45 +119,45 @@ class _Field:
             barred[list(removal.candidates[layer])] = False
             barred[list(away[layer])] = True
             self._barred[layer] = barred
-            self._readers[layer] = Consumers(units, metric, w, away[layer])
+            self._consumers[layer] = Consumers(units, metric, w, away[layer])
             self._costs[layer] = (
-                self._readers[layer].costs()
+                self._consumers[layer].costs()
                 if choice == "greedy"
                 else magnitudes(network, units, w)
             )
 
     def cheapest(self, layer: str) -> float:
-        """Return what the cheapest unit of a layer costs, infinity where none may go."""
+        """Return the cost of a layer's cheapest candidate, infinity without one."""
         return float(torch.where(self._barred[layer], torch.inf, self._costs[layer]).min())
 
     def take(self, layer: str) -> int:
-        """Remove the cheapest unit of a layer and return it."""
+        """Remove the cheapest candidate of a layer and return it."""
         unit = int(torch.where(self._barred[layer], torch.inf, self._costs[layer]).argmin())
         self._barred[layer][unit] = True
-        self._readers[layer].remove(unit)
+        self._consumers[layer].remove(unit)
         if self._choice == "greedy":
-            self._costs[layer] = self._readers[layer].costs()
+            self._costs[layer] = self._consumers[layer].costs()
         return unit
 
-    def made_up(
+    def compensated(
         self,
         w: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
-        """Return weights in which the layers that read make up for the units taken."""
+        """Return weights in which the consumers compensate for the removed units."""
         found = w.clone()
-        for readers in self._readers.values():
-            readers.write(found)
+        for consumers in self._consumers.values():
+            consumers.write(found)
         return found
 
 
 def _reduce(
     removal: Removal,
     away: dict[str, list[int]],
-    field: _Field,
+    candidates: _Candidates,
     first: Mapping[str, int],
     level: float,
 ) -> None:
-    """Remove the units that cost least for what they save until the size is small enough."""
+    """Remove the units of least cost per saved size until the size is small enough."""
     assert removal.size is not None
     start = removal.size(first)
     wanted = start + level * (removal.limit - start)
@@ -165,13 +168,13 @@ def _reduce(
         for layer, units in removal.units.items():
             if counts[layer] + 1 < units.count:
                 saved = now - removal.size({**counts, layer: counts[layer] + 1})
-                prices[layer] = field.cheapest(layer) / saved if saved > 0 else float("inf")
+                prices[layer] = candidates.cheapest(layer) / saved if saved > 0 else float("inf")
         layer = min(prices, key=lambda name: prices[name], default="")
         if prices.get(layer, float("inf")) == float("inf"):
             raise OptionError(
-                f"expected a size that leaves a unit in every layer, got one of {removal.limit}; "
-                f"{now} are left without all that can go: ask for less"
+                f"expected a size that leaves a unit in every layer, got {removal.limit}, and "
+                f"removing all candidates leaves {now}; ask for less"
             )
-        away[layer].append(field.take(layer))
+        away[layer].append(candidates.take(layer))
         counts[layer] += 1
         now = removal.size(counts)

@@ -1,7 +1,7 @@
-"""Sparse planes, and the stages in which a walk reaches them.
+"""Sparsity schedules: stages of a walk that remove single weights or restore units.
 
-What goes next is chosen anew at every stage, from the weights and the metric there; what went
-stays away.
+The weights to be removed next are chosen at every stage, from the weights and the metric of that
+stage. Removed weights stay zero.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from geomerge.errors import OptionError
 from geomerge.metrics import Metric
 from geomerge.networks.network import Network
-from geomerge.pruning.masks import prunable, removable, saliency, weakest, zeros
+from geomerge.pruning.masks import SparsityPattern, prunable, removable, saliency, weakest, zeros
 from geomerge.pruning.parts import Role
 from geomerge.pruning.shrink import removed_units
 from geomerge.pruning.units import Units
@@ -25,7 +25,7 @@ __all__ = ["cubic_schedule", "restoring_stages", "weight_stages"]
 
 
 def cubic_schedule(first: float, last: float, stages: int) -> list[float]:
-    """Return levels from the one after ``first`` to ``last``: large steps first, small ones last.
+    """Return levels from the one after ``first`` to ``last``, with decreasing differences.
 
     Zhu & Gupta 2017, eq. (1).
     """
@@ -35,54 +35,50 @@ def cubic_schedule(first: float, last: float, stages: int) -> list[float]:
 def weight_stages(
     network: Network,
     start: Tensor,  # (n,)
-    share: float,
+    pattern: SparsityPattern,
     stages: int,
-    *,
-    scope: str = "global",
-    nm: tuple[int, int] | None = None,
     kind: str = "obs",
     state: WalkState | None = None,
 ) -> list[Stage]:
     """Return stages that set single weights to zero.
 
     Args:
-        network: The network.
-        start: Where the walk starts; weights that are zero there stay so.
-        share: Share of the prunable weights that is zero at the end; unused with ``nm``.
-        stages: How many.
-        scope: ``"global"`` or ``"per-layer"``.
-        nm: N and M of an N:M pattern.
-        kind: Saliency by which they go.
-        state: Where the stages remember what went; of an interrupted walk, what went before.
+        network: Network.
+        start: First point of the walk; its zero weights stay zero.
+        pattern: Share of the prunable weights that is zero at the end, and its pattern.
+        stages: Number of stages.
+        kind: Saliency that orders the weights.
+        state: State in which the stages store the removed weights; that of an interrupted walk
+            holds those removed before.
 
     Returns:
-        The stages, to be called in order.
+        Stages, to be called in order.
 
     Raises:
-        OptionError: If nothing would go, or nothing of a layer would stay.
+        OptionError: If no weight would be removed, or no weight of a layer would stay.
     """
     places = prunable(network)
     if not places:
         raise OptionError(
-            "the network has no linear layer and no convolution, expected one at least: their "
-            "weights are what can go"
+            "the network has no linear layer and no convolution, expected at least one: only their "
+            "weights can be removed"
         )
     total = sum(place.stop - place.start for place in places.values())
     known = (WalkState() if state is None else state).tensors
     zero = zeros(start, places)
     known.setdefault("gone", zero)
-    pattern = removable(start.square(), network, places, share, scope, nm)
-    _check_pattern(pattern, places, nm)
-    first, final = (float(mask.sum()) / total for mask in (zero, pattern))
+    smallest = removable(start.square(), network, places, pattern)
+    _check_mask(smallest, places, pattern)
+    first, final = (float(mask.sum()) / total for mask in (zero, smallest))
     parameters = network.trained
 
     def stage(level: float) -> Stage:
         def at(w: Tensor, metric: Metric) -> Prescription:
             scores = saliency(w, metric, kind)
             scores[known["gone"]] = -1.0
-            for place in places.values():  # the last weight of a layer stays
+            for place in places.values():  # at least one weight of every layer stays
                 scores[place.start + int(scores[place].argmax())] = torch.inf
-            last = removable(scores, network, places, share, scope, nm)
+            last = removable(scores, network, places, pattern)
             count = min(round(level * total), int(last.sum()))
             known["gone"] = gone = known["gone"] | weakest(scores, last, count)
             left = (final - level) / (final - first) if final != first else 0.0
@@ -93,21 +89,21 @@ def weight_stages(
     return [stage(level) for level in cubic_schedule(first, final, stages)]
 
 
-def _check_pattern(
-    pattern: Tensor,  # (n,), bool
+def _check_mask(
+    mask: Tensor,  # (n,), bool
     places: Mapping[str, slice],
-    nm: tuple[int, int] | None,
+    pattern: SparsityPattern,
 ) -> None:
-    """Refuse a plane on which nothing is zero, or nothing of a layer is left."""
-    if not pattern.any():
-        if nm is None:
-            raise OptionError("no weight goes at this --sparsity; ask for more")
+    """Refuse a plane without zeros, or with only zeros in a layer."""
+    if not mask.any():
+        if pattern.nm is None:
+            raise OptionError("no weight is removed at this `sparsity`; ask for more")
         raise OptionError(
-            f"no layer has a number of inputs that {nm[1]} divides, expected one at least for an "
-            "N:M pattern; give --sparsity instead"
+            f"no layer has a number of inputs divisible by {pattern.nm[1]}, expected at least one "
+            "for an N:M pattern; give `sparsity` instead"
         )
     for name, place in places.items():
-        if pattern[place].all():
+        if mask[place].all():
             raise OptionError(
                 f"nothing would be left of {name} at this sparsity, expected a weight in every "
                 "layer; ask for less"
@@ -121,17 +117,17 @@ def restoring_stages(
     returning: Mapping[str, Sequence[int]],
     stages: int,
 ) -> list[Stage]:
-    """Return stages in which units come back as they were; the other weights make room.
+    """Return stages that restore units to their original weights while the others adapt.
 
     Args:
-        network: The network.
-        origin: Weights that they come back to.
-        units: The units of the network.
-        returning: By :attr:`Units.layer`, which ones come back, in this order.
-        stages: How many, at most.
+        network: Network.
+        origin: Weights to which the units are restored.
+        units: Units of the network.
+        returning: Units to restore, in this order, by :attr:`Units.layer`.
+        stages: Largest number of stages.
 
     Returns:
-        The stages, to be called in order. Units that have come back do not move again.
+        Stages, to be called in order. Restored units do not move again.
     """
     parameters = network.trained
     queue = [(layer, unit) for layer, found in returning.items() for unit in found]
@@ -155,7 +151,7 @@ def restoring_stages(
                     if part.role is not Role.STATISTICS:
                         held[at_part] = True
             target = torch.where(away, 0.0, target)
-            # Nothing flows through what comes back yet: what it does shows only afterwards.
+            # No compensation: a restored unit has no first-order effect, its weights were zero.
             free = parameters & ~held & ~away
             return Prescription(target, free, 1 - done / len(queue), w)
 

@@ -1,4 +1,4 @@
-"""Units that are zero -> a network without them, and a file of it that plain PyTorch opens."""
+"""Physically smaller networks: removal of zero units, and export for plain PyTorch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from geomerge.pruning.units import Units, find_units, unit_named
 
 __all__ = ["export_plain", "removed_units", "shrink"]
 
-_SAME = 1e-5  # relative difference of outputs by rounding alone, in a deep network in float32
+_SAME = 1e-5  # relative rounding error of the outputs of a deep network in float32
 
 
 def removed_units(
@@ -27,15 +27,15 @@ def removed_units(
     w: Tensor,  # (n,)
     units: Mapping[str, Units],
 ) -> dict[str, list[int]]:
-    """Find the units that are gone at some weights: all that makes or reads them is exactly zero.
+    """Find removed units: those whose producing and consuming weights are all exactly zero.
 
     Args:
-        network: The network.
-        w: Its weights.
-        units: What :func:`~geomerge.pruning.units.find_units` found.
+        network: Network.
+        w: Weights of the network.
+        units: Result of :func:`~geomerge.pruning.units.find_units`.
 
     Returns:
-        By :attr:`Units.layer`, the units in order; layers without such units are left out.
+        Removed units in order, by :attr:`Units.layer`; layers without any are left out.
     """
     tensors = network.unravel(w)
     gone: dict[str, list[int]] = {}
@@ -60,23 +60,23 @@ def shrink(
     removed: Mapping[str, Sequence[int]],
     example: Tensor,  # (B, ...)
 ) -> nn.Module:
-    """Return a smaller copy of the network, without some units.
+    """Return a smaller copy of the network without some units.
 
-    Its outputs are those of the network with these units' places at zero, but for rounding; that
-    is tried on the example.
+    Its outputs equal, up to rounding, those of the network with these units at zero, which is
+    checked on the example.
 
     Args:
-        network: The network; it stays as it is.
-        w: Its weights.
-        removed: By name of a layer, units of it, numbered from 0; tied layers lose the same.
-        example: Some inputs.
+        network: Network; it is not changed.
+        w: Weights of the network.
+        removed: Units by name of a layer, numbered from 0; tied layers lose the same units.
+        example: Batch of inputs for the check.
 
     Returns:
-        A network of the same class with weights of its own, in evaluation mode.
+        Module of the same class with weights of its own, in evaluation mode.
 
     Raises:
         OptionError: If units cannot be removed, if a layer would keep none, or if the network's
-            own code depends on its widths so that a smaller one computes something else.
+            own code depends on its widths so that a smaller network has other outputs.
     """
     found = find_units(network, example)
     chosen: dict[str, tuple[Units, list[int]]] = {}
@@ -85,7 +85,7 @@ def shrink(
         before = chosen.get(units.layer, (units, []))[1]
         chosen[units.layer] = (units, units.chosen([*before, *indices]).tolist())
     masked = w.clone()
-    left: dict[tuple[str, int], Tensor] = {}  # by tensor and dimension: which entries stay
+    left: dict[tuple[str, int], Tensor] = {}  # mask of entries that stay, by (tensor, dimension)
     for units, indices in chosen.values():
         if len(indices) == units.count:
             raise OptionError(
@@ -117,34 +117,34 @@ def export_plain(
 ) -> None:
     """Write a network as a program that PyTorch runs without geomerge and without its class.
 
-    ``torch.export.load(path).module()`` takes batches of any size. That the program computes the
-    same, for a batch of another size too, is checked before anything is written.
+    ``torch.export.load(path).module()`` takes batches of any size. The program's outputs are
+    compared with the network's, for another batch size as well, before the file is written.
 
     Args:
-        module: The network, in evaluation mode.
-        example: Some inputs.
-        path: A ``.pt2`` file, replaced in one step.
+        module: Network in evaluation mode.
+        example: Batch of inputs.
+        path: Path of the ``.pt2`` file, replaced in one step.
 
     Raises:
         CheckpointError: If the network cannot be exported.
-        RunError: If the path ends otherwise or cannot be written.
+        RunError: If the path has another suffix or cannot be written.
     """
     path = Path(path)
     check_output(path, (".pt2",))
-    x = torch.cat([example, example])[:2]  # one input would fix the size of batches to one
+    x = torch.cat([example, example])[:2]  # a single input would fix the batch size to one
     buffer = io.BytesIO()
     try:
         with torch.no_grad():
             size = torch.export.Dim("batch")
             program = torch.export.export(module, (x,), dynamic_shapes=({0: size},))
             for node in program.graph.nodes:
-                node.meta.pop("stack_trace", None)  # paths of this machine, and lines of its code
+                node.meta.pop("stack_trace", None)  # it holds paths and code lines of this machine
             torch.export.save(program, buffer)
             content = buffer.getvalue()
             again = torch.export.load(io.BytesIO(content)).module()
             three = torch.cat([x, x[:1]])
             same = all(_same(again(batch), module(batch)) for batch in (x, three))
-    except Exception as error:  # whatever torch.export and the network's own code raise
+    except Exception as error:  # torch.export and the network's own code raise any type
         raise CheckpointError(
             f"torch.export cannot export this network ({first_line(error)}); save its weights as "
             ".safetensors instead"
@@ -162,14 +162,14 @@ def _check_same(network: Network, masked: Tensor, small: nn.Module, x: Tensor) -
         expected = network.head_view(slice(None)).outputs(masked, x)
         try:
             got = small(x)
-        except Exception as error:  # whatever the network's own code raises
+        except Exception as error:  # the network's own code raises any type
             raise OptionError(
                 "the network does not work with fewer units: its own code expects the widths that "
                 f"it had ({first_line(error)}); remove units of other layers, or single weights"
             ) from error
     if not _same(got, expected):
         raise OptionError(
-            "the network without these units computes something else than with them at zero; "
+            "the network without these units has other outputs than with them at zero; "
             "remove units of other layers, or single weights"
         )
 

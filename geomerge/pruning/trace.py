@@ -1,8 +1,8 @@
-"""A forward pass -> which outputs and inputs of which layers belong together.
+"""Dependency groups of units, traced by torch-pruning.
 
 torch-pruning's graph (Fang et al., DepGraph, CVPR 2023) follows the channels of a layer through a
-network. It takes every operation that it does not know for an elementwise one, so what it says is
-only a proposal: :mod:`geomerge.pruning.units` tries it out.
+network. It treats every operation that it does not know as an elementwise one, so its groups are
+only proposals, which :mod:`geomerge.pruning.units` tests.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["Group", "Touch", "trace_groups"]
 
 @dataclass(frozen=True, eq=False)
 class Touch:
-    """What the units of a group are in one layer.
+    """Outputs or inputs of one layer that belong to the units of a group.
 
     Attributes:
         layer: Dotted name of a Linear, convolution or BatchNorm layer.
-        outputs: Whether they are its outputs, else its inputs.
-        indices: Which of them belong to each unit, shape (units, k).
+        outputs: Whether the units are outputs of the layer, else they are inputs.
+        indices: Outputs or inputs that belong to each unit, shape (units, k).
     """
 
     layer: str
@@ -38,11 +38,11 @@ class Touch:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Units that leave together: the outputs of tied layers, and everything that reads them.
+    """Units of tied layers with all their producers and consumers.
 
     Attributes:
-        layers: The layers whose outputs they are, the first of the network first.
-        touches: Everything that goes with them.
+        layers: Names of the layers that have these outputs, in the network's order.
+        touches: Outputs and inputs of layers that are removed together with the units.
     """
 
     layers: tuple[str, ...]
@@ -57,30 +57,30 @@ def trace_groups(
     """Group the outputs of all Linear and convolution layers.
 
     Args:
-        module: The network; only a copy of it is run.
-        example: Some of its inputs.
-        norms: Whether units may pass through a LayerNorm or a GroupNorm: they may where they only
-            change places.
+        module: Network; only a copy of it is run.
+        example: Batch of its inputs.
+        norms: Whether units may pass through a LayerNorm or a GroupNorm, which permutations of
+            units allow and removal does not.
 
     Returns:
-        The groups, and for every layer in none of them the reason, the end of a sentence.
+        Groups, and the reason for every layer without a group, the end of a sentence.
 
     Raises:
         OptionError: If the network cannot be traced.
     """
-    import torch_pruning  # needed only where units are looked for
+    import torch_pruning  # slow to import, and used here alone
 
     try:
-        # On a copy: tracing turns gradients on, and leaves its hooks behind where it fails.
+        # A copy, because tracing enables gradients and leaves hooks behind if it fails.
         copied = copy.deepcopy(module).eval()
         for parameter in copied.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         with torch.enable_grad():
-            # The inputs as a list: a bare tensor would be unpacked along its batch first.
+            # A list, because a bare tensor would be unpacked along its batch.
             graph = torch_pruning.DependencyGraph().build_dependency(
                 copied, [example], verbose=False
             )
-    except Exception as error:  # whatever torch-pruning and the network's own code raise
+    except Exception as error:  # torch-pruning and the network's own code raise any type
         raise OptionError(
             f"torch-pruning cannot trace this network ({first_line(error)}); its units cannot be "
             "removed, remove single weights instead"
@@ -98,7 +98,7 @@ def trace_groups(
         else:
             try:
                 found = _group(graph, layer, names, norms)
-            except Exception as error:  # torch-pruning's own, at operations it gets wrong
+            except Exception as error:  # torch-pruning raises any type at unsupported operations
                 found = f"torch-pruning cannot follow its outputs ({first_line(error)})"
         if isinstance(found, Group):
             groups.append(found)
@@ -109,7 +109,7 @@ def trace_groups(
 
 
 def _group(graph: Any, root: nn.Module, names: dict[nn.Module, str], norms: bool) -> Group | str:
-    """Return the group of a layer's outputs, or why they cannot go one by one."""
+    """Return the group of a layer's outputs, or the reason why it has none."""
     from torch_pruning.ops import OPTYPE
 
     pruner = graph.get_pruner_of_module(root)
@@ -130,7 +130,7 @@ def _group(graph: Any, root: nn.Module, names: dict[nn.Module, str], norms: bool
             return why
         indices = _by_unit(item.idxs, item.root_idxs, count)
         if indices is None:
-            return "they are joined or split on the way, so that they cannot go one by one"
+            return "they are joined or split on the way, so that they cannot be removed one by one"
         touches.append(Touch(names[layer], outputs, indices))
         if outputs and isinstance(layer, (nn.Linear, _ConvNd)):
             if not torch.equal(indices, torch.arange(graph.get_out_channels(layer))[:, None]):
@@ -144,7 +144,7 @@ def _group(graph: Any, root: nn.Module, names: dict[nn.Module, str], norms: bool
 
 
 def _untouchable(layer: nn.Module, name: str) -> str | None:
-    """Say why units cannot be taken out of a layer exactly, if so."""
+    """Return the reason why units cannot be removed from a layer exactly, None if they can."""
     if isinstance(layer, (nn.GroupNorm, nn.LayerNorm)):
         return (
             f"they pass through {name}, a {type(layer).__name__} that scales units by each other, "
@@ -161,7 +161,7 @@ def _untouchable(layer: nn.Module, name: str) -> str | None:
 
 
 def _by_unit(indices: list[int], roots: list[int], count: int) -> Tensor | None:
-    """Return the indices of each unit, shape (count, k), or None if some have more than others."""
+    """Return the indices of each unit, shape (count, k), None if their numbers differ."""
     where, unit = torch.tensor(indices), torch.tensor(roots)
     if not torch.equal(torch.bincount(unit), torch.full((count,), len(where) // count)):
         return None

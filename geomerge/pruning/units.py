@@ -1,8 +1,8 @@
-"""Units of a network: filters and neurons, with all that depends on them, in the weight vector.
+"""Units of a network: filters and neurons, with their producers and consumers.
 
-A unit is an output channel of a convolution or an output of a linear layer. Units of layers whose
-outputs are added are one. Where all weights that make a unit and all weights that read it are
-zero, the network computes what a smaller one without that unit does.
+A unit is an output channel of a convolution or an output of a linear layer. Layers whose outputs
+are added have their units in common. If all weights that produce a unit and all weights that
+consume it are zero, the network equals a smaller one without that unit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from geomerge.pruning.trace import Group, trace_groups
 
 __all__ = ["FoundUnits", "Units", "find_units", "traced_units", "unit_named"]
 
-_LEAK = 1e-6  # relative change of the outputs that counts as one; units that are cut leave none
+_LEAK = 1e-6  # relative change of the outputs from which units count as not removable
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +30,10 @@ class Units:
     """The units of a layer, and of the layers tied to it.
 
     Attributes:
-        layer: The layer they are known by: the first of those tied.
-        layers: All layers whose outputs they are.
-        count: How many they are.
-        parts: Where they lie.
+        layer: Name of the set: the first of the tied layers.
+        layers: Names of all layers that have these outputs.
+        count: Number of units.
+        parts: Places of the units, tensor by tensor.
     """
 
     layer: str
@@ -42,24 +42,24 @@ class Units:
     parts: tuple[Part, ...] = field(repr=False)
 
     def places(self, indices: Sequence[int]) -> Tensor:  # (p,), sorted
-        """Return the places in the weight vector of all that is zero without some units.
+        """Return the places in the weight vector that are zero when some units are removed.
 
         Args:
-            indices: The units, numbered from 0.
+            indices: Units, numbered from 0.
 
         Returns:
-            Places of the weights that make the units or read them, int64, on the CPU.
+            Places of the weights that produce or consume the units, int64, on the CPU.
 
         Raises:
             OptionError: If there is no such unit.
         """
-        return self._places(indices, (Role.OWN, Role.READ))
+        return self._places(indices, (Role.PRODUCER, Role.CONSUMER))
 
-    def consumers(self, indices: Sequence[int]) -> Tensor:  # (p,), sorted
-        """Return the places of the weights that read units: columns of the next layers.
+    def consumer_places(self, indices: Sequence[int]) -> Tensor:  # (p,), sorted
+        """Return the places of the weights that consume units: columns of the next layers.
 
         Args:
-            indices: The units, numbered from 0.
+            indices: Units, numbered from 0.
 
         Returns:
             Places in the weight vector, int64, on the CPU.
@@ -67,16 +67,16 @@ class Units:
         Raises:
             OptionError: If there is no such unit.
         """
-        return self._places(indices, (Role.READ,))
+        return self._places(indices, (Role.CONSUMER,))
 
     def chosen(self, indices: Sequence[int]) -> Tensor:  # (c,), sorted
-        """Return units as an index, each once.
+        """Return units as a tensor of indices without duplicates.
 
         Args:
-            indices: The units, numbered from 0.
+            indices: Units, numbered from 0.
 
         Returns:
-            The same as int64.
+            Indices, int64.
 
         Raises:
             OptionError: If there is no such unit.
@@ -93,14 +93,14 @@ class Units:
         self,
         w: Tensor,  # (n,)
         indices: Sequence[int],
-        roles: Sequence[Role] = (Role.OWN, Role.READ),
+        roles: Sequence[Role] = (Role.PRODUCER, Role.CONSUMER),
     ) -> None:
-        """Set some units to zero in a weight vector, which is changed.
+        """Set some units to zero in a weight vector, in place.
 
         Args:
-            w: The weights.
-            indices: The units, numbered from 0.
-            roles: What of them; all of :meth:`places` unless told.
+            w: Weights.
+            indices: Units, numbered from 0.
+            roles: Parts to set to zero; the default is all of :meth:`places`.
 
         Raises:
             OptionError: If there is no such unit.
@@ -118,10 +118,15 @@ class Units:
 
 
 class FoundUnits(dict[str, Units]):
-    """Units by the name of each layer, and why other layers have none.
+    """Removable units by the name of each layer.
+
+    Args:
+        found: Units by the name of each layer; tied layers have the same units.
+        refused: Reason why the units of other layers cannot be removed, by layer.
 
     Attributes:
-        refused: By layer, why its units cannot be removed: the end of a sentence.
+        refused: Reason why the units of other layers cannot be removed, by layer: the end of a
+            sentence.
     """
 
     def __init__(self, found: Mapping[str, Units], refused: Mapping[str, str]) -> None:
@@ -133,18 +138,18 @@ def find_units(
     network: Network,
     example: Tensor,  # (B, ...)
 ) -> FoundUnits:
-    """Find the units that can be removed: masked, the network is exactly one without them.
+    """Find the removable units: with them at zero, the network equals one without them.
 
-    Left out are the network's outputs, units that pass through a LayerNorm or a GroupNorm, and
-    whatever cannot be traced. What torch-pruning says is tried out: with the weights that read
-    some units zero, the weights that make those must not matter.
+    The network's outputs, units that pass through a LayerNorm or a GroupNorm, and untraceable
+    layers are left out. The groups that torch-pruning proposes are tested: when the weights that
+    consume some units are zero, the weights that produce those units must have no effect.
 
     Args:
-        network: The network; it stays as it is.
-        example: Some of its inputs; two are enough.
+        network: Network; it is not changed.
+        example: Batch of its inputs; the first two are used.
 
     Returns:
-        By name of every layer, the units; tied layers have the same.
+        Units by the name of every layer; tied layers have the same.
 
     Raises:
         OptionError: If the network cannot be traced.
@@ -164,15 +169,15 @@ def traced_units(
     example: Tensor,  # (B, ...)
     norms: bool = False,
 ) -> tuple[list[Units], dict[str, str]]:
-    """Return the units that a trace finds: a proposal, to be tried out.
+    """Return the units that a trace proposes, untested.
 
     Args:
-        network: The network; it stays as it is.
-        example: Some of its inputs.
+        network: Network; it is not changed.
+        example: Batch of its inputs.
         norms: Whether units may pass through a LayerNorm or a GroupNorm.
 
     Returns:
-        The units, and for every layer without any the reason, the end of a sentence.
+        Units, and the reason for every layer without units, the end of a sentence.
 
     Raises:
         OptionError: If the network cannot be traced.
@@ -192,11 +197,11 @@ def unit_named(units: Mapping[str, Units], layer: str) -> Units:
     """Return the units of a layer.
 
     Args:
-        units: What :func:`find_units` found.
+        units: Result of :func:`find_units`.
         layer: Dotted name of the layer.
 
     Returns:
-        Its units.
+        Units of the layer.
 
     Raises:
         OptionError: If there is no such layer, or its units cannot be removed.
@@ -215,7 +220,11 @@ def _units(network: Network, group: Group) -> Units:
     parts = []
     for touch in group.touches:
         layer = network.module.get_submodule(touch.layer)
-        roles = {"weight": Role.OWN, "bias": Role.OWN} if touch.outputs else {"weight": Role.READ}
+        roles = (
+            {"weight": Role.PRODUCER, "bias": Role.PRODUCER}
+            if touch.outputs
+            else {"weight": Role.CONSUMER}
+        )
         if isinstance(layer, _BatchNorm):
             roles |= {"running_mean": Role.STATISTICS, "running_var": Role.STATISTICS}
         for kind, role in roles.items():
@@ -228,7 +237,7 @@ def _units(network: Network, group: Group) -> Units:
 
 
 def _without_weights(network: Network, group: Group) -> str | None:
-    """Return a layer of a group whose weights are not its own, if there is one."""
+    """Return a layer of a group with shared or derived weights, None without one."""
     everywhere = network.module.named_parameters(remove_duplicate=False)
     owners = Counter(id(parameter) for _, parameter in everywhere)
     for touch in group.touches:
@@ -240,7 +249,7 @@ def _without_weights(network: Network, group: Group) -> str | None:
 
 
 def _leaks(network: Network, sets: Sequence[Units], example: Tensor) -> bool:
-    """Return whether units have an effect other than through the weights that read them."""
+    """Whether units act on the outputs other than through the weights that consume them."""
     generator = torch.Generator().manual_seed(0)
     everything = network.head_view(slice(None))
     w = network.initial.clone()
@@ -249,16 +258,16 @@ def _leaks(network: Network, sets: Sequence[Units], example: Tensor) -> bool:
         x = torch.randn(x.shape, generator=generator).to(x)
     for name, place in network.slices.items():
         if place.stop <= network.n_parameters:
-            # Away from zeros, which would hide an effect: the last scale of a residual branch.
+            # Zero weights, such as the last scale of a residual branch, would hide an effect.
             scale = 0.1 * (float(w[place].square().mean().sqrt()) or 1.0)
             noise = torch.randn(network.shapes[name].numel(), generator=generator)
             w[place] += scale * noise.to(w)
     some = [torch.randperm(u.count, generator=generator)[: -(-u.count // 2)].tolist() for u in sets]
     for units, half in zip(sets, some, strict=True):
-        units.clear(w, half, [Role.READ])
+        units.clear(w, half, [Role.CONSUMER])
     with torch.no_grad():
         made = everything.outputs(w, x)
         for units, half in zip(sets, some, strict=True):
-            units.clear(w, half, [Role.OWN])
+            units.clear(w, half, [Role.PRODUCER])
         cut = everything.outputs(w, x)
     return not bool((made - cut).norm() <= _LEAK * made.norm())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.metrics import KroneckerMetric, Metric, exact_metric
+from geomerge.metrics import Metric, exact_metric
 from geomerge.monitor.progress import Progress
 from geomerge.paths.leg import Leg, record_leg
 from geomerge.pruning.goals import stages_of
@@ -288,8 +288,7 @@ def stable_rate(
         metric: The metric there.
         damping: mu.
     """
-    if isinstance(metric, KroneckerMetric):
-        metric = metric.sharpened(damping)
+    metric = metric.truncate(damping)
     inputs = subject.manifold.sample(_INPUTS, subject.options.seed)
     exact = exact_metric(subject.network, subject.w, inputs.batches(_BATCH), subject.options.output)
     generator = torch.Generator().manual_seed(subject.options.seed)
@@ -297,7 +296,7 @@ def stable_rate(
     v[subject.network.n_parameters :] = 0
     largest = 0.0
     for _ in range(_PRODUCTS):
-        u = precondition(metric, exact.product(v), damping)
+        u = precondition(metric, exact.mv(v), damping)
         largest = float(u.norm() / v.norm())
         v = u / u.norm()
     subject.cost.add(_PRODUCTS * _PASSES * len(inputs))

@@ -115,7 +115,7 @@ def budget_steps(
     mus = dampings.double().expand(batch).tolist()
     kept = nonzero_rows(v, rows, limits)
     stack = StackedCoordinates.of(metric, [*rows[kept.to(rows.device)], v])
-    tied = [[2 * (metric.floor + mu) if beta is None else beta] for mu in mus]
+    tied = [[2 * (metric.min_eigenvalue + mu) if beta is None else beta] for mu in mus]
     betas = torch.tensor(tied, dtype=torch.float64)
 
     gram = torch.stack([stack.gram(mu) for mu in mus]) / 2
@@ -178,22 +178,26 @@ _CHUNK = 1 << 22  # numbers brought to float64 at a time
 
 @dataclass(frozen=True)
 class StackedCoordinates:
-    """The spectra of several vectors under one metric."""
+    """Eigen coordinates of several vectors in one metric.
 
-    spectra: list[EigenCoordinates]
+    Attributes:
+        vectors: Coordinates of each vector, all along the same directions.
+    """
+
+    vectors: list[EigenCoordinates]
 
     @classmethod
     def of(cls, metric: Metric, vectors: Iterable[Tensor]) -> StackedCoordinates:
         """Split every vector, shape (n,) each, along the metric's eigendirections."""
-        return cls([metric.spectrum(vector) for vector in vectors])
+        return cls([metric.coordinates(vector) for vector in vectors])
 
     def gram(self, damping: float, power: int = 1) -> Tensor:  # (k, k)
         """Return the inner products of the k vectors under (g + damping I)^-power, in float64."""
-        k = len(self.spectra)
+        k = len(self.vectors)
         width = max(_CHUNK // k, 1)
         total = torch.zeros(k, k, dtype=torch.float64)
-        for j, eigenvalue in enumerate(self.spectra[0].eigenvalues):
-            parts = [spectrum.parts[j] for spectrum in self.spectra]
+        for j, eigenvalue in enumerate(self.vectors[0].eigenvalues):
+            parts = [coordinates.parts[j] for coordinates in self.vectors]
             weight = ((eigenvalue.double() + damping) ** -power).expand(parts[0].shape).reshape(-1)
             flat = [part.reshape(-1) for part in parts]
             for at in range(0, len(weight), width):
@@ -210,13 +214,13 @@ class StackedCoordinates:
 
         The sum is taken in float64, because rows that contradict each other cancel in it.
         """
-        first = self.spectra[0]
-        used = [(float(c), s) for c, s in zip(coefficients, self.spectra, strict=True) if c != 0]
+        first = self.vectors[0]
+        used = [(float(c), s) for c, s in zip(coefficients, self.vectors, strict=True) if c != 0]
         parts = []
         for j, eigenvalue in enumerate(first.eigenvalues):
             total = torch.zeros_like(first.parts[j], dtype=torch.float64)
-            for coefficient, spectrum in used:
-                total += coefficient * spectrum.parts[j].double()
+            for coefficient, coordinates in used:
+                total += coefficient * coordinates.parts[j].double()
             parts.append((total / (eigenvalue.double() + damping)).to(first.parts[j].dtype))
         return EigenCoordinates(parts, first.eigenvalues, first.compose)
 

@@ -51,7 +51,7 @@ def step_gradient(
     mu = log_mu.exp()
     rise = mu - damping  # zero, with derivative mu: the inner products to first order in it
     gram = (stack.gram(damping) - stack.gram(damping, power=2) * rise) / 2
-    wanted = 2 * (metric.floor + mu) if beta is None else beta
+    wanted = 2 * (metric.min_eigenvalue + mu) if beta is None else beta
     p = len(kept)
     excess = wanted * gram[:p, p] - free_limits[kept]
     multipliers = solve_dual(gram[None, :p, :p], excess[None]).multipliers[0]

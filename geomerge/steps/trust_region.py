@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.metrics import EigenCoordinates, MaskedMetric, Metric
+from geomerge.metrics import EigenCoordinates, Metric
 
 __all__ = [
     "Step",
@@ -71,12 +71,12 @@ def damped_step(
         The step, with beta = 2 (floor + mu) before it is shortened: the largest that overshoots v
         in no direction.
     """
-    spectrum = metric.spectrum(v)
-    beta = 2 * (metric.floor + damping)
-    norm = _norm(spectrum, beta, damping)
+    coordinates = metric.coordinates(v)
+    beta = 2 * (metric.min_eigenvalue + damping)
+    norm = _norm(coordinates, beta, damping)
     if norm > radius:
         beta *= radius / norm
-    return _step(spectrum, beta, damping)
+    return _step(coordinates, beta, damping)
 
 
 def trust_region_step(
@@ -113,27 +113,27 @@ def trust_region_step(
         >>> round(step.norm, 6)
         0.1
     """
-    spectrum = metric.spectrum(v)
-    length = spectrum.sum(torch.ones_like) ** 0.5
+    coordinates = metric.coordinates(v)
+    length = coordinates.sum(torch.ones_like) ** 0.5
     if not 0 < length < float("inf"):
         raise NumericalError(
             f"the direction of a step has length {length}, expected a positive finite one; the "
             "walk has arrived or the weights are not finite"
         )
 
-    squares, values = spectrum.flat()
+    squares, values = coordinates.flat()
     sign = 1.0 if beta is None else -1.0  # |theta| rises with mu where beta follows it
 
     def excess(log_mu: float) -> float:
         mu: float = 10**log_mu
-        factor = metric.floor + mu if beta is None else beta / 2
+        factor = metric.min_eigenvalue + mu if beta is None else beta / 2
         norm = factor * float(np.sqrt(squares @ (values + mu) ** -2.0))
         return sign * (norm - radius)
 
     mu = 10 ** _root(excess, float(np.log10(guess)))
-    step_beta = 2 * (metric.floor + mu) if beta is None else beta
-    over = _norm(spectrum, step_beta, mu) / radius
-    return _step(spectrum, step_beta / max(over, 1.0), mu)
+    step_beta = 2 * (metric.min_eigenvalue + mu) if beta is None else beta
+    over = _norm(coordinates, step_beta, mu) / radius
+    return _step(coordinates, step_beta / max(over, 1.0), mu)
 
 
 def _root(rising: Callable[[float], float], guess: float) -> float:
@@ -168,18 +168,7 @@ def precondition(
         v: The direction wanted.
         damping: mu.
     """
-    return metric.transformed(v, _DampedInverse(metric.floor + damping, damping))
-
-
-@dataclass(frozen=True)
-class _DampedInverse:
-    """The function top / (s + mu) of eigenvalues; equal ones are seen to be equal."""
-
-    top: float
-    damping: float
-
-    def __call__(self, s: Tensor) -> Tensor:
-        return self.top / (s + self.damping)
+    return metric.damped_solve(v, damping, metric.min_eigenvalue + damping)
 
 
 def preconditioned_step(
@@ -196,12 +185,8 @@ def preconditioned_step(
         damping: mu.
         rate: Share of the step.
     """
-    tangent = precondition(metric, v, damping).mul_(rate)
-    if isinstance(metric, MaskedMetric):  # its damped inverse is that of no metric
-        return tangent, metric.inner(tangent, tangent)
-    # g theta follows from the step's own equation: g is not applied again.
-    lowered = torch.add(v * (rate * (metric.floor + damping)), tangent, alpha=-damping)
-    return tangent, max(float(tangent @ lowered), 0.0)
+    x, change = metric.damped_inverse(v, damping, metric.min_eigenvalue + damping)
+    return x.mul_(rate), rate**2 * change
 
 
 def preconditioned_move(
@@ -223,36 +208,28 @@ def preconditioned_move(
     Returns:
         Where the step leads, its length and the functional change predicted for it.
     """
-    end = precondition(metric, v, damping)
-    masked = isinstance(metric, MaskedMetric)
-    predicted = metric.inner(end, end) if masked else 0.0
-    squares, products = [], []
-    for part, wanted, start in zip(*(t.split(_BLOCK) for t in (end, v, w)), strict=True):
+    end, change = metric.damped_inverse(v, damping, metric.min_eigenvalue + damping)
+    squares = []
+    for part, start in zip(end.split(_BLOCK), w.split(_BLOCK), strict=True):
         squares.append(part @ part)
-        if not masked:  # as in a step
-            lowered = torch.mul(wanted, metric.floor + damping).sub_(part, alpha=damping)
-            products.append(part @ lowered)
         torch.add(start, part, alpha=rate, out=part)
-    if not masked:
-        predicted = _total(products)
-    length = _total(squares) ** 0.5
-    return end, rate * length, max(rate**2 * predicted, 0.0)
+    return end, rate * _total(squares) ** 0.5, rate**2 * change
 
 
 def _total(parts: list[Tensor]) -> float:
     return float(parts[0] if len(parts) == 1 else torch.stack(parts).sum(dtype=torch.float64))
 
 
-def _norm(spectrum: EigenCoordinates, beta: float, damping: float) -> float:
-    return float(beta / 2 * spectrum.sum(lambda s: 1 / (s + damping) ** 2) ** 0.5)
+def _norm(coordinates: EigenCoordinates, beta: float, damping: float) -> float:
+    return float(beta / 2 * coordinates.sum(lambda s: 1 / (s + damping) ** 2) ** 0.5)
 
 
-def _step(spectrum: EigenCoordinates, beta: float, damping: float) -> Step:
-    parts = spectrum.scaled(lambda s: beta / 2 / (s + damping))
+def _step(coordinates: EigenCoordinates, beta: float, damping: float) -> Step:
+    parts = coordinates.scaled(lambda s: beta / 2 / (s + damping))
     return Step(
-        spectrum.compose(parts),
+        coordinates.compose(parts),
         damping,
-        _norm(spectrum, beta, damping),
-        (beta**2 / 4) * spectrum.sum(lambda s: s / (s + damping) ** 2),
+        _norm(coordinates, beta, damping),
+        (beta**2 / 4) * coordinates.sum(lambda s: s / (s + damping) ** 2),
         beta,
     )

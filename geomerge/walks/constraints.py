@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from geomerge.metrics import Metric, lower
+from geomerge.metrics import Metric
 from geomerge.networks.network import Network
 from geomerge.steps import budget_step
 from geomerge.walks.objectives import divergence
@@ -117,7 +117,7 @@ class QuadraticConstraint:
     ) -> tuple[float, Tensor]:
         """Return the predicted change and its gradient 2 g (w - w_0)."""
         gap = w - self.origin
-        lowered = lower(self.metric, gap)
+        lowered = self.metric.mv(gap)
         return float((gap * lowered).sum(dtype=torch.float64)), 2 * lowered
 
 

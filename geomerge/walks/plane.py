@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.metrics import KroneckerMetric, Metric, lower
+from geomerge.metrics import Metric
 from geomerge.steps import compensate, precondition
 from geomerge.walks.state import StateFile
 from geomerge.walks.walk import WalkPoint
@@ -119,13 +119,13 @@ def walk_toward_plane(
     done, caution = values.setdefault("done", 0), values.setdefault("caution", 1.0)
     if "measured" in tensors:
         metric = metric_at(tensors["measured"])
-        blunt = _sharpened(metric, walk.damping)
+        blunt = metric.truncate(walk.damping)
     for k in range(values.get("stage", 0), len(stages)):
         phase = values.get("phase", _NEW)
         if phase == _NEW:
             if k % walk.refresh == 0:
                 metric = metric_at(w)
-                blunt = _sharpened(metric, walk.damping)
+                blunt = metric.truncate(walk.damping)
                 tensors["measured"] = w
             wanted = stages[k](w, metric)
             before, w = w, _prescribed(w, blunt, wanted, walk.damping)
@@ -172,10 +172,6 @@ def walk_toward_plane(
         yield _point(before, w, metric, walk.damping, wanted)
 
 
-def _sharpened(metric: Metric, damping: float) -> Metric:
-    return metric.sharpened(damping) if isinstance(metric, KroneckerMetric) else metric
-
-
 def _prescribed(
     w: Tensor,  # (n,)
     metric: Metric,
@@ -187,8 +183,8 @@ def _prescribed(
         return torch.where(wanted.free, wanted.made_up, wanted.target)
     d = torch.where(wanted.free, 0.0, wanted.target - w)
     x = compensate(
-        lambda u: lower(metric, u),
-        -lower(metric, d),
+        metric.mv,
+        -metric.mv(d),
         wanted.free,
         damping,
         steps=_COMPENSATION_STEPS,

@@ -168,7 +168,7 @@ def walk_toward_function(
             w, norm, predicted = preconditioned_move(metric, w, momentum, damping, rate)
             multipliers: Mapping[str, float] = {}
         else:
-            beta = 2 * rate * (metric.floor + damping)
+            beta = 2 * rate * (metric.min_eigenvalue + damping)
             kept = budgets.step(w, metric, momentum, damping, beta)
             multipliers, predicted = kept.multipliers, kept.predicted
             w, norm = w + kept.tangent, float(kept.tangent.norm())

@@ -77,7 +77,7 @@ def test_own_data_and_own_network(geomerge: Callable[..., Any], tmp_path: Path) 
             ("sketch", "a.pt", "--manifold", "digits", "--out", "s.pt"),
             "in .safetensors, got s.pt",
         ),
-        (("train", "--manifold", "digits"), "Missing option"),
+        (("train", "--manifold", "digits"), "missing option '--out'"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(

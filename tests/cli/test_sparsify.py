@@ -129,7 +129,7 @@ def test_a_plan_goes_on_from_a_run_of_either_kind(
         (["--sparsity", "0.5", "--nm", "2:4"], "expected one of --sparsity"),
         (["--sparsity", "1.5"], "between 0 and 1"),
         (["--sparsity", "0.9999"], "nothing would be left"),
-        (["--sparsity", "0.00000001"], "no weight goes"),
+        (["--sparsity", "0.00000001"], "no weight is removed"),
         (["--remove", "layer.0:5"], "did you mean 'layers.0'"),
         (["--remove", "layers.0:300"], "would be empty"),
         (["--remove", "layers.2:1"], "network's outputs"),

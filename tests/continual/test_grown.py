@@ -9,7 +9,7 @@ from torch import nn
 from geomerge import Network
 from geomerge.continual.grown import carry_metric, carry_weights
 from geomerge.errors import OptionError
-from geomerge.metrics import combine, lower
+from geomerge.metrics import combine
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 
 
@@ -38,13 +38,11 @@ def test_the_metric_of_a_grown_network(classes: int, heads: int) -> None:
     inside = carry_weights(torch.ones(old.n), old.shapes, new, zeros) == 1
     a, b = (carry_weights(part, old.shapes, new, zeros) for part in (u, v))
     assert carried.inner(a, b) == pytest.approx(metric.inner(u, v), rel=1e-9)
-    torch.testing.assert_close(
-        lower(carried, a), carry_weights(lower(metric, u), old.shapes, new, zeros)
-    )
+    torch.testing.assert_close(carried.mv(a), carry_weights(metric.mv(u), old.shapes, new, zeros))
     outside = torch.where(inside, 0.0, torch.randn(new.n, dtype=torch.float64))
     assert carried.inner(outside, outside) == pytest.approx(0, abs=1e-12)
-    spectrum = carried.spectrum(outside + a)  # nothing is lost on the way there and back
-    torch.testing.assert_close(spectrum.compose(spectrum.parts), outside + a)
+    coordinates = carried.coordinates(outside + a)  # nothing is lost on the way there and back
+    torch.testing.assert_close(coordinates.compose(coordinates.parts), outside + a)
 
 
 def test_the_sum_of_metrics_of_two_heads() -> None:
@@ -58,8 +56,8 @@ def test_the_sum_of_metrics_of_two_heads() -> None:
         v[one.slices[name]] = torch.randn(12, dtype=torch.float64)
         assert both.inner(v, v) == pytest.approx(metric.inner(v, v), rel=1e-9)
     v = torch.randn(one.n, dtype=torch.float64)
-    spectrum = both.spectrum(v)
-    torch.testing.assert_close(spectrum.compose(spectrum.parts), v)
+    coordinates = both.coordinates(v)
+    torch.testing.assert_close(coordinates.compose(coordinates.parts), v)
 
 
 def test_a_head_that_grew_behind_another_counts_once() -> None:
@@ -67,9 +65,9 @@ def test_a_head_that_grew_behind_another_counts_once() -> None:
     x = torch.randn(50, 5, dtype=torch.float64)
     parts = [carry_metric(estimate_kronecker(n, n.initial, [x]), n.shapes, new) for n in old]
     v = torch.randn(new.n, dtype=torch.float64)
-    spectrum = combine(parts).spectrum(v)
-    assert sum(part.numel() for part in spectrum.parts) == new.n
-    assert spectrum.sum(torch.ones_like) == pytest.approx(float(v @ v))
+    coordinates = combine(parts).coordinates(v)
+    assert sum(part.numel() for part in coordinates.parts) == new.n
+    assert coordinates.sum(torch.ones_like) == pytest.approx(float(v @ v))
 
 
 def test_other_changes_are_refused() -> None:

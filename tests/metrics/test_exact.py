@@ -34,13 +34,13 @@ def check_against_the_dense_matrix(network: Network, x: torch.Tensor, output: st
     assert metric.inner(u, v) == pytest.approx(float(u @ g @ v), rel=1e-9)
     assert metric.inner(u, v) == pytest.approx(metric.inner(v, u), rel=1e-9)
     assert metric.inner(u, u) >= 0
-    torch.testing.assert_close(metric.product(u), g @ u, rtol=1e-9, atol=1e-12)
-    spectrum = metric.spectrum(v)
-    torch.testing.assert_close(spectrum.compose(spectrum.parts), v)
-    assert spectrum.sum(torch.ones_like) == pytest.approx(float(v @ v), rel=1e-9)
-    assert spectrum.sum(lambda s: s) == pytest.approx(float(v @ g @ v), rel=1e-9)
+    torch.testing.assert_close(metric.mv(u), g @ u, rtol=1e-9, atol=1e-12)
+    coordinates = metric.coordinates(v)
+    torch.testing.assert_close(coordinates.compose(coordinates.parts), v)
+    assert coordinates.sum(torch.ones_like) == pytest.approx(float(v @ v), rel=1e-9)
+    assert coordinates.sum(lambda s: s) == pytest.approx(float(v @ g @ v), rel=1e-9)
     for damping in (1e-4, 0.1):
-        solved = spectrum.compose(spectrum.scaled(lambda s: 1 / (s + damping)))  # noqa: B023
+        solved = coordinates.compose(coordinates.scaled(lambda s: 1 / (s + damping)))  # noqa: B023
         torch.testing.assert_close(g @ solved + damping * solved, v, rtol=1e-9, atol=1e-9)
 
 
@@ -75,9 +75,9 @@ def test_a_short_krylov_space_knows_its_residual(case: Case, rank: int) -> None:
     g = dense_metric(network, network.initial, x, "logits")
     v = torch.randn(network.n, dtype=torch.float64)
     krylov = metric.krylov(v)
-    spectrum = krylov.spectrum()
+    coordinates = krylov.coordinates()
     for damping in (1e-3, 1.0):
-        solved = spectrum.compose(spectrum.scaled(lambda s: 1 / (s + damping)))  # noqa: B023
+        solved = coordinates.compose(coordinates.scaled(lambda s: 1 / (s + damping)))  # noqa: B023
         residual = float((g @ solved + damping * solved - v).norm())
         assert krylov.residual(damping) == pytest.approx(residual, rel=1e-9)
 
@@ -107,7 +107,7 @@ def test_weights_without_influence_cost_nothing() -> None:
     u[network.slices["used.weight"]] = 0
     u[network.slices["used.bias"]] = 0
     assert metric.inner(u, u) == 0
-    assert not metric.product(u).any()
+    assert not metric.mv(u).any()
 
 
 def test_numbers_that_are_not_finite_are_errors() -> None:
@@ -118,4 +118,4 @@ def test_numbers_that_are_not_finite_are_errors() -> None:
         exact_metric(network, network.initial, [torch.full((1, 3), float("nan"))])
     metric = exact_metric(network, network.initial, [torch.ones(1, 3)])
     with pytest.raises(NumericalError, match="product with the metric is not finite"):
-        metric.spectrum(torch.full((network.n,), float("inf")))
+        metric.coordinates(torch.full((network.n,), float("inf")))

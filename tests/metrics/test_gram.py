@@ -34,12 +34,12 @@ def check_against_the_dense_matrix(network: Network, x: torch.Tensor) -> None:
     assert metric.inner(u, v) == pytest.approx(float(u @ g @ v), rel=1e-9)
     assert metric.inner(u, v) == pytest.approx(metric.inner(v, u), rel=1e-9)
     assert metric.inner(u, u) >= 0
-    spectrum = metric.spectrum(v)
-    torch.testing.assert_close(spectrum.compose(spectrum.parts), v)
-    assert spectrum.sum(torch.ones_like) == pytest.approx(float(v @ v), rel=1e-9)
-    assert spectrum.sum(lambda s: s) == pytest.approx(float(v @ g @ v), rel=1e-9)
+    coordinates = metric.coordinates(v)
+    torch.testing.assert_close(coordinates.compose(coordinates.parts), v)
+    assert coordinates.sum(torch.ones_like) == pytest.approx(float(v @ v), rel=1e-9)
+    assert coordinates.sum(lambda s: s) == pytest.approx(float(v @ g @ v), rel=1e-9)
     for damping in (1e-4, 0.1):
-        solved = spectrum.compose(spectrum.scaled(lambda s: 1 / (s + damping)))  # noqa: B023
+        solved = coordinates.compose(coordinates.scaled(lambda s: 1 / (s + damping)))  # noqa: B023
         torch.testing.assert_close(g @ solved + damping * solved, v, rtol=1e-9, atol=1e-9)
 
 
@@ -74,8 +74,8 @@ def test_float32_gives_what_float64_gives() -> None:
     found = []
     for dtype in (torch.float32, torch.float64):
         network = Network(net.to(dtype))
-        spectrum = gram_metric(network, network.initial, x.to(dtype)).spectrum(v.to(dtype))
-        found.append(spectrum.compose(spectrum.scaled(lambda s: 1 / (s + 1e-4))).double())
+        coordinates = gram_metric(network, network.initial, x.to(dtype)).coordinates(v.to(dtype))
+        found.append(coordinates.compose(coordinates.scaled(lambda s: 1 / (s + 1e-4))).double())
     assert float((found[0] - found[1]).norm()) < 1e-5 * float(found[1].norm())
 
 

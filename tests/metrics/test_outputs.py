@@ -50,4 +50,4 @@ def test_euclidean_metric_is_the_identity() -> None:
     v = torch.randn(9)
     metric = EuclideanMetric()
     assert metric.inner(v, v) == pytest.approx(float(v @ v), rel=1e-6)
-    assert torch.equal(metric.spectrum(v).compose([v]), v)
+    assert torch.equal(metric.coordinates(v).compose([v]), v)

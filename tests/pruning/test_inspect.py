@@ -133,7 +133,7 @@ def test_numbers_agree_with_the_dense_truth(case: tuple[Network, Tensor]) -> Non
     assert {one["layer"] for one in found["units"]} == {one.layer for one in units.values()}
     for one in found["units"]:
         for row in one["units"]:
-            places = units[one["layer"]].consumers([row["unit"]])
+            places = units[one["layer"]].consumer_places([row["unit"]])
             d = torch.zeros_like(w)
             d[places] = w[places]
             short = d[: network.n_parameters]
@@ -141,7 +141,7 @@ def test_numbers_agree_with_the_dense_truth(case: tuple[Network, Tensor]) -> Non
             assert 0 <= row["compensated"] <= row["predicted"]
 
 
-def test_readers_that_have_no_factors_count_by_the_diagonal() -> None:
+def test_consumers_that_have_no_factors_count_by_the_diagonal() -> None:
     network = tiny(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
     w = network.initial
     metric = KroneckerMetric(network.n, (), (slice(0, network.n),), torch.rand_like(w))
@@ -149,14 +149,14 @@ def test_readers_that_have_no_factors_count_by_the_diagonal() -> None:
     costs = column_costs(one, metric, w)
     for unit in range(one.count):
         d = torch.zeros_like(w)
-        d[one.consumers([unit])] = w[one.consumers([unit])]
+        d[one.consumer_places([unit])] = w[one.consumer_places([unit])]
         assert float(costs[unit]) == pytest.approx(metric.inner(d, d))
 
 
 def test_a_unit_that_nobody_reads_costs_nothing() -> None:
     network = tiny(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
     w = network.initial.clone()
-    w[find_units(network, vectors())["0"].consumers([2])] = 0
+    w[find_units(network, vectors())["0"].consumer_places([2])] = 0
     (one,) = inspect(network, w, vectors(), "tempered")["units"]
     row = next(row for row in one["units"] if row["unit"] == 2)
     assert row == {"unit": 2, "predicted": 0.0, "compensated": 0.0, "measured": 0.0}

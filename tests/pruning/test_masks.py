@@ -8,7 +8,15 @@ from torch import nn
 
 from geomerge import Network
 from geomerge.errors import OptionError
-from geomerge.pruning.masks import parse_nm, prunable, removable, sparsity, weakest, zeros
+from geomerge.pruning.masks import (
+    SparsityPattern,
+    parse_nm,
+    prunable,
+    removable,
+    sparsity,
+    weakest,
+    zeros,
+)
 
 
 @pytest.fixture
@@ -55,7 +63,7 @@ def test_sparsity_is_the_share_of_exact_zeros(network: Network) -> None:
 @pytest.mark.parametrize("share", [0.1, 0.37, 0.5, 0.95])
 def test_the_lowest_of_all_layers_go(network: Network, scores: torch.Tensor, share: float) -> None:
     places = prunable(network)
-    gone = removable(scores, network, places, share)
+    gone = removable(scores, network, places, SparsityPattern(share))
     may = torch.zeros(network.n, dtype=torch.bool)
     for place in places.values():
         may[place] = True
@@ -70,7 +78,7 @@ def test_every_layer_gives_the_same_share(
 ) -> None:
     places = prunable(network)
     scores[places["6.weight"]] += 10  # the rule for all layers would spare this one
-    gone = removable(scores, network, places, share, "per-layer")
+    gone = removable(scores, network, places, SparsityPattern(share, per_layer=True))
     assert int(gone.sum()) == sum(counts(network, gone).values())
     for place in places.values():
         size = place.stop - place.start
@@ -83,7 +91,7 @@ def test_n_of_m_neighbours_along_the_inputs_stay(
     network: Network, scores: torch.Tensor, nm: tuple[int, int]
 ) -> None:
     n, m = nm
-    gone = removable(scores, network, prunable(network), 0.9, nm=nm)
+    gone = removable(scores, network, prunable(network), SparsityPattern(0.9, nm=nm))
     for name, place in prunable(network).items():
         shape = network.shapes[name]
         left, of = (~gone[place]).view(shape), scores[place].view(shape)
@@ -102,26 +110,26 @@ def test_n_of_m_neighbours_along_the_inputs_stay(
 def test_equal_scores_go_in_their_order(network: Network) -> None:
     places = prunable(network)
     ones = torch.ones(network.n, dtype=torch.float64)
-    gone = removable(ones, network, places, 0.25)
+    gone = removable(ones, network, places, SparsityPattern(0.25))
     first = torch.cat([torch.arange(p.start, p.stop) for p in places.values()])[:90]
     assert torch.equal(gone.nonzero()[:, 0], first)
-    gone = removable(ones, network, places, 0.25, "per-layer")
+    gone = removable(ones, network, places, SparsityPattern(0.25, per_layer=True))
     for place in places.values():
         size = (place.stop - place.start) // 4
         assert gone[place][:size].all()
         assert not gone[place][size:].any()
-    gone = removable(ones, network, places, 0.25, nm=(1, 4))
+    gone = removable(ones, network, places, SparsityPattern(0.25, nm=(1, 4)))
     rows = gone[places["6.weight"]].view(3, 8, 4)
     assert torch.equal(rows, torch.tensor([True, True, True, False]).expand(3, 8, 4))
 
 
-@pytest.mark.parametrize("scope", ["global", "per-layer"])
+@pytest.mark.parametrize("per_layer", [False, True])
 def test_masks_of_growing_shares_are_nested(
-    network: Network, scores: torch.Tensor, scope: str
+    network: Network, scores: torch.Tensor, per_layer: bool
 ) -> None:
     scores = (8 * scores).round()  # with many ties
     masks = [
-        removable(scores, network, prunable(network), share, scope)
+        removable(scores, network, prunable(network), SparsityPattern(share, per_layer))
         for share in (0.1, 0.2, 0.55, 0.9)
     ]
     for small, large in pairwise(masks):
@@ -143,5 +151,5 @@ def test_patterns_in_words() -> None:
     assert parse_nm("2:4") == (2, 4)
     assert parse_nm("1:16") == (1, 16)
     for wrong in ("", "4:2", "4:4", "0:4", "2:4:8", "-2:4", "2.0:4", "2/4", " 2:4"):
-        with pytest.raises(OptionError, match=f"expected N:M.*got --nm {wrong!r}"):
+        with pytest.raises(OptionError, match=f"`nm` to be N:M.*got {wrong!r}"):
             parse_nm(wrong)

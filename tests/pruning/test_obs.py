@@ -62,10 +62,10 @@ def metric(
     return KroneckerMetric(found.n, layers, found.rest, found.diagonal)
 
 
-def readers_of(metric: KroneckerMetric, units: Units) -> list[tuple[Part, KroneckerLayer]]:
+def consumers_of(metric: KroneckerMetric, units: Units) -> list[tuple[Part, KroneckerLayer]]:
     found = []
     for part in units.parts:
-        if part.role is Role.READ:
+        if part.role is Role.CONSUMER:
             (layer,) = (one for one in metric.layers if one.weight.start == part.start)
             found.append((part, layer))
     return found
@@ -89,7 +89,7 @@ def least_cost(
 ) -> float:
     """Solve the least squares of every layer that reads the units, in its dense metric."""
     total = 0.0
-    for part, layer in readers_of(metric, units):
+    for part, layer in consumers_of(metric, units):
         matrix = layer.matrix(w)
         g = torch.kron(layer.outputs.dense(), damped_inputs(layer))
         go, dead = torch.zeros(2, matrix.shape[1], dtype=torch.bool)
@@ -109,7 +109,7 @@ def compensated_moves(metric: KroneckerMetric, units: Units, w: Tensor) -> Tenso
     """Each unit's removal, row by row of the layers that read it: best for any B."""
     moves = torch.zeros(units.count, len(w), dtype=torch.float64)
     for unit in range(units.count):
-        for part, layer in readers_of(metric, units):
+        for part, layer in consumers_of(metric, units):
             matrix, a = layer.matrix(w), damped_inputs(layer)
             go = torch.zeros(matrix.shape[1], dtype=torch.bool)
             inner = len(columns(part, []))
@@ -153,22 +153,22 @@ def test_removed_one_by_one_units_cost_what_they_cost_together(
 ) -> None:
     network, _, found = setting
     units, w = found[layer], network.initial
-    readers = Consumers(units, metric, w, [])
+    consumers = Consumers(units, metric, w, [])
     order: list[int] = []
     spent = 0.0
     while len(order) < units.count - 1:
-        costs = readers.costs()
+        costs = consumers.costs()
         assert costs[order].isinf().all()
         unit = int(costs.argmin())
         spent += float(costs[unit])
-        readers.remove(unit)
+        consumers.remove(unit)
         order.append(unit)
         assert spent == pytest.approx(least_cost(metric, units, w, order, []), rel=1e-6)
-        assert not readers.alive[order].any()
-        assert int(readers.alive.sum()) == units.count - len(order)
+        assert not consumers.alive[order].any()
+        assert int(consumers.alive.sum()) == units.count - len(order)
     # tr(B W_P [(A + lambda)^-1_PP]^-1 W_P'), summed over the layers that read them
     closed = 0.0
-    for part, one in readers_of(metric, units):
+    for part, one in consumers_of(metric, units):
         p = torch.zeros(one.inputs.vectors.shape[0], dtype=torch.bool)
         p[: len(columns(part, []))] = columns(part, order)
         inverse = torch.linalg.inv(damped_inputs(one))
@@ -184,18 +184,18 @@ def test_the_program_counts_interactions_and_the_costs_themselves(
 ) -> None:
     network, _, found = setting
     units, w = found[layer], network.initial
-    readers = Consumers(units, metric, w, [])
-    program = readers.program()
+    consumers = Consumers(units, metric, w, [])
+    program = consumers.program()
     q = program.hessian
     torch.testing.assert_close(q, q.T, rtol=1e-10, atol=1e-14)
     assert torch.linalg.eigvalsh(q).min() >= -1e-10 * q.diagonal().max()
-    torch.testing.assert_close(q.diagonal() / 2, readers.costs(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(q.diagonal() / 2, consumers.costs(), rtol=1e-9, atol=0)
     assert not program.linear.any()
     # At any rates it is the cost of the moves, each compensated for itself.
     rates = torch.rand(units.count, dtype=torch.float64)
     move = rates @ compensated_moves(metric, units, w)
     truth = 0.0
-    for _, one in readers_of(metric, units):
+    for _, one in consumers_of(metric, units):
         matrix = one.matrix(move)
         truth += float((one.outputs.dense() @ matrix @ damped_inputs(one) @ matrix.T).trace())
     assert program.cost(rates) == pytest.approx(truth, rel=1e-8)
@@ -207,18 +207,18 @@ def test_what_is_written_makes_up_for_all_that_is_gone(
 ) -> None:
     network, _, found = setting
     units, w = found[layer], network.initial
-    readers = Consumers(units, metric, w, [])
+    consumers = Consumers(units, metric, w, [])
     same = w.clone()
-    readers.write(same)
+    consumers.write(same)
     assert torch.equal(same, w)
     for unit in (2, 0):
-        readers.remove(unit)
-    made_up = w.clone()
-    readers.write(made_up)
-    assert not made_up[units.consumers([0, 2])].any()
+        consumers.remove(unit)
+    compensated = w.clone()
+    consumers.write(compensated)
+    assert not compensated[units.consumer_places([0, 2])].any()
     cost = 0.0
-    for _, one in readers_of(metric, units):
-        matrix = one.matrix(made_up - w)
+    for _, one in consumers_of(metric, units):
+        matrix = one.matrix(compensated - w)
         cost += float((one.outputs.dense() @ matrix @ damped_inputs(one) @ matrix.T).trace())
     assert cost == pytest.approx(least_cost(metric, units, w, [2, 0], []), rel=1e-7)
 
@@ -230,10 +230,10 @@ def test_units_shrink_each_compensated_for_itself(
     network, _, found = setting
     units, w = found[layer], network.initial
     rates = torch.rand(units.count, dtype=torch.float64)
-    readers = Consumers(units, metric, w, [])
-    readers.shrink(rates)
+    consumers = Consumers(units, metric, w, [])
+    consumers.shrink(rates)
     shrunk = w.clone()
-    readers.write(shrunk)
+    consumers.write(shrunk)
     torch.testing.assert_close(shrunk, w + rates @ compensated_moves(metric, units, w))
 
 
@@ -254,7 +254,7 @@ def test_slopes_are_derivatives_along_the_compensated_removal(
         assert float(slope) == pytest.approx(float(up - down) / 2e-4, rel=1e-5, abs=1e-8)
 
 
-def test_very_wide_readers_count_by_the_diagonal(
+def test_very_wide_consumers_count_by_the_diagonal(
     setting: tuple[Network, Tensor, dict[str, Units]],
     metric: KroneckerMetric,
     monkeypatch: pytest.MonkeyPatch,
@@ -263,19 +263,19 @@ def test_very_wide_readers_count_by_the_diagonal(
     units, w = found["hidden"], network.initial
     exact = Consumers(units, metric, w, [])
     monkeypatch.setattr("geomerge.pruning.obs._WIDEST", 5)
-    readers = Consumers(units, metric, w, [])
-    ((_, layer),) = readers_of(metric, units)
+    consumers = Consumers(units, metric, w, [])
+    ((_, layer),) = consumers_of(metric, units)
     a, b, matrix = layer.inputs.dense().diagonal(), layer.outputs.dense(), layer.matrix(w)
     truth = torch.einsum("oj,op,pj,j->j", matrix, b, matrix, a)
-    torch.testing.assert_close(readers.costs(), truth, rtol=1e-9, atol=1e-14)
-    torch.testing.assert_close(readers.program().hessian, torch.diag(2 * truth))
-    readers.remove(2)
-    assert readers.costs()[2] == float("inf")
-    torch.testing.assert_close(readers.costs()[3:], truth[3:])
+    torch.testing.assert_close(consumers.costs(), truth, rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(consumers.program().hessian, torch.diag(2 * truth))
+    consumers.remove(2)
+    assert consumers.costs()[2] == float("inf")
+    torch.testing.assert_close(consumers.costs()[3:], truth[3:])
     assert not torch.allclose(exact.costs(), truth, rtol=1e-2)
     gradient = torch.randn(network.n, dtype=torch.float64)
     uncompensated = -(matrix * layer.matrix(gradient)).sum(dim=0)
-    torch.testing.assert_close(readers.slopes(gradient), uncompensated)
+    torch.testing.assert_close(consumers.slopes(gradient), uncompensated)
 
 
 def test_without_a_layer_metric_costs_are_squared_norms_of_the_columns(
@@ -284,7 +284,9 @@ def test_without_a_layer_metric_costs_are_squared_norms_of_the_columns(
     network, _, found = setting
     for name in LAYERS:
         units, w = found[name], network.initial
-        norms = torch.stack([w[units.consumers([k])].square().sum() for k in range(units.count)])
+        norms = torch.stack(
+            [w[units.consumer_places([k])].square().sum() for k in range(units.count)]
+        )
         costs = Consumers(units, EuclideanMetric(), w, []).costs()
         torch.testing.assert_close(costs, 1.01 * norms)
 

@@ -98,11 +98,11 @@ def test_the_cheapest_goes_first_beside_those_compensated(setting: Setting, laye
     number = units.count - 2
     (stage,) = removal_stages(network, setting.removal({layer: number}), {}, 1)
     found = setting.gone(arrived(w, stage(w, setting.metric)))[layer]
-    readers = Consumers(units, setting.metric, w, [])
+    consumers = Consumers(units, setting.metric, w, [])
     expected = []
     for _ in range(number):
-        expected.append(int(readers.costs().argmin()))
-        readers.remove(expected[-1])
+        expected.append(int(consumers.costs().argmin()))
+        consumers.remove(expected[-1])
     assert found == sorted(expected)
 
 
@@ -150,12 +150,12 @@ def test_the_layers_that_read_make_up_for_what_is_gone(
     there = torch.where(wanted.free, wanted.made_up, wanted.target)
     found = setting.gone(there)[layer]
     assert len(found) == 5
-    readers = Consumers(setting.units[layer], setting.metric, w, [1])
+    consumers = Consumers(setting.units[layer], setting.metric, w, [1])
     for unit in found:
         if unit != 1:
-            readers.remove(unit)
+            consumers.remove(unit)
     best = wanted.target.clone()
-    readers.write(best)
+    consumers.write(best)
     torch.testing.assert_close(there, torch.where(wanted.free, best, wanted.target))
     # No other layers move.
     index = torch.arange(network.n)
@@ -209,14 +209,14 @@ def test_a_size_below_one_unit_a_layer_is_refused(setting: Setting) -> None:
         for layer, found in setting.gone(last).items():
             assert len(found) == setting.units[layer].count - 1
         smaller = replace(removal, limit=least - 1)
-        with pytest.raises(OptionError, match=f"got one of {least - 1}; {least} are left"):
+        with pytest.raises(OptionError, match=f"got {least - 1}, and .* leaves {least};"):
             setting.walk(removal_stages(setting.network, smaller, {}, 2, choice))
 
 
 def left_of(units: Units, start: Tensor, w: Tensor) -> Tensor:  # (units,)
     """How much is left of the columns that read each unit."""
     norms = [
-        torch.stack([v[units.consumers([k])].norm() for k in range(units.count)])
+        torch.stack([v[units.consumer_places([k])].norm() for k in range(units.count)])
         for v in (w, start)
     ]
     return norms[0] / norms[1]
@@ -255,12 +255,12 @@ def test_what_is_half_gone_stands_still_between_stages(setting: Setting) -> None
     half = ((left > 1e-9) & (left < 1 - 1e-9)).nonzero()[:, 0].tolist()
     assert half
     pinned = torch.zeros(network.n, dtype=torch.bool)
-    pinned[units.consumers(half)] = True
+    pinned[units.consumer_places(half)] = True
     pinned[units.places((left == 0).nonzero()[:, 0].tolist())] = True
     trained = torch.arange(network.n) < network.n_parameters
     assert torch.equal(wanted.free, trained & ~pinned)
     for unit in half:  # all columns of a unit by the same factor
-        at = units.consumers([unit])
+        at = units.consumer_places([unit])
         torch.testing.assert_close(wanted.target[at], float(left[unit]) * w[at])
 
 
@@ -288,7 +288,7 @@ def test_rates_cost_less_than_any_others_that_make_the_progress(
 def test_the_last_stage_takes_what_costs_least(setting: Setting, number: int) -> None:
     network, units = setting.network, setting.units["5"]
     start = network.initial.clone()
-    start[units.consumers([0, 1, 2, 3, 6])] *= 50
+    start[units.consumer_places([0, 1, 2, 3, 6])] *= 50
     *_, last = setting.walk(rate_stages(network, setting.removal({"5": 5}), {}, number), start)
     assert setting.gone(last) == {"5": [4, 5, 7, 8, 9]}
 
@@ -328,8 +328,8 @@ def test_budgets_have_prices_where_they_bind(setting: Setting) -> None:
     w = w + 0.3 * torch.randn(w.shape, dtype=w.dtype, generator=torch.Generator().manual_seed(5))
     w[network.n_parameters :] = network.initial[network.n_parameters :]
     units = setting.units["5"]
-    readers = Consumers(units, setting.metric, w, [])
-    rows = [(one.name, one.value(w), readers.slopes(one.row(w)[1])) for one in kept]
+    consumers = Consumers(units, setting.metric, w, [])
+    rows = [(one.name, one.value(w), consumers.slopes(one.row(w)[1])) for one in kept]
 
     def bounded(allowed: float) -> tuple[Mapping[str, float], dict[str, float], float]:
         """Return prices, what each class loses to first order, and the cost."""
@@ -338,7 +338,7 @@ def test_budgets_have_prices_where_they_bind(setting: Setting) -> None:
         rates = 1 - left_of(units, w, wanted.target)
         assert float(rates.sum()) == pytest.approx(3 * cubic_schedule(0, 1, 3)[0], abs=1e-6)
         lost = {name: value + float(slopes @ rates) for name, value, slopes in rows}
-        return wanted.prices, lost, readers.program().cost(rates)
+        return wanted.prices, lost, consumers.program().cost(rates)
 
     prices, lost, cost = bounded(10.0)
     assert not prices

@@ -24,7 +24,7 @@ def measured(case: Case, rank_a: int = 100, rank_b: int = 100) -> KroneckerMetri
         )
         for one in metric.layers
     )  # fmt: skip
-    return KroneckerMetric(metric.n, layers, metric.rest, metric.diagonal, metric.rest_names)
+    return KroneckerMetric(metric.n, layers, metric.rest, metric.diagonal, metric.diagonal_only)
 
 
 @pytest.mark.parametrize("ranks", [(100, 100), (3, 100), (100, 2), (2, 1)])

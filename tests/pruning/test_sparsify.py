@@ -343,7 +343,7 @@ def test_what_cannot_be_done_is_refused(
         ({"sparsity": 0.0}, "expected --sparsity between 0 and 1"),
         ({"sparsity": 90}, "expected --sparsity between 0 and 1"),
         ({"flops": 1.0}, "expected --flops between 0 and 1"),
-        ({"nm": "4:2"}, "expected N:M"),
+        ({"nm": "4:2"}, "`nm` to be N:M"),
         ({"per_layer": True, "nm": "2:4"}, "give --sparsity too"),
         (
             {
@@ -355,7 +355,7 @@ def test_what_cannot_be_done_is_refused(
         ({"sparsity": 0.5, "walk": "pul"}, "unknown walk 'pul'"),
         ({"sparsity": 0.5, "saliency": "obx"}, "unknown saliency 'obx'"),
         ({"sparsity": 0.5, "steps": 0}, "expected --steps of 1 or more, got 0"),
-        ({"sparsity": 0.5, "damping": -1.0}, "expected a positive --damping, got -1"),
+        ({"sparsity": 0.5, "damping": -1.0}, "expected a positive `damping`, got -1"),
     ],
 )
 def test_options_that_make_no_sense(wrong: dict, message: str) -> None:

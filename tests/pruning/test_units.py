@@ -122,7 +122,7 @@ def test_zero_units_and_no_units_compute_the_same(case: tuple[Network, torch.Ten
 
 def makers(units: Units, indices: list[int]) -> torch.Tensor:
     """Places of rows, biases, scales and shifts."""
-    parts = [part for part in units.parts if part.role is Role.OWN]
+    parts = [part for part in units.parts if part.role is Role.PRODUCER]
     return torch.cat([part.places(units.chosen(indices)) for part in parts])
 
 
@@ -132,10 +132,10 @@ def test_weights_that_make_a_unit_do_not_matter_where_none_reads_it(
     net, x = case
     for one in find_units(net, x).values():
         unread = net.initial.clone()
-        unread[one.consumers([1])] = 0
+        unread[one.consumer_places([1])] = 0
         other = unread.clone()
         own = makers(one, [1])
-        other[own[~torch.isin(own, one.consumers([1]))]] += 1.0
+        other[own[~torch.isin(own, one.consumer_places([1]))]] += 1.0
         assert not torch.equal(other, unread)
         torch.testing.assert_close(net.logits(other, x), net.logits(unread, x), rtol=0, atol=1e-13)
 
@@ -143,7 +143,7 @@ def test_weights_that_make_a_unit_do_not_matter_where_none_reads_it(
 def test_places_are_those_that_make_and_those_that_read(case: tuple[Network, torch.Tensor]) -> None:
     net, x = case
     for one in find_units(net, x).values():
-        parts = torch.cat([makers(one, [2, 0]), one.consumers([0, 2])])
+        parts = torch.cat([makers(one, [2, 0]), one.consumer_places([0, 2])])
         assert torch.equal(one.places([0, 2, 0]), parts.unique())
         assert one.places([]).numel() == 0
         w = net.initial.clone()

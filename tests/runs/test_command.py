@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from geomerge import MergeOptions
-from geomerge.cli.app import app
+from geomerge.cli.commands import load_command
 from geomerge.comparison import CompareOptions
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.runs.command import command_line
@@ -37,8 +36,7 @@ STREAM = StreamOptions(
 def parsed(line: str) -> tuple[list[str], dict[str, Any]]:
     words = shlex.split(line)
     assert words[0] == "geomerge"
-    command = typer.main.get_command(app).commands[words[1]]  # type: ignore[attr-defined]
-    return words, command.make_context(words[1], words[2:]).params
+    return words, load_command(words[1]).make_context(words[1], words[2:]).params
 
 
 def same(options: Any, params: dict[str, Any], names: dict[str, str], leave: set[str]) -> None:
@@ -46,11 +44,11 @@ def same(options: Any, params: dict[str, Any], names: dict[str, str], leave: set
         if field.name in leave:
             continue
         got, want = params[names.get(field.name, field.name)], getattr(options, field.name)
-        if isinstance(want, tuple) and isinstance(got, str):
-            got = tuple(got.split(","))
-        elif isinstance(want, tuple):
-            got = tuple(got or ())
-        assert got == want, field.name
+        if isinstance(want, tuple):
+            words = got.split(",") if isinstance(got, str) else got or ()
+            assert [*map(str, words)] == [*map(str, want)], field.name
+        else:  # numbers are words until the command reads them
+            assert got == want or got == str(want), field.name
 
 
 def test_a_merge() -> None:
@@ -83,9 +81,9 @@ def test_a_comparison() -> None:
     _, params = parsed(line)
     assert params["base"] == Path("base.pt")
     assert params["manifold"] == ["mnist"]
-    assert params["seed"] == 4
+    assert params["seed"] == "4"
     assert params["skip"] == "ewc,ties"
-    assert params["budget"] == 5000
+    assert params["budget"] == "5000"
 
 
 def test_files_of_one_name_are_told_apart() -> None:

@@ -39,7 +39,7 @@ def test_enough_steps_give_the_least_squares_repair(case: Case) -> None:
     drift = torch.randn(len(j), dtype=j.dtype)
     right = -j.T @ (j @ d + 0.5 * drift)
     metric = exact_metric(network, network.initial, [x], "logits")
-    found = compensate(metric.product, right, survivors, MU, steps=200)
+    found = compensate(metric.mv, right, survivors, MU, steps=200)
 
     columns = j[:, survivors]
     stacked = torch.cat([columns, MU**0.5 * torch.eye(columns.shape[1], dtype=j.dtype)])
@@ -74,7 +74,7 @@ def test_every_step_lowers_the_cost(case: Case, preconditioned: bool) -> None:
     costs = []
     for steps in range(12):
         x_s = compensate(
-            metric.product, -g @ d, survivors, MU, steps=steps,
+            metric.mv, -g @ d, survivors, MU, steps=steps,
             precondition=(lambda v: v / diagonal) if preconditioned else None,
         ).x  # fmt: skip
         assert (x_s[~survivors] == 0).all()
@@ -114,7 +114,7 @@ def test_a_metric_preconditions_without_touching_the_removed(case: Case) -> None
     metric = exact_metric(network, network.initial, [x], "logits", rank=network.n)
     g = dense_metric(network, network.initial, x)
     found = compensate(
-        metric.product, -g @ d, survivors, MU, steps=60,
+        metric.mv, -g @ d, survivors, MU, steps=60,
         precondition=lambda v: precondition(metric, v, MU),
     )  # fmt: skip
     expected = in_full_space(g, -g @ d, survivors, MU)

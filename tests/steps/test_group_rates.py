@@ -13,8 +13,7 @@ from torch import Tensor
 
 from geomerge import Network
 from geomerge.errors import NumericalError, OptionError
-from geomerge.metrics import EigenCoordinates
-from geomerge.metrics.base import by_spectrum
+from geomerge.metrics import EigenCoordinates, Metric
 from geomerge.metrics.exact import exact_metric
 from geomerge.steps import budget_step
 from geomerge.steps.compensation import compensate
@@ -26,21 +25,16 @@ MU = 1e-2
 GROUPS = 5
 
 
-class DenseMetric:
+class DenseMetric(Metric):
     """A matrix as a metric."""
 
     name = "dense"
-    floor = 0.0
-    transformed = by_spectrum
 
     def __init__(self, g: Tensor) -> None:
         values, self.vectors = torch.linalg.eigh(g)
         self.values = values.clamp(min=0)
 
-    def inner(self, u: Tensor, v: Tensor) -> float:
-        return float((u @ self.vectors * self.values) @ (self.vectors.T @ v))
-
-    def spectrum(self, v: Tensor) -> EigenCoordinates:
+    def coordinates(self, v: Tensor) -> EigenCoordinates:
         return EigenCoordinates(
             [self.vectors.T @ v], [self.values], lambda parts: self.vectors @ parts[0]
         )
@@ -128,7 +122,7 @@ def test_compensations_by_conjugate_gradients_serve_as_well(
     network, inputs = case
     metric = exact_metric(network, network.initial, [inputs], "logits")
     x = torch.stack([
-        compensate(metric.product, -metric.product(d), groups.survivors, MU, steps=200).x
+        compensate(metric.mv, -metric.mv(d), groups.survivors, MU, steps=200).x
         for d in groups.d
     ])  # fmt: skip
     galerkin = galerkin_program((groups.d + x) @ groups.j.T, compensations=x, damping=MU)

@@ -6,7 +6,7 @@ from torch import nn
 
 from geomerge import Network
 from geomerge.data import Inputs, Normalisation
-from geomerge.metrics import KroneckerMetric, lower
+from geomerge.metrics import KroneckerMetric
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.testing import dense_kronecker
 from geomerge.walks.constraints import Constraint, Constraints, KLConstraint, QuadraticConstraint
@@ -45,7 +45,7 @@ def test_lowering_is_the_metric_itself(
 ) -> None:
     network, metric, _, _ = setting
     u = torch.randn(network.n, dtype=torch.float64)
-    torch.testing.assert_close(lower(metric, u), dense_kronecker(metric) @ u)
+    torch.testing.assert_close(metric.mv(u), dense_kronecker(metric) @ u)
 
 
 @pytest.mark.parametrize("allowed", [0.0, 0.003, 0.1])
@@ -73,8 +73,8 @@ def test_wide_budgets_change_nothing(
     network, metric, loss, _ = setting
     v = torch.randn(network.n, dtype=torch.float64)
     step = Constraints([loss], {"a": 1e6}, {"a": 0.0}).step(network.initial, metric, v, 0.1, 0.2)
-    spectrum = metric.spectrum(v)
-    free = spectrum.compose(spectrum.scaled(lambda s: 0.1 / (s + 0.1)))
+    coordinates = metric.coordinates(v)
+    free = coordinates.compose(coordinates.scaled(lambda s: 0.1 / (s + 0.1)))
     torch.testing.assert_close(step.tangent, free)
     assert step.multipliers == {}
 
@@ -87,14 +87,14 @@ def test_learned_damping_follows_the_measured_distance(
     goal = network.initial + 0.5 * torch.randn(network.n, dtype=torch.float64)
 
     def learned(weight: float) -> float:
-        learner = DampingLearner(1e-3, lambda w: weight * lower(metric, w - network.initial))
+        learner = DampingLearner(1e-3, lambda w: weight * metric.mv(w - network.initial))
         w = network.initial
         for _ in range(40):
             damping = learner(w, goal - w)
-            spectrum = metric.spectrum(goal - w)
-            factor = spectrum.scaled(lambda s, mu=damping: mu / (s + mu))
+            coordinates = metric.coordinates(goal - w)
+            factor = coordinates.scaled(lambda s, mu=damping: mu / (s + mu))
             learner.remember(metric, goal - w, 0.1)
-            w = w + 0.1 * spectrum.compose(factor)
+            w = w + 0.1 * coordinates.compose(factor)
         return damping
 
     assert learned(0.0) > 1e-3

@@ -14,7 +14,7 @@ from geomerge.data.batchnorm import re_estimate
 from geomerge.errors import NumericalError
 from geomerge.metrics import EuclideanMetric, Metric, functional_change, output_map
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
-from geomerge.pruning.masks import prunable, sparsity
+from geomerge.pruning.masks import SparsityPattern, prunable, sparsity
 from geomerge.pruning.schedule import cubic_schedule, restoring_stages, weight_stages
 from geomerge.pruning.units import Units, find_units
 from geomerge.training import train
@@ -96,7 +96,7 @@ def zeros(network: Network, w: Tensor) -> Tensor:  # (n,), bool
 @pytest.mark.parametrize("kind", ["obs", "obd", "magnitude"])
 def test_pruned_weights_are_zero_bit_for_bit_ever_after(setting: Setting, kind: str) -> None:
     network = setting.network
-    points = setting.walk(weight_stages(network, setting.w, 0.7, 5, kind=kind))
+    points = setting.walk(weight_stages(network, setting.w, SparsityPattern(0.7), 5, kind=kind))
     count = sum(place.stop - place.start for place in prunable(network).values())
     wanted = [round(level * count) for level in cubic_schedule(0.0, 0.7, 5)]
     masks = [zeros(network, point.weights) for point in points]
@@ -115,7 +115,7 @@ def test_every_layer_ends_with_its_own_share(share: float) -> None:
     torch.manual_seed(0)
     # Rounded layer by layer these shares are more than the rounded share of all.
     network = Network(nn.Sequential(*(nn.Linear(k, j) for k, j in ((3, 1), (1, 3), (3, 5)))))
-    stages = weight_stages(network, network.initial, share, 3, scope="per-layer")
+    stages = weight_stages(network, network.initial, SparsityPattern(share, per_layer=True), 3)
     w = network.initial
     for stage in stages:
         w = stage(w, EuclideanMetric()).target
@@ -126,7 +126,7 @@ def test_every_layer_ends_with_its_own_share(share: float) -> None:
 @pytest.mark.parametrize("nm", [(2, 4), (1, 4)])
 def test_patterns_hold_at_the_end(setting: Setting, nm: tuple[int, int]) -> None:
     network = setting.network
-    *_, last = setting.walk(weight_stages(network, setting.w, 0.0, 3, nm=nm))
+    *_, last = setting.walk(weight_stages(network, setting.w, SparsityPattern(nm=nm), 3))
     for name, groups in (("5.weight", (12, 8)), ("7.weight", (3, 3))):
         stays = (last.weights[network.slices[name]] != 0).view(*groups, 4).sum(dim=2)
         assert (stays == nm[0]).all()
@@ -144,7 +144,7 @@ def test_zeros_of_the_start_stay(setting: Setting) -> None:
         ("per-layer", None, 0.6),
         ("global", (1, 4), 0),
     ):
-        stages = weight_stages(network, start, share, 3, scope=scope, nm=nm)
+        stages = weight_stages(network, start, SparsityPattern(share, scope == "per-layer", nm), 3)
         points = setting.walk(stages, start)
         for point in points:
             assert zeros(network, point.weights)[before].all()
@@ -161,7 +161,7 @@ def test_a_start_sparser_than_the_pattern_only_gets_nearer_to_it(setting: Settin
     for name in ("5.weight", "7.weight"):
         start[network.slices[name]][torch.arange(start[network.slices[name]].numel()) % 4 != 0] = 0
     before = zeros(network, start)
-    points = setting.walk(weight_stages(network, start, 0.0, 2, nm=(2, 4)), start)
+    points = setting.walk(weight_stages(network, start, SparsityPattern(nm=(2, 4)), 2), start)
     for point in points:
         assert torch.equal(zeros(network, point.weights), before)
         assert 0 <= point.distance < 1
@@ -170,8 +170,10 @@ def test_a_start_sparser_than_the_pattern_only_gets_nearer_to_it(setting: Settin
 def test_the_walk_changes_the_function_less_than_one_blow(setting: Setting) -> None:
     network = setting.network
     settings = PlaneWalkOptions(steps=120)
-    *_, last = setting.walk(weight_stages(network, setting.w, 0.8, 6), settings=settings)
-    plane = weight_stages(network, setting.w, 0.8, 1, kind="magnitude")[0]
+    *_, last = setting.walk(
+        weight_stages(network, setting.w, SparsityPattern(0.8), 6), settings=settings
+    )
+    plane = weight_stages(network, setting.w, SparsityPattern(0.8), 1, kind="magnitude")[0]
     at_once = plane(setting.w, EuclideanMetric()).target
     places = prunable(network)
     assert sparsity(at_once, places) == sparsity(last.weights, places)
@@ -180,9 +182,11 @@ def test_the_walk_changes_the_function_less_than_one_blow(setting: Setting) -> N
 
 def test_the_others_make_up_for_a_prescribed_move(setting: Setting) -> None:
     metric = setting.metric_at(setting.w)
-    stages = weight_stages(setting.network, setting.w, 0.6, 1)
+    stages = weight_stages(setting.network, setting.w, SparsityPattern(0.6), 1)
     first, second = setting.walk(stages)
-    target = weight_stages(setting.network, setting.w, 0.6, 1)[0](setting.w, metric).target
+    target = weight_stages(setting.network, setting.w, SparsityPattern(0.6), 1)[0](
+        setting.w, metric
+    ).target
     alone = target - setting.w
     assert first.predicted < 0.5 * metric.inner(alone, alone)
     assert setting.change(second.weights) < setting.change(first.weights) < setting.change(target)
@@ -203,7 +207,7 @@ def test_all_steps_are_taken_and_twice_as_many_at_the_end(setting: Setting, stag
 
     walk = PlaneWalkOptions(steps=40)
     for _ in walk_toward_plane(
-        setting.w, weight_stages(setting.network, setting.w, 0.5, stages),
+        setting.w, weight_stages(setting.network, setting.w, SparsityPattern(0.5), stages),
         lambda w: EuclideanMetric(), anchor, walk,
     ):  # fmt: skip
         reached += 1
@@ -214,7 +218,10 @@ def test_all_steps_are_taken_and_twice_as_many_at_the_end(setting: Setting, stag
 
 
 def test_the_same_seed_gives_the_same_bits(setting: Setting) -> None:
-    one, two = (setting.walk(weight_stages(setting.network, setting.w, 0.7, 3)) for _ in range(2))
+    one, two = (
+        setting.walk(weight_stages(setting.network, setting.w, SparsityPattern(0.7), 3))
+        for _ in range(2)
+    )
     for p, q in zip(one, two, strict=True):
         assert torch.equal(p.weights, q.weights)
         assert (p.norm, p.predicted, p.distance) == (q.norm, q.predicted, q.distance)
@@ -222,7 +229,7 @@ def test_the_same_seed_gives_the_same_bits(setting: Setting) -> None:
 
 @pytest.mark.parametrize("rate", [5.0, 100.0])
 def test_steps_that_are_too_long_are_shortened(setting: Setting, rate: float) -> None:
-    plane = weight_stages(setting.network, setting.w, 0.6, 1)
+    plane = weight_stages(setting.network, setting.w, SparsityPattern(0.6), 1)
     points = setting.walk(plane, settings=PlaneWalkOptions(learning_rate=rate, steps=200))
     x = setting.inputs.batch(slice(None))
     logits = [setting.network.logits(one, x) for one in (setting.w, *(p.weights for p in points))]
@@ -231,7 +238,7 @@ def test_steps_that_are_too_long_are_shortened(setting: Setting, rate: float) ->
 
 
 def test_a_walk_that_diverges_says_what_to_do(setting: Setting) -> None:
-    stages = weight_stages(setting.network, setting.w, 0.5, 1)
+    stages = weight_stages(setting.network, setting.w, SparsityPattern(0.5), 1)
     with pytest.raises(NumericalError, match=r"however short the steps.*larger --damping"):
         setting.walk(stages, settings=PlaneWalkOptions(learning_rate=1e30, steps=50))
 
@@ -242,7 +249,7 @@ def test_statistics_are_those_that_the_settled_points_have(setting: Setting) -> 
     def settle(w: Tensor) -> Tensor:
         return re_estimate(network, w, [setting.inputs])
 
-    points = setting.walk(weight_stages(network, setting.w, 0.6, 2), settle=settle)
+    points = setting.walk(weight_stages(network, setting.w, SparsityPattern(0.6), 2), settle=settle)
     moved, settled = points[0].weights, points[1].weights
     assert torch.equal(statistics(network, moved), statistics(network, setting.w))
     assert torch.equal(statistics(network, settled), statistics(network, settle(moved)))
@@ -347,7 +354,7 @@ def test_the_pull_ends_on_the_plane(setting: Setting, metric: str) -> None:
     network, places = setting.network, prunable(setting.network)
 
     def plane(w: Tensor, metric: Metric) -> Prescription:
-        return weight_stages(network, setting.w, 0.6, 1)[0](w, metric)
+        return weight_stages(network, setting.w, SparsityPattern(0.6), 1)[0](w, metric)
 
     def metric_at(w: Tensor) -> Metric:
         return EuclideanMetric() if metric == "euclidean" else setting.metric_at(w)

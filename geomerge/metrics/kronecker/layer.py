@@ -27,7 +27,7 @@ class KroneckerLayer:
         inputs: Factor A of the layer's inputs, (d_in, d_in).
         outputs: Factor B of the gradients at its outputs, (d_out, d_out).
         strips: How many leading directions of A, with all of B, and of B, with all of A, count
-            one by one in :meth:`transform`; all other products of two eigenvalues as their mean.
+            one by one in :meth:`apply`; all other products of two eigenvalues as their mean.
             None counts everything.
     """
 
@@ -92,10 +92,10 @@ class KroneckerLayer:
             matrix = matrix + parts[3]
         return matrix
 
-    def transform(
+    def apply(
         self,
-        v: Tensor,  # (n,)
         function: Callable[[Tensor], Tensor],
+        v: Tensor,  # (n,)
         out: Tensor,  # (n,)
     ) -> None:
         """Write a function of the factors' product, applied to this layer's part of v, into out.

@@ -11,21 +11,21 @@ in no such product get the exact diagonal of the metric.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from geomerge.metrics.base import EigenCoordinates
+from geomerge.metrics.base import EigenCoordinates, Metric
 from geomerge.metrics.kronecker.factor import Factor, factorise
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.notebook import card, table
 
-__all__ = ["KroneckerMetric", "combine"]
+__all__ = ["KroneckerMetric"]
 
 
 @dataclass(frozen=True)
-class KroneckerMetric:
+class KroneckerMetric(Metric):
     """Kronecker factors per layer and an exact diagonal for all other weights.
 
     Attributes:
@@ -33,16 +33,15 @@ class KroneckerMetric:
         layers: The covered layers.
         rest: Slices of the weights no layer covers.
         diagonal: The metric's diagonal on them, one after the other.
-        rest_names: Their names, for reports.
+        diagonal_only: Their names, for reports.
     """
 
     n: int
     layers: tuple[KroneckerLayer, ...]
     rest: tuple[slice, ...]
     diagonal: Tensor
-    rest_names: tuple[str, ...] = ()
-    name: str = field(default="kronecker", init=False)
-    floor: float = field(default=0.0, init=False)
+    diagonal_only: tuple[str, ...] = ()
+    name = "kronecker"
 
     @property
     def nbytes(self) -> int:
@@ -64,13 +63,13 @@ class KroneckerMetric:
             ]
             for layer in self.layers
         ]
-        rows += [[name, "", "", "", "diagonal"] for name in self.rest_names]
+        rows += [[name, "", "", "", "diagonal"] for name in self.diagonal_only]
         return card(
             f"Kronecker metric of {self.n:,} weights, {self.nbytes / 1e6:.3g} MB",
             table(("layer", "directions, inputs", "outputs", "trace", "kept of it"), rows),
         )
 
-    def spectrum(
+    def coordinates(
         self,
         v: Tensor,  # (n,)
     ) -> EigenCoordinates:
@@ -86,15 +85,15 @@ class KroneckerMetric:
             eigenvalues.append(self.diagonal)
         return EigenCoordinates(parts, eigenvalues, self._compose)
 
-    def transformed(
+    def apply(
         self,
-        v: Tensor,  # (n,)
         function: Callable[[Tensor], Tensor],
+        v: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
         """Return h(g) v."""
         found = torch.empty_like(v)
         for layer in self.layers:
-            layer.transform(v, function, found)
+            layer.apply(function, v, found)
         start = 0
         for s in self.rest:
             length = s.stop - s.start
@@ -116,19 +115,6 @@ class KroneckerMetric:
             start += length
         return v
 
-    def inner(
-        self,
-        u: Tensor,  # (n,)
-        v: Tensor,  # (n,)
-    ) -> float:
-        """Return u' g v."""
-        one = self.spectrum(u)
-        other = one if u is v else self.spectrum(v)
-        total = 0.0
-        for p, q, e in zip(one.parts, other.parts, one.eigenvalues, strict=True):
-            total += float((p.double() * q.double() * e.double()).sum())
-        return total
-
     def diagonal_of(self, function: Callable[[Tensor], Tensor]) -> Tensor:  # (n,)
         """Return the diagonal of a function of the metric, such as its damped inverse.
 
@@ -146,28 +132,75 @@ class KroneckerMetric:
             start += length
         return found
 
-    def sharpened(self, damping: float) -> KroneckerMetric:
+    def truncate(self, damping: float) -> KroneckerMetric:
         """Leave out directions that a damping drowns, to make steps cheaper.
 
         Args:
             damping: mu of the steps to come. Eigenvectors whose largest eigenvalue in the layer
                 is under mu / 2 join the isotropic tail, which keeps their mean, and so do, for
-                :meth:`transformed`, eigenvalues under mu / 2 of vectors that stay; walks end at
+                :meth:`apply`, eigenvalues under mu / 2 of vectors that stay; walks end at
                 the same accuracies.
 
         Returns:
             A metric on the same weights.
         """
+        layers = tuple(_truncated(layer, damping / 2) for layer in self.layers)
+        return replace(self, layers=layers)
+
+    def layer_at(self, place: slice) -> KroneckerLayer | None:
+        """Return the layer whose weight lies exactly at a place of the weight vector."""
+        return next((layer for layer in self.layers if layer.weight == place), None)
+
+    def plus(self, others: Sequence[KroneckerMetric], *, mean: bool) -> KroneckerMetric:
+        """Return a Kronecker metric for the sum, or the mean, of metrics on the same weights.
+
+        Measured on three networks (MNIST, Fashion-MNIST, rotated MNIST), a walk that kept two
+        functions by the sum of their sketches lost 4 points at most; with the Kronecker product
+        nearest to the sum in the Frobenius norm it lost 11, since that product follows the
+        largest term and neglects the others.
+
+        Args:
+            others: Metrics of the same network. A layer that only some metrics cover, such as one
+                head of several, is the sum of those; the other functions do not depend on it.
+            mean: Whether to divide by the number of metrics.
+        """
+        metrics = [self, *others]
+        share = 1 / len(metrics) if mean else 1.0
+        same: dict[int, list[KroneckerLayer]] = {}
+        for metric in metrics:
+            for layer in metric.layers:
+                same.setdefault(layer.weight.start, []).append(layer)
+        layers = [
+            KroneckerLayer(
+                terms[0].name,
+                terms[0].weight,
+                terms[0].bias,
+                _sum([layer.inputs for layer in terms], share),
+                _sum([layer.outputs for layer in terms], 1 / len(terms)),
+            )
+            for _, terms in sorted(same.items())
+        ]
+        # What is a diagonal in one metric may be a layer of another.
+        covered = [span for layer in layers for span in (layer.weight, layer.bias) if span]
+        rest: dict[int, tuple[slice, str, Tensor]] = {}
+        for metric in metrics:
+            sizes = [span.stop - span.start for span in metric.rest]
+            names = metric.diagonal_only or ("",) * len(sizes)
+            parts = metric.diagonal.split(sizes)
+            for span, name, part in zip(metric.rest, names, parts, strict=True):
+                if any(s.start <= span.start and span.stop <= s.stop for s in covered):
+                    continue
+                before = rest.get(span.start)
+                total = share * part if before is None else before[2] + share * part
+                rest[span.start] = (span, name, total)
+        spans, names, parts = zip(*rest.values(), strict=True) if rest else ((), (), ())
+        diagonal = torch.cat(parts) if parts else self.diagonal.new_zeros(0)
         return KroneckerMetric(
-            self.n,
-            tuple(_sharpen(layer, damping / 2) for layer in self.layers),
-            self.rest,
-            self.diagonal,
-            self.rest_names,
+            self.n, tuple(layers), spans, diagonal, names if self.diagonal_only else ()
         )
 
 
-def _sharpen(layer: KroneckerLayer, threshold: float) -> KroneckerLayer:
+def _truncated(layer: KroneckerLayer, threshold: float) -> KroneckerLayer:
     a, b = layer.inputs, layer.outputs
     keep_a = int((a.values * float(b.values[:1].sum()) > threshold).sum())
     keep_b = int((b.values * float(a.values[:1].sum()) > threshold).sum())
@@ -175,55 +208,6 @@ def _sharpen(layer: KroneckerLayer, threshold: float) -> KroneckerLayer:
     a = a.truncated(max(keep_a, 1)) if keep_a < 0.7 * a.values.numel() else a
     b = b.truncated(max(keep_b, 1)) if keep_b < 0.7 * b.values.numel() else b
     return replace(layer, inputs=a, outputs=b).with_leading_blocks(threshold)
-
-
-def combine(metrics: Sequence[KroneckerMetric], *, mean: bool = False) -> KroneckerMetric:
-    """Return a Kronecker metric for the sum, or the mean, of metrics on the same weights.
-
-    Measured on three networks (MNIST, Fashion-MNIST, rotated MNIST), keeping two functions by the
-    sum of their sketches lost 4 points at most; with the Kronecker product nearest to the sum in
-    the Frobenius norm it was 11: that one follows the largest term and forgets the others.
-
-    Args:
-        metrics: At least one, all of one network. A layer that only some of them cover, such as
-            one head of several, is the sum of those; the others do not depend on it.
-        mean: Whether to divide by their number.
-    """
-    share = 1 / len(metrics) if mean else 1.0
-    first = metrics[0]
-    if len(metrics) == 1:
-        return first
-    same: dict[int, list[KroneckerLayer]] = {}
-    for metric in metrics:
-        for layer in metric.layers:
-            same.setdefault(layer.weight.start, []).append(layer)
-    layers = [
-        KroneckerLayer(
-            one[0].name,
-            one[0].weight,
-            one[0].bias,
-            _sum([layer.inputs for layer in one], share),
-            _sum([layer.outputs for layer in one], 1 / len(one)),
-        )
-        for _, one in sorted(same.items())
-    ]
-    # The rest of one metric may be a layer of another.
-    held = [span for layer in layers for span in (layer.weight, layer.bias) if span]
-    rest: dict[int, tuple[slice, str, Tensor]] = {}
-    for metric in metrics:
-        sizes = [span.stop - span.start for span in metric.rest]
-        names = metric.rest_names or ("",) * len(sizes)
-        for span, name, part in zip(metric.rest, names, metric.diagonal.split(sizes), strict=True):
-            if any(s.start <= span.start and span.stop <= s.stop for s in held):
-                continue
-            before = rest.get(span.start)
-            total = share * part if before is None else before[2] + share * part
-            rest[span.start] = (span, name, total)
-    spans, names, parts = zip(*rest.values(), strict=True) if rest else ((), (), ())
-    diagonal = torch.cat(parts) if parts else first.diagonal.new_zeros(0)
-    return KroneckerMetric(
-        first.n, tuple(layers), spans, diagonal, names if first.rest_names else ()
-    )
 
 
 def _sum(factors: list[Factor], scale: float) -> Factor:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from geomerge import KroneckerMetric, Network
 from geomerge.metrics import output_map
-from geomerge.metrics.base import by_spectrum
+from geomerge.metrics.base import Metric
 from geomerge.metrics.kronecker import leading_blocks
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.kronecker.factor import Moments, factorise
@@ -26,7 +26,7 @@ def truncated(metric: KroneckerMetric, rank: int) -> KroneckerMetric:
         )
         for x in metric.layers
     )
-    return KroneckerMetric(metric.n, layers, metric.rest, metric.diagonal, metric.rest_names)
+    return KroneckerMetric(metric.n, layers, metric.rest, metric.diagonal, metric.diagonal_only)
 
 
 @pytest.mark.parametrize("output", ["logits", "hellinger"])
@@ -81,10 +81,10 @@ def test_products_agree_with_the_dense_matrix(case: Case, rank: int) -> None:
     assert metric.inner(u, v) == pytest.approx(float(u @ g @ v), rel=1e-9)
     assert metric.inner(u, v) == pytest.approx(metric.inner(v, u), rel=1e-9)
     assert metric.inner(u, u) >= 0
-    spectrum = metric.spectrum(v)
-    torch.testing.assert_close(spectrum.compose(spectrum.parts), v)
-    assert spectrum.sum(torch.ones_like) == pytest.approx(float(v @ v), rel=1e-9)
-    solved = spectrum.compose(spectrum.scaled(lambda s: 1 / (s + 0.1)))
+    coordinates = metric.coordinates(v)
+    torch.testing.assert_close(coordinates.compose(coordinates.parts), v)
+    assert coordinates.sum(torch.ones_like) == pytest.approx(float(v @ v), rel=1e-9)
+    solved = coordinates.compose(coordinates.scaled(lambda s: 1 / (s + 0.1)))
     torch.testing.assert_close(g @ solved + 0.1 * solved, v)
 
 
@@ -334,8 +334,7 @@ def test_functions_of_the_metric_agree_with_those_of_its_spectrum(
     def damped(s: torch.Tensor) -> torch.Tensor:
         return 1 / (s + 0.01)
 
-    found, truth = metric.transformed(v, damped), by_spectrum(metric, v, damped)
-    torch.testing.assert_close(found, truth)
+    torch.testing.assert_close(metric.apply(damped, v), Metric.apply(metric, damped, v))
 
 
 def test_outside_of_the_strips_eigenvalues_count_as_their_mean() -> None:
@@ -358,7 +357,7 @@ def test_outside_of_the_strips_eigenvalues_count_as_their_mean() -> None:
 
     truth = u_b @ (damped(values) * (u_b.T @ layer.matrix(v) @ u_a)) @ u_a.T
     found = torch.empty_like(v)
-    layer.transform(v, damped, found)
+    layer.apply(damped, v, found)
     torch.testing.assert_close(layer.matrix(found), truth)
 
 
@@ -395,11 +394,11 @@ def test_a_function_is_applied_alike_in_parts_and_again(
     layer = KroneckerLayer("x", *places, *factors).with_leading_blocks(threshold)
     v = torch.randn(600).double()
     once, again, in_parts = (torch.empty_like(v) for _ in range(3))
-    layer.transform(v, lower_half, once)
-    layer.transform(v, lower_half, again)  # with what was kept of it
+    layer.apply(lower_half, v, once)
+    layer.apply(lower_half, v, again)  # with what was kept of it
     assert torch.equal(once, again)
     monkeypatch.setattr(leading_blocks, "_BLOCK", 1)
-    layer.transform(v, lower_half, in_parts)
+    layer.apply(lower_half, v, in_parts)
     torch.testing.assert_close(in_parts, once)
 
 

@@ -1,0 +1,129 @@
+"""Commands of the command line, loaded when they are asked for, and the layout of their help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from geomerge.cli.flags import command
+
+__all__ = ["COMMANDS", "CommandGroup", "Entry", "load_command"]
+
+
+class Entry(NamedTuple):
+    """A command as the help of ``geomerge`` lists it.
+
+    Attributes:
+        group: Heading that it stands under.
+        summary: First sentence of its own help.
+    """
+
+    group: str
+    summary: str
+
+
+# Each is the function of its name in the module of its name.
+COMMANDS = {
+    "merge": Entry("merge networks", "Merge networks along a path that keeps what they do."),
+    "check": Entry("merge networks", "Say what is wrong with a merge's inputs, or what it costs."),
+    "compare": Entry("merge networks", "Compare all methods that make one network of two."),
+    "sketch": Entry("merge networks", "Measure a network's metric, for merges without its data."),
+    "inspect": Entry("make networks smaller", "Show what a network can lose, and what that costs."),
+    "sparsify": Entry("make networks smaller", "Remove weights or units and keep the function."),
+    "reconfigure": Entry("make networks smaller", "Remove and restore units, step by step."),
+    "stream": Entry("learn one task after another", "Learn a stream of tasks, with baselines."),
+    "train": Entry("networks and runs", "Train a network for a task."),
+    "evaluate": Entry("networks and runs", "Measure a network's accuracy on tasks."),
+    "path": Entry("networks and runs", "Take a network off a finished run's path."),
+    "verify": Entry("networks and runs", "Check the certificate of a finished merge."),
+    "report": Entry("networks and runs", "Write the page of a finished run again."),
+    "demo": Entry("networks and runs", "Train and merge two small networks, in a minute."),
+}
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its options by group."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words after the command's name in the line of its usage."""
+        return ["[OPTIONS]", *map(_argument, self._arguments(ctx))]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, each group under its heading."""
+        rows = [(_argument(parameter), parameter.help) for parameter in self._arguments(ctx)]
+        groups = {"arguments": rows} if rows else {}
+        for parameter in self.get_params(ctx):
+            row = parameter.get_help_record(ctx)
+            if parameter.param_type_name == "option" and row is not None:
+                group = getattr(parameter, "rich_help_panel", None) or "other options"
+                groups.setdefault(group, []).append(row)
+        _write_groups(formatter, groups)
+
+    def _arguments(self, ctx: Any) -> list[Any]:
+        return [one for one in self.get_params(ctx) if one.param_type_name == "argument"]
+
+
+def _argument(parameter: Any) -> str:
+    return f"{parameter.name.upper()}{'...' if parameter.nargs == -1 else ''}"
+
+
+class CommandGroup(TyperGroup):
+    """The root command: its help and the completion of its words load no command's module."""
+
+    _summaries_only = False
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: Any = dict.fromkeys(COMMANDS)  # names that typer suggests
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, whose module is imported now; None for an unknown name."""
+        if cmd_name not in COMMANDS:
+            return None
+        if self._summaries_only:
+            return TyperCommand(cmd_name, help=COMMANDS[cmd_name].summary)
+        return load_command(cmd_name)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Return the names of commands and the flags that a word may become."""
+        self._summaries_only = True
+        try:
+            return super().shell_complete(ctx, incomplete)
+        finally:
+            self._summaries_only = False
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write all commands, each group under its heading."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for name, entry in COMMANDS.items():
+            groups.setdefault(entry.group, []).append((name, entry.summary))
+        _write_groups(formatter, groups)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands first, then the options."""
+        self.format_commands(ctx, formatter)
+        rows = (parameter.get_help_record(ctx) for parameter in self.get_params(ctx))
+        _write_groups(formatter, {"options": [row for row in rows if row is not None]})
+
+
+def load_command(name: str) -> Any:
+    """Import the module of a command and return the command as typer runs it."""
+    function = getattr(import_module(f"geomerge.cli.{name}"), name)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name, cls=GroupedCommand)(command(function))
+    return typer.main.get_command(alone)
+
+
+def _write_groups(formatter: Any, groups: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """Write rows of names and texts under the headings of their groups."""
+    for group, rows in groups.items():
+        with formatter.section(group.capitalize()):
+            formatter.write_dl(rows)

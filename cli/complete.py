@@ -1,0 +1,58 @@
+"""Names that the shell completes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from geomerge.options import OptionField
+
+__all__ = ["complete_with", "completion"]
+
+Names = Callable[[], Sequence[str]]
+
+
+def completion(option: OptionField) -> Callable[[str], list[str]] | None:
+    """Return what completes an option's words; None where any word will do."""
+    choices = option.choices
+    if choices is not None:
+        return complete_with(choices if callable(choices) else lambda: choices)
+    return complete_with(_OPEN[option.name]) if option.name in _OPEN else None
+
+
+def complete_with(names: Names) -> Callable[[str], list[str]]:
+    """Return what completes the last of names in a word such as ``slerp,reg`` or ``b=dig``.
+
+    Args:
+        names: Function that lists all names.
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        cut = max(incomplete.rfind(","), incomplete.rfind("=")) + 1
+        before, last = incomplete[:cut], incomplete[cut:]
+        return [before + name for name in names() if name.startswith(last)]
+
+    return complete
+
+
+def _tasks() -> Sequence[str]:
+    from geomerge.data.sources import NAMED
+
+    return tuple(NAMED)
+
+
+def _architectures() -> Sequence[str]:
+    from geomerge.networks.architectures import NAMED
+
+    return NAMED
+
+
+def _picks() -> Sequence[str]:
+    from geomerge.evaluation.pick import PICKS
+
+    return PICKS
+
+
+# Options that take other words too, such as the name of a file.
+_OPEN: dict[str, Names] = {
+    "manifold": _tasks, "task": _tasks, "arch": _architectures, "pick": _picks,
+}  # fmt: skip

@@ -1,0 +1,220 @@
+"""Flags of a command, made from options classes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+from typer.models import OptionInfo
+
+from geomerge.cli.complete import completion
+from geomerge.cli.console import speaking
+from geomerge.errors import OptionError
+from geomerge.options import OptionField, build_options, option_fields
+
+__all__ = ["Flags", "command", "names_in"]
+
+_TYPES: Mapping[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "Path": Path}
+_METAVARS = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
+_WIDEST = 50  # characters of the choices that stand after their flag in the help
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Selection of the options of a class that become flags, in ``Annotated[Class, Flags(...)]``.
+
+    Attributes:
+        only: Names of options and of pieces that have a flag; empty stands for all.
+        without: Names of options and of pieces that have none.
+        defaults: Defaults of the command where they are not those of the class, by name.
+    """
+
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def choose(self, cls: type[Any]) -> list[OptionField]:
+        """Return the options of a class that have a flag."""
+        return [
+            one
+            for one in option_fields(cls)
+            if not {*one.path, one.name} & {*self.without}
+            and (not self.only or {*one.path, one.name} & {*self.only})
+        ]
+
+
+@dataclass(frozen=True)
+class _Built:
+    """An options class among the parameters of a command."""
+
+    cls: type[Any]
+    flags: Flags
+    options: list[OptionField]
+
+    def from_words(self, words: dict[str, Any]) -> Any:
+        """Return options built from the words of the command line; takes them out of there."""
+        return build_options(self.cls, dict(_values(self.options, words)))
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a command: each parameter that is an options class is replaced by flags.
+
+    Args:
+        function: Function whose other parameters are arguments and options as typer has them.
+    """
+    parameters = [inspect.Parameter("context", _KEYWORD, annotation=typer.Context)]
+    built: dict[str, _Built] = {}
+    numbers: dict[str, type] = {}
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        found = _options_class(parameter.annotation)
+        if found is not None:
+            built[parameter.name] = found
+            parameters += [_parameter(one, found.flags.defaults) for one in found.options]
+            continue
+        kind, parameter = _in_words(parameter)
+        parameters.append(parameter)
+        if kind in (int, float):
+            numbers[parameter.name] = kind
+
+    def run(context: typer.Context, **words: Any) -> None:
+        with speaking(_flags_by_name(context), words.get("log_json", False)):
+            values = {name: one.from_words(words) for name, one in built.items()}
+            for name, kind in numbers.items():
+                words[name] = _value(name, kind, words[name])
+            function(**values, **words)
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def _options_class(annotation: Any) -> _Built | None:
+    flags = Flags()
+    if get_origin(annotation) is Annotated:
+        annotation, *notes = get_args(annotation)
+        flags = next((note for note in notes if isinstance(note, Flags)), flags)
+    if not isinstance(annotation, type) or not is_dataclass(annotation):
+        return None
+    return _Built(annotation, flags, flags.choose(annotation))
+
+
+def _in_words(parameter: inspect.Parameter) -> tuple[type | None, inspect.Parameter]:
+    """Return the type of a command's own option, and the option with a word for a number.
+
+    Numbers are read here and not by typer, whose messages do not say what it got.
+    """
+    parameter = parameter.replace(kind=_KEYWORD)
+    annotation, shown = get_args(parameter.annotation)
+    if not isinstance(shown, OptionInfo):
+        return None, parameter
+    kind = next(k for k in _TYPES.values() if annotation in (k, k | None, *_lists(k)))
+    shown = copy(shown)
+    shown.metavar = shown.metavar or _METAVARS.get(kind)
+    default = parameter.default
+    if kind in (int, float) and annotation in (kind, kind | None):
+        annotation = str if annotation == kind else str | None
+        default = default if default in (None, parameter.empty) else str(default)
+    return kind, parameter.replace(annotation=Annotated[annotation, shown], default=default)
+
+
+def _lists(kind: Any) -> tuple[Any, Any]:
+    several: Any = list
+    return several[kind], several[kind] | None
+
+
+def _parameter(option: OptionField, defaults: Mapping[str, Any]) -> inspect.Parameter:
+    """Return an option as a parameter that typer reads."""
+    kind, several = _type_of(option)
+    default = defaults.get(option.name, option.default)
+    flag = f"--{option.flag or option.name.replace('_', '-')}"
+    annotation: Any = kind if kind in (bool, Path) else str
+    if several:
+        annotation, default = _lists(annotation)[1], [str(one) for one in default] or None
+    elif default is None:
+        annotation = annotation | None
+    elif kind is bool:
+        flag = f"{flag}/--no-{flag[2:]}" if default else flag
+    else:
+        default = annotation(default)
+    shown = typer.Option(
+        flag,
+        help=option.text,
+        rich_help_panel=option.group or None,
+        metavar=None if kind is bool else _metavar(option, kind),
+        autocompletion=completion(option),
+        show_default=default is not None and kind is not bool,
+    )
+    annotation = Annotated[annotation, shown]
+    return inspect.Parameter(option.name, _KEYWORD, default=default, annotation=annotation)
+
+
+def _type_of(option: OptionField) -> tuple[type, bool]:
+    """Return the type of an option's words, and whether there may be several."""
+    written = str(option.annotation).removesuffix(" | None")
+    several = re.fullmatch(r"tuple\[(\w+), \.\.\.\]", written)
+    return _TYPES[several[1] if several else written], several is not None
+
+
+def _metavar(option: OptionField, kind: type) -> str:
+    if option.choices is None:
+        return _METAVARS[kind]
+    names = option.choices() if callable(option.choices) else option.choices
+    listed = f"[{'|'.join(names)}]"
+    if isinstance(option.default, tuple):
+        return "NAME,..."
+    return listed if len(listed) <= _WIDEST else "NAME"
+
+
+def _values(options: Iterable[OptionField], words: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the values of options by name, taken out of the words of the command line."""
+    for option in options:
+        kind, several = _type_of(option)
+        word = words.pop(option.name)
+        if not several:
+            yield option.name, _value(option.name, kind, word)
+        else:
+            parts = word or ()
+            if option.choices is not None:  # such as slerp,regmean
+                parts = names_in(parts)
+            yield option.name, tuple(_value(option.name, kind, part) for part in parts)
+
+
+def _value(name: str, kind: type, word: Any) -> Any:
+    """Return what a word of the command line stands for.
+
+    Raises:
+        OptionError: If it should be a number and is none.
+    """
+    if kind not in (int, float) or word is None:
+        return word
+    try:
+        return kind(word)
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise OptionError(f"expected `{name}` to be {expected}, got {word!r}; correct it") from None
+
+
+def names_in(words: Iterable[str]) -> Iterator[str]:
+    """Yield the names in words, with commas between them."""
+    for word in words:
+        yield from (name.strip() for name in word.split(",") if name.strip())
+
+
+def _flags_by_name(context: typer.Context) -> dict[str, str]:
+    """Return the flags of a command by the names of its options."""
+    found = {}
+    for parameter in context.command.params:
+        if parameter.name is not None:
+            option = parameter.param_type_name == "option"
+            found[parameter.name] = parameter.opts[0] if option else parameter.name.upper()
+    return found
