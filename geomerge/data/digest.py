@@ -1,4 +1,4 @@
-"""Data -> the SHA-256 of exactly what was used of it."""
+"""SHA-256 digests of tensors, inputs and labelled splits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from geomerge.data.task import Split
-from geomerge.io.files import canonical_json
+from geomerge.io.files import canonical_json, sha256
+from geomerge.networks.batches import Batch
 
-__all__ = ["split_digests", "tensor_digest"]
+__all__ = ["batch_digest", "split_digests", "tensor_digest"]
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -28,10 +29,18 @@ def tensor_digest(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
+def batch_digest(x: Batch) -> str:
+    """Return the SHA-256 of a batch: of its tensor, or of the digests of its tensors."""
+    if isinstance(x, Tensor):
+        return tensor_digest(x)
+    named = x.items() if isinstance(x, dict) else enumerate(x)
+    return sha256(canonical_json({str(name): tensor_digest(leaf) for name, leaf in named}).encode())
+
+
 def split_digests(split: Split) -> dict[str, str | int]:
-    """Return how many examples a split has, and the digests of its raw inputs and its labels."""
+    """Return the number of examples of a split, and digests of its raw inputs and its labels."""
     return {
         "examples": len(split.labels),
-        "inputs": tensor_digest(split.inputs.raw),
+        "inputs": batch_digest(split.inputs.raw),
         "labels": tensor_digest(split.labels),
     }

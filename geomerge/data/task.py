@@ -1,45 +1,76 @@
-"""A task: inputs with labels in three splits, each with its one purpose."""
+"""Tasks: labelled examples in a training, a selection and a test split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from geomerge.data.collect import Examples, collect, examples_of, in_batches
 from geomerge.data.normalisation import PLAIN, Normalisation
 from geomerge.errors import TaskError
+from geomerge.networks.batches import (
+    Batch,
+    Shape,
+    batch_size,
+    leaves,
+    map_leaves,
+    shape_of,
+    take,
+)
 
 __all__ = ["Inputs", "Split", "Task", "as_they_are", "make_task"]
 
 SELECTION_SIZE = 5000
 SELECTION_SEED = 0  # fixed: every command must cut the same examples
+_LEAST = 10  # examples of a task
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs without labels, in a fixed order.
+    """Unlabelled inputs in a fixed order.
 
     Attributes:
-        raw: ``uint8`` pixels or floats, shape (N, ...).
-        normalisation: Applied when a batch is taken; bytes are divided by 255 first.
-        device: Where batches go.
-        name: Name of the task that they are of, for reports; empty if they are of none.
+        raw: One tensor, a tuple of tensors, or a dictionary of tensors, with the N inputs along
+            their first dimension: ``uint8`` pixels, floats, or integers such as tokens.
+        normalisation: Normalisation of batches of one tensor; bytes are divided by 255 first.
+        device: Device of the batches.
+        name: Name of the task that the inputs are of, for reports; empty without a task.
     """
 
-    raw: Tensor
+    raw: Batch
     normalisation: Normalisation
     device: str = "cpu"
     name: str = ""
 
     def __len__(self) -> int:
         """Return the number of inputs N."""
-        return len(self.raw)
+        return batch_size(self.raw)
 
-    def batch(self, index: Tensor | slice) -> Tensor:  # (B, ...)
-        """Return normalised inputs as float32 on the device; integers, tokens, as they are."""
-        x = self.raw[index].to(self.device)
+    @property
+    def shape(self) -> Shape:
+        """Shape of one input, see :data:`~geomerge.networks.batches.Shape`."""
+        return shape_of(self.raw)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the raw tensors."""
+        return sum(leaf.nbytes for leaf in leaves(self.raw))
+
+    @property
+    def continuous(self) -> bool:
+        """Whether all inputs are floats or pixels, so that two of them can be mixed."""
+        return all(x.is_floating_point() or x.dtype == torch.uint8 for x in leaves(self.raw))
+
+    def batch(self, index: Tensor | slice) -> Batch:  # (B, ...)
+        """Return normalised inputs as float32 on the device; integers and booleans as they are."""
+        return map_leaves(lambda raw: self._normalised(raw, index), self.raw)
+
+    def _normalised(self, raw: Tensor, index: Tensor | slice) -> Tensor:
+        x = raw[index].to(self.device)
         if not x.is_floating_point() and x.dtype != torch.uint8:
             return x
         x = x.float().div_(255) if x.dtype == torch.uint8 else x.float()
@@ -50,7 +81,7 @@ class Inputs:
         std = torch.tensor(self.normalisation.std, device=x.device).view(shape)
         return (x - mean).div_(std)
 
-    def batches(self, size: int = 1000) -> Iterator[Tensor]:
+    def batches(self, size: int = 1000) -> Iterator[Batch]:
         """Yield all inputs in order, ``size`` at a time."""
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))
@@ -58,11 +89,18 @@ class Inputs:
     def sample(self, count: int, seed: int) -> Inputs:
         """Return at most ``count`` inputs, drawn without replacement."""
         generator = torch.Generator().manual_seed(seed)
-        index = torch.randperm(len(self), generator=generator)[:count]
-        return replace(self, raw=self.raw[index])
+        return self.take(torch.randperm(len(self), generator=generator)[:count])
+
+    def first(self, count: int) -> Inputs:
+        """Return the first inputs, at most ``count``."""
+        return self.take(slice(0, count))
+
+    def take(self, index: Tensor | slice) -> Inputs:
+        """Return some of the inputs."""
+        return replace(self, raw=take(self.raw, index))
 
 
-def as_they_are(x: Tensor, device: str | torch.device = "cpu") -> Inputs:
+def as_they_are(x: Batch, device: str | torch.device = "cpu") -> Inputs:
     """Return inputs that need no normalisation, shape (N, ...)."""
     return Inputs(x, PLAIN, str(device))
 
@@ -75,22 +113,29 @@ class Split:
     labels: Tensor
 
     def first(self, count: int) -> Split:
-        """Return only the first examples, at most ``count``."""
-        few = replace(self.inputs, raw=self.inputs.raw[:count])
-        return Split(few, self.labels[:count])
+        """Return the first examples, at most ``count``."""
+        return Split(self.inputs.first(count), self.labels[:count])
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a network was, or is to be, trained for.
+    """A classification task that a network was, or is to be, trained for.
 
     Attributes:
-        name: The name, path or ``module:factory`` that it was loaded by.
-        train: For training, and without labels as the manifold that a walk keeps.
-        select: Cut from the training data; every choice is made on it.
-        test: For the numbers that are reported, never for a choice.
+        name: Name, path or ``module:factory`` that it was loaded by, or a name for reports.
+        train: Examples for training, and without labels for the manifold that a walk keeps.
+        select: Examples cut from the training data; every choice is made on them.
+        test: Examples for the numbers that are reported, never for a choice.
         classes: Number of classes of the labels.
-        input_shape: Shape of one input.
+        input_shape: Shape of one input, see :data:`~geomerge.networks.batches.Shape`.
+
+    Example:
+        >>> import torch
+        >>> import geomerge as gm
+        >>> x, y = torch.randn(120, 5), torch.arange(120) % 3
+        >>> task = gm.Task.from_tensors(x, y, name="mine")
+        >>> [len(split.labels) for split in (task.train, task.select, task.test)]
+        [80, 20, 20]
     """
 
     name: str
@@ -98,11 +143,118 @@ class Task:
     select: Split
     test: Split
     classes: int
-    input_shape: tuple[int, ...]
+    input_shape: Shape
+
+    @classmethod
+    def from_tensors(
+        cls,
+        x: Any,
+        y: Any,
+        *,
+        test: tuple[Any, Any] | None = None,
+        select: tuple[Any, Any] | None = None,
+        name: str = "task",
+        normalisation: Normalisation | None = None,
+        device: str = "cpu",
+    ) -> Task:
+        """Make a task of tensors or arrays.
+
+        Args:
+            x: Inputs: one tensor, shape (N, ...), or for networks of several inputs a tuple of
+                tensors or a mapping of tensors by the names of the network's arguments.
+            y: Class numbers from 0 on, shape (N,).
+            test: Inputs and labels of the test split; None cuts a sixth of the examples.
+            select: Inputs and labels of the selection split; None cuts 5000 of the examples, or a
+                fifth of fewer than 25 000.
+            name: Name for reports.
+            normalisation: Normalisation of inputs of one tensor; None measures it on the training
+                split of byte images, and leaves floats as they are.
+            device: Device of the batches.
+
+        Raises:
+            TaskError: If there are too few examples, or inputs and labels do not fit together.
+        """
+        train, held, chosen = (
+            None if pair is None else examples_of(*pair, name) for pair in ((x, y), test, select)
+        )
+        assert train is not None
+        return make_task(name, train, held, normalisation, device, chosen)
+
+    @classmethod
+    def from_loader(
+        cls,
+        loader: Iterable[Any],
+        *,
+        test: Iterable[Any] | None = None,
+        select: Iterable[Any] | None = None,
+        name: str = "task",
+        label: str | None = None,
+        normalisation: Normalisation | None = None,
+        device: str = "cpu",
+    ) -> Task:
+        """Make a task of a ``DataLoader`` or any other iterable of batches.
+
+        All batches are read once and kept in memory, since walks draw inputs in an order of their
+        own.
+
+        Args:
+            loader: Batches ``(x, y)``, ``(x_1, ..., x_k, y)``, or mappings of tensors with the
+                labels under ``"labels"`` or ``"label"``.
+            test: The same of the test split; None cuts a sixth of the examples.
+            select: The same of the selection split; None cuts it from the training data.
+            name: Name for reports.
+            label: Entry of a mapping that holds the labels, where it has another name.
+            normalisation: Normalisation, as in :meth:`from_tensors`.
+            device: Device of the batches.
+
+        Raises:
+            TaskError: If a batch holds no labels, or anything that is no tensor.
+        """
+        train, held, chosen = (
+            None if source is None else collect(source, name, label)
+            for source in (loader, test, select)
+        )
+        assert train is not None
+        return make_task(name, train, held, normalisation, device, chosen)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        *,
+        test: Any | None = None,
+        select: Any | None = None,
+        name: str = "task",
+        label: str | None = None,
+        normalisation: Normalisation | None = None,
+        device: str = "cpu",
+    ) -> Task:
+        """Make a task of a ``torch.utils.data.Dataset``, whose examples are all read once.
+
+        Args:
+            dataset: Examples ``(x, y)``, ``(x_1, ..., x_k, y)``, or mappings with the label under
+                ``"labels"`` or ``"label"``. Images of PIL become bytes of shape (channels, height,
+                width).
+            test: The same of the test split; None cuts a sixth of the examples.
+            select: The same of the selection split; None cuts it from the training data.
+            name: Name for reports.
+            label: Entry of a mapping that holds the label, where it has another name.
+            normalisation: Normalisation, as in :meth:`from_tensors`.
+            device: Device of the batches.
+
+        Raises:
+            TaskError: If an example holds no label, or anything that is no tensor.
+        """
+        loaders = [None if data is None else in_batches(data) for data in (dataset, test, select)]
+        assert loaders[0] is not None
+        return cls.from_loader(
+            loaders[0], test=loaders[1], select=loaders[2], name=name, label=label,
+            normalisation=normalisation, device=device,
+        )  # fmt: skip
 
     @property
     def normalisation(self) -> Normalisation:
-        """The normalisation of all its inputs."""
+        """Normalisation of all inputs."""
         return self.train.inputs.normalisation
 
     def shifted(self, offset: int) -> Task:
@@ -115,58 +267,76 @@ class Task:
 
 def make_task(
     name: str,
-    train: tuple[Tensor, Tensor],  # (N, ...), (N,)
-    test: tuple[Tensor, Tensor] | None,
+    train: Examples,  # (N, ...), (N,)
+    test: Examples | None,
     normalisation: Normalisation | None,
     device: str = "cpu",
+    select: Examples | None = None,
 ) -> Task:
-    """Cut a selection split from training data and put a task together.
+    """Check examples, cut the splits that are missing, and make a task of them.
 
     Args:
         name: Name for reports.
-        train: Inputs (bytes or floats) and integer labels.
+        train: Inputs (bytes, floats or integers) and integer labels.
         test: The same for the test split; without it a sixth of ``train`` is cut off first.
-        normalisation: Per channel; None measures it on the training split of byte images and
-            leaves floats as they are.
-        device: Where batches go.
-
-    Returns:
-        The task; the selection split holds 5000 examples, or a fifth of fewer than 25 000.
+        normalisation: Normalisation per channel; None measures it on the training split of byte
+            images and leaves floats as they are.
+        device: Device of the batches.
+        select: The same for the selection split; without it 5000 examples are cut off, or a fifth
+            of fewer than 25 000.
 
     Raises:
         TaskError: If there are too few examples, or inputs and labels do not fit together.
-
-    Example:
-        >>> import torch
-        >>> from geomerge.data import make_task
-        >>> x, y = torch.randn(120, 5), torch.arange(120) % 3
-        >>> task = make_task("mine", (x, y), test=None, normalisation=None)
-        >>> [len(split.labels) for split in (task.train, task.select, task.test)]
-        [80, 20, 20]
     """
-    for what, (x, y) in (("training", train), *((("test", test),) if test else ())):
-        if len(x) != len(y):
+    for what, examples in (("training", train), ("test", test), ("selection", select)):
+        if examples is not None:
+            _check(name, what, *examples)
+    if test is None:
+        train, test = _cut(train, batch_size(train[0]) // 6, SELECTION_SEED + 1)
+    if select is None:
+        size = min(SELECTION_SIZE, batch_size(train[0]) // 5)
+        train, select = _cut(train, size, SELECTION_SEED)
+    if normalisation is None:
+        normalisation = _measure(train[0])
+    _check_normalisation(name, train[0], normalisation)
+    splits = [
+        Split(Inputs(x, normalisation, device, name), y.long().to(device))
+        for x, y in (train, select, test)
+    ]
+    classes = max(int(y.max()) for _, y in (train, select, test)) + 1
+    return Task(name, splits[0], splits[1], splits[2], classes, splits[0].inputs.shape)
+
+
+def _check(name: str, what: str, x: Batch, y: Tensor) -> None:
+    """Refuse examples that are too few, or whose inputs and labels do not fit together."""
+    for leaf in leaves(x):
+        if len(leaf) != len(y):
             raise TaskError(
-                f"{name} has {len(x)} {what} inputs and {len(y)} labels, expected as many of "
+                f"{name} has {len(leaf)} {what} inputs and {len(y)} labels, expected as many of "
                 "each; check the data"
             )
-        if len(x) < 10:
-            raise TaskError(
-                f"{name} has {len(x)} {what} examples, expected at least 10; check the data"
-            )
-        if x.is_floating_point() and not torch.isfinite(x).all():
+        if leaf.is_floating_point() and not torch.isfinite(leaf).all():
             raise TaskError(f"the {what} inputs of {name} are not all finite; clean the data")
-        if y.dim() != 1 or y.is_floating_point() or int(y.min()) < 0:
+    if len(y) < _LEAST:
+        raise TaskError(
+            f"{name} has {len(y)} {what} examples, expected at least {_LEAST}; check the data"
+        )
+    if y.dim() != 1 or y.is_floating_point() or int(y.min()) < 0:
+        raise TaskError(
+            f"the {what} labels of {name} are not one class number from 0 on for each "
+            f"input (type {y.dtype}, shape {tuple(y.shape)}); convert them"
+        )
+
+
+def _check_normalisation(name: str, x: Batch, normalisation: Normalisation) -> None:
+    if not isinstance(x, Tensor):
+        if normalisation != PLAIN:
             raise TaskError(
-                f"the {what} labels of {name} are not one class number from 0 on for each "
-                f"input (type {y.dtype}, shape {tuple(y.shape)}); convert them"
+                f"the inputs of {name} are several tensors, which one `normalisation` cannot be "
+                "for; leave it out and normalise them yourself"
             )
-    if test is None:
-        train, test = _cut(train, len(train[0]) // 6, SELECTION_SEED + 1)
-    rest, select = _cut(train, min(SELECTION_SIZE, len(train[0]) // 5), SELECTION_SEED)
-    if normalisation is None:
-        normalisation = _measure(rest[0])
-    channels = rest[0].shape[1] if rest[0].dim() > 2 else 1
+        return
+    channels = x.shape[1] if x.dim() > 2 else 1
     for numbers in (normalisation.mean, normalisation.std):
         if len(numbers) not in (1, channels):
             raise TaskError(
@@ -175,24 +345,18 @@ def make_task(
             )
     if any(s <= 0 for s in normalisation.std):
         raise TaskError(f"the normalisation of {name} has a deviation that is not positive")
-    splits = [
-        Split(Inputs(x, normalisation, device, name), y.long().to(device))
-        for x, y in (rest, select, test)
-    ]
-    classes = int(torch.cat([train[1], test[1]]).max()) + 1
-    return Task(name, splits[0], splits[1], splits[2], classes, tuple(rest[0].shape[1:]))
 
 
-def _cut(
-    data: tuple[Tensor, Tensor], count: int, seed: int
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    order = torch.randperm(len(data[0]), generator=torch.Generator().manual_seed(seed))
-    cut, kept = order[:count], order[count:]
-    return (data[0][kept], data[1][kept]), (data[0][cut], data[1][cut])
+def _cut(examples: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
+    """Return examples without some that are drawn, and those."""
+    x, y = examples
+    order = torch.randperm(batch_size(x), generator=torch.Generator().manual_seed(seed))
+    drawn, rest = order[:count], order[count:]
+    return (take(x, rest), y[rest]), (take(x, drawn), y[drawn])
 
 
-def _measure(x: Tensor) -> Normalisation:
-    if x.dtype != torch.uint8:
+def _measure(x: Batch) -> Normalisation:
+    if not isinstance(x, Tensor) or x.dtype != torch.uint8:
         return PLAIN
     flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(1)
     parts = flat.transpose(0, 1).flatten(1).double() / 255

@@ -1,8 +1,9 @@
-"""``nn.Module`` -> a pure function of one weight vector."""
+"""Networks as pure functions of a batch of inputs and one weight vector."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,9 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from geomerge.errors import CheckpointError, OptionError, TaskError, first_line
+from geomerge.networks.batches import Batch, batch_size, leaves, pass_to, shape_of, split
 from geomerge.networks.gradients import gradients_into
+from geomerge.networks.outputs import logits_in
 
 __all__ = ["Network", "check_device", "places"]
+
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def check_device(device: str | torch.device) -> str | torch.device:
@@ -27,44 +32,44 @@ def check_device(device: str | torch.device) -> str | torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise OptionError(
-            f"cannot compute on {device!r} ({first_line(error)}); use --device cpu"
+            f"cannot compute on {device!r} ({first_line(error)}); set `device` to 'cpu'"
         ) from error
     return device
 
 
 def places(shapes: Mapping[str, torch.Size]) -> dict[str, slice]:
-    """Return where each tensor lies in a weight vector that holds them one after the other."""
-    found, start = {}, 0
+    """Return the slice of each tensor in a vector that holds the tensors one after the other."""
+    slices, start = {}, 0
     for name, shape in shapes.items():
-        found[name] = slice(start, start + shape.numel())
+        slices[name] = slice(start, start + shape.numel())
         start += shape.numel()
-    return found
-
-
-@contextmanager
-def _trainable(module: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """Give a module's parameters, with gradients enabled for them as long as the block lasts."""
-    parameters = list(module.parameters())
-    for p in parameters:
-        p.requires_grad_(True)
-    try:
-        with torch.enable_grad():
-            yield parameters
-    finally:
-        for p in parameters:
-            p.requires_grad_(False)
+    return slices
 
 
 class Network:
-    """A network as a function of inputs and one weight vector, deterministic.
+    """A deterministic network as a function of inputs and one weight vector.
 
     The vector holds every floating point tensor of the state dict: parameters first, then buffers
     (running statistics), so that a path between two networks moves those too. Tied weights appear
-    once. Integer buffers stay as they are in the module.
+    once. Integer buffers, and buffers that are not part of the state dict, are constants.
 
     Args:
-        module: The network; it is put in evaluation mode (no dropout, frozen statistics).
-        device: Where it computes.
+        module: The network, copied: the copy is in evaluation mode (no dropout, frozen
+            statistics), and computes in float32 where the module has half precision.
+        device: Device that computes.
+        logits: Function of the module's output that returns the logits, shape (B, m); None finds
+            them, see :func:`~geomerge.networks.outputs.logits_in`.
+
+    Attributes:
+        module: The copy.
+        device: Device that computes.
+        shapes: Shape of each tensor of the weight vector, by its name in the state dict.
+        slices: Place of each tensor in the weight vector.
+        n: Length of the weight vector.
+        n_parameters: Number of its entries that are parameters.
+        initial: Weights that the module came with, shape (n,).
+        columns: Outputs that count.
+        max_batch: Largest number of inputs in one pass; None passes any number at once.
 
     Example:
         >>> import torch
@@ -77,36 +82,55 @@ class Network:
         >>> network.logits(w, torch.ones(4, 2)).shape
         torch.Size([4, 3])
         >>> loss, gradient = network.gradient(w, torch.ones(4, 2), lambda logits: logits.sum())
-        >>> gradient  # by w, in the order of the state dict
+        >>> gradient  # with respect to w, in the order of the state dict
         tensor([4., 4., 4., 4., 4., 4., 4., 4., 4.])
     """
 
-    def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
-        self.columns = slice(None)  # of the outputs that count
-        self.max_batch: int | None = None  # inputs of one pass; more are passed in parts
-        self.module = module.to(check_device(device)).eval().requires_grad_(False)
+    def __init__(
+        self,
+        module: nn.Module,
+        device: str | torch.device = "cpu",
+        logits: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        check_device(device)
+        self.columns = slice(None)
+        self.max_batch: int | None = None
         self.device = torch.device(device)
-        tensors = [*module.named_parameters(), *module.named_buffers()]
-        parts = {name: value for name, value in tensors if value.is_floating_point()}
-        self.n_parameters = sum(p.numel() for p in module.parameters())
-        self.shapes = {name: value.shape for name, value in parts.items()}
+        self._logits_in = logits or logits_in
+        stored = set(module.state_dict())
+        tensors = {
+            name: value
+            for name, value in [*module.named_parameters(), *module.named_buffers()]
+            if value.is_floating_point() and name in stored
+        }
+        self.shapes = {name: value.shape for name, value in tensors.items()}
         self.slices = places(self.shapes)
-        self.n = sum(shape.numel() for shape in self.shapes.values())  # length of the weight vector
-        self.initial = self.ravel(parts)  # (n,): the weights that the module came with
+        self.n = sum(shape.numel() for shape in self.shapes.values())
+        parameters = (p for p in module.parameters() if p.is_floating_point())
+        self.n_parameters = sum(p.numel() for p in parameters)
+        initial = self.ravel(tensors)
+        half = initial.dtype in _HALF
+        self.initial = initial.float() if half else initial
+        # The copy's weights are views of the vector: a module of its own size is never made.
+        copied = _copy(module, self.unravel(self.initial))
+        copied = copied.float() if half else copied
+        self.module = copied.to(self.device).eval().requires_grad_(False)
 
     @property
     def trained(self) -> Tensor:  # (n,), bool
-        """A new mask of the parameters, which come before the buffers in the weight vector."""
+        """Mask of the parameters, which come before the buffers in the weight vector."""
         return torch.arange(self.n, device=self.device) < self.n_parameters
 
     def head_view(self, columns: slice) -> Network:
-        """Return the same network with only some outputs: one head of several."""
+        """Return the same network with some of its outputs: one head of several."""
         view = copy.copy(self)
         view.columns = columns
         return view
 
     def ravel(self, tensors: Mapping[str, Tensor]) -> Tensor:  # (n,)
-        """Return the weight vector of named tensors, as float32 on this device."""
+        """Return named tensors as a weight vector on this device."""
+        if not self.shapes:
+            return torch.empty(0, device=self.device)
         return torch.cat([tensors[k].detach().reshape(-1) for k in self.shapes]).to(self.device)
 
     def unravel(
@@ -121,14 +145,8 @@ class Network:
         w: Tensor,  # (n,)
     ) -> nn.Module:
         """Return a new module with its own copy of weights, in evaluation mode, trainable."""
-        tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
-        own = self.unravel(w.detach().clone())
-        memo: dict[int, Any] = {}
-        for name, tensor in tensors:
-            if name in own:
-                is_parameter = isinstance(tensor, nn.Parameter)
-                memo[id(tensor)] = nn.Parameter(own[name]) if is_parameter else own[name]
-        return copy.deepcopy(self.module, memo).requires_grad_(True).eval()
+        own = {name: tensor.detach().clone() for name, tensor in self.unravel(w).items()}
+        return _copy(self.module, own).requires_grad_(True).eval()
 
     def shared_module(
         self,
@@ -152,61 +170,80 @@ class Network:
         """Return a copy of the module's state dict at a weight vector, on the CPU."""
         return {k: v.detach().cpu().clone() for k, v in self.shared_module(w).state_dict().items()}
 
+    def call(self, module: nn.Module, x: Batch) -> Tensor:  # (B, m)
+        """Return the logits that a module of this architecture has on a batch."""
+        return self._logits_in(pass_to(module, x))[:, self.columns]
+
     def outputs(
         self,
         w: Tensor,  # (n,)
-        x: Tensor,  # (B, ...)
+        x: Batch,  # (B, ...)
     ) -> Tensor:  # (B, m)
-        """Return the logits, differentiable in ``w`` and ``x``."""
-        out: Tensor = functional_call(self.module, self.unravel(w), (x,))
-        return out[:, self.columns]
+        """Return the logits, differentiable with respect to ``w`` and ``x``."""
+        return self.functional(self.unravel(w), x)
+
+    def functional(
+        self,
+        tensors: Mapping[str, Tensor],
+        x: Batch,  # (B, ...)
+    ) -> Tensor:  # (B, m)
+        """Return the logits as a differentiable function of named tensors.
+
+        Args:
+            tensors: Tensors in place of the module's own; those that are missing are the module's.
+            x: Inputs.
+        """
+        args, kwargs = _arguments(x)
+        out = functional_call(self.module, dict(tensors), args, kwargs)
+        return self._logits_in(out)[:, self.columns]
 
     def logits(
         self,
         w: Tensor,  # (n,)
-        x: Tensor,  # (B, ...)
+        x: Batch,  # (B, ...)
     ) -> Tensor:  # (B, m)
         """Return the logits without derivatives; faster than :meth:`outputs`."""
         with torch.no_grad():
             module = self.shared_module(w)
-            parts = [module(part)[:, self.columns] for part in x.split(self.max_batch or len(x))]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            if self.max_batch is None or batch_size(x) <= self.max_batch:
+                return self.call(module, x)
+            return torch.cat([self.call(module, part) for part in split(x, self.max_batch)])
 
     def all_logits(
         self,
         w: Tensor,  # (n,)
-        batches: Iterable[Tensor],
+        batches: Iterable[Batch],
     ) -> Tensor:  # (N, m)
-        """Return the logits of all inputs, taken batch by batch."""
+        """Return the logits of all inputs, computed batch by batch."""
         return torch.cat([self.logits(w, x) for x in batches])
 
     def gradient(
         self,
         w: Tensor,  # (n,)
-        x: Tensor,  # (B, ...)
+        x: Batch,  # (B, ...)
         loss_of: Callable[[Tensor], Tensor],
         out: Tensor | None = None,  # (n,)
     ) -> tuple[float, Tensor]:
-        """Return a loss of the logits and its gradient in ``w``.
+        """Return a loss of the logits and its gradient with respect to ``w``.
 
         Args:
-            w: The weights.
+            w: Weights.
             x: Inputs.
-            loss_of: Logits, shape (B, m), to one number.
-            out: Where the gradient goes; None makes a new vector.
+            loss_of: Function of the logits, shape (B, m), that returns one number.
+            out: Vector that receives the gradient; None makes a new one.
 
         Returns:
             The loss, and its gradient, shape (n,). Buffers are not trained: their entries are zero.
         """
         module = self.shared_module(w)
         out = torch.empty_like(w) if out is None else out
-        if self.max_batch is not None and len(x) > self.max_batch:
+        if self.max_batch is not None and batch_size(x) > self.max_batch:
             return self._gradient_in_parts(w, x, loss_of, out)
         with _trainable(module) as parameters:
             loss = gradients_into(
                 out[: self.n_parameters],
                 parameters,
-                lambda: loss_of(module(x)[:, self.columns]),
+                lambda: loss_of(self.call(module, x)),
             )
         out[self.n_parameters :] = 0
         return float(loss.detach()), out
@@ -214,42 +251,41 @@ class Network:
     def _gradient_in_parts(
         self,
         w: Tensor,  # (n,)
-        x: Tensor,  # (B, ...)
+        x: Batch,  # (B, ...)
         loss_of: Callable[[Tensor], Tensor],
         out: Tensor,  # (n,)
     ) -> tuple[float, Tensor]:
-        """Return the same through two passes, the second from the gradient at the logits."""
+        """Return the same by two passes, the second from the gradient at the logits."""
         assert self.max_batch is not None
         logits = self.logits(w, x).requires_grad_()
         with torch.enable_grad():
             loss = loss_of(logits)
             (at_logits,) = torch.autograd.grad(loss, logits)
-        sums = out.zero_()[: self.n_parameters].split([p.numel() for p in self.module.parameters()])
         with _trainable(self.shared_module(w)) as parameters:
-            for part, wanted in zip(
-                x.split(self.max_batch), at_logits.split(self.max_batch), strict=True
-            ):
-                parts = torch.autograd.grad(
-                    self.module(part)[:, self.columns], parameters, wanted,
+            sums = out.zero_()[: self.n_parameters].split([p.numel() for p in parameters])
+            pairs = zip(split(x, self.max_batch), at_logits.split(self.max_batch), strict=True)
+            for part, wanted in pairs:
+                gradients = torch.autograd.grad(
+                    self.call(self.module, part), parameters, wanted,
                     allow_unused=True, materialize_grads=True,
                 )  # fmt: skip
-                for total, one in zip(sums, parts, strict=True):
-                    total += one.reshape(-1)
+                for total, gradient in zip(sums, gradients, strict=True):
+                    total += gradient.reshape(-1)
         return float(loss.detach()), out
 
     def check_inputs(
         self,
         w: Tensor,  # (n,)
-        x: Tensor,  # (B, ...)
+        x: Batch,  # (B, ...)
         classes: int,
         source: str,
     ) -> None:
         """Refuse inputs that the network cannot take, or two outputs for the same input.
 
         Args:
-            w: The weights.
+            w: Weights.
             x: A small batch of the task's inputs.
-            classes: How many classes the task's labels name.
+            classes: Number of classes that the task's labels name.
             source: Name of the task, for messages.
 
         Raises:
@@ -259,18 +295,10 @@ class Network:
         module = self.shared_module(w)
         with torch.no_grad():
             try:
-                out, again = module(x), module(x)
+                first, second = pass_to(module, x), pass_to(module, x)
             except Exception as error:  # whatever a network's own code raises
-                raise TaskError(
-                    f"the network cannot take the inputs of {source}, of shape "
-                    f"{tuple(x.shape[1:])} ({first_line(error)}); name the task it was "
-                    "trained for"
-                ) from error
-        if not isinstance(out, Tensor) or out.dim() != 2:
-            raise CheckpointError(
-                "expected a network that returns logits of shape (batch, classes); wrap it so"
-            )
-        out, again = out[:, self.columns], again[:, self.columns]
+                raise TaskError(self._refusal(x, source, error)) from error
+            out, again = (self._logits_in(output)[:, self.columns] for output in (first, second))
         if out.shape[1] < classes:
             raise TaskError(
                 f"the network has {out.shape[1]} outputs and {source} has {classes} classes; "
@@ -283,3 +311,69 @@ class Network:
                 "the network gives two different outputs for the same weights and inputs; "
                 "remove its randomness from evaluation mode"
             )
+
+    def _refusal(self, x: Batch, source: str, error: Exception) -> str:
+        """Return the sentence that says why the module cannot take a batch."""
+        given = len(leaves(x))
+        needed, most = _inputs_of(self.module)
+        if needed and not (len(needed) <= given <= most):
+            return (
+                f"the network takes {_counted(needed)} and {source} has {given}; give a task "
+                "whose inputs are a tuple or a mapping of as many tensors"
+            )
+        return (
+            f"the network cannot take the inputs of {source}, of shape {shape_of(x)} "
+            f"({first_line(error)}); name the task it was trained for"
+        )
+
+
+def _copy(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a module that has some tensors in the place of its own."""
+    memo: dict[int, Any] = {}
+    for name, own in [*module.named_parameters(), *module.named_buffers()]:
+        if name in tensors:
+            isolated = tensors[name].detach()
+            is_parameter = isinstance(own, nn.Parameter)
+            memo[id(own)] = nn.Parameter(isolated) if is_parameter else isolated
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # whatever the module's attributes raise
+        raise CheckpointError(
+            f"{type(module).__name__} cannot be copied ({first_line(error)}); keep only plain "
+            "tensors, parameters and modules in it"
+        ) from error
+
+
+@contextmanager
+def _trainable(module: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """Return a module's floating point parameters, which take gradients inside the block."""
+    parameters = [p for p in module.parameters() if p.is_floating_point()]
+    for p in parameters:
+        p.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            yield parameters
+    finally:
+        for p in parameters:
+            p.requires_grad_(False)
+
+
+def _arguments(x: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Return a batch as positional and keyword arguments of a module."""
+    if isinstance(x, dict):
+        return (), x
+    return (x,) if isinstance(x, Tensor) else x, {}
+
+
+def _inputs_of(module: nn.Module) -> tuple[list[str], float]:
+    """Return the names of a module's required inputs, and the number that it takes at most."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    kinds = {p.kind for p in parameters}
+    if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+        return [p.name for p in parameters if p.default is p.empty and p.kind < 2], float("inf")
+    return [p.name for p in parameters if p.default is p.empty], len(parameters)
+
+
+def _counted(names: list[str]) -> str:
+    word = {1: "one input", 2: "two inputs", 3: "three inputs", 4: "four inputs"}
+    return f"{word.get(len(names), f'{len(names)} inputs')} ({', '.join(names)})"

@@ -1,0 +1,129 @@
+"""Batches of inputs: one tensor, a tuple of tensors, or a dictionary of tensors.
+
+All tensors of a batch have the examples along their first dimension. A tuple is passed to a module
+as positional arguments, a dictionary as keyword arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "Batch",
+    "Shape",
+    "as_batch",
+    "batch_size",
+    "cast_floats",
+    "concat",
+    "is_plain",
+    "leaves",
+    "map_leaves",
+    "pass_to",
+    "shape_of",
+    "split",
+    "take",
+]
+
+Batch: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+# Shape of one example: numbers for one tensor, a shape for each of several tensors, or a pair of
+# name and shape for each tensor of a dictionary.
+Shape: TypeAlias = tuple[Any, ...]
+
+
+def as_batch(value: Any) -> Batch | None:
+    """Return tensors or arrays as a batch, sequences as tuples; None if it holds anything else."""
+    if isinstance(value, Mapping):
+        named = {name: _as_tensor(entry) for name, entry in value.items()}
+        whole = {name: entry for name, entry in named.items() if entry is not None}
+        return whole if whole and len(whole) == len(named) else None
+    if isinstance(value, (tuple, list)):
+        parts = [_as_tensor(entry) for entry in value]
+        found = tuple(part for part in parts if part is not None)
+        return found if found and len(found) == len(parts) else None
+    return _as_tensor(value)
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    return torch.as_tensor(value) if hasattr(value, "__array__") else None
+
+
+def leaves(x: Batch) -> list[Tensor]:
+    """Return the tensors of a batch, in order."""
+    if isinstance(x, Tensor):
+        return [x]
+    return list(x.values()) if isinstance(x, dict) else list(x)
+
+
+def map_leaves(function: Callable[[Tensor], Tensor], x: Batch) -> Batch:
+    """Return a batch of the same form with a function applied to each tensor."""
+    if isinstance(x, Tensor):
+        return function(x)
+    if isinstance(x, dict):
+        return {name: function(value) for name, value in x.items()}
+    return tuple(function(value) for value in x)
+
+
+def batch_size(x: Batch) -> int:
+    """Return the number of examples in a batch."""
+    return len(leaves(x)[0])
+
+
+def take(x: Batch, index: Tensor | slice) -> Batch:
+    """Return some examples of a batch."""
+    return map_leaves(lambda leaf: leaf[index], x)
+
+
+def split(x: Batch, size: int) -> list[Batch]:
+    """Return a batch in parts of at most ``size`` examples."""
+    if isinstance(x, Tensor):
+        return list(x.split(size))
+    count = batch_size(x)
+    return [take(x, slice(start, start + size)) for start in range(0, count, size)]
+
+
+def concat(parts: Sequence[Batch]) -> Batch:
+    """Return batches of one form as one batch."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat([part for part in parts if isinstance(part, Tensor)])
+    if isinstance(first, dict):
+        named = [part for part in parts if isinstance(part, dict)]
+        return {name: torch.cat([part[name] for part in named]) for name in first}
+    rows = [leaves(part) for part in parts]
+    return tuple(torch.cat(list(column)) for column in zip(*rows, strict=True))
+
+
+def cast_floats(x: Batch, like: Tensor) -> Batch:
+    """Return a batch on another tensor's device, its floating tensors in that tensor's type."""
+
+    def cast(leaf: Tensor) -> Tensor:
+        return leaf.to(like) if leaf.is_floating_point() else leaf.to(like.device)
+
+    return map_leaves(cast, x)
+
+
+def shape_of(x: Batch) -> Shape:
+    """Return the shape of one example."""
+    if isinstance(x, Tensor):
+        return tuple(x.shape[1:])
+    if isinstance(x, dict):
+        return tuple((name, tuple(value.shape[1:])) for name, value in x.items())
+    return tuple(tuple(value.shape[1:]) for value in x)
+
+
+def is_plain(shape: Shape) -> bool:
+    """Return whether examples of a shape are one tensor each."""
+    return all(isinstance(size, int) for size in shape)
+
+
+def pass_to(module: nn.Module | Callable[..., Any], x: Batch) -> Any:
+    """Call a module with a batch and return its output."""
+    if isinstance(x, Tensor):
+        return module(x)
+    return module(**x) if isinstance(x, dict) else module(*x)
