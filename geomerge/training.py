@@ -17,6 +17,7 @@ from geomerge.io.checkpoint import SUFFIXES, Checkpoint, save_checkpoint
 from geomerge.io.files import check_output
 from geomerge.metrics import make_sketch
 from geomerge.networks.architectures import create_network
+from geomerge.networks.batches import Batch, concat
 from geomerge.networks.network import Network
 from geomerge.walks.objectives import CrossEntropy
 
@@ -69,7 +70,7 @@ def train(
             for step in range(steps):
                 x, y = next(order)
                 optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-                loss = torch.nn.functional.cross_entropy(module(x), y)
+                loss = torch.nn.functional.cross_entropy(network.call(module, x), y)
                 if not torch.isfinite(loss):
                     raise NumericalError(
                         f"the training loss is {float(loss)} after {step} steps, expected a "
@@ -154,7 +155,7 @@ def train_checkpoint(
     }
 
 
-def _mixed(splits: list[Split], batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _mixed(splits: list[Split], batch: int, seed: int) -> Iterator[tuple[Batch, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     sizes = [len(s.labels) for s in splits]
     owner = torch.repeat_interleave(torch.arange(len(splits)), torch.tensor(sizes))
@@ -168,7 +169,7 @@ def _mixed(splits: list[Split], batch: int, seed: int) -> Iterator[tuple[Tensor,
                 index = local[chosen[owner[chosen] == k]]
                 xs.append(split.inputs.batch(index))
                 ys.append(split.labels[index])
-            yield torch.cat(xs), torch.cat(ys)
+            yield concat(xs), torch.cat(ys)
 
 
 def straight_line(

@@ -43,6 +43,7 @@ class Examples:
     def take(self, index: Tensor | slice) -> Tensor:  # (B, ...)
         """Return normalised inputs in float32."""
         x = self.inputs.batch(index)
+        assert isinstance(x, Tensor), "streams are of inputs of one tensor"
         if self.permutation is None:
             return x
         return x.flatten(1).index_select(1, self.permutation).view_as(x)

@@ -152,14 +152,15 @@ def _part(split: Split, numbers: Tensor) -> Split:
     """Return the examples of classes with a number, under it."""
     labels = numbers[split.labels]
     kept = labels >= 0
-    return Split(replace(split.inputs, raw=split.inputs.raw[kept]), labels[kept])
+    return Split(split.inputs.take(kept), labels[kept])
 
 
 def _turned(split: Split, angle: float) -> Split:
     """Return images turned by so many degrees, in bytes as they came: a quarter of the memory."""
     from torchvision.transforms.functional import InterpolationMode, rotate
 
-    raw: Tensor = split.inputs.raw
+    raw = split.inputs.raw
+    assert isinstance(raw, Tensor), "images are one tensor"
     if angle == 0:
         return split
     turned = torch.cat([rotate(x, angle, InterpolationMode.BILINEAR) for x in raw.split(_ROTATED)])

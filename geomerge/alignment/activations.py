@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from geomerge.alignment.groups import PermutationGroup, permute
 from geomerge.alignment.weights import assignment
 from geomerge.data import Inputs
+from geomerge.networks.batches import Batch, cast_floats
 from geomerge.networks.network import Network
 
 __all__ = ["match_activations"]
@@ -97,10 +98,10 @@ class _Moments:
 
 
 def _activations(
-    network: Network, layers: Sequence[str], w: Tensor, x: Tensor
+    network: Network, layers: Sequence[str], w: Tensor, x: Batch
 ) -> dict[str, Tensor]:  # (N, units) each
     found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    x = x.to(w.dtype) if x.is_floating_point() else x
+    x = cast_floats(x, w)
     with ExitStack() as hooks:
         for name, parts in found.items():
             layer = network.module.get_submodule(name)

@@ -16,6 +16,7 @@ from geomerge.errors import OptionError
 from geomerge.metrics import KroneckerMetric
 from geomerge.metrics.kronecker.factor import Factor
 from geomerge.metrics.kronecker.layer import KroneckerLayer
+from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
 from geomerge.options import check_known
 
@@ -63,7 +64,7 @@ def align(
     method: str = "weights",
     inputs: Inputs | None = None,
     seed: int = 0,
-    example: Tensor | None = None,  # (B, ...)
+    example: Batch | None = None,  # (B, ...)
 ) -> tuple[Tensor, Alignment]:
     """Permute the units of b so that it is near a; its function stays.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from geomerge.errors import OptionError, first_line
+from geomerge.networks.batches import Batch, cast_floats, drawn_like, take
 from geomerge.networks.network import Network
 from geomerge.pruning.units import Units, traced_units
 
@@ -52,7 +53,7 @@ class PermutationGroup:
 def find_groups(
     network: Network,
     w: Tensor,  # (n,)
-    example: Tensor,  # (B, ...)
+    example: Batch,  # (B, ...)
 ) -> tuple[list[PermutationGroup], dict[str, str]]:
     """Find the groups of units that can change places without changing the function.
 
@@ -72,9 +73,7 @@ def find_groups(
     Raises:
         OptionError: If the network cannot be traced.
     """
-    example = example[:2].to(network.device)
-    if example.is_floating_point():
-        example = example.to(w.dtype)
+    example = cast_floats(take(example, slice(0, 2)), w)
     network.shared_module(w)
     try:
         traced, fixed = traced_units(network, example, norms=True)
@@ -121,15 +120,11 @@ def _blocks(network: Network, units: Units) -> int:
     return blocks if units.count % blocks == 0 else 1
 
 
-def _stays(
-    network: Network, w: Tensor, groups: Sequence[PermutationGroup], example: Tensor
-) -> bool:
+def _stays(network: Network, w: Tensor, groups: Sequence[PermutationGroup], example: Batch) -> bool:
     """Return whether random orders leave the outputs, at weights that no two units share."""
     generator = torch.Generator().manual_seed(0)
     everything = network.head_view(slice(None))
-    w, x = w.clone(), example
-    if x.is_floating_point():
-        x = torch.randn(x.shape, generator=generator).to(x)
+    w, x = w.clone(), drawn_like(example, generator)
     for name, place in network.slices.items():
         # Apart from each other and from zero, which would hide an effect; a variance stays one.
         scale = 0.1 * (float(w[place].square().mean().sqrt()) or 1.0)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from geomerge.data import Inputs, Split, Task
-from geomerge.data.digest import split_digests, tensor_digest
+from geomerge.data.digest import batch_digest, split_digests
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.merging import Merge
 from geomerge.merging.probe import Probe
@@ -107,7 +107,7 @@ def data_digests(
             "name": manifold_name,
             "normalisation": manifold.normalisation.to_json(),
             "examples": len(manifold),
-            "inputs": tensor_digest(manifold.raw),
+            "inputs": batch_digest(manifold.raw),
         }
     return found
 

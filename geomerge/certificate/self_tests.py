@@ -73,7 +73,7 @@ def step_self_tests(
         output: Name of the output map phi, such as ``"hellinger"``.
         seed: Seed of the metric's draws.
     """
-    few = Inputs(inputs.raw[:_INPUTS], inputs.normalisation, inputs.device)
+    few = inputs.first(_INPUTS)
     x = few.batch(slice(None))
     measured = measure_metric(metric, network, w, few, output, seed)
     own: list[Tensor] = []

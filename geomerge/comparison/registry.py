@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geomerge.comparison.context import Context
 from geomerge.merging.sides import Side
+from geomerge.networks.batches import Batch
 from geomerge.registry import Registry
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 GROUPS = ("networks", "weights", "activations", "matching", "training", "walks")
 
 # Scores of the classes, shape (B, m), as the network of a task sees them.
-Predictor: TypeAlias = Callable[[Side, Tensor], Tensor]
+Predictor: TypeAlias = Callable[[Side, Batch], Tensor]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from geomerge.data import Inputs, Split
 from geomerge.errors import NumericalError, OptionError
 from geomerge.metrics import EuclideanMetric, MaskedMetric, Metric, combine
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
+from geomerge.networks.batches import batch_size
 from geomerge.networks.network import Network
 from geomerge.walks.constraints import QuadraticConstraint
 from geomerge.walks.objectives import CrossEntropy, KLToTeacher
@@ -131,7 +132,7 @@ def merge_expert(
     best = min(allowed, key=lambda i: path[i].value)
     w = weights[best]
     batch = per_step + (settings.rehearsal if rehearsal.count else 0)
-    drawn = sum(len(r.targets) - len(r.examples) for r in memory)
+    drawn = sum(len(r.targets) - batch_size(r.examples) for r in memory)
     report = MergeReport(
         task=task,
         path=path,
@@ -150,7 +151,7 @@ def merge_expert(
             "inputs": len(inputs),
             "labels": len(inputs) if settings.labels else 0,
             "pseudo_inputs": drawn,
-            "kept_inputs": sum(len(r.examples) for r in memory),
+            "kept_inputs": sum(batch_size(r.examples) for r in memory),
         },
         passes=walked * batch / len(inputs),
         notes=notes,

@@ -19,6 +19,7 @@ from geomerge.errors import OptionError
 from geomerge.metrics import KroneckerMetric, combine
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.sketch import truncated_metric
+from geomerge.networks.batches import Batch, batch_size, concat, leaves, to_device
 from geomerge.networks.network import Network
 from geomerge.walks.objectives import log_probabilities
 
@@ -66,22 +67,23 @@ class TaskMemory:
     sketch: KroneckerMetric | None
     tasks: int
     moments: InputMoments | None
-    examples: Tensor
+    examples: Batch
     seed: int
     targets: Tensor
     kept: dict[str, float]
 
-    def inputs(self) -> Tensor:  # (N, ...)
+    def inputs(self) -> Batch:  # (N, ...)
         """Return pseudo-inputs, drawn again, and kept inputs: those that targets belong to."""
-        count = len(self.targets) - len(self.examples)
+        count = len(self.targets) - batch_size(self.examples)
         if self.moments is None or not count:
             return self.examples
-        return torch.cat([self.moments.draw(count, self.seed), self.examples])
+        return concat([self.moments.draw(count, self.seed), self.examples])
 
     @property
     def nbytes(self) -> int:
         """Bytes of all that is kept."""
-        total = self.origin.nbytes + self.examples.nbytes + self.targets.nbytes
+        total = self.origin.nbytes + self.targets.nbytes
+        total += sum(leaf.nbytes for leaf in leaves(self.examples))
         if self.moments is not None:
             total += self.moments.nbytes
         if self.sketch is not None:
@@ -132,17 +134,18 @@ def remember(
         sketch = estimate_kronecker(network, w, sample.batches(_BATCH), settings.output, seed)
         kept["sketch"] = 1.0
     if settings.pseudo_inputs:
-        if not inputs.raw.is_floating_point() and inputs.raw.dtype != torch.uint8:
+        if not inputs.continuous or not isinstance(inputs.raw, Tensor):
             raise OptionError(
-                "pseudo-inputs are drawn from the moments of inputs, and these are integers; give "
+                "pseudo-inputs are drawn from the moments of inputs, and these are "
+                f"{'integers' if isinstance(inputs.raw, Tensor) else 'several tensors'}; give "
                 "pseudo_inputs=0 and examples=K"
             )
         sample = inputs.sample(min(_MOMENTS, len(inputs)), seed)
         groups = network.all_logits(w, sample.batches(_BATCH)).argmax(dim=1)
         moments = measure_moments(sample, groups, settings.rank)
         kept["moments"] = moments.kept
-    examples = inputs.sample(settings.examples, seed + 1).batch(slice(None)).cpu()
-    unanswered = torch.empty(settings.pseudo_inputs + len(examples), 0)
+    examples = to_device(inputs.sample(settings.examples, seed + 1).batch(slice(None)), "cpu")
+    unanswered = torch.empty(settings.pseudo_inputs + batch_size(examples), 0)
     remembered = TaskMemory(
         name, head, dict(network.shapes), w.cpu(), sketch, 1, moments, examples, seed,
         unanswered, kept,

@@ -125,10 +125,12 @@ def measure_moments(
     groups = groups.cpu()
     for group in groups.unique():
         index = (groups == group).nonzero()[:, 0]
-        x = inputs.batch(index).flatten(1).cpu()
+        batch = inputs.batch(index)
+        assert isinstance(batch, Tensor), "only inputs of one tensor have moments here"
+        x = batch.flatten(1).cpu()
         mean = x.mean(dim=0)
         clusters.append(Cluster(len(x) / len(groups), mean, _covariance(x - mean, rank)))
-    return InputMoments(tuple(inputs.raw.shape[1:]), tuple(clusters))
+    return InputMoments(inputs.shape, tuple(clusters))
 
 
 def _covariance(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from geomerge.continual.memory import UNSEEN, NetworkOf, TaskMemory
 from geomerge.data import Inputs, as_they_are
+from geomerge.networks.batches import Batch, batch_size, concat, take, to_device
 from geomerge.networks.network import Network
 from geomerge.walks.objectives import KLToTeacher, divergence
 from geomerge.walks.walk import Direction
@@ -37,28 +38,28 @@ class Rehearsal:
         batch: int,
         seed: int,
     ) -> None:
-        by_head: dict[int | None, list[tuple[Tensor, Tensor]]] = {}
-        self._tasks: list[tuple[str, Network, Tensor, Tensor]] = []
+        by_head: dict[int | None, list[tuple[Batch, Tensor]]] = {}
+        self._tasks: list[tuple[str, Network, Batch, Tensor]] = []
         for task in memory:
             x = task.inputs()
-            if not len(x):
+            if not batch_size(x):
                 continue
             network = network_of(task.head)
-            targets = _widened(task.targets.float().to(network.device), network, x[:1])
+            targets = _widened(
+                task.targets.float().to(network.device), network, take(x, slice(0, 1))
+            )
             by_head.setdefault(task.head, []).append((x, targets))
-            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+            order = torch.randperm(batch_size(x), generator=torch.Generator().manual_seed(seed))
             few = order[:_MEASURED]
-            measured = x[few].to(network.device), targets[few.to(network.device)]
+            measured = to_device(take(x, few), network.device), targets[few.to(network.device)]
             self._tasks.append((task.name, network, *measured))
         self.count = sum(len(tasks) for tasks in by_head.values())
         self.inputs: list[Inputs] = []  # of each task
         self._heads: list[tuple[int, KLToTeacher]] = []
         for head, tasks in by_head.items():
             network = network_of(head)
-            x = torch.cat([x for x, _ in tasks])
-            self.inputs += [
-                as_they_are(part, network.device) for part in x.split([len(x) for x, _ in tasks])
-            ]
+            self.inputs += [as_they_are(x, network.device) for x, _ in tasks]
+            x = concat([x for x, _ in tasks])
             inputs, targets = as_they_are(x, network.device), torch.cat([t for _, t in tasks])
             share = max(1, batch * len(tasks) // self.count)
             toward = KLToTeacher(network, targets, inputs, share, seed)
@@ -127,8 +128,8 @@ class RehearsalObjective:
 def _widened(
     targets: Tensor,  # (N, m_old)
     network: Network,
-    x: Tensor,  # (1, ...)
+    x: Batch,  # (1, ...)
 ) -> Tensor:  # (N, m)
     """Return targets on all classes known now: inputs remembered are of none that came later."""
-    more = network.logits(network.initial, x.to(network.device)).shape[1] - targets.shape[1]
+    more = network.logits(network.initial, to_device(x, network.device)).shape[1] - targets.shape[1]
     return torch.nn.functional.pad(targets, (0, more), value=UNSEEN)

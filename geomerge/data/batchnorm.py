@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geomerge.data import Inputs
+from geomerge.networks.batches import concat, pass_to
 from geomerge.networks.network import Network
 
 __all__ = ["BATCH", "BN", "has_statistics", "re_estimate"]
@@ -61,7 +62,7 @@ def re_estimate(
             share = min(share, longest)  # and whole batches only: all count the same
             for start in range(0, longest - share + 1, share):
                 index = torch.arange(start, start + share)
-                module(torch.cat([s.batch(index % len(s)) for s in samples]))
+                pass_to(module, concat([s.batch(index % len(s)) for s in samples]))
     finally:
         for layer, momentum, state in zip(layers, momenta, before, strict=True):
             layer.momentum = momentum

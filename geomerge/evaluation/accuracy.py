@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from geomerge.data import Split
+from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
 
 __all__ = ["accuracy", "right_by_class", "share_right"]
@@ -24,7 +25,7 @@ def accuracy(
     return share_right(partial(network.logits, w), split, batch)
 
 
-def share_right(scores: Callable[[Tensor], Tensor], split: Split, batch: int = 2000) -> float:
+def share_right(scores: Callable[[Batch], Tensor], split: Split, batch: int = 2000) -> float:
     """Return the share of a split whose largest score is that of its label, in [0, 1].
 
     Args:
@@ -37,7 +38,7 @@ def share_right(scores: Callable[[Tensor], Tensor], split: Split, batch: int = 2
 
 
 def right_by_class(
-    scores: Callable[[Tensor], Tensor], split: Split, batch: int = 2000
+    scores: Callable[[Batch], Tensor], split: Split, batch: int = 2000
 ) -> tuple[Tensor, Tensor]:
     """Return how many examples of each class get their label's largest score, of how many.
 

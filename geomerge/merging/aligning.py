@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from geomerge.alignment import align, permuted_metric
@@ -14,6 +13,7 @@ from geomerge.merging.heads import Heads
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
 from geomerge.metrics.sketch import Sketch
+from geomerge.networks.batches import concat
 
 __all__ = ["align_sides"]
 
@@ -106,6 +106,6 @@ def _inputs(sides: Sides, seed: int) -> Inputs:
             "expected inputs of a task to align networks with, got none; name one with --manifold, "
             "or leave out --align"
         )
-    alike = [x for x in given if x.raw.shape[1:] == given[0].raw.shape[1:]]
+    alike = [x for x in given if x.shape == given[0].shape]
     samples = [x.sample(_INPUTS // len(alike), seed).batch(slice(None)) for x in alike]
-    return as_they_are(torch.cat(samples), given[0].device)
+    return as_they_are(concat(samples), given[0].device)

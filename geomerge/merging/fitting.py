@@ -17,6 +17,7 @@ from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
 from geomerge.metrics.kronecker.coverage import survey
 from geomerge.metrics.kronecker.factor import WHOLE
+from geomerge.networks.batches import leaves
 from geomerge.options import parse_size
 from geomerge.walks.walk import FunctionWalkOptions
 
@@ -99,7 +100,7 @@ def data_bytes(sides: Sides) -> int:
     """Return the bytes of all tasks' examples."""
     tasks = {id(side.task): side.task for side in sides if side.task}.values()
     splits = [split for task in tasks for split in (task.train, task.select, task.test)]
-    return sum(split.inputs.raw.nbytes + split.labels.nbytes for split in splits)
+    return sum(split.inputs.nbytes + split.labels.nbytes for split in splits)
 
 
 def sketch_bytes(sides: Iterable[Side]) -> int:
@@ -170,4 +171,4 @@ def _forward_bytes(side: Side) -> int:
 
 def _input_bytes(side: Side) -> int:
     assert side.manifold is not None
-    return side.manifold.batch(slice(0, 1)).nbytes
+    return sum(leaf.nbytes for leaf in leaves(side.manifold.batch(slice(0, 1))))

@@ -10,6 +10,7 @@ from geomerge.merging.plan import Plan, Stage
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import Walker
 from geomerge.metrics import EuclideanMetric, Metric, combine, make_sketch
+from geomerge.networks.batches import take
 from geomerge.walks.constraints import Constraint, Constraints, KLConstraint, QuadraticConstraint
 from geomerge.walks.state import WalkState
 
@@ -121,5 +122,7 @@ def _losses(side: Side, text: str, walker: Walker) -> list[KLConstraint]:
                 f"--budget {text} speaks of class {k - shift}, which {name} never answers; name "
                 "another"
             )
-        found.append(KLConstraint(f"{name}/{k - shift}", side.network, x[chosen], targets[chosen]))
+        found.append(
+            KLConstraint(f"{name}/{k - shift}", side.network, take(x, chosen), targets[chosen])
+        )
     return found

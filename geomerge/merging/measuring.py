@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from geomerge.data import Inputs, as_they_are
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side
 from geomerge.metrics import Metric, combine, measure_metric
+from geomerge.networks.batches import interleave
 
 __all__ = ["EXACT_INPUTS", "METRIC_INPUTS", "manifold_of", "measured_inputs", "metric_of_all"]
 
@@ -49,7 +49,7 @@ def metric_of_all(
     """
     name, output, seed = options.metric, options.output, options.seed
     columns = {str(side.network.columns) for side in sides}
-    shapes = {x.raw.shape[1:] for x in samples}
+    shapes = {x.shape for x in samples}
     if len(columns) == 1 and len(shapes) == 1:
         # One measurement on the inputs of all: its factors are means over them.
         return measure_metric(name, sides[0].network, w, _pooled(samples), output, seed)
@@ -63,5 +63,5 @@ def _pooled(samples: Sequence[Inputs]) -> Inputs:
     if len(samples) == 1:
         return samples[0]
     shortest = min(len(s) for s in samples)
-    mixed = torch.stack([s.batch(slice(0, shortest)) for s in samples], dim=1).flatten(0, 1)
+    mixed = interleave([s.batch(slice(0, shortest)) for s in samples])
     return as_they_are(mixed, samples[0].device)

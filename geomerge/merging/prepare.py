@@ -100,7 +100,7 @@ def _statistics_policy(sides: Sides, options: MergeOptions) -> str:
             f"--bn re-estimate needs inputs of every network's task and {' and '.join(blind)} has "
             "none; name them with --manifold, or use --bn keep"
         )
-    shapes = {s.manifold.raw.shape[1:] for s in sides if s.manifold is not None}
+    shapes = {s.manifold.shape for s in sides if s.manifold is not None}
     if options.bn == "re-estimate" and len(shapes) > 1:
         raise OptionError(
             "--bn re-estimate mixes inputs of all tasks, and theirs have different shapes; use "

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from geomerge.data import Inputs, Split
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
@@ -126,9 +125,5 @@ def _relax(
 def _worst(side: Side) -> Callable[[list[Tensor]], float] | None:
     if side.task is None:
         return None
-    select = side.task.select
-    few = Split(
-        Inputs(select.inputs.raw[:_EXAMPLES], select.inputs.normalisation, select.inputs.device),
-        select.labels[:_EXAMPLES],
-    )
+    few = side.task.select.first(_EXAMPLES)
     return lambda points: min(accuracy(side.network, w, few) for w in fine(points, 2))

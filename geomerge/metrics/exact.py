@@ -16,6 +16,7 @@ from torch import Tensor
 from geomerge.errors import NumericalError
 from geomerge.metrics.base import EigenCoordinates, Metric
 from geomerge.metrics.linearisation import Linearisation
+from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
 
 __all__ = ["ExactMetric", "Krylov", "exact_metric", "lanczos"]
@@ -77,7 +78,7 @@ class ExactMetric(Metric):
 def exact_metric(
     network: Network,
     w: Tensor,  # (n,)
-    batches: Iterable[Tensor],
+    batches: Iterable[Batch],
     output: str = "hellinger",
     rank: int = 40,
 ) -> ExactMetric:

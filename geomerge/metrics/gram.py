@@ -14,6 +14,7 @@ from geomerge.metrics.base import EigenCoordinates, Metric
 from geomerge.metrics.kernel import gram_matrix
 from geomerge.metrics.kronecker.factor import factorise
 from geomerge.metrics.linearisation import Linearisation
+from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
 
 __all__ = ["GramMetric", "gram_metric"]
@@ -77,7 +78,7 @@ class GramMetric(Metric):
 def gram_metric(
     network: Network,
     w: Tensor,  # (n,)
-    x: Tensor,  # (N, ...)
+    x: Batch,  # (N, ...)
     output: str = "hellinger",
 ) -> GramMetric:
     """Measure the exact metric of a network at w on one batch.

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import vjp
 
 from geomerge.metrics.linearisation import Linearisation, mapped_outputs, vectorised
+from geomerge.networks.batches import Batch, single, split, take
 from geomerge.networks.network import Network
 
 __all__ = ["gram_matrix", "is_matrix_layer", "position_gradients", "position_inputs"]
@@ -35,7 +36,7 @@ _Pieces = dict[str, slice]  # tensors, and which of their elements
 def gram_matrix(
     network: Network,
     w: Tensor,  # (n,)
-    x: Tensor,  # (N, ...)
+    x: Batch,  # (N, ...)
     output: str,
 ) -> tuple[Linearisation, Tensor]:  # (N m, N m), float64
     """Linearise a network on inputs and return with it K = J J', inputs varying slowest.
@@ -157,7 +158,7 @@ def _blocks(network: Network, names: list[str], size: int) -> Iterator[_Pieces]:
 def _columns(
     network: Network,
     w: Tensor,  # (n,)
-    x: Tensor,  # (N, ...)
+    x: Batch,  # (N, ...)
     output: str,
     pieces: _Pieces,
 ) -> Tensor:  # (N m, columns)
@@ -165,23 +166,23 @@ def _columns(
     fixed = network.unravel(w)
     flat = {k: fixed[k].reshape(-1) for k in pieces}
 
-    def phi(wanted: dict[str, Tensor], one: Tensor) -> Tensor:
+    def phi(wanted: dict[str, Tensor], one: Batch) -> Tensor:
         moved = {
             k: torch.cat([flat[k][: s.start], wanted[k], flat[k][s.stop :]]).view(network.shapes[k])
             for k, s in pieces.items()
         }
-        return mapped_outputs(network, {**fixed, **moved}, one.unsqueeze(0), output).squeeze(0)
+        return mapped_outputs(network, {**fixed, **moved}, single(one), output).squeeze(0)
 
     wanted = {k: flat[k][s] for k, s in pieces.items()}
     with torch.no_grad():
-        m = len(phi(wanted, x[0]))
+        m = len(phi(wanted, take(x, 0)))
     basis = torch.eye(m, dtype=w.dtype, device=w.device)
     chunk = max(1, _ELEMENTS // (m * sum(f.numel() for f in flat.values())))
     rows = []
-    for part in x.split(chunk):
+    for part in split(x, chunk):
 
-        def derivatives(over: Callable[..., Any], part: Tensor = part) -> Any:
-            def of_one(one: Tensor) -> Any:
+        def derivatives(over: Callable[..., Any], part: Batch = part) -> Any:
+            def of_one(one: Batch) -> Any:
                 found: Any = vjp(partial(phi, one=one), wanted)
                 return over(found[1])(basis)[0]
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from geomerge.errors import NumericalError
 from geomerge.metrics.outputs import output_map
+from geomerge.networks.batches import Batch, batch_size, take
 from geomerge.networks.network import Network
 
 __all__ = ["Linearisation", "differentiable", "mapped_outputs", "vectorised"]
@@ -45,7 +45,7 @@ class Linearisation:
         NumericalError: If the outputs are not finite.
     """
 
-    def __init__(self, network: Network, w: Tensor, x: Tensor, output: str) -> None:
+    def __init__(self, network: Network, w: Tensor, x: Batch, output: str) -> None:
         self._network = network
         # Each tensor is a leaf: as views of one vector each would cost a gradient of length n.
         self._parts = {k: v.detach().requires_grad_() for k, v in network.unravel(w).items()}
@@ -96,12 +96,11 @@ class Linearisation:
 def mapped_outputs(
     network: Network,
     parts: dict[str, Tensor],
-    x: Tensor,  # (B, ...)
+    x: Batch,  # (B, ...)
     output: str,
 ) -> Tensor:  # (B, m)
     """Return the mapped outputs as a function of the named tensors of a weight vector."""
-    logits: Tensor = functional_call(network.module, parts, (x,))
-    return output_map(logits[:, network.columns], output)
+    return output_map(network.functional(parts, x), output)
 
 
 @contextmanager
@@ -135,11 +134,21 @@ def vectorised(derivatives: Callable[[Callable[..., Any]], Any]) -> Any:
 
 
 def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    def mapped(*batches: Tensor) -> Any:
-        found = [function(*ones) for ones in zip(*batches, strict=True)]
-        return tree_map(lambda *leaves: torch.stack(leaves), *found)
+    def mapped(*batches: Batch) -> Any:
+        count = batch_size(batches[0])
+        return _stacked([function(*(take(x, i) for x in batches)) for i in range(count)])
 
     return mapped
+
+
+def _stacked(results: list[Any]) -> Any:
+    """Stack the tensors of results that are tuples, lists or dictionaries of one form."""
+    first = results[0]
+    if isinstance(first, Tensor):
+        return torch.stack(results)
+    if isinstance(first, dict):
+        return {name: _stacked([result[name] for result in results]) for name in first}
+    return type(first)(_stacked(list(parts)) for parts in zip(*results, strict=True))
 
 
 class _PlainNorms(TorchFunctionMode):

@@ -15,17 +15,22 @@ from torch import Tensor, nn
 __all__ = [
     "Batch",
     "Shape",
+    "arguments",
     "as_batch",
     "batch_size",
     "cast_floats",
     "concat",
+    "drawn_like",
+    "interleave",
     "is_plain",
     "leaves",
     "map_leaves",
     "pass_to",
     "shape_of",
+    "single",
     "split",
     "take",
+    "to_device",
 ]
 
 Batch: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
@@ -74,9 +79,14 @@ def batch_size(x: Batch) -> int:
     return len(leaves(x)[0])
 
 
-def take(x: Batch, index: Tensor | slice) -> Batch:
-    """Return some examples of a batch."""
+def take(x: Batch, index: Tensor | slice | int) -> Batch:
+    """Return some examples of a batch, or one of them without the first dimension."""
     return map_leaves(lambda leaf: leaf[index], x)
+
+
+def single(x: Batch) -> Batch:
+    """Return one example as a batch of one."""
+    return map_leaves(lambda leaf: leaf.unsqueeze(0), x)
 
 
 def split(x: Batch, size: int) -> list[Batch]:
@@ -99,6 +109,13 @@ def concat(parts: Sequence[Batch]) -> Batch:
     return tuple(torch.cat(list(column)) for column in zip(*rows, strict=True))
 
 
+def interleave(parts: Sequence[Batch]) -> Batch:
+    """Return batches of one form and size as one, their examples in turns."""
+    count = batch_size(parts[0])
+    order = torch.arange(len(parts) * count).view(len(parts), count).T.reshape(-1)
+    return take(concat(parts), order)
+
+
 def cast_floats(x: Batch, like: Tensor) -> Batch:
     """Return a batch on another tensor's device, its floating tensors in that tensor's type."""
 
@@ -106,6 +123,22 @@ def cast_floats(x: Batch, like: Tensor) -> Batch:
         return leaf.to(like) if leaf.is_floating_point() else leaf.to(like.device)
 
     return map_leaves(cast, x)
+
+
+def to_device(x: Batch, device: torch.device | str) -> Batch:
+    """Return a batch on a device."""
+    return map_leaves(lambda leaf: leaf.to(device), x)
+
+
+def drawn_like(x: Batch, generator: torch.Generator) -> Batch:
+    """Return a batch of the same form, its floating tensors drawn from a normal distribution."""
+
+    def draw(leaf: Tensor) -> Tensor:
+        if not leaf.is_floating_point():
+            return leaf
+        return torch.randn(leaf.shape, generator=generator).to(leaf)
+
+    return map_leaves(draw, x)
 
 
 def shape_of(x: Batch) -> Shape:
@@ -124,6 +157,12 @@ def is_plain(shape: Shape) -> bool:
 
 def pass_to(module: nn.Module | Callable[..., Any], x: Batch) -> Any:
     """Call a module with a batch and return its output."""
-    if isinstance(x, Tensor):
-        return module(x)
-    return module(**x) if isinstance(x, dict) else module(*x)
+    args, kwargs = arguments(x)
+    return module(*args, **kwargs)
+
+
+def arguments(x: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Return a batch as positional and keyword arguments of a module."""
+    if isinstance(x, dict):
+        return (), x
+    return (x,) if isinstance(x, Tensor) else x, {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from geomerge.errors import CheckpointError, OptionError, TaskError, first_line
-from geomerge.networks.batches import Batch, batch_size, leaves, pass_to, shape_of, split
+from geomerge.networks.batches import Batch, arguments, batch_size, leaves, pass_to, shape_of, split
 from geomerge.networks.gradients import gradients_into
 from geomerge.networks.outputs import logits_in
 
@@ -193,7 +193,7 @@ class Network:
             tensors: Tensors in place of the module's own; those that are missing are the module's.
             x: Inputs.
         """
-        args, kwargs = _arguments(x)
+        args, kwargs = arguments(x)
         out = functional_call(self.module, dict(tensors), args, kwargs)
         return self._logits_in(out)[:, self.columns]
 
@@ -356,13 +356,6 @@ def _trainable(module: nn.Module) -> Iterator[list[nn.Parameter]]:
     finally:
         for p in parameters:
             p.requires_grad_(False)
-
-
-def _arguments(x: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Return a batch as positional and keyword arguments of a module."""
-    if isinstance(x, dict):
-        return (), x
-    return (x,) if isinstance(x, Tensor) else x, {}
 
 
 def _inputs_of(module: nn.Module) -> tuple[list[str], float]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs
 from geomerge.metrics import output_map
+from geomerge.networks.batches import cast_floats
 from geomerge.networks.network import Network
 
 __all__ = ["REFINE", "Manifold", "PathMeasure", "fine", "measure_path"]
@@ -101,7 +102,7 @@ def measure_path(
     bound = 0.0
     for network, inputs in manifolds:
         for x in inputs.batches(2000):
-            x = x.to(points[0].dtype)
+            x = cast_floats(x, points[0])
             ends: list[Tensor] = []  # the path's first point and the latest
             for k, w in enumerate(fine(points, refine)):
                 phi = output_map(network.logits(w, x).double(), output)

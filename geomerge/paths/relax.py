@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from geomerge.errors import NumericalError
 from geomerge.metrics import output_map
+from geomerge.networks.batches import Batch, cast_floats
 from geomerge.networks.network import Network
 from geomerge.paths.energy import REFINE, Manifold, PathMeasure, measure_path
 
@@ -154,7 +154,7 @@ def _descend(
         energy = 0.0
         for network, inputs in manifolds:
             index = torch.randperm(len(inputs), generator=generator)[: settings.batch]
-            x = inputs.batch(index).to(nodes.dtype)
+            x = cast_floats(inputs.batch(index), nodes)
             energy += _add_gradient(gradient, network, nodes, times, x, output)
         if not math.isfinite(energy):
             raise NumericalError(
@@ -178,7 +178,7 @@ class _Visit:
         network: Network,
         nodes: Tensor,  # (T + 1, n)
         t: float,
-        x: Tensor,  # (B, ...)
+        x: Batch,  # (B, ...)
         output: str,
     ) -> None:
         self.t = t
@@ -188,8 +188,7 @@ class _Visit:
         tensors = network.unravel(w)
         names = [k for k, s in network.slices.items() if s.stop <= network.n_parameters]
         self._leaves = [tensors[k].requires_grad_(True) for k in names]
-        out = functional_call(network.module, tensors, (x,))[:, network.columns]
-        self._phi = output_map(out, output)
+        self._phi = output_map(network.functional(tensors, x), output)
         self.phi = self._phi.detach()  # (B, m)
 
     def pull(
@@ -211,7 +210,7 @@ def _add_gradient(
     network: Network,
     nodes: Tensor,  # (T + 1, n)
     times: list[float],
-    x: Tensor,  # (B, ...)
+    x: Batch,  # (B, ...)
     output: str,
 ) -> float:
     """Add the gradient of E on one batch by the inner points, and return E."""
@@ -220,8 +219,8 @@ def _add_gradient(
     for t in [*times, 1.0]:
         ahead = _Visit(network, nodes, t, x, output)
         leaving = (ahead.phi - here.phi) / (t - here.t)
-        energy += float(leaving.square().sum()) * (t - here.t) / len(x)
+        energy += float(leaving.square().sum()) * (t - here.t) / len(ahead.phi)
         if arriving is not None:
-            here.pull(gradient, (arriving - leaving) * (2 / len(x)))
+            here.pull(gradient, (arriving - leaving) * (2 / len(ahead.phi)))
         here, arriving = ahead, leaving
     return energy

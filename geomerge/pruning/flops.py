@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from geomerge.networks.batches import Batch, as_batch, pass_to, take, to_device
 from geomerge.networks.network import Network
 from geomerge.pruning.parts import Role
 from geomerge.pruning.units import Units
@@ -34,12 +35,12 @@ class Counts:
     flops: int
 
 
-def count(module: nn.Module, example_shape: tuple[int, ...]) -> Counts:
+def count(module: nn.Module, example: tuple[int, ...] | Batch) -> Counts:
     """Count the parameters and the FLOPs of a network.
 
     Args:
         module: Network.
-        example_shape: Shape of one input, without the batch.
+        example: Shape of one input, without the batch, or a batch whose first input is used.
 
     Returns:
         Counts; the FLOPs are those of one input.
@@ -51,15 +52,19 @@ def count(module: nn.Module, example_shape: tuple[int, ...]) -> Counts:
         Counts(parameters=650, flops=1280)
     """
     first = next(module.parameters())
-    x = torch.zeros(1, *example_shape, dtype=first.dtype, device=first.device)
+    batch = as_batch(example)
+    if batch is None:
+        x: Batch = torch.zeros(1, *example, dtype=first.dtype, device=first.device)
+    else:
+        x = to_device(take(batch, slice(0, 1)), first.device)
     return Counts(sum(p.numel() for p in module.parameters()), _flops(module, x)[""])
 
 
-def _flops(module: nn.Module, x: Tensor) -> Counter[str]:
+def _flops(module: nn.Module, x: Batch) -> Counter[str]:
     """Return the FLOPs of one pass by name of the layer, those of all layers under ``""``."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _separate_products(), counter:
-        module(x)
+        pass_to(module, x)
     found: Counter[str] = Counter({"": counter.get_total_flops()})
     for name, operations in counter.get_flop_counts().items():
         layer = name.partition(".")[2]  # the first part is the class of the network
@@ -93,11 +98,11 @@ class Sizes:
         self,
         network: Network,
         units: Mapping[str, Units],
-        example: Tensor,  # (B, ...)
+        example: Batch,  # (B, ...)
     ) -> None:
         self._units = {one.layer: one for one in units.values()}
         self._shapes = network.shapes
-        flops = _flops(network.module, example[:1].to(network.device))
+        flops = _flops(network.module, to_device(take(example, slice(0, 1)), network.device))
         self._flops = flops
         self._all = Counts(network.n_parameters, flops[""])
 

@@ -16,6 +16,7 @@ from geomerge.metrics import KroneckerMetric
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.networks.architectures import recognise
+from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
 from geomerge.pruning.damage import damage_of, unit_damage
 from geomerge.pruning.held_out import HeldOut, hold_out
@@ -132,7 +133,7 @@ def inspect_weights(
 
 def _units(
     network: Network,
-    example: Tensor,  # (B, ...)
+    example: Batch,  # (B, ...)
 ) -> FoundUnits:
     try:
         return find_units(network, example)

@@ -110,7 +110,7 @@ class Subject:
     @property
     def mix(self) -> float:
         """Largest share of a second input in those the function is kept on."""
-        if not _mixable(self.manifold):
+        if not self.manifold.continuous:
             return 0.0
         few = MIXED_SHARE if len(self.manifold) < FEW_INPUTS else 0.0
         return few if self.options.mix is None else self.options.mix
@@ -237,10 +237,9 @@ def prepare_subject(checkpoint: Checkpoint, options: SparsifyOptions) -> Subject
     if options.inputs is not None:
         train = _drawn(train, options.inputs, options.seed)
     manifold = train.inputs
-    if options.mix and not _mixable(manifold):
+    if options.mix and not manifold.continuous:
         raise OptionError(
-            f"--mix needs inputs of floats or pixels, those of {name} are {manifold.raw.dtype}; "
-            "leave it out"
+            f"--mix needs inputs of floats or pixels, those of {name} are integers; leave it out"
         )
     bn = (options.bn or "re-estimate") if has_statistics(network) else None
     return Subject(checkpoint, network, network.initial, task, train, bn, options)
@@ -251,7 +250,3 @@ def _drawn(split: Split, count: int, seed: int) -> Split:
     generator = torch.Generator().manual_seed(seed)
     index = torch.randperm(len(split.labels), generator=generator)[:count]
     return Split(split.inputs.sample(count, seed), split.labels[index.to(split.labels.device)])
-
-
-def _mixable(inputs: Inputs) -> bool:
-    return inputs.raw.is_floating_point() or inputs.raw.dtype == torch.uint8

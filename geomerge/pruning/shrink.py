@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from geomerge.errors import CheckpointError, OptionError, first_line
 from geomerge.io.files import check_output, write_bytes
 from geomerge.networks.architectures.rebuild import resize_layers
+from geomerge.networks.batches import Batch, arguments, concat, pass_to, take, to_device
 from geomerge.networks.network import Network
+from geomerge.networks.outputs import logits_in
 from geomerge.pruning.parts import Role
 from geomerge.pruning.units import Units, find_units, unit_named
 
@@ -58,7 +61,7 @@ def shrink(
     network: Network,
     w: Tensor,  # (n,)
     removed: Mapping[str, Sequence[int]],
-    example: Tensor,  # (B, ...)
+    example: Batch,  # (B, ...)
 ) -> nn.Module:
     """Return a smaller copy of the network without some units.
 
@@ -106,14 +109,15 @@ def shrink(
     for name, tensor in [*small.named_parameters(), *small.named_buffers()]:
         if name in tensors:
             tensor.data = tensors[name]
-    _check_same(network, masked, small, example.to(network.device))
+    _check_same(network, masked, small, to_device(example, network.device))
     return small
 
 
 def export_plain(
     module: nn.Module,
-    example: Tensor,  # (B, ...)
+    example: Batch,  # (B, ...)
     path: Path | str,
+    logits: Callable[[Any], Tensor] = logits_in,
 ) -> None:
     """Write a network as a program that PyTorch runs without geomerge and without its class.
 
@@ -124,6 +128,7 @@ def export_plain(
         module: Network in evaluation mode.
         example: Batch of inputs.
         path: Path of the ``.pt2`` file, replaced in one step.
+        logits: Function that returns the logits in the module's output.
 
     Raises:
         CheckpointError: If the network cannot be exported.
@@ -131,19 +136,25 @@ def export_plain(
     """
     path = Path(path)
     check_output(path, (".pt2",))
-    x = torch.cat([example, example])[:2]  # a single input would fix the batch size to one
+    # A single input would fix the batch size to one.
+    x = take(concat([example, example]), slice(0, 2))
     buffer = io.BytesIO()
     try:
         with torch.no_grad():
             size = torch.export.Dim("batch")
-            program = torch.export.export(module, (x,), dynamic_shapes=({0: size},))
+            args, kwargs = arguments(x)
+            shapes: Any = {name: {0: size} for name in kwargs} or tuple({0: size} for _ in args)
+            program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes)
             for node in program.graph.nodes:
                 node.meta.pop("stack_trace", None)  # it holds paths and code lines of this machine
             torch.export.save(program, buffer)
             content = buffer.getvalue()
             again = torch.export.load(io.BytesIO(content)).module()
-            three = torch.cat([x, x[:1]])
-            same = all(_same(again(batch), module(batch)) for batch in (x, three))
+            three = concat([x, take(x, slice(0, 1))])
+            same = all(
+                _same(*(logits(pass_to(one, batch)) for one in (again, module)))
+                for batch in (x, three)
+            )
     except Exception as error:  # torch.export and the network's own code raise any type
         raise CheckpointError(
             f"torch.export cannot export this network ({first_line(error)}); save its weights as "
@@ -157,11 +168,12 @@ def export_plain(
     write_bytes(path, content)
 
 
-def _check_same(network: Network, masked: Tensor, small: nn.Module, x: Tensor) -> None:
+def _check_same(network: Network, masked: Tensor, small: nn.Module, x: Batch) -> None:
     with torch.no_grad():
-        expected = network.head_view(slice(None)).outputs(masked, x)
+        whole = network.head_view(slice(None))
+        expected = whole.outputs(masked, x)
         try:
-            got = small(x)
+            got = whole.call(small, x)
         except Exception as error:  # the network's own code raises any type
             raise OptionError(
                 "the network does not work with fewer units: its own code expects the widths that "

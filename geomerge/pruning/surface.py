@@ -121,7 +121,7 @@ def surface_of(found: Sparsified, folder: Path) -> Surface:
         return functional_change(before, network.logits(w, x), subject.options.output)
 
     ends = [change(path.at(1.0)) for path in paths]
-    flops = count(network.shared_module(subject.w), subject.task.input_shape).flops * len(held_out)
+    flops = count(network.shared_module(subject.w), x).flops * len(held_out)
     xs, ys = _grid(plane.coordinates, _side(flops))
     heights = torch.empty(len(ys), len(xs), dtype=torch.float64)
     for i, y in enumerate(ys):

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from geomerge.errors import OptionError, first_line
+from geomerge.networks.batches import Batch
 
 __all__ = ["Group", "Touch", "trace_groups"]
 
@@ -51,7 +52,7 @@ class Group:
 
 def trace_groups(
     module: nn.Module,
-    example: Tensor,  # (B, ...)
+    example: Batch,  # (B, ...)
     norms: bool = False,
 ) -> tuple[list[Group], dict[str, str]]:
     """Group the outputs of all Linear and convolution layers.
@@ -77,9 +78,8 @@ def trace_groups(
             parameter.requires_grad_(parameter.is_floating_point())
         with torch.enable_grad():
             # A list, because a bare tensor would be unpacked along its batch.
-            graph = torch_pruning.DependencyGraph().build_dependency(
-                copied, [example], verbose=False
-            )
+            given = [example] if isinstance(example, Tensor) else example
+            graph = torch_pruning.DependencyGraph().build_dependency(copied, given, verbose=False)
     except Exception as error:  # torch-pruning and the network's own code raise any type
         raise OptionError(
             f"torch-pruning cannot trace this network ({first_line(error)}); its units cannot be "

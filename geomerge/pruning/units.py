@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from geomerge.errors import OptionError, did_you_mean
+from geomerge.networks.batches import Batch, drawn_like, take, to_device
 from geomerge.networks.network import Network
 from geomerge.pruning.parts import Part, Role
 from geomerge.pruning.trace import Group, trace_groups
@@ -136,7 +137,7 @@ class FoundUnits(dict[str, Units]):
 
 def find_units(
     network: Network,
-    example: Tensor,  # (B, ...)
+    example: Batch,  # (B, ...)
 ) -> FoundUnits:
     """Find the removable units: with them at zero, the network equals one without them.
 
@@ -154,7 +155,7 @@ def find_units(
     Raises:
         OptionError: If the network cannot be traced.
     """
-    example = example[:2].to(network.device)
+    example = to_device(take(example, slice(0, 2)), network.device)
     traced, refused = traced_units(network, example)
     sound = traced
     if _leaks(network, traced, example):
@@ -166,7 +167,7 @@ def find_units(
 
 def traced_units(
     network: Network,
-    example: Tensor,  # (B, ...)
+    example: Batch,  # (B, ...)
     norms: bool = False,
 ) -> tuple[list[Units], dict[str, str]]:
     """Return the units that a trace proposes, untested.
@@ -248,14 +249,12 @@ def _without_weights(network: Network, group: Group) -> str | None:
     return None
 
 
-def _leaks(network: Network, sets: Sequence[Units], example: Tensor) -> bool:
+def _leaks(network: Network, sets: Sequence[Units], example: Batch) -> bool:
     """Whether units act on the outputs other than through the weights that consume them."""
     generator = torch.Generator().manual_seed(0)
     everything = network.head_view(slice(None))
     w = network.initial.clone()
-    x = example
-    if x.is_floating_point():
-        x = torch.randn(x.shape, generator=generator).to(x)
+    x = drawn_like(example, generator)
     for name, place in network.slices.items():
         if place.stop <= network.n_parameters:
             # Zero weights, such as the last scale of a residual branch, would hide an effect.

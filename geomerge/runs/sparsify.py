@@ -11,12 +11,13 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from geomerge.errors import GeomergeError, OptionError, RunError
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, torch_bytes
 from geomerge.io.files import write_bytes
 from geomerge.monitor.progress import Progress
+from geomerge.networks.batches import Batch, leaves, pass_to, take, to_device
 from geomerge.pruning.flops import count
 from geomerge.pruning.masks import prunable, prune_form, zeros
 from geomerge.pruning.options import SparsifyOptions
@@ -103,31 +104,32 @@ def run_sparsify(
 def _write_shrunk(folder: Path, found: Sparsified, sparse: Checkpoint) -> dict[str, Any]:
     subject, w = found.subject, found.chosen.weights
     x = subject.task.select.inputs.batch(slice(0, _TIMED))
-    small = shrink(subject.network, w, found.removed, x[:2])
+    few = take(x, slice(0, 2))
+    small = shrink(subject.network, w, found.removed, few)
     state = {name: value.detach().cpu() for name, value in small.state_dict().items()}
     save_checkpoint(folder / "shrunk.safetensors", Checkpoint(state, sparse.meta))
-    export_plain(copy.deepcopy(small).cpu(), x[:2].cpu(), folder / "shrunk.pt2")
+    export_plain(copy.deepcopy(small).cpu(), to_device(few, "cpu"), folder / "shrunk.pt2")
     masked = subject.network.module_at(w).requires_grad_(False)
     with torch.no_grad():
-        one, other = masked(x), small(x)
+        one, other = (subject.network.call(module, x) for module in (masked, small))
     slow, fast = _seconds([masked, small], x)
-    shape = subject.task.input_shape
     return {
-        "before": asdict(count(masked, shape)),
-        "after": asdict(count(small, shape)),
+        "before": asdict(count(masked, x)),
+        "after": asdict(count(small, x)),
         "difference": float((one - other).norm() / one.norm()),
         "speed_up": slow / fast,
-        "batch": len(x),
+        "batch": len(one),
     }
 
 
-def _finish(x: Tensor) -> None:
+def _finish(x: Batch) -> None:
     """Wait for an accelerator: it works while Python goes on."""
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
+    device = leaves(x)[0].device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-def _seconds(modules: Sequence[nn.Module], x: Tensor) -> list[float]:
+def _seconds(modules: Sequence[nn.Module], x: Batch) -> list[float]:
     """Return the median time of a pass of each, taken in turns."""
     times: list[list[float]] = [[] for _ in modules]
     with torch.no_grad():
@@ -135,7 +137,7 @@ def _seconds(modules: Sequence[nn.Module], x: Tensor) -> list[float]:
             for module, taken in zip(modules, times, strict=True):
                 _finish(x)
                 start = time.perf_counter()
-                module(x)
+                pass_to(module, x)
                 _finish(x)
                 taken.append(time.perf_counter() - start)
     return [median(taken) for taken in times]

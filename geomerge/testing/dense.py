@@ -12,6 +12,7 @@ from torch.func import jacrev, vmap
 
 from geomerge.metrics import KroneckerMetric, output_map
 from geomerge.metrics.linearisation import differentiable
+from geomerge.networks.batches import Batch, batch_size, single
 from geomerge.networks.network import Network
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 def dense_jacobian(
     network: Network,
     w: Tensor,  # (n,)
-    x: Tensor,  # (B, ...)
+    x: Batch,  # (B, ...)
     output: str = "logits",
 ) -> Tensor:  # (B, m, n)
     """Return the derivatives of the mapped outputs by all weights and running statistics."""
@@ -39,12 +40,12 @@ def dense_jacobian(
 def dense_metric(
     network: Network,
     w: Tensor,  # (n,)
-    x: Tensor,  # (B, ...)
+    x: Batch,  # (B, ...)
     output: str = "logits",
 ) -> Tensor:  # (n, n)
     """Return g = J'J / B, arXiv 2012.09605 eq. (2) as a mean over inputs."""
     jacobian = dense_jacobian(network, w, x, output).flatten(0, 1)
-    return jacobian.T @ jacobian / len(x)
+    return jacobian.T @ jacobian / batch_size(x)
 
 
 def dense_kronecker(metric: KroneckerMetric) -> Tensor:  # (n, n)
@@ -64,7 +65,7 @@ def dense_kronecker(metric: KroneckerMetric) -> Tensor:  # (n, n)
 def dense_christoffel(
     network: Network,
     w: Tensor,  # (n,)
-    x: Tensor,  # (B, ...)
+    x: Batch,  # (B, ...)
     output: str = "logits",
 ) -> Tensor:  # (n, n, n)
     """Return the Christoffel symbols of the first kind, Gamma[k, i, j], as a mean over inputs."""
@@ -77,33 +78,35 @@ def push(
     network: Network,
     w: Tensor,  # (Q, n)
     u: Tensor,  # (Q, n)
-    x: Tensor,  # (B, ...)
+    x: Batch,  # (B, ...)
     output: str,
 ) -> Tensor:  # (Q, B m)
     """Return J(w) u / sqrt(B), whose square is u' g u."""
     with differentiable():
         result: Tensor = _for_all(_push_one(network, output))(w, u, x).flatten(1)
-    return result / math.sqrt(len(x))
+    return result / math.sqrt(batch_size(x))
 
 
 def push_derivatives(
     network: Network,
     w: Tensor,  # (Q, n)
     u: Tensor,  # (Q, n)
-    x: Tensor,  # (B, ...)
+    x: Batch,  # (B, ...)
     output: str,
 ) -> tuple[Tensor, Tensor]:  # (Q, B m, n) twice
     """Return the derivatives of J(w) u / sqrt(B) by w and by u."""
     with differentiable():
         by_w, by_u = _for_all(jacrev(_push_one(network, output), argnums=(0, 1)))(w, u, x)
-    return by_w.flatten(1, 2) / math.sqrt(len(x)), by_u.flatten(1, 2) / math.sqrt(len(x))
+    return by_w.flatten(1, 2) / math.sqrt(batch_size(x)), by_u.flatten(1, 2) / math.sqrt(
+        batch_size(x)
+    )
 
 
-def _push_one(network: Network, output: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _push_one(network: Network, output: str) -> Callable[[Tensor, Tensor, Batch], Tensor]:
     """Return J(w) u of one input: of all inputs at once most second derivatives are zero."""
 
-    def one_of(w: Tensor, u: Tensor, one: Tensor) -> Tensor:  # (m,)
-        jacobian: Tensor = jacrev(_mapped(network, one.unsqueeze(0), output))(w)
+    def one_of(w: Tensor, u: Tensor, one: Batch) -> Tensor:  # (m,)
+        jacobian: Tensor = jacrev(_mapped(network, single(one), output))(w)
         return jacobian.squeeze(0) @ u
 
     return one_of
@@ -113,5 +116,5 @@ def _for_all(function: Callable[..., Any]) -> Callable[..., Any]:
     return vmap(vmap(function, in_dims=(None, None, 0)), in_dims=(0, 0, None))
 
 
-def _mapped(network: Network, x: Tensor, output: str) -> Callable[[Tensor], Tensor]:
+def _mapped(network: Network, x: Batch, output: str) -> Callable[[Tensor], Tensor]:
     return lambda w: output_map(network.outputs(w, x), output)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from geomerge.metrics import Metric
+from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
 from geomerge.steps import budget_step
 from geomerge.walks.objectives import divergence
@@ -67,7 +68,7 @@ class KLConstraint:
 
     name: str
     network: Network
-    x: Tensor
+    x: Batch
     targets: Tensor
 
     def value(

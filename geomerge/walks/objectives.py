@@ -12,6 +12,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs, Split
 from geomerge.metrics import output_map
+from geomerge.networks.batches import Batch, map_leaves
 from geomerge.networks.network import Network
 
 __all__ = [
@@ -85,7 +86,7 @@ class Objective(ABC):
             next(self._order)
 
     @abstractmethod
-    def _batch(self, index: Tensor) -> tuple[Tensor, Loss]:
+    def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
         """Return inputs, shape (B, ...), and the loss of their logits."""
 
 
@@ -106,7 +107,7 @@ class KLToTeacher(Objective):
         super().__init__(network, inputs, batch, seed)
         self._targets = targets
 
-    def _batch(self, index: Tensor) -> tuple[Tensor, Loss]:
+    def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
         return self._inputs.batch(index), divergence(self._targets[index])
 
 
@@ -132,7 +133,7 @@ class OutputDrift(Objective):
         self._outputs = outputs
         self._output = output
 
-    def _batch(self, index: Tensor) -> tuple[Tensor, Loss]:
+    def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
         return self._inputs.batch(index), _half_change(self._outputs[index], self._output)
 
 
@@ -180,11 +181,14 @@ class MixupDrift(Objective):
         share = torch.rand(self._size, generator=self._generator)
         return share, torch.randperm(self._size, generator=self._generator)
 
-    def _batch(self, index: Tensor) -> tuple[Tensor, Loss]:
-        x = self._inputs.batch(index)
+    def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
         share, other = self._draw()
-        share, other = self._mix * share.to(x), other.to(x.device)
-        x = torch.lerp(x, x[other], share.view(-1, *[1] * (x.dim() - 1)))
+
+        def mixed(x: Tensor) -> Tensor:
+            part, second = self._mix * share.to(x), x[other.to(x.device)]
+            return torch.lerp(x, second, part.view(-1, *[1] * (x.dim() - 1)))
+
+        x = map_leaves(mixed, self._inputs.batch(index))
         phi_0 = output_map(self._network.logits(self._start, x), self._output)
         return x, _half_change(phi_0, self._output)
 
@@ -203,7 +207,7 @@ class CrossEntropy(Objective):
         super().__init__(network, split.inputs, batch, seed)
         self._labels = split.labels
 
-    def _batch(self, index: Tensor) -> tuple[Tensor, Loss]:
+    def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
         loss_of = partial(torch.nn.functional.cross_entropy, target=self._labels[index])
         return self._inputs.batch(index), loss_of
 

@@ -22,9 +22,9 @@ def test_statistics_become_those_of_all_inputs_mixed() -> None:
     found = network.unravel(w)
     torch.testing.assert_close(found["0.running_mean"], both.mean(dim=0))
     torch.testing.assert_close(found["0.running_var"], both.var(dim=0))
-    assert not module.training
-    assert not any(layer.training for layer in module)
-    assert module[0].momentum == 0.1
+    assert not network.module.training
+    assert not any(layer.training for layer in network.module)
+    assert network.module[0].momentum == 0.1
     before = network.unravel(network.initial)
     for name in network.shapes:
         if "running" not in name:

@@ -8,6 +8,7 @@ from torch import Tensor
 from geomerge.comparison.context import CURVE, Context, NotApplicableError
 from geomerge.comparison.registry import MethodResult, Predictor, method
 from geomerge.merging.sides import Side
+from geomerge.networks.batches import Batch
 from geomerge.training import straight_line
 
 __all__ = ["mean_of_softmax", "slerp"]
@@ -34,7 +35,7 @@ def mean_of_softmax(*weights: Tensor) -> Predictor:
         weights: Weights of each network, shape (n,).
     """
 
-    def predict(side: Side, x: Tensor) -> Tensor:
+    def predict(side: Side, x: Batch) -> Tensor:
         parts = [side.network.logits(w, x).softmax(dim=1) for w in weights]
         return torch.stack(parts).mean(dim=0)
 

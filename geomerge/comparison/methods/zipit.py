@@ -21,6 +21,7 @@ from geomerge.data import Inputs
 from geomerge.data.batchnorm import has_statistics, re_estimate
 from geomerge.errors import OptionError
 from geomerge.merging.sides import Sides
+from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
 from geomerge.pruning.trace import Touch, trace_groups
 
@@ -75,7 +76,7 @@ def zipit(context: Context) -> MethodResult:
     """Merge the units of both networks by the correlations of their activations."""
     sides, network = context.sides, context.network
     inputs = [x.sample(INPUTS, context.seed) for x in context.inputs(*sides.all)]
-    if len({x.raw.shape[1:] for x in inputs}) > 1:
+    if len({x.shape for x in inputs}) > 1:
         raise NotApplicableError("needs inputs of one shape from both tasks, and theirs differ")
     chain = _chain(network, inputs[0].batch(slice(0, 2)))
     recorded = [_record_activations(network, side.w, inputs, chain) for side in sides]
@@ -88,7 +89,7 @@ def zipit(context: Context) -> MethodResult:
     return MethodResult(w, inputs=("a", "b"), samples=len(recorded) * sum(map(len, inputs)))
 
 
-def _chain(network: Network, example: Tensor) -> _Chain:
+def _chain(network: Network, example: Batch) -> _Chain:
     """Return a network as a row of layers.
 
     Raises:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from geomerge.metrics.kronecker.norms import Norm, Normed
 from geomerge.metrics.kronecker.tracing import Block, Product, Products
+from geomerge.networks.batches import Batch, concat, pass_to
 from geomerge.networks.network import Network
 
 __all__ = ["Lookup", "Survey", "copies", "survey"]
@@ -66,7 +66,7 @@ class Survey:
 def survey(
     network: Network,
     w: Tensor,  # (n,)
-    x: Tensor,  # (1, ...)
+    x: Batch,  # (1, ...)
 ) -> Survey:
     """See what a network does with its weights.
 
@@ -84,9 +84,9 @@ def survey(
     one, two = _Watch(w), _Watch(w)
     with torch.no_grad():
         with one:
-            module(x)
+            pass_to(module, x)
         with two:
-            module(torch.cat([x, x]))
+            pass_to(module, concat([x, x]))
     tables = {span for span, _ in one.lookups}
     uses = torch.zeros(network.n, dtype=torch.int16)
     norms = _axes(one.norms, two.norms)
@@ -145,9 +145,10 @@ def copies(tensor: Tensor, count: int) -> Tensor:  # (count, ...)
     return single.expand(count, *single.shape[1:])
 
 
-def _copied(network: Network, w: Tensor, x: Tensor, names: list[str]) -> list[str]:
+def _copied(network: Network, w: Tensor, x: Batch, names: list[str]) -> list[str]:
     """Return the tensors of which each input can have its own copy."""
-    module, fixed = network.shared_module(w), network.unravel(w)
+    network.shared_module(w)
+    fixed, two = network.unravel(w), concat([x, x])
     generator = torch.Generator().manual_seed(0)
     taken: dict[str, Tensor] = {}
     for name in names:
@@ -156,11 +157,11 @@ def _copied(network: Network, w: Tensor, x: Tensor, names: list[str]) -> list[st
         moved = plain + torch.randn(plain.shape, generator=generator).to(w)
         with torch.no_grad():
             try:
-                both = functional_call(module, {**taken, name: moved}, (torch.cat([x, x]),))
+                both = network.functional({**taken, name: moved}, two)
             except Exception:  # whatever a network's own code raises at tensors of other shapes
                 continue
             each = torch.cat(
-                [functional_call(module, {name: t.view(fixed[name].shape)}, (x,)) for t in moved]
+                [network.functional({name: t.view(fixed[name].shape)}, x) for t in moved]
             )
         if _same(both, each) and not _same(*each):
             taken[name] = plain

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, vjp
+from torch.func import vjp
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from geomerge.metrics.kronecker.coverage import Lookup
 from geomerge.metrics.linearisation import vectorised
 from geomerge.metrics.outputs import output_map
+from geomerge.networks.batches import Batch, single
 from geomerge.networks.network import Network
 
 __all__ = ["squared_derivatives"]
@@ -25,7 +26,7 @@ def squared_derivatives(
     w: Tensor,  # (n,)
     names: list[str],
     lookups: list[Lookup],
-    x: Tensor,  # (B, ...)
+    x: Batch,  # (B, ...)
     probes: Tensor,  # (B, P, m)
     output: str,
 ) -> dict[str, Tensor]:
@@ -50,15 +51,15 @@ def squared_derivatives(
     zeros = [w.new_zeros(*shape, fixed[name].shape[1]) for name, shape in lookups]
 
     def phi(
-        tensors: dict[str, Tensor], shifts: list[Tensor], one: Tensor
+        tensors: dict[str, Tensor], shifts: list[Tensor], one: Batch
     ) -> tuple[Tensor, list[Tensor]]:
         mode = _Shifted([fixed[name] for name in tables], shifts)
         with mode:
-            logits = functional_call(network.module, {**fixed, **tensors}, (one.unsqueeze(0),))
-        return output_map(logits[:, network.columns], output).squeeze(0), mode.indices
+            logits = network.functional({**fixed, **tensors}, single(one))
+        return output_map(logits, output).squeeze(0), mode.indices
 
     def derivatives(over: Callable[..., Any]) -> Any:
-        def of_one(one: Tensor, rows: Tensor) -> tuple[Any, list[Tensor]]:  # (...), (P, m)
+        def of_one(one: Batch, rows: Tensor) -> tuple[Any, list[Tensor]]:  # (...), (P, m)
             found: Any = vjp(partial(phi, one=one), wanted, zeros, has_aux=True)
             _, pull, indices = found
             return over(pull)(rows), indices

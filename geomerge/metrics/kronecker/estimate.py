@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional
 
 from geomerge.errors import NumericalError
@@ -20,6 +19,7 @@ from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.kronecker.norms import Normed
 from geomerge.metrics.kronecker.tracing import Block, Product, Products
 from geomerge.metrics.outputs import output_map
+from geomerge.networks.batches import Batch, batch_size, split, take
 from geomerge.networks.network import Network
 
 __all__ = ["estimate_kronecker"]
@@ -30,7 +30,7 @@ _ELEMENTS = 2**26  # activations or derivatives held at a time: 256 MiB in float
 def estimate_kronecker(
     network: Network,
     w: Tensor,  # (n,)
-    batches: Iterable[Tensor],
+    batches: Iterable[Batch],
     output: str = "hellinger",
     seed: int = 0,
     probes: int | None = 2,
@@ -58,9 +58,9 @@ def estimate_kronecker(
     count = 0
     for batch in batches:
         if sums is None:
-            sums = _Sums(network, w, output, survey(network, w, batch[:1]), probes)
-        count += len(batch)
-        for x in batch.split(sums.most):
+            sums = _Sums(network, w, output, survey(network, w, take(batch, slice(0, 1))), probes)
+        count += batch_size(batch)
+        for x in split(batch, sums.most):
             sums.add(x, generator)
     if sums is None or count == 0:
         raise NumericalError("no inputs to measure a metric on, expected at least one; give data")
@@ -113,7 +113,7 @@ class _Sums:
 
     def add(
         self,
-        x: Tensor,  # (B, ...)
+        x: Batch,  # (B, ...)
         generator: torch.Generator,
     ) -> None:
         """Add a batch of inputs."""
@@ -122,7 +122,7 @@ class _Sums:
             return
         count = sum(self.network.shapes[name].numel() for name in self.one_by_one)
         most = max(1, _ELEMENTS // (probes.shape[1] * (count + self.survey.width)))
-        for part, rows in zip(x.split(most), probes.split(most), strict=True):
+        for part, rows in zip(split(x, most), probes.split(most), strict=True):
             lookups = self.survey.lookups
             self._add_squares(
                 squared_derivatives(
@@ -130,7 +130,7 @@ class _Sums:
                 )
             )
 
-    def _add_gradients(self, x: Tensor, generator: torch.Generator) -> Tensor:  # (B, P, m)
+    def _add_gradients(self, x: Batch, generator: torch.Generator) -> Tensor:  # (B, P, m)
         """Add what follows from gradients at activations, and return the probes."""
         seen = self._forward(x)
         probes = _probes(seen.phi, self.probes, generator)
@@ -149,7 +149,7 @@ class _Sums:
             )
             for product, d in zip(seen.products, gradients, strict=False):
                 moments = self.outputs.setdefault(product.block, Moments())
-                moments.add(product.outputs(d), len(x) / rows[product.block])
+                moments.add(product.outputs(d), batch_size(x) / rows[product.block])
             by_name = dict(zip(seen.own, gradients[len(at) :], strict=True))  # (B, ...)
             for normed, d in zip(seen.norms, gradients[len(seen.products) :], strict=False):
                 for span, part in normed.derivatives(d, self.survey.norms[normed.norm]):
@@ -158,7 +158,7 @@ class _Sums:
             self._add_squares({k: d.double().square().sum(dim=0) for k, d in by_name.items()})
         return probes
 
-    def _forward(self, x: Tensor) -> _Seen:
+    def _forward(self, x: Batch) -> _Seen:
         products: list[Product] = []
         norms: list[Normed] = []
 
@@ -174,13 +174,13 @@ class _Sums:
                 normed.out.requires_grad_()
                 norms.append(normed)
 
-        module, tensors = self.network.shared_module(self.w), self.network.unravel(self.w)
-        own = {k: copies(tensors[k], len(x)).clone() for k in self.survey.copied}
+        self.network.shared_module(self.w)
+        tensors = self.network.unravel(self.w)
+        own = {k: copies(tensors[k], batch_size(x)).clone() for k in self.survey.copied}
         for tensor in own.values():
             tensor.requires_grad_()
         with torch.enable_grad(), Products(self.w, on_product, on_norm):
-            logits = functional_call(module, own, (x,))
-            phi = output_map(logits[:, self.network.columns], self.output)
+            phi = output_map(self.network.functional(own, x), self.output)
         return _Seen(phi, products, norms, own)
 
     def _add_squares(self, found: dict[str, Tensor]) -> None:
