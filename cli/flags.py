@@ -138,6 +138,9 @@ def _parameter(option: OptionField, defaults: Mapping[str, Any]) -> inspect.Para
     default = defaults.get(option.name, option.default)
     flag = f"--{option.flag or option.name.replace('_', '-')}"
     annotation: Any = kind if kind in (bool, Path) else str
+    if option.positional:
+        shown = typer.Argument(help=option.text, autocompletion=completion(option))
+        return inspect.Parameter(option.name, _KEYWORD, annotation=Annotated[annotation, shown])
     if several:
         annotation, default = _lists(annotation)[1], [str(one) for one in default] or None
     elif default is None:

@@ -19,6 +19,7 @@ from geomerge.errors import OptionError, did_you_mean
 __all__ = [
     "FlatOptions",
     "OptionField",
+    "at_least",
     "build_options",
     "check_known",
     "check_options",
@@ -27,6 +28,7 @@ __all__ = [
     "option_fields",
     "parse_size",
     "piece",
+    "positive",
     "recorded",
     "replace_options",
 ]
@@ -55,6 +57,7 @@ class OptionField:
         recorded: Whether it decides the result, and so belongs in a recipe.
         choices: Names that are allowed, or what lists them; None allows any value.
         formerly: Earlier name of the argument, still understood; None if there was none.
+        positional: Whether the command line has an argument without a flag for it.
     """
 
     name: str
@@ -67,6 +70,7 @@ class OptionField:
     recorded: bool
     choices: Choices | None
     formerly: str | None = None
+    positional: bool = False
 
 
 def option(
@@ -79,6 +83,8 @@ def option(
     flag: str | None = None,
     recorded: bool = True,
     formerly: str | None = None,
+    closed: bool = True,
+    positional: bool = False,
 ) -> T:
     """Declare a field of an options class.
 
@@ -92,10 +98,13 @@ def option(
         flag: Flag of the command line without dashes, where that is another than the name.
         recorded: Whether the option decides the result, and so belongs in a recipe.
         formerly: Earlier name of the argument, understood with a ``DeprecationWarning``.
+        closed: Whether names other than the choices are refused here. Else the choices are only
+            those that the shell completes.
+        positional: Whether the command line has an argument without a flag for it.
     """
     known = {
         "text": text, "group": group, "choices": choices, "check": check, "flag": flag,
-        "recorded": recorded, "formerly": formerly,
+        "recorded": recorded, "formerly": formerly, "closed": closed, "positional": positional,
     }  # fmt: skip
     return field(default=default, metadata={_KEY: known})
 
@@ -113,6 +122,7 @@ def option_fields(cls: type[Any], path: tuple[str, ...] = ()) -> Iterator[Option
             yield OptionField(
                 one.name, path, one.default, one.type, known["text"], known["group"],
                 known["flag"], known["recorded"], known["choices"], known["formerly"],
+                known["positional"],
             )  # fmt: skip
         elif is_dataclass(one.default_factory):
             assert isinstance(one.default_factory, type)
@@ -137,9 +147,10 @@ def check_options(options: Any) -> None:
         value = getattr(options, one.name)
         if known is None or value is None:
             continue
-        if known["choices"] is not None:
+        if known["choices"] is not None and known["closed"]:
             names = known["choices"]() if callable(known["choices"]) else known["choices"]
-            check_known(one.name.replace("_", " "), value, names)
+            for name in value if isinstance(value, tuple) else (value,):
+                check_known(one.name.replace("_", " "), name, names)
         expected = known["check"](value) if known["check"] is not None else None
         if expected is not None:
             raise OptionError(f"expected `{one.name}` to be {expected}, got {value!r}; correct it")
@@ -264,6 +275,16 @@ def recorded(options: Any, *others: str) -> dict[str, Any]:
             value = getattr(value, name)
         found[one.name] = list(value) if isinstance(value, tuple) else value
     return found
+
+
+def positive(value: Any) -> str | None:
+    """Check that a number is positive and finite, for the ``check`` of an option."""
+    return None if 0 < value < float("inf") else "a positive number"
+
+
+def at_least(least: float) -> Callable[[Any], str | None]:
+    """Return a check that a number is not below another, for the ``check`` of an option."""
+    return lambda value: None if least <= value < float("inf") else f"{least:g} or more"
 
 
 def check_known(what: str, value: str | None, known: Sequence[str]) -> None:

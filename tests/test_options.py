@@ -10,18 +10,25 @@ import pytest
 from geomerge.errors import OptionError
 from geomerge.options import (
     FlatOptions,
+    at_least,
     build_options,
     check_options,
     option,
     option_fields,
     piece,
+    positive,
     recorded,
     replace_options,
 )
 
 
-def positive(value: float) -> str | None:
-    return None if value > 0 else "a positive number"
+@dataclass(frozen=True)
+class Rows:
+    only: tuple[str, ...] = option((), "rows", choices=("a", "b"))
+    more: tuple[str, ...] = option((), "further rows", choices=("c",), closed=False)
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True)
@@ -80,3 +87,18 @@ def test_arguments_are_given_once() -> None:
         Journey("a", start="b")
     with pytest.raises(TypeError, match="takes 3 arguments"):
         Journey("a", Pace(), "cpu", "more")
+
+
+def test_every_name_of_a_list_is_checked() -> None:
+    assert Rows(("a", "b"), ("anything",)).more == ("anything",)
+    with pytest.raises(OptionError, match="unknown only 'd'"):
+        Rows(("a", "d"))
+
+
+def test_numbers_are_checked() -> None:
+    assert positive(0.1) is None
+    assert [positive(value) for value in (0, -1.0, float("inf"), float("nan"))] == [
+        "a positive number"
+    ] * 4
+    assert at_least(2)(2) is None
+    assert at_least(2)(1.5) == "2 or more"

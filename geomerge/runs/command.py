@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from geomerge.comparison import CompareOptions
+from geomerge.options import option_fields
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.runs.stream_options import StreamOptions
 
 __all__ = ["command_line"]
 
-_PLACES = ("data_root", "download", "device")  # of one machine; they decide no result
 _JOINED = ("only", "skip")  # all in one word
 _NAMES = {  # where the command line says it otherwise; the stream's name is its argument
     (SparsifyOptions, "choice"): "choose",
@@ -52,13 +50,14 @@ def _short(files: Sequence[str | Path]) -> list[str]:
 
 def _said(options: Any) -> list[str]:
     words: list[str] = []
-    for field in fields(options):
-        value = getattr(options, field.name)
-        name = _NAMES.get((type(options), field.name), field.name)
-        if isinstance(options, CompareOptions) and field.name == "merge":
-            words += _said(value)
-        elif name is not None and field.name not in _PLACES and value != field.default:
-            words += _flag(name, value)
+    for one in option_fields(type(options)):
+        value = options
+        for name in (*one.path, one.name):
+            value = getattr(value, name)
+        flag = _NAMES.get((type(options), one.name), one.flag or one.name)
+        usual = not one.recorded or one.positional or value == one.default
+        if flag is not None and not usual:
+            words += _flag(flag, value)
     return words
 
 

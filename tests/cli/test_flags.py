@@ -150,3 +150,20 @@ def test_the_shell_completes(words: str, expected: set[str]) -> None:
     app._add_completion = True
     said = CliRunner().invoke(app, [], env=environment, prog_name="tool").output
     assert {name for name in expected if f'"{name}"' in said} == expected
+
+
+def test_an_option_may_be_an_argument() -> None:
+    @dataclass(frozen=True)
+    class Named:
+        name: str = option("digits", "name of the stream", positional=True)
+        steps: int = option(3, "number of steps")
+
+    seen: list[Named] = []
+
+    def tool(options: Named) -> None:
+        seen.append(options)
+
+    tool.__annotations__["options"] = Named
+    assert CliRunner().invoke(made(tool), ["mnist", "--steps", "5"]).exit_code == 0
+    assert seen == [Named("mnist", 5)]
+    assert CliRunner().invoke(made(tool), ["--steps", "5"]).exit_code == 2
