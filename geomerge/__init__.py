@@ -9,6 +9,8 @@ import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from geomerge import renamed
+
 if TYPE_CHECKING:
     from geomerge.data import Task as Task
     from geomerge.data import load_task as load_task
@@ -51,10 +53,13 @@ _HOME = {
 }
 __all__ = [*_HOME, "__version__"]
 
+renamed.install()
+_old_name = renamed.old_names("geomerge", stacklevel=3)
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'geomerge' has no attribute {name!r}")
+        return _old_name(name)
     return getattr(importlib.import_module(f"geomerge.{_HOME[name]}"), name)
 
 

@@ -15,6 +15,7 @@ with warnings.catch_warnings():  # what Avalanche imports objects to what it imp
 
 from geomerge.continual.report import MergeReport
 from geomerge.continual.settings import ContinualOptions
+from geomerge.renamed import old_names
 from geomerge.strategies.checkpoint import maybe_load_checkpoint, save_checkpoint
 from geomerge.strategies.csv_logger import MergeCSVLogger
 from geomerge.strategies.geodesic_merge import GeodesicMerge
@@ -31,3 +32,5 @@ __all__ = [
     "merge_metrics",
     "save_checkpoint",
 ]
+
+__getattr__ = old_names(__name__)

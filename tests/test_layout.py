@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"geomerge": "geomerge", "cli": "geomerge.cli", "strategies": "geomerge.strategies"}
 # From the ground up; a module imports only from its own line or from lines above.
 LAYERS = [
-    ["errors"],
+    ["errors", "renamed"],
     ["notebook", "options", "registry", "monitor"],
     ["io"],
     ["networks"],

@@ -9,6 +9,7 @@ from geomerge.continual.memory import TaskMemory, fit_memory, remember
 from geomerge.continual.moments import InputMoments, measure_moments
 from geomerge.continual.report import MergeReport
 from geomerge.continual.settings import ContinualOptions
+from geomerge.renamed import old_names
 
 __all__ = [
     "ContinualOptions",
@@ -20,3 +21,5 @@ __all__ = [
     "merge_expert",
     "remember",
 ]
+
+__getattr__ = old_names(__name__)

@@ -5,6 +5,7 @@ from geomerge.merging.curve import MergeCurvePoint, curves
 from geomerge.merging.merge import Merge, merge
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.seen import Seen, look_at
+from geomerge.renamed import old_names
 
 __all__ = [
     "Merge",
@@ -17,3 +18,5 @@ __all__ = [
     "look_at",
     "merge",
 ]
+
+__getattr__ = old_names(__name__)
