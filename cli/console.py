@@ -31,6 +31,7 @@ _SAID = {
     "folder": "out",
     "inputs": "manifold",
     "max_samples": "budget",
+    "networks": "network",
 }
 _ARGUMENT = re.compile(r"`([a-z_-]+)`")
 _flags: ContextVar[Mapping[str, str] | None] = ContextVar("flags", default=None)

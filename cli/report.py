@@ -17,7 +17,4 @@ def report(
     """Write the page of a finished run again."""
     from geomerge.runs.run import open_run
 
-    file = open_run(run).write_page()
-    print(f"written to {file}")
-    if open_it:
-        typer.launch(file.absolute().as_uri())
+    print(f"written to {open_run(run).write_page(open=open_it)}")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-__all__ = ["Curve", "Dot", "card", "drawing", "ruler", "table"]
+__all__ = ["Curve", "Dot", "card", "drawing", "ruler", "sentences", "table"]
 
 # Bright enough on black and dark enough on white; the dashes tell lines apart in grey.
 _STROKES = (("#3b8bd0", ""), ("#e0702a", "7 4"), ("#2aa57c", "7 3 2 3"), ("#c865a6", "2 3"))
@@ -57,6 +57,12 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = _row("th", headings)
     body = "".join(_row("td", row) for row in rows)
     return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def sentences(texts: Sequence[str]) -> str:
+    """Return sentences as a list, nothing where there are none."""
+    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def drawing(

@@ -1,20 +1,21 @@
-"""A run's folder, or a network's file -> the network as a plain PyTorch module."""
+"""Networks of finished runs and files, as experts and as plain PyTorch modules."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from geomerge.errors import OptionError, RunError
+from geomerge.expert import Expert
 from geomerge.io.checkpoint import SUFFIXES, load_checkpoint
 from geomerge.io.files import parse_json, plain_file
-from geomerge.networks.architectures import rebuild_network
 from geomerge.networks.network import check_device
 from geomerge.paths.path import WeightPath
 
-__all__ = ["from_pretrained", "last_configuration"]
+__all__ = ["from_pretrained", "last_configuration", "stored_expert"]
 
 _RESULTS = ("merged.safetensors", "sparse.safetensors")  # of a merge, of a sparsification
 
@@ -24,7 +25,7 @@ def from_pretrained(
     *,
     t: float | None = None,
     device: str | torch.device = "cpu",
-    arch: str | None = None,
+    arch: str | Callable[[], nn.Module] | None = None,
 ) -> nn.Module:
     """Load a network, ready to call.
 
@@ -34,13 +35,13 @@ def from_pretrained(
     callable, which is imported.
 
     Args:
-        source: The folder of a finished merge, sparsification or reconfiguration, whose result is
+        source: Folder of a finished merge, sparsification or reconfiguration, whose result is
             taken (of a reconfiguration the last configuration), or a network's ``.safetensors``,
             ``.pt`` or ``.pth`` file.
-        t: A point of the run's path instead: 0 where it starts, 1 where it ends.
-        device: Where the module is.
-        arch: Its architecture, or ``module:factory``, where the file does not say and the weights
-            do not tell.
+        t: Point of the run's path instead: 0 where it starts, 1 where it ends.
+        device: Device of the module.
+        arch: Architecture, where the file does not say and the weights do not tell: a name,
+            ``module:factory``, or a callable that returns the module.
 
     Returns:
         The module in evaluation mode; its parameters take gradients, so that it can be trained on.
@@ -50,35 +51,47 @@ def from_pretrained(
         CheckpointError: If the file cannot be read or is of no architecture that is known.
         OptionError: If there is no such point, device or architecture.
     """
-    source = Path(source)
     check_device(device)
-    if source.is_dir():
-        file = _result(source)
-    elif source.suffix in SUFFIXES or source.exists():
-        file = source
-    else:
+    return stored_expert(source, t=t, arch=arch).module().to(device)
+
+
+def stored_expert(
+    source: str | Path,
+    *,
+    t: float | None = None,
+    arch: str | Callable[[], nn.Module] | None = None,
+) -> Expert:
+    """Load a network that a run or a file holds, without data.
+
+    Args:
+        source: Folder of a finished run, or a file, as :func:`from_pretrained` takes them.
+        t: Point of the run's path instead of its result.
+        arch: Architecture, where the run or the file does not say.
+
+    Raises:
+        GeomergeError: If there is no such network, or it cannot be rebuilt.
+    """
+    source = Path(source)
+    if not source.is_dir() and source.suffix not in SUFFIXES and not source.exists():
         raise RunError(
             f"no folder or file {source}; name a finished run's folder, or a .safetensors or .pt "
             "file (nothing is downloaded)"
         )
     if t is None:
-        checkpoint = load_checkpoint(file)
-    elif source.is_dir() and (source / "path").is_dir():
-        checkpoint = WeightPath(source / "path").checkpoint(t)
-    else:
+        file = _result(source) if source.is_dir() else source
+        return Expert.from_checkpoint(load_checkpoint(file), arch)
+    if not (source / "path").is_dir():
         raise OptionError(
             f"{source} has no path to take t = {t} of; name the folder of a merge or sparsify run"
         )
-    architecture = arch or checkpoint.meta.get("architecture")
-    module = rebuild_network(checkpoint.weights, architecture, checkpoint.source)
-    return module.requires_grad_(True).to(device)
+    return WeightPath(source / "path", arch=arch).expert(t)
 
 
 def last_configuration(run: Path) -> Path:
     """Return the file of the network that a reconfiguration ended with.
 
     Args:
-        run: Its folder.
+        run: Folder of the run.
 
     Raises:
         RunError: If the folder is not of a finished reconfiguration.
@@ -99,9 +112,9 @@ def _result(run: Path) -> Path:
     Raises:
         RunError: If it has none.
     """
-    found = next((run / name for name in _RESULTS if (run / name).is_file()), None)
-    if found is not None:
-        return found
+    result = next((run / name for name in _RESULTS if (run / name).is_file()), None)
+    if result is not None:
+        return result
     try:
         return last_configuration(run)
     except RunError as error:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -22,7 +23,9 @@ import pytest
 import torch
 from torch import nn
 
-from geomerge import Checkpoint, Network, load_task, save_checkpoint
+from geomerge import Checkpoint, MergeOptions, Network, load_task, save_checkpoint
+from geomerge.pruning.options import SparsifyOptions
+from geomerge.runs import run_merge, run_reconfigure, run_sparsify
 from geomerge.training import fine_tune, train_checkpoint
 
 
@@ -91,6 +94,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train = load_task(task).train
         *_, w = fine_tune(network, network.initial, train, steps=200, learning_rate=0.1)
         save_checkpoint(folder / f"{name}.pt", Checkpoint(network.state_dict(w), {"task": task}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a.pt, b.pt and the runs ``merge``, ``separate``, ``sparsify``, ``moves``."""
+    quick = SparsifyOptions(steps=20, stages=2, seed=1)
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copytree(tiny, folder, dirs_exist_ok=True)
+    both = ("a=digits", "b=digits-permuted")
+    files = [folder / "a.pt", folder / "b.pt"]
+    for name, options in {
+        "merge": MergeOptions(manifold=both, preset="sketch", damping=1e-4, steps=12, points=8),
+        "separate": MergeOptions(manifold=both, head="separate", steps=4, points=8),
+    }.items():
+        run_merge(files, options, out=folder / name)
+    run_sparsify(files[0], replace(quick, remove=("1:4",)), out=folder / "sparsify", shrunk=True)
+    plan = folder / "plan.yaml"
+    plan.write_text('- {name: half, remove: {"1": 8}}\n- {name: back, restore: {"1": 4}}\n')
+    run_reconfigure(files[0], plan, quick, out=folder / "moves")
     return folder
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomerge.certificate.certificate import report_digest
 from geomerge.data import Inputs, Normalisation, Task, load_task
@@ -36,13 +35,14 @@ class StoredRun:
     """A finished merge run.
 
     Args:
-        folder: Its folder.
-        report: The content of its ``report.json``, with a certificate.
-        networks: Where the input files are now, by the name of a network; others are looked for
-            in the current folder and in the two above the run's.
+        folder: Folder of the run.
+        report: Content of its ``report.json``, with a certificate.
+        networks: Places of the input files, by the name of a network. Others are looked for in the
+            current folder and in the two above the run's.
+        arch: Architecture of the networks, where the run does not record it.
         data_root: Folder of the named data sets.
         download: Whether torchvision may fetch them.
-        device: Where to compute.
+        device: Device that computes.
     """
 
     def __init__(
@@ -50,14 +50,17 @@ class StoredRun:
         folder: Path,
         report: dict[str, Any],
         networks: Mapping[str, Path],
-        data_root: str | None,
-        download: bool,
-        device: str,
+        *,
+        arch: str | Callable[[], nn.Module] | None = None,
+        data_root: str | None = None,
+        download: bool = False,
+        device: str = "cpu",
     ) -> None:
         self.folder = folder
         self.report = report
         self.certificate: dict[str, Any] = report["certificate"]
         self._given = dict(networks)
+        self._arch = arch
         self._data_root = data_root
         self._download = download
         self._device = device
@@ -66,7 +69,7 @@ class StoredRun:
     @cached_property
     def path(self) -> WeightPath:
         """The path."""
-        return WeightPath(self.folder / "path", self._device)
+        return WeightPath(self.folder / "path", self._device, self._arch)
 
     @cached_property
     def merged(self) -> Checkpoint:
@@ -165,8 +168,7 @@ class StoredRun:
         places = (Path(), self.folder.absolute().parent, self.folder.absolute().parents[1])
         found = [place / own for place in places if (place / own).is_file()]
         if not found:
-            given = shlex.quote(f"{name}=FILE")
-            raise NotStoredError(f"{own} is not here; say where it is with --network {given}")
+            raise NotStoredError(f"{own} is not here; say where {name!r} is with `networks`")
         same = [f for f in found if sha256(f.read_bytes()) == self.certificate["inputs"][name]]
         return (same or found)[0]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from geomerge.certificate.certificate import environment
 from geomerge.certificate.claims import Check, checks
@@ -16,7 +17,7 @@ from geomerge.errors import GeomergeError, OptionError, RunError, TaskError, fir
 from geomerge.io.files import parse_json
 from geomerge.networks.network import check_device
 
-__all__ = ["Claim", "Verification", "parse_networks", "verify_run"]
+__all__ = ["Claim", "Verification", "verify_run"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def verify_run(
     folder: str | Path,
     *,
     networks: Mapping[str, Path] | None = None,
+    arch: str | Callable[[], nn.Module] | None = None,
     data_root: str | None = None,
     download: bool = False,
     device: str = "cpu",
@@ -63,12 +65,14 @@ def verify_run(
     """Make every claim of a merge run's certificate again from the files.
 
     Args:
-        folder: The run's folder.
-        networks: Where the input files are now, by the name of a network; others are looked for
-            in the current folder and in the two above the run's.
+        folder: Folder of the run.
+        networks: Places of the input files, by the name of a network. Others are looked for in the
+            current folder and in the two above the run's.
+        arch: Architecture of the networks, where the run does not record it or the factory that it
+            records cannot be imported here.
         data_root: Folder of the named data sets.
         download: Whether torchvision may fetch them.
-        device: Where to compute; counts are those of the device that the run was made on.
+        device: Device that computes; counts are those of the device that the run was made on.
 
     Raises:
         RunError: If there is no run of ``geomerge merge`` or it has no certificate.
@@ -94,34 +98,20 @@ def verify_run(
         return Verification([Claim("report.json", False, _unreadable(error))], [])
     if not certified:
         return Verification([Claim("report.json", False, "its certificate is no object")], [])
-    run = StoredRun(Path(folder), report, networks or {}, data_root, download, device)
+    run = StoredRun(
+        Path(folder), report, networks or {}, arch=arch,
+        data_root=data_root, download=download, device=device,
+    )  # fmt: skip
     for name, file in (networks or {}).items():
         if name not in _known(report):
             raise OptionError(
-                f"--network speaks of network {name!r}, and the run's are "
+                f"`networks` speaks of network {name!r}, and the run's are "
                 f"{', '.join(_known(report))}; name one of them"
             )
         if not file.is_file():
             raise OptionError(f"no file {file}, said to be network {name}; check the name")
     claims = [_claim(name, check, run) for name, check in checks(run)]
     return Verification(claims, _notes(run, environment(torch.device(device))))
-
-
-def parse_networks(texts: Sequence[str]) -> dict[str, Path]:
-    """Read ``"a=FILE"`` texts.
-
-    Raises:
-        OptionError: If one is not that, or two are of one network.
-    """
-    found: dict[str, Path] = {}
-    for text in texts:
-        name, _, file = text.partition("=")
-        if not name or not file or name in found:
-            raise OptionError(
-                f"expected --network NAME=FILE such as a=a.pt, once for each, got {text!r}"
-            )
-        found[name] = Path(file)
-    return found
 
 
 def _known(report: Mapping[str, Any]) -> list[str]:

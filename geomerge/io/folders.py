@@ -83,7 +83,7 @@ def resumable_folder(final: Path, recipe: dict[str, Any]) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise RunError(
-            f"another process is at work on {final}; wait for it or choose another --out"
+            f"another process is at work on {final}; wait for it or choose another `folder`"
         ) from error
     except OSError as error:
         raise cannot_write(final, error) from error
@@ -113,7 +113,7 @@ def resumable_folder(final: Path, recipe: dict[str, Any]) -> Iterator[Path]:
 
 def _refuse_content(final: Path) -> None:
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise RunError(f"{final} exists and is not empty; choose another --out or remove it")
+        raise RunError(f"{final} exists and is not empty; choose another `folder` or remove it")
 
 
 def _remove(stage: Path, made: list[Path]) -> None:
@@ -132,7 +132,7 @@ def _same_recipe(work: Path, recipe: dict[str, Any]) -> None:
     elif file.read_text() != text:
         raise RunError(
             f"{work.parent} holds an unfinished run of another recipe, version or device; run that "
-            "one's command again to go on with it, remove it, or choose another --out"
+            "one's command again to go on with it, remove it, or choose another `folder`"
         )
 
 

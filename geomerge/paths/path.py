@@ -10,17 +10,20 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomerge.errors import OptionError, RunError, first_line
+from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.io.files import parse_json, plain_file, write_bytes
+from geomerge.metrics.sketch import weights_digest
 from geomerge.networks.architectures import rebuild_network
 from geomerge.networks.network import Network
 from geomerge.notebook import card, ruler, table
@@ -44,12 +47,15 @@ class WeightPath:
     """A stored path; ``path.at(t)`` is the network there.
 
     Args:
-        folder: A folder written by :meth:`write`.
-        device: Where its weight vectors are.
+        folder: Folder written by :meth:`write`.
+        device: Device of the weight vectors.
+        arch: Architecture of the networks: a name, ``module:factory``, or a callable that returns
+            the module. None takes the one that the path records.
 
     Raises:
         RunError: If the folder holds no whole path, or its index leads out of the folder.
         CheckpointError: If a network at an end cannot be read.
+        OptionError: If the recorded factory cannot be imported; give ``arch`` then.
 
     Example:
         >>> import torch
@@ -65,12 +71,16 @@ class WeightPath:
         >>> path = gm.WeightPath(merged.path.folder)
         >>> path.ends, path.ts[0], path.ts[-1]
         (('a', 'b'), 0.0, 1.0)
-        >>> network = path.network.module_at(path.at(0.5))  # an nn.Module
-        >>> network(torch.zeros(1, 1, 8, 8)).shape
+        >>> path.module(0.5)(torch.zeros(1, 1, 8, 8)).shape
         torch.Size([1, 10])
     """
 
-    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        arch: str | Callable[[], nn.Module] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         try:
             index = read_index(self.folder / _INDEX)
@@ -87,7 +97,7 @@ class WeightPath:
             ) from error
         self._ends = {end: load_checkpoint(self.folder / f"{end}.safetensors") for end in self.ends}
         a = self._ends[self.ends[0]]
-        module = rebuild_network(a.weights, a.meta.get("architecture"), a.source)
+        module = rebuild_network(a.weights, arch or a.meta.get("architecture"), a.source)
         self.network = Network(module, device)
         shapes = [{k: v.shape for k, v in c.weights.items()} for c in self._ends.values()]
         if any(other != shapes[0] for other in shapes):
@@ -149,6 +159,27 @@ class WeightPath:
         if end is not None:
             return self._ends[end]
         return Checkpoint(self.network.state_dict(self.at(t)), self._meta)
+
+    def expert(self, t: float) -> Expert:
+        """Return the network at t with what is known of it, without data.
+
+        Raises:
+            OptionError: If t is outside [0, 1].
+        """
+        checkpoint = self.checkpoint(t)
+        w = self.at(t)
+        return Expert(
+            f"t={t:g}", self.network, w, source=f"{self.folder} at t = {t:g}",
+            meta=dict(checkpoint.meta), digest=weights_digest(self.network, w),
+        )  # fmt: skip
+
+    def module(self, t: float) -> nn.Module:
+        """Return the network at t as a new module in evaluation mode, which can be trained.
+
+        Raises:
+            OptionError: If t is outside [0, 1].
+        """
+        return self.network.module_at(self.at(t))
 
     def _point(self, stop: _Stop) -> Tensor:
         base = self._vectors[stop.base]

@@ -131,7 +131,7 @@ def _finished(folder: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
     old, report = read_json(folder / "recipe.json"), read_json(folder / "report.json")
     if old != recipe:
         raise RunError(
-            f"{folder} holds a finished run of another recipe; choose another folder or remove it"
+            f"{folder} holds a finished run of another recipe; choose another `folder` or remove it"
         )
     shutil.rmtree(folder / "work", ignore_errors=True)  # of a run killed as it finished
     return report

@@ -78,7 +78,7 @@ def run_sparsify(
         for name, asked in wanted.items():
             if asked and not (run.path / name).exists():
                 raise RunError(
-                    f"{run.path} was finished without {name}; choose another folder or remove it"
+                    f"{run.path} was finished without {name}; choose another `folder` or remove it"
                 )
         return run.outcome
     with run.unfinished(options.device, _WHERE_ASKED) as folder:

@@ -11,7 +11,7 @@ import pytest
 
 from geomerge import Checkpoint, MergeOptions, load_checkpoint, load_task, save_checkpoint
 from geomerge.certificate.certificate import report_digest
-from geomerge.certificate.verify import Verification, parse_networks, verify_run
+from geomerge.certificate.verify import Verification, verify_run
 from geomerge.errors import OptionError, RunError
 from geomerge.io.files import sha256
 from geomerge.runs import run_merge
@@ -248,7 +248,7 @@ def test_a_network_between_the_ends_is_verified_from_its_file(own: Path) -> None
     assert found.holds
     by_sketches = {f"drift from {name} by its sketch" for name in "abc"}
     assert unchecked(found) == {"input b", "accuracy of b", "drift from b", "curve", *by_sketches}
-    found = verify_run(run, networks=parse_networks([f"b={own / 'middle.safetensors'}"]))
+    found = verify_run(run, networks={"b": own / "middle.safetensors"})
     assert all(claim.holds for claim in found.claims)
 
 
@@ -269,8 +269,8 @@ def test_a_sketch_in_a_file_of_its_own_is_an_input(
     (own / "moved").mkdir()
     (own / "kept.safetensors").rename(own / "moved" / "kept.safetensors")
     assert "input sketch of b" in unchecked(verify_run(run))
-    moved = parse_networks([f"sketch of b={own / 'moved' / 'kept.safetensors'}"])
-    assert unchecked(verify_run(run, networks=moved)) == set()
+    moved = own / "moved" / "kept.safetensors"
+    assert unchecked(verify_run(run, networks={"sketch of b": moved})) == set()
 
 
 def test_mistakes_are_said(run: Path, tmp_path: Path) -> None:
@@ -280,8 +280,6 @@ def test_mistakes_are_said(run: Path, tmp_path: Path) -> None:
         verify_run(run, networks={"z": run / "merged.safetensors"})
     with pytest.raises(OptionError, match="no file"):
         verify_run(run, networks={"a": run / "none.pt"})
-    with pytest.raises(OptionError, match="NAME=FILE"):
-        parse_networks(["a.pt"])
     edit(run, lambda report: report.pop("certificate"), forge=False)
     with pytest.raises(RunError, match="without a certificate"):
         verify_run(run)
@@ -293,6 +291,9 @@ def test_the_command_says_it_claim_by_claim(geomerge: Callable[..., Any], run: P
 
     done = verify("run")
     assert done.returncode == 0, done.stderr
+    wrong = verify("run", "--network", "a.pt")
+    assert wrong.returncode == 2
+    assert "expected --network to be NAME=FILE such as a=a.pt" in wrong.stderr
     assert "holds       accuracy of crossover" in done.stdout
     flip(run / "merged.safetensors", -1)
     done = verify("run", "--json")

@@ -72,7 +72,7 @@ def test_own_data_and_own_network(geomerge: Callable[..., Any], tmp_path: Path) 
         (("evaluate", "a.pt", "--manifold", "digits", "--split", "train"), "unknown split"),
         (("train", "--manifold", "digits", "--out", "a.bin"), "expected an output name"),
         (("train", "--manifold", "digits", "--out", "x.pt", "--arch", "mpl"), "did you mean 'mlp'"),
-        (("path", ".", "--at", "0.5", "--out", "c.pt"), "no whole path"),
+        (("path", ".", "--at", "0.5", "--out", "c.pt"), "has no path to take t = 0.5 of"),
         (
             ("sketch", "a.pt", "--manifold", "digits", "--out", "s.pt"),
             "in .safetensors, got s.pt",

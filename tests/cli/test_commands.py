@@ -43,8 +43,8 @@ KNOWN = {
     "train": ("", "arch data-root device download epochs learning-rate log-json manifold "
               "normalisation out seed sketch"),
     "evaluate": ("NETWORK", "arch data-root device download json manifold normalisation split"),
-    "path": ("RUN", "at out"),
-    "verify": ("RUN", "data-root device download json network"),
+    "path": ("RUN", "arch at out"),
+    "verify": ("RUN", "arch data-root device download json network"),
     "report": ("RUN", "open"),
     "demo": ("", "out seed"),
 }  # fmt: skip
@@ -97,7 +97,7 @@ def test_the_help_lists_the_commands_by_group() -> None:
         (["merge", "a", "--sed", "1"], "no such option: --sed "),
         (["merge", "a", "--seed"], "option '--seed' requires an argument; see geomerge"),
         (["merge", "a", "--seed", "x"], "expected --seed to be a whole number, got 'x'"),
-        (["path", "a", "--out", "b.pt"], "missing option '--at'; see geomerge path --help"),
+        (["path", "a", "--at", "0"], "missing option '--out'; see geomerge path --help"),
     ],
 )
 def test_words_that_are_no_options_end_in_one_sentence(

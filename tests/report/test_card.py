@@ -45,16 +45,18 @@ def measured(name: str, report: dict[str, Any]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_hub_reads_the_numbers_of_the_report(runs: Path, name: str) -> None:
+def test_the_hub_reads_the_numbers_of_the_report(tiny_runs: Path, name: str) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
-    text = (runs / name / "README.md").read_text()
+    text = (tiny_runs / name / "README.md").read_text()
     card = hub.ModelCard(text)  # reads it, without any network
     data = card.data
     assert data.library_name == "geomerge"
     assert data.pipeline_tag == "image-classification"
     assert data.metrics == ["accuracy"]
     found = {one.dataset_name: one for one in data.eval_results}
-    assert {k: v.metric_value for k, v in found.items()} == measured(name, report_of(runs / name))
+    assert {k: v.metric_value for k, v in found.items()} == measured(
+        name, report_of(tiny_runs / name)
+    )
     for one in found.values():
         assert (one.task_type, one.metric_type) == ("image-classification", "accuracy")
         assert one.dataset_split == "test"
@@ -66,9 +68,9 @@ def test_the_hub_reads_the_numbers_of_the_report(runs: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_tables_show_the_report_and_every_row_has_all_cells(runs: Path, name: str) -> None:
-    head, body = parts(runs / name)
-    for value in measured(name, report_of(runs / name)).values():
+def test_tables_show_the_report_and_every_row_has_all_cells(tiny_runs: Path, name: str) -> None:
+    head, body = parts(tiny_runs / name)
+    for value in measured(name, report_of(tiny_runs / name)).values():
         assert f"**{100 * value:.2f}**" in body
     for table in re.findall(r"(?:^\|.*\n)+", body, re.M):
         cells = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
@@ -77,55 +79,55 @@ def test_tables_show_the_report_and_every_row_has_all_cells(runs: Path, name: st
     assert "{{" not in body
     assert "\n\n\n" not in body
     for file in re.findall(r"!\[.*\]\((.*)\)", body):
-        assert (runs / name / file).is_file()
+        assert (tiny_runs / name / file).is_file()
     for file, digest in re.findall(r"\| `([\w.]+)` \| `([0-9a-f]{64})` \|", body):
-        place = next(f / file for f in (runs / name, runs) if (f / file).is_file())
+        place = next(f / file for f in (tiny_runs / name, tiny_runs) if (f / file).is_file())
         assert sha256(place.read_bytes()) == digest
     assert f"# {head['model-index'][0]['name']}\n" in body
 
 
 def test_the_command_makes_the_run_again(
-    geomerge: Callable[..., Any], runs: Path, tmp_path: Path
+    geomerge: Callable[..., Any], tiny_runs: Path, tmp_path: Path
 ) -> None:
-    _, body = parts(runs / "merge")
+    _, body = parts(tiny_runs / "merge")
     (command,) = re.findall(r"```sh\n(.*)\n```", body)
     program, *words = shlex.split(command)
     assert program == "geomerge"
-    done = geomerge(*words, "--out", tmp_path / "again", cwd=runs)
+    done = geomerge(*words, "--out", tmp_path / "again", cwd=tiny_runs)
     assert done.returncode == 0, done.stderr
     for file in ("merged.safetensors", "recipe.json", "README.md"):
-        assert (tmp_path / "again" / file).read_bytes() == (runs / "merge" / file).read_bytes()
+        assert (tmp_path / "again" / file).read_bytes() == (tiny_runs / "merge" / file).read_bytes()
 
 
-def test_heads_and_limits_are_said(runs: Path) -> None:
-    _, body = parts(runs / "separate")
+def test_heads_and_limits_are_said(tiny_runs: Path) -> None:
+    _, body = parts(tiny_runs / "separate")
     assert "| `digits` | (batch, 1, 8, 8) | 0.3053 | 0.3761 | 0 to 9 |" in body
     assert "| `digits-permuted` | (batch, 1, 8, 8) | 0.3053 | 0.3761 | 10 to 19 |" in body
     assert "Separate head: a block of outputs for each task" in body
-    _, moves = parts(runs / "moves")
+    _, moves = parts(tiny_runs / "moves")
     assert "4 of `1`" in moves
-    _, sparse = parts(runs / "sparsify")
+    _, sparse = parts(tiny_runs / "sparsify")
     assert "shrunk.pt2" in sparse
     for text in (body, moves, sparse):
         assert "## Licence" in text
         assert "without a warning" in text
 
 
-def test_the_certificate_knows_the_card(runs: Path) -> None:
-    report = report_of(runs / "merge")
-    digest = sha256((runs / "merge" / "README.md").read_bytes())
+def test_the_certificate_knows_the_card(tiny_runs: Path) -> None:
+    report = report_of(tiny_runs / "merge")
+    digest = sha256((tiny_runs / "merge" / "README.md").read_bytes())
     assert report["certificate"]["files"]["README.md"] == digest
-    assert verify_run(runs / "merge").holds
+    assert verify_run(tiny_runs / "merge").holds
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_has_no_path_of_the_machine_in_it(runs: Path, name: str) -> None:
-    for file in (runs / name).rglob("*"):
+def test_a_run_has_no_path_of_the_machine_in_it(tiny_runs: Path, name: str) -> None:
+    for file in (tiny_runs / name).rglob("*"):
         if file.is_file():
             content = file.read_bytes()
-            for place in (runs, Path.home(), Path.cwd()):
+            for place in (tiny_runs, Path.home(), Path.cwd()):
                 assert f"{place}/".encode() not in content, file
-    assert list((runs / name).glob("*.safetensors"))
+    assert list((tiny_runs / name).glob("*.safetensors"))
 
 
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_tasks_are_named_without_folders(name: str, plain: str) -> None:
     assert short(name) == plain
 
 
-def test_data_sets_of_the_hub_are_linked(real_data: Path, tmp_path: Path, runs: Path) -> None:
+def test_data_sets_of_the_hub_are_linked(real_data: Path, tmp_path: Path, tiny_runs: Path) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(784, 4), nn.ReLU(), nn.Linear(4, 10))
     save_checkpoint(tmp_path / "a.pt", Checkpoint(module.state_dict(), {"task": "mnist"}))
@@ -184,4 +186,4 @@ def test_data_sets_of_the_hub_are_linked(real_data: Path, tmp_path: Path, runs: 
     head, _ = parts(folder)
     assert head["datasets"] == ["ylecun/mnist"]
     assert head["model-index"][0]["results"][0]["dataset"]["type"] == "ylecun/mnist"
-    assert "datasets" not in parts(runs / "merge")[0]
+    assert "datasets" not in parts(tiny_runs / "merge")[0]

@@ -40,7 +40,7 @@ def import_factory(spec: str) -> Callable[[], Any]:
     except Exception as error:  # the module is the user's own code
         raise OptionError(
             f"cannot import {spec!r} ({first_line(error)}); expected module:factory with the "
-            "module in the working folder or installed"
+            "module in the working folder or installed, or the callable itself as `arch`"
         ) from error
     if not callable(found):
         raise OptionError(f"{spec!r} is a {type(found).__name__}, expected a callable; name one")

@@ -53,6 +53,7 @@ def compare_page(report: dict[str, Any]) -> Page:
             f"Points were picked by {report['pick']} on the selection splits; trained rows had "
             f"{report['budget']:,} samples.",
         ],
+        notes=report.get("notes", []),
         first=_plane(report, rows),
         sections=[_table(report, rows, best["name"]), *_ways(rows, report), *last],
     )

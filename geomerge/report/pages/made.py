@@ -14,7 +14,7 @@ __all__ = ["made_section"]
 def made_section(
     report: dict[str, Any], parts: Sequence[str | Table] = (), *, exact: bool = True
 ) -> Section:
-    """Return notes, the command and the recipe of a run.
+    """Return the command and the recipe of a run.
 
     Args:
         report: The content of ``report.json``.
@@ -29,7 +29,6 @@ def made_section(
     return Section(
         "How it was made, and how to make it again",
         [
-            *report.get("notes", []),
             *parts,
             f"{same}. The recipe below is what the run is known by.",
         ],

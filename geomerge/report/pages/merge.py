@@ -35,6 +35,7 @@ def merge_page(report: dict[str, Any], steps: list[dict[str, Any]]) -> Page:
         title=f"{' + '.join(titles)} in one network",
         numbers=_numbers(report),
         verdict=_verdict(report),
+        notes=report.get("notes", []),
         first=accuracy_figure(report, None),
         sections=[
             along_path(report, steps),

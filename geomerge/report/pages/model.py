@@ -118,6 +118,7 @@ class Page:
         verdict: Better or worse than what, in sentences.
         first: The figure of the first screen; None where there is nothing to draw.
         sections: The rest.
+        notes: Sentences of the first screen on what was assumed or could not be done.
     """
 
     kind: str
@@ -126,3 +127,4 @@ class Page:
     verdict: Sequence[str]
     first: Figure | None
     sections: Sequence[Section] = field(default_factory=tuple)
+    notes: Sequence[str] = ()

@@ -48,6 +48,7 @@ def reconfigure_page(report: dict[str, Any]) -> Page:
             f"epochs; {percent(one['cut_out']['test'])} if its units are cut out at once."
             for one in moves
         ],
+        notes=report.get("notes", []),
         first=accuracy_figure(curves, ticks, report["dense_held_out"], None),
         sections=[
             along_walk(curves, ticks, report["dense_held_out"]),

@@ -44,6 +44,7 @@ def sparsify_page(report: dict[str, Any]) -> Page:
             f"the dense network's label for {percent(end['agreement'])} of the selection inputs.",
             *(_against(name, row, end) for name, row in rows.items() if _beside(name, end)),
         ],
+        notes=report.get("notes", []),
         first=accuracy_figure(*walk, start=None),
         sections=[
             along_walk(*walk),

@@ -43,6 +43,7 @@ def stream_page(report: dict[str, Any]) -> Page:
             stream["meaning"][0].upper() + stream["meaning"][1:] + ".",
             *(_against(ours, row) for row in others),
         ],
+        notes=report.get("notes", []),
         first=_averages(report, None) if in_turns else _finals(report),
         sections=[
             *([_along(report), _matrix(report, in_turns[0])] if in_turns else []),

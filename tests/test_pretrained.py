@@ -22,43 +22,43 @@ def inputs() -> Tensor:
     ("run", "file"),
     [("merge", "merged"), ("sparsify", "sparse"), ("moves", "back"), ("separate", "merged")],
 )
-def test_a_run_gives_its_result(runs: Path, run: str, file: str) -> None:
-    network = gm.from_pretrained(runs / run)
+def test_a_run_gives_its_result(tiny_runs: Path, run: str, file: str) -> None:
+    network = gm.from_pretrained(tiny_runs / run)
     assert isinstance(network, nn.Module)
     assert not network.training
     assert all(p.requires_grad for p in network.parameters())
-    same = gm.from_pretrained(str(runs / run / f"{file}.safetensors"))
-    stored = gm.load_checkpoint(runs / run / f"{file}.safetensors").weights
+    same = gm.from_pretrained(str(tiny_runs / run / f"{file}.safetensors"))
+    stored = gm.load_checkpoint(tiny_runs / run / f"{file}.safetensors").weights
     for found in (network, same):
         state = found.state_dict()
         assert set(state) == set(stored)
         assert all(torch.equal(state[name], stored[name]) for name in stored)
 
 
-def test_its_answers_are_those_of_the_report(runs: Path) -> None:
-    report = json.loads((runs / "merge" / "report.json").read_text())
+def test_its_answers_are_those_of_the_report(tiny_runs: Path) -> None:
+    report = json.loads((tiny_runs / "merge" / "report.json").read_text())
     right = gm.load_task("digits").test.labels
-    network = gm.from_pretrained(runs / "merge")
+    network = gm.from_pretrained(tiny_runs / "merge")
     found = float((network(inputs()).argmax(dim=1) == right).float().mean())
     assert found == pytest.approx(report["results"][-1]["test"]["a"])
 
 
-def test_any_point_of_a_path(runs: Path) -> None:
-    x, report = inputs(), json.loads((runs / "merge" / "report.json").read_text())
-    ends = [gm.from_pretrained(runs / "merge", t=t)(x) for t in (0, 1)]
+def test_any_point_of_a_path(tiny_runs: Path) -> None:
+    x, report = inputs(), json.loads((tiny_runs / "merge" / "report.json").read_text())
+    ends = [gm.from_pretrained(tiny_runs / "merge", t=t)(x) for t in (0, 1)]
     for logits, name in zip(ends, "ab", strict=True):
-        assert torch.equal(logits, gm.from_pretrained(runs / f"{name}.pt")(x))
+        assert torch.equal(logits, gm.from_pretrained(tiny_runs / f"{name}.pt")(x))
     at = report["crossover"]["t"]
     assert torch.equal(
-        gm.from_pretrained(runs / "merge", t=at)(x), gm.from_pretrained(runs / "merge")(x)
+        gm.from_pretrained(tiny_runs / "merge", t=at)(x), gm.from_pretrained(tiny_runs / "merge")(x)
     )
-    half = gm.from_pretrained(runs / "sparsify", t=0.5)
+    half = gm.from_pretrained(tiny_runs / "sparsify", t=0.5)
     network = gm.Network(half)
     assert accuracy(network, network.initial, gm.load_task("digits").test) > 0.5
 
 
-def test_it_can_be_trained_on(runs: Path) -> None:
-    network = gm.from_pretrained(runs / "merge").train()
+def test_it_can_be_trained_on(tiny_runs: Path) -> None:
+    network = gm.from_pretrained(tiny_runs / "merge").train()
     network(inputs()[:4]).sum().backward()
     assert all(p.grad is not None for p in network.parameters())
 
@@ -99,8 +99,8 @@ def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(
-    runs: Path, source: str, words: dict[str, object], error: type[Exception], message: str
+    tiny_runs: Path, source: str, words: dict[str, object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message) as found:
-        gm.from_pretrained(runs / source, **words)  # type: ignore[arg-type]
+        gm.from_pretrained(tiny_runs / source, **words)  # type: ignore[arg-type]
     assert "\n" not in str(found.value)
