@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -45,6 +46,9 @@ COMMANDS = {
 }
 
 
+_LAST = ("output", "machine", "other options")  # groups of options at the end of a help
+
+
 class GroupedCommand(TyperCommand):
     """A command whose help lists its options by group."""
 
@@ -54,14 +58,14 @@ class GroupedCommand(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options, each group under its heading."""
-        rows = [(_argument(parameter), parameter.help) for parameter in self._arguments(ctx)]
-        groups = {"arguments": rows} if rows else {}
+        groups = {"arguments": [(_argument(one), one.help) for one in self._arguments(ctx)]}
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
             if parameter.param_type_name == "option" and row is not None:
                 group = getattr(parameter, "rich_help_panel", None) or "other options"
                 groups.setdefault(group, []).append(row)
-        _write_groups(formatter, groups)
+        order = sorted(groups, key=lambda group: _LAST.index(group) if group in _LAST else -1)
+        _write_groups(formatter, {group: groups[group] for group in order})
 
     def _arguments(self, ctx: Any) -> list[Any]:
         return [one for one in self.get_params(ctx) if one.param_type_name == "argument"]
@@ -125,5 +129,11 @@ def load_command(name: str) -> Any:
 def _write_groups(formatter: Any, groups: Mapping[str, Sequence[tuple[str, str]]]) -> None:
     """Write rows of names and texts under the headings of their groups."""
     for group, rows in groups.items():
-        with formatter.section(group.capitalize()):
-            formatter.write_dl(rows)
+        if rows:
+            with formatter.section(group.capitalize()):
+                formatter.write_dl([(name, _sentence(text)) for name, text in rows])
+
+
+def _sentence(text: str) -> str:
+    """Return a text with a capital letter, if it begins with a word."""
+    return text[:1].upper() + text[1:] if re.match(r"[a-z]+[ ,;:]", text) else text

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from geomerge.options import OptionField
-
 __all__ = ["complete_with", "completion"]
 
 Names = Callable[[], Sequence[str]]
 
 
-def completion(option: OptionField) -> Callable[[str], list[str]] | None:
-    """Return what completes an option's words; None where any word will do."""
-    choices = option.choices
+def completion(
+    name: str, choices: Sequence[str] | Names | None = None
+) -> Callable[[str], list[str]] | None:
+    """Return what completes the words of an option; None where any word will do.
+
+    Args:
+        name: Name of the option.
+        choices: Names that it takes, or a function that lists them.
+    """
     if choices is not None:
         return complete_with(choices if callable(choices) else lambda: choices)
-    return complete_with(_OPEN[option.name]) if option.name in _OPEN else None
+    return complete_with(_OPEN[name]) if name in _OPEN else None
 
 
 def complete_with(names: Names) -> Callable[[str], list[str]]:
@@ -52,7 +56,7 @@ def _picks() -> Sequence[str]:
     return PICKS
 
 
-# Options that take other words too, such as the name of a file.
+# Options without choices of their own: they take other words too, such as the name of a file.
 _OPEN: dict[str, Names] = {
     "manifold": _tasks, "task": _tasks, "arch": _architectures, "pick": _picks,
 }  # fmt: skip

@@ -120,6 +120,7 @@ def _in_words(parameter: inspect.Parameter) -> tuple[type | None, inspect.Parame
     kind = next(k for k in _TYPES.values() if annotation in (k, k | None, *_lists(k)))
     shown = copy(shown)
     shown.metavar = shown.metavar or _METAVARS.get(kind)
+    shown.autocompletion = shown.autocompletion or completion(parameter.name)
     default = parameter.default
     if kind in (int, float) and annotation in (kind, kind | None):
         annotation = str if annotation == kind else str | None
@@ -133,47 +134,50 @@ def _lists(kind: Any) -> tuple[Any, Any]:
 
 
 def _parameter(option: OptionField, defaults: Mapping[str, Any]) -> inspect.Parameter:
-    """Return an option as a parameter that typer reads."""
+    """Return an option as a parameter that typer reads; a positional one has to be given."""
     kind, several = _type_of(option)
     default = defaults.get(option.name, option.default)
-    flag = f"--{option.flag or option.name.replace('_', '-')}"
     annotation: Any = kind if kind in (bool, Path) else str
-    if option.positional:
-        shown = typer.Argument(help=option.text, autocompletion=completion(option))
-        return inspect.Parameter(option.name, _KEYWORD, annotation=Annotated[annotation, shown])
     if several:
         annotation, default = _lists(annotation)[1], [str(one) for one in default] or None
     elif default is None:
         annotation = annotation | None
-    elif kind is bool:
-        flag = f"{flag}/--no-{flag[2:]}" if default else flag
-    else:
+    elif kind is not bool:
         default = annotation(default)
-    shown = typer.Option(
-        flag,
-        help=option.text,
-        rich_help_panel=option.group or None,
-        metavar=None if kind is bool else _metavar(option, kind),
-        autocompletion=completion(option),
-        show_default=default is not None and kind is not bool,
-    )
-    annotation = Annotated[annotation, shown]
-    return inspect.Parameter(option.name, _KEYWORD, default=default, annotation=annotation)
+    shown: dict[str, Any] = {"help": option.text, "rich_help_panel": option.group or None}
+    shown["autocompletion"] = completion(option.name, option.choices)
+    if kind is not bool:
+        shown["metavar"] = _metavar(option, kind)
+    else:
+        shown["show_default"] = False
+    info = typer.Argument(**shown) if option.positional else typer.Option(_flag(option), **shown)
+    return inspect.Parameter(
+        option.name, _KEYWORD, annotation=Annotated[annotation, info],
+        default=inspect.Parameter.empty if option.positional else default,
+    )  # fmt: skip
+
+
+def _flag(option: OptionField) -> str:
+    flag = option.flag or option.name.replace("_", "-")
+    return f"--{flag}/--no-{flag}" if option.default is True else f"--{flag}"
 
 
 def _type_of(option: OptionField) -> tuple[type, bool]:
-    """Return the type of an option's words, and whether there may be several."""
-    written = str(option.annotation).removesuffix(" | None")
-    several = re.fullmatch(r"tuple\[(\w+), \.\.\.\]", written)
-    return _TYPES[several[1] if several else written], several is not None
+    """Return the type of an option's words, and whether there may be several.
+
+    Words that stand for objects, such as the name of a task, stay words.
+    """
+    written = str(option.annotation)
+    kinds = (_TYPES[word] for word in re.findall(r"\w+", written) if word in _TYPES)
+    return next(kinds, str), written.startswith("tuple[")
 
 
 def _metavar(option: OptionField, kind: type) -> str:
-    if option.choices is None:
+    if option.choices is None or not option.closed:
         return _METAVARS[kind]
     names = option.choices() if callable(option.choices) else option.choices
     listed = f"[{'|'.join(names)}]"
-    if isinstance(option.default, tuple):
+    if _type_of(option)[1]:
         return "NAME,..."
     return listed if len(listed) <= _WIDEST else "NAME"
 
@@ -187,7 +191,7 @@ def _values(options: Iterable[OptionField], words: dict[str, Any]) -> Iterator[t
             yield option.name, _value(option.name, kind, word)
         else:
             parts = word or ()
-            if option.choices is not None:  # such as slerp,regmean
+            if option.choices is not None and option.closed:  # such as slerp,regmean
                 parts = names_in(parts)
             yield option.name, tuple(_value(option.name, kind, part) for part in parts)
 

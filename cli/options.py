@@ -1,4 +1,4 @@
-"""Options that several commands share, said once."""
+"""Options that several commands have beside those of the library."""
 
 from __future__ import annotations
 
@@ -36,16 +36,28 @@ __all__ = [
     "Statistics",
 ]
 
-# What is read and written.
-NetworkFile = Annotated[Path, typer.Argument(help="The network: .pt, .pth or .safetensors.")]
-NetworkOut = Annotated[Path, typer.Option(help="Where the network goes: .pt or .safetensors.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ReportJson = Annotated[bool, typer.Option("--json", help="Print report.json.")]
+NetworkFile = Annotated[Path, typer.Argument(help="file of the network: .pt, .pth or .safetensors")]
+NetworkOut = Annotated[
+    Path,
+    typer.Option(help="file of the network: .pt or .safetensors", rich_help_panel="output"),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON, printed", rich_help_panel="output")]
+ReportJson = Annotated[
+    bool, typer.Option("--json", help="report.json, printed", rich_help_panel="output")
+]
 LogJson = Annotated[
-    bool, typer.Option(LOG_JSON, help="Write events to the error stream, one JSON object a line.")
+    bool,
+    typer.Option(
+        LOG_JSON,
+        help="events on the error stream, one JSON object a line",
+        rich_help_panel="output",
+    ),
+]
+Normalisation = Annotated[
+    str | None,
+    typer.Option(help="MEAN/STD instead of the usual normalisation", rich_help_panel="data"),
 ]
 Arch = Annotated[str | None, typer.Option(help="Architecture, where the file does not say.")]
-Normalisation = Annotated[str | None, typer.Option(help="MEAN/STD instead of the usual one.")]
 Normalisations = Annotated[
     list[str] | None, typer.Option(help="TASK=MEAN/STD instead of the usual one.")
 ]

@@ -1,57 +1,72 @@
-"""``geomerge sketch``: measure and keep the metric of a network on its task."""
+"""``geomerge sketch``: the metric of a network on its task, in a file."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from geomerge.cli.options import (
-    Arch,
-    DataRoot,
-    Device,
-    Download,
-    NetworkFile,
-    Normalisation,
-    Output,
-)
+from geomerge.cli.flags import Flags
+from geomerge.cli.options import NetworkFile, Normalisation
+from geomerge.data import parse_normalisation
+from geomerge.expert import Expert
+from geomerge.io.checkpoint import load_checkpoint
+from geomerge.io.files import check_output
+from geomerge.loading import ExpertOptions
+from geomerge.metrics import save_sketch
+from geomerge.metrics.outputs import OUTPUTS
+from geomerge.metrics.sketch import SUFFIXES
+from geomerge.options import at_least, check_options, option
 
 __all__ = ["sketch"]
 
 
+@dataclass(frozen=True)
+class _SketchOptions:
+    output: str = option(
+        "hellinger", "output whose change the metric measures", choices=OUTPUTS, group="metric"
+    )
+    inputs: int = option(
+        10_000, "number of inputs to measure on, at most", check=at_least(1), group="metric"
+    )
+    seed: int = option(0, "seed of the choice of inputs", group="metric")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
 def sketch(
     network: NetworkFile,
-    manifold: Annotated[str, typer.Option(help="Its task; labels are not used.")],
-    out: Annotated[Path, typer.Option(help="Where the sketch goes: .safetensors.")],
-    output: Output = "hellinger",
-    inputs: Annotated[int, typer.Option(help="How many inputs to measure on.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Chooses the inputs.")] = 0,
-    arch: Arch = None,
+    manifold: Annotated[
+        str,
+        typer.Option(help="task of the network; its labels are not used", rich_help_panel="data"),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="file of the sketch: .safetensors", rich_help_panel="output"),
+    ],
+    options: _SketchOptions,
+    data: Annotated[ExpertOptions, Flags(without=("manifold", "normalisation"))],
     normalisation: Normalisation = None,
-    device: Device = "cpu",
-    data_root: DataRoot = None,
-    download: Download = False,
 ) -> None:
     """Measure a network's metric, for merges without its data."""
-    from geomerge.data import parse_normalisation
-    from geomerge.evaluation.files import open_network, task_for
-    from geomerge.io.files import check_output
-    from geomerge.metrics import make_sketch, save_sketch
-    from geomerge.metrics.sketch import SUFFIXES
-
     check_output(out, SUFFIXES)
-    checkpoint, net = open_network(network, arch, device)
+    checkpoint = load_checkpoint(network)
+    expert = Expert.from_checkpoint(checkpoint, data.arch, sketch=False, device=data.device)
     numbers = parse_normalisation(normalisation) if normalisation else None
-    task = task_for(checkpoint, net, manifold, numbers, data_root, download)
-    made = make_sketch(
-        net, net.initial, task.train.inputs, manifold, output=output, count=inputs, seed=seed
+    task = expert.load_task(manifold, numbers, data.data_root, data.download)
+    made = expert.with_task(task).with_sketch(
+        inputs=options.inputs, output=options.output, seed=options.seed
     )
-    save_sketch(out, made)
-    size = sum(t.numel() for t in made.tensors().values())
-    print(f"{out}: {made.meta['inputs']} inputs of {manifold}, {size / net.n:.2f} x the weights")
-    for name, kept in made.meta["kept"].items():
+    assert made.sketch is not None
+    save_sketch(out, made.sketch)
+    meta = made.sketch.meta
+    size = sum(t.numel() for t in made.sketch.tensors().values()) / expert.network.n
+    print(f"{out}: {meta['inputs']} inputs of {manifold}, {size:.2f} x the weights")
+    for name, kept in meta["kept"].items():
         if kept < 1:
             print(f"  {name}: truncated, {100 * kept:.2f} % of its trace kept exactly")
-    if made.meta["diagonal"]:
-        print("  diagonal only: " + ", ".join(made.meta["diagonal"]))
+    if meta["diagonal"]:
+        print("  diagonal only: " + ", ".join(meta["diagonal"]))

@@ -1,66 +1,87 @@
-"""``geomerge train``: make a network to merge."""
+"""``geomerge train``: a network for a task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from geomerge.cli.console import percent, tell_finished, watched
-from geomerge.cli.options import DataRoot, Device, Download, LogJson, NetworkOut, Normalisation
+from geomerge.cli.flags import Flags
+from geomerge.cli.options import LogJson, NetworkOut, Normalisation
+from geomerge.data import Task, load_task, parse_normalisation
+from geomerge.loading import ExpertOptions
+from geomerge.networks.architectures import NAMED
+from geomerge.options import at_least, check_options, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from geomerge.data import Task
     from geomerge.monitor.progress import Progress
 
 __all__ = ["train"]
+
+
+@dataclass(frozen=True)
+class _TrainOptions:
+    arch: str = option(
+        "mlp", "architecture: mlp, cnn, resnet18-cifar, ... (docs/networks.md) or module:factory",
+        group="training", choices=NAMED, closed=False,
+    )  # fmt: skip
+    epochs: float = option(8, "passes over the training split", check=at_least(0), group="training")
+    learning_rate: float = option(
+        0.05,
+        "learning rate of the first step; it falls to zero",
+        check=at_least(0),
+        group="training",
+    )
+    seed: int = option(0, "seed of the weights and of the order of examples", group="training")
+    sketch: bool = option(True, "a sketch of the network in its file", group="output")
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def train(
     manifold: Annotated[
         str,
         typer.Option(
-            help="Task: mnist, fashion-mnist, cifar10, digits, a folder, an .npz, module:factory."
+            help="task: mnist, fashion-mnist, cifar10, digits, ..., a folder of images, an .npz "
+            "file or module:factory",
+            rich_help_panel="data",
         ),
     ],
     out: NetworkOut,
-    arch: Annotated[
-        str,
-        typer.Option(help="mlp, cnn, resnet18-cifar, ... (docs/networks.md), or module:factory."),
-    ] = "mlp",
-    epochs: Annotated[float, typer.Option(help="Passes over the training data.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Of the first step.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of weights and of the order of examples.")] = 0,
-    sketch: Annotated[bool, typer.Option(help="Keep a sketch inside the checkpoint.")] = True,
+    options: _TrainOptions,
+    data: Annotated[ExpertOptions, Flags(only=("data_root", "download", "device"))],
     normalisation: Normalisation = None,
-    device: Device = "cpu",
-    data_root: DataRoot = None,
-    download: Download = False,
     log_json: LogJson = False,
 ) -> None:
-    """Train a network for a task."""
-    from geomerge.data import load_task, parse_normalisation
+    """Train a network for a task.
+
+    5000 examples are left out of the training; merges and sparsifications choose by them later.
+    """
     from geomerge.training import train_checkpoint
 
     task = load_task(
         manifold,
-        data_root=data_root,
-        download=download,
+        data_root=data.data_root,
+        download=data.download,
         normalisation=parse_normalisation(normalisation) if normalisation else None,
-        device=device,
+        device=data.device,
     )
+    arch, seed, device = options.arch, options.seed, data.device
     with watched(log_json, resumes=False) as show:
         accuracies = train_checkpoint(
             out,
             arch,
             task,
-            epochs=epochs,
-            learning_rate=learning_rate,
+            epochs=options.epochs,
+            learning_rate=options.learning_rate,
             seed=seed,
-            sketch=sketch,
+            sketch=options.sketch,
             device=device,
             on_step=None if show is None else _watcher(show, arch, task, seed, device),
         )
@@ -74,14 +95,14 @@ def train(
 def _watcher(
     show: Callable[[Progress], None], arch: str, task: Task, seed: int, device: str
 ) -> Callable[[int, int, Tensor], None]:
-    """Return what shows each step of a training, with the accuracy now and then."""
+    """Return a function that shows each step of a training, with the accuracy now and then."""
     from geomerge.evaluation.accuracy import accuracy
     from geomerge.merging.monitor import EVERY, EXAMPLES
     from geomerge.monitor.progress import Progress
     from geomerge.networks.architectures import create_network
     from geomerge.networks.network import Network
 
-    # One of its own: what is measured here must not touch the network in training.
+    # Another module, so that measuring does not touch the network in training.
     network = Network(create_network(arch, task.input_shape, task.classes, seed), device)
     few = task.select.first(EXAMPLES)
     found: dict[str, float] = {}

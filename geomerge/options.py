@@ -55,9 +55,10 @@ class OptionField:
         group: Heading in the help that it stands under.
         flag: Flag of the command line, where that is another than the name.
         recorded: Whether it decides the result, and so belongs in a recipe.
-        choices: Names that are allowed, or what lists them; None allows any value.
+        choices: Names that are allowed or completed, or what lists them; None allows any value.
         formerly: Earlier name of the argument, still understood; None if there was none.
         positional: Whether the command line has an argument without a flag for it.
+        closed: Whether names other than the choices are refused.
     """
 
     name: str
@@ -71,6 +72,7 @@ class OptionField:
     choices: Choices | None
     formerly: str | None = None
     positional: bool = False
+    closed: bool = True
 
 
 def option(
@@ -122,7 +124,7 @@ def option_fields(cls: type[Any], path: tuple[str, ...] = ()) -> Iterator[Option
             yield OptionField(
                 one.name, path, one.default, one.type, known["text"], known["group"],
                 known["flag"], known["recorded"], known["choices"], known["formerly"],
-                known["positional"],
+                known["positional"], known["closed"],
             )  # fmt: skip
         elif is_dataclass(one.default_factory):
             assert isinstance(one.default_factory, type)

@@ -121,9 +121,9 @@ def test_the_help_has_a_heading_for_every_group() -> None:
     assert "Usage: tool [OPTIONS] FILES...\n" in text
     for line in (
         "Arguments:\n  FILES...  Files.\n",
-        "Data:\n  --task TEXT  task of a network\n",
+        "Data:\n  --task TEXT  Task of a network\n",
         "Walk:\n",
-        "--damping NUMBER  damping of the steps  [default: 0.1]",
+        "--damping NUMBER  Damping of the steps  [default: 0.1]",
         "--head [shared|separate]",
         "--choose [a|b]",
         "--only NAME,...",
