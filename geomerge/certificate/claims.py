@@ -37,6 +37,7 @@ from geomerge.errors import GeomergeError
 from geomerge.io.checkpoint import load_checkpoint
 from geomerge.io.files import parse_json, sha256
 from geomerge.merging.curve import curve_of
+from geomerge.metrics import MetricOptions
 
 __all__ = ["Check", "checks"]
 
@@ -109,9 +110,12 @@ def _identity(run: StoredRun, name: str) -> list[str]:
         inputs, recipe = run.manifold(side), run.recipe
         assert inputs is not None
         steps = step_self_tests(
-            run.head(side), run.weights(side), inputs,
-            run.report["metric"], recipe["output"], recipe["seed"],
-        )  # fmt: skip
+            run.head(side),
+            run.weights(side),
+            inputs,
+            MetricOptions(run.report["metric"], recipe["output"]),
+            recipe["seed"],
+        )
         return [] if steps[name] else ["it is not so on this machine"]
     if name == MERGED:
         same = same_network(run.merged, path.checkpoint(path.crossover))

@@ -8,7 +8,7 @@ from torch import Tensor
 from geomerge.data import Inputs
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.merging import Merge, MergeOptions
-from geomerge.metrics import measure_metric, output_map
+from geomerge.metrics import MetricOptions, measure_metric, output_map
 from geomerge.networks.network import Network
 from geomerge.steps import trust_region_step
 from geomerge.walks.walk import FunctionWalkOptions, WeightWalkOptions, walk_toward_function
@@ -40,7 +40,11 @@ def merge_self_tests(stored: Checkpoint, merged: Merge, options: MergeOptions) -
         f"the path ends at {last.name}": torch.equal(path.at(1), last.w),
         MERGED: same_network(stored, path.checkpoint(merged.t)),
         **step_self_tests(
-            side.network, side.w, side.manifold, options.metric, options.output, options.seed
+            side.network,
+            side.w,
+            side.manifold,
+            MetricOptions(options.metric, options.output),
+            options.seed,
         ),
     }
 
@@ -56,8 +60,7 @@ def step_self_tests(
     network: Network,
     w: Tensor,  # (n,)
     inputs: Inputs,
-    metric: str,
-    output: str,
+    options: MetricOptions,
     seed: int,
 ) -> dict[str, bool]:
     """Take two steps of length zero, and return which of them did not move.
@@ -69,17 +72,16 @@ def step_self_tests(
         network: Network to take the steps with.
         w: Weights to start from.
         inputs: Inputs, of which the first few are used.
-        metric: Name of the metric, measured on them.
-        output: Name of the output map phi, such as ``"hellinger"``.
+        options: Choice of the metric, measured on them, and of its output phi.
         seed: Seed of the metric's draws.
     """
     few = inputs.first(_INPUTS)
     x = few.batch(slice(None))
-    measured = measure_metric(metric, network, w, few, output, seed)
+    measured = measure_metric(network, w, few, options, seed=seed)
     own: list[Tensor] = []
 
     def half_change(logits: Tensor) -> Tensor:
-        phi = output_map(logits, output)
+        phi = output_map(logits, options.output)
         # phi_0 is the first pass: some layers compute otherwise where no gradient is wanted.
         own.append(phi.detach())
         return (phi - own[0]).square().sum(dim=1).mean() / 2

@@ -17,7 +17,7 @@ from geomerge.evaluation.pick import COARSE
 from geomerge.merging.candidates import candidate_walk, stage_probe
 from geomerge.merging.compare import walks_beside
 from geomerge.merging.curve import POINTS
-from geomerge.merging.fitting import data_bytes, factor_sizes, sketch_bytes
+from geomerge.merging.fitting import data_bytes, network_size, sketch_bytes
 from geomerge.merging.joint import NotTrainableError, joint_samples, train_jointly
 from geomerge.merging.keeping import kept_metric, stage_budgets
 from geomerge.merging.options import MergeOptions
@@ -27,8 +27,7 @@ from geomerge.merging.probe import Probe, probe_of
 from geomerge.merging.scoring import Scorer
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import JOINT_REFRESH, Walk, Walker
-from geomerge.metrics import Metric
-from geomerge.metrics.kronecker.factor import RANK, WHOLE
+from geomerge.metrics import METRICS, Metric
 from geomerge.paths.leg import record_leg
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import WalkPoint, WeightWalkOptions
@@ -60,16 +59,12 @@ def estimate_memory(plan: Plan, sides: Sides, options: MergeOptions) -> dict[str
 
 
 def _metric_bytes(plan: Plan, sides: Sides, options: MergeOptions) -> int:
-    if options.metric != "kronecker":  # the others keep activations or few gradients
+    kind = METRICS[options.metric]
+    if not (kind.needs_inputs and kind.data_free):  # it holds activations or nothing
         return 0
+    measured = [network_size(side) for side in sides if side.manifold is not None]
     stored = sketch_bytes(side for stage in plan.stages for side in stage.kept)
-    measured = [side for side in sides if side.manifold is not None]
-    return stored + max((_factor_bytes(side) for side in measured), default=0)
-
-
-def _factor_bytes(side: Side) -> int:
-    """Return the bytes of a Kronecker metric's eigenvectors, measured on a side's inputs."""
-    return _NUMBER * sum(d * (d if d <= WHOLE else RANK) for d in factor_sizes(side))
+    return stored + kind.held_bytes(measured)
 
 
 _SECONDS = 0.5  # for which a walk is run

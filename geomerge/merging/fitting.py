@@ -12,23 +12,21 @@ from torch import Tensor
 
 from geomerge.data.batchnorm import BATCH
 from geomerge.errors import OptionError
-from geomerge.merging.measuring import EXACT_INPUTS, METRIC_INPUTS
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
-from geomerge.metrics.kronecker.coverage import survey
-from geomerge.metrics.kronecker.factor import WHOLE
+from geomerge.metrics import METRICS
+from geomerge.metrics.registry import NetworkSize, cheaper_metrics
 from geomerge.networks.batches import leaves
 from geomerge.options import parse_size
 from geomerge.walks.walk import FunctionWalkOptions
 
-__all__ = ["data_bytes", "factor_sizes", "fit_memory", "sketch_bytes"]
+__all__ = ["data_bytes", "fit_memory", "network_size", "sketch_bytes"]
 
 _NUMBER = 4  # bytes
 _COPIES = 14  # of the weights at most: a walk, its state while it is written, the path reopened
 _ALIVE = 6  # activations as large as the largest, with what a convolution needs for a moment
 _PROCESS = 900_000_000  # Python, torch and the other libraries, with their buffers
 _EVALUATED = 1000  # inputs normalised at a time
-_CARRIED = 1152  # directions of a factor that is not decomposed whole
 
 
 def fit_memory(sides: Sides, options: MergeOptions) -> MergeOptions:
@@ -51,20 +49,16 @@ def fit_memory(sides: Sides, options: MergeOptions) -> MergeOptions:
         return options
     limit = parse_size(options.memory)
     held = _held(sides)
-    one = max(_pass_bytes(side) for side in walked)
+    sizes = [network_size(side, _pass_bytes(side)) for side in walked]
+    one = max(size.pass_bytes for size in sizes)
     normalised = max(_input_bytes(side) for side in walked) * 2 * _EVALUATED
     fixed = held + _COPIES * _NUMBER * sides.network.n + normalised
     if sides.bn == "re-estimate":  # its passes decide the statistics, so they stay as they are
         fixed += BATCH * max(_forward_bytes(side) for side in walked)
-    needs = {
-        "kronecker": max(_metric_bytes(side) for side in walked),
-        "exact": len(walked) * EXACT_INPUTS * one,
-        "gram": len(walked) * METRIC_INPUTS // 20 * one,
-        "euclidean": 0,
-    }
-    order = [options.metric, "kronecker"]
-    if options.learn is None:  # a damping needs something to damp
-        order.append("euclidean")
+    order = cheaper_metrics(options.metric)
+    if options.learn is not None:  # a damping needs something to damp
+        order = [name for name in order if not METRICS[name].isotropic]
+    needs = {name: METRICS[name].measuring_bytes(sizes) for name in order}
     least = min(needs[m] for m in order) + fixed + one
     metric = next((m for m in order if fixed + needs[m] + one <= limit), None)
     if metric is None:
@@ -85,15 +79,15 @@ def fit_memory(sides: Sides, options: MergeOptions) -> MergeOptions:
     return replace(options, metric=metric)
 
 
-def factor_sizes(side: Side) -> list[int]:
-    """Return the width of every Kronecker factor of a network, by a pass of its manifold."""
+def network_size(side: Side, pass_bytes: int = 0) -> NetworkSize:
+    """Return what the memory of a metric of a side depends on.
+
+    Args:
+        side: A network with inputs.
+        pass_bytes: Bytes that each further input adds to a pass forwards and backwards.
+    """
     assert side.manifold is not None
-    found = survey(side.network, side.w, side.manifold.batch(slice(0, 1)))
-    sizes = []
-    for block in found.blocks:
-        inputs = (block.stop - block.start) // block.rows + (block.bias is not None)
-        sizes += [inputs, block.rows]
-    return sizes
+    return NetworkSize(side.network, side.w, side.manifold.batch(slice(0, 1)), pass_bytes)
 
 
 def data_bytes(sides: Sides) -> int:
@@ -107,19 +101,6 @@ def sketch_bytes(sides: Iterable[Side]) -> int:
     """Return the bytes of sketches as they are stored."""
     sketches = [side.sketch.tensors() for side in sides if side.sketch is not None]
     return sum(tensor.nbytes for sketch in sketches for tensor in sketch.values())
-
-
-def _metric_bytes(side: Side) -> int:
-    """Return what measuring the Kronecker metric on a side's inputs takes at most.
-
-    Second moments of all factors in double precision, the result, and the largest factor's
-    decomposition.
-    """
-    sizes = factor_sizes(side)
-    moments = sum(8 * d * d for d in sizes)
-    kept = sum(_NUMBER * d * (d if d <= WHOLE else _CARRIED) for d in sizes)
-    largest = max((32 * d * min(d, 3 * _CARRIED) for d in sizes), default=0)
-    return moments + kept + largest
 
 
 def _held(sides: Sides) -> int:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from geomerge.data import Task
 from geomerge.errors import GeomergeError, OptionError
-from geomerge.merging.measuring import METRIC_INPUTS
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walks import JOINT_REFRESH
@@ -23,6 +22,8 @@ from geomerge.walks.walk import FunctionWalkOptions
 __all__ = ["NotTrainableError", "joint_samples", "round_samples", "train_jointly"]
 
 _BATCH = 128  # of geomerge train
+
+_METRIC_INPUTS = 2000  # of each task, per measurement of the joint walk's metric
 
 
 class NotTrainableError(GeomergeError):
@@ -44,7 +45,7 @@ def joint_samples(sides: Sides, options: MergeOptions) -> int:
     """
     steps = options.steps or FunctionWalkOptions.steps
     sizes = [len(side.task.train.labels) for side in sides if side.task is not None]
-    measured = sum(min(METRIC_INPUTS, size) for size in sizes)
+    measured = sum(min(_METRIC_INPUTS, size) for size in sizes)
     times = sum(turn < steps for turn in JOINT_REFRESH)
     return steps * round_samples(sides) + times * measured
 

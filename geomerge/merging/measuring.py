@@ -9,13 +9,10 @@ from torch import Tensor
 from geomerge.data import Inputs, as_they_are
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.sides import Side
-from geomerge.metrics import Metric, combine, measure_metric
+from geomerge.metrics import METRICS, Metric, MetricOptions, combine, measure_metric
 from geomerge.networks.batches import interleave
 
-__all__ = ["EXACT_INPUTS", "METRIC_INPUTS", "manifold_of", "measured_inputs", "metric_of_all"]
-
-METRIC_INPUTS = 2000  # of each manifold, per measurement of a metric on the way
-EXACT_INPUTS = 500  # of each where every step passes them some forty times
+__all__ = ["manifold_of", "measured_inputs", "metric_of_all"]
 
 
 def manifold_of(side: Side) -> Inputs:
@@ -26,7 +23,7 @@ def manifold_of(side: Side) -> Inputs:
 
 def measured_inputs(sides: Sequence[Side], options: MergeOptions) -> list[Inputs]:
     """Return the inputs of each side on which its metric is measured."""
-    count = EXACT_INPUTS if options.metric == "exact" else METRIC_INPUTS
+    count = METRICS[options.metric].inputs
     return [manifold_of(side).sample(count, options.seed) for side in sides]
 
 
@@ -47,14 +44,14 @@ def metric_of_all(
     Raises:
         OptionError: If metrics that keep no factors would have to be added.
     """
-    name, output, seed = options.metric, options.output, options.seed
+    chosen, seed = MetricOptions(options.metric, options.output), options.seed
     columns = {str(side.network.columns) for side in sides}
     shapes = {x.shape for x in samples}
     if len(columns) == 1 and len(shapes) == 1:
         # One measurement on the inputs of all: its factors are means over them.
-        return measure_metric(name, sides[0].network, w, _pooled(samples), output, seed)
+        return measure_metric(sides[0].network, w, _pooled(samples), chosen, seed=seed)
     pairs = zip(sides, samples, strict=True)
-    metrics = [measure_metric(name, s.network, w, x, output, seed) for s, x in pairs]
+    metrics = [measure_metric(s.network, w, x, chosen, seed=seed) for s, x in pairs]
     return combine(metrics, mean=True)
 
 

@@ -13,7 +13,7 @@ from geomerge.data.batchnorm import BN
 from geomerge.errors import OptionError
 from geomerge.evaluation.pick import parse_pick
 from geomerge.merging.heads import HEADS
-from geomerge.metrics.measure import METRICS
+from geomerge.metrics import METRICS
 from geomerge.metrics.outputs import OUTPUTS
 from geomerge.options import check_known, check_positive, parse_size, recorded
 
@@ -101,7 +101,7 @@ class MergeOptions:
         """
         for what, value, known in (
             ("preset", self.preset, PRESETS),
-            ("metric", self.metric, METRICS),
+            ("metric", self.metric, METRICS.names()),
             ("output", self.output, OUTPUTS),
             ("head", self.head, HEADS),
             ("align", self.align, ALIGN),

@@ -10,8 +10,8 @@ from geomerge.metrics.base import (
 from geomerge.metrics.exact import ExactMetric, exact_metric
 from geomerge.metrics.gram import GramMetric, gram_metric
 from geomerge.metrics.kronecker.metric import KroneckerMetric
-from geomerge.metrics.measure import METRICS, measure_metric
 from geomerge.metrics.outputs import functional_change, output_map
+from geomerge.metrics.registry import METRICS, MetricOptions, measure_metric, metric
 from geomerge.metrics.sketch import Sketch, load_sketch, make_sketch, save_sketch
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "KroneckerMetric",
     "MaskedMetric",
     "Metric",
+    "MetricOptions",
     "Sketch",
     "combine",
     "exact_metric",
@@ -31,6 +32,7 @@ __all__ = [
     "load_sketch",
     "make_sketch",
     "measure_metric",
+    "metric",
     "output_map",
     "save_sketch",
 ]

@@ -18,7 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geomerge.data import Inputs
 from geomerge.errors import OptionError
+from geomerge.metrics.registry import metric
+from geomerge.networks.network import Network
 
 if TYPE_CHECKING:
     from geomerge.metrics.kronecker.layer import KroneckerLayer
@@ -90,11 +93,16 @@ class Metric(ABC):
         min_eigenvalue: Smallest eigenvalue, or a lower bound of it.
         isotropic: Whether all directions have the same eigenvalue, so that damping only scales a
             step and does not turn it.
+        additive: Whether metrics of one class can be added.
+        data_free: Whether the metric works without the inputs that it was measured on: it can be
+            stored, and steps in it take no passes.
     """
 
     name: str
     min_eigenvalue: float = 0.0
     isotropic: bool = False
+    additive: bool = False
+    data_free: bool = False
 
     @property
     def diagonal_only(self) -> tuple[str, ...]:
@@ -246,6 +254,8 @@ class EuclideanMetric(Metric):
     name = "euclidean"
     min_eigenvalue = 1.0
     isotropic = True
+    additive = True
+    data_free = True
 
     def inner(
         self,
@@ -262,6 +272,17 @@ class EuclideanMetric(Metric):
         """Return v itself, with eigenvalue 1."""
         unit = torch.ones((), dtype=v.dtype, device=v.device)
         return EigenCoordinates([v], [unit], lambda parts: parts[0])
+
+    def plus(self, others: Sequence[EuclideanMetric], *, mean: bool) -> EuclideanMetric:
+        """Return the metric itself: its scale has no meaning."""
+        return self
+
+
+@metric(EuclideanMetric, "all weights count equally", needs_inputs=False)
+def _measure(
+    network: Network, w: Tensor, inputs: Inputs, output: str, seed: int
+) -> EuclideanMetric:
+    return EuclideanMetric()
 
 
 class MaskedMetric(Metric):
@@ -282,6 +303,7 @@ class MaskedMetric(Metric):
         self.name = metric.name
         self.min_eigenvalue = metric.min_eigenvalue
         self.isotropic = metric.isotropic
+        self.data_free = metric.data_free
 
     @property
     def diagonal_only(self) -> tuple[str, ...]:

@@ -7,15 +7,17 @@ directions that matter for one vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from geomerge.data import Inputs
 from geomerge.errors import NumericalError
 from geomerge.metrics.base import EigenCoordinates, Metric
 from geomerge.metrics.linearisation import Linearisation
+from geomerge.metrics.registry import BATCH, NetworkSize, metric
 from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
 
@@ -112,6 +114,21 @@ def exact_metric(
     if not linearised:
         raise NumericalError("no inputs to measure a metric on, expected at least one; give data")
     return ExactMetric(linearised, rank)
+
+
+_INPUTS = 500  # every step passes them some forty times
+
+
+def _bytes(sizes: Sequence[NetworkSize]) -> int:
+    return len(sizes) * _INPUTS * max(size.pass_bytes for size in sizes)
+
+
+@metric(
+    ExactMetric, "exact pullback metric, by products of a linearised network",
+    inputs=_INPUTS, cheaper="kronecker", measuring_bytes=_bytes,
+)  # fmt: skip
+def _measure(network: Network, w: Tensor, inputs: Inputs, output: str, seed: int) -> ExactMetric:
+    return exact_metric(network, w, inputs.batches(BATCH), output)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,17 @@ Nothing larger than N m x N m is decomposed, whatever the number of weights.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from geomerge.data import Inputs
 from geomerge.metrics.base import EigenCoordinates, Metric
 from geomerge.metrics.kernel import gram_matrix
 from geomerge.metrics.kronecker.factor import factorise
 from geomerge.metrics.linearisation import Linearisation
+from geomerge.metrics.registry import NetworkSize, metric
 from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
 
@@ -108,3 +112,21 @@ def gram_metric(
         1.0
     """
     return GramMetric(*gram_matrix(network, w, x, output))
+
+
+_ROWS = 1024  # inputs times outputs: a Gram matrix that is decomposed within a second
+_TYPICAL = 100  # inputs, with ten outputs
+
+
+def _bytes(sizes: Sequence[NetworkSize]) -> int:
+    return len(sizes) * _TYPICAL * max(size.pass_bytes for size in sizes)
+
+
+@metric(
+    GramMetric, "exact pullback metric of some hundred inputs, in its eigenbasis",
+    cheaper="kronecker", measuring_bytes=_bytes,
+)  # fmt: skip
+def _measure(network: Network, w: Tensor, inputs: Inputs, output: str, seed: int) -> GramMetric:
+    m = network.logits(w, inputs.batch(slice(0, 1))).shape[1]
+    sample = inputs.sample(max(1, _ROWS // m), seed)
+    return gram_metric(network, w, sample.batch(slice(None)), output)

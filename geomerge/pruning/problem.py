@@ -17,7 +17,7 @@ from geomerge.data.batchnorm import has_statistics, re_estimate
 from geomerge.errors import OptionError
 from geomerge.evaluation.files import head_for, task_for
 from geomerge.io.checkpoint import Checkpoint
-from geomerge.metrics import Metric, functional_change, measure_metric, output_map
+from geomerge.metrics import METRICS, Metric, functional_change, measure_metric, output_map
 from geomerge.networks.architectures import rebuild_network
 from geomerge.networks.network import Network
 from geomerge.pruning.held_out import HeldOut, hold_out
@@ -194,9 +194,9 @@ class Subject:
         options = self.options
         sample = self.manifold.sample(METRIC_INPUTS, options.seed)
         metric = measure_metric(
-            options.metric, self.network, w, sample, options.output, options.seed
+            self.network, w, sample, seed=options.seed, metric=options.metric, output=options.output
         )
-        return metric, _METRIC_PASSES * len(sample) if options.metric != "euclidean" else 0
+        return metric, _METRIC_PASSES * len(sample) if METRICS[options.metric].needs_inputs else 0
 
     def settle(
         self,

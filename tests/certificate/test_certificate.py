@@ -19,6 +19,7 @@ from geomerge.data import Inputs, Normalisation
 from geomerge.data.digest import tensor_digest
 from geomerge.errors import NumericalError
 from geomerge.io.files import sha256
+from geomerge.metrics import METRICS, MetricOptions
 from geomerge.networks.architectures.transformer import VisionTransformer
 from geomerge.runs import run_merge
 
@@ -136,14 +137,14 @@ def test_an_interval_holds_the_share_and_narrows_with_more_examples(correct: int
     assert widths[-1] < widths[0] / 2
 
 
-@pytest.mark.parametrize("metric", ["kronecker", "exact", "gram", "euclidean"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_steps_that_want_nothing_do_not_move(name: str, metric: str) -> None:
     torch.manual_seed(0)
     make, shape = NETWORKS[name]
     network = Network(make())
     inputs = Inputs(torch.randn(40, *shape), Normalisation((0.0,), (1.0,)))
-    found = step_self_tests(network, network.initial, inputs, metric, "hellinger", 0)
+    found = step_self_tests(network, network.initial, inputs, MetricOptions(metric), 0)
     assert found == {STAYS: True, STANDS: True}
 
 
@@ -158,7 +159,7 @@ def test_a_network_that_is_not_a_function_is_found_out() -> None:
 
     network = Network(Restless())
     inputs = Inputs(torch.randn(40, 5), Normalisation((0.0,), (1.0,)))
-    found = step_self_tests(network, network.initial, inputs, "euclidean", "hellinger", 0)
+    found = step_self_tests(network, network.initial, inputs, MetricOptions("euclidean"), 0)
     assert not found[STAYS]
 
 

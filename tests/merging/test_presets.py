@@ -150,7 +150,7 @@ def test_a_widened_metric_is_the_old_one_on_the_old_outputs() -> None:
     from geomerge.data import Inputs, Normalisation
 
     inputs = Inputs(x, Normalisation((0.0,), (1.0,)))
-    metric = measure_metric("kronecker", narrow, narrow.initial, inputs, "logits", 0)
+    metric = measure_metric(narrow, narrow.initial, inputs, output="logits")
     widened = widen_metric(metric, narrow, wide, heads, 0)
     move = torch.zeros(wide.n)
     for name, part in wide.unravel(move).items():

@@ -7,7 +7,7 @@ from torch import nn
 from geomerge import Network
 from geomerge.data import Inputs, Normalisation
 from geomerge.errors import OptionError
-from geomerge.metrics import METRICS, gram_metric, kernel, measure, measure_metric
+from geomerge.metrics import METRICS, gram, gram_metric, kernel, measure_metric
 from geomerge.metrics.kernel import gram_matrix
 from geomerge.steps import damped_step, trust_region_step
 from geomerge.testing import dense_jacobian, dense_metric
@@ -80,17 +80,17 @@ def test_float32_gives_what_float64_gives() -> None:
 
 
 def test_every_metric_is_measured_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_GRAM_ROWS", 900)
+    monkeypatch.setattr(gram, "_ROWS", 900)
     torch.manual_seed(0)
     network = Network(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)))
     inputs = Inputs(torch.randn(600, 4), Normalisation((0.0,), (1.0,)))
     v = torch.randn(network.n)
     found = {
-        name: measure_metric(name, network, network.initial, inputs, "softmax", 0)
+        name: measure_metric(network, network.initial, inputs, metric=name, output="softmax")
         for name in METRICS
     }
     assert {name: metric.name for name, metric in found.items()} == {name: name for name in METRICS}
     # The Gram form sees 300 of the 600 inputs.
     assert found["gram"].inner(v, v) == pytest.approx(found["exact"].inner(v, v), rel=0.2)
     with pytest.raises(OptionError, match="did you mean 'gram'"):
-        measure_metric("grams", network, network.initial, inputs, "logits", 0)
+        measure_metric(network, network.initial, inputs, metric="grams")

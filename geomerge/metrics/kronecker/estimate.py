@@ -1,28 +1,30 @@
-"""One or two passes over inputs -> the Kronecker factors of a network."""
+"""Kronecker factors of a network, estimated in one or two passes over inputs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from geomerge.data import Inputs
 from geomerge.errors import NumericalError
 from geomerge.metrics.kronecker.coverage import Survey, copies, survey
 from geomerge.metrics.kronecker.diagonal import squared_derivatives
-from geomerge.metrics.kronecker.factor import Moments
+from geomerge.metrics.kronecker.factor import RANK, WHOLE, Moments
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.kronecker.norms import Normed
 from geomerge.metrics.kronecker.tracing import Block, Product, Products
 from geomerge.metrics.outputs import output_map
+from geomerge.metrics.registry import BATCH, NetworkSize, metric
 from geomerge.networks.batches import Batch, batch_size, split, take
 from geomerge.networks.network import Network
 
-__all__ = ["estimate_kronecker"]
+__all__ = ["estimate_kronecker", "factor_widths"]
 
 _ELEMENTS = 2**26  # activations or derivatives held at a time: 256 MiB in float32
 
@@ -206,3 +208,46 @@ def _probes(
     rank = phi.detach().argsort(dim=1, descending=True).argsort(dim=1)
     probes: Tensor = functional.one_hot(rank % count, count) * signs.unsqueeze(2)
     return probes.transpose(1, 2).to(phi.dtype)
+
+
+def factor_widths(
+    network: Network,
+    w: Tensor,  # (n,)
+    x: Batch,  # (1, ...)
+) -> list[int]:
+    """Return the width of every Kronecker factor of a network, by a pass of one input."""
+    widths = []
+    for block in survey(network, w, x).blocks:
+        inputs = (block.stop - block.start) // block.rows + (block.bias is not None)
+        widths += [inputs, block.rows]
+    return widths
+
+
+_CARRIED = 1152  # directions of a factor that is not decomposed whole
+
+
+def _measuring_bytes(sizes: Sequence[NetworkSize]) -> int:
+    """Second moments of all factors in float64, the result, and the largest decomposition."""
+    needs = []
+    for size in sizes:
+        widths = factor_widths(size.network, size.w, size.x)
+        moments = sum(8 * d * d for d in widths)
+        result = sum(4 * d * (d if d <= WHOLE else _CARRIED) for d in widths)
+        largest = max((32 * d * min(d, 3 * _CARRIED) for d in widths), default=0)
+        needs.append(moments + result + largest)
+    return max(needs, default=0)
+
+
+def _held_bytes(sizes: Sequence[NetworkSize]) -> int:
+    widths = (factor_widths(size.network, size.w, size.x) for size in sizes)
+    return max((4 * sum(d * (d if d <= WHOLE else RANK) for d in of) for of in widths), default=0)
+
+
+@metric(
+    KroneckerMetric, "Kronecker factors per layer, cheap and storable as a sketch",
+    cheaper="euclidean", measuring_bytes=_measuring_bytes, held_bytes=_held_bytes,
+)  # fmt: skip
+def _measure(
+    network: Network, w: Tensor, inputs: Inputs, output: str, seed: int
+) -> KroneckerMetric:
+    return estimate_kronecker(network, w, inputs.batches(BATCH), output, seed)

@@ -42,6 +42,8 @@ class KroneckerMetric(Metric):
     diagonal: Tensor
     diagonal_only: tuple[str, ...] = ()
     name = "kronecker"
+    additive = True
+    data_free = True
 
     @property
     def nbytes(self) -> int:

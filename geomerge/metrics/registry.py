@@ -1,0 +1,253 @@
+"""Registry of metrics: their measuring functions, and their needs of inputs and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from geomerge.data import Inputs, as_they_are
+from geomerge.metrics.outputs import OUTPUTS
+from geomerge.networks.batches import Batch
+from geomerge.networks.network import Network
+from geomerge.options import check_options, option, replace_options
+from geomerge.registry import Registry
+
+if TYPE_CHECKING:
+    from geomerge.metrics.base import Metric
+
+__all__ = [
+    "BATCH",
+    "METRICS",
+    "MetricKind",
+    "MetricOptions",
+    "NetworkSize",
+    "cheaper_metrics",
+    "data_free_metrics",
+    "measure_metric",
+    "metric",
+]
+
+BATCH = 500  # inputs per pass
+
+# The function that measures a metric: from a network, weights (n,), inputs, output and seed.
+Measure: TypeAlias = "Callable[[Network, Tensor, Inputs, str, int], Metric]"
+
+
+class NetworkSize(NamedTuple):
+    """A network on its own inputs, of which the memory of a metric is a function.
+
+    Attributes:
+        network: The network.
+        w: Its weights, shape (n,).
+        x: One of its inputs, as a batch of one.
+        pass_bytes: Bytes that each further input adds to a pass forwards and backwards.
+    """
+
+    network: Network
+    w: Tensor
+    x: Batch
+    pass_bytes: int
+
+
+# Bytes as a function of the networks whose metrics are measured.
+Bytes: TypeAlias = Callable[[Sequence[NetworkSize]], int]
+
+
+def _nothing(sizes: Sequence[NetworkSize]) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class MetricKind:
+    """A metric of the registry.
+
+    Attributes:
+        cls: Class of the measured metric, whose name is the name in the registry.
+        about: Noun phrase for help texts.
+        measure: Function that measures the metric of a network at a point.
+        needs_inputs: Whether the metric depends on inputs.
+        inputs: Largest number of inputs per network that a walk measures the metric on.
+        cheaper: Name of the metric that replaces this one where memory is short, or None.
+        measuring_bytes: Function that returns the memory of a measurement.
+        held_bytes: Function that returns the memory of the result; 0 where it depends on the
+            size of a pass only.
+    """
+
+    cls: type[Metric]
+    about: str
+    measure: Measure
+    needs_inputs: bool
+    inputs: int
+    cheaper: str | None
+    measuring_bytes: Bytes
+    held_bytes: Bytes
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return self.cls.name
+
+    @property
+    def isotropic(self) -> bool:
+        """Whether damping only scales steps, so that no damping has to be chosen or learned."""
+        return self.cls.isotropic
+
+    @property
+    def additive(self) -> bool:
+        """Whether metrics measured on several heads or input shapes can be added."""
+        return self.cls.additive
+
+    @property
+    def data_free(self) -> bool:
+        """Whether a measured metric works without its inputs, so that a sketch can replace them."""
+        return self.cls.data_free
+
+    def label(self, output: str) -> str:
+        """Return the name for reports, with the output where the metric depends on it."""
+        return f"{self.name} ({output})" if self.needs_inputs else self.name
+
+
+METRICS: Registry[MetricKind] = Registry("metric", "geomerge.metrics")
+
+
+def metric(
+    cls: type[Metric],
+    about: str,
+    *,
+    needs_inputs: bool = True,
+    inputs: int = 2000,
+    cheaper: str | None = None,
+    measuring_bytes: Bytes = _nothing,
+    held_bytes: Bytes = _nothing,
+) -> Callable[[Measure], Measure]:
+    """Return a decorator that puts a measuring function into the registry of metrics.
+
+    A metric is one module of :mod:`geomerge.metrics`, with a class and a function::
+
+        class Halved(Metric):
+            name = "halved"
+
+            def coordinates(self, v):
+                return EigenCoordinates([v], [torch.tensor(0.5)], lambda parts: parts[0])
+
+
+        @metric(Halved, "half the Euclidean metric", needs_inputs=False)
+        def measure_halved(network, w, inputs, output, seed):
+            return Halved()
+
+    Args:
+        cls: Class of the measured metric; its ``name`` is the name in the registry.
+        about: Noun phrase for help texts.
+        needs_inputs: Whether the metric depends on inputs.
+        inputs: Largest number of inputs per network that a walk measures the metric on.
+        cheaper: Name of the metric that replaces this one where memory is short, or None.
+        measuring_bytes: Function that returns the memory of a measurement.
+        held_bytes: Function that returns the memory of the result.
+    """
+
+    def put(measure: Measure) -> Measure:
+        kind = MetricKind(
+            cls, about, measure, needs_inputs, inputs, cheaper, measuring_bytes, held_bytes
+        )
+        METRICS.add(cls.name, kind)
+        return measure
+
+    return put
+
+
+def cheaper_metrics(name: str) -> list[str]:
+    """Return a metric and those that replace it in turn where memory is short.
+
+    Args:
+        name: Name of the first metric.
+    """
+    names = [name]
+    while (cheaper := METRICS[names[-1]].cheaper) is not None:
+        names.append(cheaper)
+    return names
+
+
+def data_free_metrics() -> tuple[str, ...]:
+    """Return the names of the metrics that work without the inputs they were measured on."""
+    return tuple(name for name, kind in METRICS.items() if kind.data_free)
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """Choice of a metric.
+
+    Attributes:
+        metric: Name of the metric, one of ``METRICS``.
+        output: Output whose change the metric measures, one of
+            :data:`~geomerge.metrics.outputs.OUTPUTS`.
+    """
+
+    metric: str = option("kronecker", "metric on weight space", group="walk", choices=METRICS.names)
+    output: str = option(
+        "hellinger", "output whose change the metric measures", group="walk", choices=OUTPUTS
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names.
+
+        Raises:
+            OptionError: With the name and a similar one that exists.
+        """
+        check_options(self)
+
+    @property
+    def kind(self) -> MetricKind:
+        """The chosen metric's entry of the registry."""
+        return METRICS[self.metric]
+
+
+def measure_metric(
+    network: Network,
+    w: Tensor,  # (n,)
+    inputs: Inputs | Batch,
+    options: MetricOptions | None = None,
+    *,
+    seed: int = 0,
+    **changes: Any,
+) -> Metric:
+    """Measure a metric of a network at w.
+
+    Args:
+        network: The network.
+        w: Point of weight space.
+        inputs: Inputs without labels, or one batch of them. The Gram form uses a sample of them
+            where inputs times outputs exceed 1024; the exact form keeps the activations of all.
+        options: Choice of the metric.
+        seed: Seed of that sample, and of the Kronecker form's random sign vectors.
+        changes: Options by name that replace those of ``options``.
+
+    Returns:
+        The metric.
+
+    Raises:
+        OptionError: If a name is unknown.
+        NumericalError: If outputs or gradients are not finite, or there is no input.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> from geomerge.metrics import functional_change, measure_metric
+        >>> _ = torch.manual_seed(0)
+        >>> network = gm.Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+        >>> w, inputs = network.initial, gm.load_task("digits").train.inputs
+        >>> metric = measure_metric(network, w, inputs, metric="kronecker")
+        >>> step = 1e-2 * torch.randn(network.n)
+        >>> x = inputs.batch(slice(None))
+        >>> before, after = network.logits(w, x), network.logits(w + step, x)
+        >>> change = functional_change(before, after, "hellinger")
+        >>> bool(0.8 < metric.inner(step, step) / change < 1.25)  # predicted over measured
+        True
+    """
+    options = replace_options(MetricOptions() if options is None else options, **changes)
+    if not isinstance(inputs, Inputs):
+        inputs = as_they_are(inputs, w.device)
+    return options.kind.measure(network, w, inputs, options.output, seed)
