@@ -1,4 +1,4 @@
-"""Reports of progress -> bars for people, lines for programs."""
+"""Progress of walks, as bars for people and as lines for programs."""
 
 from geomerge.monitor.bars import progress, sparkline
 from geomerge.monitor.lines import log_lines, write_line

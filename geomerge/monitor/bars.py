@@ -1,4 +1,4 @@
-"""Reports of progress -> a board of bars, in a terminal or in a notebook."""
+"""Progress bars with sparklines of accuracies, in a terminal or in a notebook."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from geomerge.monitor.progress import Progress
-from geomerge.monitor.tracker import Tracked, Tracker
+from geomerge.monitor.progress import OnProgress, Progress, Tracked, Tracker
 
 __all__ = ["Board", "progress", "sparkline"]
 
-_PER_SECOND = 4  # times that the board is drawn
+_PER_SECOND = 4  # drawings of the board
 _NAME = 20  # most characters of an accuracy's name
 _WIDTH = 100  # most characters of a line
 _BLOCKS = 40  # most blocks of a sparkline
@@ -32,15 +31,16 @@ _SPREAD = 0.1  # least accuracy between the lowest block and the highest
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[Progress], None] | None]:
-    """Give a function that shows how walks go: on a terminal's error stream, or in a notebook.
+def progress() -> Iterator[OnProgress | None]:
+    """Give a function that shows progress, on a terminal's error stream or in a notebook.
 
-    A bar for the walk under way, with its steps and the time that is left of it, and for each task
-    the accuracy now and all those so far as a sparkline. It is gone when the block ends, however
-    it ends.
+    It draws a bar for the walk under way, with its steps and the time left, and for each task the
+    last accuracy and a sparkline of all of them. The drawing is removed when the block ends,
+    however it ends.
 
     Yields:
-        To be given as ``on_progress``; None where nobody looks, so that nothing is measured for it.
+        The function, to be given as ``progress``; None without a terminal or a notebook, so that
+        no accuracies are measured for it.
     """
     tracker = Tracker()
     board = Board(tracker)
@@ -72,12 +72,12 @@ def _in_terminal(board: Board, console: Console) -> Iterator[Callable[[], None]]
         redirect_stdout=sys.stdout.isatty(),  # a file gets what is printed into it
     )
     with live:
-        yield lambda: None  # a thread of its own draws, while nothing is reported too
+        yield lambda: None  # rich draws in a thread of its own, between reports too
 
 
 @contextmanager
 def _in_notebook(board: Board) -> Iterator[Callable[[], None]]:
-    """Draw into one output of the cell, which needs no widgets and leaves nothing in the file."""
+    """Draw into one output of the cell, without widgets and with nothing left in the notebook."""
     display = importlib.import_module("IPython.display")
     handle = display.display(board, display_id=True)
     drawn = time.monotonic()
@@ -95,47 +95,47 @@ def _in_notebook(board: Board) -> Iterator[Callable[[], None]]:
 
 
 class Board(JupyterMixin):
-    """What is under way, as rich draws it; drawn again, it is as things are then.
+    """Bars of everything under way, as rich draws them; each drawing shows the current state.
 
     Args:
-        tracker: Told of all reports.
+        tracker: Tracker that gets all reports.
     """
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw a bar for each thing under way, and a line that shows that time goes on."""
+        """Draw a bar for the run and for the walk under way, and a line with the time so far."""
         options = options.update_width(min(_WIDTH, options.max_width))
-        for one in self._tracker.open:
-            yield from console.render(self._bar(one, options.max_width), options)
-            if one.accuracy:
-                yield _accuracies(one, options)
+        for tracked in self._tracker.open:
+            yield from console.render(self._bar(tracked, options.max_width), options)
+            if tracked.accuracy:
+                yield _accuracies(tracked, options)
         ended = self._tracker.ended
         said = [f"{_clock(self._tracker.seconds)} so far"]
         said += [f"{ended} finished"] if ended else []
         said += ["measuring or writing"] if ended and not self._tracker.walking else []
         yield Text(", ".join(said), style="dim", no_wrap=True, overflow="ellipsis")
 
-    def _bar(self, one: Tracked, width: int) -> RenderableType:
+    def _bar(self, tracked: Tracked, width: int) -> RenderableType:
         row = Table.grid(padding=(0, 1), expand=True)
         row.add_column(no_wrap=True, overflow="ellipsis", max_width=width // 2)
         row.add_column(ratio=1)
         row.add_column(no_wrap=True)
         row.add_column(no_wrap=True)
-        seconds = self._tracker.remaining(one)
-        left = "" if seconds is None or one.ended else f"{_clock(seconds)} left"
-        bar = ProgressBar(total=max(one.steps, 1), completed=one.step)
-        row.add_row(one.name, bar, f"{one.step}/{one.steps}", left)
+        seconds = self._tracker.remaining(tracked)
+        left = "" if seconds is None or tracked.ended else f"{_clock(seconds)} left"
+        bar = ProgressBar(total=max(tracked.steps, 1), completed=tracked.step)
+        row.add_row(tracked.name, bar, f"{tracked.step}/{tracked.steps}", left)
         return row
 
 
-def _accuracies(one: Tracked, options: ConsoleOptions) -> RenderableType:
+def _accuracies(tracked: Tracked, options: ConsoleOptions) -> RenderableType:
     """Return a row for each task; all sparklines have one scale, so that they can be compared."""
-    # Copies: more may be measured while a thread of its own draws.
-    rows = [(name, list(values)) for name, values in list(one.accuracy.items())]
-    found = [value for _, values in rows for value in values]
-    low = min(min(found), max(found) - _SPREAD)
+    # Copies: another thread may add accuracies while this one draws.
+    rows = [(name, list(values)) for name, values in list(tracked.accuracy.items())]
+    every = [value for _, values in rows for value in values]
+    low = min(min(every), max(every) - _SPREAD)
     wide = options.max_width >= _SPANS
     longest = min(_NAME, options.max_width // 3, max(len(name) for name, _ in rows))
     width = max(1, min(_BLOCKS, options.max_width - longest - (30 if wide else 14)))
@@ -144,7 +144,7 @@ def _accuracies(one: Tracked, options: ConsoleOptions) -> RenderableType:
     for _ in range(3):
         table.add_column(no_wrap=True)
     for name, values in rows:
-        blocks = "" if options.ascii_only else sparkline(values, low, max(found), width)
+        blocks = "" if options.ascii_only else sparkline(values, low, max(every), width)
         span = f"{100 * min(values):.1f} to {100 * max(values):.1f}" if wide else ""
         table.add_row(f"  {name}", f"{100 * values[-1]:.1f} %", blocks, Text(span, style="dim"))
     return table
@@ -163,10 +163,11 @@ def sparkline(
     """Return one block for each number, or for the mean of neighbours where they are too many.
 
     Args:
-        values: The numbers.
-        low: What the lowest block stands for.
-        high: What the highest stands for; as high as ``low``, every block is the lowest.
-        width: Most blocks; None takes as many as there are numbers.
+        values: Numbers to show.
+        low: Number that the lowest block stands for.
+        high: Number that the highest block stands for. If it equals ``low``, every block is the
+            lowest.
+        width: Largest number of blocks; None takes as many as there are numbers.
     """
     count = len(values) if width is None else min(width, len(values))
     cuts = [len(values) * k // count for k in range(count + 1)] if count else []

@@ -1,54 +1,53 @@
-"""Reports of progress -> one JSON object per line, for programs."""
+"""Progress as JSON lines, one object for each event."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from geomerge.monitor.progress import Progress
-from geomerge.monitor.tracker import Event, Tracker
+from geomerge.monitor.progress import Event, OnProgress, Tracker
 
 __all__ = ["log_lines", "write_line"]
 
 
 def write_line(stream: TextIO, event: str, **content: Any) -> None:
-    """Write one JSON object with the time (UTC, ISO 8601) and what happened, and flush it.
+    """Write one JSON object with the time (UTC, ISO 8601) and the event, and flush it.
 
     Args:
-        stream: Where to.
-        event: What happened.
-        content: What there is to say of it.
+        stream: Stream that the line is written to.
+        event: Name of the event.
+        content: More keys and values of the object.
     """
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     print(json.dumps({"time": now, "event": event, **content}), file=stream, flush=True)
 
 
 @contextmanager
-def log_lines(stream: TextIO) -> Iterator[Callable[[Progress], None]]:
+def log_lines(stream: TextIO) -> Iterator[OnProgress]:
     """Give a function that writes a line where a walk starts, at each step, and where it ends.
 
     Args:
-        stream: Where to.
+        stream: Stream that the lines are written to.
 
     Yields:
-        To be given as ``on_progress``.
+        The function, to be given as ``progress``.
     """
     tracker = Tracker()
 
     def write(events: Iterable[Event]) -> None:
-        for event, one in events:
-            remaining = tracker.remaining(one)
+        for event, tracked in events:
+            remaining = tracker.remaining(tracked)
             write_line(
                 stream,
                 event,
-                walk=one.name,
-                whole=one.whole,
-                step=one.step,
-                steps=one.steps,
-                accuracy=one.now,
+                walk=tracked.name,
+                whole=tracked.whole,
+                step=tracked.step,
+                steps=tracked.steps,
+                accuracy=tracked.now,
                 remaining_seconds=None if remaining is None else round(remaining, 1),
             )
 

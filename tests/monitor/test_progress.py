@@ -10,8 +10,7 @@ from rich.console import Console
 import geomerge
 from geomerge.monitor import log_lines, sparkline, write_line
 from geomerge.monitor.bars import Board
-from geomerge.monitor.progress import Progress
-from geomerge.monitor.tracker import Tracker
+from geomerge.monitor.progress import Progress, Tracker
 
 
 class Clock:
@@ -159,7 +158,7 @@ def test_lines_end_what_was_under_way_when_something_fails() -> None:
 def test_nothing_is_shown_or_measured_where_nobody_looks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with geomerge.monitor() as show:
+    with geomerge.progress() as show:
         assert show is None
     assert capsys.readouterr() == ("", "")
 
@@ -176,7 +175,7 @@ def test_a_notebook_has_one_output_that_is_empty_in_the_end(
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     monkeypatch.setattr(display, "display", lambda shown, display_id: Handle())
     monkeypatch.setattr("geomerge.monitor.bars._PER_SECOND", float("inf"))
-    with pytest.raises(KeyboardInterrupt), geomerge.monitor() as show:
+    with pytest.raises(KeyboardInterrupt), geomerge.progress() as show:
         assert show is not None
         show(Progress("toward a", 1, 9, {"a": 0.5}))
         raise KeyboardInterrupt
