@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,17 +17,21 @@ from geomerge.data import (
     load_task,
     recorded_normalisation,
 )
+from geomerge.data.collect import collect_inputs
 from geomerge.errors import GeomergeError, OptionError, TaskError, did_you_mean
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.metrics import Sketch, make_sketch
 from geomerge.metrics.sketch import restore_sketch, weights_digest
 from geomerge.networks.architectures import rebuild_network
+from geomerge.networks.batches import Batch, as_batch
 from geomerge.networks.network import Network
 
 __all__ = ["Expert", "ExpertLike", "as_expert"]
 
 SPLITS = ("train", "select", "test")
+# True: those of the task's training split. Batches hold labels or not.
+InputsLike: TypeAlias = "bool | Inputs | Batch | Mapping[str, Tensor] | Iterable[Any]"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,7 +85,8 @@ class Expert:
         task: Task | str | None = None,
         *,
         name: str = "",
-        inputs: bool | Inputs | Tensor = True,
+        inputs: InputsLike = True,
+        logits: Callable[[Any], Tensor] | None = None,
         sketch: Sketch | None = None,
         device: str = "cpu",
     ) -> Expert:
@@ -92,14 +96,18 @@ class Expert:
             module: The trained network, copied.
             task: Task that it was trained for, or its name; None without labelled data.
             name: Name in options and results.
-            inputs: Inputs that a walk may use: True takes those of the task's training split.
+            inputs: Inputs that a walk may use: a tensor, a tuple or mapping of tensors, or an
+                iterable of batches such as a ``DataLoader``, whose labels are ignored. True takes
+                those of the task's training split, False none.
+            logits: Function of the module's output that returns the logits, shape (B, m); None
+                finds them in a tensor, an attribute ``logits``, a mapping or a tuple.
             sketch: Sketch of the network on its task.
             device: Device of the copy.
 
         Raises:
             GeomergeError: If the network does not take the task's inputs.
         """
-        network = Network(copy.deepcopy(module), device)
+        network = Network(module, device, logits)
         kind = type(module)
         made = cls(
             name, network, network.initial, sketch=sketch, source=kind.__qualname__,
@@ -154,7 +162,7 @@ class Expert:
         arch: str | Callable[[], nn.Module] | None = None,
         *,
         name: str = "",
-        inputs: bool | Inputs | Tensor = True,
+        inputs: InputsLike = True,
         sketch: bool = True,
         device: str = "cpu",
     ) -> Expert:
@@ -167,7 +175,7 @@ class Expert:
             arch: Architecture where the file does not record it: a name, ``module:factory``, or a
                 callable that returns the module.
             name: Name in options and results.
-            inputs: Inputs that a walk may use: True takes those of the task's training split.
+            inputs: Inputs that a walk may use, as in :meth:`from_module`.
             sketch: Whether the sketch in the file is restored.
             device: Device of the network.
 
@@ -268,14 +276,22 @@ class Expert:
         network.check_inputs(self.weights, first, shifted.classes, task.name)
         return replace(self, network=network, task=shifted)
 
-    def with_inputs(self, inputs: Inputs) -> Expert:
+    def with_inputs(self, inputs: Inputs | Batch | Mapping[str, Tensor] | Iterable[Any]) -> Expert:
         """Return the expert with inputs that a walk may use.
+
+        Args:
+            inputs: Inputs: a tensor, a tuple or mapping of tensors, or an iterable of batches,
+                whose labels are ignored.
 
         Raises:
             TaskError: If the network does not take them.
         """
+        if not isinstance(inputs, Inputs):
+            whole = as_batch(inputs) if isinstance(inputs, (Tensor, tuple, Mapping)) else None
+            batch = collect_inputs(inputs, "`inputs`") if whole is None else whole
+            inputs = as_they_are(batch, self.network.device)
         first = inputs.batch(slice(0, 4))
-        self.network.check_inputs(self.weights, first, 0, inputs.name or "these inputs")
+        self.network.check_inputs(self.weights, first, 0, inputs.name or "`inputs`")
         return replace(self, inputs=inputs)
 
     def with_sketch(
@@ -345,7 +361,7 @@ class Expert:
         columns = slice(*known["outputs"]) if known["outputs"] else slice(None)
         return columns, known["offset"]
 
-    def _with_data(self, task: Task | str | None, inputs: bool | Inputs | Tensor) -> Expert:
+    def _with_data(self, task: Task | str | None, inputs: InputsLike) -> Expert:
         made = self
         if isinstance(task, str):
             made = made.with_task(made.load_task(task))
@@ -357,11 +373,10 @@ class Expert:
             except GeomergeError as error:
                 note = f"{made.name or made.source} is not measured: {error}"
                 made = replace(made, notes=(*made.notes, note))
-        if isinstance(inputs, Tensor):
-            inputs = as_they_are(inputs, made.network.device)
-        if inputs is True:
-            return replace(made, inputs=made.task.train.inputs) if made.task else made
-        return made.with_inputs(inputs) if inputs else made
+        if isinstance(inputs, bool):
+            own = made.task.train.inputs if inputs and made.task is not None else None
+            return replace(made, inputs=own)
+        return made.with_inputs(inputs)
 
 
 ExpertLike: TypeAlias = Expert | nn.Module | Checkpoint | Mapping[str, Tensor] | str | Path

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 
 # The networks here are tiny: a second thread costs more than it gives, in subprocesses too.
@@ -24,6 +25,7 @@ import torch
 from torch import nn
 
 from geomerge import Checkpoint, MergeOptions, Network, load_task, save_checkpoint
+from geomerge.networks.batches import Batch
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.runs import run_merge, run_reconfigure, run_sparsify
 from geomerge.training import fine_tune, train_checkpoint
@@ -55,20 +57,80 @@ def small_normed() -> nn.Module:
     return net
 
 
-CASES = {
-    "mlp": (small_mlp, (5,)),
-    "cnn": (small_cnn, (2, 4, 4)),
-    "normed": (small_normed, (2, 4, 4)),
+class TwoInputs(nn.Module):
+    """Takes two inputs and returns a tuple whose first entry are the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 4)
+        self.second = nn.Linear(2, 4, bias=False)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = (self.first(x) + self.second(t)).tanh()
+        return self.head(hidden), hidden
+
+
+class Output(NamedTuple):
+    loss: None
+    logits: torch.Tensor
+
+
+class Tokens(nn.Module):
+    """Takes tokens and their mask by name and returns an object with logits.
+
+    It has a buffer that is in no state dict.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(6, 4)
+        self.hidden = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+        self.register_buffer("scale", torch.tensor([1.0, 0.5, 0.25, 2.0]), persistent=False)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> Output:
+        hidden = self.hidden(self.embedding(tokens) * self.scale).tanh()
+        weight = mask.to(hidden.dtype).unsqueeze(2)
+        mean = (hidden * weight).sum(dim=1) / weight.sum(dim=1)
+        return Output(None, self.head(mean))
+
+
+def draw_floats(*shape: int) -> Callable[[int], Batch]:
+    return lambda count: torch.randn(count, *shape, dtype=torch.float64)
+
+
+def draw_tokens(count: int) -> Batch:
+    lengths = torch.randint(1, 5, (count, 1))
+    return {
+        "tokens": torch.randint(0, 6, (count, 4)),
+        "mask": (torch.arange(4) < lengths).long(),
+    }
+
+
+def draw_pairs(count: int) -> Batch:
+    return (
+        torch.randn(count, 5, dtype=torch.float64),
+        torch.randn(count, 2, dtype=torch.float64),
+    )
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Batch]]] = {
+    "mlp": (small_mlp, draw_floats(5)),
+    "cnn": (small_cnn, draw_floats(2, 4, 4)),
+    "normed": (small_normed, draw_floats(2, 4, 4)),
+    "two-inputs": (TwoInputs, draw_pairs),
+    "tokens": (Tokens, draw_tokens),
 }
 
 
 @pytest.fixture(params=list(CASES))
-def case(request: pytest.FixtureRequest) -> tuple[Network, torch.Tensor]:
+def case(request: pytest.FixtureRequest) -> tuple[Network, Batch]:
     """A network in float64 and a batch of its inputs."""
-    make, shape = CASES[request.param]
+    make, draw = CASES[request.param]
     torch.manual_seed(0)
     network = Network(make().double())
-    return network, torch.randn(7, *shape, dtype=torch.float64)
+    return network, draw(7)
 
 
 @pytest.fixture(scope="session")

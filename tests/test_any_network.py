@@ -14,11 +14,13 @@ from torch import nn
 from torchvision.models import get_model
 
 from geomerge import Network, make_sketch
-from geomerge.data import Inputs, Normalisation
+from geomerge.data import Inputs, Normalisation, as_they_are
 from geomerge.errors import CheckpointError
 from geomerge.metrics import load_sketch, save_sketch
 from geomerge.metrics.sketch import restore_sketch
 from geomerge.networks.architectures import create_network, rebuild_network, recognise
+from geomerge.networks.batches import pass_to
+from geomerge.networks.outputs import logits_in
 from geomerge.walks.objectives import KLToTeacher, log_probabilities
 from geomerge.walks.walk import FunctionWalkOptions, walk_toward_function
 
@@ -66,13 +68,43 @@ class Words(nn.Module):
         return self.head(y.squeeze(1))
 
 
+class Pairs(nn.Module):
+    """Images and numbers, in a tuple whose first entry is meant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images = nn.Conv2d(3, 8, 3)
+        self.numbers = nn.Linear(2, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.images(x).mean((2, 3)).relu() + self.numbers(t)
+        return self.head(hidden), hidden
+
+
+class Masked(nn.Module):
+    """Tokens and a mask by name, in a mapping with logits; positions that no state dict has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3000, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 4)
+        self.register_buffer("places", torch.linspace(-1, 1, 6), persistent=False)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.table(tokens) + self.places[:, None]
+        y = self.layer(y, src_key_padding_mask=~mask)
+        return {"hidden": y, "logits": self.head(y[:, 0])}
+
+
 def named(name: str) -> Callable[[], nn.Module]:
     return lambda: create_network(name, (3, SIDES.get(name, 8), SIDES.get(name, 8)), 4, seed=0)
 
 
 SIDES = {"resnet18": 32, "vgg11-cifar": 32, "simple-cnn": 14}
 NAMES = ("simple-mlp", "simple-cnn", "vgg11-cifar", "resnet18-gn-cifar", "vit-cifar")
-FACTORIES = {"norms": normed, "words": Words}
+FACTORIES = {"norms": normed, "words": Words, "pairs": Pairs, "masked": Masked}
 NETWORKS = {
     **FACTORIES,
     "resnet18": lambda: get_model("resnet18", num_classes=4),
@@ -89,8 +121,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def inputs_of(name: str, count: int = 4) -> Inputs:
     torch.manual_seed(2)
+    tokens = torch.randint(0, 3000, (count, 6))
     if name == "words":
-        return Inputs(torch.randint(0, 3000, (count, 6)), Normalisation((0.0,), (1.0,)))
+        return as_they_are(tokens)
+    if name == "masked":
+        return as_they_are({"tokens": tokens, "mask": torch.arange(6) < 1 + tokens[:, :1] % 6})
+    if name == "pairs":
+        return as_they_are((torch.randn(count, 3, 8, 8), torch.randn(count, 2)))
     side = SIDES.get(name, 8)
     return Inputs(torch.randn(count, 3, side, side), Normalisation((0.0,), (1.0,)))
 
@@ -134,7 +171,7 @@ def test_others_come_from_a_factory(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "any_for_test", module)
     again = rebuild_network(net.state_dict(), "any_for_test:make", "x.pt")
     x = inputs_of(name).batch(slice(0, 2))
-    assert torch.equal(again(x), net(x))
+    assert torch.equal(logits_in(pass_to(again, x)), logits_in(pass_to(net, x)))
 
 
 def test_networks_of_avalanche_are_rebuilt_without_it() -> None:

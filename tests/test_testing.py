@@ -6,6 +6,7 @@ from torch import nn
 
 from geomerge import Network
 from geomerge.metrics import exact_metric, gram_metric
+from geomerge.networks.batches import Batch
 from geomerge.testing import (
     dense_christoffel,
     dense_jacobian,
@@ -17,7 +18,7 @@ from geomerge.testing import (
 )
 from geomerge.walks.walk import WeightWalkOptions, walk_toward_weights
 
-Case = tuple[Network, torch.Tensor]
+Case = tuple[Network, Batch]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import torch
 from geomerge import Network
 from geomerge.metrics import EuclideanMetric, MaskedMetric
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
+from geomerge.networks.batches import Batch
 from geomerge.steps import (
     damped_step,
     precondition,
@@ -14,7 +15,7 @@ from geomerge.steps import (
     trust_region_step,
 )
 
-Case = tuple[Network, torch.Tensor]
+Case = tuple[Network, Batch]
 
 
 def masked(case: Case) -> tuple[MaskedMetric, torch.Tensor, torch.Tensor]:

@@ -9,10 +9,11 @@ from geomerge.errors import NumericalError
 from geomerge.metrics import exact_metric, output_map
 from geomerge.metrics.exact import lanczos
 from geomerge.metrics.linearisation import Linearisation
+from geomerge.networks.batches import Batch, split
 from geomerge.steps import damped_step, trust_region_step
 from geomerge.testing import dense_metric
 
-Case = tuple[Network, torch.Tensor]
+Case = tuple[Network, Batch]
 
 
 def test_linearisation_agrees_with_central_differences(kind: Case) -> None:
@@ -28,7 +29,7 @@ def test_linearisation_agrees_with_central_differences(kind: Case) -> None:
 
 
 def check_against_the_dense_matrix(network: Network, x: torch.Tensor, output: str) -> None:
-    metric = exact_metric(network, network.initial, [x[:3], x[3:]], output, rank=60)
+    metric = exact_metric(network, network.initial, split(x, 3), output, rank=60)
     g = dense_metric(network, network.initial, x, output)
     u, v = torch.randn(2, network.n, dtype=torch.float64)
     assert metric.inner(u, v) == pytest.approx(float(u @ g @ v), rel=1e-9)

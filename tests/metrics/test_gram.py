@@ -9,10 +9,11 @@ from geomerge.data import Inputs, Normalisation
 from geomerge.errors import OptionError
 from geomerge.metrics import METRICS, gram, gram_metric, kernel, measure_metric
 from geomerge.metrics.kernel import gram_matrix
+from geomerge.networks.batches import Batch
 from geomerge.steps import damped_step, trust_region_step
 from geomerge.testing import dense_jacobian, dense_metric
 
-Case = tuple[Network, torch.Tensor]
+Case = tuple[Network, Batch]
 
 
 @pytest.mark.parametrize("output", ["logits", "hellinger"])

@@ -6,16 +6,17 @@ from torch import nn
 
 from geomerge import Network
 from geomerge.errors import CheckpointError, TaskError
+from geomerge.networks.batches import Batch, batch_size
 from geomerge.walks.objectives import divergence
 
-Case = tuple[Network, torch.Tensor]
+Case = tuple[Network, Batch]
 
 
 def test_vector_and_state_dict_are_the_same_thing(case: Case) -> None:
     network, x = case
     w = torch.randn(network.n, dtype=torch.float64).abs() + 0.1
     assert torch.equal(network.ravel(network.state_dict(w)), w)
-    torch.testing.assert_close(network.outputs(w, x), network.shared_module(w)(x))
+    torch.testing.assert_close(network.outputs(w, x), network.call(network.shared_module(w), x))
     assert torch.equal(torch.cat([v.reshape(-1) for v in network.unravel(w).values()]), w)
     parameters = torch.cat([p.reshape(-1) for p in network.module.parameters()])
     assert torch.equal(w[network.trained], parameters)
@@ -24,14 +25,14 @@ def test_vector_and_state_dict_are_the_same_thing(case: Case) -> None:
 def test_loading_does_not_change_the_vector(case: Case) -> None:
     network, x = case
     before = network.initial.clone()
-    uniform = torch.log_softmax(torch.zeros(len(x), 3).double(), 1)
+    uniform = torch.log_softmax(torch.zeros(batch_size(x), 3).double(), 1)
     network.gradient(network.initial, x, divergence(uniform))
     assert torch.equal(network.initial, before)
 
 
 def test_gradient_is_the_derivative_of_the_distance(case: Case) -> None:
     network, x = case
-    target = torch.log_softmax(torch.randn(len(x), 3, dtype=torch.float64), 1)
+    target = torch.log_softmax(torch.randn(batch_size(x), 3, dtype=torch.float64), 1)
     w = network.initial
     distance, gradient = network.gradient(w, x, divergence(target))
     step = torch.randn(network.n, dtype=torch.float64) * 1e-6

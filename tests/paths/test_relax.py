@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from geomerge import Network
-from geomerge.data import Inputs, Normalisation
+from geomerge.data import Inputs, Normalisation, as_they_are
 from geomerge.errors import NumericalError
 from geomerge.metrics import functional_change
+from geomerge.networks.batches import Batch, batch_size, cast_floats, drawn_like, take
 from geomerge.paths.energy import Manifold, fine, measure_path
 from geomerge.paths.relax import Relaxation, _add_gradient, _descend, relax_path
 from geomerge.testing import dense_metric
@@ -23,6 +24,13 @@ def inputs(count: int, shape: tuple[int, ...], seed: int) -> Inputs:
     return Inputs(torch.randn(count, *shape, generator=generator), Normalisation((0.0,), (1.0,)))
 
 
+def more_like(x: Batch, count: int, seed: int) -> Batch:
+    """Other examples: floats are drawn, and integers are those of a batch in another order."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(0, batch_size(x), (count,), generator=generator)
+    return drawn_like(cast_floats(take(x, index), torch.zeros(1)), generator)
+
+
 def bent_path(network: Network, pieces: int) -> list[torch.Tensor]:
     """A path with a bulge, its ends two different networks."""
     torch.manual_seed(1)
@@ -33,15 +41,15 @@ def bent_path(network: Network, pieces: int) -> list[torch.Tensor]:
 
 @pytest.fixture
 def setting(
-    case: tuple[Network, torch.Tensor],
+    case: tuple[Network, Batch],
 ) -> tuple[list[torch.Tensor], list[Manifold], list[Manifold]]:
     network, x = case
     with torch.no_grad():  # variances must stay positive on the way
         points = bent_path(network, 6)
     for p in points:
         p[network.n_parameters :] = network.initial[network.n_parameters :]
-    shape = tuple(x.shape[1:])
-    return points, [(network, inputs(64, shape, 0))], [(network, inputs(50, shape, 1))]
+    many, held = (as_they_are(more_like(x, count, seed)) for seed, count in enumerate((64, 50)))
+    return points, [(network, many)], [(network, held)]
 
 
 def linear() -> tuple[Network, list[torch.Tensor], list[Manifold]]:
@@ -87,7 +95,7 @@ def test_the_energy_is_the_integral_of_the_metric(
 ) -> None:
     points, _, held = setting
     ((network, some),) = held
-    x = some.batch(slice(0, None)).double()
+    x = cast_floats(some.batch(slice(0, None)), points[0])
     pieces, refine = 2, 40
     points = points[: pieces + 1]
     energy, grid = 0.0, list(fine(points, refine))
@@ -216,12 +224,12 @@ def test_paths_with_nothing_to_move() -> None:
     assert all(torch.equal(p, network.initial) for p in same.points)
 
 
-def test_buffers_stay_on_the_path(case: tuple[Network, torch.Tensor]) -> None:
+def test_buffers_stay_on_the_path(case: tuple[Network, Batch]) -> None:
     network, x = case
     points = bent_path(network, 4)
     for k, p in enumerate(points):
         p[network.n_parameters :] = network.initial[network.n_parameters :] * (1 + k / 4)
-    manifolds = [(network, inputs(40, tuple(x.shape[1:]), 0))]
+    manifolds = [(network, as_they_are(more_like(x, 40, 0)))]
     relaxed = relax_path(points, manifolds, manifolds, settings=replace(SHORT, steps=5))
     for p, q in zip(points, relaxed.points, strict=True):
         torch.testing.assert_close(p[network.n_parameters :], q[network.n_parameters :])

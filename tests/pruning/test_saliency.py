@@ -7,10 +7,11 @@ from geomerge import KroneckerMetric, Network
 from geomerge.metrics import EuclideanMetric
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.kronecker.layer import KroneckerLayer
+from geomerge.networks.batches import Batch
 from geomerge.pruning.masks import saliency
 from geomerge.testing import dense_kronecker
 
-Case = tuple[Network, torch.Tensor]
+Case = tuple[Network, Batch]
 DAMPING = 1e-2
 
 

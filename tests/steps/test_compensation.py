@@ -10,11 +10,12 @@ from torch import Tensor
 from geomerge import Network
 from geomerge.errors import NumericalError
 from geomerge.metrics.exact import exact_metric
+from geomerge.networks.batches import Batch, batch_size
 from geomerge.steps import precondition
 from geomerge.steps.compensation import compensate
 from geomerge.testing import dense_jacobian, dense_metric
 
-Case = tuple[Network, Tensor]
+Case = tuple[Network, Batch]
 MU = 1e-2
 
 
@@ -35,7 +36,7 @@ def in_full_space(g: Tensor, right: Tensor, survivors: Tensor, damping: float) -
 def test_enough_steps_give_the_least_squares_repair(case: Case) -> None:
     network, x = case
     d, survivors = split(network)
-    j = dense_jacobian(network, network.initial, x).flatten(0, 1) / math.sqrt(len(x))
+    j = dense_jacobian(network, network.initial, x).flatten(0, 1) / math.sqrt(batch_size(x))
     drift = torch.randn(len(j), dtype=j.dtype)
     right = -j.T @ (j @ d + 0.5 * drift)
     metric = exact_metric(network, network.initial, [x], "logits")

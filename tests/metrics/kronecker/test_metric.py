@@ -14,9 +14,10 @@ from geomerge.metrics.kronecker import leading_blocks
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.kronecker.factor import Moments, factorise
 from geomerge.metrics.kronecker.layer import KroneckerLayer
+from geomerge.networks.batches import Batch, split
 from geomerge.testing import dense_kronecker, dense_metric
 
-Case = tuple[Network, torch.Tensor]
+Case = tuple[Network, Batch]
 
 
 def truncated(metric: KroneckerMetric, rank: int) -> KroneckerMetric:
@@ -55,7 +56,7 @@ def test_conv_block_is_exact_for_one_input_and_one_position() -> None:
 
 def test_rest_has_the_exact_diagonal_running_statistics_too(case: Case) -> None:
     network, x = case
-    metric = estimate_kronecker(network, network.initial, [x[:3], x[3:]], "hellinger", probes=None)
+    metric = estimate_kronecker(network, network.initial, split(x, 3), "hellinger", probes=None)
     if not metric.rest:
         pytest.skip("every weight lies in a covered layer")
     at = torch.cat([torch.arange(network.n)[s] for s in metric.rest])
@@ -91,7 +92,7 @@ def test_products_agree_with_the_dense_matrix(case: Case, rank: int) -> None:
 def test_metric_is_the_mean_over_inputs_however_they_are_batched(case: Case) -> None:
     network, x = case
     one = estimate_kronecker(network, network.initial, [x], "logits")
-    two = estimate_kronecker(network, network.initial, [x[:2], x[2:]], "logits")
+    two = estimate_kronecker(network, network.initial, split(x, 2), "logits")
     torch.testing.assert_close(dense_kronecker(one), dense_kronecker(two))
 
 
