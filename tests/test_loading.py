@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from geomerge import Checkpoint, Expert, Task, load_task, save_checkpoint
+from geomerge.errors import OptionError, Problems, TaskError
+from geomerge.loading import DataOptions, ExpertOptions, load_expert, load_experts
+from geomerge.options import recorded
+
+TASKS = ("digits", "digits-permuted")
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two networks that record their tasks, and a sketch in the second file."""
+    folder = tmp_path_factory.mktemp("files")
+    for seed, (name, task) in enumerate(zip("ab", TASKS, strict=True)):
+        meta = {"architecture": "mlp", "task": task}
+        if name == "b":
+            meta["training"] = {"selection_seed": 0}
+        save_checkpoint(folder / f"{name}.pt", Checkpoint(network(seed).state_dict(), meta))
+    whole = Expert.load(folder / "b.pt").with_sketch(inputs=50)
+    whole.save(folder / "b.pt")
+    return [folder / "a.pt", folder / "b.pt"]
+
+
+def test_manifolds_go_to_the_networks_that_are_for_them(files: list[Path]) -> None:
+    for manifold in (("digits-permuted",), ("b=digits-permuted",)):
+        a, b = load_experts(files, DataOptions(manifold=manifold))
+        assert (a.name, b.name) == ("a", "b")
+        assert a.inputs is None
+        assert b.inputs is not None
+        assert b.inputs.name == "digits-permuted"
+        assert [e.task.name for e in (a, b) if e.task] == list(TASKS)
+    a, b = load_experts(files, DataOptions(manifold=("a=digits-permuted",)))
+    assert a.task is not None
+    assert a.inputs is not None
+    assert (a.task.name, a.inputs.name) == TASKS
+    assert any("trained for digits, and its function is kept on" in note for note in a.notes)
+
+
+def test_notes_say_what_is_not_known(files: list[Path]) -> None:
+    a, b = load_experts(files)
+    assert [note for note in a.notes if "may have seen the selection split of digits" in note]
+    assert b.notes == ()
+    assert b.sketch is not None
+    bare = Expert.from_module(network(0))
+    first, second = load_experts([bare, files[1]])
+    assert first.notes == ("a is not measured: nothing says its task",)
+    assert second.name == "b"
+
+
+def test_objects_serve_as_their_names_do(files: list[Path]) -> None:
+    task = load_task("digits")
+    a, b = load_experts(
+        [network(0), files[1]], DataOptions(manifold=(task,), arch=lambda: network(5))
+    )
+    assert a.task is task
+    assert a.inputs is task.train.inputs
+    assert b.inputs is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"manifold": ("c=digits",)}, "`manifold` speaks of network 'c'"),
+        ({"task": ("c=digits",)}, "`task` speaks of network 'c'"),
+        ({"manifold": ("digits", *TASKS)}, "at most 2 manifolds"),
+        ({"task": ("a=digts",)}, "did you mean 'digits'"),
+        ({"manifold": ("a=digts",)}, "did you mean 'digits'"),
+        ({"normalisation": ("digit=0/1",)}, "did you mean 'digits'"),
+        ({"device": "cuda:77"}, "cannot compute on 'cuda:77'"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    files: list[Path], data: dict[str, object], message: str
+) -> None:
+    options = DataOptions(**data)  # type: ignore[arg-type]
+    with pytest.raises((OptionError, TaskError), match=message):
+        load_experts(files, options)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"manifold": ("a=x", "a=y")}, "two manifolds for a"),
+        ({"sketch": ("file",)}, "one `sketch` for each network, such as b=file"),
+        ({"task": ("a=x", "a=y")}, "one `task` for each network"),
+        ({"normalisation": ("mnist",)}, "TASK=MEAN/STD"),
+    ],
+)
+def test_texts_are_checked_before_any_work(data: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        DataOptions(**data)  # type: ignore[arg-type]
+
+
+def test_problems_are_collected_and_the_others_loaded(files: list[Path]) -> None:
+    problems = Problems()
+    experts = load_experts([files[0], "nowhere.pt"], DataOptions(manifold=("digts",)), problems)
+    assert [expert.name for expert in experts] == ["a"]
+    assert len(problems) == 2
+    assert "no file nowhere.pt" in problems[0]
+    assert "did you mean 'digits'" in problems[1]
+
+
+def test_sketches_of_files_are_of_the_output_that_is_wanted(files: list[Path]) -> None:
+    from geomerge.metrics import save_sketch
+
+    sketch = Expert.load(files[0]).with_sketch(inputs=20).sketch
+    assert sketch is not None
+    save_sketch(files[0].with_name("a-sketch.safetensors"), sketch)
+    data = DataOptions(sketch=(f"a={files[0].with_name('a-sketch.safetensors')}",))
+    assert load_experts(files, data, output="hellinger")[0].sketch is not None
+    with pytest.raises(OptionError, match="measures hellinger, expected logits"):
+        load_experts(files, data, output="logits")
+
+
+def test_one_network_comes_with_its_task_and_inputs(files: list[Path]) -> None:
+    expert = load_expert(files[0])
+    assert expert.task is not None
+    assert expert.inputs is expert.task.train.inputs
+    other = load_expert(files[0], ExpertOptions(manifold="digits-permuted"))
+    assert other.task is not None
+    assert other.task.name == "digits-permuted"
+    with pytest.raises(OptionError, match=r"does not say what it was trained for.*`inputs`"):
+        load_expert(network(0))
+    task = Task.from_tensors(torch.randn(60, 64), torch.arange(60) % 10, name="mine")
+    assert load_expert(network(0), ExpertOptions(manifold=task)).task is task
+
+
+def test_recipes_hold_what_decides_the_result() -> None:
+    assert set(recorded(DataOptions(), "sketch")) == {"manifold", "task", "arch", "normalisation"}
+    assert set(recorded(ExpertOptions())) == {"manifold", "arch", "normalisation"}
