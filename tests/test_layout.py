@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# What is still to go.
+FLAGS_LEFT = 86
+LONG_FUNCTIONS = {
+    "__init__", "_close", "_write_sparse", "bars", "candidate_walk", "evaluate_file", "fine_tune",
+    "forward", "heat", "inspect_network", "lines", "make_sketch", "merge_expert", "option",
+    "stage_budgets", "train", "train_checkpoint", "walk_stage", "walk_stages",
+    "walk_toward_function", "walk_toward_plane",
+}  # fmt: skip
 FOLDERS = {"geomerge": "geomerge", "cli": "geomerge.cli", "strategies": "geomerge.strategies"}
 # From the ground up; a module imports only from its own line or from lines above.
 LAYERS = [
@@ -113,6 +122,67 @@ def test_outside_packages_have_one_door(package: str, home: str) -> None:
     for name, file in sources():
         if not name.startswith(home):
             assert package not in {i.partition(".")[0] for i in imports(file)}, name
+
+
+def library() -> list[tuple[str, ast.Module]]:
+    """Every module of the library, without the command line, with its syntax tree."""
+    return [
+        (name, ast.parse(file.read_text()))
+        for name, file in sources()
+        if not name.startswith("geomerge.cli")
+    ]
+
+
+def texts(tree: ast.Module) -> list[str]:
+    """The string literals of a module that are no docstrings."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in docstrings
+    ]
+
+
+def test_the_library_names_no_flag() -> None:
+    flag = re.compile(r"(?<![\w(-])--[a-z][a-z-]*(?![\w:-])")  # but not a variable of CSS
+    found = [(name, text) for name, tree in library() for text in texts(tree) if flag.search(text)]
+    assert len(found) <= FLAGS_LEFT, found
+
+
+def test_no_function_has_more_than_seven_parameters() -> None:
+    found = set()
+    for _, tree in library():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                own = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                if len([one for one in own if one.arg not in ("self", "cls")]) > 7:
+                    found.add(node.name)
+    assert found <= LONG_FUNCTIONS
+
+
+def test_no_public_class_name_occurs_twice() -> None:
+    seen: dict[str, str] = {}
+    for name, tree in library():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                assert seen.setdefault(node.name, name) == name, node.name
+
+
+@pytest.mark.xfail(strict=False, reason="the notebooks and the README are being rewritten")
+def test_notebooks_and_readme_import_from_the_public_face() -> None:
+    pages = {file.name: file.read_text() for file in (ROOT / "notebooks").glob("*.ipynb")}
+    pages["README.md"] = (ROOT / "README.md").read_text()
+    for page, text in pages.items():
+        found = {*re.findall(r"(?:from|import) (geomerge[\w.]*)", text)}
+        assert found <= {"geomerge", "geomerge.strategies"}, page
 
 
 def loaded_by(code: str) -> set[str]:
