@@ -23,33 +23,60 @@ if TYPE_CHECKING:
     from geomerge.merging import MergeOptions as MergeOptions
     from geomerge.merging import merge as merge
     from geomerge.metrics import KroneckerMetric as KroneckerMetric
+    from geomerge.metrics import Metric as Metric
     from geomerge.metrics import Sketch as Sketch
+    from geomerge.metrics import load_sketch as load_sketch
     from geomerge.metrics import make_sketch as make_sketch
+    from geomerge.metrics import measure_metric as measure_metric
+    from geomerge.metrics import save_sketch as save_sketch
     from geomerge.monitor import progress as progress
     from geomerge.networks.network import Network as Network
     from geomerge.paths.path import WeightPath as WeightPath
     from geomerge.pretrained import from_pretrained as from_pretrained
+    from geomerge.runs.run import Run as Run
+    from geomerge.runs.run import open_run as open_run
+    from geomerge.steps import trust_region_step as trust_region_step
+    from geomerge.walks.walk import FunctionWalkOptions as FunctionWalkOptions
+    from geomerge.walks.walk import WeightWalkOptions as WeightWalkOptions
+    from geomerge.walks.walk import walk_toward_function as walk_toward_function
+    from geomerge.walks.walk import walk_toward_weights as walk_toward_weights
 
 __version__ = version("geomerge")
 
 _HOME = {
+    # networks and data, as a user brings them
     "Checkpoint": "io.checkpoint",
     "Expert": "expert",
-    "GeomergeError": "errors",
-    "KroneckerMetric": "metrics",
-    "Merge": "merging",
-    "MergeOptions": "merging",
     "Network": "networks.network",
-    "Sketch": "metrics",
     "Task": "data",
-    "WeightPath": "paths.path",
-    "from_pretrained": "pretrained",
     "load_checkpoint": "io.checkpoint",
     "load_task": "data",
-    "make_sketch": "metrics",
-    "merge": "merging",
-    "progress": "monitor",
     "save_checkpoint": "io.checkpoint",
+    # recipes
+    "merge": "merging",
+    # their options and results
+    "Merge": "merging",
+    "MergeOptions": "merging",
+    # the geometry
+    "FunctionWalkOptions": "walks.walk",
+    "KroneckerMetric": "metrics",
+    "Metric": "metrics",
+    "Sketch": "metrics",
+    "WeightPath": "paths.path",
+    "WeightWalkOptions": "walks.walk",
+    "load_sketch": "metrics",
+    "make_sketch": "metrics",
+    "measure_metric": "metrics",
+    "save_sketch": "metrics",
+    "trust_region_step": "steps",
+    "walk_toward_function": "walks.walk",
+    "walk_toward_weights": "walks.walk",
+    # runs on disk, and what happens in them
+    "GeomergeError": "errors",
+    "Run": "runs.run",
+    "from_pretrained": "pretrained",
+    "open_run": "runs.run",
+    "progress": "monitor",
 }
 __all__ = [*_HOME, "__version__"]
 

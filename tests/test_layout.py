@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+FACE = ROOT / "geomerge" / "__init__.py"
 # What is still to go.
 FLAGS_LEFT = 86
 LONG_FUNCTIONS = {
@@ -212,9 +213,14 @@ def test_public_names_are_these() -> None:
     import geomerge
 
     assert sorted(geomerge.__all__) == [
-        "Checkpoint", "Expert", "GeomergeError", "KroneckerMetric", "Merge", "MergeOptions",
-        "Network", "Sketch", "Task", "WeightPath", "__version__", "from_pretrained",
-        "load_checkpoint", "load_task", "make_sketch", "merge", "progress", "save_checkpoint",
+        "Checkpoint", "Expert", "FunctionWalkOptions", "GeomergeError", "KroneckerMetric", "Merge",
+        "MergeOptions", "Metric", "Network", "Run", "Sketch", "Task", "WeightPath",
+        "WeightWalkOptions", "__version__", "from_pretrained", "load_checkpoint", "load_sketch",
+        "load_task", "make_sketch", "measure_metric", "merge", "open_run", "progress",
+        "save_checkpoint", "save_sketch", "trust_region_step", "walk_toward_function",
+        "walk_toward_weights",
     ]  # fmt: skip
+    for_readers = re.findall(r"^    from (\S+) import (\w+) as \2$", FACE.read_text(), re.M)
+    assert {name for _, name in for_readers} == {*geomerge.__all__} - {"__version__"}
     for name in geomerge.__all__:
         assert getattr(geomerge, name) is not None
