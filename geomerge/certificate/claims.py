@@ -43,12 +43,12 @@ __all__ = ["Check", "checks"]
 
 Check: TypeAlias = Callable[[], list[str]]
 
-_EXACT = 1e-9  # of numbers that the same bytes give again
-_CLOSE = 1e-4  # of numbers that another machine rounds otherwise
+_EXACT = 1e-9  # relative difference of numbers computed from the same bytes
+_CLOSE = 1e-4  # relative difference of numbers that depend on the machine's rounding
 
 
 def checks(run: StoredRun) -> Iterator[tuple[str, Check]]:
-    """Yield the claims of a run, by name."""
+    """Yield the name and the check of every claim of a run."""
     given = run.certificate
     yield "report.json", lambda: run.report_changed
     yield "stored files", lambda: run.files_changed
@@ -77,8 +77,8 @@ def _names(section: Any) -> list[str]:
 
 def _recipe(run: StoredRun) -> list[str]:
     stored = parse_json((run.folder / "recipe.json").read_bytes())
-    found = _differences("recipe.json", run.certificate["recipe"], stored)
-    return found + _differences(
+    wrong = _differences("recipe.json", run.certificate["recipe"], stored)
+    return wrong + _differences(
         "the report's recipe", run.certificate["recipe"], run.report["recipe"]
     )
 
@@ -92,15 +92,15 @@ def _input(run: StoredRun, name: str) -> list[str]:
 def _data(run: StoredRun, name: str) -> list[str]:
     given = run.certificate["data"][name]
     try:
-        found = data_digests(
+        digests = data_digests(
             run.task(name), run.manifold(name), (given["manifold"] or {}).get("name")
         )
     except GeomergeError as error:
         names = [split_classes(part["name"])[0] for part in given.values() if part]
         if any(name not in NAMED and Path(name).exists() for name in names):
-            return [str(error)]  # it is there, and cannot be read any more
+            return [str(error)]  # the file exists, and cannot be read any more
         raise
-    return _differences("", given, found)
+    return _differences("", given, digests)
 
 
 def _identity(run: StoredRun, name: str) -> list[str]:
@@ -116,33 +116,33 @@ def _identity(run: StoredRun, name: str) -> list[str]:
             MetricOptions(run.report["metric"], recipe["output"]),
             recipe["seed"],
         )
-        return [] if steps[name] else ["it is not so on this machine"]
+        return [] if steps[name] else ["it fails on this machine"]
     if name == MERGED:
         same = same_network(run.merged, path.checkpoint(path.crossover))
         return [] if same else ["the weights differ"]
     side = path.ends[0] if "starts" in name else path.ends[1]
     if run.aligned(side):
-        raise NotStoredError(f"{side} was aligned: its units are in another order on the path")
-    # A widened head has the network's own outputs among others.
+        raise NotStoredError(f"{side} was aligned: the path has its units in another order")
+    # A widened head contains the network's own outputs.
     known = run.report["networks"][side]
     first = known["outputs"][0] if known["outputs"] else known["class_offset"]
     stored = path.checkpoint(float(path.ends.index(side))).weights
     own = load_checkpoint(run.file(side)).weights
-    found = []
+    wrong = []
     for key, value in own.items():
-        kept = stored.get(key)
-        if kept is not None and kept.shape != value.shape:
-            kept = kept[first : first + len(value)]
-        if kept is None or not torch.equal(value, kept):
-            found.append(f"{key} differs")
-    return found
+        on_path = stored.get(key)
+        if on_path is not None and on_path.shape != value.shape:
+            on_path = on_path[first : first + len(value)]
+        if on_path is None or not torch.equal(value, on_path):
+            wrong.append(f"{key} differs")
+    return wrong
 
 
 def _path(run: StoredRun) -> list[str]:
     path, report = run.path, run.report
-    found = _differences("path/lengths", report["path"]["lengths"], path.lengths)
-    found += _differences("crossover/t", report["crossover"]["t"], path.crossover)
-    found += _differences("certificate/crossover", run.certificate["crossover"], path.crossover)
+    wrong = _differences("path/lengths", report["path"]["lengths"], path.lengths)
+    wrong += _differences("crossover/t", report["crossover"]["t"], path.crossover)
+    wrong += _differences("certificate/crossover", run.certificate["crossover"], path.crossover)
     relaxed = {part["leg"] for part in report["relaxed"] if part["share"] > 0}
     for leg, length in path.lengths.items():
         total = energy = 0.0
@@ -151,32 +151,34 @@ def _path(run: StoredRun) -> list[str]:
             total += max(change, 0.0) ** 0.5
             energy += max(r.predicted, 0.0)
             if not (_near(total, r.length, _EXACT) and _near(energy, r.energy, _EXACT)):
-                found.append(f"step {r.step} of the leg from {leg} does not add up")
+                wrong.append(f"step {r.step} of the leg from {leg} does not add up")
                 break
-        if not found and leg not in relaxed and not _near(total, length, _EXACT):
-            found.append(f"the leg from {leg} is {length} long, its steps {total}")
-    said = run.certificate["drift"]["legs"]
-    return found + _differences("drift/legs", said, leg_changes(path, report["crossover"]["step"]))
+        if not wrong and leg not in relaxed and not _near(total, length, _EXACT):
+            wrong.append(f"the leg from {leg} is {length} long, its steps {total}")
+    stated = run.certificate["drift"]["legs"]
+    return wrong + _differences(
+        "drift/legs", stated, leg_changes(path, report["crossover"]["step"])
+    )
 
 
 def _accuracy(run: StoredRun, name: str) -> list[str]:
     w = run.weights(name)
     given = run.certificate["accuracies"][name]
     row = next(row for row in run.report["results"] if row["name"] == name)
-    found = []
+    wrong = []
     for split, tasks in given.items():
         for side, numbers in tasks.items():
             task = run.task(side)
             assert task is not None
             part = task.select if split == "select" else task.test
-            counted = count(run.head(side), w, part)
-            found += _differences(f"{split}/{side}", numbers, counted)
-            if row[split][side] != counted["accuracy"]:
-                found.append(
+            recounted = count(run.head(side), w, part)
+            wrong += _differences(f"{split}/{side}", numbers, recounted)
+            if row[split][side] != recounted["accuracy"]:
+                wrong.append(
                     f"the report's table has {row[split][side]} for {split}/{side}, recomputed "
-                    f"{counted['accuracy']}"
+                    f"{recounted['accuracy']}"
                 )
-    return found
+    return wrong
 
 
 def _bracket(run: StoredRun) -> list[str]:
@@ -187,22 +189,22 @@ def _bracket(run: StoredRun) -> list[str]:
 
 def _drift(run: StoredRun, name: str) -> list[str]:
     given = run.certificate["drift"]["networks"][name]
-    found = function_change(
+    measured = function_change(
         run.head(name), run.weights(name), run.weights("crossover"),
         run.task(name), run.manifold(name), run.recipe["output"],
     )  # fmt: skip
-    return _differences("", {k: given[k] for k in found}, found, _CLOSE)
+    return _differences("", {k: given[k] for k in measured}, measured, _CLOSE)
 
 
 def _curve(run: StoredRun) -> list[str]:
     sides = [run.side(name) for name in run.report["networks"]]
-    found = []
+    measured = []
     for point in curve_of(run.path, sides, run.recipe["output"]):
         numbers = asdict(point)
-        del numbers["predicted"]  # by sketches, which the run does not hold
-        found.append(numbers)
-    said = [{k: v for k, v in point.items() if k != "predicted"} for point in run.report["curve"]]
-    return _differences("curve", said, found, _CLOSE)
+        del numbers["predicted"]  # needs sketches, which the run does not store
+        measured.append(numbers)
+    stated = [{k: v for k, v in point.items() if k != "predicted"} for point in run.report["curve"]]
+    return _differences("curve", stated, measured, _CLOSE)
 
 
 def _sketched(networks: Any, name: str) -> bool:
@@ -216,31 +218,31 @@ def _predicted(run: StoredRun, name: str) -> list[str]:
     def predicted(w: Tensor) -> float:
         return metric.inner(w - side.w, w - side.w)
 
-    said = run.certificate["drift"]["networks"][name]["predicted"]
-    found = _differences("predicted", said, predicted(run.weights("crossover")), _CLOSE)
+    stated = run.certificate["drift"]["networks"][name]["predicted"]
+    wrong = _differences("predicted", stated, predicted(run.weights("crossover")), _CLOSE)
     for point in run.report["curve"]:
         again = predicted(run.path.at(point["t"]))
-        found += _differences(f"curve at {point['t']}", point["predicted"][name], again, _CLOSE)
-    return found
+        wrong += _differences(f"curve at {point['t']}", point["predicted"][name], again, _CLOSE)
+    return wrong
 
 
 def _near(one: float, other: float, tolerance: float) -> bool:
     return math.isclose(one, other, rel_tol=tolerance, abs_tol=1e-12)
 
 
-def _differences(where: str, said: Any, found: Any, tolerance: float = _EXACT) -> list[str]:
-    """Return where two pieces of JSON differ; only fractions have a tolerance."""
-    if isinstance(said, dict) and isinstance(found, dict) and said.keys() == found.keys():
-        pairs = [(str(key), said[key], found[key]) for key in said]
-    elif isinstance(said, list) and isinstance(found, list) and len(said) == len(found):
-        pairs = [(str(k), one, two) for k, (one, two) in enumerate(zip(said, found, strict=True))]
+def _differences(where: str, stated: Any, again: Any, tolerance: float = _EXACT) -> list[str]:
+    """Return the differences of two JSON values; only fractions have a tolerance."""
+    if isinstance(stated, dict) and isinstance(again, dict) and stated.keys() == again.keys():
+        pairs = [(str(key), stated[key], again[key]) for key in stated]
+    elif isinstance(stated, list) and isinstance(again, list) and len(stated) == len(again):
+        pairs = [(str(k), *pair) for k, pair in enumerate(zip(stated, again, strict=True))]
     else:
-        same = said == found
-        if isinstance(said, float) and isinstance(found, float):
-            same = _near(said, found, tolerance)
-        return [] if same else [f"{where} is said to be {said}, recomputed {found}"]
+        same = stated == again
+        if isinstance(stated, float) and isinstance(again, float):
+            same = _near(stated, again, tolerance)
+        return [] if same else [f"{where} is stated as {stated}, recomputed {again}"]
     return [
         text
-        for key, one, two in pairs
-        for text in _differences(f"{where}/{key}".strip("/"), one, two, tolerance)
+        for key, first, second in pairs
+        for text in _differences(f"{where}/{key}".strip("/"), first, second, tolerance)
     ]

@@ -1,4 +1,4 @@
-"""A finished merge run on disk, read again from its files alone."""
+"""Stored merge: the networks, data and weights of a finished run, read from its files."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from geomerge.paths.path import WeightPath
 
 __all__ = ["SKETCH_OF", "NotStoredError", "StoredRun"]
 
-SKETCH_OF = "sketch of "  # before a network's name, among the inputs
+SKETCH_OF = "sketch of "  # prefix of a network's name, among the names of input files
 
 
 class NotStoredError(RunError):
-    """What a claim is about is in no file that is known."""
+    """The subject of a claim is in no known file."""
 
 
 class StoredRun:
-    """A finished merge run.
+    """A finished merge, stored in a folder.
 
     Args:
         folder: Folder of the run.
@@ -64,7 +64,7 @@ class StoredRun:
         self._data_root = data_root
         self._download = download
         self._device = device
-        self._load = cache(self._load_task)  # a task may be several networks' and a manifold
+        self._load = cache(self._load_task)  # several networks may have one task
 
     @cached_property
     def path(self) -> WeightPath:
@@ -78,28 +78,28 @@ class StoredRun:
 
     @cached_property
     def report_changed(self) -> list[str]:
-        """A sentence if the report is not what its certificate says."""
+        """A sentence if the report has another digest than its certificate states."""
         same = report_digest(self.report) == self.certificate.get("report_sha256")
-        return [] if same else ["something in it was edited after the run"]
+        return [] if same else ["it was edited after the run"]
 
     @cached_property
     def files_changed(self) -> list[str]:
-        """A sentence for each of the run's other files that is not what the certificate says."""
+        """A sentence for each other file of the run that is missing or has changed."""
         files = self.certificate.get("files")
         if not isinstance(files, dict):
-            return ["the certificate does not name them"]
-        found = []
+            return ["the certificate does not name any"]
+        changed = []
         for name, digest in files.items():
             inside = self.folder / name
             if Path(name).is_absolute() or ".." in Path(name).parts or not inside.is_file():
-                found.append(f"{name} is not there")
+                changed.append(f"{name} is not there")
             elif sha256(inside.read_bytes()) != digest:
-                found.append(f"{name} has changed")
-        return found
+                changed.append(f"{name} has changed")
+        return changed
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The options that decided the result."""
+        """Options that decided the result."""
         options: dict[str, Any] = self.certificate["recipe"]["merge"]
         return options
 
@@ -154,10 +154,10 @@ class StoredRun:
         return side.sketch.metric
 
     def file(self, name: str) -> Path:
-        """Return where an input file is: as told, or where its bytes are the certificate's.
+        """Return the place of an input file: as given, or one with the digest that is stated.
 
         Raises:
-            NotStoredError: If no file of its name is found.
+            NotStoredError: If there is no file of its name.
         """
         if name in self._given:
             return self._given[name]
@@ -166,17 +166,18 @@ class StoredRun:
         else:
             own = Path(self.report["networks"][name]["file"]).name
         places = (Path(), self.folder.absolute().parent, self.folder.absolute().parents[1])
-        found = [place / own for place in places if (place / own).is_file()]
-        if not found:
-            raise NotStoredError(f"{own} is not here; say where {name!r} is with `networks`")
-        same = [f for f in found if sha256(f.read_bytes()) == self.certificate["inputs"][name]]
-        return (same or found)[0]
+        files = [place / own for place in places if (place / own).is_file()]
+        if not files:
+            raise NotStoredError(f"{own} was not found; say where {name!r} is with `networks`")
+        digest = self.certificate["inputs"][name]
+        same = [file for file in files if sha256(file.read_bytes()) == digest]
+        return (same or files)[0]
 
     def weights(self, name: str) -> Tensor:  # (n,)
-        """Return the weights of the crossover, as merged.safetensors has it, or of a network.
+        """Return the weights of the crossover (those of merged.safetensors), or of a network.
 
         Raises:
-            NotStoredError: If a network between the ends of the path is in no file that fits.
+            NotStoredError: If a network between the ends of the path is in no file.
         """
         path = self.path
         if name == "crossover":
@@ -193,7 +194,7 @@ class StoredRun:
         return self.path.network.head_view(slice(*outputs) if outputs else slice(None))
 
     def task(self, name: str) -> Task | None:
-        """Return a network's task, None where it had none.
+        """Return the task of a network, None if it had none.
 
         Raises:
             GeomergeError: If the data cannot be had.
@@ -204,7 +205,7 @@ class StoredRun:
         return self._task(given).shifted(self.report["networks"][name]["class_offset"])
 
     def manifold(self, name: str) -> Inputs | None:
-        """Return the inputs that were walked on for a network, None where there were none.
+        """Return the inputs that walks used for a network, None if there were none.
 
         Raises:
             GeomergeError: If the data cannot be had.

@@ -1,4 +1,4 @@
-"""A merge run -> which claims of its certificate hold."""
+"""Verification of a finished merge: every claim of its certificate, measured again."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["Claim", "Verification", "verify_run"]
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that a certificate says.
+    """One claim of a certificate.
 
     Attributes:
-        name: What it is about.
-        holds: Whether it holds; None where it could not be checked.
-        detail: What is wrong, or why it was not checked; empty where it holds.
+        name: Subject of the claim.
+        holds: Whether it holds; None if it could not be checked.
+        detail: Reason why it fails or was not checked; empty if it holds.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of verifying a run.
+    """Result of verifying a run.
 
     Attributes:
-        claims: All claims, in the order they were checked.
-        notes: What is not as it was when the run was made: versions, device, threads.
+        claims: All claims, in the order in which they were checked.
+        notes: Differences from the machine that made the run: versions, device, threads.
     """
 
     claims: list[Claim]
@@ -62,7 +62,7 @@ def verify_run(
     download: bool = False,
     device: str = "cpu",
 ) -> Verification:
-    """Make every claim of a merge run's certificate again from the files.
+    """Check every claim of a merge's certificate by measuring again from the files.
 
     Args:
         folder: Folder of the run.
@@ -97,7 +97,9 @@ def verify_run(
     except (ValueError, TypeError) as error:
         return Verification([Claim("report.json", False, _unreadable(error))], [])
     if not certified:
-        return Verification([Claim("report.json", False, "its certificate is no object")], [])
+        return Verification(
+            [Claim("report.json", False, "its certificate is not a JSON object")], []
+        )
     run = StoredRun(
         Path(folder), report, networks or {}, arch=arch,
         data_root=data_root, download=download, device=device,
@@ -125,18 +127,18 @@ def _claim(name: str, check: Check, run: StoredRun) -> Claim:
         wrong = check()
     except NotStoredError as error:
         return Claim(name, None, str(error))
-    except TaskError as error:  # said in full once, of the data itself
+    except TaskError as error:  # the claim on the data says it in full
         said = str(error) if name.startswith("data of") else "its data cannot be had"
         return Claim(name, None, said)
-    except GeomergeError as error:  # of files that are what they were: a part of theirs is not here
+    except GeomergeError as error:  # if all digests hold, a file outside of the run is missing
         return Claim(name, None if intact else False, str(error))
-    except Exception as error:  # whatever an edited report or a damaged file leads to
+    except Exception as error:  # an edited report or a damaged file may raise anything
         return Claim(name, False, _unreadable(error))
     return Claim(name, not wrong, "; ".join(wrong))
 
 
 def _unreadable(error: Exception) -> str:
-    return f"it is not whole any more ({type(error).__name__}: {first_line(error)})"
+    return f"it is damaged ({type(error).__name__}: {first_line(error)})"
 
 
 def _notes(run: StoredRun, now: Mapping[str, Any]) -> list[str]:

@@ -226,7 +226,7 @@ def test_changed_data_is_found_and_missing_data_is_not_checked(own: Path) -> Non
         x, y = arrays["x"], arrays["y"]
     x[17, 3] += 1e-3
     np.savez(own / "a.npz", x=x, y=y)
-    assert "inputs is said to be" in failing(verify_run(run))["data of a"]
+    assert "inputs is stated as" in failing(verify_run(run))["data of a"]
 
     (own / "a.npz").unlink()
     gone = verify_run(run)

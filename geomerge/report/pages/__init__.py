@@ -1,4 +1,4 @@
-"""Reports -> pages to look at: one self-contained HTML file for a run."""
+"""Pages of runs: one self-contained HTML file each, made of the report alone."""
 
 from geomerge.report.pages.compare import compare_page
 from geomerge.report.pages.merge import merge_page

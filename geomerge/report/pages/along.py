@@ -1,4 +1,4 @@
-"""The path of a merge, to move along: accuracies, distances, drift, classes at every point."""
+"""Explorer of a merge's path: accuracies, distances, drift and classes at every point."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from geomerge.report.pages.texts import number, percent
 
 __all__ = ["accuracy_figure", "along_path"]
 
-_STEPS = 300  # most steps that a chart shows
+_STEPS = 300  # largest number of steps in a chart
 _SHOWN = ("norm", "predicted", "measured")
 
 
@@ -18,8 +18,8 @@ def accuracy_figure(report: dict[str, Any], start: int | None) -> Figure:
     """Return the accuracy curves crossing, with the pick marked.
 
     Args:
-        report: The content of ``report.json``.
-        start: Where the explorer stands at first; None makes a chart that stands still.
+        report: Content of ``report.json``.
+        start: First place of the explorer. None makes a chart that does not follow it.
     """
     curve, t = report["curve"], report["crossover"]["t"]
     labels = _labels(report)
@@ -52,7 +52,7 @@ def accuracy_figure(report: dict[str, Any], start: int | None) -> Figure:
 
 
 def _distance_figure(report: dict[str, Any], start: int | None) -> Figure:
-    """Return what there is to draw where no task is known."""
+    """Return the distances, for merges whose tasks are unknown."""
     rows = [
         {"i": i, "t": p["t"], "network": f"to {name}", "distance": value}
         for i, p in enumerate(report["curve"])
@@ -79,8 +79,8 @@ def along_path(report: dict[str, Any], steps: list[dict[str, Any]]) -> Section:
     """Return the part of the page that moves along the path.
 
     Args:
-        report: The content of ``report.json``.
-        steps: The records of the path's steps.
+        report: Content of ``report.json``.
+        steps: Records of the path's steps.
     """
     curve, names = report["curve"], list(report["networks"])
     start = next(i for i, p in enumerate(curve) if p["t"] == report["crossover"]["t"])
@@ -119,8 +119,8 @@ def along_path(report: dict[str, Any], steps: list[dict[str, Any]]) -> Section:
 
 def _labels(report: dict[str, Any]) -> dict[str, str]:
     return {
-        name: f"{found['task'] or 'unknown task'} ({name})"
-        for name, found in report["networks"].items()
+        name: f"{network['task'] or 'unknown task'} ({name})"
+        for name, network in report["networks"].items()
     }
 
 
@@ -179,7 +179,7 @@ def _drift(report: dict[str, Any], start: int) -> list[Figure]:
 
 
 def _classes(report: dict[str, Any], start: int) -> list[Figure]:
-    found = []
+    figures = []
     for name, label in _labels(report).items():
         classes = list(report["curve"][0]["classes"][name])
         if not classes:
@@ -189,7 +189,7 @@ def _classes(report: dict[str, Any], start: int) -> list[Figure]:
             for i, p in enumerate(report["curve"])
             for k, value in p["classes"][name].items()
         ]
-        found.append(
+        figures.append(
             Figure(
                 f"Classes of {label} at this point",
                 "Accuracy of each class on the selection split at the place chosen above.",
@@ -204,7 +204,7 @@ def _classes(report: dict[str, Any], start: int) -> list[Figure]:
                 ),
             )
         )
-    return found
+    return figures
 
 
 def _steps(steps: list[dict[str, Any]]) -> list[Figure]:
@@ -221,7 +221,7 @@ def _steps(steps: list[dict[str, Any]]) -> list[Figure]:
     return [
         Figure(
             "Change of each step, predicted and measured",
-            "What a step was to change in the kept function by the metric, and what it changed. "
+            "Change of the kept function by each step, as the metric predicts it and as measured. "
             "Logarithmic; on long walks not every step is shown.",
             lines(
                 rows,

@@ -1,4 +1,4 @@
-"""What lies around a merge's path: losses in a plane, layers, answers that changed."""
+"""Surroundings of a merge's path: losses in a plane, distances by layer, changed answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["answers_section", "layers_section", "plane_section"]
 
 
 def plane_section(report: dict[str, Any]) -> list[Section]:
-    """Return the losses around the path, nothing where no plane was measured."""
+    """Return the losses in the plane around the path; no section if none was measured."""
     plane = report["plane"]
     if plane is None:
         return []
@@ -35,9 +35,9 @@ def plane_section(report: dict[str, Any]) -> list[Section]:
         figures.append(
             Figure(
                 f"Loss on {task}, the task of {name}",
-                f"Mean cross-entropy (at most {HIGHEST:g} is told apart) on {plane['examples']} "
-                "selection examples in the plane through the ends of the path and the crossover, "
-                "stronger where larger; axes are distances of weights. The path, and any network "
+                f"Mean cross-entropy (shown up to {HIGHEST:g}) on {plane['examples']} selection "
+                "examples in the plane through the ends of the path and the crossover, darker "
+                "where larger; axes are distances of weights. The path, and any network "
                 f"between the ends, is projected; the path leaves the plane by up to {off:.2g}.",
                 heat(cells, "x", "y", "loss", titles=titles, track=track, marks=marks),
                 Table(
@@ -58,7 +58,7 @@ def _shown(loss: float | None) -> float:
 
 
 def layers_section(report: dict[str, Any]) -> Section:
-    """Return how far each tensor lies from the networks."""
+    """Return the distance of each tensor from the networks."""
     names = list(report["networks"])
     rows = [
         {
@@ -98,21 +98,21 @@ def _class(number: int | None) -> str:
 
 
 def answers_section(report: dict[str, Any]) -> list[Section]:
-    """Return how answers on the test splits changed, nothing where no task is known."""
+    """Return how answers on the test splits changed; no section if no task is known."""
     rows, pictures = [], []
-    for name, found in report["answers"].items():
+    for name, answers in report["answers"].items():
         task = report["networks"][name]["task"]
         rows.append([
             f"{task} ({name})",
-            *(str(found[key]) for key in ("kept", "lost", "gained", "wrong", "of")),
+            *(str(answers[key]) for key in ("kept", "lost", "gained", "wrong", "of")),
         ])  # fmt: skip
-        for one in found["shown"]:
-            if one["image"] is not None:
+        for example in answers["shown"]:
+            if example["image"] is not None:
                 pictures.append(
                     Picture(
-                        one["image"],
-                        f"{task}, test example {one['index']}: class {one['label']}; before "
-                        f"{_class(one['before'])}, now {_class(one['after'])}",
+                        example["image"],
+                        f"{task}, test example {example['index']}: class {example['label']}; "
+                        f"before {_class(example['before'])}, now {_class(example['after'])}",
                     )
                 )
     if not rows:

@@ -1,4 +1,4 @@
-"""The certificate of a run -> a section of its page."""
+"""Section of a merge's page on its certificate: counts, intervals, self-tests, digests."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["certificate_section"]
 
 
 def certificate_section(report: dict[str, Any]) -> Section:
-    """Return what was certified of a merge.
+    """Return the section on the certificate of a merge.
 
     Args:
-        report: The content of ``report.json``, with its certificate.
+        report: Content of ``report.json``, with its certificate.
     """
-    found = report["certificate"]
+    given = report["certificate"]
     counts = [
         [
             row,
@@ -27,24 +27,24 @@ def certificate_section(report: dict[str, Any]) -> Section:
             f"{100 * counted['interval'][0]:.2f} to {100 * counted['interval'][1]:.2f}",
             f"{counted['correct']} of {counted['of']}",
         ]
-        for row, splits in found["accuracies"].items()
+        for row, splits in given["accuracies"].items()
         for split, names in splits.items()
         for name, counted in names.items()
     ]
     bracket = [
         [f"{point['t']:.4f}", *(percent(c["accuracy"]) for c in point["select"].values())]
-        for point in found["bracket"]
+        for point in given["bracket"]
     ]
     legs = [
         [f"leg of {name}", str(leg["steps"]), number(leg["predicted"]), number(leg["measured"])]
-        for name, leg in found["drift"]["legs"].items()
+        for name, leg in given["drift"]["legs"].items()
     ]
-    programs = found["programs"]
+    programs = given["programs"]
     return Section(
         "Certificate",
         [
-            "geomerge verify makes every claim below again from the files of this folder, the "
-            "networks and the data, and says which hold.",
+            "geomerge verify checks every claim below again with the files of this folder, the "
+            "networks and the data, and lists those that hold.",
             Table(
                 "Accuracies with their 95 % intervals (Wilson's score)",
                 ("network", "split", "task of", "accuracy", "interval, %", "right"),
@@ -52,7 +52,7 @@ def certificate_section(report: dict[str, Any]) -> Section:
             ),
             Table(
                 "The stored points on both sides of the crossover, selection splits",
-                ("t", *(f"task of {name}" for name in found["bracket"][0]["select"])),
+                ("t", *(f"task of {name}" for name in given["bracket"][0]["select"])),
                 bracket,
             )
             if bracket
@@ -63,9 +63,9 @@ def certificate_section(report: dict[str, Any]) -> Section:
                 legs,
             ),
             Table(
-                "Identities checked to the bit in this run",
-                ("identity", "holds"),
-                [[name, "yes" if holds else "no"] for name, holds in found["identity"].items()],
+                "Self-tests of this run, exact to the bit",
+                ("self-test", "holds"),
+                [[name, "yes" if holds else "no"] for name, holds in given["identity"].items()],
             ),
             f"Quadratic programs solved: {programs['solved']}"
             + (
@@ -74,22 +74,22 @@ def certificate_section(report: dict[str, Any]) -> Section:
                 else "; no budget bound."
             ),
             Table(
-                "SHA-256; report.json has those of data, path and images too",
-                ("what", "hash"),
-                list(_hashes(found)),
+                "SHA-256; those of data, path and images are in report.json",
+                ("file", "hash"),
+                list(_hashes(given)),
             ),
             Table(
                 "Made with",
-                ("what", "version"),
-                [[name, str(value)] for name, value in found["environment"].items()],
+                ("part", "version"),
+                [[name, str(value)] for name, value in given["environment"].items()],
             ),
         ],
     )
 
 
-def _hashes(found: dict[str, Any]) -> Iterator[list[str]]:
-    for name, digest in found["inputs"].items():
+def _hashes(given: dict[str, Any]) -> Iterator[list[str]]:
+    for name, digest in given["inputs"].items():
         yield [f"input {name}", str(digest)]
-    for name, digest in found["files"].items():
+    for name, digest in given["files"].items():
         if "/" not in name:
             yield [name, digest]

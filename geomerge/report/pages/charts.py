@@ -1,4 +1,4 @@
-"""Rows of numbers -> charts, as Vega-Lite specifications made with Altair."""
+"""Line, bar and scatter charts, as Vega-Lite specifications made with Altair."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from geomerge.report.pages.looks import (
 __all__ = ["bars", "lines", "scatter"]
 
 
-_HEIGHT = 300  # of lines, in pixels
+_HEIGHT = 300  # pixels of a line chart
 
 
 def lines(
@@ -41,16 +41,16 @@ def lines(
     """Return lines through points, one for each series.
 
     Args:
-        rows: A dictionary for each point; with ``start`` each has its number ``i``.
-        x: Its key of the horizontal place.
-        y: Its key of the value.
-        series: Its key of the series' name.
-        titles: Of the axes.
-        marked: Where a vertical line stands.
-        marked_as: What is written beside it.
-        start: The explorer's first place, where the chart follows one.
+        rows: Dictionaries of the points; with ``start`` each has its number ``i``.
+        x: Key of the horizontal place.
+        y: Key of the value.
+        series: Key of the series' name.
+        titles: Titles of the axes.
+        marked: Place of a vertical line.
+        marked_as: Text next to that line.
+        start: First place of the explorer, if the chart follows one.
         log: Whether values are on a logarithmic scale.
-        domain: Of the values.
+        domain: Lowest and highest value of the axis.
     """
     import altair as alt
 
@@ -109,17 +109,17 @@ def bars(
     domain: tuple[float, float] | None = None,
     strong: str | None = None,
 ) -> dict[str, Any]:
-    """Return horizontal bars, in the order of the rows; several beside each other with a series.
+    """Return horizontal bars, in the order of the rows, grouped by name if there is a series.
 
     Args:
-        rows: A dictionary for each bar; with ``start`` each has its point's number ``i``.
-        name: Its key of the name.
-        value: Its key of the length.
-        title: Of the length's axis.
-        series: Its key of the series' name.
-        start: The explorer's first place, where the chart follows one.
-        domain: Of the lengths.
-        strong: The name that stands out.
+        rows: Dictionaries of the bars; with ``start`` each has its point's number ``i``.
+        name: Key of the name.
+        value: Key of the length.
+        title: Title of the axis of lengths.
+        series: Key of the series' name.
+        start: First place of the explorer, if the chart follows one.
+        domain: Lowest and highest length of the axis.
+        strong: Name of the bar that stands out.
     """
     import altair as alt
 
@@ -166,13 +166,13 @@ def scatter(
     """Return named points, a shape and colour for each group, with two reference lines.
 
     Args:
-        rows: A dictionary for each point.
-        x: Its key of the horizontal value.
-        y: Its key of the vertical value.
-        name: Its key of the name, shown beside it where it is among the best.
-        group: Its key of the group.
-        titles: Of the axes.
-        cross: Where the lines stand.
+        rows: Dictionaries of the points.
+        x: Key of the horizontal value.
+        y: Key of the vertical value.
+        name: Key of the name, shown in the tooltip.
+        group: Key of the group.
+        titles: Titles of the axes.
+        cross: Places of the vertical and of the horizontal reference line.
     """
     import altair as alt
 

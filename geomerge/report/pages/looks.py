@@ -1,7 +1,7 @@
-"""Colours, dashes, shapes and tooltips that all charts share.
+"""Colours, dashes, shapes and tooltips shared by all charts.
 
-Colours are CSS variables, so that one chart is right in light, dark and print; lines differ in
-dashes and points in shape for those who see no colours.
+Colours are CSS variables, so that one chart fits light, dark and print. Lines differ in dashes and
+points in shape, for readers who see no colours.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 Rows = Sequence[dict[str, Any]]
 
 COLORS = ("var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)")
-# Of other lengths than the colours, so that no two of thirty series look alike.
+# Five dashes and seven shapes with six colours: no two of thirty series look alike.
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4])
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left")
 INK, FAINT = "var(--ink)", "var(--faint)"
@@ -47,26 +47,26 @@ def shapes(series: str, names: list[str]) -> Any:
 
 
 def looks(names: list[str], known: Sequence[Any]) -> Any:
-    """Return a look for each name, in order, from the first again when they are used up."""
+    """Return a scale with one look for each name, in order; looks repeat when used up."""
     import altair as alt
 
     return alt.Scale(domain=names, range=[known[k % len(known)] for k in range(len(names))])
 
 
 def legend(names: list[str]) -> Any:
-    """Return what all looks of a series share, so that they make one legend.
+    """Return the legend shared by all looks of a series.
 
-    Few short names stand beside each other; others below each other, for narrow screens.
+    Few short names stand in one row; others stand in one column, for narrow screens.
     """
     import altair as alt
 
-    beside = len(names) <= 3 and sum(map(len, names)) <= 45
-    columns = len(names) if beside else 1
+    one_row = len(names) <= 3 and sum(map(len, names)) <= 45
+    columns = len(names) if one_row else 1
     return alt.Legend(orient="top", title=None, labelLimit=300, columns=columns)
 
 
 def tip(key: str, kind: Any = "quantitative") -> Any:
-    """Return what pointing at a mark shows of one key."""
+    """Return the tooltip of one key."""
     import altair as alt
 
     if kind == "quantitative":
@@ -75,7 +75,7 @@ def tip(key: str, kind: Any = "quantitative") -> Any:
 
 
 def spec(chart: Any, height: int) -> dict[str, Any]:
-    """Return a chart's specification, as wide as the page leaves room for."""
+    """Return a chart's specification, with the width of its place on the page."""
     quiet = {"domainColor": FAINT, "tickColor": FAINT, "gridColor": "var(--grid)"}
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}
     config = {
@@ -86,5 +86,5 @@ def spec(chart: Any, height: int) -> dict[str, Any]:
         "text": {"fontSize": 12},
         "font": "system-ui, sans-serif",
     }
-    found: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
-    return {**found, "config": config}
+    specification: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
+    return {**specification, "config": config}

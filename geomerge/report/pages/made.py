@@ -1,4 +1,4 @@
-"""How a run was made, and how to make it again: the last part of every page."""
+"""Section of every page on the command and the recipe of the run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def made_section(
     """Return the command and the recipe of a run.
 
     Args:
-        report: The content of ``report.json``.
-        parts: What else there is to say of the data.
-        exact: Whether all of it, not only the networks, comes out the same again.
+        report: Content of ``report.json``.
+        parts: More paragraphs and tables, such as one on the data.
+        exact: Whether the same command gives the same bits; else the same accuracies.
     """
     same = (
         "The same files and data with this command give the same bits on the same machine"

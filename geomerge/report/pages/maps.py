@@ -1,4 +1,4 @@
-"""Values over two directions -> maps, as Vega-Lite specifications made with Altair."""
+"""Heat maps, as Vega-Lite specifications made with Altair."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from geomerge.report.pages.looks import COLORS, INK, Rows, spec, tip
 
 __all__ = ["heat"]
 
-_DARK = 0.55  # share of a map's range over which its numbers are light
+_DARK = 0.55  # share of a map's range above which numbers are written in a light colour
 
 
 def heat(
@@ -24,19 +24,19 @@ def heat(
     ordered: bool = False,
     height: int = 340,
 ) -> dict[str, Any]:
-    """Return a map of values over two directions, with a track of points and marks on it.
+    """Return a heat map, with a track of points and marks on it.
 
     Args:
-        rows: A dictionary for each cell, with ``x2`` and ``y2`` where the directions are measured.
-        x: Its key of the horizontal place.
-        y: Its key of the vertical place.
-        value: Its key of the value, darker where larger.
-        titles: Of the axes and the value.
+        rows: Dictionaries of the cells, with ``x2`` and ``y2`` unless ``ordered``.
+        x: Key of the horizontal place.
+        y: Key of the vertical place.
+        value: Key of the value, darker where larger.
+        titles: Titles of both axes and of the value.
         track: Points of a line, with the same keys.
         marks: Places with a ``name``, with the same keys.
         numbers: Whether values are written into the cells.
-        ordered: Whether the places are steps and not measures.
-        height: In pixels.
+        ordered: Whether places are ordinal, not measured.
+        height: Height in pixels.
     """
     import altair as alt
 
@@ -49,7 +49,7 @@ def heat(
     )
     if not ordered:
         cells = cells.encode(x2="x2:Q", y2="y2:Q")
-    # One ink at several strengths: right on light and on dark ground, and in print.
+    # One ink with several opacities fits light and dark grounds, and print.
     strength = alt.FillOpacity(
         value, type="quantitative", title=titles[2], scale=alt.Scale(range=[0.03, 0.8])
     )
@@ -77,7 +77,7 @@ def heat(
             )
         )
         middle = (min(row[x] for row in rows) + max(row[x] for row in rows)) / 2
-        for left, side in ((True, "<="), (False, ">")):  # names stay within the picture
+        for left, side in ((True, "<="), (False, ">")):  # so that names stay within the picture
             text = spots.transform_filter(f"datum['{x}'] {side} {middle}").mark_text(
                 dx=10 if left else -10, dy=-8, align="left" if left else "right", color=INK
             )

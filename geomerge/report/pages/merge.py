@@ -1,4 +1,4 @@
-"""The report of a merge -> its page."""
+"""Page of a merge."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def merge_page(report: dict[str, Any], steps: list[dict[str, Any]]) -> Page:
     """Return the page of a merge.
 
     Args:
-        report: The content of ``report.json``.
-        steps: The records of its path's steps, in the order stored.
+        report: Content of ``report.json``.
+        steps: Records of its path's steps, in the order stored.
     """
     networks = report["networks"]
-    titles = [found["task"] or found["file"] for found in networks.values()]
+    titles = [network["task"] or network["file"] for network in networks.values()]
     return Page(
         kind="merge",
         title=f"{' + '.join(titles)} in one network",
@@ -42,7 +42,7 @@ def merge_page(report: dict[str, Any], steps: list[dict[str, Any]]) -> Page:
             *plane_section(report),
             candidates_section(report),
             *budgets_section(report),
-            _beside(report),
+            _comparison(report),
             layers_section(report),
             *answers_section(report),
             _made(report),
@@ -76,7 +76,7 @@ def _numbers(report: dict[str, Any]) -> list[Number]:
 
 
 def worst_drop(report: dict[str, Any], row: dict[str, Any] | None) -> float | None:
-    """Return how far a row's worse task is below its own network; None where it is not known."""
+    """Return how far a row's worst task is below its own network; None if a task is unknown."""
     if row is None:
         return None
     drops: list[float] = []
@@ -91,11 +91,11 @@ def worst_drop(report: dict[str, Any], row: dict[str, Any] | None) -> float | No
 def _verdict(report: dict[str, Any]) -> list[str]:
     ours = worst_drop(report, _row(report, "crossover"))
     at = report["crossover"]
-    found = [f"Picked at t = {at['t']:.3f} of the path by {at['pick']}, on the selection splits."]
+    verdict = [f"Picked at t = {at['t']:.3f} of the path by {at['pick']}, on the selection splits."]
     if ours is None:
-        return [*found, "Not every task is known, so that nothing can be said of the worst drop."]
+        return [*verdict, "The worst drop is unknown, because not every task is known."]
     below = "below" if ours >= 0 else "above"
-    found.append(
+    verdict.append(
         f"The task that suffers most is {abs(100 * ours):.1f} points {below} its own network on "
         "test."
     )
@@ -107,13 +107,13 @@ def _verdict(report: dict[str, Any]) -> list[str]:
     for row, words in names.items():
         theirs = worst_drop(report, _row(report, row))
         if theirs is not None:
-            found.append(better_by(words, ours, theirs))
+            verdict.append(better_by(words, ours, theirs))
         elif row == "joint training":
-            found.append("Joint training is not in the table; the notes say why.")
-    return found
+            verdict.append("Joint training is not in the table; the notes say why.")
+    return verdict
 
 
-def _beside(report: dict[str, Any]) -> Section:
+def _comparison(report: dict[str, Any]) -> Section:
     names = list(report["networks"])
     drops = {row["name"]: worst_drop(report, row) for row in report["results"]}
     known = [{"name": n, "drop": 100 * d} for n, d in drops.items() if d is not None]
@@ -131,7 +131,7 @@ def _beside(report: dict[str, Any]) -> Section:
         ["crossover"],
     )
     if not known:
-        return Section("Beside it", [table])
+        return Section("Compared with other networks", [table])
     figure = Figure(
         "Worst drop below the networks alone",
         "How many points the task that suffers most is below its own network on test; shorter is "
@@ -139,7 +139,7 @@ def _beside(report: dict[str, Any]) -> Section:
         bars(known, "name", "drop", title="points", strong="crossover"),
         table,
     )
-    return Section("Beside it", [figure])
+    return Section("Compared with other networks", [figure])
 
 
 def _made(report: dict[str, Any]) -> Section:

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of figures, tables and numbers, with no word of HTML."""
+"""Parts of a page, without HTML: sections of figures, tables, pictures and numbers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Table:
     """A table.
 
     Attributes:
-        caption: What it shows.
-        headings: Of the columns.
-        rows: Cells as they are read; the first of each row heads it.
-        strong: First cells of the rows that stand out.
+        caption: Caption of the table.
+        headings: Headings of the columns.
+        rows: Texts of the cells; the first of each row is its heading.
+        strong: Headings of the rows that stand out.
     """
 
     caption: str
@@ -28,13 +28,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, with the table that holds its numbers.
+    """A chart, with a table of its numbers.
 
     Attributes:
-        title: Above it.
-        about: What it shows and how to read it, a sentence or two; read aloud instead of it too.
-        chart: A Vega-Lite specification. One with a parameter ``at`` follows the explorer.
-        table: The numbers.
+        title: Title of the chart.
+        about: Explanation of one or two sentences, which screen readers read instead of the chart.
+        chart: Vega-Lite specification. A chart with a parameter ``at`` follows the explorer.
+        table: Table of the numbers.
     """
 
     title: str
@@ -45,11 +45,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the run's folder.
+    """An image in the run's folder.
 
     Attributes:
-        file: Its name there.
-        caption: What it shows; read aloud too.
+        file: Name of the file, relative to the folder.
+        caption: Caption, which screen readers read too.
         large: Whether it has the width of the page.
     """
 
@@ -60,14 +60,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Explorer:
-    """A row of points to move along; charts with a parameter ``at`` follow.
+    """A slider over a row of points; charts with a parameter ``at`` follow it.
 
     Attributes:
-        label: What moving changes.
-        names: Of the points, as they are read.
-        start: Where it stands at first.
+        label: Label of the slider.
+        names: Names of the points.
+        start: Index of the first point shown.
         columns: Headings of the numbers shown for a point.
-        rows: A heading and, for each point, the cells of the row.
+        rows: Rows of numbers: a heading and, for each point, the cells.
     """
 
     label: str
@@ -82,9 +82,9 @@ class Number:
     """A number of the first screen.
 
     Attributes:
-        value: As it is read.
-        label: What it is.
-        detail: More about it.
+        value: Text of the number.
+        label: Name of the number.
+        detail: Text in small print.
     """
 
     value: str
@@ -97,9 +97,9 @@ class Section:
     """A part of the page.
 
     Attributes:
-        title: Its heading.
+        title: Heading of the section.
         parts: Paragraphs (text), figures, tables, pictures and at most one explorer, in order.
-        code: Lines to copy.
+        code: Lines of code to copy.
     """
 
     title: str
@@ -109,16 +109,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A report.
+    """The page of a run.
 
     Attributes:
-        kind: What made the run: ``"merge"``, ``"sparsify"``, ...
-        title: What it was made of.
-        numbers: The most important ones.
-        verdict: Better or worse than what, in sentences.
-        first: The figure of the first screen; None where there is nothing to draw.
-        sections: The rest.
-        notes: Sentences of the first screen on what was assumed or could not be done.
+        kind: Command of the run: ``"merge"``, ``"sparsify"``, ...
+        title: Title of the page.
+        numbers: Numbers of the first screen.
+        verdict: Sentences that compare the result with other networks.
+        first: Figure of the first screen; None for a page without one.
+        sections: Sections below the first screen.
+        notes: Sentences of the first screen on assumptions and omissions.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""A page -> one HTML file that needs nothing else."""
+"""HTML of a page: one file with all styles, scripts and pictures inside."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def render(page: Page, folder: Path) -> str:
     """Return the page as HTML, with all its pictures, charts and scripts inside.
 
     Args:
-        page: The page.
-        folder: The run's folder, for its pictures.
+        page: Page to render.
+        folder: Folder of the run, for its pictures.
 
     Raises:
-        RunError: If a picture is not there.
+        RunError: If a picture is missing.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -49,17 +49,17 @@ def render(page: Page, folder: Path) -> str:
         charts[name] = _plain({**figure.chart, "description": f"{figure.title}. {figure.about}"})
         return {"id": name, "title": figure.title, "about": figure.about, "table": figure.table}
 
-    def part(found: Any) -> tuple[str, Any]:
-        kind = type(found).__name__
-        if isinstance(found, Figure):
-            return kind, named(found)
-        if isinstance(found, Picture):
-            return kind, {**asdict(found), "source": _source(folder, found.file)}
-        return kind, found
+    def with_kind(part: Any) -> tuple[str, Any]:
+        kind = type(part).__name__
+        if isinstance(part, Figure):
+            return kind, named(part)
+        if isinstance(part, Picture):
+            return kind, {**asdict(part), "source": _source(folder, part.file)}
+        return kind, part
 
     first = None if page.first is None else named(page.first)
     sections = [
-        {"title": s.title, "parts": [part(p) for p in s.parts], "code": s.code}
+        {"title": s.title, "parts": [with_kind(part) for part in s.parts], "code": s.code}
         for s in page.sections
     ]
     explorer = next(_explorers(page), None)
@@ -85,10 +85,10 @@ def _explorers(page: Page) -> Iterator[Explorer]:
 
 
 def _source(folder: Path, name: str) -> str:
-    """Return a picture of a run as a data address.
+    """Return a picture of a run as a data URL.
 
     Raises:
-        RunError: If it is not there, or no picture.
+        RunError: If it is missing, or no picture.
     """
     within, _, own = str(name).rpartition("/")
     try:
@@ -103,7 +103,7 @@ def _source(folder: Path, name: str) -> str:
 
 @cache
 def _library() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script without any address to fetch from."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script that fetches nothing."""
     import vl_convert
 
     everything: Any = None  # the three libraries, as its documentation says
@@ -112,9 +112,9 @@ def _library() -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: numbers that are not finite become null."""
+    """Return a value in which numbers that are not finite are None, as JSON needs it."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Numbers -> the words of a page."""
+"""Numbers of a page as text: percents, points, intervals, comparisons."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def number(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{value:.4g}"
 
 
-def interval(found: dict[str, Any] | None) -> str:
-    """Return a confidence interval and the number of examples behind it."""
-    if found is None:
+def interval(counted: dict[str, Any] | None) -> str:
+    """Return a confidence interval and the number of examples that it was computed from."""
+    if counted is None:
         return ""
-    low, high = found["interval"]
-    return f"95 % interval {100 * low:.2f} to {100 * high:.2f}, {found['of']} test examples"
+    low, high = counted["interval"]
+    return f"95 % interval {100 * low:.2f} to {100 * high:.2f}, {counted['of']} test examples"
 
 
 def better_by(name: str, ours: float, theirs: float) -> str:
-    """Return a sentence on two worst drops below the experts, in points: the smaller is better."""
+    """Return a sentence that compares two worst drops below the experts, in points."""
     gap = 100 * (theirs - ours)
     if abs(gap) < 0.05:
         return f"As good as {name}."

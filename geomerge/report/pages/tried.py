@@ -1,4 +1,4 @@
-"""The walks that a merge tried: candidates, legs, budgets and their prices."""
+"""Sections of a merge's page on its candidate walks, and on budgets and their shadow prices."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def candidates_section(report: dict[str, Any]) -> Section:
 
 
 def budgets_section(report: dict[str, Any]) -> list[Section]:
-    """Return budgets and their shadow prices, nothing where there were none."""
-    found: list[Table] = []
+    """Return budgets and their shadow prices; no section if there were none."""
+    tables: list[Table] = []
     for stage in report["stages"]:
         budgets = stage["budgets"]
         if budgets is None:
@@ -68,7 +68,7 @@ def budgets_section(report: dict[str, Any]) -> list[Section]:
             ]
             for name, price in budgets["shadow_prices"].items()
         ]
-        found.append(
+        tables.append(
             Table(
                 f"A quadratic program in {budgets['programs_solved']} of {budgets['steps']} steps; "
                 f"its conditions hold to {budgets['largest_residual']:.1g}",
@@ -76,11 +76,11 @@ def budgets_section(report: dict[str, Any]) -> list[Section]:
                 rows,
             )
         )
-    if not found:
+    if not tables:
         return []
     about = (
         "A budget bounds how much worse a function may get. Its shadow price says how much further "
         "a step would go toward the other function for one more unit of budget: a budget that "
         "never binds costs nothing."
     )
-    return [Section("Budgets and their prices", [about, *found])]
+    return [Section("Budgets and their prices", [about, *tables])]
