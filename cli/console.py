@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -171,6 +171,12 @@ def plain_table(
     for cells in rows:
         table.add_row(*cells, style="bold" if bold(cells[0]) else None)
     return table
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """Print notes of a result, each on a line."""
+    for note in notes:
+        print(f"note: {with_flags(note)}")
 
 
 def percent(value: float | None) -> str:

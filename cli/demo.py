@@ -1,4 +1,4 @@
-"""``geomerge demo``: the whole way in a minute, offline."""
+"""``geomerge demo``: two small networks trained and merged in a minute, offline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import typer
 
 from geomerge.cli.console import percent, watched
 from geomerge.cli.merge import show_report
-from geomerge.cli.options import Seed
 
 __all__ = ["demo"]
 
@@ -19,11 +18,20 @@ ARCHITECTURE = "lenet-300-100"
 
 def demo(
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the demonstration; default runs/demo-SEED.")
+        Path | None,
+        typer.Option(
+            help="folder of the demonstration; default runs/demo-SEED", rich_help_panel="output"
+        ),
     ] = None,
-    seed: Seed = 0,
+    seed: Annotated[
+        int, typer.Option(help="seed of both networks and of the merge", rich_help_panel="training")
+    ] = 0,
 ) -> None:
-    """Train and merge two small networks, in a minute."""
+    """Train and merge two small networks, in a minute.
+
+    The tasks are the digits that scikit-learn brings along, as they are and with permuted pixels.
+    Nothing is downloaded.
+    """
     from geomerge.monitor import sparkline
 
     out = out or Path(f"runs/demo-{seed}")

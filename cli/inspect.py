@@ -1,8 +1,9 @@
-"""``geomerge inspect``: what removing layers, units and weights does to a network."""
+"""``geomerge inspect``: the damage that a network takes without layers, units and weights."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -10,43 +11,53 @@ from typing import Annotated, Any
 import typer
 
 from geomerge.cli.console import percent
-from geomerge.cli.options import (
-    Arch,
-    DataRoot,
-    Device,
-    Download,
-    Json,
-    NetworkFile,
-    Normalisations,
-    Output,
-)
+from geomerge.cli.flags import Flags
+from geomerge.cli.options import Json, NetworkFile
+from geomerge.io.files import check_output, write_bytes
+from geomerge.loading import ExpertOptions
+from geomerge.metrics.outputs import OUTPUTS
+from geomerge.options import at_least, check_options, option
+from geomerge.pruning.inspect import inspect_network
 
 __all__ = ["inspect", "show_findings"]
 
 
+@dataclass(frozen=True)
+class _InspectOptions:
+    output: str = option(
+        "tempered", "output whose change is measured", choices=OUTPUTS, group="metric"
+    )
+    inputs: int = option(
+        2000, "number of inputs to use, at most; a quarter of them for each unit",
+        check=at_least(1), group="metric",
+    )  # fmt: skip
+    seed: int = option(0, "seed of the choice of inputs", group="metric")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
 def inspect(
     network: NetworkFile,
-    manifold: Annotated[str, typer.Option(help="Its task; the metric sees no labels.")],
-    output: Output = "tempered",
-    inputs: Annotated[
-        int, typer.Option(help="How many inputs to use; a quarter of them for each unit.")
-    ] = 2000,
+    manifold: Annotated[
+        str,
+        typer.Option(
+            help="task of the network; labels serve for accuracies only", rich_help_panel="data"
+        ),
+    ],
+    options: _InspectOptions,
+    data: Annotated[ExpertOptions, Flags(without=("manifold",))],
     out: Annotated[
-        Path | None, typer.Option(help="Where all numbers go: .json, replaced in one step.")
+        Path | None,
+        typer.Option(help="file of all numbers: .json, replaced at once", rich_help_panel="output"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Chooses the inputs.")] = 0,
-    arch: Arch = None,
-    normalisation: Normalisations = None,
-    device: Device = "cpu",
-    data_root: DataRoot = None,
-    download: Download = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a network can lose, and what that costs."""
-    from rich.console import Console
+    """Show what a network can lose, and what that costs.
 
-    from geomerge.io.files import check_output, write_bytes
-    from geomerge.pruning.inspect import inspect_network
+    The network is measured without each layer, without each unit, and without its weakest weights.
+    """
+    from rich.console import Console
 
     if out is not None:
         check_output(out, (".json",))
@@ -54,14 +65,14 @@ def inspect(
         found = inspect_network(
             network,
             manifold,
-            output=output,
-            inputs=inputs,
-            arch=arch,
-            normalisation=normalisation or (),
-            data_root=data_root,
-            download=download,
-            device=device,
-            seed=seed,
+            output=options.output,
+            inputs=options.inputs,
+            seed=options.seed,
+            arch=data.arch if isinstance(data.arch, str) else None,
+            normalisation=data.normalisation,
+            data_root=data.data_root,
+            download=data.download,
+            device=data.device,
         )
     text = json.dumps(found, indent=1, allow_nan=False)
     if out is not None:
@@ -75,7 +86,7 @@ def inspect(
 
 
 def show_findings(found: dict[str, Any]) -> None:
-    """Print the tables, each with what to read from it."""
+    """Print the tables, each with an explanation."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -94,7 +105,7 @@ def show_findings(found: dict[str, Any]) -> None:
 
 
 def _meaning(output: str) -> str:
-    """Say what a functional change is, and how large it can be."""
+    """Return the definition of a functional change, with its largest value."""
     from geomerge.metrics.outputs import TEMPERATURE
 
     most = {"hellinger": 8.0, "tempered": 8 * TEMPERATURE**2, "softmax": 2.0}.get(output)
@@ -244,7 +255,7 @@ def _number(value: float | None) -> str:
 
 
 def _sampled(found: dict[str, Any]) -> str:
-    """Say which units were measured."""
+    """Return a sentence on the units that were measured."""
     most = max(one["measured"] for one in found["units"])
     if all(one["measured"] == len(one["units"]) for one in found["units"]):
         return "all units"

@@ -1,4 +1,4 @@
-"""``geomerge path``: any network of a finished run's path."""
+"""``geomerge path``: a network of a finished run's path, in a file."""
 
 from __future__ import annotations
 
@@ -7,24 +7,29 @@ from typing import Annotated
 
 import typer
 
-from geomerge.cli.options import Arch, NetworkOut
+from geomerge.cli.flags import Flags
+from geomerge.cli.options import NetworkOut
+from geomerge.io.checkpoint import SUFFIXES
+from geomerge.io.files import check_output
+from geomerge.loading import ExpertOptions
+from geomerge.pretrained import stored_expert
 
 __all__ = ["path"]
 
 
 def path(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(help="folder of a finished run")],
     out: NetworkOut,
+    data: Annotated[ExpertOptions, Flags(only=("arch",))],
     at: Annotated[
-        float | None, typer.Option(help="Place on the path: 0 is a, 1 is b; default the result.")
+        float | None,
+        typer.Option(
+            help="place on the path: 0 is the first network, 1 the last; default the result",
+            rich_help_panel="data",
+        ),
     ] = None,
-    arch: Arch = None,
 ) -> None:
     """Take a network off a finished run's path."""
-    from geomerge.io.checkpoint import SUFFIXES
-    from geomerge.io.files import check_output
-    from geomerge.pretrained import stored_expert
-
     check_output(out, SUFFIXES)
-    stored_expert(run, t=at, arch=arch).save(out)
+    stored_expert(run, t=at, arch=data.arch).save(out)
     print(f"{out}: the network " + ("that came out" if at is None else f"at t = {at:g}"))

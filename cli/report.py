@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from geomerge.runs.run import open_run
+
 __all__ = ["report"]
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    run: Annotated[Path, typer.Argument(help="folder of a finished run")],
+    open_it: Annotated[
+        bool, typer.Option("--open", help="the page in the browser too", rich_help_panel="output")
+    ] = False,
 ) -> None:
     """Write the page of a finished run again."""
-    from geomerge.runs.run import open_run
-
     print(f"written to {open_run(run).write_page(open=open_it)}")

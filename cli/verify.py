@@ -1,4 +1,4 @@
-"""``geomerge verify``: which claims of a finished merge's certificate hold."""
+"""``geomerge verify``: the claims of a finished merge's certificate, checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from typing import Annotated
 
 import typer
 
-from geomerge.cli.options import Arch, DataRoot, Device, Download, Json
+from geomerge.certificate.verify import verify_run
+from geomerge.cli.console import show_notes
+from geomerge.cli.flags import Flags
+from geomerge.cli.options import Json
+from geomerge.errors import OptionError
+from geomerge.loading import ExpertOptions
 
 __all__ = ["verify"]
 
@@ -18,23 +23,27 @@ _WORDS = {True: "holds", False: "FAILS", None: "not checked"}
 
 
 def verify(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished merge.")],
+    run: Annotated[Path, typer.Argument(help="folder of a finished merge")],
+    data: Annotated[ExpertOptions, Flags(without=("manifold", "normalisation"))],
     network: Annotated[
-        list[str] | None, typer.Option(help="a=FILE: where an input file is now.")
+        list[str] | None,
+        typer.Option(help="a=FILE: present place of an input file", rich_help_panel="data"),
     ] = None,
-    arch: Arch = None,
-    device: Device = "cpu",
-    data_root: DataRoot = None,
-    download: Download = False,
     as_json: Json = False,
 ) -> None:
-    """Check the certificate of a finished merge."""
-    from geomerge.certificate.verify import verify_run
+    """Check the certificate of a finished merge.
 
+    The exit code is 1 if a claim does not hold. Claims whose data or input files are missing are
+    not checked, and do not count.
+    """
     found = verify_run(
-        run, networks=_places(network or ()), arch=arch,
-        data_root=data_root, download=download, device=device,
-    )  # fmt: skip
+        run,
+        networks=_places(network or ()),
+        arch=data.arch,
+        data_root=data.data_root,
+        download=data.download,
+        device=data.device,
+    )
     if as_json:
         print(json.dumps({"holds": found.holds, **asdict(found)}, indent=1))
     else:
@@ -43,8 +52,7 @@ def verify(
             detail = claim.detail if claim.detail != said else "as above"
             said = claim.detail
             print(f"{_WORDS[claim.holds]:<12}{claim.name}" + (f": {detail}" if said else ""))
-        for note in found.notes:
-            print(f"note: {note}")
+        show_notes(found.notes)
         checked = [claim for claim in found.claims if claim.holds is not None]
         held = sum(claim.holds is True for claim in checked)
         print(f"{held} of {len(checked)} claims hold, {len(found.claims) - len(checked)} unchecked")
@@ -56,16 +64,14 @@ def _places(texts: Sequence[str]) -> dict[str, Path]:
     """Return the files that ``"a=FILE"`` texts name, by the name of a network.
 
     Raises:
-        OptionError: If a text is none, or two are of one network.
+        OptionError: If a text names no file, or two texts name one network.
     """
-    from geomerge.errors import OptionError
-
     places: dict[str, Path] = {}
     for text in texts:
         name, _, file = text.partition("=")
         if not name or not file or name in places:
             raise OptionError(
-                f"expected `networks` to be NAME=FILE such as a=a.pt, once for each, got {text!r}"
+                f"expected `network` to be NAME=FILE such as a=a.pt, once for each, got {text!r}"
             )
         places[name] = Path(file)
     return places
