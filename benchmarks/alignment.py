@@ -20,7 +20,8 @@ from common import Rows, expert, walked, write_results
 
 from geomerge import Checkpoint, MergeOptions
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.evaluation.pick import parse_pick, search
+from geomerge.evaluation.pick import parse_pick
+from geomerge.evaluation.search import search
 from geomerge.merging.prepare import prepare_sides
 from geomerge.merging.scoring import Scorer
 from geomerge.training import straight_line

@@ -15,10 +15,10 @@ from geomerge import Checkpoint, MergeOptions, load_checkpoint, load_task
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.pick import parse_pick
 from geomerge.io.files import write_bytes
-from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
-from geomerge.merging.plan import plan_merge
 from geomerge.merging.prepare import prepare_sides
-from geomerge.merging.walks import Walker
+from geomerge.merging.presets.base import choose_preset
+from geomerge.merging.recording import Monitor, Recorder
+from geomerge.merging.stages import walk_plan
 from geomerge.training import train_checkpoint
 
 __all__ = ["RESULTS", "Rows", "about", "expert", "walked", "write_results"]
@@ -59,25 +59,23 @@ def walked(
         Test accuracies of the crossover by each rule, of every network, and how the walks went.
     """
     sides = prepare_sides(networks, options)
-    plan = plan_merge(sides, options)
+    preset = choose_preset(sides, options)
     experts = {s.name: accuracy(s.network, s.w, s.task.select) for s in sides}
-    walker = Walker(sides, options)
     found: dict[str, Any] = {
         "experts": [accuracy(s.network, s.w, s.task.test) for s in sides],
-        "preset": plan.preset,
+        "preset": preset.name,
     }
-    if len(plan.stages) > 1:
-        assert len(rules) == 1, "a later walk starts where a rule picked the one before"
-    w = plan.begin(sides)
-    for k, stage in enumerate(plan.stages):
-        with TemporaryDirectory() as folder:
-            walk = walk_stage(sides, plan, stage, w, walker, options, Path(folder) / str(k))
-            for name in rules:
-                rule = parse_pick(name, experts)
-                chosen = best_candidate(pick_candidates(walk, rule), rule)
-                w = sides.settled(chosen.leg.weights(chosen.step))
-                found[name] = [accuracy(s.network, w, s.task.test) for s in sides]
-                found["damping"] = [chosen.leg.steps[0].damping, chosen.leg.steps[-1].damping]
+    # A later walk starts where a rule picked the one before.
+    assert len(rules) == 1 or len(preset.stages) == 1
+    parsed = [parse_pick(name, experts) for name in rules]
+    with TemporaryDirectory() as folder:
+        recorder = Recorder(Path(folder), Monitor(sides), options.points)
+        for stage in walk_plan(preset, parsed[0], recorder):
+            for rule in parsed:
+                picked = stage if rule is parsed[0] else stage.walked.picked(rule)
+                found[rule.name] = [accuracy(s.network, picked.w, s.task.test) for s in sides]
+                steps = picked.chosen.leg.steps
+                found["damping"] = [steps[0].damping, steps[-1].damping]
     return found
 
 

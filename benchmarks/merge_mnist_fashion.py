@@ -23,9 +23,11 @@ from common import RESULTS, Rows, expert, walked, write_results
 
 from geomerge import MergeOptions, Network, load_task
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.evaluation.pick import Score, parse_pick, search
+from geomerge.evaluation.pick import Score, parse_pick
+from geomerge.evaluation.search import search
 from geomerge.merging.prepare import prepare_sides
-from geomerge.merging.walks import Walker
+from geomerge.merging.presets.base import choose_preset
+from geomerge.merging.walker import Walker
 from geomerge.metrics import EuclideanMetric
 from geomerge.networks.architectures import create_network, rebuild_network
 from geomerge.training import fine_tune, straight_line, train
@@ -168,11 +170,10 @@ def timing(arch: str, work: Path) -> dict[str, float]:
     training = time.perf_counter() - start
     options = MergeOptions(manifold=("a=mnist",))
     sides = prepare_sides(case.networks, options)
-    a, b = sides
-    assert b.sketch is not None
+    b = sides["b"]
     start = time.perf_counter()
-    metric = b.sketch.metric.truncate(3e-5)
-    for _ in Walker(sides, options).learn(b.w, metric, a, 3e-5, WalkState())[0]:
+    preset = choose_preset(sides, options)
+    for _ in preset.stage_walk(preset.stages[0], b.w)(3e-5, WalkState()).points:
         pass
     walk = time.perf_counter() - start
     print(f"{arch}: walk {walk:.1f} s, expert {training:.1f} s, ratio {walk / training:.2f}")

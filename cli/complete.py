@@ -53,7 +53,7 @@ def _architectures() -> Sequence[str]:
 def _picks() -> Sequence[str]:
     from geomerge.evaluation.pick import PICKS
 
-    return PICKS
+    return PICKS.names()
 
 
 # Options without choices of their own: they take other words too, such as the name of a file.

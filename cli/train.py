@@ -97,7 +97,7 @@ def _watcher(
 ) -> Callable[[int, int, Tensor], None]:
     """Return a function that shows each step of a training, with the accuracy now and then."""
     from geomerge.evaluation.accuracy import accuracy
-    from geomerge.merging.monitor import EVERY, EXAMPLES
+    from geomerge.merging.recording import EVERY, EXAMPLES
     from geomerge.monitor.progress import Progress
     from geomerge.networks.architectures import create_network
     from geomerge.networks.network import Network

@@ -23,7 +23,7 @@ MODULES = {
     "comparing.compare": "comparison.compare",
     "comparing.context": "comparison.context",
     "comparing.registry": "comparison.registry",
-    "crossover": "evaluation.pick evaluation.accuracy",
+    "crossover": "evaluation.pick evaluation.search evaluation.accuracy",
     "directions": "walks.objectives",
     "energy": "paths.energy",
     "learning": "walks.damping",

@@ -90,8 +90,8 @@ def test_an_interrupted_merge_goes_on_with_the_same_bits(
     )  # fmt: skip
     assert len(taken) < steps
     assert content(tmp_path / "path") == content(tmp_path / "whole")
-    assert merged.chosen[-1].steps == whole.chosen[-1].steps
-    assert merged.diagonal == whole.diagonal
+    assert merged.picked.steps == whole.picked.steps
+    assert merged.diagonal_only == whole.diagonal_only
 
 
 @pytest.mark.slow

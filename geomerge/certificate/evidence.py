@@ -229,6 +229,6 @@ def _drift(merged: Merge, side: Side) -> dict[str, float | None]:
 
 def _programs(merged: Merge) -> dict[str, Any]:
     """Return the number of quadratic programs solved, and the largest residual of conditions."""
-    budgets = [c.budgets for stage in merged.stages for c in stage if c.budgets is not None]
+    budgets = [c.budgets for s in merged.stages for c in s.candidates if c.budgets is not None]
     solved = sum(b.solved for b in budgets)
     return {"solved": solved, "largest_residual": max((b.residual for b in budgets), default=0.0)}

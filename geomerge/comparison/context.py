@@ -10,7 +10,8 @@ from torch import Tensor
 
 from geomerge.data import Inputs, Split
 from geomerge.errors import GeomergeError
-from geomerge.evaluation.pick import PickRule, search
+from geomerge.evaluation.pick import PickRule
+from geomerge.evaluation.search import search
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.scoring import Scorer
 from geomerge.merging.sides import Side, Sides

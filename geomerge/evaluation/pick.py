@@ -1,6 +1,7 @@
-"""Points of a walk x the selection splits of tasks -> the network where the tasks balance.
+"""Pick rules: the value of a point by its accuracies, drifts and distances.
 
-Nothing here ever sees a test split when it picks.
+Every number that a rule sees was measured on selection splits, never on a test split. A rule is a
+function of a :class:`Score` with the decorator :func:`pick`.
 """
 
 from __future__ import annotations
@@ -8,73 +9,183 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import TypeAlias
 
 from geomerge.errors import OptionError, did_you_mean
+from geomerge.registry import Registry
 
 __all__ = [
+    "MARGIN",
     "PICKS",
+    "Pick",
     "PickRule",
     "Score",
     "parse_pick",
-    "search",
-    "shortest_of_best",
+    "pick",
 ]
 
-Walk = TypeVar("Walk")
-
-PICKS = ("max-min", "balanced", "equal-drift")
-COARSE = 12  # points measured first; then those around the best
-MARGIN = 0.005  # of the walks whose values are this near to the best the shortest is kept
+MARGIN = 0.005  # of the walks whose values are this near to the best the shortest is taken
 
 
 @dataclass(frozen=True)
 class Score:
-    """What is known of one point; numbers by the name of a network, None where not measured.
+    """Measurements of one point; numbers by the name of a network, None where not measured.
 
     Attributes:
         accuracy: Accuracy on each network's selection split, 0 to 1.
         drift: Functional change from each network, measured on its inputs or predicted by its
             sketch.
         distance: |w - w_i| to each network, as a share of their sum.
-        over_budget: Whether the point breaks a budget of the walk.
+        feasible: Whether the point keeps every budget of the walk.
     """
 
     accuracy: Mapping[str, float | None] = field(default_factory=dict)
     drift: Mapping[str, float | None] = field(default_factory=dict)
     distance: Mapping[str, float] = field(default_factory=dict)
-    over_budget: bool = False
+    feasible: bool = True
+
+
+Experts: TypeAlias = Mapping[str, float | None]  # each network's accuracy on its own split
+Value: TypeAlias = Callable[[Score, Experts], float]
+
+
+def _always(score: Score) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
 class PickRule:
-    """A rule that gives every point a value; the highest is picked.
+    """Order of points, the best of which is picked.
 
     Attributes:
-        name: As on the command line.
-        value: The value of a point.
-        needs: ``"accuracies"`` (of all), ``"drifts"`` or ``"one"`` (the named accuracy).
-        margin: Of candidates whose values lie this near to the best the shortest path wins.
+        name: Name, as in the options.
+        value: Value of a point; the higher the better.
+        needs: ``"accuracies"`` (of all networks), ``"drifts"`` or ``"one"`` (the accuracy of the
+            network that the name begins with).
+        margin: Difference to the best value within which the shortest path wins.
+        meets: Whether a point meets the rule's condition; those that do come before all others.
     """
 
     name: str
     value: Callable[[Score], float]
     needs: str
     margin: float = MARGIN
+    meets: Callable[[Score], bool] = _always
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the rule looks at accuracies."""
+        return self.needs != "drifts"
+
+    def level(self, score: Score) -> tuple[bool, bool]:
+        """Return what counts before the value: whether budgets and the condition are met."""
+        return score.feasible, self.meets(score)
+
+    def rank(self, score: Score) -> tuple[bool, bool, float]:
+        """Return what points are ordered by; the highest is the best."""
+        return *self.level(score), self.value(score)
+
+    def problem(self, unlabelled: Sequence[str], drifts: bool) -> str | None:
+        """Return why the data does not allow the rule, None where it does.
+
+        Args:
+            unlabelled: Names of the networks without labelled data.
+            drifts: Whether the drift from every network can be measured or predicted.
+        """
+        if self.needs == "accuracies" and unlabelled:
+            return (
+                f"--pick {self.name} needs labelled data of all tasks and "
+                f"{' and '.join(unlabelled)} has none; name it with --task NETWORK=TASK, or use "
+                "--pick equal-drift or 'a>=0.80'"
+            )
+        if self.needs == "one" and self.name[0] in unlabelled:
+            return (
+                f"--pick {self.name} needs labelled data of {self.name[0]}; name it with "
+                f"--task {self.name[0]}=TASK"
+            )
+        if self.needs == "drifts" and not drifts:
+            return (
+                f"--pick {self.name} needs a sketch or inputs of each network; make a sketch with "
+                "geomerge sketch, or use --pick 'a>=0.80'"
+            )
+        return None
 
 
-def parse_pick(text: str, experts: Mapping[str, float | None]) -> PickRule:
-    """Make the rule that a name stands for.
+@dataclass(frozen=True)
+class Pick:
+    """Registered pick rule, before the accuracies of the experts are known.
+
+    Attributes:
+        name: Name, as in the options.
+        value: Value of a point, given the experts' accuracies; the higher the better.
+        needs: Data that the rule needs, as of :class:`PickRule`.
+        margin: Difference to the best value within which the shortest path wins.
+    """
+
+    name: str
+    value: Value
+    needs: str
+    margin: float
+
+    def rule(self, experts: Experts) -> PickRule:
+        """Return the rule for experts of known accuracies."""
+        return PickRule(self.name, partial(_valued, self.value, experts), self.needs, self.margin)
+
+
+def _valued(value: Value, experts: Experts, score: Score) -> float:
+    return value(score, experts)
+
+
+PICKS: Registry[Pick] = Registry("pick", "geomerge.evaluation")
+
+
+def pick(name: str, *, needs: str, margin: float = MARGIN) -> Callable[[Value], Value]:
+    """Register a function of a score and the experts' accuracies as a pick rule.
+
+    Args:
+        name: Name, as in the options.
+        needs: ``"accuracies"`` of all networks on their selection splits, or ``"drifts"``.
+        margin: Difference to the best value within which the shortest path wins.
+    """
+
+    def put(value: Value) -> Value:
+        PICKS.add(name, Pick(name, value, needs, margin))
+        return value
+
+    return put
+
+
+@pick("max-min", needs="accuracies")
+def max_min(score: Score, experts: Experts) -> float:
+    """Largest smallest accuracy."""
+    return min(_known(score.accuracy.values()))
+
+
+@pick("balanced", needs="accuracies")
+def balanced(score: Score, experts: Experts) -> float:
+    """Smallest worst drop below the experts."""
+    names = list(score.accuracy)
+    before = _known(experts[name] for name in names)
+    now = _known(score.accuracy[name] for name in names)
+    return -max(one - other for one, other in zip(before, now, strict=True))
+
+
+@pick("equal-drift", needs="drifts", margin=0.0)
+def equal_drift(score: Score, experts: Experts) -> float:
+    """Smallest largest functional change."""
+    return -max(_known(score.drift.values()))
+
+
+def parse_pick(text: str, experts: Experts) -> PickRule:
+    """Return the rule that a text stands for.
 
     Args:
         text: ``max-min`` (largest smallest accuracy), ``balanced`` (smallest worst drop below the
             experts), ``equal-drift`` (smallest largest functional change), or ``"a>=0.80"``: of
             the points that meet it, the one best on the other tasks, or nearest to the other
             networks where those are not measured.
-        experts: By name, each network's accuracy on its own selection split, None if unknown.
-
-    Returns:
-        The rule.
+        experts: Accuracy of each network on its own selection split by name, None if unknown.
 
     Raises:
         OptionError: If the text is none of these.
@@ -86,83 +197,41 @@ def parse_pick(text: str, experts: Mapping[str, float | None]) -> PickRule:
         -0.03
     """
     text = text.replace(" ", "")
-    if text == "max-min":
-        return PickRule(text, lambda s: min(_known(s.accuracy)), "accuracies")
-    if text == "balanced":
-        return PickRule(
-            text,
-            lambda s: -max(_known([experts[k]])[0] - _known([v])[0] for k, v in s.accuracy.items()),
-            "accuracies",
-        )
-    if text == "equal-drift":
-        return PickRule(text, lambda s: -max(_known(s.drift)), "drifts", 0.0)
     match = re.fullmatch(r"([a-z])>=(0?\.\d+|[01](?:\.0*)?)", text)
-    if match is None or match[1] not in experts:
+    if match is not None and match[1] in experts:
+        return _floor(text, match[1], float(match[2]))
+    if text not in PICKS:
         raise OptionError(
             f"unknown pick {text!r}{did_you_mean(text, PICKS)} (or a floor such as 'a>=0.80')"
         )
-    name, floor = match[1], float(match[2])
+    return PICKS[text].rule(experts)
 
-    def value(s: Score) -> float:
-        if name not in s.accuracy:  # an early walk, in which the network does not count yet
-            known = [v for v in s.accuracy.values() if v is not None]
-            return min(known) if known else -max(s.distance.values())
-        (kept,) = _known([s.accuracy[name]])
-        if kept < floor:
-            return kept - 2  # below every point that meets the floor
-        others = [v for k, v in s.accuracy.items() if k != name]
+
+def _floor(text: str, name: str, least: float) -> PickRule:
+    """Return the rule that one network's accuracy shall not fall below a floor."""
+
+    def meets(score: Score) -> bool:
+        if name not in score.accuracy:  # an early walk, in which the network does not count yet
+            return True
+        (accuracy,) = _known([score.accuracy[name]])
+        return accuracy >= least
+
+    def value(score: Score) -> float:
+        if name not in score.accuracy:
+            measured = [v for v in score.accuracy.values() if v is not None]
+            return min(measured) if measured else -max(score.distance.values())
+        if not meets(score):  # the nearest to the floor
+            return _known([score.accuracy[name]])[0]
+        others = [v for other, v in score.accuracy.items() if other != name]
         if any(v is None for v in others):
-            return -max(v for k, v in s.distance.items() if k != name)
+            return -max(v for other, v in score.distance.items() if other != name)
         return min(_known(others))
 
-    return PickRule(text, value, "one")
+    return PickRule(text, value, "one", meets=meets)
 
 
-def search(
-    marks: Sequence[int], measure: Callable[[int], Score], rule: PickRule
-) -> tuple[int, dict[int, Score]]:
-    """Find the best of a row of points: some spread over all of them first, then near the best.
-
-    Args:
-        marks: The points, in order.
-        measure: Measures one of them.
-        rule: Values a measured point.
-
-    Returns:
-        The best point, the first of equals, and all that was measured.
-    """
-    stride = max(1, len(marks) // COARSE)
-    scores = {i: measure(marks[i]) for i in {*range(0, len(marks), stride), len(marks) - 1}}
-    while stride > 1:
-        best = max(sorted(scores), key=lambda i: rule.value(scores[i]))
-        stride = (stride + 1) // 2
-        for i in (best - stride, best + stride):
-            if 0 <= i < len(marks) and i not in scores:
-                scores[i] = measure(marks[i])
-    best = max(sorted(scores), key=lambda i: rule.value(scores[i]))
-    return marks[best], {marks[i]: score for i, score in sorted(scores.items())}
-
-
-def shortest_of_best(
-    walks: Sequence[Walk],
-    value: Callable[[Walk], float],
-    length: Callable[[Walk], float],
-    margin: float = MARGIN,
-) -> Walk:
-    """Return the shortest of the walks whose value is nearly the best.
-
-    Args:
-        walks: The walks.
-        value: Of a walk; the higher the better.
-        length: Of its path.
-        margin: How near to the best value is near enough.
-    """
-    best = max(map(value, walks))
-    return min((walk for walk in walks if value(walk) >= best - margin), key=length)
-
-
-def _known(values: Mapping[str, float | None] | Iterable[float | None]) -> list[float]:
-    found = list(values.values()) if isinstance(values, Mapping) else list(values)
+def _known(values: Iterable[float | None]) -> list[float]:
+    found = list(values)
     known = [v for v in found if v is not None]
     assert len(known) == len(found), "the rule needs a number that was not measured"
     return known

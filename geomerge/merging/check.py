@@ -14,15 +14,13 @@ from geomerge.io.checkpoint import Checkpoint, load_checkpoint, load_header
 from geomerge.merging.bring import load_data, load_side_sketch, recorded_task
 from geomerge.merging.cost import estimate_memory, estimate_time
 from geomerge.merging.fitting import fit_memory
-from geomerge.merging.keeping import stage_budgets
+from geomerge.merging.limits import stage_constraints
 from geomerge.merging.measuring import manifold_of
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.plan import Plan, choose_rule, plan_merge
 from geomerge.merging.prepare import assign_manifolds, prepare_sides, refuse_unknown_names
+from geomerge.merging.presets.base import Preset, choose_preset, choose_rule
 from geomerge.merging.problems import Problems, compare_networks
 from geomerge.merging.sides import NAMES, Side, Sides
-from geomerge.merging.walks import Walker
-from geomerge.metrics import EuclideanMetric
 from geomerge.networks.architectures import rebuild_network, recognise
 from geomerge.networks.network import Network, check_device
 from geomerge.walks.state import WalkState
@@ -171,9 +169,9 @@ def _bring(sides: Sides, options: MergeOptions, check: Check) -> None:
             load_data(side, options, check.notes)
     if named and all(sides[name].manifold is not None for name in named):
         with problems.noted():
-            plan = plan_merge(sides, options)
-            _choices(sides, plan, options, problems)
-            kept = {s.name: s for stage in plan.stages for s in stage.kept}
+            preset = choose_preset(sides, options)
+            _choices(preset, options, problems)
+            kept = {s.name: s for stage in preset.stages for s in stage.kept}
             blind = [name for name, s in kept.items() if s.manifold is None]
             if blind and options.metric in ("exact", "gram"):
                 problems.note(
@@ -182,24 +180,22 @@ def _bring(sides: Sides, options: MergeOptions, check: Check) -> None:
                 )
 
 
-def _choices(sides: Sides, plan: Plan, options: MergeOptions, problems: Problems) -> None:
+def _choices(preset: Preset, options: MergeOptions, problems: Problems) -> None:
     """Hold what the options ask for against what the networks and their data allow."""
+    space = preset.space
     with problems.noted():
-        choose_rule(sides, plan, options)
-    # Whether the sketch preset has a metric to keep is all that budgets ask of it here.
-    metric = EuclideanMetric() if plan.preset == "sketch" else None
+        choose_rule(preset, options)
     for text in options.budget:
-        for stage in plan.stages:
+        one = type(preset)(space, replace(options, budget=(text,)))
+        for stage in one.stages:
             with problems.noted():
-                one = replace(options, budget=(text,))
-                walker, state = Walker(sides, one), WalkState()
-                stage_budgets(sides, plan, stage, sides.all[0].w, metric, walker, one, state)
+                stage_constraints(one, stage, space.all[0].w, WalkState())
     if options.align != "none":
-        walked = plan.walked_on[0]
+        walked = preset.walked_on[0]
         with problems.noted():
             find_groups(walked.network, walked.w, manifold_of(walked).batch(slice(0, 2)))
     with problems.noted():
-        fit_memory(sides, options)
+        fit_memory(space, options)
 
 
 def _compare_normalisations(side: Side, problems: Problems) -> None:
@@ -222,10 +218,10 @@ def _plan(checkpoints: Sequence[Checkpoint], options: MergeOptions, check: Check
         sides = prepare_sides(checkpoints, options)
         options = fit_memory(sides, options)
         check.notes = list(dict.fromkeys(sides.notes))
-        plan = plan_merge(sides, options)
-        check.preset = plan.preset
-        check.memory = estimate_memory(plan, sides, options)
-        check.time = estimate_time(plan, sides, options)
+        preset = choose_preset(sides, options)
+        check.preset = preset.name
+        check.memory = estimate_memory(preset)
+        check.time = estimate_time(preset)
 
 
 def _describe(side: Side, options: MergeOptions) -> dict[str, Any]:

@@ -11,15 +11,14 @@ from torch import Tensor
 
 from geomerge.errors import NumericalError
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.evaluation.pick import search
-from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
+from geomerge.evaluation.search import search
 from geomerge.merging.joint import NotTrainableError, joint_samples, train_jointly
 from geomerge.merging.merge import Merge
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.plan import Plan, plan_merge
+from geomerge.merging.presets.base import Preset
+from geomerge.merging.recording import Monitor, Recorder
 from geomerge.merging.scoring import Scorer, select_accuracies
-from geomerge.merging.sides import Sides
-from geomerge.merging.walks import Walker
+from geomerge.merging.stages import walk_plan
 from geomerge.monitor.progress import Progress
 from geomerge.training import straight_line
 
@@ -53,40 +52,35 @@ class WalkBeside:
     """A walk for the table alone.
 
     Attributes:
-        row: The name of its row.
-        title: Put before the walks' names.
-        folder: Where it keeps what it needs to go on, below the place of all.
-        plan: What is walked.
-        options: How.
+        row: Name of its row.
+        title: Text before the names of its walks.
+        folder: Folder of what it needs to go on, below the place of all.
+        preset: Preset that walks, with other options than the merge's.
     """
 
     row: str
     title: str
     folder: str
-    plan: Plan
-    options: MergeOptions
+    preset: Preset
 
 
-def walks_beside(plan: Plan, sides: Sides, options: MergeOptions) -> Iterator[WalkBeside]:
+def walks_beside(preset: Preset) -> Iterator[WalkBeside]:
     """Yield the walks that stand beside a merge: in the Euclidean metric, and not learned.
 
     Args:
-        plan: The merge's.
-        sides: Its networks.
-        options: Its options.
+        preset: Preset of the merge.
     """
-    if plan.preset != "paper" and options.metric != "euclidean":
+    space, options = preset.space, preset.options
+    if not preset.walks_on and options.metric != "euclidean":
         plain = replace(
             options, metric="euclidean", damping=None, learning_rate=None, learn=None, budget=()
         )
-        stages = tuple(replace(stage, candidates=(0.0,)) for stage in plan.stages)
         name = "Euclidean walk"
-        yield WalkBeside(name, f"{name} ", "euclidean", replace(plan, stages=stages), plain)
+        yield WalkBeside(name, f"{name} ", "euclidean", type(preset)(space, plain))
     if options.learn is not None:  # did it pay, against the dampings that it replaces?
-        fixed = replace(options, learn=None, damping=None)
-        other = plan_merge(sides, fixed)
-        tried = ", ".join(f"{mu:g}" for mu in other.stages[0].candidates)
-        yield WalkBeside(f"fixed damping ({tried})", "not learned, ", "fixed", other, fixed)
+        fixed = type(preset)(space, replace(options, learn=None, damping=None))
+        tried = ", ".join(f"{mu:g}" for mu in fixed.stages[0].candidates)
+        yield WalkBeside(f"fixed damping ({tried})", "not learned, ", "fixed", fixed)
 
 
 def comparison(
@@ -117,7 +111,7 @@ def comparison(
         rows.append(_row(merged, "straight line", sides.settled(line[best])))
     else:
         rows.append(_row(merged, "mean of the weights", sides.settled(sides.middle())))
-    for beside in walks_beside(merged.plan, sides, options):
+    for beside in walks_beside(merged.preset):
         place = None if work is None else work / beside.folder
         rows.append(_row(merged, beside.row, _again(merged, beside, on_progress, place)))
     try:
@@ -141,19 +135,16 @@ def _again(
     on_progress: Callable[[Progress], None] | None,
     work: Path | None,
 ) -> Tensor:  # (n,)
-    """Walk by another plan with other options, and return the point picked."""
-    sides, plan, options = merged.sides, beside.plan, beside.options
-    walker = Walker(sides, options)
-    w = plan.begin(sides)
+    """Walk with other options, and return the point picked."""
+    options = beside.preset.options
+    monitor = Monitor(merged.sides, on_progress)
     with TemporaryDirectory() as folder:
-        for number, stage in enumerate(plan.stages):
-            walked = walk_stage(
-                sides, plan, stage, w, walker, options,
-                (work or Path(folder)) / str(number), on_progress, beside.title, work is not None,
-            )  # fmt: skip
-            chosen = best_candidate(pick_candidates(walked, merged.rule), merged.rule)
-            w = sides.settled(chosen.leg.weights(chosen.step))
-    return w
+        recorder = Recorder(
+            work or Path(folder), monitor, options.points, work is not None, options.device,
+            beside.title,
+        )  # fmt: skip
+        *_, last = walk_plan(beside.preset, merged.rule, recorder)
+    return last.w
 
 
 def _row(

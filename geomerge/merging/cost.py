@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,21 +12,20 @@ from torch import Tensor
 
 from geomerge.errors import NumericalError
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.evaluation.pick import COARSE
-from geomerge.merging.candidates import candidate_walk, stage_probe
+from geomerge.evaluation.search import COARSE
 from geomerge.merging.compare import walks_beside
 from geomerge.merging.curve import POINTS
 from geomerge.merging.fitting import data_bytes, network_size, sketch_bytes
 from geomerge.merging.joint import NotTrainableError, joint_samples, train_jointly
-from geomerge.merging.keeping import kept_metric, stage_budgets
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.plan import Plan, Stage
 from geomerge.merging.plane import EXAMPLES, grid_points
+from geomerge.merging.presets.base import Preset
 from geomerge.merging.probe import Probe, probe_of
 from geomerge.merging.scoring import Scorer
 from geomerge.merging.sides import Side, Sides
-from geomerge.merging.walks import JOINT_REFRESH, Walk, Walker
-from geomerge.metrics import METRICS, Metric
+from geomerge.merging.stages import CandidateWalks
+from geomerge.merging.walker import Walk
+from geomerge.metrics import METRICS
 from geomerge.paths.leg import record_leg
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import WalkPoint, WeightWalkOptions
@@ -38,32 +36,31 @@ _WALK_COPIES = 7  # of the weights, beside metric and activations: benchmarks/me
 _NUMBER = 4  # bytes
 
 
-def estimate_memory(plan: Plan, sides: Sides, options: MergeOptions) -> dict[str, int]:
+def estimate_memory(preset: Preset) -> dict[str, int]:
     """Return bytes by what they are for; activations of a batch come on top.
 
     Args:
-        plan: What the merge will do.
-        sides: The networks.
-        options: How many points the path keeps.
+        preset: Preset of the merge.
     """
+    sides, options = preset.space, preset.options
     weights = _NUMBER * sides.network.n
-    tried = max(len(stage.candidates) for stage in plan.stages)
+    tried = max(len(stage.candidates) for stage in preset.stages)
     return {
         "weights": 2 * weights * len(sides.all),  # as they came, and as vectors
         "data": data_bytes(sides),
-        "metric": _metric_bytes(plan, sides, options),
+        "metric": _metric_bytes(preset),
         "walk": _WALK_COPIES * weights,
         "path_on_disk": (options.points + 2) * weights,
         "disk_while_walking": (2 * options.points + (tried - 1) * options.points + 2) * weights,
     }
 
 
-def _metric_bytes(plan: Plan, sides: Sides, options: MergeOptions) -> int:
-    kind = METRICS[options.metric]
+def _metric_bytes(preset: Preset) -> int:
+    kind = METRICS[preset.options.metric]
     if not (kind.needs_inputs and kind.data_free):  # it holds activations or nothing
         return 0
-    measured = [network_size(side) for side in sides if side.manifold is not None]
-    stored = sketch_bytes(side for stage in plan.stages for side in stage.kept)
+    measured = [network_size(side) for side in preset.space if side.manifold is not None]
+    stored = sketch_bytes(side for stage in preset.stages for side in stage.kept)
     return stored + kind.held_bytes(measured)
 
 
@@ -78,27 +75,26 @@ _TRAINED = (1280, 7680)  # examples for which joint training is run
 _REPORT = 7.0  # seconds, of pictures and pages; networks hardly matter
 
 
-def estimate_time(plan: Plan, sides: Sides, options: MergeOptions) -> dict[str, Any]:
+def estimate_time(preset: Preset) -> dict[str, Any]:
     """Run every part of a merge for a moment and multiply.
 
     Args:
-        plan: What the merge will do.
-        sides: The networks, as the merge prepares them.
-        options: Of the merge.
+        preset: Preset of the merge, for the networks as the merge prepares them.
 
     Returns:
         ``"steps"`` of each walk at most, ``"parts"`` in seconds, ``"seconds"``, their sum.
     """
+    sides, options = preset.space, preset.options
     steps: dict[str, int] = {}
-    walks = _stages(plan, sides, options, steps) + _closing(plan, sides, options, steps)
+    walks = _stages(preset, steps) + _closing(preset, steps)
     scorer, first = Scorer(sides.all, options.output), sides.all[0].w
     score = _seconds(lambda: scorer(first))
     test = _seconds(lambda: [_tested(side) for side in sides])
-    picks = sum(len(stage.candidates) for stage in plan.stages)
+    picks = sum(len(stage.candidates) for stage in preset.stages)
     beside = _training(sides, options)
-    for other in walks_beside(plan, sides, options):
-        beside += _stages(other.plan, sides, other.options, {})
-        picks += sum(len(stage.candidates) for stage in other.plan.stages)
+    for other in walks_beside(preset):
+        beside += _stages(other.preset, {})
+        picks += sum(len(stage.candidates) for stage in other.preset.stages)
     rows = len(sides.all) + 4  # the networks, line, Euclidean walk, joint training, crossover
     scores = _SCORED * (picks + 1) + _CURVE + _CERTIFIED + rows
     known = [side.task.select for side in sides if side.task is not None]
@@ -114,55 +110,37 @@ def estimate_time(plan: Plan, sides: Sides, options: MergeOptions) -> dict[str, 
     return {"steps": steps, "parts": parts, "seconds": sum(parts.values())}
 
 
-def _stages(plan: Plan, sides: Sides, options: MergeOptions, steps: dict[str, int]) -> float:
+def _stages(preset: Preset, steps: dict[str, int]) -> float:
     """Return the seconds of the walks of all stages, and put down how many steps they take."""
-    walker, start, total = Walker(sides, options), plan.begin(sides), 0.0
-    for stage in plan.stages:
+    start, total = preset.begin(), 0.0
+    for stage in preset.stages:
         began = time.perf_counter()
-        metric = kept_metric(walker, stage, start, options) if plan.preset == "sketch" else None
+        walks = CandidateWalks(preset, stage, start)
         total += time.perf_counter() - began
-        measure = stage_probe(stage, options.output)
+        damping, tried = stage.candidates[0], len(stage.candidates)
 
-        def walk(
-            stage: Stage = stage, metric: Metric | None = metric, measure: Probe | None = measure
-        ) -> Walk:
-            damping, state = stage.candidates[0], WalkState()
-            budgets = stage_budgets(sides, plan, stage, start, metric, walker, options, state)
-            return candidate_walk(
-                plan, stage, start, metric, measure, walker, damping, state, 1.0, budgets
-            )
+        def walk(walks: CandidateWalks = walks, damping: float = damping) -> Walk:
+            return walks.walk(damping, WalkState())[0]
 
-        _, count = walk()
-        first, step = _run(walk, start, measure, options)
-        times = 1
-        if plan.preset == "joint":
-            turns = options.steps or max(JOINT_REFRESH) + 1
-            times = sum(turn < turns for turn in JOINT_REFRESH)
-        elif plan.preset == "paper":
-            times = count // WeightWalkOptions.refresh
-        tried = len(stage.candidates)
-        total += tried * (times * first + count * step)
-        goal = " and ".join(side.name for side in stage.learned)
+        count = walk().steps
+        first, step = _run(walk, start, walks.measure, preset.options.points)
+        total += tried * (preset.measurements(count) * first + count * step)
+        goal = " and ".join(side.name for side in stage.toward)
         steps[f"toward {goal}" + (f", {tried} dampings" if tried > 1 else "")] = count * tried
     return total
 
 
-def _closing(plan: Plan, sides: Sides, options: MergeOptions, steps: dict[str, int]) -> float:
+def _closing(preset: Preset, steps: dict[str, int]) -> float:
     """Return the seconds of the legs from the ends of the path to the crossover."""
-    if plan.preset == "paper":
-        return 0.0
-    walker, middle, total = Walker(sides, options), sides.middle(), 0.0
-    for side in (sides.all[0], sides.all[-1]):
-        if side is plan.start:
-            continue
-        count = walker.reach(side, middle, WalkState())[1]
+    options, middle, total = preset.options, preset.space.middle(), 0.0
+    for side in preset.open_ends:
+
+        def walk(side: Side = side) -> Walk:
+            return preset.close(side, middle, WalkState())
+
+        count = walk().steps
         steps[f"from {side.name} to the crossover"] = count
-        first, step = _run(
-            partial(walker.reach, side, middle, WalkState()),
-            side.w,
-            probe_of(side, options.output),
-            options,
-        )
+        first, step = _run(walk, side.w, probe_of(side, options.output), options.points)
         total += _CLOSED * (count // WeightWalkOptions.refresh * first + count * step)
     return total
 
@@ -171,14 +149,14 @@ def _run(
     walk: Callable[[], Walk],
     start: Tensor,  # (n,)
     measure: Probe | None,
-    options: MergeOptions,
+    points: int,
 ) -> tuple[float, float]:
     """Return the seconds of what a walk does before its first step, and those of a step."""
     began = time.perf_counter()
     stamps: list[float] = []
 
     def few() -> Iterator[WalkPoint]:
-        for number, point in enumerate(walk()[0], 1):
+        for number, point in enumerate(walk().points, 1):
             yield point
             stamps.append(time.perf_counter())
             over = stamps[-1] - stamps[0] > _SECONDS and number >= _LEAST
@@ -186,7 +164,7 @@ def _run(
                 return
 
     with TemporaryDirectory() as folder:
-        record_leg(Path(folder), "timed", start, few(), options.points, measure)
+        record_leg(Path(folder), "timed", start, few(), points, measure)
     if len(stamps) < 2:  # there is nowhere to go
         return 0.0, 0.0
     step = (stamps[-1] - stamps[0]) / (len(stamps) - 1)

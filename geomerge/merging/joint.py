@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from geomerge.data import Task
 from geomerge.errors import GeomergeError, OptionError
 from geomerge.merging.options import MergeOptions
+from geomerge.merging.presets.joint import REFRESH
 from geomerge.merging.sides import Side, Sides
-from geomerge.merging.walks import JOINT_REFRESH
 from geomerge.networks.architectures import create_network, recognise
 from geomerge.networks.network import Network
 from geomerge.training import train
@@ -46,7 +46,7 @@ def joint_samples(sides: Sides, options: MergeOptions) -> int:
     steps = options.steps or FunctionWalkOptions.steps
     sizes = [len(side.task.train.labels) for side in sides if side.task is not None]
     measured = sum(min(_METRIC_INPUTS, size) for size in sizes)
-    times = sum(turn < steps for turn in JOINT_REFRESH)
+    times = sum(turn < steps for turn in REFRESH)
     return steps * round_samples(sides) + times * measured
 
 

@@ -9,26 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
 from geomerge.errors import OptionError
 from geomerge.evaluation.pick import PickRule
 from geomerge.io.checkpoint import Checkpoint
-from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
 from geomerge.merging.fitting import fit_memory
-from geomerge.merging.monitor import Monitor
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.outcome import Merge
-from geomerge.merging.plan import Plan, choose_rule, plan_merge
 from geomerge.merging.prepare import prepare_sides
+from geomerge.merging.presets.base import Preset, choose_preset, choose_rule
 from geomerge.merging.probe import probe_of
+from geomerge.merging.recording import Monitor, Recorder
 from geomerge.merging.relaxing import relax_legs
-from geomerge.merging.sides import Side, Sides
-from geomerge.merging.walks import Walker
+from geomerge.merging.sides import Sides
+from geomerge.merging.stages import Candidate, PickedStage, walk_plan
 from geomerge.monitor.progress import Progress
-from geomerge.paths.leg import Leg, record_leg
+from geomerge.paths.leg import Leg
 from geomerge.paths.path import WeightPath
-from geomerge.walks.state import StateFile
 
 __all__ = ["Merge", "merge"]
 
@@ -70,7 +66,7 @@ def merge(
         >>> networks = [untrained(0, "digits@0-1"), untrained(1, "digits@2-3")]
         >>> options = gm.MergeOptions(manifold=("digits@0-1",), steps=4, damping=1e-3)
         >>> merged = gm.merge(networks, options)
-        >>> merged.plan.preset  # b has no sketch: eq. (7) of arXiv 2012.09605
+        >>> merged.preset.name  # b has no sketch: eq. (7) of arXiv 2012.09605
         'paper'
         >>> sorted(merged.accuracies)
         ['a', 'b']
@@ -82,16 +78,16 @@ def merge(
     """
     sides = prepare_sides(networks, options)
     options = fit_memory(sides, options)
-    plan = plan_merge(sides, options)
-    rule = choose_rule(sides, plan, options)
+    preset = choose_preset(sides, options)
+    rule = choose_rule(preset, options)
     if folder is not None:
         place = None if work is None else Path(work)
         if place is not None and place.resolve().is_relative_to(Path(folder).resolve()):
             raise OptionError(f"expected work outside of the path's folder {folder}, got {work}")
-        return _merge(sides, plan, rule, options, Path(folder), place, on_progress)
+        return _merge(preset, rule, Path(folder), place, on_progress)
     temporary = Path(tempfile.mkdtemp(prefix="geomerge-"))
     try:
-        merged = _merge(sides, plan, rule, options, temporary, None, on_progress)
+        merged = _merge(preset, rule, temporary, None, on_progress)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -100,97 +96,126 @@ def merge(
 
 
 def _merge(
-    sides: Sides,
-    plan: Plan,
+    preset: Preset,
     rule: PickRule,
-    options: MergeOptions,
     folder: Path,
-    kept: Path | None,
+    work: Path | None,
     on_progress: Callable[[Progress], None] | None,
 ) -> Merge:
-    resumable, work = kept is not None, kept or folder / "walks"
-    if resumable:  # what an interrupted call had put together is put together anew
+    space, options = preset.space, preset.options
+    if work is not None:  # what an interrupted call had put together is put together again
         WeightPath.clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    walker = Walker(sides, options)
-    start = plan.begin(sides)
-    walked_leg: Leg | None = None
-    stages, chosen_all = [], []
-    for number, stage in enumerate(plan.stages):
-        place = work / f"stage-{number}"
-        walked = walk_stage(
-            sides, plan, stage, start, walker, options, place, on_progress, resumable=resumable
-        )
-        candidates = pick_candidates(walked, rule)
-        chosen = best_candidate(candidates, rule)
-        leg = chosen.leg.copied(folder if walked_leg is None else place)
-        if plan.preset != "paper":
-            leg.cut(chosen.step)
-        leg.replace(chosen.step, sides.settled(leg.weights(chosen.step)))
-        start = leg.weights(chosen.step)
-        if walked_leg is None:
-            walked_leg = leg
-        else:
-            walked_leg.extend(leg)
-        stages.append(candidates)
-        chosen_all.append(chosen)
-    assert walked_leg is not None
-    if chosen.score.over_budget:
-        sides.notes.append("no point of the walk keeps every budget; the best of them was picked")
-    if rule.needs == "one" and -2 <= chosen.value < -1:
-        sides.notes.append(f"no point of the path meets {rule.name}; the nearest to it was picked")
-    if plan.preset == "paper":
-        legs, crossover = [walked_leg], (walked_leg, chosen.step)
-    else:
-        ends = [s for s in (sides.all[0], sides.all[-1]) if s is not plan.start]
-        closing = []
-        for side in ends:
-            place = work / f"from-{side.name}"
-            file = StateFile(place / "state" if resumable else None, options.device)
-            leg = _close(sides, side, start, walker, options, place, file, on_progress)
-            closing.append(leg.copied(folder))
-        if plan.start is None:  # the walk from the middle found the crossover; it is on no path
-            walked_leg.remove()
-            legs, crossover = closing, (closing[0], len(closing[0].steps))
-        else:
-            legs, crossover = [walked_leg, *closing], (walked_leg, len(walked_leg.steps))
-    relaxed = relax_legs(sides, legs, crossover, options, on_progress) if options.relax else []
-    head = _head(sides)
-    stored = [
-        (s.name, replace(s.checkpoint, meta={**s.checkpoint.meta, **head}))
-        for s in (sides.all[0], sides.all[-1])
-    ]
-    t = WeightPath.write(
-        folder,
-        stored[0],
-        stored[1],
-        legs,
-        crossover,
+    recorder = Recorder(
+        work or folder / "walks",
+        Monitor(space, on_progress),
         options.points,
-        {
-            "architecture": sides.all[0].checkpoint.meta.get("architecture"),
-            "tasks": {
-                s.task.name: s.task.normalisation.to_json() for s in sides if s.task is not None
-            },
-            **head,
-        },
+        work is not None,
+        options.device,
     )
-    if not resumable:
-        shutil.rmtree(work)
-    path = WeightPath(folder, sides.network.device)
+    walked: Leg | None = None
+    stages = []
+    for picked in walk_plan(preset, rule, recorder):
+        leg = _picked_leg(picked, folder if walked is None else None)
+        if walked is None:
+            walked = leg
+        else:
+            walked.extend(leg)
+        stages.append(picked)
+    assert walked is not None
+    _note_unmet(space, rule, picked.chosen)
+    legs, crossover = _close(preset, walked, picked, recorder, folder)
+    relaxed = relax_legs(space, legs, crossover, options, on_progress) if options.relax else []
+    path, t = _write(space, legs, crossover, options.points, folder)
+    if work is None:
+        shutil.rmtree(recorder.folder)
     return Merge(
         options=options,
-        sides=sides,
-        plan=plan,
+        sides=space,
+        preset=preset,
         rule=rule,
         stages=stages,
-        chosen=chosen_all,
         path=path,
         t=t,
         w=path.at(t),
-        diagonal=walked.diagonal,
         relaxed=relaxed,
     )
+
+
+def _picked_leg(picked: PickedStage, folder: Path | None) -> Leg:
+    """Return a copy of the chosen candidate's leg that ends at the pick, where it shall end.
+
+    Args:
+        picked: Stage.
+        folder: Folder of the copy; None is beside the candidates.
+    """
+    chosen = picked.chosen
+    leg = chosen.leg.copied(chosen.leg.folder.parent if folder is None else folder)
+    if not picked.walked.preset.walks_on:
+        leg.cut(chosen.step)
+    leg.replace(chosen.step, picked.w)
+    return leg
+
+
+def _note_unmet(space: Sides, rule: PickRule, chosen: Candidate) -> None:
+    if not chosen.score.feasible:
+        space.notes.append("no point of the walk keeps every budget; the best of them was picked")
+    elif not rule.meets(chosen.score):
+        space.notes.append(f"no point of the path meets {rule.name}; the nearest to it was picked")
+
+
+def _close(
+    preset: Preset, walked: Leg, picked: PickedStage, recorder: Recorder, folder: Path
+) -> tuple[list[Leg], tuple[Leg, int]]:
+    """Walk from the ends that are still open to the crossover, keeping their functions.
+
+    Args:
+        preset: Preset that walks.
+        walked: Leg of the stages.
+        picked: Last stage.
+        recorder: Recorder of the walks.
+        folder: Folder of the path.
+
+    Returns:
+        All legs of the path, and the crossover as a leg and a step of it.
+    """
+    crossover = walked.weights(_last_step(walked, picked))
+    closing = []
+    for side in preset.open_ends:
+        recording = recorder.open(f"from-{side.name}")
+        walk = preset.close(side, crossover, recording.state)
+        label = f"from {side.name} to the crossover"
+        measure = probe_of(side, preset.options.output)
+        leg = recording.follow(walk, label, side.name, side.w, measure)
+        closing.append(leg.copied(folder))
+    if preset.start is None:  # the walk from the middle found the crossover; it is on no path
+        walked.remove()
+        return closing, (closing[0], len(closing[0].steps))
+    return [walked, *closing], (walked, _last_step(walked, picked))
+
+
+def _last_step(walked: Leg, picked: PickedStage) -> int:
+    """Return the crossover's step on the leg of all stages."""
+    walks_on = picked.walked.preset.walks_on
+    return picked.chosen.step if walks_on else len(walked.steps)
+
+
+def _write(
+    space: Sides, legs: list[Leg], crossover: tuple[Leg, int], points: int, folder: Path
+) -> tuple[WeightPath, float]:
+    """Write the path, and return it with the place of its crossover."""
+    head = _head(space)
+    ends = [
+        (s.name, replace(s.checkpoint, meta={**s.checkpoint.meta, **head}))
+        for s in (space.all[0], space.all[-1])
+    ]
+    meta = {
+        "architecture": space.all[0].checkpoint.meta.get("architecture"),
+        "tasks": {s.task.name: s.task.normalisation.to_json() for s in space if s.task is not None},
+        **head,
+    }
+    t = WeightPath.write(folder, ends[0], ends[1], legs, crossover, points, meta)
+    return WeightPath(folder, space.network.device), t
 
 
 def _head(sides: Sides) -> dict[str, object]:
@@ -204,21 +229,3 @@ def _head(sides: Sides) -> dict[str, object]:
             classes = [columns.start, columns.stop] if columns.stop else None
             blocks[side.task.name] = {"outputs": classes, "offset": side.offset}
     return {"head": {"protocol": sides.head, "tasks": blocks}}
-
-
-def _close(
-    sides: Sides,
-    side: Side,
-    crossover: Tensor,  # (n,)
-    walker: Walker,
-    options: MergeOptions,
-    folder: Path,
-    kept: StateFile,
-    on_progress: Callable[[Progress], None] | None,
-) -> Leg:
-    """Walk the other leg: from a network to the crossover, keeping that network's function."""
-    walk, steps = walker.reach(side, crossover, kept.state)
-    label = f"from {side.name} to the crossover"
-    watched = Monitor(sides, on_progress).watch(walk, label, steps, kept.steps)
-    measure = probe_of(side, options.output)
-    return record_leg(folder, side.name, side.w, watched, options.points, measure, kept)

@@ -13,14 +13,14 @@ from geomerge.data.batchnorm import BN
 from geomerge.errors import OptionError
 from geomerge.evaluation.pick import parse_pick
 from geomerge.merging.heads import HEADS
+from geomerge.merging.presets.registry import PRESETS
 from geomerge.metrics import METRICS
 from geomerge.metrics.outputs import OUTPUTS
 from geomerge.options import check_known, check_positive, parse_size, recorded
 
-__all__ = ["ALIGN", "LEARNABLE", "PRESETS", "MergeOptions"]
+__all__ = ["ALIGN", "LEARNABLE", "MergeOptions"]
 
 ALIGN = ("none", *METHODS)
-PRESETS = ("joint", "sketch", "paper")
 LEARNABLE = ("damping",)
 
 
@@ -100,7 +100,7 @@ class MergeOptions:
             OptionError: With the value, what was expected and what to do.
         """
         for what, value, known in (
-            ("preset", self.preset, PRESETS),
+            ("preset", self.preset, () if self.preset is None else PRESETS.names()),
             ("metric", self.metric, METRICS.names()),
             ("output", self.output, OUTPUTS),
             ("head", self.head, HEADS),

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from geomerge.evaluation.pick import PickRule
 from geomerge.io.checkpoint import Checkpoint
-from geomerge.merging.candidates import Candidate
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.plan import Plan
+from geomerge.merging.presets.base import Preset
 from geomerge.merging.relaxing import LegRelaxed
 from geomerge.merging.sides import Sides
+from geomerge.merging.stages import Candidate, PickedStage
 from geomerge.notebook import Curve, card, drawing, table
 from geomerge.paths.path import WeightPath
 
@@ -26,33 +26,39 @@ class Merge:
     Attributes:
         options: How, with a metric that fits the memory.
         sides: The networks and what they brought.
-        plan: What was done.
+        preset: Preset that walked.
         rule: How the point was picked.
-        stages: All candidates that were walked, by stage.
-        chosen: The candidate that was picked from in each stage.
+        stages: Walks with their picks, in order.
         path: The path from the first network to the last.
         t: Where on the path the crossover lies.
         w: The crossover's weights, shape (n,).
-        diagonal: Weights of which the metric knows only the diagonal.
         relaxed: What relaxing each leg did; empty if the path was not relaxed.
     """
 
     options: MergeOptions
     sides: Sides
-    plan: Plan
+    preset: Preset
     rule: PickRule
-    stages: list[list[Candidate]]
-    chosen: list[Candidate]
+    stages: list[PickedStage]
     path: WeightPath
     t: float
     w: Tensor
-    diagonal: tuple[str, ...]
     relaxed: list[LegRelaxed]
+
+    @property
+    def picked(self) -> Candidate:
+        """The candidate that the crossover was picked from."""
+        return self.stages[-1].chosen
+
+    @property
+    def diagonal_only(self) -> tuple[str, ...]:
+        """Tensors of which the metric knows only the diagonal."""
+        return self.stages[-1].walked.diagonal_only
 
     @property
     def accuracies(self) -> dict[str, float | None]:
         """The crossover's accuracy on each network's selection split."""
-        found = self.chosen[-1].score.accuracy
+        found = self.picked.score.accuracy
         return {side.name: found[side.name] for side in self.sides if side.name in found}
 
     def checkpoint(self) -> Checkpoint:
@@ -62,22 +68,22 @@ class Merge:
     def __repr__(self) -> str:
         found = ", ".join(f"{name} {_percent(value)}" for name, value in self.accuracies.items())
         return (
-            f"<Merge of {', '.join(self.accuracies)} ({self.plan.preset}): crossover at t = "
+            f"<Merge of {', '.join(self.accuracies)} ({self.preset.name}): crossover at t = "
             f"{self.t:.4g}, picked by {self.rule.name}; on the selection splits {found}>"
         )
 
     def _repr_html_(self) -> str:
-        chosen = self.chosen[-1]
+        chosen = self.picked
         networks = [
             [s.name, s.task.name if s.task else "not known", _percent(self.accuracies[s.name])]
             for s in self.sides
         ]
         walks = [
             [f"{c.damping:g}", f"{c.length:.4g}", f"{c.value:.4f}", "kept" if c is chosen else ""]
-            for c in self.stages[-1]
+            for c in self.stages[-1].candidates
         ]
         return card(
-            f"{self.plan.preset} merge: crossover at t = {self.t:.4g}, picked by {self.rule.name}",
+            f"{self.preset.name} merge: crossover at t = {self.t:.4g}, picked by {self.rule.name}",
             table(("network", "task", "accuracy of the crossover (selection)"), networks),
             _walk(chosen),
             table(("damping", "length up to the pick", f"value ({self.rule.name})", ""), walks),

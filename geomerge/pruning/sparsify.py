@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from geomerge.evaluation.pick import shortest_of_best
+from geomerge.evaluation.search import shortest_of_best
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.monitor.progress import Progress
 from geomerge.notebook import Curve, card, drawing, table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ import geomerge
 from geomerge.alignment import Alignment
 from geomerge.merging import Merge, MergeCurvePoint, MergeOptions, ResultRow, Seen
 from geomerge.merging.answers import Answers
-from geomerge.merging.candidates import Candidate
 from geomerge.merging.compare import JOINT
 from geomerge.merging.relaxing import LegRelaxed
 from geomerge.merging.sides import Side
+from geomerge.merging.stages import Candidate, PickedStage
 from geomerge.paths.energy import PathMeasure
 
 __all__ = ["EXAMPLES", "example_file", "merge_report"]
@@ -52,18 +51,18 @@ def merge_report(
         curve: The accuracy curves.
         seen: What else there is to look at.
     """
-    sides, last = merged.sides, merged.chosen[-1]
+    sides, last = merged.sides, merged.picked
     return {
         "geomerge": geomerge.__version__,
         "torch": torch.__version__,
         "recipe": recipe,
-        "preset": merged.plan.preset,
+        "preset": merged.preset.name,
         "metric": options.metric,
         "head": {"protocol": sides.head, "meaning": PROTOCOLS[sides.head]},
         "bn": sides.bn,
         "networks": {s.name: _network(s) for s in sides},
         "alignment": {s.name: _alignment(s.alignment) for s in sides},
-        "legs": _legs(merged, options),
+        "legs": _legs(merged),
         "data": {
             "walk": _walk_data(merged),
             "pick": _pick_data(merged),
@@ -77,12 +76,7 @@ def merge_report(
             "select": dict(last.score.accuracy),
             "drift": dict(last.score.drift),
         },
-        "stages": [
-            _stage(stage.learned, candidates, chosen)
-            for stage, candidates, chosen in zip(
-                merged.plan.stages, merged.stages, merged.chosen, strict=True
-            )
-        ],
+        "stages": [_stage(picked) for picked in merged.stages],
         "relaxed": [_relaxed(r) for r in merged.relaxed],
         "results": [
             {"name": row.name, "select": dict(row.select), "test": dict(row.test)} for row in rows
@@ -92,16 +86,15 @@ def merge_report(
         "layers": [asdict(layer) for layer in seen.layers],
         "answers": {name: _answers(name, found) for name, found in seen.answers.items()},
         "plane": None if seen.plane is None else asdict(seen.plane),
-        "diagonal_only": list(merged.diagonal),
+        "diagonal_only": list(merged.diagonal_only),
         "notes": sides.notes,
     }
 
 
-def _stage(
-    learned: Sequence[Side], candidates: Sequence[Candidate], chosen: Candidate
-) -> dict[str, Any]:
+def _stage(picked: PickedStage) -> dict[str, Any]:
+    chosen = picked.chosen
     return {
-        "learned": [s.name for s in learned],
+        "learned": [s.name for s in picked.stage.toward],
         "candidates": [
             {
                 "damping": c.damping,
@@ -110,9 +103,9 @@ def _stage(
                 "length": c.length,
                 "step": c.step,
                 "select": dict(c.score.accuracy),
-                "within_budgets": not c.score.over_budget,
+                "within_budgets": c.score.feasible,
             }
-            for c in candidates
+            for c in picked.candidates
         ],
         "damping": _learned(chosen),
         "budgets": _budgets(chosen),
@@ -220,61 +213,29 @@ def _alignment(found: Alignment | None) -> dict[str, Any] | None:
     }
 
 
-def _legs(merged: Merge, options: MergeOptions) -> list[dict[str, Any]]:
-    plan = merged.plan
-    lengths = merged.path.lengths
-
-    def measured(name: str) -> str:
-        if options.metric == "euclidean":
-            return "euclidean"
-        return f"{options.metric} ({options.output}), measured on {name}'s inputs as it goes"
-
-    if plan.preset == "paper":
-        assert plan.start is not None
-        start = plan.start.name
-        return [_leg(start, plan.goal.name, [start], measured(start), lengths)]
-    found = []
-    for side in (merged.sides.all[0], merged.sides.all[-1]):
-        kept, metric = [side.name], measured(side.name)
-        if side is plan.start:
-            kept = [s.name for s in plan.stages[-1].kept]
-            if options.metric in ("exact", "gram"):
-                metric = (
-                    f"{options.metric} ({options.output}), measured on inputs of "
-                    f"{' and '.join(kept)} where the walk starts, frozen"
-                )
-            if options.metric == "kronecker":
-                counts = [s.sketch.meta["inputs"] for s in plan.stages[-1].kept if s.sketch]
-                metric = (
-                    f"kronecker ({options.output}), sketch of "
-                    f"{' + '.join(map(str, counts))} inputs, frozen"
-                )
-        found.append(_leg(side.name, "the crossover", kept, metric, lengths))
-    return found
-
-
-def _leg(
-    start: str, end: str, keeps: list[str], metric: str, lengths: dict[str, float]
-) -> dict[str, Any]:
-    return {
-        "walked_from": start,
-        "to": end,
-        "keeps_function_of": [] if metric.startswith("euclidean") else keeps,
-        "metric": metric,
-        "length": lengths[start],
-    }
+def _legs(merged: Merge) -> list[dict[str, Any]]:
+    return [
+        {
+            "walked_from": leg.start,
+            "to": leg.end,
+            "keeps_function_of": list(leg.keeps),
+            "metric": leg.metric,
+            "length": merged.path.lengths[leg.start],
+        }
+        for leg in merged.preset.describe()
+    ]
 
 
 def _walk_data(merged: Merge) -> list[dict[str, Any]]:
     return [
         _used(s, s.manifold_name, "train", len(s.manifold), labels=False)
         for s in merged.sides
-        if s.manifold is not None and (s in merged.plan.walked_on or s.sketched_now)
+        if s.manifold is not None and (s in merged.preset.walked_on or s.sketched_now)
     ]
 
 
 def _pick_data(merged: Merge) -> list[dict[str, Any]]:
-    labels = merged.rule.needs != "drifts"
+    labels = merged.rule.uses_labels
     return [
         _used(s, s.task.name, "select", len(s.task.select.labels), labels)
         for s in merged.sides

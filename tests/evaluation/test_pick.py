@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from geomerge.errors import OptionError
-from geomerge.evaluation.pick import Score, parse_pick, search, shortest_of_best
+from geomerge.evaluation.pick import PICKS, Score, parse_pick
+from geomerge.evaluation.search import search, shortest_of_best
 
 
 def score(a: float, b: float | None = None, toward_b: float = 0.0) -> Score:
@@ -33,11 +34,11 @@ def test_balanced_looks_at_drops_and_not_at_accuracies() -> None:
 def test_a_floor_takes_the_best_of_the_other_or_the_nearest_to_it() -> None:
     rule = parse_pick("a >= 0.80", {"a": 0.99, "b": None})
     measured = [score(0.9, 0.3), score(0.85, 0.5), score(0.7, 0.9)]
-    assert max(measured, key=rule.value) is measured[1]
+    assert max(measured, key=rule.rank) is measured[1]
     blind = [score(0.9, toward_b=0.3), score(0.85, toward_b=0.5), score(0.7, toward_b=0.9)]
-    assert max(blind, key=rule.value) is blind[1]
+    assert max(blind, key=rule.rank) is blind[1]
     low = [score(0.5, toward_b=0.9), score(0.7, toward_b=0.1)]
-    assert max(low, key=rule.value) is low[1]
+    assert max(low, key=rule.rank) is low[1]
 
 
 def test_equal_drift_balances_functional_changes() -> None:
@@ -71,7 +72,26 @@ def test_rules_look_at_every_network() -> None:
         Score({"a": 0.90, "b": 0.88, "c": 0.90}),
     ]
     best = {
-        text: max(range(3), key=lambda i: parse_pick(text, experts).value(points[i]))
+        text: max(range(3), key=lambda i: parse_pick(text, experts).rank(points[i]))
         for text in ("max-min", "balanced", "c>=0.95")
     }
     assert best == {"max-min": 2, "balanced": 1, "c>=0.95": 0}
+
+
+def test_points_within_the_budgets_come_before_all_others() -> None:
+    rule = parse_pick("a>=0.80", {"a": 0.99, "b": 0.99})
+    points = [
+        Score({"a": 0.9, "b": 0.9}, feasible=False),
+        Score({"a": 0.7, "b": 0.9}),
+        Score({"a": 0.8, "b": 0.1}),
+    ]
+    assert sorted(points, key=rule.rank) == points
+    assert [rule.meets(point) for point in points] == [True, False, True]
+
+
+def test_a_registered_rule_is_parsed_by_its_name() -> None:
+    assert {"max-min", "balanced", "equal-drift"} <= set(PICKS)
+    for name in PICKS:
+        rule = parse_pick(name, {"a": 0.9, "b": 0.8})
+        assert rule.name == name
+        assert rule.uses_labels == (rule.needs == "accuracies")

@@ -68,7 +68,7 @@ def test_a_sketch_follows_its_network(digits: Path) -> None:
 def test_a_walk_from_b_by_its_sketch_is_the_same_walk(digits: Path) -> None:
     # From b toward a's function, a's weights play no part: only the coordinates differ.
     values = [
-        merge(pair(digits), replace(FAST, align=align)).chosen[-1].score.accuracy
+        merge(pair(digits), replace(FAST, align=align)).picked.score.accuracy
         for align in ("none", "weights")
     ]
     for name in "ab":

@@ -33,7 +33,7 @@ def test_a_merge_without_problems_is_what_was_said(digits: Path) -> None:
     assert found.networks["a"]["inputs"] == 1199
     assert found.networks["b"]["sketch"]["task"] == "digits-permuted"
     merged = merge([load_checkpoint(f) for f in files], MergeOptions(**options))
-    assert merged.plan.preset == found.preset
+    assert merged.preset.name == found.preset
     assert found.time is not None
     assert sum(found.time["steps"].values()) >= len(merged.path.steps)
     assert found.time["seconds"] > 0

@@ -27,7 +27,7 @@ def bare(checkpoint: Checkpoint) -> Checkpoint:
 def test_the_sketch_preset_does_both_tasks(digits: Path) -> None:
     a, b = pair(digits)
     merged = merge([a, b], FAST)
-    assert merged.plan.preset == "sketch"
+    assert merged.preset.name == "sketch"
     assert merged.rule.name == "max-min"
     tasks = [load_task(name) for name in ("digits", "digits-permuted")]
     network = merged.sides.network
@@ -43,8 +43,8 @@ def test_the_sketch_preset_does_both_tasks(digits: Path) -> None:
 def test_either_side_may_give_the_data(digits: Path) -> None:
     a, b = pair(digits)
     merged = merge([a, b], replace(FAST, manifold=("digits-permuted",)))
-    assert merged.plan.start.name == "a"
-    assert merged.plan.goal.name == "b"
+    assert merged.preset.start.name == "a"
+    assert merged.preset.goal.name == "b"
     tasks = [load_task(name) for name in ("digits", "digits-permuted")]
     assert min(accuracy(merged.sides.network, merged.w, t.test) for t in tasks) > 0.8
 
@@ -52,9 +52,9 @@ def test_either_side_may_give_the_data(digits: Path) -> None:
 def test_nothing_known_of_b_takes_the_paper_preset(digits: Path) -> None:
     a, b = pair(digits)
     merged = merge([a, bare(b)], replace(FAST, damping=1e-3))
-    assert merged.plan.preset == "paper"
+    assert merged.preset.name == "paper"
     assert merged.rule.name == "a>=0.80"
-    assert merged.chosen[-1].score.accuracy["b"] is None
+    assert merged.picked.score.accuracy["b"] is None
     task = load_task("digits")
     assert accuracy(merged.sides.network, merged.w, task.select) >= 0.80
     assert torch.equal(merged.path.at(1), merged.sides["b"].w)
@@ -70,7 +70,7 @@ def test_a_sketch_without_data_of_b_picks_by_drift(digits: Path) -> None:
     )
     merged = merge([a, unknown], FAST)
     assert merged.rule.name == "equal-drift"
-    score = merged.chosen[-1].score
+    score = merged.picked.score
     assert score.drift["a"] is not None
     assert score.drift["b"] is not None
     assert any("b is not measured" in note for note in merged.sides.notes)
@@ -84,7 +84,7 @@ def test_a_sketch_file_makes_up_for_a_bare_network(digits: Path, tmp_path: Path)
     save_sketch(tmp_path / "b.safetensors", make_sketch(network, w, task.train.inputs, task.name))
     options = replace(FAST, sketch=(f"b={tmp_path / 'b.safetensors'}",))  # it knows its task
     again = merge([a, bare(b)], options)
-    assert again.plan.preset == "sketch"
+    assert again.preset.name == "sketch"
     assert again.rule.name == "max-min"
 
 
@@ -191,7 +191,7 @@ def test_networks_that_do_not_belong_together(digits: Path) -> None:
     [
         ({"preset": "scetch"}, "did you mean 'sketch'"),
         ({"metric": "kroneker"}, "did you mean 'kronecker'"),
-        ({"damping": -1.0}, "positive --damping"),
+        ({"damping": -1.0}, "positive `damping`"),
         ({"steps": 0}, "at least one step"),
         ({"points": 1}, "--points of 8 or more"),
         ({"pick": "best"}, "unknown pick"),

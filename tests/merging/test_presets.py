@@ -14,7 +14,7 @@ from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.files import evaluate_file
 from geomerge.merging.heads import arrange_heads, widen_metric
 from geomerge.merging.prepare import prepare_sides
-from geomerge.merging.walks import Walker
+from geomerge.merging.presets.base import choose_preset
 from geomerge.metrics import measure_metric
 from geomerge.networks.architectures import create_network
 from geomerge.runs import run_merge
@@ -52,7 +52,7 @@ def third(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 def test_inputs_of_all_tasks_take_the_joint_preset(digits: Path) -> None:
     merged = merge(pair(digits), JOINT)
-    assert merged.plan.preset == "joint"
+    assert merged.preset.name == "joint"
     tasks = [load_task(name) for name in TASKS]
     network = merged.sides.network
     experts = [accuracy(network, s.w, t.test) for s, t in zip(merged.sides, tasks, strict=True)]
@@ -79,7 +79,9 @@ def test_the_gram_metric_merges_too(digits: Path) -> None:
 def test_the_exact_metric_walks_too(digits: Path) -> None:
     options = replace(JOINT, metric="exact", steps=5)
     sides = prepare_sides(pair(digits), options)
-    points = list(Walker(sides, options).learn_all(sides.middle(), 1e-2, WalkState())[0])
+    preset = choose_preset(sides, options)
+    walk = preset.stage_walk(preset.stages[0], sides.middle())
+    points = list(walk(1e-2, WalkState()).points)
     assert len(points) == 10
     assert points[8].distance < 0.97 * points[0].distance
 
@@ -95,10 +97,10 @@ def test_three_networks_become_one(digits: Path, third: Checkpoint, order: str) 
             merge(networks, options)
         return
     merged = merge(networks, options)
-    assert merged.plan.preset == "sketch"
-    assert [[s.name for s in stage.kept] for stage in merged.plan.stages] == [["c"], ["c", "b"]]
+    assert merged.preset.name == "sketch"
+    assert [[s.name for s in stage.kept] for stage in merged.preset.stages] == [["c"], ["c", "b"]]
     assert merged.path.ends == ("a", "c")
-    network, found = merged.sides.network, merged.chosen[-1].score.accuracy
+    network, found = merged.sides.network, merged.picked.score.accuracy
     assert set(found) == {"a", "b", "c"}
     assert found["c"] is None  # its task has no name that could be loaded
     for name in TASKS:
@@ -123,7 +125,7 @@ def test_heads_with_room_for_both_tasks(digits: Path, tmp_path: Path, head: str)
 
 def test_a_sketch_is_carried_over_to_a_wider_head(digits: Path) -> None:
     merged = merge(pair(digits), replace(SKETCH, head="offset"))
-    assert merged.plan.preset == "sketch"
+    assert merged.preset.name == "sketch"
     assert smallest(merged.accuracies) > 0.5  # no data of b, and its classes are not known
 
 
@@ -182,7 +184,7 @@ def test_budgets_are_kept_and_priced(digits: Path, tmp_path: Path) -> None:
 def test_budgets_with_inputs_bound_the_loss_of_each_class(digits: Path) -> None:
     options = replace(JOINT, steps=30, budget=("b/*=0.5", "a=0.1"))
     merged = merge(pair(digits), options)
-    budgets = merged.chosen[-1].budgets
+    budgets = merged.picked.budgets
     assert budgets is not None
     assert {name.partition("/")[0] for name in budgets.limits} == {"a", "b"}
     assert len(budgets.limits) == 11

@@ -12,9 +12,9 @@ from geomerge.comparison.methods.walks import walk_and_pick
 from geomerge.comparison.registry import MethodResult, method
 from geomerge.errors import NumericalError
 from geomerge.merging.joint import round_samples
-from geomerge.merging.walks import EUCLIDEAN_RATES
+from geomerge.merging.presets.joint import EUCLIDEAN_RATE
 
-RATES = tuple(EUCLIDEAN_RATES["joint"] * factor for factor in (0.25, 1.0, 4.0))
+RATES = tuple(EUCLIDEAN_RATE * factor for factor in (0.25, 1.0, 4.0))
 _TRIAL = 0.1  # share of the samples for the trial of each rate
 
 

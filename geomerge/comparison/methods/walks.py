@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 
 from geomerge.comparison.context import CURVE, Context
 from geomerge.comparison.registry import MethodResult, method
-from geomerge.merging.candidates import best_candidate, pick_candidates, walk_stage
 from geomerge.merging.joint import joint_samples, round_samples
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.plan import plan_merge
-from geomerge.merging.walks import Walker
+from geomerge.merging.presets.base import choose_preset
+from geomerge.merging.recording import Monitor, Recorder
+from geomerge.merging.stages import walk_plan
 from geomerge.metrics.sketch import INPUTS
 
 __all__ = ["walk_and_pick"]
@@ -34,25 +34,21 @@ def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> M
         OptionError: If data that the preset needs is missing.
         NumericalError: If the walk diverges.
     """
-    sides = context.sides
-    plan = plan_merge(sides, options)
-    (stage,) = plan.stages
-    walker = Walker(sides, options)
+    preset = choose_preset(context.sides, options)
+    monitor = Monitor(context.sides, context.on_progress)
     with TemporaryDirectory() as folder:
-        walked = walk_stage(
-            sides, plan, stage, plan.begin(sides), walker, options, Path(folder) / "walk",
-            context.on_progress, title,
-        )  # fmt: skip
-        candidates = pick_candidates(walked, context.rule)
-        best = best_candidate(candidates, context.rule)
+        recorder = Recorder(Path(folder), monitor, options.points, title=title)
+        (picked,) = walk_plan(preset, context.rule, recorder)
+        best = picked.chosen
         marks = [step for step, _ in best.leg.marks if step < best.step]
         curve = [best.leg.weights(step) for step in marks[:: max(1, len(marks) // CURVE)]]
         w = context.settled(best.leg.weights(best.step))
-    taken = sum(len(candidate.steps) for candidate in candidates)
+    stage = picked.stage
+    taken = sum(len(candidate.steps) for candidate in picked.candidates)
     chosen = ({"mu": best.damping} if best.damping else {}) | {"step": float(best.step)}
     return MethodResult(
         w,
-        inputs=tuple(side.name for side in plan.walked_on),
+        inputs=tuple(side.name for side in preset.walked_on),
         sketches=tuple(side.name for side in stage.kept),
         samples=taken // len(stage.learned) * round_samples(stage.learned),
         chosen=chosen,

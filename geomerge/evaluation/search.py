@@ -1,0 +1,57 @@
+"""Search for the best point of a walk, and for the best of several walks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from geomerge.evaluation.pick import MARGIN, PickRule, Score
+
+__all__ = ["COARSE", "search", "shortest_of_best"]
+
+Walk = TypeVar("Walk")
+
+COARSE = 12  # points measured first; then those around the best
+
+
+def search(
+    marks: Sequence[int], measure: Callable[[int], Score], rule: PickRule
+) -> tuple[int, dict[int, Score]]:
+    """Find the best of a row of points: some spread over all of them first, then near the best.
+
+    Args:
+        marks: Points, in order.
+        measure: Function that measures one of them.
+        rule: Order of measured points.
+
+    Returns:
+        The best point, the first of equals, and all that was measured.
+    """
+    stride = max(1, len(marks) // COARSE)
+    scores = {i: measure(marks[i]) for i in {*range(0, len(marks), stride), len(marks) - 1}}
+    while stride > 1:
+        best = max(sorted(scores), key=lambda i: rule.rank(scores[i]))
+        stride = (stride + 1) // 2
+        for i in (best - stride, best + stride):
+            if 0 <= i < len(marks) and i not in scores:
+                scores[i] = measure(marks[i])
+    best = max(sorted(scores), key=lambda i: rule.rank(scores[i]))
+    return marks[best], {marks[i]: score for i, score in sorted(scores.items())}
+
+
+def shortest_of_best(
+    walks: Sequence[Walk],
+    value: Callable[[Walk], float],
+    length: Callable[[Walk], float],
+    margin: float = MARGIN,
+) -> Walk:
+    """Return the shortest of the walks whose value is nearly the best.
+
+    Args:
+        walks: Walks to choose from.
+        value: Value of a walk; the higher the better.
+        length: Length of a walk's path.
+        margin: Difference to the best value that is near enough.
+    """
+    best = max(map(value, walks))
+    return min((walk for walk in walks if value(walk) >= best - margin), key=length)

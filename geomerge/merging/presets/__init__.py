@@ -1,0 +1,1 @@
+"""Presets of a merge: how the networks' weights are walked, one file each."""

@@ -1,0 +1,115 @@
+"""Paper preset: from one network toward the weights of the other, eq. (7) of arXiv 2012.09605."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
+
+from geomerge.merging.options import MergeOptions
+from geomerge.merging.presets.base import LegDescription, Preset, Stage, StageWalk
+from geomerge.merging.presets.registry import preset
+from geomerge.merging.sides import Side, Sides
+from geomerge.merging.walker import DAMPING, RATE, STRAIGHT_STEPS, Walk
+from geomerge.metrics import EuclideanMetric
+from geomerge.walks.constraints import Constraints
+from geomerge.walks.state import WalkState
+from geomerge.walks.walk import FunctionWalkOptions, WeightWalkOptions, walk_straight
+
+__all__ = ["PaperPreset"]
+
+DAMPINGS = (3e-4, 1e-3, 3e-3)
+BACK_STEPS = 200  # that take the drift back before the walk goes straight
+
+
+@preset("paper")
+class PaperPreset(Preset):
+    """Walk from a network with inputs to the weights of the other, keeping its function."""
+
+    about = "from one network, kept on its inputs, to the weights of the other"
+    preference = 2
+    retries = 0  # the step's length is bounded, there is no rate to halve
+    walks_on = True
+
+    def __init__(self, space: Sides, options: MergeOptions) -> None:
+        super().__init__(space, options)
+        self.start, self.goal = _roles(space)
+        self.stages = (Stage((self.start,), (), self._candidates(DAMPINGS), self.goal),)
+
+    @classmethod
+    def problem(cls, space: Sides, options: MergeOptions) -> str | None:
+        """Return why it cannot be used: too many networks, damping to learn, or no inputs."""
+        if len(space.all) > 2:
+            return (
+                "more than two networks need inputs of every network's task but one, and a sketch "
+                "of that one, which comes last; name the inputs with --manifold"
+            )
+        if options.learn is not None:
+            return (
+                "--learn damping needs a walk toward functions, and what is there allows the "
+                "paper preset only; give a sketch or the inputs of the other network"
+            )
+        if not any(side.manifold for side in space):
+            return (
+                "no inputs to walk on; name the task of one network with --manifold, such as "
+                "--manifold mnist"
+            )
+        return None
+
+    @property
+    def walked_on(self) -> tuple[Side, ...]:
+        """The network whose function is kept."""
+        return self.stages[0].kept
+
+    @property
+    def open_ends(self) -> tuple[Side, ...]:
+        """No end: the walk goes from one to the other."""
+        return ()
+
+    def stage_walk(
+        self,
+        stage: Stage,
+        start: Tensor,  # (n,)
+    ) -> StageWalk:
+        """Return what makes the walks; each measures the metric as it goes."""
+        return partial(self._walk, stage.kept[0])
+
+    def _walk(
+        self,
+        side: Side,
+        damping: float,
+        state: WalkState,
+        rate: float = 1.0,
+        constraints: Constraints | None = None,
+    ) -> Walk:
+        """Walk by eq. (7) until near the target, take the drift back, then go straight to it."""
+        target, walker = self.goal.w, self.walker
+        gap = float((target - side.w).norm())
+        walk = WeightWalkOptions(
+            steps=self.options.steps or WeightWalkOptions.steps,
+            radius=max(WeightWalkOptions.radius, gap / 400),  # else far networks are never reached
+            damping=self.options.damping,
+            least=damping,
+        )
+        if self.options.metric == "euclidean":  # nothing drifts back: the path is the line
+            line = walk_straight(side.w, target, EuclideanMetric(), walk.steps, state)
+            return Walk(line, walk.steps)
+        back = FunctionWalkOptions(DAMPING, steps=BACK_STEPS, learning_rate=RATE)
+        points = walker.approach_and_close(side, target, walk, state, back, constraints)
+        return Walk(points, walk.steps + back.steps + STRAIGHT_STEPS)
+
+    def measurements(self, steps: int) -> int:
+        """Return how often the metric is measured anew."""
+        return steps // WeightWalkOptions.refresh
+
+    def describe(self) -> list[LegDescription]:
+        """Return the only leg, from one network to the other."""
+        assert self.start is not None
+        name = self.start.name
+        return [self._described(name, self.goal.name, (name,), self._measured(name))]
+
+
+def _roles(space: Sides) -> tuple[Side, Side]:
+    """Return the network that is kept, the first with inputs, and the other."""
+    a, b = space
+    return (a, b) if a.manifold else (b, a)

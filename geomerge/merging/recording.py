@@ -1,0 +1,124 @@
+"""Recording of walks: points and state of each in a folder, progress with accuracies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.merging.probe import Probe
+from geomerge.merging.sides import Sides
+from geomerge.merging.walker import Walk
+from geomerge.monitor.progress import Progress
+from geomerge.paths.leg import Leg, record_leg
+from geomerge.walks.state import StateFile, WalkState
+from geomerge.walks.walk import WalkPoint
+
+__all__ = ["Monitor", "Recorder", "Recording"]
+
+EVERY = 20  # steps between two measurements
+EXAMPLES = 500
+
+
+class Monitor:
+    """Watcher of walks.
+
+    Args:
+        space: Networks whose accuracies are told.
+        on_progress: Function called after each step; None watches nothing and measures nothing.
+    """
+
+    def __init__(self, space: Sides, on_progress: Callable[[Progress], None] | None = None) -> None:
+        self._call = on_progress
+        self._few = [(s.name, s.network, s.task.select.first(EXAMPLES)) for s in space if s.task]
+
+    def watch(
+        self, walk: Iterator[WalkPoint], name: str, steps: int, taken: int = 0
+    ) -> Iterator[WalkPoint]:
+        """Pass a walk on unchanged, or what is left of it after some steps."""
+        if self._call is None:
+            yield from walk
+            return
+        found: dict[str, float] = {}
+        for step, point in enumerate(walk, taken + 1):
+            if not found or step % EVERY == 1:
+                found = {name: accuracy(net, point.weights, few) for name, net, few in self._few}
+            self._call(Progress(name, step, steps, found))
+            yield point
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Place where walks are recorded, and how.
+
+    Attributes:
+        folder: Folder of the walks' own folders.
+        monitor: Watcher of the walks.
+        points: Most points stored of each walk, both ends counted.
+        resumable: Whether each walk's state is written, so that an interrupted one goes on.
+        device: Device of the walks' tensors.
+        title: Text before the names that the monitor tells.
+    """
+
+    folder: Path
+    monitor: Monitor
+    points: int
+    resumable: bool = False
+    device: str | torch.device = "cpu"
+    title: str = ""
+
+    def within(self, name: str) -> Recorder:
+        """Return a recorder for a folder inside of this one."""
+        return replace(self, folder=self.folder / name)
+
+    def open(self, name: str) -> Recording:
+        """Open the recording of a walk; one that was interrupted has the state that it had."""
+        file = self.folder / name / "state" if self.resumable else None
+        return Recording(self, self.folder / name, StateFile(file, self.device))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One walk's recording.
+
+    Attributes:
+        recorder: Recorder that opened it.
+        folder: Folder of the walk's points.
+        file: File of its state.
+    """
+
+    recorder: Recorder
+    folder: Path
+    file: StateFile
+
+    @property
+    def state(self) -> WalkState:
+        """State of the walk."""
+        return self.file.state
+
+    def follow(
+        self,
+        walk: Walk,
+        label: str,
+        name: str,
+        start: Tensor,  # (n,)
+        measure: Probe | None,
+    ) -> Leg:
+        """Follow a walk to its end and return its leg.
+
+        Args:
+            walk: Walk, or what is left of it.
+            label: Name that the monitor tells.
+            name: Name of the leg in records.
+            start: Point that the walk started from.
+            measure: Probe of the steps' functional change; None without inputs.
+        """
+        told = self.recorder.title + label
+        watched = self.recorder.monitor.watch(walk.points, told, walk.steps, self.file.steps)
+        return record_leg(
+            self.folder, name, start, watched, self.recorder.points, measure, self.file
+        )

@@ -1,0 +1,222 @@
+"""Stages of a preset: candidates walked, the best point of each, and the best candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from geomerge.errors import NumericalError
+from geomerge.evaluation.pick import PickRule, Score
+from geomerge.evaluation.search import search, shortest_of_best
+from geomerge.merging.limits import stage_constraints
+from geomerge.merging.presets.base import Preset, Stage
+from geomerge.merging.probe import Probe
+from geomerge.merging.recording import Recorder
+from geomerge.merging.scoring import Scorer
+from geomerge.merging.walker import Walk
+from geomerge.paths.leg import Leg, StepRecord
+from geomerge.walks.constraints import Constraints
+from geomerge.walks.state import WalkState
+
+__all__ = ["Candidate", "CandidateWalks", "PickedStage", "WalkedStage", "walk_plan", "walk_stage"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One walked candidate.
+
+    Attributes:
+        damping: Damping mu of its walk (paper's preset: the least mu; learned: the first).
+        leg: Points of its walk.
+        step: Picked point.
+        score: Score of that point.
+        seen: Scores of every point that the pick looked at, by step.
+        value: Value of that point by the pick rule.
+        length: Length of its walk up to the pick, on the same inputs for all candidates.
+        budgets: Budgets of its walk; None without any.
+        steps: All steps of its walk, those after the pick too.
+    """
+
+    damping: float
+    leg: Leg
+    step: int
+    score: Score
+    seen: dict[int, Score]
+    value: float
+    length: float
+    budgets: Constraints | None
+    steps: list[StepRecord]
+
+
+class CandidateWalks:
+    """Maker of the walks of a stage's candidates, with their budgets.
+
+    Args:
+        preset: Preset that walks.
+        stage: One of its stages.
+        start: Point that the walks start from, shape (n,).
+
+    Attributes:
+        measure: Probe of the steps' functional change; None without inputs.
+    """
+
+    def __init__(self, preset: Preset, stage: Stage, start: Tensor) -> None:
+        self._preset, self._stage, self._start = preset, stage, start
+        self._make = preset.stage_walk(stage, start)
+        self.measure: Probe | None = preset.walker.probe(stage.kept)
+
+    def walk(
+        self, damping: float, state: WalkState, rate: float = 1.0
+    ) -> tuple[Walk, Constraints | None]:
+        """Return the walk of a candidate, and the budgets that bind it.
+
+        Args:
+            damping: Damping of the candidate.
+            state: State of the walk.
+            rate: Share of the learning rate.
+        """
+        budgets = state.part("budgets")
+        constraints = stage_constraints(self._preset, self._stage, self._start, budgets)
+        return self._make(damping, state, rate, constraints), constraints
+
+
+@dataclass(frozen=True)
+class WalkedStage:
+    """Walks of a stage's candidates, not yet picked from.
+
+    Attributes:
+        preset: Preset that walked.
+        stage: Stage that was walked.
+        legs: Walks, one per candidate.
+        budgets: Budgets of each walk.
+        diagonal_only: Tensors of which the metric knows only the diagonal.
+    """
+
+    preset: Preset
+    stage: Stage
+    legs: list[Leg]
+    budgets: list[Constraints | None]
+    diagonal_only: tuple[str, ...]
+
+    def picked(self, rule: PickRule) -> PickedStage:
+        """Pick a point of every candidate by a rule, and the shortest of the best candidates."""
+        walked = zip(self.stage.candidates, self.legs, self.budgets, strict=True)
+        candidates = [self._pick(*each, rule) for each in walked]
+        level = max(rule.level(c.score) for c in candidates)
+        best = shortest_of_best(
+            [c for c in candidates if rule.level(c.score) == level],
+            lambda c: c.value,
+            lambda c: c.length,
+            rule.margin,
+        )
+        w = self.preset.space.settled(best.leg.weights(best.step))
+        return PickedStage(self, candidates, best, w)
+
+    def _pick(
+        self, damping: float, leg: Leg, budgets: Constraints | None, rule: PickRule
+    ) -> Candidate:
+        scorer = Scorer(self.stage.experts, self.preset.options.output)
+
+        def measure(step: int) -> Score:
+            w = self.preset.space.settled(leg.weights(step))
+            return replace(scorer(w), feasible=budgets is None or budgets.within(w))
+
+        step, scores = search([step for step, _ in leg.marks], measure, rule)
+        score = scores[step]
+        return Candidate(
+            damping=damping,
+            leg=leg,
+            step=step,
+            score=score,
+            seen=scores,
+            value=rule.value(score),
+            length=leg.length_at(step),
+            budgets=budgets,
+            steps=list(leg.steps),
+        )
+
+
+@dataclass(frozen=True)
+class PickedStage:
+    """Stage whose point is picked.
+
+    Attributes:
+        walked: Walks of its candidates.
+        candidates: What was picked of each.
+        chosen: Candidate that was picked from.
+        w: Picked point with its running statistics, shape (n,); the next stage starts here.
+    """
+
+    walked: WalkedStage
+    candidates: list[Candidate]
+    chosen: Candidate
+    w: Tensor = field(repr=False)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage."""
+        return self.walked.stage
+
+
+def walk_plan(preset: Preset, rule: PickRule, recorder: Recorder) -> Iterator[PickedStage]:
+    """Walk the stages of a preset one after the other, each from the point picked of the last.
+
+    Args:
+        preset: Preset, made for its networks.
+        rule: Rule by which points and candidates are picked.
+        recorder: Recorder of the walks.
+
+    Yields:
+        Each stage as soon as its point is picked.
+    """
+    start = preset.begin()
+    for number, stage in enumerate(preset.stages):
+        walked = walk_stage(preset, stage, start, recorder.within(f"stage-{number}"))
+        picked = walked.picked(rule)
+        yield picked
+        start = picked.w
+
+
+def walk_stage(
+    preset: Preset,
+    stage: Stage,
+    start: Tensor,  # (n,)
+    recorder: Recorder,
+) -> WalkedStage:
+    """Walk once for every candidate of a stage.
+
+    Args:
+        preset: Preset that walks.
+        stage: One of its stages.
+        start: Point that the walks start from.
+        recorder: Recorder of the walks.
+
+    Raises:
+        NumericalError: If a walk diverges at every rate that is tried.
+    """
+    walks = CandidateWalks(preset, stage, start)
+    name = preset.start.name if preset.start else "middle"
+    goal = "+".join(side.name for side in stage.toward)
+    legs, budgets = [], []
+    for damping in stage.candidates:
+        label = f"toward {goal}" + (f", damping {damping:g}" if damping else "")
+        for attempt in range(preset.retries + 1):
+            recording = recorder.open(f"candidate-{damping:g}-{attempt}")
+            rate = 0.5**attempt
+            walk, constraints = walks.walk(damping, recording.state, rate)
+            try:
+                leg = recording.follow(walk, label, name, start, walks.measure)
+            except NumericalError:
+                if attempt == preset.retries:
+                    raise
+                preset.space.notes.append(
+                    f"the walk {recorder.title}{label} diverged at {rate:g} x the learning rate "
+                    "and was walked again at half of that"
+                )
+                continue
+            legs.append(leg)
+            budgets.append(constraints)
+            break
+    return WalkedStage(preset, stage, legs, budgets, preset.diagonal_only(stage, start))

@@ -1,0 +1,210 @@
+"""Parts of the presets' walks: teachers, metrics at a point, settings, legs to a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from geomerge.merging.measuring import manifold_of, measured_inputs, metric_of_all
+from geomerge.merging.options import MergeOptions
+from geomerge.merging.probe import Probe, probe_of
+from geomerge.merging.sides import Side, Sides
+from geomerge.metrics import EuclideanMetric, MaskedMetric, Metric
+from geomerge.steps import precondition
+from geomerge.walks.constraints import Constraints
+from geomerge.walks.damping import DampingLearner
+from geomerge.walks.objectives import KLToTeacher, log_probabilities
+from geomerge.walks.state import WalkState
+from geomerge.walks.walk import (
+    FunctionWalkOptions,
+    WalkPoint,
+    WeightWalkOptions,
+    walk_straight,
+    walk_toward_function,
+    walk_toward_weights,
+)
+
+__all__ = ["DAMPING", "RATE", "STRAIGHT_STEPS", "Walk", "Walker", "steps_taken"]
+
+DAMPING = 1e-3  # of corrections, and of the legs that close a path
+RATE = 0.1  # of corrections
+STRAIGHT_STEPS = 20
+
+
+class Walk(NamedTuple):
+    """Walk that can be followed.
+
+    Attributes:
+        points: Points, made as they are asked for.
+        steps: How many points it gives at most.
+    """
+
+    points: Iterator[WalkPoint]
+    steps: int
+
+
+class Walker:
+    """Parts of walks that keep or copy functions of experts on their inputs.
+
+    Args:
+        space: Networks.
+        options: Options of the merge.
+    """
+
+    def __init__(self, space: Sides, options: MergeOptions) -> None:
+        self._space = space
+        self._options = options
+        self._targets: dict[str, Tensor] = {}
+        self._diagonal: tuple[str, ...] | None = None  # as the last measured metric has it
+
+    def direction(self, side: Side) -> KLToTeacher:
+        """Return the direction toward an expert's function, from the first batch on."""
+        inputs = manifold_of(side)
+        return KLToTeacher(
+            side.network, self.targets(side), inputs, FunctionWalkOptions.batch, self._options.seed
+        )
+
+    def targets(self, side: Side) -> Tensor:  # (N, m)
+        """Return an expert's log-probabilities on its inputs."""
+        if side.name not in self._targets:
+            self._targets[side.name] = log_probabilities(side.network, side.w, manifold_of(side))
+        return self._targets[side.name]
+
+    def probe(self, kept: Sequence[Side]) -> Probe | None:
+        """Return what measures steps: where one function is kept, and there are inputs for it."""
+        return probe_of(kept[0], self._options.output) if len(kept) == 1 else None
+
+    def metric_at(self, experts: Sequence[Side], damping: float) -> Callable[[Tensor], Metric]:
+        """Return what measures the metric of experts at a point, made cheap for a known damping."""
+        if self._options.metric == "euclidean":
+            return lambda w: self.on_plane(EuclideanMetric())
+        samples = measured_inputs(experts, self._options)
+
+        def measure(w: Tensor) -> Metric:
+            metric = metric_of_all(experts, samples, w, self._options)
+            self._diagonal = metric.diagonal_only
+            return self.on_plane(metric.truncate(damping))
+
+        return measure
+
+    def diagonal_only(
+        self,
+        experts: Sequence[Side],
+        w: Tensor,  # (n,)
+    ) -> tuple[str, ...]:
+        """Return the tensors of which the metric knows only the diagonal.
+
+        Args:
+            experts: Experts whose metric is measured where none was before: walks that were
+                finished by an interrupted call measure nothing.
+            w: Point where it is measured then.
+        """
+        if self._options.metric == "euclidean":
+            return ()
+        if self._diagonal is None:
+            self.metric_at(experts, 0.0)(w)
+        assert self._diagonal is not None
+        return self._diagonal
+
+    def on_plane(self, metric: Metric) -> Metric:
+        """Return the metric in which common zeros do not move, where the options keep them."""
+        zeros = self._space.common_zeros if self._options.keep_zeros else None
+        return metric if zeros is None else MaskedMetric(metric, ~zeros)
+
+    def settings(
+        self, damping: float, rate: float, refresh: tuple[int, ...] = (0,)
+    ) -> FunctionWalkOptions:
+        """Return the settings of a walk toward functions, of so many steps as the options say."""
+        steps = self._options.steps or FunctionWalkOptions.steps
+        return FunctionWalkOptions(damping, steps, rate, refresh=refresh)
+
+    def learner(
+        self,
+        damping: float,
+        state: WalkState,
+        kept: Callable[[Tensor], Tensor] | None = None,
+    ) -> DampingLearner | None:
+        """Return what adjusts the damping along a walk, None where the options fix it.
+
+        Args:
+            damping: First damping.
+            state: State of the walk.
+            kept: Gradient of the kept function's distance at a point; None if nothing is kept.
+        """
+        if self._options.learn != "damping":
+            return None
+        return DampingLearner(damping, kept, state.part("learner"))
+
+    def reach(
+        self,
+        side: Side,
+        target: Tensor,  # (n,)
+        state: WalkState,
+    ) -> Walk:
+        """Walk from an expert to exactly the target, keeping the expert's function on the way."""
+        gap = float((target - side.w).norm())
+        walk = WeightWalkOptions(steps=300, radius=max(0.1, gap / 200), damping=DAMPING)
+        points = self.approach_and_close(side, target, walk, state)
+        return Walk(points, walk.steps + STRAIGHT_STEPS)
+
+    def approach_and_close(
+        self,
+        side: Side,
+        target: Tensor,  # (n,)
+        walk: WeightWalkOptions,
+        state: WalkState,
+        back: FunctionWalkOptions | None = None,
+        constraints: Constraints | None = None,
+    ) -> Iterator[WalkPoint]:
+        """Walk from an expert to near a target, back toward its function, and to the target.
+
+        Args:
+            side: Expert whose function is kept.
+            target: Weights to end at.
+            walk: Settings of the walk toward the target.
+            state: State of the walk.
+            back: Settings of the walk that takes the drift back; None leaves it out.
+            constraints: Budgets that the walk must keep, its straight end excepted.
+
+        Yields:
+            One point per step.
+        """
+        near, returned = state.part("near"), state.part("back")
+        metric_at = self.metric_at([side], walk.damping or walk.least)
+        if not near.values.get("over"):
+            correct = None
+            if self._options.metric != "euclidean":
+                correct = self._corrector(side, steps_taken(near))
+            yield from walk_toward_weights(
+                side.w, target, metric_at, walk, correct, constraints, near
+            )
+            near.values["over"] = True
+        w = near.tensors.get("w", side.w)
+        if back is not None and not returned.values.get("over"):
+            metric_back = self.metric_at([side], DAMPING)
+            direction = self.direction(side)
+            direction.skip(steps_taken(returned))
+            yield from walk_toward_function(
+                w, metric_back, [direction], back, constraints, state=returned
+            )
+            returned.values["over"] = True
+        w = returned.tensors.get("w", w)
+        yield from walk_straight(w, target, metric_at(w), STRAIGHT_STEPS, state.part("straight"))
+
+    def _corrector(self, side: Side, steps: int) -> Callable[[Metric, Tensor], Tensor]:
+        """Return one preconditioned step back toward the function, against accumulated drift."""
+        direction = self.direction(side)
+        direction.skip(steps)
+
+        def correct(metric: Metric, w: Tensor) -> Tensor:
+            _, v = direction(w)
+            return w + RATE * precondition(metric, v, DAMPING)
+
+        return correct
+
+
+def steps_taken(state: WalkState) -> int:
+    """Return how many steps a walk took before."""
+    return int(state.values.get("step", 0))
