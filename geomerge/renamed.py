@@ -28,6 +28,7 @@ MODULES = {
     "energy": "paths.energy",
     "learning": "walks.damping",
     "leg": "paths.leg",
+    "merging.candidates": "merging.stages",
     "metric": "metrics",
     "metric.outputs": "metrics.outputs",
     "recording": "paths.leg",
