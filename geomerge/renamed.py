@@ -29,6 +29,8 @@ MODULES = {
     "learning": "walks.damping",
     "leg": "paths.leg",
     "merging.candidates": "merging.stages",
+    "merging.monitor": "monitor.progress",
+    "merging.plan": "merging.presets.base",
     "metric": "metrics",
     "metric.outputs": "metrics.outputs",
     "recording": "paths.leg",
@@ -94,6 +96,7 @@ NAMES = {
         "open_network": "evaluation.files.open_network",
     },
     "merging": {"CurvePoint": "merging.MergeCurvePoint", "Row": "merging.ResultRow"},
+    "merging.plan": {"Plan": "merging.presets.base.Preset"},
     "metric": {"Spectrum": "metrics.EigenCoordinates"},
     "sparsifying.measured": {
         "CurvePoint": "pruning.measure.PruneCurvePoint",
