@@ -81,7 +81,7 @@ def find_groups(
         reason = first_line(error.__cause__ or error)
         raise OptionError(
             f"expected a network that torch-pruning can trace, so that its units can be aligned, "
-            f"and it fails ({reason}); leave out --align"
+            f"and it fails ({reason}); leave out `align`"
         ) from error
     groups = [PermutationGroup(units, _blocks(network, units)) for units in traced]
     sound = groups

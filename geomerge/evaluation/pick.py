@@ -95,19 +95,16 @@ class PickRule:
         """
         if self.needs == "accuracies" and unlabelled:
             return (
-                f"--pick {self.name} needs labelled data of all tasks and "
-                f"{' and '.join(unlabelled)} has none; name it with --task NETWORK=TASK, or use "
-                "--pick equal-drift or 'a>=0.80'"
+                f"`pick` {self.name} needs labelled data of all tasks and "
+                f"{' and '.join(unlabelled)} has none; name it with `task`, or use "
+                "`pick` equal-drift or 'a>=0.80'"
             )
         if self.needs == "one" and self.name[0] in unlabelled:
-            return (
-                f"--pick {self.name} needs labelled data of {self.name[0]}; name it with "
-                f"--task {self.name[0]}=TASK"
-            )
+            return f"`pick` {self.name} needs labelled data of {self.name[0]}; name it with `task`"
         if self.needs == "drifts" and not drifts:
             return (
-                f"--pick {self.name} needs a sketch or inputs of each network; make a sketch with "
-                "geomerge sketch, or use --pick 'a>=0.80'"
+                f"`pick` {self.name} needs a sketch or inputs of each network; make a sketch with "
+                "geomerge sketch, or use `pick` 'a>=0.80'"
             )
         return None
 

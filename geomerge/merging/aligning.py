@@ -103,8 +103,8 @@ def _inputs(sides: Sides, seed: int) -> Inputs:
         given = [s.task.train.inputs for s in sides if s.task is not None]
     if not given:
         raise OptionError(
-            "expected inputs of a task to align networks with, got none; name one with --manifold, "
-            "or leave out --align"
+            "expected inputs of a task to align networks with, got none; name one with `inputs`, "
+            "or leave out `align`"
         )
     alike = [x for x in given if x.shape == given[0].shape]
     samples = [x.sample(_INPUTS // len(alike), seed).batch(slice(None)) for x in alike]

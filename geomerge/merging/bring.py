@@ -94,7 +94,7 @@ def load_side_sketch(
         if side.sketch.meta.get("output") != options.output:
             raise OptionError(
                 f"{file} measures {side.sketch.meta.get('output')}, expected {options.output}; "
-                f"make one with geomerge sketch --output {options.output}"
+                f"make a sketch that measures {options.output}"
             )
     elif side.checkpoint.sketch:
         meta: dict[str, Any] = side.checkpoint.meta.get("sketch", {})

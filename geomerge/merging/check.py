@@ -51,7 +51,7 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON keeps it."""
-        return asdict(self)
+        return {**asdict(self), "problems": list(self.problems)}
 
 
 def check_merge(files: Sequence[str | Path], options: dict[str, Any]) -> Check:
@@ -65,7 +65,7 @@ def check_merge(files: Sequence[str | Path], options: dict[str, Any]) -> Check:
         All problems at once. Without any, the merge's preset and estimates of its cost.
 
     Example:
-        >>> from geomerge.merging import check_merge
+        >>> from geomerge.merging.check import check_merge
         >>> check_merge(["no-such-file.pt", "nor-this.pt"], {"manifold": ("digits",)}).problems[0]
         'no file no-such-file.pt; check the name'
     """
@@ -91,8 +91,7 @@ def check_merge(files: Sequence[str | Path], options: dict[str, Any]) -> Check:
         check.networks[side.name] = _describe(side, chosen)
     if not chosen.manifold:
         check.problems.note(
-            "no inputs to walk on; name the task of one network with --manifold, such as "
-            "--manifold mnist"
+            "no inputs to walk on; name the task of one network with `inputs`, such as mnist"
         )
     if not check.problems:
         _plan(list(checkpoints.values()), chosen, check)
@@ -175,8 +174,8 @@ def _bring(sides: Sides, options: MergeOptions, check: Check) -> None:
             blind = [name for name, s in kept.items() if s.manifold is None]
             if blind and options.metric in ("exact", "gram"):
                 problems.note(
-                    f"--metric {options.metric} needs inputs of {' and '.join(blind)}; name them "
-                    "with --manifold, or use --metric kronecker with its sketch"
+                    f"`metric` {options.metric} needs inputs of {' and '.join(blind)}; name them "
+                    "with `inputs`, or use `metric` kronecker with its sketch"
                 )
 
 

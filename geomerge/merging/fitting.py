@@ -63,14 +63,14 @@ def fit_memory(sides: Sides, options: MergeOptions) -> MergeOptions:
     metric = next((m for m in order if fixed + needs[m] + one <= limit), None)
     if metric is None:
         raise OptionError(
-            f"--memory {options.memory} is too little: with networks and data loaded "
+            f"`memory` {options.memory} is too little: with networks and data loaded "
             f"{held / 1e9:.2f} GB are held, and this merge needs {least / 1e9:.2f} GB at "
             "least; give that"
         )
     most = min(FunctionWalkOptions.batch, (limit - fixed - needs[metric]) // one)
     for network in (sides.network, *(side.network for side in sides)):
         network.max_batch = most
-    said = f"--memory {options.memory}: {most} inputs per pass, metric {metric}"
+    said = f"`memory` {options.memory}: {most} inputs per pass, metric {metric}"
     if metric != options.metric:
         said += (
             f" ({options.metric} would need {(fixed + needs[options.metric] + one) / 1e9:.2f} GB)"

@@ -176,6 +176,6 @@ def _last_linear(module: nn.Module, source: str) -> str:
     if not names:
         raise CheckpointError(
             f"{source} has no linear layer whose outputs could be widened, expected one as its "
-            "head; use --head shared"
+            "head; use `head` shared"
         )
     return str(names[-1])

@@ -67,16 +67,18 @@ def train_jointly(sides: Sides, samples: int, seed: int) -> tuple[Tensor, int]:
         NumericalError: If the loss stops being finite.
     """
     if sides.head != "shared":
-        raise NotTrainableError("is trained here with a shared head only; use --head shared")
+        raise NotTrainableError("is trained here with a shared head only; use `head` shared")
     tasks = [side.task for side in sides if side.task is not None]
     if len(tasks) < len(sides.all):
-        raise NotTrainableError("needs the labels of every task; name them with --task")
+        raise NotTrainableError("needs the labels of every task; name them with `task`")
     splits = [task.train for task in tasks]
     if any(task.input_shape != tasks[0].input_shape for task in tasks):
         raise NotTrainableError("needs inputs of one shape from all tasks, and theirs differ")
     fresh = _untrained(sides, tasks[0], seed)
     count = sum(len(split.labels) for split in splits)
-    batch = min(_BATCH, count, sides.network.max_batch or count)  # as --memory leaves room for
+    batch = min(
+        _BATCH, count, sides.network.max_batch or count
+    )  # as the limit on memory leaves room for
     epochs = samples / batch / (count // batch)
     w = train(fresh, fresh.initial, splits, epochs=epochs, batch=batch, seed=seed)
     return w, int(epochs * (count // batch)) * batch
@@ -113,7 +115,7 @@ def _reset(module: nn.Module, seed: int) -> nn.Module:
                 raise NotTrainableError(
                     f"needs a new network of the same make, and {name or 'the network'!r} "
                     f"({type(layer).__name__}) holds weights that it cannot initialise; name the "
-                    "network's factory with --arch"
+                    "network's factory with `arch`"
                 )
             again()
     return module

@@ -48,8 +48,7 @@ def stage_constraints(
         if side.manifold is None:
             if which or side not in stage.kept or side.sketch is None:
                 raise OptionError(
-                    f"--budget {text} needs inputs of {name}'s task; name it with --manifold "
-                    f"{name}=TASK"
+                    f"`budget` {text} needs inputs of {name}'s task; name it with `inputs`"
                 )
             found: list[Constraint] = [QuadraticConstraint(text, side.sketch.metric, side.w)]
         else:
@@ -78,7 +77,7 @@ def _losses(side: Side, text: str, walker: Walker) -> list[KLConstraint]:
         chosen = answers == k
         if not bool(chosen.any()):
             raise OptionError(
-                f"--budget {text} speaks of class {k - shift}, which {name} never answers; name "
+                f"`budget` {text} speaks of class {k - shift}, which {name} never answers; name "
                 "another"
             )
         own = take(x, chosen)

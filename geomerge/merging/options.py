@@ -112,17 +112,17 @@ class MergeOptions:
         check_positive("damping", self.damping)
         check_positive("learning-rate", self.learning_rate)
         if self.steps is not None and self.steps < 1:
-            raise OptionError(f"expected at least one step, got --steps {self.steps}; try 240")
+            raise OptionError(f"expected at least one step, got `steps` {self.steps}; try 240")
         if self.points < 8:
-            raise OptionError(f"expected --points of 8 or more, got {self.points}; try 64")
+            raise OptionError(f"expected `points` of 8 or more, got {self.points}; try 64")
         if self.learn is not None and self.metric == "euclidean":
             raise OptionError(
-                "--learn damping needs a metric to damp, and the Euclidean one has the same in all "
+                "`learn` damping needs a metric to damp, and the Euclidean one has the same in all "
                 "directions; leave one of the two out"
             )
         if self.keep_zeros and self.relax:
             raise OptionError(
-                "--relax moves every weight and --keep-zeros does not allow that; leave one out"
+                "`relax` moves every weight and `keep_zeros` does not allow that; leave one out"
             )
         if self.pick is not None:
             parse_pick(self.pick, dict.fromkeys(ascii_lowercase))
@@ -162,7 +162,7 @@ class MergeOptions:
             match = re.match(r"([a-z])=(.+)", text)
             if match is None or match[1] in found:
                 raise OptionError(
-                    f"expected one --{option} for each network, such as b={text}, got {text!r}"
+                    f"expected one `{option}` for each network, such as b={text}, got {text!r}"
                 )
             found[match[1]] = match[2]
         return found
@@ -178,7 +178,7 @@ class MergeOptions:
             match = re.fullmatch(r"([a-z](?:/(?:\d+|\*))?)=(\d*\.?\d+(?:e-?\d+)?)", text)
             if match is None or match[1] in found:
                 raise OptionError(
-                    f"expected --budget NETWORK=NUMBER such as b=0.02, once for each, got {text!r}"
+                    f"expected `budget` NETWORK=NUMBER such as b=0.02, once for each, got {text!r}"
                 )
             found[match[1]] = float(match[2])
         return found

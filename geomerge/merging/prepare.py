@@ -81,15 +81,15 @@ def prepare_sides(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> S
     known = [s.task.name for s in sides if s.task]
     if heads.layer is not None and len(set(known)) < len(known):
         raise OptionError(
-            f"two networks are for {max(known, key=known.count)}, and --head {options.head} gives "
-            "each task outputs of its own; use --head shared"
+            f"two networks are for {max(known, key=known.count)}, and `head` {options.head} gives "
+            "each task outputs of its own; use `head` shared"
         )
     if options.align != "none":
         align_sides(sides, heads, options)
     if has_statistics(network):
         sides.bn = _statistics_policy(sides, options)
     elif options.bn is not None:
-        sides.notes.append("the network has no running statistics: --bn changes nothing")
+        sides.notes.append("the network has no running statistics: `bn` changes nothing")
     return sides
 
 
@@ -97,14 +97,14 @@ def _statistics_policy(sides: Sides, options: MergeOptions) -> str:
     blind = [s.name for s in sides if s.manifold is None]
     if options.bn == "re-estimate" and blind:
         raise OptionError(
-            f"--bn re-estimate needs inputs of every network's task and {' and '.join(blind)} has "
-            "none; name them with --manifold, or use --bn keep"
+            f"`bn` re-estimate needs inputs of every network's task and {' and '.join(blind)} has "
+            "none; name them with `inputs`, or use `bn` keep"
         )
     shapes = {s.manifold.shape for s in sides if s.manifold is not None}
     if options.bn == "re-estimate" and len(shapes) > 1:
         raise OptionError(
-            "--bn re-estimate mixes inputs of all tasks, and theirs have different shapes; use "
-            "--bn keep"
+            "`bn` re-estimate mixes inputs of all tasks, and theirs have different shapes; use "
+            "`bn` keep"
         )
     return options.bn or ("keep" if blind or len(shapes) > 1 else "re-estimate")
 
@@ -115,7 +115,7 @@ def _common_architecture(checkpoints: Sequence[Checkpoint], options: MergeOption
         kinds = " and ".join(f"{c.source} a {kind}" for kind, c in recorded.items())
         raise CheckpointError(
             f"expected networks of one architecture, got {kinds}; say which to take all for with "
-            "--arch"
+            "`arch`"
         )
     return options.arch or next(iter(recorded), None)
 
@@ -133,8 +133,8 @@ def _check_same_shapes(checkpoints: Sequence[Checkpoint]) -> None:
         if known and set(different) <= set(list(one)[-2:]):
             raise CheckpointError(
                 f"{a.source} and {b.source} have different heads: {last!r} has shape {one[last]} "
-                f"and {two[last]}; expected one head shared by all tasks: say --head offset or "
-                "--head separate, or train all with as many outputs"
+                f"and {two[last]}; expected one head shared by all tasks: say `head` offset or "
+                "`head` separate, or train all with as many outputs"
             )
         key = different[0]
         raise CheckpointError(

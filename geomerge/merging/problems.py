@@ -32,7 +32,7 @@ def compare_networks(
         if arch is None and one and two and one != two:
             problems.note(
                 f"{first.source} is a {one} and {other.source} a {two}, expected networks of one "
-                "architecture; say which to take all for with --arch"
+                "architecture; say which to take all for with `arch`"
             )
         _compare(first, other, head, problems)
 
@@ -46,7 +46,7 @@ def _compare(first: Checkpoint, other: Checkpoint, head: str, problems: Problems
         name = outputs[0]
         problems.note(
             f"{first.source} has {len(one[name])} outputs and {other.source} has {len(two[name])}, "
-            "expected one head shared by all tasks; say --head offset or --head separate, or "
+            "expected one head shared by all tasks; say `head` offset or `head` separate, or "
             "train all with as many outputs"
         )
     if apart:

@@ -12,7 +12,7 @@ import torch
 
 from geomerge import Checkpoint, MergeOptions, load_checkpoint, merge, save_checkpoint
 from geomerge.errors import GeomergeError
-from geomerge.merging import check_merge
+from geomerge.merging.check import check_merge
 
 
 def changed(source: Path, file: Path, **tensors: torch.Tensor | None) -> Path:
@@ -90,7 +90,7 @@ def test_heads_labels_and_sketches_are_compared(digits: Path, tmp_path: Path) ->
     weights = {k: v[:5] if k.startswith("layers.2") else v for k, v in b.weights.items()}
     save_checkpoint(tmp_path / "few.pt", Checkpoint(weights, b.meta))
     found = check_merge([digits / "a.pt", tmp_path / "few.pt"], {"manifold": ("digits",)})
-    assert any("--head offset" in problem for problem in found.problems)
+    assert any("`head` offset" in problem for problem in found.problems)
     found = check_merge([tmp_path / "few.pt", digits / "a.pt"], {"manifold": ("digits-permuted",)})
     assert any("10 classes" in problem for problem in found.problems), found.problems
     save_checkpoint(tmp_path / "stale.pt", Checkpoint(a.weights, b.meta, b.sketch))
@@ -143,13 +143,13 @@ def test_every_choice_that_cannot_be_had_is_named(digits: Path, tmp_path: Path) 
         },
     )  # fmt: skip
     for piece in (
-        "--pick balanced needs labelled data", "class 77, which a never answers",
-        "--budget b needs inputs", "--memory 1MB is too little",
+        "`pick` balanced needs labelled data", "class 77, which a never answers",
+        "`budget` b needs inputs", "`memory` 1MB is too little",
     ):  # fmt: skip
         assert any(piece in problem for problem in found.problems), piece
     assert len(found.problems) == 4
     several = check_merge([digits / "a.pt", digits / "b.pt"], {"budget": ("b", "a=x", "a=0.1")})
-    assert sum("--budget NETWORK=NUMBER" in problem for problem in several.problems) == 2
+    assert sum("`budget` NETWORK=NUMBER" in problem for problem in several.problems) == 2
 
 
 def test_a_network_that_cannot_be_aligned_is_named(digits: Path, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_network_that_cannot_be_aligned_is_named(digits: Path, tmp_path: Path)
         "from geomerge import Checkpoint, save_checkpoint; from odd import make\n"
         "meta = {'architecture': 'odd:make', 'task': 'digits'}\n"
         "for name in 'ab': save_checkpoint(f'{name}.pt', Checkpoint(make().state_dict(), meta))\n"
-        "from geomerge.merging import check_merge\n"
+        "from geomerge.merging.check import check_merge\n"
         "options = {'manifold': ('digits',), 'align': 'weights', 'pick': 'b>=0.x'}\n"
         "print(*check_merge(['a.pt', 'b.pt'], options).problems, sep='\\n')\n"
     )
@@ -180,7 +180,7 @@ def test_a_network_that_cannot_be_aligned_is_named(digits: Path, tmp_path: Path)
     )  # fmt: skip
     assert len(done.stdout.splitlines()) == 2
     assert "can trace" in done.stdout
-    assert "leave out --align" in done.stdout
+    assert "leave out `align`" in done.stdout
 
 
 def test_of_networks_that_differ_only_headers_are_read(

@@ -84,7 +84,7 @@ def test_statistics_measured_anew_and_learned_dampings_are_reckoned_with() -> No
 
 
 def test_without_inputs_the_usual_sentence_comes() -> None:
-    with pytest.raises(OptionError, match="--manifold"):
+    with pytest.raises(OptionError, match="`inputs`"):
         merge([wide(0, 30), wide(1, 30)], MergeOptions(memory="2GB"))
 
 

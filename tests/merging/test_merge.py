@@ -193,7 +193,7 @@ def test_networks_that_do_not_belong_together(digits: Path) -> None:
         ({"metric": "kroneker"}, "did you mean 'kronecker'"),
         ({"damping": -1.0}, "positive `damping`"),
         ({"steps": 0}, "at least one step"),
-        ({"points": 1}, "--points of 8 or more"),
+        ({"points": 1}, "`points` of 8 or more"),
         ({"pick": "best"}, "unknown pick"),
         ({"manifold": ("a=x", "a=y")}, "two manifolds for a"),
         ({"normalisation": ("mnist",)}, "TASK=MEAN/STD"),
@@ -206,7 +206,7 @@ def test_options_are_checked_before_any_work(wrong: dict[str, object], message: 
 
 def test_what_the_data_does_not_allow_is_said(digits: Path) -> None:
     a, b = pair(digits)
-    with pytest.raises(OptionError, match="name the task of one network with --manifold"):
+    with pytest.raises(OptionError, match="name the task of one network with `inputs`"):
         merge([a, b], MergeOptions())
     with pytest.raises(OptionError, match="needs labelled data of all tasks and b has none"):
         merge([a, bare(b)], replace(FAST, pick="balanced"))

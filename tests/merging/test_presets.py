@@ -135,7 +135,7 @@ def test_heads_of_different_sizes_need_a_protocol(digits: Path, tmp_path: Path) 
     )
     networks = [load_checkpoint(digits / "b.pt"), load_checkpoint(tmp_path / "few.pt")]
     options = MergeOptions(manifold=("digits-permuted", "digits@0-4"), steps=60)
-    with pytest.raises(CheckpointError, match="--head offset or --head separate"):
+    with pytest.raises(CheckpointError, match="`head` offset or `head` separate"):
         merge(networks, options)
     merged = merge(networks, replace(options, head="separate"))
     assert [s.network.columns for s in merged.sides] == [slice(0, 10), slice(10, 15)]
@@ -194,11 +194,11 @@ def test_budgets_with_inputs_bound_the_loss_of_each_class(digits: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"budget": ("b",)}, "expected --budget NETWORK=NUMBER"),
+        ({"budget": ("b",)}, "expected `budget` NETWORK=NUMBER"),
         ({"budget": ("b=1", "b=2")}, "once for each"),
         ({"budget": ("d=0.1",)}, "speaks of network 'd'"),
         ({"budget": ("b/3=0.1",)}, "needs inputs of b's task"),
-        ({"sketch": ("b.pt",)}, "one --sketch for each network"),
+        ({"sketch": ("b.pt",)}, "one `sketch` for each network"),
         ({"task": ("z=digits",)}, "speaks of network 'z'"),
         ({"bn": "re-estimates"}, "did you mean 're-estimate'"),
         ({"head": "offsets"}, "did you mean 'offset'"),
@@ -266,7 +266,7 @@ def test_batch_norm_follows_the_stated_policy(
     assert not any(torch.allclose(unravel(anew.w)[k], unravel(mean)[k], atol=1e-5) for k in names)
     blind = merge(networks, replace(SKETCH, steps=20))
     assert blind.sides.bn == "keep"
-    with pytest.raises(OptionError, match="--bn re-estimate needs inputs of every"):
+    with pytest.raises(OptionError, match="`bn` re-estimate needs inputs of every"):
         merge(networks, replace(SKETCH, bn="re-estimate"))
 
 
@@ -306,7 +306,7 @@ def test_a_relaxed_path_of_few_points_is_what_was_measured(digits: Path) -> None
 
 def test_learning_needs_a_walk_toward_functions(digits: Path) -> None:
     a, b = pair(digits)
-    with pytest.raises(OptionError, match="--learn damping needs a walk toward functions"):
+    with pytest.raises(OptionError, match="`learn` damping needs a walk toward functions"):
         merge([a, Checkpoint(b.weights, {}, {}, "bare.pt")], replace(SKETCH, learn="damping"))
 
 

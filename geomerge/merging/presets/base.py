@@ -233,8 +233,8 @@ def choose_preset(space: Sides, options: MergeOptions) -> Preset:
     several = len(space.all) > 2 or all(s.manifold for s in space)
     if options.head == "separate" and options.metric in ("exact", "gram") and several:
         raise OptionError(
-            f"--metric {options.metric} measures several tasks at once only in one block of "
-            "outputs; use --metric kronecker with --head separate"
+            f"`metric` {options.metric} measures several tasks at once only in one block of "
+            "outputs; use `metric` kronecker with `head` separate"
         )
     if options.preset is not None:
         tried = [PRESETS[options.preset]]

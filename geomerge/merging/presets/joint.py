@@ -45,7 +45,7 @@ class JointPreset(Preset):
             return None
         return (
             f"the joint preset needs inputs of every network's task and {blind} has none; name "
-            "them with --manifold"
+            "them with `inputs`"
         )
 
     def stage_walk(

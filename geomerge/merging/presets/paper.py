@@ -42,18 +42,15 @@ class PaperPreset(Preset):
         if len(space.all) > 2:
             return (
                 "more than two networks need inputs of every network's task but one, and a sketch "
-                "of that one, which comes last; name the inputs with --manifold"
+                "of that one, which comes last; name them with `inputs`"
             )
         if options.learn is not None:
             return (
-                "--learn damping needs a walk toward functions, and what is there allows the "
+                "`learn` damping needs a walk toward functions, and what is there allows the "
                 "paper preset only; give a sketch or the inputs of the other network"
             )
         if not any(side.manifold for side in space):
-            return (
-                "no inputs to walk on; name the task of one network with --manifold, such as "
-                "--manifold mnist"
-            )
+            return "no inputs to walk on; name the task of one network with `inputs`, such as mnist"
         return None
 
     @property

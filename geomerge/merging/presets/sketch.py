@@ -56,7 +56,7 @@ class SketchPreset(Preset):
             return None
         return (
             "the sketch preset needs a sketch of one network and inputs of every other's task; "
-            "name the inputs with --manifold and make the sketch with geomerge sketch"
+            "name the task of each with `inputs` and make the sketch with geomerge sketch"
         )
 
     def stage_walk(
@@ -109,8 +109,8 @@ class SketchPreset(Preset):
             blind = [s.name for s in stage.kept if s.manifold is None]
             if blind:
                 raise OptionError(
-                    f"--metric {options.metric} needs inputs of {' and '.join(blind)}; name them "
-                    "with --manifold, or use --metric kronecker with its sketch"
+                    f"`metric` {options.metric} needs inputs of {' and '.join(blind)}; name them "
+                    "with `inputs`, or use `metric` kronecker with its sketch"
                 )
             return self.walker.metric_at(stage.kept, stage.candidates[0])(start)
         metrics = []
