@@ -1,4 +1,4 @@
-"""Make a folder whole or not at all, in one go or over several processes."""
+"""Folders that are written whole or not at all, by one process or by several in turn."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def staged_folder(final: Path) -> Iterator[Path]:
     """Give a temporary folder that becomes ``final`` when the block ends without an error.
 
     Args:
-        final: The folder to make; it may exist only if it is empty.
+        final: Folder to make; it may exist only if it is empty.
 
     Yields:
-        A folder beside ``final`` to write into; it is removed if the block raises.
+        Folder next to ``final`` to write into; it is removed if the block raises.
 
     Raises:
         RunError: If ``final`` has content or its parent cannot be written.
@@ -59,15 +59,15 @@ def staged_folder(final: Path) -> Iterator[Path]:
 def resumable_folder(final: Path, recipe: dict[str, Any]) -> Iterator[Path]:
     """Give an unfinished folder that becomes ``final`` when the block ends without an error.
 
-    It is found again by the next call for ``final``. Where the block raised what the user must
-    put right, it is removed, unless there is a walk's state in it.
+    The next call for ``final`` gives the same folder. After a user's mistake it is removed, unless
+    it holds the state of a walk.
 
     Args:
-        final: The folder to make; it may exist only if it is empty.
-        recipe: What decides its content.
+        final: Folder to make; it may exist only if it is empty.
+        recipe: All that decides the content.
 
     Yields:
-        A folder beside ``final`` to write into. Its subfolder ``work`` is not kept in the end.
+        Folder next to ``final`` to write into. Its subfolder ``work`` is removed in the end.
 
     Raises:
         RunError: If ``final`` has content or its parent cannot be written, if the unfinished
@@ -83,7 +83,7 @@ def resumable_folder(final: Path, recipe: dict[str, Any]) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise RunError(
-            f"another process is at work on {final}; wait for it or choose another `folder`"
+            f"another process works on {final}; wait for it or choose another `folder`"
         ) from error
     except OSError as error:
         raise cannot_write(final, error) from error
@@ -131,8 +131,8 @@ def _same_recipe(work: Path, recipe: dict[str, Any]) -> None:
         write_bytes(file, text.encode())
     elif file.read_text() != text:
         raise RunError(
-            f"{work.parent} holds an unfinished run of another recipe, version or device; run that "
-            "one's command again to go on with it, remove it, or choose another `folder`"
+            f"{work.parent} holds an unfinished run of another recipe, version or device; repeat "
+            "the command of that run to continue it, remove it, or choose another `folder`"
         )
 
 

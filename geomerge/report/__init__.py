@@ -1,4 +1,4 @@
-"""Everything measured -> JSON and pictures."""
+"""Reports of finished runs: JSON, tables, pictures, cards and pages; no measurements."""
 
 from geomerge.report.content import merge_report
 from geomerge.report.curves import draw_curves

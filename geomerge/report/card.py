@@ -1,7 +1,7 @@
-"""A finished run -> its model card: ``README.md`` as the Hugging Face Hub reads it.
+"""Model card of a finished run: ``README.md`` as the Hugging Face Hub reads it.
 
-YAML between two lines of dashes says what a search looks for; Markdown below says the rest. The
-fields are those of https://huggingface.co/docs/hub/model-cards.
+YAML between two lines of dashes holds the fields that the Hub searches, Markdown below it the text.
+The fields are those of https://huggingface.co/docs/hub/model-cards.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["write_merge_card", "write_reconfigure_card", "write_sparsify_card"]
 
 CARD = "README.md"
 _TEMPLATES = Path(__file__).parent / "templates"
-_HUB = {  # data sets by their names there
+_HUB = {  # names of data sets on the Hub
     "mnist": "ylecun/mnist",
     "fashion-mnist": "zalando-datasets/fashion_mnist",
     "cifar10": "uoft-cs/cifar10",
 }
-_KINDS = {1: "tabular-classification", 3: "image-classification"}  # by dimensions of an input
+_KINDS = {1: "tabular-classification", 3: "image-classification"}  # by number of dimensions
 
 
 def write_merge_card(
@@ -32,15 +32,15 @@ def write_merge_card(
     """Write the card of a merge.
 
     Args:
-        folder: The run's folder, with ``merged.safetensors``.
+        folder: Folder of the run, with ``merged.safetensors``.
         report: Content of ``report.json``; the certificate is not needed.
-        tasks: The task of each network, None where it has none.
+        tasks: Task of each network, None for one without.
     """
     known = {name: task for name, task in tasks.items() if task is not None}
     names = _distinct({name: short(task.name) for name, task in known.items()})
     networks = report["networks"]
     crossover = next(row for row in report["results"] if row["name"] == "crossover")
-    title = "Merge of " + " and ".join(one["file"] for one in networks.values())
+    title = "Merge of " + " and ".join(network["file"] for network in networks.values())
     results = [(task, names[name], crossover["test"][name]) for name, task in known.items()]
     _write(
         folder,
@@ -54,7 +54,7 @@ def write_merge_card(
         walks=sum(len(stage["candidates"]) for stage in report["stages"]),
         notes=_notes(report, known.values()),
         files=[
-            *((one["file"], one["sha256"]) for one in networks.values()),
+            *((network["file"], network["sha256"]) for network in networks.values()),
             _digest(folder, "merged.safetensors"),
         ],
     )
@@ -66,7 +66,7 @@ def write_sparsify_card(
     """Write the card of a sparsification.
 
     Args:
-        folder: The run's folder, with ``sparse.safetensors``.
+        folder: Folder of the run, with ``sparse.safetensors``.
         report: Content of ``report.json``.
         tasks: Task that the function was kept on, by any name.
     """
@@ -90,7 +90,7 @@ def write_reconfigure_card(
     """Write the card of a reconfiguration.
 
     Args:
-        folder: The run's folder, with a network for each configuration.
+        folder: Folder of the run, with a network for each configuration.
         report: Content of ``report.json``.
         tasks: Task that the function was kept on, by any name.
     """
@@ -104,12 +104,12 @@ def write_reconfigure_card(
         tags=["pruning"],
         last=last,
         test=last["result"]["test"],
-        networks=[one["name"] for one in report["configurations"]],
+        networks=[configuration["name"] for configuration in report["configurations"]],
     )
 
 
 def short(name: str) -> str:
-    """Return a task's name without the folders that its data lies in."""
+    """Return a task's name without the folders of its data."""
     return Path(name).name or name
 
 
@@ -140,7 +140,7 @@ def _write_sparse(
         notes=_notes(report, [task]),
         files=[
             (network["file"], network["sha256"]),
-            *(_digest(folder, f"{one}.safetensors") for one in networks),
+            *(_digest(folder, f"{name}.safetensors") for name in networks),
         ],
     )
 
@@ -148,12 +148,12 @@ def _write_sparse(
 def _metadata(
     title: str, tags: list[str], results: Sequence[tuple[Task, str, float]]
 ) -> dict[str, Any]:
-    """Return what stands above the text; nothing is said of a licence, for nothing is known of it.
+    """Return the fields that stand above the text; no licence is stated, because it is unknown.
 
     Args:
-        title: Of the network.
-        tags: What was done to it.
-        results: Each task with its name and the accuracy on its test split, in [0, 1].
+        title: Name of the network.
+        tags: Tags of the card.
+        results: Tasks with their names and the accuracies on their test splits, in [0, 1].
     """
     measured = [
         {
@@ -178,13 +178,13 @@ def _metadata(
 
 
 def _distinct(names: dict[str, str]) -> dict[str, str]:
-    """Return names of tasks with the network's name where several networks have the same."""
+    """Return names of tasks, with the network's name where several networks share a task."""
     shared = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {k: f"{name} ({k})" if name in shared else name for k, name in names.items()}
 
 
 def _notes(report: Mapping[str, Any], tasks: Iterable[Task]) -> list[str]:
-    """Return the report's notes without the folders that data lies in."""
+    """Return the report's notes with the names of tasks shortened."""
     notes = list(report["notes"])
     for task in tasks:
         notes = [note.replace(task.name, short(task.name)) for note in notes]
@@ -201,7 +201,7 @@ def _write(folder: Path, template: str, metadata: dict[str, Any], **content: Any
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
-        autoescape=False,  # it is Markdown; names from outside go through the filter "code"
+        autoescape=False,  # Markdown; names from outside go through the filter "code"
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -215,13 +215,13 @@ def _write(folder: Path, template: str, metadata: dict[str, Any], **content: Any
 
 
 def _code(text: str) -> str:
-    """Return text from outside as code that no Markdown, table or HTML is read out of."""
+    """Return text from outside as Markdown code without markup."""
     plain = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
     return f"`{plain}`"
 
 
 def _text(text: str) -> str:
-    """Return text from outside as text that no Markdown, table or HTML is read out of."""
+    """Return text from outside as Markdown text without markup."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
 
 

@@ -1,4 +1,4 @@
-"""The accuracy curves crossing, and the distance: figure 2F of arXiv 2012.09605."""
+"""Accuracy and distance along a merge's path: figure 2F of arXiv 2012.09605."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def draw_curves(report: dict[str, Any], file: Path) -> None:
     """Draw ``curves.png`` and ``curves.svg`` from a report.
 
     Args:
-        report: The content of ``report.json``.
-        file: Where the picture goes.
+        report: Content of ``report.json``.
+        file: File of the picture.
     """
     from matplotlib.figure import Figure
 

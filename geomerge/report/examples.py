@@ -1,4 +1,4 @@
-"""Images of examples that a report shows -> files."""
+"""Image files of the examples that a merge's report shows."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def write_examples(folder: Path, answers: Mapping[str, Answers]) -> None:
     """Write the images of examples whose answers changed, as small PNG files.
 
     Args:
-        folder: The run's folder.
-        answers: By network, as measured.
+        folder: Folder of the run.
+        answers: Changed answers, by network.
     """
     from PIL import Image
 
-    for name, found in answers.items():
-        for one in found.shown:
-            if one.image is None:
+    for name, changes in answers.items():
+        for example in changes.shown:
+            if example.image is None:
                 continue
-            file = folder / example_file(name, one.index)
+            file = folder / example_file(name, example.index)
             file.parent.mkdir(exist_ok=True)
             picture = io.BytesIO()
-            Image.fromarray(one.image.numpy()).save(picture, format="PNG")
+            Image.fromarray(example.image.numpy()).save(picture, format="PNG")
             write_bytes(file, picture.getvalue())

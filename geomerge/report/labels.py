@@ -1,4 +1,4 @@
-"""Names beside points of a picture, so that none hides another."""
+"""Names next to points of a picture, placed without overlaps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["place_names"]
 Place = tuple[float, float]  # as a share of the axes' width and height
 Box = tuple[float, float, float, float]  # left, right, bottom, top
 
-_RADII = [0.03 + 0.02 * k for k in range(20)]  # how far from its point a name may stand
+_RADII = [0.03 + 0.02 * k for k in range(20)]  # distances of a name from its point
 _ANGLES = [math.tau * k / 24 for k in range(24)]
 _POINT = 0.012  # half of a marker
 
@@ -30,8 +30,8 @@ def place_names(
         axis: Axes of matplotlib.
         named: Names and their points, in shares of the axes.
         others: Points that no name may cover.
-        width: Of a letter, as a share of the axes.
-        height: Of a line.
+        width: Width of a letter, as a share of the axes.
+        height: Height of a line, as a share of the axes.
     """
     taken = [_around(place, _POINT, _POINT) for place in [*(p for _, p in named), *others]]
     for name, (x, y) in sorted(named, key=lambda item: item[1], reverse=True):
@@ -47,11 +47,11 @@ def place_names(
 
 
 def _free(point: Place, half: float, high: float, taken: list[Box]) -> Place:
-    """Return the nearest place where a name covers nothing; right of its point if there is none."""
+    """Return the nearest free place for a name; the right of its point if there is none."""
     x, y = point
     for radius in _RADII:
         for angle in _ANGLES:
-            # A name's middle is further away to the sides, where the name is long.
+            # Names are wide: their middle is further away at the sides.
             at = x + (radius + half) * math.cos(angle), y + (radius + high) * math.sin(angle)
             box = _around(at, half, high)
             inside = box[0] >= 0 and box[1] <= 1 and box[2] >= 0 and box[3] <= 1
@@ -65,5 +65,5 @@ def _around(place: Place, wide: float, high: float) -> Box:
     return x - wide, x + wide, y - high, y + high
 
 
-def _overlap(one: Box, two: Box) -> bool:
-    return one[0] < two[1] and two[0] < one[1] and one[2] < two[3] and two[2] < one[3]
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]

@@ -1,4 +1,4 @@
-"""What all pictures share: the styles of their lines, and how they become files."""
+"""Line styles of all matplotlib pictures, and their files as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ STYLES = (
 
 
 def write_picture(figure: Any, file: Path) -> None:
-    """Write a figure as PNG, and as SVG beside it; the same figure gives the same bytes.
+    """Write a figure as PNG and as SVG; the same figure gives the same bytes.
 
     Args:
-        figure: A figure of matplotlib.
-        file: Where it goes, a name that ends in ``.png``.
+        figure: Figure of matplotlib.
+        file: File whose name ends in ``.png``.
     """
     import matplotlib
 
-    # Names of clip paths are drawn at random otherwise, and text would be outlines.
+    # Fixed names of clip paths, and text as text rather than outlines.
     with matplotlib.rc_context({"svg.hashsalt": "geomerge", "svg.fonttype": "none"}):
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             picture = io.BytesIO()

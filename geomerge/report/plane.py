@@ -1,4 +1,4 @@
-"""The losses around a merge's path, drawn: both tasks in the plane of ends and crossover."""
+"""Losses in the plane through a merge's ends and crossover, as contours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from geomerge.report.picture import STYLES, write_picture
 __all__ = ["HIGHEST", "draw_plane"]
 
 _LEVELS = 12
-HIGHEST = 3.0  # nats; a guess among ten classes loses 2.3, and what is far off hides the rest
+HIGHEST = 3.0  # nats; a guess among ten classes loses 2.3, and far higher losses hide the rest
 
 
 def draw_plane(report: dict[str, Any], file: Path) -> None:
@@ -18,7 +18,7 @@ def draw_plane(report: dict[str, Any], file: Path) -> None:
 
     Args:
         report: Content of ``report.json``. Nothing is drawn where it has no plane.
-        file: Where the picture goes.
+        file: File of the picture.
     """
     import numpy as np
     from matplotlib.figure import Figure

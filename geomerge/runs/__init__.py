@@ -1,4 +1,4 @@
-"""Files in, a finished run folder out, or nothing at all."""
+"""Runs: the commands' recipes, whose results are folders that are written whole or not at all."""
 
 from geomerge.runs.merge import run_merge
 from geomerge.runs.reconfigure import run_reconfigure

@@ -1,4 +1,4 @@
-"""One merge on disk: inputs in, a finished run folder out, or nothing at all."""
+"""Run of a merge: files in, the folder of a finished run out."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def run_merge(
     pt: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Path, dict[str, Any], bool]:
-    """Merge files and write the run: recipe, path, report, picture, merged network.
+    """Merge files and write the run: recipe, path, report, pictures, merged network.
 
     Args:
         files: Files of the networks.
-        options: How.
-        out: The run's folder; default ``runs/A-B-HASH`` of their names.
-        pt: Whether to write ``merged.pt`` beside ``merged.safetensors``.
-        on_progress: Called after each step.
+        options: Options of the merge.
+        out: Folder of the run; default ``runs/A-B-HASH`` of their names.
+        pt: Whether to write ``merged.pt`` besides ``merged.safetensors``.
+        on_progress: Function that is called after each step.
 
     Returns:
         The folder, its report, and whether it had been finished before (nothing was changed).

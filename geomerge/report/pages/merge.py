@@ -102,7 +102,7 @@ def _verdict(report: dict[str, Any]) -> list[str]:
     names = {
         "straight line": "the straight line",
         "mean of the weights": "the mean of the weights",
-        "joint training": "a new network trained on labels, as many as a joint walk takes inputs",
+        "joint training": "a new network trained on labels of as many inputs as a joint walk takes",
     }
     for row, words in names.items():
         theirs = worst_drop(report, _row(report, row))
