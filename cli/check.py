@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geomerge.cli.console import USER_ERROR, fail
+from geomerge.cli.console import USER_ERROR, fail, show_notes
 from geomerge.cli.options import Arch, DataRoot, Device, Json, Normalisations, Output, Points, Seed
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def check(
 def _show(found: Check, relax: bool) -> None:
     for name, brings in found.networks.items():
         print(f"{name}: {_brings(brings)}")
-    for note in found.notes:
-        print(f"note: {note}")
+    show_notes(found.notes)
     if found.problems:
         for problem in found.problems:
             fail(problem)

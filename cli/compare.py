@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import finish, plain_table, watched
+from geomerge.cli.console import finish, plain_table, show_notes, watched
 from geomerge.cli.flags import names_in
 from geomerge.cli.options import (
     Arch,
@@ -131,5 +131,4 @@ def _show(report: dict[str, Any]) -> None:
     for row in report["rows"]:
         if row["reason"] is not None:
             console.print(f"{row['name']}: {row['reason']}")
-    for note in report["notes"]:
-        console.print(f"note: {note}")
+    show_notes(report["notes"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,6 +36,7 @@ _SAID = {
 }
 _ARGUMENT = re.compile(r"`([a-z_-]+)`")
 _flags: ContextVar[Mapping[str, str] | None] = ContextVar("flags", default=None)
+_told: ContextVar[set[str]] = ContextVar("told")  # notes that the command has printed
 
 
 @contextmanager
@@ -47,9 +49,10 @@ def speaking(flags: Mapping[str, str], log_json: bool) -> Iterator[None]:
     """
     from geomerge.errors import GeomergeError
 
-    token = _flags.set(flags)
+    token, told = _flags.set(flags), _told.set(set())
     try:
-        yield
+        with _notes_of_warnings(log_json):
+            yield
     except GeomergeError as error:
         raise SystemExit(fail(str(error), log_json)) from None
     except OSError as error:  # a full disk, a folder taken away while the command worked
@@ -58,6 +61,31 @@ def speaking(flags: Mapping[str, str], log_json: bool) -> Iterator[None]:
         raise SystemExit(fail(message, log_json)) from None
     finally:
         _flags.reset(token)
+        _told.reset(told)
+
+
+@contextmanager
+def _notes_of_warnings(log_json: bool) -> Iterator[None]:
+    """Say the library's warnings of the block as notes after it, but none that was a note before.
+
+    A warning says what had to be assumed; results have the same sentences in their notes.
+    """
+    heard: list[str] = []
+    usual: Any = warnings.showwarning
+
+    def listen(message: Any, category: Any, filename: str, *rest: Any, **more: Any) -> None:
+        if issubclass(category, UserWarning) and "geomerge" in Path(filename).parts:
+            heard.append(str(message))
+        else:
+            usual(message, category, filename, *rest, **more)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning, module="geomerge")
+        warnings.showwarning = listen
+        yield
+    for note in dict.fromkeys(heard):
+        if note not in _told_notes():
+            _say("note", f"note: {note}", log_json)
 
 
 def with_flags(message: str) -> str:
@@ -132,6 +160,7 @@ def finish(
     """
     tell_finished(log_json, folder=str(folder), before=before)
     if show is None:
+        _told_notes().update(report.get("notes", ()))
         print(json.dumps(report, indent=1))
         return
     show(report)
@@ -173,9 +202,14 @@ def plain_table(
     return table
 
 
+def _told_notes() -> set[str]:
+    return _told.get(set())
+
+
 def show_notes(notes: Iterable[str]) -> None:
     """Print notes of a result, each on a line."""
     for note in notes:
+        _told_notes().add(note)
         print(f"note: {with_flags(note)}")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import finish, percent, watched
+from geomerge.cli.console import finish, percent, show_notes, watched
 from geomerge.cli.options import (
     Arch,
     DataRoot,
@@ -193,8 +193,7 @@ def show_report(report: dict[str, Any]) -> None:
             for d in report["data"][use]
         ]
         console.print(f"data of the {use}: " + ("; ".join(parts) or "none"))
-    for note in report["notes"]:
-        console.print(f"note: {note}")
+    show_notes(report["notes"])
 
 
 def _show_stage(console: Any, stage: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import finish, percent, watched
+from geomerge.cli.console import finish, percent, show_notes, watched
 from geomerge.cli.options import (
     Arch,
     Batch,
@@ -115,8 +115,7 @@ def _show(report: dict[str, Any]) -> None:
         numbers = (percent(one["result"]["test"]), percent(one["cut_out"]["test"]))
         table.add_row(one["name"], gone or "0", *numbers, f"{one['epochs']:.2f}")
     console.print(table)
-    for note in report["notes"]:
-        console.print(f"note: {note}")
+    show_notes(report["notes"])
     console.print(
         f"data of the walks: {report['data']['walk']['inputs']} {task} inputs of the train split "
         "without labels; epochs: three forward passes over the training split each"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import finish, percent, watched
+from geomerge.cli.console import finish, percent, show_notes, watched
 from geomerge.cli.options import (
     Arch,
     Batch,
@@ -192,8 +192,7 @@ def _show(report: dict[str, Any]) -> None:
             f"{one['flops']:,} -> {two['flops']:,}, {small['speed_up']:.2f} x as fast on batches "
             f"of {small['batch']}, outputs differ by {small['difference']:.1e} (relative)"
         )
-    for note in report["notes"]:
-        console.print(f"note: {note}")
+    show_notes(report["notes"])
     if report["bn"] is not None:
         console.print(f"BatchNorm statistics: {report['bn']}")
     data = report["data"]

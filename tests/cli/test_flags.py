@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import geomerge
 from geomerge.cli.commands import GroupedCommand
+from geomerge.cli.console import show_notes
 from geomerge.cli.flags import Flags, command
 from geomerge.errors import OptionError
 from geomerge.options import check_options, option, piece
+
+FILE = str(Path(geomerge.__file__).parent / "x.py")
 
 
 def _positive(value: float) -> str | None:
@@ -167,3 +172,20 @@ def test_an_option_may_be_an_argument() -> None:
     assert CliRunner().invoke(made(tool), ["mnist", "--steps", "5"]).exit_code == 0
     assert seen == [Named("mnist", 5)]
     assert CliRunner().invoke(made(tool), ["--steps", "5"]).exit_code == 2
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_warning_of_the_library_is_a_note_once(told: bool) -> None:
+    def warn() -> None:
+        warnings.warn_explicit("ReLU is assumed; give `head`", UserWarning, FILE, 1, "geomerge.x")
+
+    def tool(options: Options) -> None:
+        warn()
+        warn()
+        if told:
+            show_notes(["ReLU is assumed; give `head`"])
+
+    tool.__annotations__["options"] = Options
+    said = CliRunner().invoke(made(tool), []).output
+    mark = "" if told else "geomerge: "
+    assert said == f"{mark}note: ReLU is assumed; give --head\n"
