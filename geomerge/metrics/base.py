@@ -169,21 +169,28 @@ class Metric(ABC):
         v: Tensor,  # (n,)
         damping: float,
         scale: float = 1.0,
+        rate: float = 1.0,
     ) -> tuple[Tensor, float]:  # (n,), ()
-        """Return x = scale (g + damping I)^-1 v and x' g x.
+        """Return x = rate scale (g + damping I)^-1 v and x' g x.
 
         Args:
             v: Vector.
             damping: mu, positive unless the metric is regular.
-            scale: Factor of the result.
+            scale: Factor of the inverse, constant over many steps if possible: metrics may cache
+                the function of eigenvalues.
+            rate: Factor of the result.
         """
-        x = self.damped_solve(v, damping, scale)
-        # g x = scale v - mu x by the equation that x solves, so no second product is needed.
+        x = self._damped(v, damping, scale, rate)
+        # g x = rate scale v - mu x by the equation that x solves: no second product is needed.
         products = [
-            part @ torch.mul(right, scale).sub_(part, alpha=damping)
+            part @ torch.mul(right, rate * scale).sub_(part, alpha=damping)
             for part, right in zip(x.split(_BLOCK), v.split(_BLOCK), strict=True)
         ]
         return x, max(_total(products), 0.0)
+
+    def _damped(self, v: Tensor, damping: float, scale: float, rate: float) -> Tensor:
+        x = self.damped_solve(v, damping, scale)
+        return x if rate == 1 else x.mul_(rate)
 
     def truncate(self: M, damping: float) -> M:
         """Return a cheaper metric that is as good for steps with a given damping.
@@ -347,9 +354,10 @@ class MaskedMetric(Metric):
         v: Tensor,  # (n,)
         damping: float,
         scale: float = 1.0,
+        rate: float = 1.0,
     ) -> tuple[Tensor, float]:  # (n,), ()
-        """Return x = scale P (g + damping I)^-1 P v and x' g x."""
-        x = self.damped_solve(v, damping, scale)
+        """Return x = rate scale P (g + damping I)^-1 P v and x' g x."""
+        x = self._damped(v, damping, scale, rate)
         return x, self.inner(x, x)  # x solves no equation with P g P
 
     def truncate(self, damping: float) -> MaskedMetric:

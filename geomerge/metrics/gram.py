@@ -1,8 +1,8 @@
-r"""The exact metric of one batch in the eigendirections of its Gram matrix.
+r"""Exact pullback metric of one batch, from the eigendecomposition of its Gram matrix.
 
 With :math:`J J' / N = U \Lambda U'` the eigenvectors of g = J'J / N are
-:math:`J' U \Lambda^{-1/2} / \sqrt N`, and everything orthogonal to them has eigenvalue zero.
-Nothing larger than N m x N m is decomposed, whatever the number of weights.
+:math:`J' U \Lambda^{-1/2} / \sqrt N`, and all directions orthogonal to them have eigenvalue zero.
+The decomposed matrix is N m x N m, whatever the number of weights.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ["GramMetric", "gram_metric"]
 
 
 class GramMetric(Metric):
-    """The pullback metric of arXiv 2012.09605 eq. (2), as a mean over inputs.
+    """Pullback metric of arXiv 2012.09605, eq. (2), as a mean over inputs.
 
     Args:
-        linearised: The network on the inputs.
-        kernel: J J', shape (M, M), M = N m, float64.
+        linearised: Network linearised on the inputs.
+        kernel: Gram matrix J J', shape (M, M), M = N m, float64.
     """
 
     name = "gram"
@@ -38,8 +38,8 @@ class GramMetric(Metric):
         self._linearised = linearised
         self.count = len(linearised.outputs)  # N
         whole = factorise(kernel / self.count)
-        # Of a singular value of J, 100 roundings of the largest are noise: measured in float32,
-        # where the kernel is still exact in float64 for derivatives that are rounded.
+        # Singular values of J below 100 roundings of the largest are noise (measured in float32;
+        # the kernel itself is computed in float64 from rounded derivatives).
         rounded = (100 * torch.finfo(linearised.outputs.dtype).eps) ** 2
         least = max(rounded, len(kernel) * torch.finfo(torch.float64).eps)
         keep = whole.values > whole.values[0] * least
@@ -52,15 +52,15 @@ class GramMetric(Metric):
         v: Tensor,  # (n,)
     ) -> float:
         """Return u' g v."""
-        one = self._linearised.push(u)
-        other = one if u is v else self._linearised.push(v)
-        return float((one.double() * other.double()).sum()) / self.count
+        first = self._linearised.push(u)
+        second = first if u is v else self._linearised.push(v)
+        return float((first.double() * second.double()).sum()) / self.count
 
     def coordinates(
         self,
         v: Tensor,  # (n,)
     ) -> EigenCoordinates:
-        """Split v along the eigendirections, and what is orthogonal to all of them."""
+        """Return v along the eigendirections, and its part orthogonal to all of them."""
         pushed = self._linearised.push(v).double().reshape(-1)
         part = self.vectors.T @ pushed / (self.count * self.values).sqrt()
         rest = v - self._along(part)
@@ -88,11 +88,10 @@ def gram_metric(
     """Measure the exact metric of a network at w on one batch.
 
     Args:
-        network: The network.
-        w: Where.
-        x: Inputs of the manifold. With m outputs the cost grows as (N m)^3; N m up to some
-            thousands is quick.
-        output: One of :data:`~geomerge.metrics.outputs.OUTPUTS`.
+        network: Network to measure.
+        w: Weights at which to measure.
+        x: Inputs. With m outputs the cost grows as (N m)^3; an N m of some thousands is fast.
+        output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
 
     Returns:
         The metric.
@@ -105,7 +104,7 @@ def gram_metric(
         >>> _ = torch.manual_seed(0)
         >>> network = gm.Network(nn.Linear(3, 2))
         >>> metric = gram_metric(network, network.initial, torch.eye(3), "logits")
-        >>> len(metric.values)  # three inputs of two outputs: six directions change them
+        >>> len(metric.values)  # three inputs with two outputs: six directions change them
         6
         >>> bias = torch.tensor([0.0] * 6 + [1.0, 0.0])
         >>> round(metric.inner(bias, bias), 5)  # one logit moves by one
@@ -114,7 +113,7 @@ def gram_metric(
     return GramMetric(*gram_matrix(network, w, x, output))
 
 
-_ROWS = 1024  # inputs times outputs: a Gram matrix that is decomposed within a second
+_ROWS = 1024  # inputs times outputs; such a Gram matrix is decomposed within a second
 _TYPICAL = 100  # inputs, with ten outputs
 
 

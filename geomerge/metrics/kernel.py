@@ -1,18 +1,18 @@
-r"""The Gram matrix of a network's derivatives, :math:`K_{ia,jb} = \langle J_{ia}, J_{jb}\rangle`.
+r"""Gram matrix of a network's derivatives, :math:`K_{ia,jb} = \langle J_{ia}, J_{jb}\rangle`.
 
 K is a sum over layers. For a layer that is a matrix at T positions (tokens, pixels)
 
 .. math:: K_{ia,jb} = \sum_{t,t'} \langle\delta_{iat}, \delta_{jbt'}\rangle
     (\langle x_{it}, x_{jt'}\rangle + 1)
 
-without any derivative by a weight (the structured derivatives of Novak, Sohl-Dickstein & Schoenholz
-2022), or, where that is dearer, from the layer's gradients :math:`\sum_t \delta_{iat} x_{it}'`. All
-other weights give their columns of J one block at a time.
+without any derivative with respect to a weight (the structured derivatives of Novak, Sohl-Dickstein
+& Schoenholz 2022), or, where that costs more, from the layer's gradients
+:math:`\sum_t \delta_{iat} x_{it}'`. For all other weights the columns of J are computed, one block
+at a time.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -23,14 +23,15 @@ from torch import Tensor, nn
 from torch.func import vjp
 
 from geomerge.metrics.linearisation import Linearisation, mapped_outputs, vectorised
+from geomerge.metrics.outputs import nearly_equal
 from geomerge.networks.batches import Batch, single, split, take
 from geomerge.networks.network import Network
 
 __all__ = ["gram_matrix", "is_matrix_layer", "position_gradients", "position_inputs"]
 
-_ELEMENTS = 2**26  # of explicit derivatives held at a time: 512 MiB
-_Call = tuple[Tensor, Tensor]  # what a layer got and what it gave
-_Pieces = dict[str, slice]  # tensors, and which of their elements
+_ELEMENTS = 2**26  # explicit derivatives held at a time: 512 MiB
+_Call = tuple[Tensor, Tensor]  # input and output of a layer
+_Pieces = dict[str, slice]  # slices of flattened tensors, by the tensors' names
 
 
 def gram_matrix(
@@ -39,13 +40,16 @@ def gram_matrix(
     x: Batch,  # (N, ...)
     output: str,
 ) -> tuple[Linearisation, Tensor]:  # (N m, N m), float64
-    """Linearise a network on inputs and return with it K = J J', inputs varying slowest.
+    """Linearise a network on inputs and compute K = J J'.
 
     Args:
-        network: The network.
-        w: Where.
+        network: Network to linearise.
+        w: Weights at which to linearise.
         x: Inputs.
-        output: An output of :func:`~geomerge.metrics.output_map`.
+        output: Name of the output map, see :func:`~geomerge.metrics.output_map`.
+
+    Returns:
+        The linearised network and K, whose rows go through all outputs of the first input first.
     """
     calls: dict[str, list[_Call]] = {}
 
@@ -55,7 +59,7 @@ def gram_matrix(
         ) -> Tensor:
             (given,) = *args, *kwargs.values()
             calls.setdefault(name, []).append((given.detach(), out))
-            return out.clone()  # for an activation in place to change
+            return out.clone()  # an activation in place changes the copy
 
         return record
 
@@ -67,7 +71,8 @@ def gram_matrix(
     k = torch.zeros(linearised.outputs.numel(), linearised.outputs.numel(), dtype=torch.float64)
     k = k.to(w.device)
     rest = dict.fromkeys(network.shapes)
-    # What a layer's inputs and gradients make of random signs must be what autograd makes of them.
+    # A layer's inputs and gradients are used only if, for random signs at the outputs, they give
+    # the same gradient of the weights as autograd.
     generator = torch.Generator().manual_seed(0)
     signs = 2 * torch.randint(0, 2, linearised.outputs.shape, generator=generator).to(w) - 1
     truth = network.unravel(linearised.pull(signs))
@@ -79,8 +84,8 @@ def gram_matrix(
         inputs, gradients = positions
         expected = torch.cat([truth[n].reshape(gradients.shape[-1], -1) for n in names], dim=1)
         got = torch.einsum("iatd,ia,ite->de", gradients, signs, inputs)
-        if got.shape == expected.shape and _same(got, expected):
-            # In float64 K is exact for the rounded derivatives: small eigenvalues stay right.
+        if nearly_equal(got, expected):
+            # In float64 K is exact for the rounded derivatives, so small eigenvalues are right.
             _add_layer(k, inputs.double(), gradients.double())
             for n in names:
                 del rest[n]
@@ -95,7 +100,7 @@ def _positions(
     calls: list[_Call],
     outputs: Tensor,  # (N, m)
 ) -> tuple[Tensor, Tensor] | None:  # (N, T, d_in), (N, m, T, d_out)
-    """Return a layer's inputs and output gradients; a second call is more positions."""
+    """Return a layer's inputs and output gradients; further calls count as more positions."""
     count, m = outputs.shape
     least = 4 if isinstance(layer, nn.Conv2d) else 2
     if any(x.dim() < least or x[..., 0].numel() % count for x, _ in calls):
@@ -110,12 +115,6 @@ def _positions(
         )
         columns.append(torch.cat([position_gradients(layer, d, count) for d in found], dim=1))
     return inputs, torch.stack(columns, dim=1)
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Return whether two gradients differ by rounding alone."""
-    rounding = math.sqrt(torch.finfo(one.dtype).eps)
-    return float((one - other).norm()) <= rounding * float(other.norm())
 
 
 def _add_layer(
@@ -162,7 +161,7 @@ def _columns(
     output: str,
     pieces: _Pieces,
 ) -> Tensor:  # (N m, columns)
-    """Return the derivatives by some elements of some tensors, a few inputs at a time."""
+    """Return derivatives with respect to elements of tensors, a few inputs at a time."""
     fixed = network.unravel(w)
     flat = {k: fixed[k].reshape(-1) for k in pieces}
 
@@ -206,7 +205,7 @@ def position_inputs(
     x: Tensor,  # (B, ..., d_in) or (B, channels, height, width)
     count: int,
 ) -> Tensor:  # (count, T, d_in), with a column of ones for a bias
-    """Return the inputs x_t of ``count`` examples, whose positions may lie in the batch."""
+    """Return the inputs x_t of ``count`` examples; the first axis may hold positions as well."""
     if isinstance(layer, nn.Conv2d):
         assert not isinstance(layer.padding, str), "matrix layers have numbers as padding"
         x = torch.nn.functional.unfold(

@@ -1,15 +1,16 @@
-r"""The output whose change the metric measures: logits, probabilities or their Hellinger form.
+r"""Output maps of a metric: logits, softmax, Hellinger and tempered coordinates.
 
+A metric measures the change of the mapped outputs :math:`\phi`.
 With :math:`\phi = 2\sqrt{\mathrm{softmax}\,f}` the pullback metric is exactly the Fisher metric
 :math:`\sum_c dp_c\,dp_c / p_c`, and :math:`|\phi' - \phi|^2 = 4\sum_c(\sqrt{p'_c}-\sqrt{p_c})^2`
-is bounded by 8 (Amari 2016, sec. 3.5). ArXiv 2012.09605, eq. (2), takes the network's outputs
-themselves: logits or, as it does not say which, softmax probabilities. The pullback metric of
-:math:`\phi = \mathrm{softmax}\,f` is :math:`\sum_c dp_c\,dp_c`: where the network is sure it fades
-twice as fast as Fisher's.
+is at most 8 (Amari 2016, sec. 3.5). ArXiv 2012.09605, eq. (2), uses the outputs of the network
+without saying whether these are logits or softmax probabilities. The pullback metric of
+:math:`\phi = \mathrm{softmax}\,f` is :math:`\sum_c dp_c\,dp_c`: for confident predictions it
+vanishes twice as fast as the Fisher metric.
 
 At a temperature T, as in distillation (Hinton, Vinyals & Dean 2015),
-:math:`\phi = 2T\sqrt{\mathrm{softmax}(f/T)}` also sees how the network ranks the classes that it
-rejects. Its metric goes from Fisher's (T = 1) to that of the centred logits over m (T to infinity).
+:math:`\phi = 2T\sqrt{\mathrm{softmax}(f/T)}` also depends on the ranking of the rejected classes.
+Its metric goes from Fisher's (T = 1) to that of the centred logits over m (T to infinity).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from torch import Tensor
 
 from geomerge.errors import OptionError, did_you_mean
 
-__all__ = ["OUTPUTS", "functional_change", "output_map"]
+__all__ = ["OUTPUTS", "TEMPERATURE", "functional_change", "nearly_equal", "output_map"]
 
 OUTPUTS = ("hellinger", "tempered", "logits", "softmax")
-TEMPERATURE = 4.0  # of "tempered"
+TEMPERATURE = 4.0  # T of the output "tempered"
 
 
 def output_map(
@@ -32,18 +33,18 @@ def output_map(
     """Map logits to the coordinates in which the metric is Euclidean.
 
     Args:
-        logits: The network's outputs.
-        output: One of :data:`OUTPUTS`.
+        logits: Outputs of the network.
+        output: Name of the map, one of :data:`OUTPUTS`.
 
     Returns:
-        The coordinates phi.
+        Coordinates phi.
 
     Raises:
-        OptionError: If ``output`` is none of them.
+        OptionError: If the name is unknown.
     """
     if output in ("hellinger", "tempered"):
         t = TEMPERATURE if output == "tempered" else 1.0
-        # exp(log p / 2) and not sqrt(p): the gradient stays finite where p underflows.
+        # exp(log p / 2) instead of sqrt(p): the gradient stays finite where p underflows.
         return 2 * t * torch.exp(0.5 * torch.log_softmax(logits / t, dim=1))
     if output == "logits":
         return logits
@@ -59,6 +60,11 @@ def functional_change(
 ) -> float:
     """Return the mean over inputs of |phi(one) - phi(other)|^2, for two batches of logits.
 
+    Args:
+        one: Logits before a change of the weights.
+        other: Logits of the same inputs afterwards.
+        output: Name of the output map, one of :data:`OUTPUTS`.
+
     Example:
         >>> import torch
         >>> from geomerge.metrics import functional_change
@@ -70,3 +76,17 @@ def functional_change(
     """
     gap = output_map(one.double(), output) - output_map(other.double(), output)
     return float(gap.square().sum(dim=1).mean())
+
+
+def nearly_equal(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:
+    """Return whether two tensors have one shape and differ by little.
+
+    Args:
+        one: First tensor.
+        other: Second tensor, to whose norm the difference is compared.
+        tolerance: Largest relative difference; None allows for rounding alone, the square root
+            of the resolution of the numbers.
+    """
+    if tolerance is None:
+        tolerance = torch.finfo(one.dtype).eps ** 0.5
+    return one.shape == other.shape and bool((one - other).norm() <= tolerance * other.norm())

@@ -1,7 +1,7 @@
-"""A sketch: the Kronecker metric of a network on its own task, small enough to keep.
+"""Sketches: storable Kronecker metrics of networks on their own tasks.
 
-With it a later merge can keep that task's function without any of its data. It lies inside the
-checkpoint that ``train`` writes, or in a file of its own.
+With a sketch a later merge can preserve the function of a network without the data of its task.
+A sketch is stored in the checkpoint that ``train`` writes or in a file of its own.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.kronecker.factor import Factor
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
+from geomerge.metrics.registry import BATCH
 from geomerge.networks.network import Network
 from geomerge.notebook import card
 
@@ -46,19 +47,19 @@ __all__ = [
 
 _META = "geomerge_sketch"
 SUFFIXES = (".safetensors",)
-SIZE = 3.0  # a sketch holds at most so many numbers for each weight
+SIZE = 3.0  # largest count of stored numbers per weight
 INPUTS = 10_000
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """A metric, where it was measured and on what.
+    """Kronecker metric with a record of its measurement.
 
     Attributes:
-        metric: The (possibly truncated) Kronecker metric.
-        meta: ``task``, ``output``, ``inputs`` (how many), ``weights`` (digest of the network it
-            belongs to), ``kept`` (share of each layer's trace in the kept eigenvectors),
-            ``places`` (of each layer in the weight vector), ``normalisation``.
+        metric: Kronecker metric, possibly truncated.
+        meta: Record: ``task``, ``output``, ``inputs`` (their number), ``weights`` (digest of the
+            measured network), ``kept`` (share of each layer's trace in the stored eigenvectors),
+            ``places`` (slices of each layer in the weight vector), ``normalisation``.
     """
 
     metric: KroneckerMetric
@@ -72,22 +73,22 @@ class Sketch:
         return card(f"Sketch on {self.meta['task']} ({measured})", self.metric._repr_html_())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that must be stored, by name."""
-        found: dict[str, Tensor] = {}
+        """Return the stored tensors by name."""
+        tensors: dict[str, Tensor] = {}
         for layer in self.metric.layers:
             for side, factor in (("inputs", layer.inputs), ("outputs", layer.outputs)):
-                found[f"{layer.name}/{side}.vectors"] = factor.vectors.float().cpu()
-                found[f"{layer.name}/{side}.values"] = factor.values.float().cpu()
-                found[f"{layer.name}/{side}.tail"] = torch.tensor([factor.tail])
-        found["diagonal"] = self.metric.diagonal.float().cpu()
-        return found
+                tensors[f"{layer.name}/{side}.vectors"] = factor.vectors.float().cpu()
+                tensors[f"{layer.name}/{side}.values"] = factor.values.float().cpu()
+                tensors[f"{layer.name}/{side}.tail"] = torch.tensor([factor.tail])
+        tensors["diagonal"] = self.metric.diagonal.float().cpu()
+        return tensors
 
 
 def weights_digest(
     network: Network,
     w: Tensor,  # (n,)
 ) -> str:
-    """Return a SHA-256 of a network's named weights, whatever file they came in."""
+    """Return the SHA-256 of a network's named weights, independent of their file."""
     names = canonical_json({k: list(v) for k, v in network.shapes.items()})
     return sha256(names.encode() + w.detach().cpu().float().numpy().tobytes())
 
@@ -101,23 +102,21 @@ def make_sketch(
     output: str = "hellinger",
     count: int = INPUTS,
     seed: int = 0,
-    batch: int = 500,
 ) -> Sketch:
     """Measure the sketch of a network at its own weights.
 
     Args:
-        network: The network.
-        w: Its weights.
-        inputs: Of its task's manifold; no labels are needed.
-        task: The task's name, recorded.
-        output: One of :data:`~geomerge.metrics.outputs.OUTPUTS`.
-        count: How many inputs to use.
-        seed: Chooses them.
-        batch: Inputs per pass.
+        network: Network to measure.
+        w: Weights of the network.
+        inputs: Inputs of its task, without labels.
+        task: Name of the task, for the record.
+        output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
+        count: Largest number of inputs to use.
+        seed: Seed of their choice and of random sign vectors.
 
     Returns:
-        A sketch of at most three numbers per weight. Eigenvectors that tell least for their size
-        are dropped first; ``meta["kept"]`` says what share of each layer's trace remained.
+        Sketch of at most three numbers per weight. Eigenvectors with the smallest trace for their
+        size are dropped first; ``meta["kept"]`` holds the share of each layer's trace that remains.
 
     Example:
         >>> from torch import nn
@@ -131,7 +130,7 @@ def make_sketch(
         True
     """
     sample = inputs.sample(count, seed)
-    whole = estimate_kronecker(network, w, sample.batches(batch), output, seed)
+    whole = estimate_kronecker(network, w, sample.batches(BATCH), output, seed)
     metric = truncated_metric(whole, int(SIZE * network.n))
     return Sketch(
         metric,
@@ -142,7 +141,7 @@ def make_sketch(
             "seed": seed,
             "weights": weights_digest(network, w),
             "normalisation": inputs.normalisation.to_json(),
-            "kept": {layer.name: round(_kept(layer), 6) for layer in metric.layers},
+            "kept": {layer.name: round(_stored_share(layer), 6) for layer in metric.layers},
             "places": {layer.name: _places(layer) for layer in metric.layers},
             "diagonal": list(metric.diagonal_only),
         },
@@ -153,7 +152,7 @@ def save_sketch(path: str | Path, sketch: Sketch) -> None:
     """Write a sketch to a safetensors file of its own.
 
     Raises:
-        RunError: If the name does not end in ``.safetensors`` or the place cannot be written.
+        RunError: If the name does not end in ``.safetensors`` or the file cannot be written.
     """
     check_output(Path(path), SUFFIXES)
     content = safetensors.torch.save(sketch.tensors(), {_META: canonical_json(sketch.meta)})
@@ -168,12 +167,12 @@ def load_sketch(
     """Read a sketch and check that it belongs to a network.
 
     Args:
-        path: A file written by :func:`save_sketch`.
-        network: The network whose function the sketch shall keep.
-        w: Its weights.
+        path: File written by :func:`save_sketch`.
+        network: Network that the sketch should belong to.
+        w: Weights of the network.
 
     Returns:
-        The sketch, on the network's device.
+        Sketch, on the network's device.
 
     Raises:
         CheckpointError: If the file is damaged or the sketch is another network's.
@@ -206,10 +205,17 @@ def restore_sketch(
     w: Tensor,  # (n,)
     source: str,
 ) -> Sketch:
-    """Rebuild a sketch from stored tensors, for the network it was made for.
+    """Rebuild a sketch of a network from stored tensors.
+
+    Args:
+        tensors: Stored tensors by name.
+        meta: Record of the measurement.
+        network: Network that the sketch should belong to.
+        w: Weights of the network.
+        source: Name of the file, for messages.
 
     Raises:
-        CheckpointError: If tensors are missing, misshapen, or of another network.
+        CheckpointError: If tensors are missing, have wrong shapes, or belong to another network.
     """
     if meta.get("weights") != weights_digest(network, w):
         raise CheckpointError(
@@ -249,13 +255,13 @@ def _negative(factor: Factor) -> bool:
 
 
 def _places(layer: KroneckerLayer) -> list[list[int]]:
-    """Return where a layer's weight and, if it has one, its bias start and stop."""
+    """Return the first and last places of a layer's weight and bias in the weight vector."""
     places = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
     return [[place.start, place.stop] for place in places]
 
 
 def _usual_places(name: str, network: Network) -> list[list[int]]:
-    """Return a module's places: sketches of version 0.1 hold whole modules and do not say."""
+    """Return the places of a whole module, which sketches of version 0.1 do not record."""
     weight, bias = network.slices[f"{name}.weight"], network.slices.get(f"{name}.bias")
     return [[place.start, place.stop] for place in (weight, bias) if place is not None]
 
@@ -285,14 +291,15 @@ def _restore_layer(
     )
 
 
-def truncated_metric(metric: KroneckerMetric, budget: int) -> KroneckerMetric:
-    """Keep the eigenvectors worth most per stored number, up to a budget of numbers.
+def truncated_metric(metric: KroneckerMetric, max_numbers: int) -> KroneckerMetric:
+    """Keep the eigenvectors with the largest trace per stored number.
 
     Args:
-        metric: The metric.
-        budget: Most numbers to store; every factor keeps at least one eigenvector.
+        metric: Metric to truncate.
+        max_numbers: Largest count of numbers to store; every factor keeps at least one
+            eigenvector.
     """
-    offers: list[tuple[float, int, str, int]] = []  # worth per number, size, side, layer
+    offers: list[tuple[float, int, str, int]] = []  # trace per number, size, side, layer
     for i, layer in enumerate(metric.layers):
         for side, factor, other in (
             ("inputs", layer.inputs, layer.outputs),
@@ -301,7 +308,7 @@ def truncated_metric(metric: KroneckerMetric, budget: int) -> KroneckerMetric:
             size = factor.vectors.shape[0]
             offers += [(float(v) * other.trace / size, size, side, i) for v in factor.values]
     ranks = {(side, i): 0 for _, _, side, i in offers}
-    left = budget - metric.diagonal.numel() - 2 * len(metric.layers)  # tails
+    left = max_numbers - metric.diagonal.numel() - 2 * len(metric.layers)  # tails
     for _, size, side, i in sorted(offers, key=lambda offer: -offer[0]):
         if size + 1 > left and ranks[side, i]:  # at least one eigenvector each
             continue
@@ -320,6 +327,6 @@ def truncated_metric(metric: KroneckerMetric, budget: int) -> KroneckerMetric:
     return replace(metric, layers=tuple(layers))
 
 
-def _kept(layer: KroneckerLayer) -> float:
-    """Return the share of a layer's trace that lies in the kept eigenvectors."""
+def _stored_share(layer: KroneckerLayer) -> float:
+    """Return the share of a layer's trace in the stored eigenvectors."""
     return layer.leading_trace / layer.trace if layer.trace > 0 else 1.0

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from geomerge.errors import CheckpointError, OptionError, first_line
 from geomerge.io.files import check_output, write_bytes
+from geomerge.metrics.outputs import nearly_equal
 from geomerge.networks.architectures.rebuild import resize_layers
 from geomerge.networks.batches import Batch, arguments, concat, pass_to, take, to_device
 from geomerge.networks.network import Network
@@ -152,7 +153,7 @@ def export_plain(
             again = torch.export.load(io.BytesIO(content)).module()
             three = concat([x, take(x, slice(0, 1))])
             same = all(
-                _same(*(logits(pass_to(one, batch)) for one in (again, module)))
+                nearly_equal(logits(pass_to(again, batch)), logits(pass_to(module, batch)), _SAME)
                 for batch in (x, three)
             )
     except Exception as error:  # torch.export and the network's own code raise any type
@@ -179,12 +180,8 @@ def _check_same(network: Network, masked: Tensor, small: nn.Module, x: Batch) ->
                 "the network does not work with fewer units: its own code expects the widths that "
                 f"it had ({first_line(error)}); remove units of other layers, or single weights"
             ) from error
-    if not _same(got, expected):
+    if not nearly_equal(got, expected, _SAME):
         raise OptionError(
             "the network without these units has other outputs than with them at zero; "
             "remove units of other layers, or single weights"
         )
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool((one - other).norm() <= _SAME * other.norm())

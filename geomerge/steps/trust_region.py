@@ -185,8 +185,7 @@ def preconditioned_step(
         damping: mu.
         rate: Share of the step.
     """
-    x, change = metric.damped_inverse(v, damping, metric.min_eigenvalue + damping)
-    return x.mul_(rate), rate**2 * change
+    return metric.damped_inverse(v, damping, metric.min_eigenvalue + damping, rate)
 
 
 def preconditioned_move(

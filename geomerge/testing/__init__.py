@@ -1,4 +1,4 @@
-"""The slow truth for tiny networks, to compare everything fast with."""
+"""Reference implementations for tiny networks, and laws of metrics and methods."""
 
 from geomerge.testing.dense import (
     dense_christoffel,
@@ -8,9 +8,11 @@ from geomerge.testing.dense import (
 )
 from geomerge.testing.geodesics import geodesic_between, geodesic_from, path_energy, path_length
 from geomerge.testing.method_laws import MethodLaws, method_case
+from geomerge.testing.metric_laws import MetricLaws
 
 __all__ = [
     "MethodLaws",
+    "MetricLaws",
     "dense_christoffel",
     "dense_jacobian",
     "dense_kronecker",

@@ -9,7 +9,7 @@ from geomerge.errors import NumericalError
 from geomerge.metrics import exact_metric, output_map
 from geomerge.metrics.exact import lanczos
 from geomerge.metrics.linearisation import Linearisation
-from geomerge.networks.batches import Batch, split
+from geomerge.networks.batches import Batch
 from geomerge.steps import damped_step, trust_region_step
 from geomerge.testing import dense_metric
 
@@ -26,32 +26,6 @@ def test_linearisation_agrees_with_central_differences(kind: Case) -> None:
     torch.testing.assert_close(pushed, (moved[0] - moved[1]) / 2e-6, rtol=1e-5, atol=1e-6)
     p = torch.randn_like(pushed)
     assert float(u @ j.pull(p)) == pytest.approx(float((pushed * p).sum()), rel=1e-9)
-
-
-def check_against_the_dense_matrix(network: Network, x: torch.Tensor, output: str) -> None:
-    metric = exact_metric(network, network.initial, split(x, 3), output, rank=60)
-    g = dense_metric(network, network.initial, x, output)
-    u, v = torch.randn(2, network.n, dtype=torch.float64)
-    assert metric.inner(u, v) == pytest.approx(float(u @ g @ v), rel=1e-9)
-    assert metric.inner(u, v) == pytest.approx(metric.inner(v, u), rel=1e-9)
-    assert metric.inner(u, u) >= 0
-    torch.testing.assert_close(metric.mv(u), g @ u, rtol=1e-9, atol=1e-12)
-    coordinates = metric.coordinates(v)
-    torch.testing.assert_close(coordinates.compose(coordinates.parts), v)
-    assert coordinates.sum(torch.ones_like) == pytest.approx(float(v @ v), rel=1e-9)
-    assert coordinates.sum(lambda s: s) == pytest.approx(float(v @ g @ v), rel=1e-9)
-    for damping in (1e-4, 0.1):
-        solved = coordinates.compose(coordinates.scaled(lambda s: 1 / (s + damping)))  # noqa: B023
-        torch.testing.assert_close(g @ solved + damping * solved, v, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("output", ["logits", "hellinger", "softmax"])
-def test_metric_agrees_with_the_dense_matrix(case: Case, output: str) -> None:
-    check_against_the_dense_matrix(*case, output)
-
-
-def test_metric_is_right_for_every_kind_of_layer(kind: Case) -> None:
-    check_against_the_dense_matrix(*kind, "hellinger")
 
 
 @pytest.mark.parametrize("beta", [1e-3, 1.0, 100.0])

@@ -28,30 +28,6 @@ def test_gram_matrix_is_that_of_the_dense_jacobian(
     torch.testing.assert_close(k, j @ j.T, rtol=1e-9, atol=1e-12)
 
 
-def check_against_the_dense_matrix(network: Network, x: torch.Tensor) -> None:
-    metric = gram_metric(network, network.initial, x)
-    g = dense_metric(network, network.initial, x, "hellinger")
-    u, v = torch.randn(2, network.n, dtype=torch.float64)
-    assert metric.inner(u, v) == pytest.approx(float(u @ g @ v), rel=1e-9)
-    assert metric.inner(u, v) == pytest.approx(metric.inner(v, u), rel=1e-9)
-    assert metric.inner(u, u) >= 0
-    coordinates = metric.coordinates(v)
-    torch.testing.assert_close(coordinates.compose(coordinates.parts), v)
-    assert coordinates.sum(torch.ones_like) == pytest.approx(float(v @ v), rel=1e-9)
-    assert coordinates.sum(lambda s: s) == pytest.approx(float(v @ g @ v), rel=1e-9)
-    for damping in (1e-4, 0.1):
-        solved = coordinates.compose(coordinates.scaled(lambda s: 1 / (s + damping)))  # noqa: B023
-        torch.testing.assert_close(g @ solved + damping * solved, v, rtol=1e-9, atol=1e-9)
-
-
-def test_metric_agrees_with_the_dense_matrix(case: Case) -> None:
-    check_against_the_dense_matrix(*case)
-
-
-def test_metric_is_right_for_every_kind_of_layer(kind: Case) -> None:
-    check_against_the_dense_matrix(*kind)
-
-
 @pytest.mark.parametrize("beta", [1e-3, 1.0, 100.0])
 def test_steps_satisfy_the_optimality_conditions(case: Case, beta: float) -> None:
     network, x = case

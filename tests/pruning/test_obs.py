@@ -50,7 +50,7 @@ def metric(
     request: pytest.FixtureRequest, setting: tuple[Network, Tensor, dict[str, Units]]
 ) -> KroneckerMetric:
     network, x, _ = setting
-    found = estimate_kronecker(network, network.initial, [x], probes=None)
+    found = estimate_kronecker(network, network.initial, [x], sign_vectors=None)
     if request.param == "full":
         return found
     layers = tuple(

@@ -57,7 +57,7 @@ def setting() -> Setting:
     )  # fmt: skip
     network = Network(module.double())
     x = torch.randn(40, 2, 4, 4, dtype=torch.float64)
-    metric = estimate_kronecker(network, network.initial, [x], probes=None)
+    metric = estimate_kronecker(network, network.initial, [x], sign_vectors=None)
     return Setting(network, x, dict(find_units(network, x)), metric)
 
 

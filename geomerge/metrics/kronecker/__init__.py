@@ -1,1 +1,1 @@
-"""The Kronecker-factored metric, layer by layer."""
+"""Kronecker-factored metric: factors per layer, and their estimation from passes."""

@@ -1,4 +1,4 @@
-"""What the weights of a network serve in: products, norms, or something else."""
+"""Coverage of parameters by Kronecker blocks, norms, per-input copies, or a diagonal only."""
 
 from __future__ import annotations
 
@@ -13,34 +13,40 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geomerge.metrics.kronecker.norms import Norm, Normed
-from geomerge.metrics.kronecker.tracing import Block, Product, Products
+from geomerge.metrics.kronecker.tracing import Block, Product, ProductTracer
+from geomerge.metrics.outputs import nearly_equal
 from geomerge.networks.batches import Batch, concat, pass_to
 from geomerge.networks.network import Network
 
-__all__ = ["Lookup", "Survey", "copies", "survey"]
+__all__ = ["Coverage", "Lookup", "copies", "find_coverage"]
 
 Span = tuple[int, int]
 
 
 class Lookup(NamedTuple):
-    """A call of an embedding for one input: whose table it reads, the shape of the indices."""
+    """Call of an embedding for one input.
+
+    Attributes:
+        name: Name of the table.
+        shape: Shape of the indices.
+    """
 
     name: str
     shape: torch.Size
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What a forward pass does with the weights.
+class Coverage:
+    """Roles of the parameters in a forward pass.
 
     Attributes:
-        blocks: Each block that a Kronecker layer can hold, and the names of its tensors.
-        norms: Each norm applied once for every input, and which axis of its output has the inputs.
-        normed: Tensors that serve in those only, by where they lie.
-        copied: Tensors that the network takes just as well with a copy for every input: class
-            tokens, positions.
-        lookups: Calls of embeddings in order, where their tables serve nothing else.
-        width: Activations held for one input, a measure of the memory it takes.
+        blocks: Names of the tensors of each block that a Kronecker layer can cover.
+        norms: Axis of the inputs in the output of each norm that is applied once per input.
+        normed: Names of the tensors that are used in those norms only, by their places.
+        copied: Names of the tensors that may have another value for each input, such as class
+            tokens and positions.
+        lookups: Calls of embeddings in order, for tables without any other use.
+        width: Count of activations per input, a measure of memory.
     """
 
     blocks: dict[Block, list[str]]
@@ -51,7 +57,7 @@ class Survey:
     width: int
 
     def label(self, block: Block, network: Network) -> str:
-        """Name a block for reports: its module, or the weight that no module holds alone."""
+        """Return the name of a block for reports: its module, or its weight with the rows."""
         weight, *bias = self.blocks[block]
         module = weight.removesuffix(".weight")
         place = network.slices[weight]
@@ -63,48 +69,48 @@ class Survey:
         return f"{weight}[{row}:{row + block.rows}]"
 
 
-def survey(
+def find_coverage(
     network: Network,
     w: Tensor,  # (n,)
     x: Batch,  # (1, ...)
-) -> Survey:
-    """See what a network does with its weights.
+) -> Coverage:
+    """Trace passes of one and two inputs to find the role of each parameter.
 
     Args:
-        network: The network.
-        w: Its weights.
-        x: One input.
+        network: Network to trace.
+        w: Weights of the network.
+        x: Batch of one input.
 
     Returns:
-        The survey. A weight is in no block if it serves in overlapping blocks or in another way
-        too (an embedding tied to the last layer), if not all of its rows are used, or if it is
-        applied to activations that are not there once for every input.
+        The coverage. No block contains a weight that is used in overlapping blocks or in another
+        way as well (an embedding tied to the last layer), that is used in part only, or that is
+        applied to activations which do not exist once per input.
     """
     module = network.shared_module(w)
-    one, two = _Watch(w), _Watch(w)
+    single, double = _RoleTracer(w), _RoleTracer(w)
     with torch.no_grad():
-        with one:
+        with single:
             pass_to(module, x)
-        with two:
+        with double:
             pass_to(module, concat([x, x]))
-    tables = {span for span, _ in one.lookups}
+    tables = {span for span, _ in single.lookups}
     uses = torch.zeros(network.n, dtype=torch.int16)
-    norms = _axes(one.norms, two.norms)
+    norms = _input_axes(single.norms, double.norms)
     normed = {span for norm in norms for span in norm.spans()}
-    one.others.update(s for norm, _ in one.norms if norm not in norms for s in norm.spans())
-    factors = [span for block in one.rows for span in block.spans()]
-    for start, stop in [*one.others, *tables, *normed, *factors]:
+    single.others.update(s for norm, _ in single.norms if norm not in norms for s in norm.spans())
+    factors = [span for block in single.rows for span in block.spans()]
+    for start, stop in [*single.others, *tables, *normed, *factors]:
         uses[start:stop] += 1
-    alone = [
+    exclusive = [
         block
-        for block, rows in one.rows.items()
-        if two.rows[block] == 2 * rows
+        for block, rows in single.rows.items()
+        if double.rows[block] == 2 * rows
         and all(stop <= network.n_parameters for _, stop in block.spans())
         and all(int(uses[start:stop].max()) == 1 for start, stop in block.spans())
     ]
     names = {(place.start, place.stop): name for name, place in network.slices.items()}
-    found = Survey(
-        _whole(network, {block: _names(network, block.spans()) for block in alone}),
+    coverage = Coverage(
+        _complete(network, {block: _names(network, block.spans()) for block in exclusive}),
         norms,
         {
             span: names[span]
@@ -114,76 +120,71 @@ def survey(
         [],
         [
             Lookup(_names(network, [table])[0], shape)
-            for table, shape in one.lookups
+            for table, shape in single.lookups
             if int(uses[slice(*table)].max()) == 1
         ],
-        one.width,
+        single.width,
     )
-    in_blocks = {name for names in found.blocks.values() for name in names}
-    done = in_blocks.union(found.normed.values(), (lookup.name for lookup in found.lookups))
+    in_blocks = {name for names in coverage.blocks.values() for name in names}
+    done = in_blocks.union(coverage.normed.values(), (lookup.name for lookup in coverage.lookups))
     others = [name for name in network.shapes if name not in done]
-    return replace(found, copied=_copied(network, w, x, others))
+    return replace(coverage, copied=_copied(network, w, x, others))
 
 
-def _axes(
-    one: list[tuple[Norm, torch.Size]], two: list[tuple[Norm, torch.Size]]
+def _input_axes(
+    single: list[tuple[Norm, torch.Size]], double: list[tuple[Norm, torch.Size]]
 ) -> dict[Norm, int]:
-    """Return the axis that grows with the inputs, of norms where every call agrees on it."""
-    if [norm for norm, _ in one] != [norm for norm, _ in two]:
+    """Return the axis of the inputs for norms in which it is the same for all calls."""
+    if [norm for norm, _ in single] != [norm for norm, _ in double]:
         return {}
     axes: dict[Norm, set[int | None]] = {}
-    for (norm, small), (_, large) in zip(one, two, strict=True):
+    for (norm, small), (_, large) in zip(single, double, strict=True):
         grown = [i for i, sizes in enumerate(zip(small, large, strict=False)) if sizes == (1, 2)]
         axes.setdefault(norm, set()).add(grown[0] if len(grown) == 1 else None)
-    agreed = ((norm, found.pop()) for norm, found in axes.items() if len(found) == 1)
+    agreed = ((norm, seen.pop()) for norm, seen in axes.items() if len(seen) == 1)
     return {norm: axis for norm, axis in agreed if axis is not None}
 
 
 def copies(tensor: Tensor, count: int) -> Tensor:  # (count, ...)
-    """Return a tensor once for every input; a first axis of one is where they go."""
+    """Return copies of a tensor for all inputs, along its first axis if that has length one."""
     single = tensor if tensor.shape[:1] == (1,) else tensor.unsqueeze(0)
     return single.expand(count, *single.shape[1:])
 
 
 def _copied(network: Network, w: Tensor, x: Batch, names: list[str]) -> list[str]:
-    """Return the tensors of which each input can have its own copy."""
+    """Return the names of the tensors that may have another value for each input."""
     network.shared_module(w)
     fixed, two = network.unravel(w), concat([x, x])
     generator = torch.Generator().manual_seed(0)
     taken: dict[str, Tensor] = {}
     for name in names:
-        # Each of two inputs has its tensor moved another way: it must see that, and only that.
+        # With another random change for each of two inputs, the outputs of each input must be
+        # those of a pass of that input alone, and the two must differ.
         plain = copies(fixed[name], 2)
         moved = plain + torch.randn(plain.shape, generator=generator).to(w)
         with torch.no_grad():
             try:
                 both = network.functional({**taken, name: moved}, two)
-            except Exception:  # whatever a network's own code raises at tensors of other shapes
+            except Exception:  # a network's own code raises any type
                 continue
             each = torch.cat(
                 [network.functional({name: t.view(fixed[name].shape)}, x) for t in moved]
             )
-        if _same(both, each) and not _same(*each):
+        if nearly_equal(both, each) and not nearly_equal(*each):
             taken[name] = plain
     return list(taken)
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Return whether two outputs differ by rounding alone."""
-    rounding: float = torch.finfo(one.dtype).eps ** 0.5
-    return float((one - other).norm()) <= rounding * float(other.norm())
-
-
-def _whole(network: Network, blocks: dict[Block, list[str]]) -> dict[Block, list[str]]:
-    """Leave out blocks that hold parts of tensors only; each may take others with it."""
+def _complete(network: Network, blocks: dict[Block, list[str]]) -> dict[Block, list[str]]:
+    """Remove blocks of tensors that are not covered in full, until all are."""
     while True:
-        held = torch.zeros(network.n, dtype=torch.bool)
+        covered = torch.zeros(network.n, dtype=torch.bool)
         for start, stop in (span for block in blocks for span in block.spans()):
-            held[start:stop] = True
+            covered[start:stop] = True
         whole = {
             block: names
             for block, names in blocks.items()
-            if all(bool(held[network.slices[name]].all()) for name in names)
+            if all(bool(covered[network.slices[name]].all()) for name in names)
         }
         if len(whole) == len(blocks):
             return whole
@@ -196,10 +197,12 @@ def _names(network: Network, spans: list[Span]) -> list[str]:
     return [names[bisect_right(starts, start) - 1] for start, _ in spans]
 
 
-class _Watch(Products):
+class _RoleTracer(ProductTracer):
+    """Tracer that counts the uses of each parameter."""
+
     def __init__(self, w: Tensor) -> None:
         super().__init__(w, self._count, self._normed)
-        self.rows: Counter[Block] = Counter()  # how often a pass applies each block
+        self.rows: Counter[Block] = Counter()  # rows of activations per block
         self.norms: list[tuple[Norm, torch.Size]] = []
         self.lookups: list[tuple[Span, torch.Size]] = []
         self.others: set[Span] = set()

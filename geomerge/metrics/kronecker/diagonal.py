@@ -1,4 +1,4 @@
-"""The exact diagonal of the metric input by input, where no gradient at an activation gives it."""
+"""Exact diagonal of the metric from derivatives per input, for weights without a cheaper form."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def squared_derivatives(
     names: list[str],
     lookups: list[Lookup],
     x: Batch,  # (B, ...)
-    probes: Tensor,  # (B, P, m)
+    signs: Tensor,  # (B, P, m)
     output: str,
 ) -> dict[str, Tensor]:
-    """Sum over inputs and probes the squares of the derivatives by single weights.
+    """Sum squared derivatives with respect to single weights over inputs and directions.
 
     Args:
-        network: The network.
-        w: Its weights.
-        names: Tensors whose derivatives are wanted, running statistics too.
-        lookups: Calls of embeddings among them. Their derivatives are taken at the rows looked
-            up, so that a large vocabulary costs no more than a small one.
+        network: Network to differentiate.
+        w: Weights of the network.
+        names: Names of the tensors, which may be running statistics.
+        lookups: Calls of embeddings among them. Derivatives are computed for the looked-up rows
+            only, so that the cost does not grow with the vocabulary.
         x: Inputs.
-        probes: Directions in the space of outputs, for each input.
-        output: One of :data:`~geomerge.metrics.outputs.OUTPUTS`.
+        signs: Directions in output space, P for each input.
+        output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
 
     Returns:
-        The sums by name.
+        Sums by name of the tensor.
     """
     fixed = network.unravel(w)
     tables = {lookup.name for lookup in lookups}
@@ -64,7 +64,7 @@ def squared_derivatives(
             _, pull, indices = found
             return over(pull)(rows), indices
 
-        return over(of_one)(x, probes)
+        return over(of_one)(x, signs)
 
     (plain, shifted), indices = vectorised(derivatives)
     sums = {name: d.double().square().sum(dim=(0, 1)) for name, d in plain.items()}
@@ -77,7 +77,7 @@ def squared_derivatives(
 
 
 class _Shifted(TorchFunctionMode):
-    """Adds shifts to the outputs of embeddings, one for each call, and keeps the indices."""
+    """Function mode that adds a shift to each output of an embedding and records the indices."""
 
     def __init__(self, tables: list[Tensor], shifts: list[Tensor]) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def _by_row(
     ids: Tensor,  # (B, T)
     size: int,
 ) -> Tensor:  # (size, D)
-    """Sum each input's derivatives by row of the table, then their squares over inputs."""
+    """Sum derivatives over the lookups of each row of the table, then squares over inputs."""
     inputs = torch.arange(len(ids), device=ids.device).unsqueeze(1)
     used, place = (inputs * size + ids).reshape(-1).unique(return_inverse=True)
     sums = d.new_zeros(len(used), *d.shape[1::2])  # (U, P, D)

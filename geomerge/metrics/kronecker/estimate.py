@@ -12,13 +12,13 @@ from torch.nn import functional
 
 from geomerge.data import Inputs
 from geomerge.errors import NumericalError
-from geomerge.metrics.kronecker.coverage import Survey, copies, survey
+from geomerge.metrics.kronecker.coverage import Coverage, copies, find_coverage
 from geomerge.metrics.kronecker.diagonal import squared_derivatives
 from geomerge.metrics.kronecker.factor import RANK, WHOLE, Moments
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.kronecker.norms import Normed
-from geomerge.metrics.kronecker.tracing import Block, Product, Products
+from geomerge.metrics.kronecker.tracing import Block, Product, ProductTracer
 from geomerge.metrics.outputs import output_map
 from geomerge.metrics.registry import BATCH, NetworkSize, metric
 from geomerge.networks.batches import Batch, batch_size, split, take
@@ -35,43 +35,44 @@ def estimate_kronecker(
     batches: Iterable[Batch],
     output: str = "hellinger",
     seed: int = 0,
-    probes: int | None = 2,
+    sign_vectors: int | None = 2,
 ) -> KroneckerMetric:
     """Measure the Kronecker metric of a network at w.
 
     Args:
-        network: The network.
-        w: Where.
-        batches: Inputs (B, ...) of the manifold; each is seen once.
-        output: One of :data:`~geomerge.metrics.outputs.OUTPUTS`.
-        seed: Of the random sign vectors.
-        probes: How many of them, and so how many backward passes, stand for all outputs: the
-            expectation is the same. Two give walks as good as all outputs do; one does not where
-            there are few inputs. None takes every output.
+        network: Network to measure.
+        w: Weights at which to measure.
+        batches: Batches of inputs, shape (B, ...); each is used once.
+        output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
+        seed: Seed of the random sign vectors.
+        sign_vectors: Number of random sign vectors, and so of backward passes, that replace the
+            outputs without changing the expectation. Walks with two are as good as with all
+            outputs; with few inputs, walks with one are not. None uses every output.
 
     Returns:
         The metric as a mean over inputs, in the type of w; decompositions are in float64.
 
     Raises:
-        NumericalError: If activations or gradients are not finite, or no input was given.
+        NumericalError: If activations or gradients are not finite, or there is no input.
     """
-    sums: _Sums | None = None
+    sums: _Accumulator | None = None
     generator = torch.Generator().manual_seed(seed)
     count = 0
     for batch in batches:
         if sums is None:
-            sums = _Sums(network, w, output, survey(network, w, take(batch, slice(0, 1))), probes)
+            coverage = find_coverage(network, w, take(batch, slice(0, 1)))
+            sums = _Accumulator(network, w, output, coverage, sign_vectors)
         count += batch_size(batch)
-        for x in split(batch, sums.most):
+        for x in split(batch, sums.batch):
             sums.add(x, generator)
     if sums is None or count == 0:
-        raise NumericalError("no inputs to measure a metric on, expected at least one; give data")
+        raise NumericalError("there are no `inputs` to measure a metric on; give at least one")
     flat = [sums.diagonal[name].reshape(-1) / count for name in sums.rest]
     return KroneckerMetric(
         network.n,
         tuple(
             KroneckerLayer(
-                sums.survey.label(block, network),
+                sums.coverage.label(block, network),
                 slice(block.start, block.stop),
                 None if block.bias is None else slice(block.bias, block.bias + block.rows),
                 sums.inputs[block].factor(count).to(w.dtype, w.device),
@@ -86,31 +87,36 @@ def estimate_kronecker(
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A forward pass: its outputs, and the activations and copies to have gradients at."""
+class _Pass:
+    """A forward pass: mapped outputs, and all tensors whose gradients are needed."""
 
     phi: Tensor  # (B, m)
     products: list[Product]
     norms: list[Normed]
-    own: dict[str, Tensor]  # (B, ...)
+    copies: dict[str, Tensor]  # (B, ...)
 
 
-class _Sums:
-    """What the inputs seen so far add up to."""
+class _Accumulator:
+    """Sums of moments and squared derivatives over inputs."""
 
     def __init__(
-        self, network: Network, w: Tensor, output: str, found: Survey, probes: int | None
+        self,
+        network: Network,
+        w: Tensor,  # (n,)
+        output: str,
+        coverage: Coverage,
+        sign_vectors: int | None,
     ) -> None:
-        self.network, self.w, self.output, self.survey = network, w, output, found
-        self.probes = probes
-        in_blocks = {name for names in found.blocks.values() for name in names}
+        self.network, self.w, self.output, self.coverage = network, w, output, coverage
+        self.sign_vectors = sign_vectors
+        in_blocks = {name for names in coverage.blocks.values() for name in names}
         self.rest = [name for name in network.shapes if name not in in_blocks]
-        at_once = {*found.normed.values(), *found.copied}
+        at_once = {*coverage.normed.values(), *coverage.copied}
         self.one_by_one = [name for name in self.rest if name not in at_once]
-        # Inputs at a time.
-        self.most = max(1, min(_ELEMENTS // max(found.width, 1), network.max_batch or _ELEMENTS))
-        self.inputs: dict[Block, Moments] = {}  # of the blocks' inputs
-        self.outputs: dict[Block, Moments] = {}  # of the gradients at their outputs
+        most = network.max_batch or _ELEMENTS
+        self.batch = max(1, min(_ELEMENTS // max(coverage.width, 1), most))
+        self.inputs: dict[Block, Moments] = {}  # moments of the blocks' inputs
+        self.outputs: dict[Block, Moments] = {}  # moments of the gradients at their outputs
         self.diagonal: dict[str, Tensor] = {}
 
     def add(
@@ -119,13 +125,13 @@ class _Sums:
         generator: torch.Generator,
     ) -> None:
         """Add a batch of inputs."""
-        probes = self._add_gradients(x, generator)
+        signs = self._add_gradients(x, generator)
         if not self.one_by_one:
             return
         count = sum(self.network.shapes[name].numel() for name in self.one_by_one)
-        most = max(1, _ELEMENTS // (probes.shape[1] * (count + self.survey.width)))
-        for part, rows in zip(split(x, most), probes.split(most), strict=True):
-            lookups = self.survey.lookups
+        most = max(1, _ELEMENTS // (signs.shape[1] * (count + self.coverage.width)))
+        for part, rows in zip(split(x, most), signs.split(most), strict=True):
+            lookups = self.coverage.lookups
             self._add_squares(
                 squared_derivatives(
                     self.network, self.w, self.one_by_one, lookups, part, rows, self.output
@@ -133,81 +139,82 @@ class _Sums:
             )
 
     def _add_gradients(self, x: Batch, generator: torch.Generator) -> Tensor:  # (B, P, m)
-        """Add what follows from gradients at activations, and return the probes."""
+        """Add all that follows from gradients at activations, and return the sign vectors."""
         seen = self._forward(x)
-        probes = _probes(seen.phi, self.probes, generator)
-        rows: Counter[Block] = Counter()  # how often the pass applies each block
+        signs = _signs(seen.phi, self.sign_vectors, generator)
+        rows: Counter[Block] = Counter()  # rows of activations per block
         for product in seen.products:
             rows[product.block] += product.out.numel() // product.block.rows
         at = [call.out for call in seen.products] + [call.out for call in seen.norms]
-        for i in range(probes.shape[1] if at or seen.own else 0):
+        for i in range(signs.shape[1] if at or seen.copies else 0):
             gradients = torch.autograd.grad(
                 seen.phi,
-                [*at, *seen.own.values()],
-                probes[:, i],
-                retain_graph=i + 1 < probes.shape[1],
+                [*at, *seen.copies.values()],
+                signs[:, i],
+                retain_graph=i + 1 < signs.shape[1],
                 allow_unused=True,
                 materialize_grads=True,
             )
             for product, d in zip(seen.products, gradients, strict=False):
                 moments = self.outputs.setdefault(product.block, Moments())
                 moments.add(product.outputs(d), batch_size(x) / rows[product.block])
-            by_name = dict(zip(seen.own, gradients[len(at) :], strict=True))  # (B, ...)
+            by_name = dict(zip(seen.copies, gradients[len(at) :], strict=True))  # (B, ...)
             for normed, d in zip(seen.norms, gradients[len(seen.products) :], strict=False):
-                for span, part in normed.derivatives(d, self.survey.norms[normed.norm]):
-                    if (name := self.survey.normed.get(span)) is not None:
+                for span, part in normed.derivatives(d, self.coverage.norms[normed.norm]):
+                    if (name := self.coverage.normed.get(span)) is not None:
                         by_name[name] = by_name[name] + part if name in by_name else part
             self._add_squares({k: d.double().square().sum(dim=0) for k, d in by_name.items()})
-        return probes
+        return signs
 
-    def _forward(self, x: Batch) -> _Seen:
+    def _forward(self, x: Batch) -> _Pass:
         products: list[Product] = []
         norms: list[Normed] = []
 
         def on_product(product: Product, activations: Tensor) -> None:
-            if product.block in self.survey.blocks:
+            if product.block in self.coverage.blocks:
                 moments = self.inputs.setdefault(product.block, Moments())
                 moments.add(product.inputs(activations))
                 product.out.requires_grad_()  # also in the first layer
                 products.append(product)
 
         def on_norm(normed: Normed) -> None:
-            if normed.norm in self.survey.norms:
+            if normed.norm in self.coverage.norms:
                 normed.out.requires_grad_()
                 norms.append(normed)
 
         self.network.shared_module(self.w)
         tensors = self.network.unravel(self.w)
-        own = {k: copies(tensors[k], batch_size(x)).clone() for k in self.survey.copied}
+        own = {k: copies(tensors[k], batch_size(x)).clone() for k in self.coverage.copied}
         for tensor in own.values():
             tensor.requires_grad_()
-        with torch.enable_grad(), Products(self.w, on_product, on_norm):
+        with torch.enable_grad(), ProductTracer(self.w, on_product, on_norm):
             phi = output_map(self.network.functional(own, x), self.output)
-        return _Seen(phi, products, norms, own)
+        return _Pass(phi, products, norms, own)
 
-    def _add_squares(self, found: dict[str, Tensor]) -> None:
-        for name, squares in found.items():
+    def _add_squares(self, sums: dict[str, Tensor]) -> None:
+        for name, squares in sums.items():
             self.diagonal[name] = self.diagonal.get(name, 0.0) + squares
 
 
-def _probes(
+def _signs(
     phi: Tensor,  # (B, m)
     count: int | None,
     generator: torch.Generator,
 ) -> Tensor:  # (B, P, m)
-    """Return directions p in output space with sum of p p' equal to I (in expectation).
+    """Return vectors p in output space with a sum of p p' equal to I in expectation.
 
-    Every output is in one probe, with a random sign. Outputs of neighbouring size are in different
-    probes, so that nothing is left to chance where an input wavers between as many classes.
+    Every output has a random sign in one vector and zeros in the others. Outputs of neighbouring
+    size are in different vectors, which makes the result exact for inputs that are ambiguous
+    between as many classes.
     """
     m = phi.shape[1]
     if count is None or count >= m:
         return torch.eye(m, dtype=phi.dtype, device=phi.device).expand(len(phi), m, m)
-    # Input by input, so that the signs do not depend on how inputs are batched.
+    # Signs are drawn input by input, so that they do not depend on the batches.
     signs = torch.randint(0, 2, (len(phi), m), generator=generator).to(phi.device) * 2 - 1
     rank = phi.detach().argsort(dim=1, descending=True).argsort(dim=1)
-    probes: Tensor = functional.one_hot(rank % count, count) * signs.unsqueeze(2)
-    return probes.transpose(1, 2).to(phi.dtype)
+    vectors: Tensor = functional.one_hot(rank % count, count) * signs.unsqueeze(2)
+    return vectors.transpose(1, 2).to(phi.dtype)
 
 
 def factor_widths(
@@ -217,13 +224,13 @@ def factor_widths(
 ) -> list[int]:
     """Return the width of every Kronecker factor of a network, by a pass of one input."""
     widths = []
-    for block in survey(network, w, x).blocks:
+    for block in find_coverage(network, w, x).blocks:
         inputs = (block.stop - block.start) // block.rows + (block.bias is not None)
         widths += [inputs, block.rows]
     return widths
 
 
-_CARRIED = 1152  # directions of a factor that is not decomposed whole
+_CARRIED = 1152  # directions of a factor that is not decomposed in full
 
 
 def _measuring_bytes(sizes: Sequence[NetworkSize]) -> int:

@@ -1,7 +1,7 @@
-r"""One Kronecker factor in eigen form, whole or truncated with an isotropic tail.
+r"""Kronecker factor in eigen form, complete or truncated with an isotropic tail.
 
-:math:`A \approx U\,\mathrm{diag}(s)\,U' + \tau (I - UU')`, with :math:`\tau` the mean of the
-eigenvalues left out, so that the trace is kept.
+:math:`A \approx U\,\mathrm{diag}(s)\,U' + \tau (I - UU')`, where :math:`\tau` is the mean of the
+omitted eigenvalues, so that the trace is preserved.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from geomerge.errors import NumericalError
 
 __all__ = ["RANK", "WHOLE", "Factor", "Moments", "factorise"]
 
-WHOLE = 2048  # of wider matrices only leading eigenvectors: of 4608 columns all take a minute
-RANK = 1024
-_MORE = 64  # directions carried along, for the last of the leading ones to be exact
+WHOLE = 2048  # largest width of a full decomposition; one of 4608 columns takes a minute
+RANK = 1024  # leading eigenvectors of wider matrices
+_MORE = 64  # further directions, so that the last leading eigenvectors are accurate
 _PRODUCTS = 3
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A symmetric positive semidefinite matrix (d, d) in eigen form.
+    """Symmetric positive semidefinite matrix (d, d) in eigen form.
 
     Attributes:
         vectors: Leading eigenvectors U, shape (d, r).
-        values: Their eigenvalues, descending, shape (r,).
-        tail: Eigenvalue of everything orthogonal to U; unused when r = d.
+        values: Eigenvalues of U, descending, shape (r,).
+        tail: Eigenvalue of all directions orthogonal to U; unused when r = d.
     """
 
     vectors: Tensor
@@ -37,7 +37,7 @@ class Factor:
 
     @property
     def full(self) -> bool:
-        """Whether no direction was left out."""
+        """Whether the eigenvectors are complete."""
         return self.vectors.shape[0] == self.vectors.shape[1]
 
     @property
@@ -47,7 +47,7 @@ class Factor:
         return float(self.values.double().sum()) + (size - rank) * self.tail
 
     def truncated(self, rank: int) -> Factor:
-        """Keep the leading ``rank`` eigenvectors; the rest become an isotropic tail."""
+        """Return the factor with ``rank`` eigenvectors; all others join the isotropic tail."""
         size, old = self.vectors.shape
         if rank >= old:
             return self
@@ -55,11 +55,11 @@ class Factor:
         return Factor(self.vectors[:, :rank].contiguous(), self.values[:rank], rest / (size - rank))
 
     def squares(self) -> tuple[Tensor, Tensor]:  # (d, r or r + 1), (r or r + 1,)
-        """Return how each coordinate lies in each eigenspace, and the eigenvalues.
+        """Return squared components of the unit vectors in each eigenspace, and the eigenvalues.
 
         Returns:
-            Squared lengths of the coordinates' projections, rows that sum to one; the tail is one
-            space.
+            Squared components, in rows that sum to one, with the tail as one eigenspace; and the
+            eigenvalues.
         """
         inside = self.vectors.square()
         if self.full:
@@ -70,14 +70,14 @@ class Factor:
         )
 
     def dense(self) -> Tensor:  # (d, d)
-        """Return the matrix itself."""
+        """Return the matrix."""
         size = self.vectors.shape[0]
         u = self.vectors
         rest = torch.eye(size, dtype=u.dtype, device=u.device) - u @ u.T
         return (u * self.values) @ u.T + self.tail * rest
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Factor:
-        """Return the factor in another type or place."""
+        """Return the factor in another type or on another device."""
         return Factor(self.vectors.to(device, dtype), self.values.to(device, dtype), self.tail)
 
 
@@ -87,12 +87,13 @@ def factorise(
     """Return the eigen form of a symmetric positive semidefinite matrix.
 
     Args:
-        matrix: In float64: ``eigh`` in float32 fails on nearly singular factors. Rounding below
-            zero is cut off.
+        matrix: Matrix in float64, since ``eigh`` in float32 fails on nearly singular factors.
+            Eigenvalues below zero are rounding and set to zero.
 
     Returns:
-        The whole factor; of matrices wider than 2048 the leading 1024 eigenvectors, from a random
-        start and three products with the matrix (Halko, Martinsson & Tropp 2011, algorithm 4.4).
+        The full eigen form; for matrices wider than 2048 the leading 1024 eigenvectors, from a
+        random start and three products with the matrix (Halko, Martinsson & Tropp 2011,
+        algorithm 4.4).
 
     Raises:
         NumericalError: If the matrix is not finite or the decomposition does not converge.
@@ -100,7 +101,7 @@ def factorise(
     if not torch.isfinite(matrix).all():
         raise NumericalError(
             "a factor of the metric is not finite, expected finite activations and gradients; "
-            "check the network's outputs on the manifold's inputs"
+            "check the network's outputs on these inputs"
         )
     size = len(matrix)
     if size > WHOLE:
@@ -140,7 +141,7 @@ def _leading(
 ) -> Factor:
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(len(matrix), RANK + _MORE, generator=generator)
-    single = matrix.float()  # for the products that only turn the basis
+    single = matrix.float()  # enough for the products that only rotate the basis
     basis = start.to(single)
     for _ in range(_PRODUCTS):
         basis = torch.linalg.qr(single @ basis).Q
@@ -152,21 +153,21 @@ def _leading(
     return Factor(vectors, values, max(rest, 0.0) / (len(matrix) - RANK))
 
 
-_WIDEST = 8192  # of wider rows the d x d matrix is never formed: d = 25088 would take 5 GB
-_PER_COLUMN = 8  # rows of one batch that say what there is to say about a column
+_WIDEST = 8192  # largest width of a second moment matrix; 25088 columns would take 5 GB
+_PER_COLUMN = 8  # rows of one batch used per column; more hardly change the moments
 _FEWEST = 4096
-_RANK = 1024  # eigenvectors kept of those
 
 
 class Moments:
-    """The sum of x x' over rows x: whole, or of very wide rows the leading eigenvectors.
+    """Second moments, the sum of x x' over rows x.
 
-    Those are cut down to the leading ones after every block of rows; the trace keeps the rest.
+    For very wide rows only leading eigenvectors are stored. They are computed after every block of
+    rows, and the trace accounts for the others.
     """
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None  # (d, d), in float64
-        self._kept: Tensor | None = None  # (r, d), eigenvectors times roots of their eigenvalues
+        self._leading: Tensor | None = None  # (r, d), eigenvectors times roots of eigenvalues
         self._trace = 0.0
 
     def add(
@@ -176,8 +177,8 @@ class Moments:
     ) -> None:
         """Add the outer products of rows, times a share.
 
-        Of many more rows than columns, such as every patch of a convolution, evenly spread ones
-        stand for all.
+        From many more rows than columns, such as all patches of a convolution, an evenly spaced
+        subset is used.
         """
         most = max(_FEWEST, _PER_COLUMN * rows.shape[1])
         if len(rows) > most:
@@ -188,24 +189,24 @@ class Moments:
                 self._sum = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
             self._sum.add_(rows.T @ rows, alpha=share)
             return
-        for block in (rows * share**0.5).split(_RANK):
+        for block in (rows * share**0.5).split(RANK):
             self._trace += float(block.square().sum(dtype=torch.float64))
-            self._kept = _leading_rows(
-                block if self._kept is None else torch.cat([self._kept, block])
+            self._leading = _leading_rows(
+                block if self._leading is None else torch.cat([self._leading, block])
             )
 
     def factor(self, count: int) -> Factor:
-        """Return the sum divided by a count, in float64 where it is whole.
+        """Return the sum divided by a count; in float64 unless the rows are very wide.
 
         Raises:
             NumericalError: If a row was not finite.
         """
         if self._sum is not None:
             return factorise(self._sum / count)
-        assert self._kept is not None, "rows were added"
-        size = self._kept.shape[1]
-        values = self._kept.double().square().sum(dim=1)
-        vectors = (self._kept / values.sqrt().unsqueeze(1)).T
+        assert self._leading is not None, "rows were added"
+        size = self._leading.shape[1]
+        values = self._leading.double().square().sum(dim=1)
+        vectors = (self._leading / values.sqrt().unsqueeze(1)).T
         tail = max(self._trace - float(values.sum()), 0.0) / (size - len(values))
         return Factor(vectors.contiguous(), values / count, tail / count)
 
@@ -213,8 +214,8 @@ class Moments:
 def _leading_rows(
     rows: Tensor,  # (R, d)
 ) -> Tensor:  # (r, d)
-    """Return at most as many orthogonal rows as are kept, with nearly the same outer products."""
-    found = factorise(rows.double() @ rows.double().T)
-    significant = found.values > found.values[:1] * 1e-12
-    keep = min(_RANK, int(significant.sum()))
-    return found.vectors[:, :keep].T.to(rows.dtype) @ rows
+    """Return at most ``RANK`` orthogonal rows with nearly the same sum of outer products."""
+    eigen = factorise(rows.double() @ rows.double().T)
+    significant = eigen.values > eigen.values[:1] * 1e-12
+    keep = min(RANK, int(significant.sum()))
+    return eigen.vectors[:, :keep].T.to(rows.dtype) @ rows

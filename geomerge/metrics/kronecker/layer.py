@@ -1,4 +1,4 @@
-"""The block of one layer of a Kronecker metric: two factors, and where the layer's weights lie."""
+"""Block of one layer in a Kronecker metric: two factors, and places in the weight vector."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch
 from torch import Tensor
 
 from geomerge.metrics.kronecker.factor import Factor
-from geomerge.metrics.kronecker.leading_blocks import StripFunction
+from geomerge.metrics.kronecker.leading_blocks import LeadingBlockFunction
 
 __all__ = ["KroneckerLayer"]
 
 
 @dataclass(frozen=True)
 class KroneckerLayer:
-    """The metric of one layer's weight matrix (d_out, d_in), bias as its last column.
+    """Metric of one layer's weight matrix (d_out, d_in), with the bias as its last column.
 
     Attributes:
-        name: The module's dotted name, or its weight's with the rows meant (``a.weight[0:8]``)
-            where no Linear or Conv2d module holds it alone.
-        weight: Where the weight lies in the weight vector.
-        bias: Where the bias lies, or None.
+        name: Dotted name of the module, or name of the weight with its rows (``a.weight[0:8]``) if
+            it is not the weight of a Linear or Conv2d module.
+        weight: Slice of the weight in the weight vector.
+        bias: Slice of the bias, or None.
         inputs: Factor A of the layer's inputs, (d_in, d_in).
         outputs: Factor B of the gradients at its outputs, (d_out, d_out).
-        strips: How many leading directions of A, with all of B, and of B, with all of A, count
-            one by one in :meth:`apply`; all other products of two eigenvalues as their mean.
-            None counts everything.
+        leading_blocks: Numbers of leading directions of A (each with all of B) and of B (each
+            with all of A) whose eigenvalue products :meth:`apply` uses exactly; all other
+            products are replaced by their mean. None uses all exactly.
     """
 
     name: str
@@ -42,7 +42,7 @@ class KroneckerLayer:
         self,
         v: Tensor,  # (n,)
     ) -> Tensor:  # (d_out, d_in)
-        """Cut this layer's matrix out of a weight vector."""
+        """Return this layer's matrix in a weight vector."""
         part = v[self.weight].view(self.outputs.vectors.shape[0], -1)
         return part if self.bias is None else torch.cat([part, v[self.bias].unsqueeze(1)], dim=1)
 
@@ -62,7 +62,13 @@ class KroneckerLayer:
         self,
         matrix: Tensor,  # (d_out, d_in)
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Split a matrix along U_B and U_A and, where truncated, what is orthogonal to them."""
+        """Return the coordinates of a matrix along U_B and U_A, and the parts orthogonal to them.
+
+        Returns:
+            The parts and their eigenvalues, as in
+            :class:`~geomerge.metrics.base.EigenCoordinates`; orthogonal parts exist for truncated
+            factors only.
+        """
         a, b = self.inputs, self.outputs
         left = b.vectors.T @ matrix
         core = left @ a.vectors
@@ -80,7 +86,7 @@ class KroneckerLayer:
         return parts, eigenvalues
 
     def from_coordinates(self, parts: list[Tensor]) -> Tensor:  # (d_out, d_in)
-        """Undo :meth:`coordinates`."""
+        """Return the matrix with the given :meth:`coordinates`."""
         a, b = self.inputs, self.outputs
         left = parts[0] @ a.vectors.T
         if not a.full:
@@ -98,12 +104,17 @@ class KroneckerLayer:
         v: Tensor,  # (n,)
         out: Tensor,  # (n,)
     ) -> None:
-        """Write a function of the factors' product, applied to this layer's part of v, into out.
+        """Apply a function of the factors' product to this layer's part of v.
 
-        What :meth:`coordinates`, scaling and :meth:`from_coordinates` give, without building the
-        parts orthogonal to kept directions.
+        The result is that of :meth:`coordinates`, scaling and :meth:`from_coordinates`, without
+        the parts orthogonal to the leading directions.
+
+        Args:
+            function: Function h of eigenvalues, tensors of any shape.
+            v: Vector.
+            out: Vector whose part of this layer is overwritten.
         """
-        self._applied(function).write(*self._parts(v), self._parts(out))
+        self._function(function).write(*self._parts(v), self._parts(out))
 
     def _parts(
         self,
@@ -112,27 +123,27 @@ class KroneckerLayer:
         weight = v[self.weight].view(len(self.outputs.vectors), -1)
         return weight, None if self.bias is None else v[self.bias]
 
-    def _applied(self, function: Callable[[Tensor], Tensor]) -> StripFunction:
-        """Return the function along the strips; of steps with one damping it is made once."""
-        made = self._made.get(function)
+    def _function(self, function: Callable[[Tensor], Tensor]) -> LeadingBlockFunction:
+        """Return the function of the factors' product, cached for steps with one damping."""
+        made = self._cache.get(function)
         if made is None:
-            leading_blocks = self.leading_blocks or self.exact_strips
-            made = StripFunction(self.inputs, self.outputs, leading_blocks, self._outside, function)
-            self._made.clear()
-            if self.leading_blocks is not None:  # else it is as large as the factors
-                self._made[function] = made
+            blocks = self.leading_blocks or self.all_blocks
+            made = LeadingBlockFunction(self.inputs, self.outputs, blocks, self._outside, function)
+            self._cache.clear()
+            if self.leading_blocks is not None:  # otherwise it is as large as the factors
+                self._cache[function] = made
         return made
 
     @cached_property
-    def _made(self) -> dict[Callable[[Tensor], Tensor], StripFunction]:
-        """The last one."""
+    def _cache(self) -> dict[Callable[[Tensor], Tensor], LeadingBlockFunction]:
+        """The last function, at most one."""
         return {}
 
     @cached_property
     def _outside(self) -> Tensor:  # ()
-        """The mean of the eigenvalues that lie in no strip."""
+        """Mean of the eigenvalues outside of the leading blocks."""
         a, b = self.inputs, self.outputs
-        wide, tall = self.leading_blocks or self.exact_strips
+        wide, tall = self.leading_blocks or self.all_blocks
         count = (len(a.vectors) - wide) * (len(b.vectors) - tall)
         if not count:
             return a.values.new_zeros(())
@@ -141,22 +152,25 @@ class KroneckerLayer:
         return a.values.new_tensor(max(rest_a, 0.0) * max(rest_b, 0.0) / count)
 
     @property
-    def exact_strips(self) -> tuple[int, int]:
-        """Strips outside of which all eigenvalues are one."""
+    def all_blocks(self) -> tuple[int, int]:
+        """Numbers of leading directions outside of which all eigenvalues are equal."""
         a, b = self.inputs, self.outputs
         return (0 if b.full and not a.full else len(a.values), 0 if a.full else len(b.values))
 
     def with_leading_blocks(self, threshold: float) -> KroneckerLayer:
-        """Choose the cheapest strips that hold all eigenvalues over a threshold.
+        """Return the layer with the cheapest leading blocks for a threshold.
 
-        A product with a few leading directions of one factor and a few of the other is much
-        cheaper than one with all of either, and most products of two eigenvalues are small.
+        Products with a few leading directions of each factor are much cheaper than products with
+        all of either, and most products of two eigenvalues are small.
+
+        Args:
+            threshold: Value above which all eigenvalues must lie in a leading block.
         """
         a, b = self.inputs, self.outputs
         (rows, kept_b), (columns, kept_a) = b.vectors.shape, a.vectors.shape
         if a.tail * b.tail > threshold:
-            return replace(self, leading_blocks=self.exact_strips)
-        next_b = torch.cat([b.values, b.values.new_tensor([b.tail])])  # the largest left out
+            return replace(self, leading_blocks=self.all_blocks)
+        next_b = torch.cat([b.values, b.values.new_tensor([b.tail])])  # the largest one omitted
         tall = torch.arange(kept_b + 1, device=next_b.device)
         wide = (a.values[:, None] * next_b > threshold).sum(dim=0)
         products = rows * columns * (wide + tall) + kept_b * rows * wide + kept_a * columns * tall
@@ -170,11 +184,11 @@ class KroneckerLayer:
 
     @property
     def leading_trace(self) -> float:
-        """Sum of the eigenvalues of kept eigenvectors."""
+        """Sum of the eigenvalues of stored eigenvectors."""
         a, b = self.inputs.values.double().sum(), self.outputs.values.double().sum()
         return float(a * b)
 
     @property
     def n_parts(self) -> int:
-        """How many parts :meth:`coordinates` gives."""
+        """Number of parts that :meth:`coordinates` returns."""
         return (1 if self.inputs.full else 2) * (1 if self.outputs.full else 2)

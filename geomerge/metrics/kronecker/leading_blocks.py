@@ -1,9 +1,20 @@
-r"""A function h of a Kronecker product, applied to matrices.
+r"""Functions of a Kronecker product, exact on leading blocks of its eigenvalues.
 
-.. math:: h(A \otimes B)\, M = \eta M + L R, \qquad \eta = h(\text{mean of the eigenvalues left})
+.. math:: h(A \otimes B)\, M = \eta M + L R, \qquad \eta = h(\text{mean of all other eigenvalues})
 
-where L R, of low rank, corrects what lies along the leading directions of A (with all of B) and of
-B (with all of A). Nothing as large as the matrix is made, and only what depends on it each time.
+The low-rank term L R corrects the result on two leading blocks: the leading directions of A with
+all of B, and the leading directions of B with all of A. In the table of products of eigenvalues::
+
+    eigenvalues of A, descending ->
+    +------+---------------------+
+    | both |  leading block of B |   eigenvalues of B,
+    +------+---------------------+   descending
+    | lead.|                     |
+    | block|   replaced by the   |
+    | of A |         mean        |
+    +------+---------------------+
+
+No temporary is as large as the matrix, and all that does not depend on the matrix is computed once.
 """
 
 from __future__ import annotations
@@ -16,21 +27,21 @@ from torch.nn import functional
 
 from geomerge.metrics.kronecker.factor import Factor
 
-__all__ = ["StripFunction"]
+__all__ = ["LeadingBlockFunction"]
 
-_GROUP = 16  # columns, numbers of one vector register
-_BLOCK = 2**22  # numbers
+_GROUP = 16  # columns of one vector register
+_BLOCK = 2**22  # numbers per block of rows
 
 
-class StripFunction:
-    """A function of A x B along strips.
+class LeadingBlockFunction:
+    """Function of A x B, exact on leading blocks.
 
     Args:
         inputs: Factor A, (d_in, d_in).
         outputs: Factor B, (d_out, d_out).
-        strips: How many leading directions of A, and of B, count one by one.
-        outside: The eigenvalue that stands for all products outside of the strips, shape ().
-        function: h, of eigenvalues of any shape.
+        leading_blocks: Numbers of leading directions of A and of B.
+        outside: Eigenvalue that replaces all products outside of the blocks, shape ().
+        function: Function h of eigenvalues, tensors of any shape.
     """
 
     def __init__(
@@ -44,20 +55,20 @@ class StripFunction:
         a, b = inputs, outputs
         wide, tall = leading_blocks
         self._all_a, self._all_b = a.vectors, b.vectors
-        self._strips = leading_blocks
-        # Products are up to three times as fast with whole groups of columns of their own.
+        self._sizes = leading_blocks
+        # Products are up to three times as fast with complete groups of contiguous columns.
         more = (0, -wide % _GROUP if wide > 1 else 0)
         self._few_a = functional.pad(a.vectors[:, :wide], more).contiguous()
         self._few_b = b.vectors[:, :tall].contiguous()
         self._rest = rest = function(outside)
-        # Beyond the kept directions of one factor, along a strip of the other, h is another number.
+        # Beyond the stored directions of one factor, h takes another value on the other's block.
         by_a, by_b = a.values[:wide], b.values[:tall, None]
         tail_b = rest if b.full else function(b.tail * by_a)
         tail_a = rest if a.full else function(by_b * a.tail)
         self._scale_a = functional.pad(function(b.values[:, None] * by_a) - tail_b, more)
         self._scale_b = function(by_b * a.values) - tail_a
-        self._scale_b[:, :wide] = rest - tail_a  # they are in the other strip
-        # L and R, each with its half that is the same every time.
+        self._scale_b[:, :wide] = rest - tail_a  # these are in the other block as well
+        # L and R, each with the half that does not depend on the matrix.
         new = self._few_b.new_empty
         self._left = torch.cat([new(len(b.vectors), wide), self._few_b], dim=1)
         self._right = torch.cat([a.vectors[:, :wide].T, new(tall, len(a.vectors))])
@@ -70,8 +81,14 @@ class StripFunction:
         bias: Tensor | None,  # (d_out,), the last column
         out: tuple[Tensor, Tensor | None],
     ) -> None:
-        """Apply the function to a matrix and write it into another of the same two parts."""
-        wide, tall = self._strips
+        """Apply the function to a matrix.
+
+        Args:
+            weight: The matrix without the column of the bias.
+            bias: Column of the bias, or None.
+            out: Tensors of the same two shapes that are overwritten.
+        """
+        wide, tall = self._sizes
         left, right = self._left, self._right
         if wide:
             left[:, :wide] = self._along_inputs(weight, bias)[:, :wide]
@@ -110,6 +127,6 @@ class StripFunction:
 
 
 def _blocks(matrix: Tensor) -> list[slice]:
-    """Cut the rows of a matrix into blocks that stay in the cache between two operations."""
+    """Return slices of rows whose blocks stay in the cache between two operations."""
     most = max(_GROUP, _BLOCK // matrix.shape[1])
     return [slice(i, i + most) for i in range(0, len(matrix), most)]

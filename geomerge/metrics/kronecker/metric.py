@@ -1,11 +1,11 @@
-r"""The Kronecker form of the pullback metric: one pair of factors per layer.
+r"""Kronecker-factored pullback metric: one pair of factors per layer.
 
 For a linear layer with inputs a (bias folded in) and output gradients delta,
 :math:`g_l \approx A \otimes B`, :math:`A = E[aa']`, :math:`B = \sum_{out} E[\delta\delta']`
 (Martens & Grosse 2015); for a convolution A sums over positions and B averages over them
-(Grosse & Martens 2016, KFC). Layers do not interact. With B = I the same form is OWM, Adam-NSCL
-and GPM (as soft or hard projections), RegMean and SparseGPT's layerwise Hessian. Weights that serve
-in no such product get the exact diagonal of the metric.
+(Grosse & Martens 2016, KFC). Layers do not interact. With B = I the same form appears in OWM,
+Adam-NSCL and GPM (as soft or hard projections), in RegMean, and as the layerwise Hessian of
+SparseGPT. For weights outside of such products the exact diagonal of the metric is used.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class KroneckerMetric(Metric):
 
     Attributes:
         n: Length of the weight vectors.
-        layers: The covered layers.
-        rest: Slices of the weights no layer covers.
-        diagonal: The metric's diagonal on them, one after the other.
-        diagonal_only: Their names, for reports.
+        layers: Factors of the covered layers.
+        rest: Slices of all other weights.
+        diagonal: Diagonal of the metric on these slices, concatenated.
+        diagonal_only: Names of the tensors in these slices, for reports.
     """
 
     n: int
@@ -68,14 +68,14 @@ class KroneckerMetric(Metric):
         rows += [[name, "", "", "", "diagonal"] for name in self.diagonal_only]
         return card(
             f"Kronecker metric of {self.n:,} weights, {self.nbytes / 1e6:.3g} MB",
-            table(("layer", "directions, inputs", "outputs", "trace", "kept of it"), rows),
+            table(("layer", "directions, inputs", "outputs", "trace", "stored share"), rows),
         )
 
     def coordinates(
         self,
         v: Tensor,  # (n,)
     ) -> EigenCoordinates:
-        """Split v along the eigendirections of every layer and the coordinates of the rest."""
+        """Return v along the eigendirections of every layer, and its other weights as they are."""
         parts: list[Tensor] = []
         eigenvalues: list[Tensor] = []
         for layer in self.layers:
@@ -93,18 +93,18 @@ class KroneckerMetric(Metric):
         v: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
         """Return h(g) v."""
-        found = torch.empty_like(v)
+        out = torch.empty_like(v)
         for layer in self.layers:
-            layer.apply(function, v, found)
+            layer.apply(function, v, out)
         start = 0
         for s in self.rest:
             length = s.stop - s.start
-            found[s] = v[s] * function(self.diagonal[start : start + length])
+            out[s] = v[s] * function(self.diagonal[start : start + length])
             start += length
-        return found
+        return out
 
     def _compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
-        """Put coordinates together to a vector."""
+        """Return the vector with the given coordinates."""
         v = parts[0].new_empty(self.n)
         at = 0
         for layer in self.layers:
@@ -118,33 +118,30 @@ class KroneckerMetric(Metric):
         return v
 
     def diagonal_of(self, function: Callable[[Tensor], Tensor]) -> Tensor:  # (n,)
-        """Return the diagonal of a function of the metric, such as its damped inverse.
+        """Return the diagonal of h(g), such as that of a damped inverse.
 
         Args:
-            function: Eigenvalues to eigenvalues, of any shape.
+            function: Function h of eigenvalues, tensors of any shape.
         """
-        found = self.diagonal.new_empty(self.n)
+        out = self.diagonal.new_empty(self.n)
         for layer in self.layers:
             (a, by_a), (b, by_b) = layer.inputs.squares(), layer.outputs.squares()
-            layer.write(b @ function(by_b[:, None] * by_a[None, :]) @ a.T, found)
+            layer.write(b @ function(by_b[:, None] * by_a[None, :]) @ a.T, out)
         start = 0
         for s in self.rest:
             length = s.stop - s.start
-            found[s] = function(self.diagonal[start : start + length])
+            out[s] = function(self.diagonal[start : start + length])
             start += length
-        return found
+        return out
 
     def truncate(self, damping: float) -> KroneckerMetric:
-        """Leave out directions that a damping drowns, to make steps cheaper.
+        """Return a metric without eigenvalues that are small compared to a damping.
 
         Args:
             damping: mu of the steps to come. Eigenvectors whose largest eigenvalue in the layer
-                is under mu / 2 join the isotropic tail, which keeps their mean, and so do, for
-                :meth:`apply`, eigenvalues under mu / 2 of vectors that stay; walks end at
-                the same accuracies.
-
-        Returns:
-            A metric on the same weights.
+                is below mu / 2 join the isotropic tail, which has their mean eigenvalue. In
+                :meth:`apply` the same happens to eigenvalues below mu / 2 of the remaining
+                eigenvectors. Walks end at the same accuracies.
         """
         layers = tuple(_truncated(layer, damping / 2) for layer in self.layers)
         return replace(self, layers=layers)
@@ -206,7 +203,7 @@ def _truncated(layer: KroneckerLayer, threshold: float) -> KroneckerLayer:
     a, b = layer.inputs, layer.outputs
     keep_a = int((a.values * float(b.values[:1].sum()) > threshold).sum())
     keep_b = int((b.values * float(a.values[:1].sum()) > threshold).sum())
-    # A product with a factor that kept nearly everything is cheaper whole than with a tail.
+    # A product with a nearly complete factor is cheaper with the full one than with a tail.
     a = a.truncated(max(keep_a, 1)) if keep_a < 0.7 * a.values.numel() else a
     b = b.truncated(max(keep_b, 1)) if keep_b < 0.7 * b.values.numel() else b
     return replace(layer, inputs=a, outputs=b).with_leading_blocks(threshold)

@@ -1,7 +1,7 @@
-"""Layers that normalise, then scale and shift: the derivatives by their tensors.
+"""Derivatives with respect to the tensors of normalisation layers.
 
-In y = scale (x - mean) / sqrt(var + eps) + shift every derivative of an output phi follows from the
-gradient d at y and the normalised activations, so that no tensor needs a backward pass of its own.
+In y = scale (x - mean) / sqrt(var + eps) + shift all derivatives of an output phi follow from the
+gradient d at y and the normalised activations, without a backward pass for each tensor.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ NORMS = frozenset({
 
 
 class Norm(NamedTuple):
-    """Where the tensors of a norm lie in the weight vector; None is not there.
+    """Places of the tensors of a norm in the weight vector; None for a tensor that it lacks.
 
     Attributes:
-        scale: First weight and the one after the last.
-        shift: The same, as for all.
-        mean: Running mean, of a norm that uses it.
-        var: Running variance.
+        scale: First place of the scale and the place after the last.
+        shift: Places of the shift.
+        mean: Places of the running mean, if the norm uses it.
+        var: Places of the running variance, if the norm uses it.
     """
 
     scale: Span | None
@@ -44,20 +44,20 @@ class Norm(NamedTuple):
     var: Span | None
 
     def spans(self) -> list[Span]:
-        """Return those that are there."""
+        """Return the places of all tensors that the norm has."""
         return [span for span in self if span is not None]
 
 
 @dataclass(frozen=True)
 class NormCall:
-    """A call of a function of ``NORMS``, before it is done.
+    """Call of a function of ``NORMS``, not yet made.
 
     Attributes:
-        tensors: Scale, shift, running mean and variance; None where there is none, or where the
-            inputs' own statistics are used.
-        trailing: How many last axes the scale has, or 0 where it has axis 1.
-        spread: Running variance with what is added to it, of a norm that uses it.
-        normalise: Does the same call without scale and shift.
+        tensors: Scale, shift, running mean and variance; None for a missing tensor and for
+            statistics of the inputs themselves.
+        trailing: Number of last axes that the scale has, or 0 if it has axis 1.
+        spread: Running variance plus eps, if the norm uses it.
+        normalise: Function that makes the same call without scale and shift.
     """
 
     tensors: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -69,11 +69,17 @@ class NormCall:
 def norm_call(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> NormCall | None:
-    """Return what a call of a function of ``NORMS`` does; None where it mixes inputs."""
+    """Return the call of a function of ``NORMS``, or None if it mixes inputs.
+
+    Args:
+        func: The function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+    """
     bound = inspect.signature(func).bind(*args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
-    own = given.get("training", given.get("use_input_stats", True))  # statistics of the inputs
+    own = given.get("training", given.get("use_input_stats", True))  # the inputs' own statistics
     if own and func is functional.batch_norm:
         return None
 
@@ -95,13 +101,13 @@ def norm_call(
 
 @dataclass(frozen=True)
 class Normed:
-    """A norm applied to activations.
+    """Norm applied to activations.
 
     Attributes:
-        norm: The norm.
-        out: What came out; an activation in place may not change it.
-        normal: The same without scale and shift.
-        call: How it was called.
+        norm: Places of its tensors.
+        out: Output, which no activation in place may change.
+        normal: Output without scale and shift.
+        call: The call.
     """
 
     norm: Norm
@@ -114,11 +120,11 @@ class Normed:
         d: Tensor,  # shaped like out
         axis: int,
     ) -> Iterator[tuple[Span, Tensor]]:  # (B, size)
-        """Yield where each tensor lies, and the derivatives by it for each input.
+        """Yield the places of each tensor and the derivatives with respect to it per input.
 
         Args:
             d: Gradient at ``out``.
-            axis: Where ``out`` has the inputs.
+            axis: Axis of the inputs in ``out``.
         """
         by_scale, by_shift = self._sum(d * self.normal, axis), self._sum(d, axis)
         norm, scale, spread = self.norm, self.call.tensors[0], self.call.spread

@@ -1,7 +1,7 @@
-"""A network's forward pass -> its products of weights with activations, and its norms.
+"""Tracer of a forward pass: products of weights with activations, and normalisations.
 
-They are seen where they are computed, not where they are declared: packed projections of
-attention, functional layers and modules called twice count like a Linear layer.
+Products are found where they are computed, not where they are declared, so that packed projections
+of attention, functional layers and modules called twice are treated like a Linear layer.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch.overrides import TorchFunctionMode
 
 from geomerge.metrics.kronecker.norms import NORMS, Norm, NormCall, Normed, norm_call
 
-__all__ = ["Block", "Product", "Products"]
+__all__ = ["Block", "Product", "ProductTracer"]
 
 
 class Block(NamedTuple):
-    """Whole rows of a weight matrix, as places in the weight vector.
+    """Complete rows of a weight matrix, as places in the weight vector.
 
     Attributes:
-        start: First weight.
-        stop: First weight after it.
-        rows: Outputs of the product.
-        bias: Where its biases start, or None.
+        start: Place of the first weight.
+        stop: Place after the last weight.
+        rows: Number of rows, the outputs of the product.
+        bias: Place of the first bias, or None.
     """
 
     start: int
@@ -37,20 +37,20 @@ class Block(NamedTuple):
     bias: int | None
 
     def spans(self) -> list[tuple[int, int]]:
-        """Return where the weights and the biases lie."""
+        """Return the places of the weights and of the biases."""
         weight = (self.start, self.stop)
         return [weight] if self.bias is None else [weight, (self.bias, self.bias + self.rows)]
 
 
 @dataclass(frozen=True)
 class Product:
-    """A block of weights applied to activations.
+    """Block of weights applied to activations.
 
     Attributes:
-        block: The weights.
-        out: What came out; an activation in place may not change it.
-        axis: Where ``out`` has the block's rows.
-        unfold: How a convolution cuts out its patches, or None.
+        block: Places of the weights.
+        out: Output, which no activation in place may change.
+        axis: Axis of the block's rows in ``out``.
+        unfold: Arguments of ``unfold`` for the patches of a convolution, or None.
     """
 
     block: Block
@@ -60,9 +60,9 @@ class Product:
 
     def inputs(
         self,
-        x: Tensor,  # as the layer got it
+        x: Tensor,  # input of the layer, in its shape
     ) -> Tensor:  # (R, d_in)
-        """Return one row for each input of the matrix, with a 1 for the bias."""
+        """Return the vectors that the matrix is applied to as rows, with a 1 for the bias."""
         x = x.detach()
         if self.unfold is not None:
             x = functional.unfold(x, **self.unfold).transpose(1, 2)  # (B, T, d_in)
@@ -73,17 +73,17 @@ class Product:
         self,
         d: Tensor,  # shaped like out
     ) -> Tensor:  # (R, d_out)
-        """Return one row for each output of the matrix."""
+        """Return the gradients at the outputs of the matrix as rows."""
         return d.movedim(self.axis, -1).reshape(-1, self.block.rows)
 
 
-class Products(TorchFunctionMode):
-    """While active, hands on every product and norm with weights that lie in a weight vector.
+class ProductTracer(TorchFunctionMode):
+    """Function mode that reports all products and norms whose weights lie in a weight vector.
 
     Args:
-        w: The vector, shape (n,), that the module's weights are views of.
-        on_product: Gets the product and its input, before anything changes that in place.
-        on_norm: Gets the norm.
+        w: Weight vector, shape (n,), of which the module's weights are views.
+        on_product: Function of each product and its input, called before the input can change.
+        on_norm: Function of each norm.
     """
 
     def __init__(
@@ -105,17 +105,17 @@ class Products(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call a function of torch, and hand it on where it is a product or a norm."""
+        """Call a function of torch and report it if it is a product or a norm."""
         kwargs = kwargs or {}
         if func is functional.multi_head_attention_forward:
             with self:
                 return _attention(*args, **kwargs)
-        if func in NORMS and (found := norm_call(func, args, kwargs)) is not None:
-            norm = self._norm(found)
+        if func in NORMS and (called := norm_call(func, args, kwargs)) is not None:
+            norm = self._norm(called)
             if norm is not None:
-                normal = found.normalise()  # before anything changes its input in place
+                normal = called.normalise()  # before its input can change in place
                 out = func(*args, **kwargs)
-                self._on_norm(Normed(norm, out, normal, found))
+                self._on_norm(Normed(norm, out, normal, called))
                 return out.clone()
         call = _CALLS[func](*args, **kwargs) if func in _CALLS else None
         block = None if call is None else self._block(call.weight, call.bias)
@@ -129,10 +129,10 @@ class Products(TorchFunctionMode):
     def other(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
     ) -> None:
-        """See a call that is neither."""
+        """Report any other call; does nothing unless overridden."""
 
     def span(self, tensor: Tensor) -> tuple[int, int] | None:
-        """Return where a tensor lies in the weight vector, None where it does not."""
+        """Return the places of a tensor in the weight vector, or None if it is not part of it."""
         if tensor.layout is not torch.strided or tensor.numel() == 0:
             return None
         if tensor.untyped_storage().data_ptr() != self._storage:
@@ -188,8 +188,8 @@ _CALLS: dict[Callable[..., Any], Callable[..., _Call | None]] = {
     functional.conv2d: _conv2d,
 }
 
-# torch's attention without the check that gives it to the mode again instead of running it: so
-# the mode sees the projections inside.
+# Attention of torch without the check that passes the call back to the mode instead of running it,
+# so that the mode sees the projections inside.
 _attention = types.FunctionType(
     functional.multi_head_attention_forward.__code__,
     {**functional.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},

@@ -16,7 +16,7 @@ def test_the_sum_is_exact_where_one_factor_is_common() -> None:
     network = Network(nn.Linear(4, 3).double())  # logits: the outputs' factor is the identity
     w = network.initial.double()
     x, y = torch.randn(2, 30, 4, dtype=torch.float64)
-    one, two = (estimate_kronecker(network, w, [z], "logits", probes=None) for z in (x, y))
+    one, two = (estimate_kronecker(network, w, [z], "logits", sign_vectors=None) for z in (x, y))
     total = dense_kronecker(one) + dense_kronecker(two)
     torch.testing.assert_close(dense_kronecker(combine([one, two])), total)
     assert combine([one]) is one

@@ -36,7 +36,7 @@ def test_layer_blocks_are_exact_for_one_input(output: str) -> None:
     net = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3, bias=False), nn.Tanh())
     network = Network(net.double())
     x = torch.randn(1, 5, dtype=torch.float64)
-    metric = estimate_kronecker(network, network.initial, [x], output, probes=None)
+    metric = estimate_kronecker(network, network.initial, [x], output, sign_vectors=None)
     truth = dense_metric(network, network.initial, x, output)
     index = torch.arange(network.n)
     for layer in metric.layers:
@@ -49,14 +49,16 @@ def test_conv_block_is_exact_for_one_input_and_one_position() -> None:
     torch.manual_seed(1)
     network = Network(nn.Sequential(nn.Conv2d(2, 3, 4), nn.Flatten()).double())
     x = torch.randn(1, 2, 4, 4, dtype=torch.float64)
-    metric = estimate_kronecker(network, network.initial, [x], "logits", probes=None)
+    metric = estimate_kronecker(network, network.initial, [x], "logits", sign_vectors=None)
     truth = dense_metric(network, network.initial, x)
     torch.testing.assert_close(dense_kronecker(metric), truth, rtol=1e-9, atol=1e-12)
 
 
 def test_rest_has_the_exact_diagonal_running_statistics_too(case: Case) -> None:
     network, x = case
-    metric = estimate_kronecker(network, network.initial, split(x, 3), "hellinger", probes=None)
+    metric = estimate_kronecker(
+        network, network.initial, split(x, 3), "hellinger", sign_vectors=None
+    )
     if not metric.rest:
         pytest.skip("every weight lies in a covered layer")
     at = torch.cat([torch.arange(network.n)[s] for s in metric.rest])
@@ -116,7 +118,7 @@ def test_metric_scales_with_the_square_of_the_outputs() -> None:
     assert two.inner(v, v) == pytest.approx(9 * one.inner(v, v), rel=1e-9)
 
 
-def test_many_outputs_use_probes_with_the_right_expectation() -> None:
+def test_sign_vectors_have_the_right_expectation_for_many_outputs() -> None:
     torch.manual_seed(0)
     network = Network(nn.Sequential(nn.Linear(6, 40)).double())
     x = torch.randn(2000, 6, dtype=torch.float64)
@@ -171,7 +173,7 @@ def test_packed_projections_and_functional_layers_are_covered() -> None:
     torch.manual_seed(0)
     network = Network(Attention().double())
     x = torch.randn(1, 1, 4, dtype=torch.float64)
-    metric = estimate_kronecker(network, network.initial, [x], probes=None)
+    metric = estimate_kronecker(network, network.initial, [x], sign_vectors=None)
     assert [layer.name for layer in metric.layers] == [
         "own.in_proj_weight", "own.out_proj",
         "other.in_proj_weight[0:4]", "other.in_proj_weight[4:12]", "other.out_proj", "last",
@@ -237,7 +239,7 @@ def test_other_weights_have_the_exact_diagonal(tied: bool) -> None:
     torch.manual_seed(0)
     network = Network(Tied(tied).double())
     x = torch.randint(0, 7, (6, 5))
-    metric = estimate_kronecker(network, network.initial, [x[:4], x[4:]], probes=None)
+    metric = estimate_kronecker(network, network.initial, [x[:4], x[4:]], sign_vectors=None)
     assert [layer.name for layer in metric.layers] == ([] if tied else ["head"])
     at = torch.cat([torch.arange(network.n)[s] for s in metric.rest])
     truth = dense_metric(network, network.initial, x, "hellinger")
@@ -266,7 +268,7 @@ def test_layers_of_other_kinds_have_the_exact_diagonal(
 ) -> None:
     network = Network(net.double())
     x = torch.randn(3, *shape, dtype=torch.float64)
-    metric = estimate_kronecker(network, network.initial, [x], probes=None)
+    metric = estimate_kronecker(network, network.initial, [x], sign_vectors=None)
     assert metric.layers == ()
     phi = [output_map(network.outputs(network.initial, x), "hellinger")]
     for i in range(network.n):
@@ -278,15 +280,15 @@ def test_layers_of_other_kinds_have_the_exact_diagonal(
     torch.testing.assert_close(metric.diagonal, truth[at], rtol=1e-4, atol=1e-8)
 
 
-def test_two_probes_are_exact_where_an_input_wavers_between_two_classes() -> None:
+def test_two_sign_vectors_are_exact_for_inputs_ambiguous_between_two_classes() -> None:
     torch.manual_seed(0)
     network = Network(nn.Sequential(nn.Linear(5, 10)).double())
     with torch.no_grad():
         network.initial[-10:-2] -= 60  # the other classes have no probability
     x = torch.randn(6, 5, dtype=torch.float64)
-    exact = estimate_kronecker(network, network.initial, [x], probes=None)
+    exact = estimate_kronecker(network, network.initial, [x], sign_vectors=None)
     for seed in range(3):
-        metric = estimate_kronecker(network, network.initial, [x], seed=seed, probes=2)
+        metric = estimate_kronecker(network, network.initial, [x], seed=seed, sign_vectors=2)
         torch.testing.assert_close(dense_kronecker(metric), dense_kronecker(exact))
 
 
@@ -307,7 +309,7 @@ def test_very_wide_rows_keep_leading_directions_and_the_trace(
     rows = torch.randn(50, 6, dtype=torch.float64) @ torch.randn(6, 30, dtype=torch.float64)
     rows = rows + 1e-4 * torch.randn(50, 30, dtype=torch.float64)
     monkeypatch.setattr("geomerge.metrics.kronecker.factor._WIDEST", 20)
-    monkeypatch.setattr("geomerge.metrics.kronecker.factor._RANK", 8)
+    monkeypatch.setattr("geomerge.metrics.kronecker.factor.RANK", 8)
     moments = Moments()
     for part in rows.split(17):
         moments.add(part, 0.5)
@@ -320,7 +322,7 @@ def test_very_wide_rows_keep_leading_directions_and_the_trace(
 
 
 @pytest.mark.parametrize("ranks", [(100, 100), (2, 100), (100, 2), (2, 2)])
-def test_functions_of_the_metric_agree_with_those_of_its_spectrum(
+def test_functions_agree_with_those_of_coordinates_when_truncated(
     case: Case, ranks: tuple[int, int]
 ) -> None:
     network, x = case
@@ -338,7 +340,7 @@ def test_functions_of_the_metric_agree_with_those_of_its_spectrum(
     torch.testing.assert_close(metric.apply(damped, v), Metric.apply(metric, damped, v))
 
 
-def test_outside_of_the_strips_eigenvalues_count_as_their_mean() -> None:
+def test_outside_of_leading_blocks_eigenvalues_are_replaced_by_their_mean() -> None:
     torch.manual_seed(0)
     sizes = 30, 20
     factors = [factorise(torch.diag(torch.logspace(0, -6, n, dtype=torch.float64))) for n in sizes]
@@ -362,7 +364,7 @@ def test_outside_of_the_strips_eigenvalues_count_as_their_mean() -> None:
     torch.testing.assert_close(layer.matrix(found), truth)
 
 
-def test_strips_are_the_cheapest_that_hold_what_is_over_a_threshold() -> None:
+def test_leading_blocks_are_the_cheapest_above_a_threshold() -> None:
     sizes = 30, 20
     factors = [factorise(torch.diag(torch.logspace(0, -6, n, dtype=torch.float64))) for n in sizes]
     layer = KroneckerLayer("x", slice(0, 580), slice(580, 600), *factors)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from geomerge import Network
 from geomerge.metrics.exact import exact_metric
 from geomerge.metrics.gram import gram_metric
-from geomerge.metrics.kronecker.coverage import survey
+from geomerge.metrics.kronecker.coverage import find_coverage
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.testing import dense_metric
 
@@ -86,7 +86,7 @@ def made(name: str) -> tuple[Network, Tensor]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_they_have_the_exact_diagonal(name: str, output: str) -> None:
     network, x = made(name)
-    metric = estimate_kronecker(network, network.initial, [x[:4], x[4:]], output, probes=None)
+    metric = estimate_kronecker(network, network.initial, [x[:4], x[4:]], output, sign_vectors=None)
     truth = dense_metric(network, network.initial, x, output).diagonal()
     at = torch.cat([torch.arange(network.n)[place] for place in metric.rest])
     torch.testing.assert_close(metric.diagonal, truth[at], rtol=1e-10, atol=1e-14)
@@ -102,7 +102,7 @@ def test_they_need_no_pass_of_their_own(name: str, monkeypatch: pytest.MonkeyPat
 
 def test_tensors_with_other_uses_are_left_to_the_other_way() -> None:
     network, x = made("shared")
-    found = survey(network, network.initial, x[:1])
+    found = find_coverage(network, network.initial, x[:1])
     assert set(found.normed.values()) == {"twice.weight", "twice.bias", "scale", "tied.bias"}
     assert found.copied == ["token", "positions"]
 
@@ -111,8 +111,8 @@ def test_inputs_and_positions_in_one_axis_are_not_told_apart() -> None:
     torch.manual_seed(0)
     network = Network(PositionsFirst(flat=True).double())
     x = torch.randn(6, 5, 4, dtype=torch.float64)
-    assert survey(network, network.initial, x[:1]).norms == {}
-    metric = estimate_kronecker(network, network.initial, [x], probes=None)
+    assert find_coverage(network, network.initial, x[:1]).norms == {}
+    metric = estimate_kronecker(network, network.initial, [x], sign_vectors=None)
     truth = dense_metric(network, network.initial, x, "hellinger").diagonal()
     torch.testing.assert_close(metric.diagonal, truth[:8], rtol=1e-10, atol=1e-14)
 
@@ -131,7 +131,7 @@ def test_inputs_may_be_taken_in_a_loop() -> None:
     torch.manual_seed(0)
     network = Network(OneByOne().double())
     x = torch.randn(6, 4, dtype=torch.float64)
-    metric = estimate_kronecker(network, network.initial, [x], probes=None)
+    metric = estimate_kronecker(network, network.initial, [x], sign_vectors=None)
     truth = dense_metric(network, network.initial, x, "hellinger").diagonal()
     torch.testing.assert_close(metric.diagonal, truth[:8], rtol=1e-10, atol=1e-14)
     assert [layer.name for layer in metric.layers] == ["head"]
