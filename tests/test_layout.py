@@ -16,8 +16,8 @@ FACE = ROOT / "geomerge" / "__init__.py"
 # What is still to go.
 FLAGS_LEFT = 42
 LONG_FUNCTIONS = {
-    "__init__", "_close", "_write_sparse", "bars", "candidate_walk", "evaluate_file", "fine_tune",
-    "forward", "heat", "inspect_network", "lines", "make_sketch", "merge_expert", "option",
+    "__init__", "_close", "candidate_walk", "evaluate_file", "fine_tune",
+    "forward", "inspect_network", "make_sketch", "merge_expert", "option",
     "stage_budgets", "train", "train_checkpoint", "walk_stage", "walk_stages",
     "walk_toward_function", "walk_toward_plane",
 }  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from geomerge.data import Task
 from geomerge.io.files import sha256, write_bytes
@@ -71,17 +71,14 @@ def write_sparsify_card(
         tasks: Task that the function was kept on, by any name.
     """
     last = report["results"][-1]
-    _write_sparse(
-        folder,
-        report,
-        tasks,
-        template="sparsify.md.j2",
+    result = _Result(
         title=f"{report['network']['file']}, {100 * last['zeros']:.1f} % of its weights zero",
         tags=["pruning", "sparsity"],
         last=last,
         test=last["test"],
         networks=["sparse"],
     )
+    _write_sparse(folder, "sparsify.md.j2", report, tasks, result)
 
 
 def write_reconfigure_card(
@@ -95,17 +92,14 @@ def write_reconfigure_card(
         tasks: Task that the function was kept on, by any name.
     """
     last = report["configurations"][-1]
-    _write_sparse(
-        folder,
-        report,
-        tasks,
-        template="reconfigure.md.j2",
+    result = _Result(
         title=f"{report['network']['file']}, {last['name']}",
         tags=["pruning"],
         last=last,
         test=last["result"]["test"],
         networks=[configuration["name"] for configuration in report["configurations"]],
     )
+    _write_sparse(folder, "reconfigure.md.j2", report, tasks, result)
 
 
 def short(name: str) -> str:
@@ -113,17 +107,30 @@ def short(name: str) -> str:
     return Path(name).name or name
 
 
+class _Result(NamedTuple):
+    """Result of a sparsification or a reconfiguration.
+
+    Attributes:
+        title: Title of the card.
+        tags: Tags of the card.
+        last: Row of the report on the last network.
+        test: Accuracy of that network on the test split, in [0, 1].
+        networks: Names of the network files, without suffix.
+    """
+
+    title: str
+    tags: list[str]
+    last: Mapping[str, Any]
+    test: float
+    networks: Sequence[str]
+
+
 def _write_sparse(
     folder: Path,
+    template: str,
     report: Mapping[str, Any],
     tasks: Mapping[str, Task | None],
-    *,
-    template: str,
-    title: str,
-    tags: list[str],
-    last: Mapping[str, Any],
-    test: float,
-    networks: Sequence[str],
+    result: _Result,
 ) -> None:
     (task,) = tasks.values()
     assert task is not None, "no network is sparsified without its task"
@@ -131,16 +138,16 @@ def _write_sparse(
     _write(
         folder,
         template,
-        _metadata(title, tags, [(task, name, test)]),
-        title=title,
+        _metadata(result.title, result.tags, [(task, name, result.test)]),
+        title=result.title,
         report=report,
-        last=last,
+        last=result.last,
         name=name,
         rows=[(name, task, None)],
         notes=_notes(report, [task]),
         files=[
             (network["file"], network["sha256"]),
-            *(_digest(folder, f"{name}.safetensors") for name in networks),
+            *(_digest(folder, f"{stem}.safetensors") for stem in result.networks),
         ],
     )
 

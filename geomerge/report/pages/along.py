@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from geomerge.report.pages.charts import bars, lines
+from geomerge.report.pages.looks import Axis
 from geomerge.report.pages.model import Explorer, Figure, Section, Table
 from geomerge.report.pages.texts import number, percent
 
@@ -38,14 +39,11 @@ def accuracy_figure(report: dict[str, Any], start: int | None) -> Figure:
         "t is the share of the path's length. The dotted line is the network that was picked.",
         lines(
             rows,
-            "t",
-            "accuracy",
+            Axis("t", f"t, from {first} (0) to {last} (1)"),
+            Axis("accuracy", "accuracy, %", (0, 100)),
             "task",
-            titles=(f"t, from {first} (0) to {last} (1)", "accuracy, %"),
-            marked=t,
-            marked_as=f"crossover, t = {t:.3f}",
+            mark=(t, f"crossover, t = {t:.3f}"),
             start=start,
-            domain=(0, 100),
         ),
         _points_table(report),
     )
@@ -63,12 +61,10 @@ def _distance_figure(report: dict[str, Any], start: int | None) -> Figure:
         "Distance of weights to each network; no task is known, so that there is no accuracy.",
         lines(
             rows,
-            "t",
-            "distance",
+            Axis("t", "t"),
+            Axis("distance", "distance"),
             "network",
-            titles=("t", "distance"),
-            marked=report["crossover"]["t"],
-            marked_as="crossover",
+            mark=(report["crossover"]["t"], "crossover"),
             start=start,
         ),
         _points_table(report),
@@ -163,8 +159,8 @@ def _drift(report: dict[str, Any], start: int) -> list[Figure]:
             "Where the two lines of a network part, the quadratic model of its function has ended: "
             "it holds near the network and not beyond. Logarithmic.",
             lines(
-                rows, "t", "drift", "of", titles=("t", "mean squared change of outputs"),
-                marked=report["crossover"]["t"], start=start, log=True,
+                rows, Axis("t", "t"), Axis("drift", "mean squared change of outputs", log=True),
+                "of", mark=(report["crossover"]["t"], ""), start=start,
             ),
             Table(
                 "Drift along the path",
@@ -193,7 +189,7 @@ def _classes(report: dict[str, Any], start: int) -> list[Figure]:
             Figure(
                 f"Classes of {label} at this point",
                 "Accuracy of each class on the selection split at the place chosen above.",
-                bars(rows, "class", "accuracy", title="accuracy, %", start=start, domain=(0, 100)),
+                bars(rows, "class", Axis("accuracy", "accuracy, %", (0, 100)), start=start),
                 Table(
                     f"Accuracy of each class of {label} along the path",
                     ("t", *classes),
@@ -225,11 +221,9 @@ def _steps(steps: list[dict[str, Any]]) -> list[Figure]:
             "Logarithmic; on long walks not every step is shown.",
             lines(
                 rows,
-                "step",
-                "change",
+                Axis("step", "step, in the order walked"),
+                Axis("change", "change", log=True),
                 "of",
-                titles=("step, in the order walked", "change"),
-                log=True,
             ),
             Table(
                 "Steps",

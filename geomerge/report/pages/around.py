@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from geomerge.report.pages.charts import bars
+from geomerge.report.pages.looks import Axis
 from geomerge.report.pages.maps import heat
 from geomerge.report.pages.model import Figure, Picture, Section, Table
 from geomerge.report.pages.texts import number
@@ -31,7 +32,11 @@ def plane_section(report: dict[str, Any]) -> list[Section]:
             for j, y in enumerate(ys)
             for i, x in enumerate(xs)
         ]
-        titles = ("along the line between the ends", "toward the crossover", "loss, nats")
+        axes = (
+            Axis("x", "along the line between the ends"),
+            Axis("y", "toward the crossover"),
+            Axis("loss", "loss, nats"),
+        )
         figures.append(
             Figure(
                 f"Loss on {task}, the task of {name}",
@@ -39,7 +44,7 @@ def plane_section(report: dict[str, Any]) -> list[Section]:
                 "examples in the plane through the ends of the path and the crossover, darker "
                 "where larger; axes are distances of weights. The path, and any network "
                 f"between the ends, is projected; the path leaves the plane by up to {off:.2g}.",
-                heat(cells, "x", "y", "loss", titles=titles, track=track, marks=marks),
+                heat(cells, *axes, track=track, marks=marks),
                 Table(
                     "Where the path passes",
                     ("t", "x", "y", "off the plane"),
@@ -87,7 +92,7 @@ def layers_section(report: dict[str, Any]) -> Section:
         "How far the crossover lies from each network, layer by layer",
         "Distance of each tensor as a share of the distance between the ends; on the straight "
         "line between these their two shares add up to one.",
-        bars(rows, "layer", "share", title="share of the ends' distance", series="to"),
+        bars(rows, "layer", Axis("share", "share of the ends' distance"), series="to"),
         table,
     )
     return Section("Layer by layer", [figure])

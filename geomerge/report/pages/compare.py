@@ -6,6 +6,7 @@ from typing import Any
 
 from geomerge.report.compare import GROUPS
 from geomerge.report.pages.charts import bars, lines, scatter
+from geomerge.report.pages.looks import Axis
 from geomerge.report.pages.made import made_section
 from geomerge.report.pages.model import Figure, Number, Page, Section, Table
 from geomerge.report.pages.texts import better_by, percent, points
@@ -86,11 +87,10 @@ def _plane(report: dict[str, Any], rows: list[dict[str, Any]]) -> Figure:
         "networks trained for one task each. Upper right is best; point at one to read its name.",
         scatter(
             places,
-            "a",
-            "b",
+            Axis("a", f"{a['task']}, the task of a, %"),
+            Axis("b", f"{b['task']}, the task of b, %"),
             "method",
             "group",
-            titles=(f"{a['task']}, the task of a, %", f"{b['task']}, the task of b, %"),
             cross=(100 * a["expert_test"], 100 * b["expert_test"]),
         ),
         Table(
@@ -113,8 +113,7 @@ def _table(report: dict[str, Any], rows: list[dict[str, Any]], best: str) -> Sec
                 bars(
                     [{"method": row["name"], "drop": 100 * row["worst_drop"]} for row in rows],
                     "method",
-                    "drop",
-                    title="points",
+                    Axis("drop", "points"),
                     strong=best,
                 ),
                 Table(
@@ -145,7 +144,10 @@ def _ways(rows: list[dict[str, Any]], report: dict[str, Any]) -> list[Section]:
                     "Smaller of the two test accuracies along the way",
                     "From where a method starts (0) to the point that was picked (1).",
                     lines(
-                        places, "share", "min", "method", titles=("share of the way", "accuracy, %")
+                        places,
+                        Axis("share", "share of the way"),
+                        Axis("min", "accuracy, %"),
+                        "method",
                     ),
                     Table(
                         "Accuracies along the way",

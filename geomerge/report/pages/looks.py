@@ -7,13 +7,14 @@ points in shape, for readers who see no colours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "COLORS",
     "DASHES",
     "FAINT",
     "INK",
+    "Axis",
     "Rows",
     "colors",
     "legend",
@@ -24,6 +25,25 @@ __all__ = [
 ]
 
 Rows = Sequence[dict[str, Any]]
+
+
+class Axis(NamedTuple):
+    """A direction of a chart: horizontal, vertical, or the shade of a map.
+
+    Attributes:
+        key: Key of the values in the rows.
+        title: Title of the axis.
+        domain: Lowest and highest value; None takes those of the rows.
+        log: Whether the scale is logarithmic.
+        ordinal: Whether values are places in an order, not measured.
+    """
+
+    key: str
+    title: str
+    domain: tuple[float, float] | None = None
+    log: bool = False
+    ordinal: bool = False
+
 
 COLORS = ("var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)")
 # Five dashes and seven shapes with six colours: no two of thirty series look alike.

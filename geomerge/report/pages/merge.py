@@ -8,6 +8,7 @@ from geomerge.report.pages.along import accuracy_figure, along_path
 from geomerge.report.pages.around import answers_section, layers_section, plane_section
 from geomerge.report.pages.certified import certificate_section
 from geomerge.report.pages.charts import bars
+from geomerge.report.pages.looks import Axis
 from geomerge.report.pages.made import made_section
 from geomerge.report.pages.model import Figure, Number, Page, Section, Table
 from geomerge.report.pages.texts import (
@@ -136,7 +137,7 @@ def _comparison(report: dict[str, Any]) -> Section:
         "Worst drop below the networks alone",
         "How many points the task that suffers most is below its own network on test; shorter is "
         "better. Points of walks and lines were picked by the same rule on the selection splits.",
-        bars(known, "name", "drop", title="points", strong="crossover"),
+        bars(known, "name", Axis("drop", "points"), strong="crossover"),
         table,
     )
     return Section("Compared with other networks", [figure])

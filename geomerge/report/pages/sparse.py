@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from geomerge.report.pages.charts import lines
+from geomerge.report.pages.looks import Axis
 from geomerge.report.pages.made import made_section
 from geomerge.report.pages.model import Explorer, Figure, Section, Table
 from geomerge.report.pages.texts import number, percent
@@ -35,7 +36,7 @@ def accuracy_figure(
         "Accuracy along the walk",
         "Selection split; beside the walk the network in which the same weights are set to zero "
         f"and nothing is made up for them. The dense network has {percent(dense)}.",
-        lines(rows, "x", "accuracy", "of", titles=(title, "accuracy, %"), start=start),
+        lines(rows, Axis("x", title), Axis("accuracy", "accuracy, %"), "of", start=start),
         Table(
             "Points of the walk",
             (title, "accuracy", "cut out at once", "as dense", "drift", "zeros", "units gone"),
@@ -73,7 +74,6 @@ def along_walk(curves: list[list[dict[str, Any]]], xs: list[float], dense: float
         ],
     )
     accuracy = accuracy_figure(curves, xs, dense, start)
-    titles = (accuracy.table.headings[0], "drift")
     parts: list[Any] = [explorer, accuracy]
     if drift:
         parts.append(
@@ -83,12 +83,10 @@ def along_walk(curves: list[list[dict[str, Any]]], xs: list[float], dense: float
                 "inputs. Logarithmic.",
                 lines(
                     drift,
-                    "x",
-                    "drift",
+                    Axis("x", accuracy.table.headings[0]),
+                    Axis("drift", "drift", log=True),
                     "of",
-                    titles=titles,
                     start=start,
-                    log=True,
                 ),
                 accuracy.table,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from geomerge.report.pages.charts import bars
+from geomerge.report.pages.looks import Axis
 from geomerge.report.pages.model import Figure, Number, Page, Picture, Section, Table
 from geomerge.report.pages.sparse import (
     DRIFT,
@@ -88,7 +89,7 @@ def _layers(report: dict[str, Any]) -> Section:
             Figure(
                 "Share of zeros",
                 "Of the weights of each layer that can be pruned.",
-                bars(rows, "layer", "zero", title="zeros, %", domain=(0, 100)),
+                bars(rows, "layer", Axis("zero", "zeros, %", (0, 100))),
                 Table(
                     "Layers",
                     ("layer", "weights", "zero", "left"),

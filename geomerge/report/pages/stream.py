@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from geomerge.report.pages.charts import bars, lines
+from geomerge.report.pages.looks import Axis
 from geomerge.report.pages.made import made_section
 from geomerge.report.pages.maps import heat
 from geomerge.report.pages.model import Explorer, Figure, Number, Page, Section, Table
@@ -75,7 +76,7 @@ def _averages(report: dict[str, Any], start: int | None) -> Figure:
     return Figure(
         "Average accuracy on the tasks learned so far",
         f"Test splits, after each experience.{about}",
-        lines(places, "after", "average", "method", titles=("after experience", "accuracy, %"),
+        lines(places, Axis("after", "after experience"), Axis("average", "accuracy, %"), "method",
               start=start),
         Table(
             "Average accuracy on the tasks learned so far",
@@ -90,7 +91,7 @@ def _finals(report: dict[str, Any]) -> Figure:
     return Figure(
         "Average accuracy over all tasks",
         "Test splits; no row here learned one task after the other.",
-        bars(rows, "method", "accuracy", title="accuracy, %", domain=(0, 100)),
+        bars(rows, "method", Axis("accuracy", "accuracy, %", (0, 100))),
         Table(
             "Average accuracy over all tasks",
             ("method", "accuracy"),
@@ -154,8 +155,9 @@ def _matrix(report: dict[str, Any], row: dict[str, Any]) -> Section:
         f"{row['name']}: accuracy on each task after each experience",
         "Stronger is better; a row that fades to the right is a task that is forgotten.",
         heat(
-            cells, "after", "task", "accuracy", titles=("after experience", "task", "accuracy, %"),
-            numbers=len(names) <= 10, ordered=True, height=max(160, 30 * len(names)),
+            cells, Axis("after", "after experience", ordinal=True),
+            Axis("task", "task", ordinal=True), Axis("accuracy", "accuracy, %"),
+            numbers=len(names) <= 10,
         ),
         tables[0],
     )  # fmt: skip
@@ -178,8 +180,7 @@ def _table(report: dict[str, Any]) -> Section:
                 bars(
                     [{"method": r["name"], "points": 100 * r["forgetting"]} for r in shown],
                     "method",
-                    "points",
-                    title="points",
+                    Axis("points", "points"),
                     strong=report["rows"][0]["name"],
                 ),
                 Table(
