@@ -128,3 +128,26 @@ def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "geomerge", "--version"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("merge --manifold dig", ["digits", "digits-permuted"]),
+        ("merge --manifold b=fash", ["b=fashion-mnist"]),
+        ("merge --task b=cif", ["b=cifar10"]),
+        ("merge --pick ba", ["balanced"]),
+        ("train --manifold rot", ["rotated-mnist"]),
+        ("train --arch lenet", ["lenet-300-100"]),
+        ("evaluate --arch resnet18", ["resnet18", "resnet18-cifar"]),
+    ],
+)
+def test_the_shell_completes_names(words: str, names: list[str]) -> None:
+    said = completed(f"geomerge {words}")
+    for name in names:
+        assert f'"{name}"' in said
+
+
+def completed(words: str) -> str:
+    environment = {"_GEOMERGE_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": words}
+    return CliRunner().invoke(app, [], env=environment, prog_name="geomerge").output
