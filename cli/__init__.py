@@ -1,1 +1,1 @@
-"""The command line: parse, call one function of the package, show progress, print."""
+"""Command line of geomerge: a module for each command."""

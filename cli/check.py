@@ -1,4 +1,4 @@
-"""``geomerge check``: everything that is in the way of a merge, at once, before any work."""
+"""``geomerge check``: problems and cost of a merge, before any work."""
 
 from __future__ import annotations
 

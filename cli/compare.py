@@ -1,4 +1,4 @@
-"""``geomerge compare``: everything that makes one network of two, in one table."""
+"""``geomerge compare``: methods that make one network of two, in one table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from geomerge.cli.options import (
 
 __all__ = ["compare"]
 
-_WIDTH = 100  # of the table
+_WIDTH = 100  # columns of a terminal that the table takes at least
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""``geomerge merge``: the main job."""
+"""``geomerge merge``: networks merged along a path."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def merge(
 
 
 def show_report(report: dict[str, Any]) -> None:
-    """Print a run's table, and what was kept with which data."""
+    """Print the accuracies of a merge, its walks and the data that they used."""
     from rich.console import Console
     from rich.table import Table
 
