@@ -39,12 +39,14 @@ class Inputs:
         normalisation: Normalisation of batches of one tensor; bytes are divided by 255 first.
         device: Device of the batches.
         name: Name of the task that the inputs are of, for reports; empty without a task.
+        dtype: Type of floating inputs in a batch.
     """
 
     raw: Batch
     normalisation: Normalisation
     device: str = "cpu"
     name: str = ""
+    dtype: torch.dtype = torch.float32
 
     def __len__(self) -> int:
         """Return the number of inputs N."""
@@ -66,19 +68,19 @@ class Inputs:
         return all(x.is_floating_point() or x.dtype == torch.uint8 for x in leaves(self.raw))
 
     def batch(self, index: Tensor | slice) -> Batch:  # (B, ...)
-        """Return normalised inputs as float32 on the device; integers and booleans as they are."""
+        """Return normalised inputs on the device; integers and booleans as they are."""
         return map_leaves(lambda raw: self._normalised(raw, index), self.raw)
 
     def _normalised(self, raw: Tensor, index: Tensor | slice) -> Tensor:
         x = raw[index].to(self.device)
         if not x.is_floating_point() and x.dtype != torch.uint8:
             return x
-        x = x.float().div_(255) if x.dtype == torch.uint8 else x.float()
+        x = x.to(self.dtype).div_(255) if x.dtype == torch.uint8 else x.to(self.dtype)
         if self.normalisation == PLAIN:
             return x.clone() if isinstance(index, slice) else x  # a slice is no copy yet
         shape = (-1,) + (1,) * max(x.dim() - 2, 0)
-        mean = torch.tensor(self.normalisation.mean, device=x.device).view(shape)
-        std = torch.tensor(self.normalisation.std, device=x.device).view(shape)
+        mean = x.new_tensor(self.normalisation.mean).view(shape)
+        std = x.new_tensor(self.normalisation.std).view(shape)
         return (x - mean).div_(std)
 
     def batches(self, size: int = 1000) -> Iterator[Batch]:
@@ -100,9 +102,11 @@ class Inputs:
         return replace(self, raw=take(self.raw, index))
 
 
-def as_they_are(x: Batch, device: str | torch.device = "cpu") -> Inputs:
-    """Return inputs that need no normalisation, shape (N, ...)."""
-    return Inputs(x, PLAIN, str(device))
+def as_they_are(
+    x: Batch, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Inputs:
+    """Return inputs that need no normalisation, shape (N, ...), for batches of a type."""
+    return Inputs(x, PLAIN, str(device), dtype=dtype)
 
 
 @dataclass(frozen=True)

@@ -249,5 +249,5 @@ def measure_metric(
     """
     options = replace_options(MetricOptions() if options is None else options, **changes)
     if not isinstance(inputs, Inputs):
-        inputs = as_they_are(inputs, w.device)
+        inputs = as_they_are(inputs, w.device, w.dtype)
     return options.kind.measure(network, w, inputs, options.output, seed)

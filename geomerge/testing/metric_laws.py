@@ -10,14 +10,12 @@ The laws are tried on every network of the fixture ``case`` of ``tests/conftest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from geomerge.data import Inputs
-from geomerge.data.normalisation import PLAIN
+from geomerge.data import as_they_are
 from geomerge.errors import OptionError
 from geomerge.metrics import METRICS, MaskedMetric, Metric, combine
 from geomerge.networks.batches import Batch
@@ -29,14 +27,6 @@ __all__ = ["MetricLaws"]
 Case = tuple[Network, Batch]
 
 _DAMPINGS = (1e-3, 0.1)
-
-
-@dataclass(frozen=True)
-class _Doubles(Inputs):
-    """Inputs whose batches stay in float64."""
-
-    def _normalised(self, raw: Tensor, index: Tensor | slice) -> Tensor:
-        return raw[index]
 
 
 class MetricLaws:
@@ -57,7 +47,7 @@ class MetricLaws:
 
     def make(self, network: Network, x: Batch) -> Metric:
         """Return the metric of a network at its initial weights, in float64."""
-        inputs = _Doubles(x, PLAIN)
+        inputs = as_they_are(x, dtype=torch.float64)
         return METRICS[self.name].measure(network, network.initial, inputs, self.output, 0)
 
     def truth(self, metric: Metric, network: Network, x: Batch) -> Tensor:  # (n, n)
