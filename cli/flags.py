@@ -139,7 +139,7 @@ def _parameter(option: OptionField, defaults: Mapping[str, Any]) -> inspect.Para
     default = defaults.get(option.name, option.default)
     annotation: Any = kind if kind in (bool, Path) else str
     if several:
-        annotation, default = _lists(annotation)[1], [str(one) for one in default] or None
+        annotation, default = _lists(annotation)[1], [str(one) for one in default or ()] or None
     elif default is None:
         annotation = annotation | None
     elif kind is not bool:
@@ -167,6 +167,8 @@ def _type_of(option: OptionField) -> tuple[type, bool]:
 
     Words that stand for objects, such as the name of a task, stay words.
     """
+    if option.read is not None:
+        return str, True
     written = str(option.annotation)
     kinds = (_TYPES[word] for word in re.findall(r"\w+", written) if word in _TYPES)
     return next(kinds, str), written.startswith("tuple[")
@@ -187,7 +189,9 @@ def _values(options: Iterable[OptionField], words: dict[str, Any]) -> Iterator[t
     for option in options:
         kind, several = _type_of(option)
         word = words.pop(option.name)
-        if not several:
+        if option.read is not None:
+            yield option.name, option.read(word) if word else option.default
+        elif not several:
             yield option.name, _value(option.name, kind, word)
         else:
             parts = word or ()

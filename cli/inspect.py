@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -14,27 +14,11 @@ from geomerge.cli.console import percent
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Json, NetworkFile
 from geomerge.io.files import check_output, write_bytes
-from geomerge.loading import ExpertOptions
-from geomerge.metrics.outputs import OUTPUTS
-from geomerge.options import at_least, check_options, option
-from geomerge.pruning.inspect import inspect_network
+from geomerge.loading import ExpertOptions, load_expert
+from geomerge.pruning.inspect import inspect as inspect_expert
+from geomerge.pruning.options import InspectOptions
 
 __all__ = ["inspect", "show_findings"]
-
-
-@dataclass(frozen=True)
-class _InspectOptions:
-    output: str = option(
-        "tempered", "output whose change is measured", choices=OUTPUTS, group="metric"
-    )
-    inputs: int = option(
-        2000, "number of inputs to use, at most; a quarter of them for each unit",
-        check=at_least(1), group="metric",
-    )  # fmt: skip
-    seed: int = option(0, "seed of the choice of inputs", group="metric")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 def inspect(
@@ -45,7 +29,7 @@ def inspect(
             help="task of the network; labels serve for accuracies only", rich_help_panel="data"
         ),
     ],
-    options: _InspectOptions,
+    options: InspectOptions,
     data: Annotated[ExpertOptions, Flags(without=("manifold",))],
     out: Annotated[
         Path | None,
@@ -62,18 +46,8 @@ def inspect(
     if out is not None:
         check_output(out, (".json",))
     with Console(stderr=True).status(f"measuring {network}"):
-        found = inspect_network(
-            network,
-            manifold,
-            output=options.output,
-            inputs=options.inputs,
-            seed=options.seed,
-            arch=data.arch if isinstance(data.arch, str) else None,
-            normalisation=data.normalisation,
-            data_root=data.data_root,
-            download=data.download,
-            device=data.device,
-        )
+        expert = load_expert(network, replace(data, manifold=manifold))
+        found = inspect_expert(expert, options).to_json()
     text = json.dumps(found, indent=1, allow_nan=False)
     if out is not None:
         write_bytes(out, (text + "\n").encode())

@@ -11,29 +11,19 @@ from geomerge.cli.console import LOG_JSON
 
 __all__ = [
     "Arch",
-    "Batch",
-    "Choose",
-    "Damping",
     "DataRoot",
     "Device",
     "Download",
-    "Inputs",
     "Json",
     "LogJson",
-    "Manifold",
-    "Mix",
     "NetworkFile",
     "NetworkOut",
     "Normalisation",
     "Normalisations",
     "Output",
     "Points",
-    "Rate",
-    "Refresh",
     "ReportJson",
     "Seed",
-    "Stages",
-    "Statistics",
 ]
 
 NetworkFile = Annotated[Path, typer.Argument(help="file of the network: .pt, .pth or .safetensors")]
@@ -75,27 +65,3 @@ Output = Annotated[
 ]
 Points = Annotated[int, typer.Option(help="Most networks stored on a path.")]
 Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
-
-# Of walks that take weights or units away.
-Manifold = Annotated[
-    str | None, typer.Option(help="Task whose inputs keep the function; default the network's own.")
-]
-Inputs = Annotated[int | None, typer.Option(help="Use only so many of the manifold's inputs.")]
-Mix = Annotated[
-    float | None,
-    typer.Option(help="Mix inputs in pairs up to this share; default where there are under 10000."),
-]
-Choose = Annotated[str, typer.Option(help="Which units go first: greedy, rates or magnitude.")]
-Statistics = Annotated[
-    str | None, typer.Option(help="keep or re-estimate (default) BatchNorm statistics.")
-]
-Damping = Annotated[
-    float | None, typer.Option(help="mu of the steps against the drift; default 0.1.")
-]
-Rate = Annotated[
-    float | None,
-    typer.Option(help="Of the first of these steps; default at most 0.1, what the network takes."),
-]
-Batch = Annotated[int, typer.Option(help="Inputs of each.")]
-Stages = Annotated[int, typer.Option(help="In how many the plane is reached.")]
-Refresh = Annotated[int, typer.Option(help="Stages between two measurements of the metric.")]

@@ -1,4 +1,4 @@
-"""``geomerge reconfigure``: walk from configuration to configuration."""
+"""``geomerge reconfigure``: walks from configuration to configuration."""
 
 from __future__ import annotations
 
@@ -9,28 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from geomerge.cli.console import finish, percent, show_notes, watched
-from geomerge.cli.options import (
-    Arch,
-    Batch,
-    Choose,
-    Damping,
-    DataRoot,
-    Device,
-    Download,
-    Inputs,
-    LogJson,
-    Manifold,
-    Mix,
-    Normalisations,
-    Output,
-    Points,
-    Rate,
-    Refresh,
-    ReportJson,
-    Seed,
-    Stages,
-    Statistics,
-)
+from geomerge.cli.options import LogJson, ReportJson
+from geomerge.loading import ExpertOptions
+from geomerge.pruning.options import ReconfigureOptions
 
 __all__ = ["reconfigure"]
 
@@ -38,65 +19,37 @@ __all__ = ["reconfigure"]
 def reconfigure(
     source: Annotated[
         Path,
-        typer.Argument(help="A network's file, or the folder of a sparsify or reconfigure run."),
+        typer.Argument(help="file of a network, or folder of a sparsify or reconfigure run"),
     ],
     plan: Annotated[
-        Path, typer.Option(help="YAML: a list of {name, remove: {layer: n}, restore: {layer: n}}.")
+        Path,
+        typer.Option(
+            help="YAML list of {name, remove: {layer: n}, restore: {layer: n}}",
+            rich_help_panel="what to remove",
+        ),
     ],
-    manifold: Manifold = None,
+    options: ReconfigureOptions,
+    data: ExpertOptions,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default runs/NAME-PLAN-HASH.")
+        Path | None,
+        typer.Option(
+            help="folder of the run; default runs/NAME-PLAN-HASH", rich_help_panel="output"
+        ),
     ] = None,
-    output: Output = "tempered",
-    choose: Choose = "greedy",
-    bn: Statistics = None,
-    damping: Damping = None,
-    learning_rate: Rate = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Steps against the drift in each move; default 3600.")
-    ] = None,
-    batch: Batch = 128,
-    stages: Stages = 10,
-    refresh: Refresh = 3,
-    inputs: Inputs = None,
-    mix: Mix = None,
-    points: Points = 32,
-    seed: Seed = 0,
-    arch: Arch = None,
-    normalisation: Normalisations = None,
-    device: Device = "cpu",
-    data_root: DataRoot = None,
-    download: Download = False,
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Remove and restore units, step by step."""
-    from geomerge.pruning.options import SparsifyOptions
+    """Remove and restore units, step by step.
+
+    Each step of the plan is a walk that keeps the function of the network that the plan begins
+    with.
+    """
     from geomerge.runs import run_reconfigure
 
-    options = SparsifyOptions(
-        manifold=manifold,
-        output=output,
-        choice=choose,
-        bn=bn,
-        damping=damping,
-        learning_rate=learning_rate,
-        steps=steps,
-        batch=batch,
-        stages=stages,
-        refresh=refresh,
-        inputs=inputs,
-        mix=mix,
-        points=points,
-        seed=seed,
-        arch=arch,
-        normalisation=tuple(normalisation or ()),
-        data_root=data_root,
-        download=download,
-        device=device,
-    )
     with watched(log_json) as show:
-        folder, report, before = run_reconfigure(source, plan, options, out=out, on_progress=show)
+        folder, report, before = run_reconfigure(
+            source, plan, options, data, out=out, on_progress=show
+        )
     finish(folder, report, before, None if as_json else _show, log_json)
 
 

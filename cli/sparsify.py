@@ -1,4 +1,4 @@
-"""``geomerge sparsify``: take weights or whole units away."""
+"""``geomerge sparsify``: removal of weights or of whole units."""
 
 from __future__ import annotations
 
@@ -9,150 +9,35 @@ from typing import Annotated, Any
 import typer
 
 from geomerge.cli.console import finish, percent, show_notes, watched
-from geomerge.cli.options import (
-    Arch,
-    Batch,
-    Choose,
-    Damping,
-    DataRoot,
-    Device,
-    Download,
-    Inputs,
-    LogJson,
-    Manifold,
-    Mix,
-    NetworkFile,
-    Normalisations,
-    Output,
-    Points,
-    Rate,
-    Refresh,
-    ReportJson,
-    Seed,
-    Stages,
-    Statistics,
-)
+from geomerge.cli.options import LogJson, NetworkFile, ReportJson
+from geomerge.loading import ExpertOptions
+from geomerge.pruning.options import SparsifyFiles, SparsifyOptions
 
 __all__ = ["sparsify"]
 
 
 def sparsify(
     network: NetworkFile,
-    manifold: Manifold = None,
-    sparsity: Annotated[
-        float | None, typer.Option(help="Share of the weights that goes, such as 0.95.")
-    ] = None,
-    per_layer: Annotated[
-        bool, typer.Option("--per-layer", help="The same share of every layer.")
-    ] = False,
-    nm: Annotated[
-        str | None, typer.Option(help="2:4: two of any four neighbouring weights stay.")
-    ] = None,
-    remove: Annotated[
-        list[str] | None,
-        typer.Option(help="LAYER:50 filters or neurons, LAYER:0.5 of them, or LAYER:1,2,5-9."),
-    ] = None,
-    flops: Annotated[
-        float | None, typer.Option(help="Share of the FLOPs to save by removing units anywhere.")
-    ] = None,
-    params: Annotated[
-        float | None, typer.Option(help="Share of the parameters to save so.")
-    ] = None,
+    options: SparsifyOptions,
+    data: ExpertOptions,
+    files: SparsifyFiles,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default runs/NAME-HASH.")
+        Path | None,
+        typer.Option(help="folder of the run; default runs/NAME-HASH", rich_help_panel="output"),
     ] = None,
-    shrink: Annotated[
-        bool, typer.Option("--shrink", help="Write the physically smaller network as well.")
-    ] = False,
-    labels: Annotated[
-        bool, typer.Option("--labels", help="Let a last leg use the task's labels.")
-    ] = False,
-    paths: Annotated[
-        int, typer.Option(help="How many walks; the shortest of the best is kept.")
-    ] = 1,
-    walk: Annotated[
-        str, typer.Option(help="prescribed, or pull: the soft pull of arXiv 2012.09605.")
-    ] = "prescribed",
-    metric: Annotated[str, typer.Option(help="kronecker or euclidean.")] = "kronecker",
-    output: Output = "tempered",
-    saliency: Annotated[
-        str, typer.Option(help="Which weights go first: obs, obd or magnitude.")
-    ] = "obs",
-    choose: Choose = "greedy",
-    budget: Annotated[
-        float | None,
-        typer.Option(help="How much worse any class may get (mean KL), with --choose rates."),
-    ] = None,
-    bn: Statistics = None,
-    damping: Damping = None,
-    learning_rate: Rate = None,
-    steps: Annotated[int | None, typer.Option(help="How many of them; default 3600.")] = None,
-    batch: Batch = 128,
-    stages: Stages = 30,
-    refresh: Refresh = 3,
-    inputs: Inputs = None,
-    mix: Mix = None,
-    points: Points = 32,
-    seed: Seed = 0,
-    arch: Arch = None,
-    normalisation: Normalisations = None,
-    pt: Annotated[bool, typer.Option("--pt", help="Write sparse.pt as well.")] = False,
-    torch_prune: Annotated[
-        bool,
-        typer.Option("--torch-prune", help="Write masks and weights as torch.nn.utils.prune does."),
-    ] = False,
-    device: Device = "cpu",
-    data_root: DataRoot = None,
-    download: Download = False,
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Remove weights or units and keep the function."""
-    from geomerge.pruning.options import SparsifyOptions
+    """Remove weights or units and keep the function.
+
+    The network walks to a sparse one in stages, and the weights that are left keep its outputs. No
+    labels are needed.
+    """
     from geomerge.runs import run_sparsify
 
-    options = SparsifyOptions(
-        manifold=manifold,
-        sparsity=sparsity,
-        per_layer=per_layer,
-        nm=nm,
-        remove=tuple(remove or ()),
-        flops=flops,
-        params=params,
-        walk=walk,
-        metric=metric,
-        output=output,
-        saliency=saliency,
-        choice=choose,
-        budget=budget,
-        bn=bn,
-        damping=damping,
-        learning_rate=learning_rate,
-        steps=steps,
-        batch=batch,
-        stages=stages,
-        refresh=refresh,
-        inputs=inputs,
-        mix=mix,
-        labels=labels,
-        paths=paths,
-        points=points,
-        seed=seed,
-        arch=arch,
-        normalisation=tuple(normalisation or ()),
-        data_root=data_root,
-        download=download,
-        device=device,
-    )
     with watched(log_json) as show:
         folder, report, before = run_sparsify(
-            network,
-            options,
-            out=out,
-            shrunk=shrink,
-            pt=pt,
-            torch_prune=torch_prune,
-            on_progress=show,
+            network, options, data, files=files, out=out, on_progress=show
         )
     finish(folder, report, before, None if as_json else _show, log_json)
 

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from geomerge.networks.network import Network as Network
     from geomerge.paths.path import WeightPath as WeightPath
     from geomerge.pretrained import from_pretrained as from_pretrained
+    from geomerge.pruning.inspect import inspect as inspect
+    from geomerge.pruning.options import ReconfigureOptions as ReconfigureOptions
+    from geomerge.pruning.options import SparsifyOptions as SparsifyOptions
+    from geomerge.pruning.plan_file import PlanStep as PlanStep
+    from geomerge.pruning.reconfigure import reconfigure as reconfigure
+    from geomerge.pruning.sparsify import sparsify as sparsify
     from geomerge.runs.run import Run as Run
     from geomerge.runs.run import open_run as open_run
     from geomerge.steps import trust_region_step as trust_region_step
@@ -53,10 +59,16 @@ _HOME = {
     "load_task": "data",
     "save_checkpoint": "io.checkpoint",
     # recipes
+    "inspect": "pruning.inspect",
     "merge": "merging",
+    "reconfigure": "pruning.reconfigure",
+    "sparsify": "pruning.sparsify",
     # their options and results
     "Merge": "merging",
     "MergeOptions": "merging",
+    "PlanStep": "pruning.plan_file",
+    "ReconfigureOptions": "pruning.options",
+    "SparsifyOptions": "pruning.options",
     # the geometry
     "FunctionWalkOptions": "walks.walk",
     "KroneckerMetric": "metrics",

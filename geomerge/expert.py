@@ -198,7 +198,7 @@ class Expert:
     def checkpoint(self) -> Checkpoint:
         """The network as a checkpoint, with its sketch: a copy of the weights."""
         meta = dict(self.meta)
-        if self.task is not None and "task" not in meta:
+        if self.task is not None and not {"task", "tasks"} & meta.keys():
             meta |= {"task": self.task.name, "normalisation": self.task.normalisation.to_json()}
         if self.sketch is not None:
             meta["sketch"] = self.sketch.meta

@@ -156,7 +156,7 @@ def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expe
     task = options.manifold if options.manifold is not None else expert.task or expert.task_name
     if task is None:
         raise OptionError(
-            f"{expert.source} does not say what it was trained for; name the task with `inputs`"
+            f"{expert.source} does not say what it was trained for; name the task with `manifold`"
         )
     if isinstance(task, str):
         own = normalisation_of(options.normalisation, task)

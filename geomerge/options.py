@@ -59,6 +59,8 @@ class OptionField:
         formerly: Earlier name of the argument, still understood; None if there was none.
         positional: Whether the command line has an argument without a flag for it.
         closed: Whether names other than the choices are refused.
+        read: Function from the words of the command line to the value; None for plain values.
+        write: Function from the value to these words, which recipes hold too.
     """
 
     name: str
@@ -73,6 +75,8 @@ class OptionField:
     formerly: str | None = None
     positional: bool = False
     closed: bool = True
+    read: Callable[[Sequence[str]], Any] | None = None
+    write: Callable[[Any], list[str]] | None = None
 
 
 def option(
@@ -87,6 +91,8 @@ def option(
     formerly: str | None = None,
     closed: bool = True,
     positional: bool = False,
+    read: Callable[[Sequence[str]], Any] | None = None,
+    write: Callable[[Any], list[str]] | None = None,
 ) -> T:
     """Declare a field of an options class.
 
@@ -103,10 +109,13 @@ def option(
         closed: Whether names other than the choices are refused here. Else the choices are only
             those that the shell completes.
         positional: Whether the command line has an argument without a flag for it.
+        read: Function from the words of the command line to the value, where that is an object.
+        write: Function from the value to these words, which recipes hold too.
     """
     known = {
         "text": text, "group": group, "choices": choices, "check": check, "flag": flag,
         "recorded": recorded, "formerly": formerly, "closed": closed, "positional": positional,
+        "read": read, "write": write,
     }  # fmt: skip
     return field(default=default, metadata={_KEY: known})
 
@@ -124,7 +133,7 @@ def option_fields(cls: type[Any], path: tuple[str, ...] = ()) -> Iterator[Option
             yield OptionField(
                 one.name, path, one.default, one.type, known["text"], known["group"],
                 known["flag"], known["recorded"], known["choices"], known["formerly"],
-                known["positional"], known["closed"],
+                known["positional"], known["closed"], known["read"], known["write"],
             )  # fmt: skip
         elif is_dataclass(one.default_factory):
             assert isinstance(one.default_factory, type)
@@ -275,6 +284,8 @@ def recorded(options: Any, *others: str) -> dict[str, Any]:
         value = options
         for name in (*one.path, one.name):
             value = getattr(value, name)
+        if one.write is not None:
+            value = one.write(value)
         found[one.name] = list(value) if isinstance(value, tuple) else value
     return found
 

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -26,7 +25,7 @@ from torch import nn
 
 from geomerge import Checkpoint, MergeOptions, Network, load_task, save_checkpoint
 from geomerge.networks.batches import Batch
-from geomerge.pruning.options import SparsifyOptions
+from geomerge.pruning.options import ReconfigureOptions, SparsifyFiles, SparsifyOptions
 from geomerge.runs import run_merge, run_reconfigure, run_sparsify
 from geomerge.training import fine_tune, train_checkpoint
 
@@ -162,7 +161,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a.pt, b.pt and the runs ``merge``, ``separate``, ``sparsify``, ``moves``."""
-    quick = SparsifyOptions(steps=20, stages=2, seed=1)
+    quick = {"steps": 20, "stages": 2, "seed": 1}
     folder = tmp_path_factory.mktemp("runs")
     shutil.copytree(tiny, folder, dirs_exist_ok=True)
     both = ("a=digits", "b=digits-permuted")
@@ -172,10 +171,11 @@ def tiny_runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "separate": MergeOptions(manifold=both, head="separate", steps=4, points=8),
     }.items():
         run_merge(files, options, out=folder / name)
-    run_sparsify(files[0], replace(quick, remove=("1:4",)), out=folder / "sparsify", shrunk=True)
+    removal = SparsifyOptions(**quick, remove={"1": 4})
+    run_sparsify(files[0], removal, files=SparsifyFiles(shrink=True), out=folder / "sparsify")
     plan = folder / "plan.yaml"
     plan.write_text('- {name: half, remove: {"1": 8}}\n- {name: back, restore: {"1": 4}}\n')
-    run_reconfigure(files[0], plan, quick, out=folder / "moves")
+    run_reconfigure(files[0], plan, ReconfigureOptions(**quick), out=folder / "moves")
     return folder
 
 

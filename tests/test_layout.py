@@ -214,10 +214,11 @@ def test_public_names_are_these() -> None:
 
     assert sorted(geomerge.__all__) == [
         "Checkpoint", "Expert", "FunctionWalkOptions", "GeomergeError", "KroneckerMetric", "Merge",
-        "MergeOptions", "Metric", "Network", "Run", "Sketch", "Task", "WeightPath",
-        "WeightWalkOptions", "__version__", "from_pretrained", "load_checkpoint", "load_sketch",
-        "load_task", "make_sketch", "measure_metric", "merge", "open_run", "progress",
-        "save_checkpoint", "save_sketch", "trust_region_step", "walk_toward_function",
+        "MergeOptions", "Metric", "Network", "PlanStep", "ReconfigureOptions", "Run", "Sketch",
+        "SparsifyOptions", "Task", "WeightPath", "WeightWalkOptions", "__version__",
+        "from_pretrained", "inspect", "load_checkpoint", "load_sketch", "load_task", "make_sketch",
+        "measure_metric", "merge", "open_run", "progress", "reconfigure", "save_checkpoint",
+        "save_sketch", "sparsify", "trust_region_step", "walk_toward_function",
         "walk_toward_weights",
     ]  # fmt: skip
     for_readers = re.findall(r"^    from (\S+) import (\w+) as \2$", FACE.read_text(), re.M)

@@ -130,7 +130,7 @@ def test_a_sketch_shows_its_layers(digits: Path) -> None:
 
 def test_a_sparsification_shows_its_rows(digits: Path, tmp_path: Path) -> None:
     options = SparsifyOptions(sparsity=0.8, steps=10, stages=2)
-    sparse = sparsify(load_checkpoint(digits / "a.pt"), options, tmp_path)
+    sparse = sparsify(digits / "a.pt", options, folder=tmp_path)
     found = read(sparse._repr_html_())
     for row in sparse.rows:
         assert row.name in found.text

@@ -21,7 +21,7 @@ from geomerge import Checkpoint, Network, load_task, save_checkpoint
 from geomerge.comparison import CompareOptions
 from geomerge.errors import RunError
 from geomerge.merging import MergeOptions
-from geomerge.pruning.options import SparsifyOptions
+from geomerge.pruning.options import ReconfigureOptions, SparsifyFiles, SparsifyOptions
 from geomerge.pruning.sparsify import sparsify
 from geomerge.runs import run_reconfigure, run_sparsify
 from geomerge.runs.compare import run_compare
@@ -99,8 +99,8 @@ QUICK = {"steps": 40, "stages": 5, "points": 8}
     [
         {"sparsity": 0.8, "learning_rate": 0.05, "paths": 2},
         {"sparsity": 0.7, "labels": True, "inputs": 300, "damping": 0.01},
-        {"remove": ("1:6", "3:3")},
-        {"remove": ("1:4",), "choice": "rates", "budget": 0.05},
+        {"remove": {"1": 6, "3": 3}},
+        {"remove": {"1": 4}, "choice": "rates", "budget": 0.05},
         {"params": 0.4},
         {"sparsity": 0.7, "walk": "pull"},
     ],
@@ -111,15 +111,17 @@ def test_an_interrupted_walk_to_a_plane_goes_on_with_the_same_bits(
 ) -> None:
     options = SparsifyOptions(**QUICK, **words)
     folder, work = tmp_path / "run", tmp_path / "work"
-    whole = sparsify(small, options, tmp_path / "whole", stopper.count)
+    whole = sparsify(small, options, folder=tmp_path / "whole", progress=stopper.count)
     found = stopper.interrupted(
-        lambda: sparsify(small, options, folder, stopper.count, work), SHARES, stopper.seen
+        lambda: sparsify(small, options, folder=folder, work=work, progress=stopper.count),
+        SHARES,
+        stopper.seen,
     )
     assert content(folder) == content(tmp_path / "whole")
     assert found.rows == whole.rows
     assert found.curve == whole.curve
     assert found.chosen.leg.steps == whole.chosen.leg.steps
-    assert found.subject.cost.passes == whole.subject.cost.passes
+    assert found.problem.cost.passes == whole.problem.cost.passes
     assert found.removed == whole.removed
 
 
@@ -135,7 +137,7 @@ def test_an_interrupted_reconfiguration_goes_on_with_the_same_bits(
 ) -> None:
     save_checkpoint(tmp_path / "small.pt", small)
     (tmp_path / "plan.yaml").write_text(PLAN)
-    options = SparsifyOptions(**QUICK)
+    options = ReconfigureOptions(**QUICK)
 
     def run(out: str) -> dict[str, Any]:
         given = tmp_path / "small.pt", tmp_path / "plan.yaml", options
@@ -154,16 +156,16 @@ def test_an_interrupted_sparsification_is_the_same_run(
     save_checkpoint(tmp_path / "small.pt", small)
     options = SparsifyOptions(**QUICK, sparsity=0.8, paths=2)
 
-    def run(out: str, more: dict[str, bool] | None = None) -> dict[str, Any]:
+    def run(out: str, files: SparsifyFiles | None = None) -> dict[str, Any]:
         return run_sparsify(
-            tmp_path / "small.pt", options, out=tmp_path / out, on_progress=stopper.count,
-            **(more or {}),
+            tmp_path / "small.pt", options, files=files, out=tmp_path / out,
+            on_progress=stopper.count,
         )[1]  # fmt: skip
 
     whole = run("whole")
     count, stopper.seen, stopper.last = stopper.seen, 0, stopper.seen // 2
     with pytest.raises(Stop):
-        run("run", {"pt": True})  # which decides no bit of the walk
+        run("run", SparsifyFiles(pt=True))  # which decides no bit of the walk
     with pytest.raises(RunError, match="unfinished run of another recipe"):
         run_sparsify(
             tmp_path / "small.pt", SparsifyOptions(**QUICK, sparsity=0.7), out=tmp_path / "run"

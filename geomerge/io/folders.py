@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,10 +17,63 @@ from filelock import FileLock, Timeout
 from geomerge.errors import GeomergeError, RunError
 from geomerge.io.files import cannot_write, default_mode, write_bytes
 
-__all__ = ["resumable_folder"]
+__all__ = ["TemporaryFolder", "place_of", "resumable_folder", "staged_folder"]
 
 _LOCK = ".lock"
 _RECIPE = "unfinished.json"
+
+
+class TemporaryFolder:
+    """A folder that is removed when its object is no longer referred to.
+
+    Attributes:
+        path: Path of the folder.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="geomerge-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def place_of(folder: str | Path | None) -> tuple[Path, TemporaryFolder | None]:
+    """Return a folder to write into, and the owner of a temporary one if None is given."""
+    if folder is not None:
+        return Path(folder), None
+    temporary = TemporaryFolder()
+    return temporary.path, temporary
+
+
+@contextmanager
+def staged_folder(final: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes ``final`` when the block ends without an error.
+
+    Args:
+        final: Folder to make; it may exist only if it is empty.
+
+    Yields:
+        Folder next to ``final`` to write into; it is removed if the block raises.
+
+    Raises:
+        RunError: If ``final`` has content or its parent cannot be written.
+    """
+    final = Path(final)
+    try:
+        _refuse_content(final)
+        made = [p for p in final.parents if not p.exists()]
+        final.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+    except RunError:
+        raise
+    except OSError as error:
+        raise cannot_write(final, error) from error
+    try:
+        yield stage
+        _sync(stage)
+        os.chmod(stage, default_mode(0o777))
+        os.replace(stage, final)
+    except BaseException:
+        _remove(stage, made)
+        raise
 
 
 @contextmanager

@@ -82,6 +82,7 @@ class WeightPath:
         arch: str | Callable[[], nn.Module] | None = None,
     ) -> None:
         self.folder = Path(folder)
+        self.keeper: object = None  # owner of a temporary folder, which exists as long as the path
         try:
             index = read_index(self.folder / _INDEX)
             self._stops = [_Stop(**stop) for stop in index["stops"]]

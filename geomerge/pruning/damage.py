@@ -1,14 +1,14 @@
-r"""What the function loses without a unit, or at any other weights: predicted and measured.
+r"""Damage of removed weights and units, predicted by the metric and measured.
 
-The metric predicts :math:`|\phi(w + d) - \phi(w)|^2 \approx d'gd`, exact to second order in d. What
-is taken away whole is no small d, so how far that holds is to be measured.
+The metric predicts :math:`|\phi(w + d) - \phi(w)|^2 \approx d'gd`, exact to second order in d. The
+removal of a whole unit is not a small d, so the prediction is compared with a measurement.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,31 +21,92 @@ from geomerge.pruning.obs import Consumers, layer_of
 from geomerge.pruning.parts import Part, Role
 from geomerge.pruning.units import Units
 
-__all__ = ["column_costs", "damage_of", "rank_correlation", "unit_damage"]
+__all__ = [
+    "Damage",
+    "LayerUnitsDamage",
+    "UnitDamage",
+    "column_costs",
+    "damage_of",
+    "rank_correlation",
+    "unit_damage",
+]
 
-_MEASURED = 64  # units of a layer that are measured, at most
+_MEASURED = 64  # largest number of units of a layer that are measured
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Change of the function and of the labels on held-out inputs.
+
+    Attributes:
+        predicted: Functional change by the metric; None without a prediction.
+        measured: Mean of |phi - phi_0|^2; None if outputs are not finite.
+        agreement: Share of the labels that stay, in [0, 1].
+        accuracy: Accuracy, in [0, 1].
+    """
+
+    predicted: float | None
+    measured: float | None
+    agreement: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class UnitDamage:
+    """Functional change by the removal of one unit.
+
+    Attributes:
+        unit: Number of the unit.
+        predicted: Change predicted by the metric, without compensation.
+        compensated: Change predicted with compensation by the consumers' other columns.
+        measured: Change without compensation; None if it was not measured or is not finite.
+    """
+
+    unit: int
+    predicted: float
+    compensated: float
+    measured: float | None
+
+
+@dataclass(frozen=True)
+class LayerUnitsDamage:
+    """Functional changes by the removal of each unit of a layer.
+
+    Attributes:
+        layer: Name of the set of units.
+        layers: Names of all tied layers.
+        count: Number of units.
+        gone: Number of units that are zero already, which are left out.
+        measured: Number of units whose removal was measured.
+        correlation: Spearman's rank correlation of predicted and measured changes; None if it is
+            not defined.
+        units: Damage of each unit.
+    """
+
+    layer: str
+    layers: list[str]
+    count: int
+    gone: int
+    measured: int
+    correlation: float | None
+    units: list[UnitDamage]
 
 
 def damage_of(
     held_out: HeldOut,
     w: Tensor,  # (n,)
-) -> dict[str, float | None]:
-    """Measure what other weights do to the function.
+    predicted: float | None = None,
+) -> Damage:
+    """Measure the damage that other weights do to the function.
 
     Args:
-        held_out: What to measure on.
-        w: The other weights.
-
-    Returns:
-        ``measured``, the mean of |phi - phi_0|^2, None where outputs stop being finite;
-        ``agreement``, the share of labels that stay, and ``accuracy``, in [0, 1].
+        held_out: Held-out examples.
+        w: Other weights.
+        predicted: Functional change by the metric.
     """
-    found = held_out.compare(w)
-    return {
-        "measured": found.drift if math.isfinite(found.drift) else None,
-        "agreement": found.agreement,
-        "accuracy": found.accuracy,
-    }
+    change = held_out.compare(w)
+    measured = change.drift if math.isfinite(change.drift) else None
+    return Damage(predicted, measured, change.agreement, change.accuracy)
 
 
 def unit_damage(
@@ -54,52 +115,39 @@ def unit_damage(
     metric: KroneckerMetric,
     w: Tensor,  # (n,)
     held_out: HeldOut,
-) -> dict[str, Any]:
-    """Predict what removing each unit of a layer costs, and measure it for a sample.
+) -> LayerUnitsDamage:
+    """Predict the damage of removing each unit of a layer, and measure that of a sample.
 
     Args:
-        units: The units.
-        gone: Those that are zero already; they are left out.
-        metric: At the weights.
-        w: The weights.
-        held_out: What to measure on.
+        units: Units of the layer.
+        gone: Units that are zero already; they are left out.
+        metric: Metric at the weights.
+        w: Weights.
+        held_out: Held-out examples.
 
     Returns:
-        Names and number of the units, and for each: ``predicted`` without compensation,
-        ``compensated`` (predicted, where the other columns of the layers that read it make up for
-        it) and ``measured`` without compensation, None where it was not measured: of more than 64
-        units a sample is, evenly spread from the cheapest to the costliest by prediction.
-        ``correlation`` is Spearman's, of predicted and measured.
+        Damage of each unit. Of more than 64 units a sample is measured, spread evenly from the
+        cheapest to the costliest by prediction.
     """
-    there = sorted(set(range(units.count)) - set(gone))
+    present = sorted(set(range(units.count)) - set(gone))
     predicted = column_costs(units, metric, w)
-    # The damping of the compensated cost can lift it over the cost of doing nothing.
+    # The damping of the compensated cost can lift it over the cost without compensation.
     compensated = torch.minimum(Consumers(units, metric, w, gone).costs(), predicted)
-    order = sorted(there, key=lambda unit: float(predicted[unit]))
+    order = sorted(present, key=lambda unit: float(predicted[unit]))
     spread = np.linspace(0, len(order) - 1, min(len(order), _MEASURED)).round().astype(int)
     measured: dict[int, float | None] = {}
     for unit in sorted(order[k] for k in spread):
         without = w.clone()
         units.clear(without, [unit])
-        measured[unit] = damage_of(held_out, without)["measured"]
+        measured[unit] = damage_of(held_out, without).measured
     rows = [
-        {
-            "unit": unit,
-            "predicted": float(predicted[unit]),
-            "compensated": float(compensated[unit]),
-            "measured": measured.get(unit),
-        }
-        for unit in there
+        UnitDamage(unit, float(predicted[unit]), float(compensated[unit]), measured.get(unit))
+        for unit in present
     ]
-    return {
-        "layer": units.layer,
-        "layers": list(units.layers),
-        "count": units.count,
-        "gone": len(gone),
-        "measured": len(measured),
-        "correlation": rank_correlation([(row["predicted"], row["measured"]) for row in rows]),
-        "units": rows,
-    }
+    correlation = rank_correlation([(row.predicted, row.measured) for row in rows])
+    return LayerUnitsDamage(
+        units.layer, list(units.layers), units.count, len(gone), len(measured), correlation, rows
+    )
 
 
 def column_costs(
@@ -107,15 +155,15 @@ def column_costs(
     metric: KroneckerMetric,
     w: Tensor,  # (n,)
 ) -> Tensor:  # (units,), float64
-    r"""Return d'gd for each unit, d taking away the weights that read it and nothing else.
+    r"""Return d'gd for each unit, where d sets the weights that consume it to zero.
 
-    That is :math:`\mathrm{tr}(B\,W_P A_{PP} W_P')` for its columns P of each matrix W that reads
-    it. Matrices that no factors of the metric cover alone count by the metric's diagonal.
+    That is :math:`\mathrm{tr}(B\,W_P A_{PP} W_P')` for the unit's columns P of each consumer's
+    matrix W. For a matrix without Kronecker factors of its own the metric's diagonal is used.
 
     Args:
-        units: The units.
-        metric: At the weights.
-        w: The weights.
+        units: Units.
+        metric: Metric at the weights.
+        w: Weights.
     """
     total = torch.zeros(units.count, dtype=torch.float64)
     for part in units.parts:
@@ -125,7 +173,7 @@ def column_costs(
 
 
 def rank_correlation(pairs: Sequence[tuple[float | None, float | None]]) -> float | None:
-    """Return Spearman's rank correlation, None of fewer than three pairs or where all are equal."""
+    """Return Spearman's rank correlation; None for fewer than three pairs or equal values."""
     known = [pair for pair in pairs if None not in pair]
     if len(known) < 3 or any(len(set(values)) < 2 for values in zip(*known, strict=True)):
         return None

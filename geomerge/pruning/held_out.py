@@ -1,7 +1,8 @@
-"""Held-out examples, and what a network does on them at other weights."""
+"""Functional change, agreement and accuracy on held-out examples."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,12 +20,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class HeldOutChange:
-    """A network beside the intact one, on the same inputs.
+    """Change of a network on held-out examples.
 
     Attributes:
-        drift: Mean functional change |phi - phi_0|^2.
-        agreement: Share of the labels that stay, in [0, 1].
-        accuracy: Share of the labels that are right, in [0, 1].
+        drift: Mean functional change |phi - phi_0|^2 from the intact network.
+        agreement: Share of the intact network's labels that stay, in [0, 1].
+        accuracy: Share of the true labels that are predicted, in [0, 1].
     """
 
     drift: float
@@ -34,12 +35,12 @@ class HeldOutChange:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Examples to compare on; :func:`hold_out` makes them.
+    """Held-out examples with the logits of the intact network; :func:`hold_out` makes them.
 
     Attributes:
-        network: The network.
-        split: The examples, N of them.
-        output: What a functional change is measured in.
+        network: Network.
+        split: Examples, N of them.
+        output: Output whose change is measured.
         intact: Logits of the intact network, shape (N, m).
     """
 
@@ -58,7 +59,7 @@ class HeldOut:
         return _share(self.intact.argmax(dim=1) == self.split.labels)
 
     def first(self, count: int) -> HeldOut:
-        """Return only the first examples."""
+        """Return the first examples."""
         return HeldOut(self.network, self.split.first(count), self.output, self.intact[:count])
 
     def logits(
@@ -72,7 +73,7 @@ class HeldOut:
         self,
         w: Tensor,  # (n,)
     ) -> HeldOutChange:
-        """Compare the network at other weights with the intact one."""
+        """Compare the network at other weights with the intact network."""
         logits = self.logits(w)
         labels = logits.argmax(dim=1)
         return HeldOutChange(
@@ -81,6 +82,20 @@ class HeldOut:
             _share(labels == self.split.labels),
         )
 
+    def step_meter(self) -> Callable[[Tensor, Tensor], float]:
+        """Return a function that measures the mean functional change of each step of one walk."""
+        last: list[tuple[Tensor, Tensor]] = []  # a point and its logits: steps follow each other
+
+        def change(before: Tensor, after: Tensor) -> float:
+            if not last or last[0][0] is not before:
+                last[:] = [(before, self.logits(before))]
+            logits = self.logits(after)
+            drift = functional_change(last[0][1], logits, self.output)
+            last[:] = [(after, logits)]
+            return drift
+
+        return change
+
 
 def hold_out(
     network: Network,
@@ -88,14 +103,14 @@ def hold_out(
     split: Split,
     output: str,
 ) -> HeldOut:
-    """Run the intact network on examples that it will be compared on.
+    """Return held-out examples with the logits of the intact network.
 
     Args:
-        network: The network.
-        w: Its weights.
-        split: The examples.
-        output: What a functional change is measured in: one of
-            :data:`~geomerge.metric.outputs.OUTPUTS`.
+        network: Network.
+        w: Weights of the intact network.
+        split: Examples.
+        output: Output whose change is measured, one of
+            :data:`~geomerge.metrics.outputs.OUTPUTS`.
     """
     return HeldOut(network, split, output, network.all_logits(w, split.inputs.batches()))
 

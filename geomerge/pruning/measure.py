@@ -1,4 +1,4 @@
-"""What a network is worth beside the one it came from, and beside the same goal at one blow."""
+"""Evaluation of pruned networks and one-shot baselines."""
 
 from __future__ import annotations
 
@@ -10,32 +10,34 @@ from torch import Tensor
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.metrics import EuclideanMetric, Metric
 from geomerge.paths.path import WeightPath
-from geomerge.pruning.goals import stages_of
+from geomerge.pruning.goals import goal_stages
 from geomerge.pruning.masks import prunable, sparsity, zeros
-from geomerge.pruning.problem import Cost, Subject
+from geomerge.pruning.options import GoalOptions, RankingOptions
+from geomerge.pruning.problem import PruneProblem
 from geomerge.pruning.shrink import removed_units
-from geomerge.pruning.walks import pull, with_zeros
+from geomerge.pruning.walk import soft_pull, with_zeros
+from geomerge.walks.plane import Prescription, Stage
 
 __all__ = [
     "PruneCurvePoint",
     "PruneRow",
-    "compared",
+    "baseline_rows",
     "curve_of",
     "row_of",
 ]
 
-_PULLED = 2_000_000  # weights of a network whose steps in the whole metric take no minutes
+_PULLED = 2_000_000  # weights of the largest network for which a soft pull takes no minutes
 
 
 @dataclass(frozen=True)
 class PruneRow:
-    """A network beside the result.
+    """Measurements of one network.
 
     Attributes:
-        name: What it is.
+        name: Name of the network in tables.
         zeros: Share of the prunable weights that is zero.
-        drift: Mean functional change from the network as it came, on held-out inputs.
-        agreement: Share of held-out inputs with the label that the network gave them before.
+        drift: Mean functional change from the dense network, on held-out inputs.
+        agreement: Share of held-out inputs that keep the label of the dense network.
         select: Accuracy on the selection split, in [0, 1].
         test: Accuracy on the test split.
     """
@@ -50,16 +52,16 @@ class PruneRow:
 
 @dataclass(frozen=True)
 class PruneCurvePoint:
-    """A stored point of the path.
+    """Measurements of a stored point of a path.
 
     Attributes:
         t: Share of the path's length.
         zeros: Share of the prunable weights that is zero.
-        removed: Units that are gone.
-        drift: Mean functional change from the start, on held-out inputs.
-        agreement: As in :class:`PruneRow`.
+        removed: Number of removed units.
+        drift: Mean functional change from the dense network, on held-out inputs.
+        agreement: Share of held-out inputs that keep the label of the dense network.
         select: Accuracy on those held-out inputs.
-        naive: The same for the start's weights under the point's mask, with nothing made up.
+        naive: Accuracy of the dense network under the point's mask, without compensation.
     """
 
     t: float
@@ -72,71 +74,85 @@ class PruneCurvePoint:
 
 
 def row_of(
-    subject: Subject,
+    problem: PruneProblem,
     name: str,
     w: Tensor,  # (n,)
 ) -> PruneRow:
-    """Measure a network; nothing here is used for a choice."""
-    whole = subject.selection.compare(w)
+    """Measure a network for reports; no choice depends on it."""
+    whole = problem.selection.compare(w)
     return PruneRow(
         name,
-        sparsity(w, prunable(subject.network)),
-        subject.held_out.compare(w).drift,
+        sparsity(w, prunable(problem.network)),
+        problem.held_out.compare(w).drift,
         whole.agreement,
         whole.accuracy,
-        accuracy(subject.network, w, subject.task.test),
+        accuracy(problem.network, w, problem.task.test),
     )
 
 
-def curve_of(subject: Subject, path: WeightPath) -> list[PruneCurvePoint]:
-    """Measure the stored points of a path on some of the selection split."""
-    network, held_out = subject.network, subject.held_out
+def curve_of(problem: PruneProblem, path: WeightPath) -> list[PruneCurvePoint]:
+    """Measure the stored points of a path on a sample of the selection split."""
+    network, held_out = problem.network, problem.held_out
     places = prunable(network)
-    found = []
+    curve = []
     for t in path.ts:
-        w = path.at(t).to(subject.w.device)
-        gone = removed_units(network, w, subject.units) if subject.units else {}
-        naive = torch.where(zeros(w, places), 0.0, subject.w)
-        now = held_out.compare(w)
-        found.append(
+        w = path.at(t).to(problem.weights.device)
+        gone = removed_units(network, w, problem.units) if problem.units else {}
+        naive = torch.where(zeros(w, places), 0.0, problem.weights)
+        change = held_out.compare(w)
+        curve.append(
             PruneCurvePoint(
                 t,
                 sparsity(w, places),
                 sum(map(len, gone.values())),
-                now.drift,
-                now.agreement,
-                now.accuracy,
+                change.drift,
+                change.agreement,
+                change.accuracy,
                 held_out.compare(naive).accuracy,
             )
         )
-    return found
+    return curve
 
 
-def compared(subject: Subject) -> list[PruneRow]:
-    """Return the network as it came, and the same goal reached at one blow."""
-    options = replace(subject.options, choice="greedy", budget=None, stages=1)
-    once = replace(subject, options=options, cost=Cost())
-    magnitude = replace(options, saliency="magnitude", choice="magnitude")
-    small = replace(subject, options=magnitude, cost=Cost())
-    rows = [
-        row_of(subject, "dense", subject.w),
-        row_of(subject, "one-shot magnitude", _at_once(small, EuclideanMetric())),
-    ]
-    if subject.options.metric != "euclidean":
-        metric = subject.metric_at(subject.w)
-        rows.append(row_of(subject, "one-shot, second-order choice", _at_once(once, metric)))
-        if subject.options.walk == "prescribed" and subject.network.n <= _PULLED:
-            rows.append(row_of(subject, "soft pull, then the mask", _pulled(once, metric)))
+def baseline_rows(
+    problem: PruneProblem, goal: GoalOptions, ranking: RankingOptions, pull: bool
+) -> list[PruneRow]:
+    """Measure the dense network and one-shot networks that reach the same goal in one stage.
+
+    Args:
+        problem: Network.
+        goal: Weights or units that are removed.
+        ranking: Order of the removal by the walk.
+        pull: Whether the soft pull is among the baselines.
+    """
+    greedy = replace(ranking, choice="greedy", budget=None)
+    magnitude = replace(greedy, saliency="magnitude", choice="magnitude")
+
+    def last_stage(order: RankingOptions) -> Stage:
+        return goal_stages(problem, goal, order, 1)[-1]
+
+    with problem.cost.free():  # baselines are not part of the walk's cost
+        metric = problem.metric_at(problem.weights)
+        smallest = _at_once(problem, last_stage(magnitude), EuclideanMetric())
+        rows = [
+            row_of(problem, "dense", problem.weights),
+            row_of(problem, "one-shot magnitude", smallest),
+        ]
+        if metric.isotropic:
+            return rows
+        cheapest = _at_once(problem, last_stage(greedy), metric)
+        rows.append(row_of(problem, "one-shot, second-order choice", cheapest))
+        if pull and problem.network.n <= _PULLED:
+
+            def plane(w: Tensor, metric: Metric) -> Prescription:
+                return last_stage(greedy)(w, metric)
+
+            *_, end = soft_pull(problem, problem.weights, plane, lambda w: metric)
+            rows.append(row_of(problem, "soft pull, then the mask", end.weights))
     return rows
 
 
-def _pulled(subject: Subject, metric: Metric) -> Tensor:  # (n,)
-    """Return where the soft pull of arXiv 2012.09605 ends, in the metric of the start."""
-    *_, last = pull(subject, subject.w, lambda w: metric)
-    return last.weights
-
-
-def _at_once(subject: Subject, metric: Metric) -> Tensor:  # (n,)
-    stage = with_zeros(subject, subject.w, stages_of(subject)[-1])
-    wanted = stage(subject.w, metric)
-    return subject.settle(torch.where(wanted.free, subject.w, wanted.target))
+def _at_once(problem: PruneProblem, stage: Stage, metric: Metric) -> Tensor:  # (n,)
+    w = problem.weights
+    wanted = with_zeros(problem, w, stage)(w, metric)
+    return problem.settle(torch.where(wanted.free, w, wanted.target))

@@ -1,97 +1,126 @@
-"""What a sparsification can be told, checked before any work."""
+"""Options of sparsification, reconfiguration and inspection."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from geomerge.data import split_normalisations
 from geomerge.data.batchnorm import BN
 from geomerge.errors import OptionError
 from geomerge.metrics.outputs import OUTPUTS
-from geomerge.options import check_known, check_positive, recorded
+from geomerge.metrics.registry import MetricOptions, data_free_metrics
+from geomerge.options import FlatOptions, at_least, check_options, option, piece, positive, recorded
 from geomerge.pruning.masks import SALIENCIES, parse_nm
-from geomerge.pruning.plan import parse_removals
+from geomerge.pruning.plan_file import Wanted, parse_removals, removal_texts, wanted_units
 from geomerge.pruning.removal import CHOICES
 
-__all__ = ["WALKS", "SparsifyOptions"]
+__all__ = [
+    "FunctionOptions",
+    "GoalOptions",
+    "InspectOptions",
+    "PruneWalkOptions",
+    "RankingOptions",
+    "ReconfigureOptions",
+    "SparsifyFiles",
+    "SparsifyOptions",
+]
 
 WALKS = ("prescribed", "pull")
-METRICS = ("kronecker", "euclidean")
 _GOALS = ("sparsity", "nm", "remove", "flops", "params")
+_UNIT_GOALS = ("remove", "flops", "params")
+
+
+def _share(value: float) -> str | None:
+    return None if 0 < value < 1 else "between 0 and 1, the share to remove"
+
+
+def _up_to_one(value: float) -> str | None:
+    return None if 0 <= value <= 1 else "between 0 and 1"
+
+
+def _seed(value: int) -> str | None:
+    return None if 0 <= value < 2**63 else "from 0 to 2^63 - 1"
 
 
 @dataclass(frozen=True)
-class SparsifyOptions:
-    """Options of a sparsification; None lets geomerge choose.
+class GoalOptions:
+    """Options that say which weights or units are removed; one goal is given."""
 
-    Attributes:
-        manifold: Task on whose inputs the function is kept; None takes the checkpoint's own.
-        sparsity: Share of the prunable weights that is zero at the end.
-        per_layer: Whether every layer gets that share; otherwise the network as a whole.
-        nm: ``"2:4"``: two of four neighbouring weights stay.
-        remove: ``"features.0:50"``, ``"features.0:0.5"`` or ``"features.0:1,2,5-9"``: units.
-        flops: Share of the FLOPs that units are removed for, over the whole network.
-        params: The same for the parameters.
-        walk: ``"prescribed"``, or ``"pull"``: the soft pull of arXiv 2012.09605.
-        metric: ``"kronecker"`` or ``"euclidean"``.
-        output: One of :data:`~geomerge.metrics.outputs.OUTPUTS`, what the metric measures.
-        saliency: ``"obs"``, ``"obd"`` or ``"magnitude"``: which weights go first.
-        choice: ``"greedy"``, ``"rates"`` or ``"magnitude"``: which units go first.
-        budget: By how much the mean KL to the dense network may rise for any class; with
-            ``choice="rates"``.
-        bn: ``"keep"`` or ``"re-estimate"``, what happens to running statistics.
-        damping: mu of the steps against the drift.
-        learning_rate: Of the first of them.
-        steps: How many of them.
-        batch: Inputs of each.
-        stages: In how many the plane is reached.
-        refresh: Stages between two measurements of the metric.
-        inputs: Use only so many of the manifold's inputs.
-        mix: Largest share of a second input in what the function is kept on, 0 for none; None
-            mixes where there are fewer than 10 000 inputs.
-        labels: Whether a last leg may use labels.
-        paths: How many walks; the shortest of the best is kept.
-        points: Most networks stored on a path.
-        seed: Of everything drawn.
-        arch: Architecture, where the weights do not say.
-        normalisation: ``"TASK=MEAN/STD"``, instead of the usual or recorded ones.
-        data_root: Folder of the named data sets.
-        download: Whether torchvision may fetch them.
-        device: Where to compute.
-    """
+    sparsity: float | None = option(
+        None, "share of the weights to remove, such as 0.95",
+        group="what to remove", check=_share,
+    )  # fmt: skip
+    per_layer: bool = option(False, "the same share of every layer", group="what to remove")
+    nm: str | None = option(
+        None, "pattern such as 2:4: two of any four neighbouring weights stay",
+        group="what to remove",
+    )  # fmt: skip
+    remove: Mapping[str, Wanted] | None = option(
+        None, "LAYER:50 filters or neurons, LAYER:0.5 of them, or LAYER:1,2,5-9",
+        group="what to remove", read=parse_removals, write=removal_texts,
+    )  # fmt: skip
+    flops: float | None = option(
+        None, "share of the FLOPs to save by removing units of any layer",
+        group="what to remove", check=_share,
+    )  # fmt: skip
+    params: float | None = option(
+        None, "share of the parameters to save by removing units of any layer",
+        group="what to remove", check=_share,
+    )  # fmt: skip
 
-    manifold: str | None = None
-    sparsity: float | None = None
-    per_layer: bool = False
-    nm: str | None = None
-    remove: tuple[str, ...] = ()
-    flops: float | None = None
-    params: float | None = None
-    walk: str = "prescribed"
-    metric: str = "kronecker"
-    output: str = "tempered"
-    saliency: str = "obs"
-    choice: str = "greedy"
-    budget: float | None = None
-    bn: str | None = None
-    damping: float | None = None
-    learning_rate: float | None = None
-    steps: int | None = None
-    batch: int = 128
-    stages: int = 30
-    refresh: int = 3
-    inputs: int | None = None
-    mix: float | None = None
-    labels: bool = False
-    paths: int = 1
-    points: int = 32
-    seed: int = 0
-    arch: str | None = None
-    normalisation: tuple[str, ...] = ()
-    data_root: str | None = None
-    download: bool = False
-    device: str = "cpu"
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used; bring ``remove`` into one form.
+
+        Raises:
+            OptionError: With the value, what was expected and what to do.
+        """
+        check_options(self)
+        if self.per_layer and self.sparsity is None:
+            raise OptionError("`per_layer` says how `sparsity` is meant; give `sparsity` too")
+        if self.nm is not None:
+            parse_nm(self.nm)
+        if self.remove is not None:
+            object.__setattr__(self, "remove", wanted_units(self.remove, "`remove`"))
+
+    @property
+    def kind(self) -> str:
+        """Name of the option that says what is removed.
+
+        Raises:
+            OptionError: If no such option is given, or several are.
+        """
+        given = [name for name in _GOALS if getattr(self, name) not in (None, {})]
+        if len(given) != 1:
+            names = " and ".join(f"`{name}`" for name in given) or "none of them"
+            raise OptionError(
+                f"expected one of `sparsity`, `nm`, `remove`, `flops` and `params`, got {names}; "
+                "say what is to be removed"
+            )
+        return given[0]
+
+    @property
+    def removes_units(self) -> bool:
+        """Whether whole units are removed instead of single weights."""
+        return self.kind in _UNIT_GOALS
+
+
+@dataclass(frozen=True)
+class RankingOptions:
+    """Options of the order in which weights or units are removed."""
+
+    saliency: str = option(
+        "obs", "saliency of single weights, the least of which are removed first",
+        group="order of removal", choices=SALIENCIES,
+    )  # fmt: skip
+    choice: str = option(
+        "greedy", "rule by which the next units are chosen",
+        group="order of removal", choices=CHOICES, flag="choose",
+    )  # fmt: skip
+    budget: float | None = option(
+        None, "bound on the rise of every class's mean KL, for the choice rates",
+        group="order of removal", check=positive,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used.
@@ -99,71 +128,227 @@ class SparsifyOptions:
         Raises:
             OptionError: With the value, what was expected and what to do.
         """
-        for what, value, known in (
-            ("walk", self.walk, WALKS),
-            ("metric", self.metric, METRICS),
-            ("output", self.output, OUTPUTS),
-            ("saliency", self.saliency, SALIENCIES),
-            ("choice", self.choice, CHOICES),
-            ("bn", self.bn, BN),
-        ):
-            check_known(what, value, known)
-        for flag in ("sparsity", "flops", "params"):
-            share = getattr(self, flag)
-            if share is not None and not 0 < share < 1:
-                raise OptionError(
-                    f"expected --{flag} between 0 and 1, the share that goes, got {share}; give "
-                    "0.5 for a half"
-                )
-        check_positive("damping", self.damping)
-        check_positive("learning-rate", self.learning_rate)
-        check_positive("budget", self.budget)
-        for flag, least in (
-            ("steps", 1), ("stages", 1), ("batch", 1), ("paths", 1), ("refresh", 1), ("inputs", 10),
-            ("points", 8),
-        ):  # fmt: skip
-            number = getattr(self, flag)
-            if number is not None and number < least:
-                raise OptionError(f"expected --{flag} of {least} or more, got {number}; correct it")
-        if self.mix is not None and not 0 <= self.mix <= 1:
-            raise OptionError(f"expected --mix between 0 and 1, got {self.mix}; give 0.5 or 0")
-        if self.walk == "pull" and self.paths > 1:
-            raise OptionError("--walk pull has nothing to vary, so --paths must be 1; leave it out")
-        if not 0 <= self.seed < 2**63:
-            raise OptionError(f"expected --seed from 0 to 2^63 - 1, got {self.seed}; give another")
-        if self.per_layer and self.sparsity is None:
-            raise OptionError("--per-layer says how --sparsity is meant; give --sparsity too")
+        check_options(self)
         if self.budget is not None and self.choice != "rates":
-            raise OptionError("--budget bounds the rates of removal; give --choose rates too")
-        if self.nm is not None:
-            parse_nm(self.nm)
-        parse_removals(self.remove)
-        split_normalisations(self.normalisation)
+            raise OptionError("`budget` bounds the rates of removal; set `choice` to rates too")
 
-    def goal(self) -> str:
-        """Return which option says what goes.
+
+@dataclass(frozen=True)
+class PruneMetricOptions(MetricOptions):
+    """Choice of a metric for walks to sparse networks."""
+
+    metric: str = option(
+        "kronecker", "metric in which steps are taken", group="walk", choices=data_free_metrics
+    )
+    output: str = option(
+        "tempered", "output whose change is measured", group="walk", choices=OUTPUTS
+    )
+
+
+@dataclass(frozen=True)
+class FunctionOptions:
+    """Options of the function to be kept: how its change is measured, and on which inputs."""
+
+    geometry: MetricOptions = piece(PruneMetricOptions)
+    bn: str | None = option(
+        None, "treatment of BatchNorm statistics; default re-estimate", group="walk", choices=BN
+    )
+    inputs: int | None = option(
+        None, "number of inputs that are used; default all", group="data", check=at_least(10)
+    )
+    mix: float | None = option(
+        None, "largest share of a second input in mixed ones; default 0.5 with under 10000 inputs",
+        group="data", check=_up_to_one,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used.
 
         Raises:
-            OptionError: If none or several do.
+            OptionError: With the value, what was expected and what to do.
         """
-        given = [name for name in _GOALS if getattr(self, name) not in (None, ())]
-        if len(given) != 1:
-            said = " and ".join(f"--{name}" for name in given) or "none of them"
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class PruneWalkOptions:
+    """Options of a walk to a sparse network: its stages and its steps against the drift."""
+
+    damping: float | None = option(
+        None, "damping mu of the steps against the drift; default 0.1",
+        group="walk", check=positive,
+    )  # fmt: skip
+    learning_rate: float | None = option(
+        None, "learning rate of the first step; default 0.1, or less if the network needs it",
+        group="walk", check=positive,
+    )  # fmt: skip
+    steps: int | None = option(
+        None, "number of steps against the drift; default 3600", group="walk", check=at_least(1)
+    )
+    batch: int = option(128, "number of inputs of a step", group="walk", check=at_least(1))
+    stages: int = option(
+        30, "number of stages in which weights are removed", group="walk", check=at_least(1)
+    )
+    refresh: int = option(
+        3, "number of stages between two measurements of the metric", group="walk",
+        check=at_least(1),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used.
+
+        Raises:
+            OptionError: With the value, what was expected and what to do.
+        """
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class MoveWalkOptions(PruneWalkOptions):
+    """Options of a walk from one configuration to the next."""
+
+    stages: int = option(10, "number of stages of each move", group="walk", check=at_least(1))
+
+
+@dataclass(frozen=True, init=False)
+class SparsifyOptions(FlatOptions):
+    """Options of a sparsification; None lets geomerge choose.
+
+    Keywords may be the names of all options: ``SparsifyOptions(sparsity=0.9, steps=100)``.
+
+    Attributes:
+        goal: Weights or units to remove.
+        ranking: Order of the removal.
+        function: Function to keep.
+        walking: Stages and steps.
+        walk: Kind of walk: ``"prescribed"``, or ``"pull"``, the soft pull of arXiv 2012.09605.
+        labels: Whether a last leg uses the task's labels.
+        paths: Number of walks, of which one is kept.
+        points: Largest number of networks stored on a path.
+        seed: Seed of everything drawn.
+
+    Example:
+        >>> from geomerge import SparsifyOptions
+        >>> options = SparsifyOptions(remove={"features.0": 50}, steps=100)
+        >>> options.goal.kind, options.walking.steps
+        ('remove', 100)
+        >>> SparsifyOptions(sparsity=90)
+        Traceback (most recent call last):
+        geomerge.errors.OptionError: expected `sparsity` to be between 0 and 1, ...
+    """
+
+    goal: GoalOptions = piece(GoalOptions)
+    ranking: RankingOptions = piece(RankingOptions)
+    function: FunctionOptions = piece(FunctionOptions)
+    walking: PruneWalkOptions = piece(PruneWalkOptions)
+    walk: str = option(
+        "prescribed", "kind of walk; pull is the soft pull of arXiv 2012.09605",
+        group="walk", choices=WALKS,
+    )  # fmt: skip
+    labels: bool = option(False, "a last leg that uses the task's labels", group="walk")
+    paths: int = option(
+        1, "number of walks, of which the shortest of the best is kept",
+        group="walk", check=at_least(1),
+    )  # fmt: skip
+    points: int = option(
+        32, "largest number of networks stored on a path", group="output", check=at_least(8)
+    )
+    seed: int = option(0, "seed of everything drawn", group="walk", check=_seed)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used.
+
+        Raises:
+            OptionError: With the value, what was expected and what to do.
+        """
+        check_options(self)
+        if self.pulls and self.paths > 1:
             raise OptionError(
-                f"expected one of --sparsity, --nm, --remove, --flops and --params, got {said}; "
-                "say what shall go"
+                "the soft pull has nothing to vary, so `paths` must be 1; leave it out"
             )
-        return given[0]
 
     @property
-    def structured(self) -> bool:
-        """Whether whole units go."""
-        return self.goal() in ("remove", "flops", "params")
+    def pulls(self) -> bool:
+        """Whether the walk is the soft pull instead of the prescribed one."""
+        return self.walk == "pull"
 
-    def recipe(self, digests: dict[str, str]) -> dict[str, Any]:
-        """Return all that decides the result, as JSON keeps it.
+    def recorded(self) -> dict[str, Any]:
+        """Return the options that decide the result by their flat names, as JSON keeps them."""
+        return recorded(self)
 
-        Args:
-            digests: SHA-256 of each input file.
+
+@dataclass(frozen=True, init=False)
+class ReconfigureOptions(FlatOptions):
+    """Options of a reconfiguration; None lets geomerge choose.
+
+    Attributes:
+        choice: Rule by which units are chosen, where a plan gives numbers of them.
+        function: Function to keep.
+        walking: Stages and steps of each move.
+        points: Largest number of networks stored on each path.
+        seed: Seed of everything drawn.
+    """
+
+    choice: str = option(
+        "greedy", "rule by which the next units are chosen",
+        group="order of removal", choices=CHOICES, flag="choose",
+    )  # fmt: skip
+    function: FunctionOptions = piece(FunctionOptions)
+    walking: PruneWalkOptions = piece(MoveWalkOptions)
+    points: int = option(
+        32, "largest number of networks stored on each path", group="output", check=at_least(8)
+    )
+    seed: int = option(0, "seed of everything drawn", group="walk", check=_seed)
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the options that decide the result by their flat names, as JSON keeps them.
+
+        Recipes of reconfigurations have the options of sparsifications that they do not use, too.
         """
-        return {"sparsify": recorded(self), "inputs": digests}
+        return {**SparsifyOptions().recorded(), **recorded(self)}
+
+
+@dataclass(frozen=True)
+class SparsifyFiles:
+    """Files of a sparsification that are written on demand."""
+
+    shrink: bool = option(
+        False, "the physically smaller network as well", group="output", recorded=False
+    )
+    pt: bool = option(False, "sparse.pt as well", group="output", recorded=False)
+    torch_prune: bool = option(
+        False, "masks and weights in the form of torch.nn.utils.prune", group="output",
+        recorded=False,
+    )  # fmt: skip
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the files to write."""
+        names = {
+            "shrunk.safetensors": self.shrink,
+            "sparse.pt": self.pt,
+            "sparse-prune.pt": self.torch_prune,
+        }
+        return [name for name, wanted in names.items() if wanted]
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Options of an inspection."""
+
+    output: str = option(
+        "tempered", "output whose change is measured", group="metric", choices=OUTPUTS
+    )
+    inputs: int = option(
+        2000, "number of inputs to use, at most; a quarter of them for each unit",
+        group="metric", check=at_least(1),
+    )  # fmt: skip
+    seed: int = option(0, "seed of the choice of inputs", group="metric", check=_seed)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used.
+
+        Raises:
+            OptionError: With the value, what was expected and what to do.
+        """
+        check_options(self)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ import yaml
 
 from geomerge.errors import OptionError, did_you_mean, first_line
 
-__all__ = ["PlanStep", "Wanted", "load_plan", "parse_removals"]
+__all__ = ["PlanStep", "Wanted", "load_plan", "parse_removals", "removal_texts", "wanted_units"]
 
 Wanted: TypeAlias = int | float | tuple[int, ...]  # count, share, or units numbered from 0
 _MOST_UNITS = 1_000_000  # in a range
@@ -34,8 +35,41 @@ class PlanStep:
     """
 
     name: str
-    remove: dict[str, Wanted] = field(default_factory=dict)
-    restore: dict[str, Wanted] = field(default_factory=dict)
+    remove: Mapping[str, Wanted] = field(default_factory=dict)
+    restore: Mapping[str, Wanted] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Bring units into one form.
+
+        Raises:
+            OptionError: If they have none of the forms.
+        """
+        for key in ("remove", "restore"):
+            units = wanted_units(getattr(self, key), f"{key} of step {self.name!r}")
+            object.__setattr__(self, key, units)
+
+
+def wanted_units(wanted: Mapping[str, Any], where: str) -> dict[str, Wanted]:
+    """Return units by layer in one form: counts as int, shares as float, lists as tuples.
+
+    Args:
+        wanted: Count, share or sequence of units, by layer.
+        where: Name of the place for messages.
+
+    Raises:
+        OptionError: If a value has none of these forms.
+    """
+    units: dict[str, Wanted] = {}
+    for layer, value in wanted.items():
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            units[layer] = int(value)
+        elif isinstance(value, float):
+            units[layer] = value
+        elif isinstance(value, (list, tuple, range)):
+            units[layer] = _indices(value, f"{layer} under {where}")
+        else:
+            raise OptionError(f"expected {_FORMS} for {layer} under {where}, got {_kind(value)}")
+    return units
 
 
 def load_plan(path: Path | str) -> list[PlanStep]:
@@ -106,6 +140,33 @@ def parse_removals(texts: Sequence[str]) -> dict[str, Wanted]:
     return removals
 
 
+def removal_texts(removals: Mapping[str, Wanted] | None) -> list[str]:
+    """Return removals as the command line and recipes have them, for :func:`parse_removals`.
+
+    Example:
+        >>> from geomerge.pruning.plan_file import removal_texts
+        >>> removal_texts({"features.0": 50, "classifier.0": (1, 2, 5, 6, 7), "classifier.3": (4,)})
+        ['features.0:50', 'classifier.0:1,2,5-7', 'classifier.3:[4]']
+    """
+    return [f"{layer}:{_text(wanted)}" for layer, wanted in (removals or {}).items()]
+
+
+def _text(wanted: Wanted) -> str:
+    if not isinstance(wanted, tuple):
+        return str(wanted)
+    if len(wanted) == 1:
+        return f"[{wanted[0]}]"
+    runs: list[list[int]] = []
+    for unit in wanted:
+        if runs and unit == runs[-1][-1] + 1:
+            runs[-1].append(unit)
+        else:
+            runs.append([unit])
+    # Two neighbours are listed, three and more are a range.
+    parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs]
+    return ",".join(parts)
+
+
 class _NamesOnce(yaml.SafeLoader):
     """Loader of plain data with unique keys that stay text (the layer 1.10 is no number)."""
 
@@ -155,15 +216,7 @@ def _wanted(found: Any, where: str) -> dict[str, Wanted]:
         return {}
     if not isinstance(found, dict):
         raise OptionError(f"expected layers with {_FORMS} under {where}, got {_kind(found)}")
-    wanted: dict[str, Wanted] = {}
-    for layer, value in found.items():
-        if isinstance(value, list):
-            wanted[layer] = _indices(value, f"{layer} under {where}")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            wanted[layer] = value
-        else:
-            raise OptionError(f"expected {_FORMS} for {layer} under {where}, got {_kind(value)}")
-    return wanted
+    return wanted_units(found, where)
 
 
 def _indices(entries: Sequence[Any], where: str) -> tuple[int, ...]:

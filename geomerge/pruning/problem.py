@@ -1,188 +1,145 @@
-"""The network that is to change, and what its function is kept on."""
+"""Pruning problems: a network, the inputs on which its function is kept, and measurements there."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from geomerge.data import Inputs, Split, Task, normalisation_of
+from geomerge.data import Inputs, Split, Task
 from geomerge.data.batchnorm import has_statistics, re_estimate
 from geomerge.errors import OptionError
-from geomerge.evaluation.files import head_for, task_for
-from geomerge.io.checkpoint import Checkpoint
-from geomerge.metrics import METRICS, Metric, functional_change, measure_metric, output_map
-from geomerge.networks.architectures import rebuild_network
+from geomerge.expert import Expert, ExpertLike, as_expert
+from geomerge.metrics import Metric, measure_metric, output_map
 from geomerge.networks.network import Network
+from geomerge.pruning.cost import METRIC_PASSES, Cost
 from geomerge.pruning.held_out import HeldOut, hold_out
-from geomerge.pruning.options import SparsifyOptions
+from geomerge.pruning.options import FunctionOptions
 from geomerge.pruning.units import Units, find_units
-from geomerge.walks.state import WalkState
 
-__all__ = ["Cost", "Subject", "prepare_subject"]
+__all__ = ["PruneProblem", "prepare_problem"]
 
-METRIC_INPUTS = 2000  # per measurement
-MEASURED_INPUTS = 1000  # of the selection split, for functional changes
-FEW = 500
-FEW_INPUTS = 10_000  # below, inputs are mixed unless told otherwise
+METRIC_INPUTS = 2000  # inputs of one measurement of the metric
+MEASURED_INPUTS = 1000  # inputs of the selection split on which functional changes are measured
+FEW = 500  # inputs on which the progress of a walk is measured
+FEW_INPUTS = 10_000  # number of inputs below which they are mixed by default
 MIXED_SHARE = 0.5
-_METRIC_PASSES = 5  # a forward pass and two backward ones, in forward passes
-STEP_PASSES = 3  # a forward and a backward pass
+_STATISTICS_INPUTS = 2000
 
 
-class Cost:
-    """What was spent, in forward passes of one input.
-
-    A backward pass counts as two; so do the two passes of a Kronecker metric.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[str, Any] = {"passes": 0, "once": []}
-
-    @property
-    def passes(self) -> int:
-        """Of one input."""
-        return int(self._known["passes"])
-
-    def add(self, passes: int) -> None:
-        """Count passes."""
-        self._known["passes"] += passes
-
-    def add_once(self, what: str, passes: int) -> None:
-        """Count passes that are made again only where a walk was interrupted."""
-        if what not in self._known["once"]:
-            self._known["once"].append(what)
-            self.add(passes)
-
-    @contextmanager
-    def free(self) -> Iterator[None]:
-        """Count nothing of what the block does: it was counted before an interruption."""
-        before = self.passes
-        yield
-        self._known["passes"] = before
-
-    def kept_in(self, state: WalkState) -> None:
-        """Count in a walk's state from now on, from what it says if it was interrupted."""
-        if not state.values:
-            state.values = copy.deepcopy(self._known)
-        self._known = state.values
-
-    def epochs(self, examples: int) -> float:
-        """Return it in epochs of training: three passes over the training data."""
-        return self.passes / (STEP_PASSES * examples)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A network on its manifold.
+@dataclass(frozen=True, eq=False)
+class PruneProblem:
+    """A network whose function is to be kept while weights or units are removed.
 
     Attributes:
-        checkpoint: Where it came from.
-        network: The network, with the outputs that the task uses.
-        w: Its weights.
-        task: The task; labels are used for reports, and for the walk only where that is asked for.
-        train: Examples whose inputs' outputs are kept; their labels are for a leg that asks.
-        bn: What happens to running statistics: ``"keep"``, ``"re-estimate"``, or None without.
-        options: How.
-        cost: What measuring and walking cost so far.
+        expert: Network with its weights and its task.
+        inputs: Inputs on which the function is kept.
+        train: Examples of the training split, for a last leg that uses labels.
+        options: Options of the function to keep.
+        mix: Largest share of a second input in mixed inputs; 0 for inputs as they are.
+        bn: Treatment of running statistics, ``"keep"`` or ``"re-estimate"``; None without any.
+        seed: Seed of samples and orders of inputs.
+        cost: Cost of measuring and walking so far.
     """
 
-    checkpoint: Checkpoint
-    network: Network
-    w: Tensor
-    task: Task
+    expert: Expert
+    inputs: Inputs
     train: Split
+    options: FunctionOptions
+    mix: float
     bn: str | None
-    options: SparsifyOptions
+    seed: int
     cost: Cost = field(default_factory=Cost)
 
     @property
-    def manifold(self) -> Inputs:
-        """The inputs whose outputs are kept."""
-        return self.train.inputs
+    def network(self) -> Network:
+        """Network with the outputs that its task uses."""
+        return self.expert.network
 
     @property
-    def mix(self) -> float:
-        """Largest share of a second input in those the function is kept on."""
-        if not self.manifold.continuous:
-            return 0.0
-        few = MIXED_SHARE if len(self.manifold) < FEW_INPUTS else 0.0
-        return few if self.options.mix is None else self.options.mix
+    def weights(self) -> Tensor:  # (n,)
+        """Weights of the dense network."""
+        return self.expert.weights
+
+    @property
+    def output(self) -> str:
+        """Name of the output whose change is measured."""
+        return self.options.geometry.output
+
+    @property
+    def notes(self) -> list[str]:
+        """Assumptions about the network, and tasks of it whose functions are not kept."""
+        others = [name for name in self.expert.meta.get("tasks", {}) if name != self.task.name]
+        notes = [*self.expert.warnings, *self.expert.notes]
+        if others:
+            notes.append(
+                f"the function was kept on {self.task.name} alone; the network also knew "
+                f"{' and '.join(others)}"
+            )
+        return notes
+
+    @property
+    def task(self) -> Task:
+        """Task of the network; its labels are used for reports, and by a leg with labels."""
+        assert self.expert.task is not None
+        return self.expert.task
 
     @cached_property
     def units(self) -> Mapping[str, Units]:
-        """The units that can be removed, by the name of each layer."""
-        return find_units(self.network, self.manifold.batch(slice(0, 2)))
+        """Removable units, by the name of each layer."""
+        return find_units(self.network, self.inputs.batch(slice(0, 2)))
 
     @cached_property
     def outputs(self) -> Tensor:  # (N, m)
-        """Phi on the manifold, of the network as it came."""
-        self.cost.add_once("outputs", len(self.manifold))
-        logits = self.network.all_logits(self.w, self.manifold.batches())
-        return output_map(logits, self.options.output)
+        """Outputs phi of the dense network on the inputs."""
+        self.cost.add_once("outputs", len(self.inputs))
+        logits = self.network.all_logits(self.weights, self.inputs.batches())
+        return output_map(logits, self.output)
 
     @cached_property
-    def large(self) -> float:
-        """Half the mean squared length of phi: a drift that leaves nothing of the function."""
-        phi = output_map(self.held_out.intact, self.options.output)
+    def large_drift(self) -> float:
+        """Half the mean of |phi|^2: a drift at which nothing of the function is left."""
+        phi = output_map(self.held_out.intact, self.output)
         return float(phi.square().sum(dim=1).mean() / 2)
 
     @cached_property
     def selection(self) -> HeldOut:
-        """The selection split; its labels are for reports alone."""
-        return hold_out(self.network, self.w, self.task.select, self.options.output)
+        """Selection split with the dense network's logits; its labels are for reports alone."""
+        return hold_out(self.network, self.weights, self.task.select, self.output)
 
     @cached_property
     def held_out(self) -> HeldOut:
-        """Some of the selection split, for measurements."""
-        few = _drawn(self.task.select, MEASURED_INPUTS, self.options.seed)
-        return hold_out(self.network, self.w, few, self.options.output)
+        """Sample of the selection split on which functional changes are measured."""
+        few = _drawn(self.task.select, MEASURED_INPUTS, self.seed)
+        return hold_out(self.network, self.weights, few, self.output)
 
     @cached_property
-    def own_labels(self) -> Split:
-        """The selection inputs with the labels that the network as it came gives them."""
+    def dense_labels(self) -> Split:
+        """Selection inputs with the labels that the dense network assigns."""
         return Split(self.task.select.inputs, self.selection.intact.argmax(dim=1))
 
     @cached_property
-    def own_few(self) -> Split:
-        """The first of those with the network's own labels, to watch a walk by."""
-        return self.own_labels.first(FEW)
-
-    def meter(self) -> Callable[[Tensor, Tensor], float]:
-        """Return what measures the mean functional change of each step of one walk, held out."""
-        last: list[tuple[Tensor, Tensor]] = []  # a point and its logits: steps follow each other
-
-        def change(before: Tensor, after: Tensor) -> float:
-            if not last or last[0][0] is not before:
-                last[:] = [(before, self.held_out.logits(before))]
-            now = self.held_out.logits(after)
-            self.cost.add(len(self.held_out))
-            found = functional_change(last[0][1], now, self.options.output)
-            last[:] = [(after, now)]
-            return found
-
-        return change
+    def few_dense_labels(self) -> Split:
+        """First selection inputs with the labels of the dense network, for progress."""
+        return self.dense_labels.first(FEW)
 
     def metric_at(
         self,
         w: Tensor,  # (n,)
     ) -> Metric:
-        """Measure the metric on a sample of the manifold; at the start only once."""
-        if w is self.w:
-            return self._first_metric
+        """Measure the metric on a sample of the inputs; that of the dense network only once."""
+        if w is self.weights:
+            return self._dense_metric
         metric, passes = self._measured(w)
         self.cost.add(passes)
         return metric
 
     @cached_property
-    def _first_metric(self) -> Metric:
-        metric, passes = self._measured(self.w)
+    def _dense_metric(self) -> Metric:
+        metric, passes = self._measured(self.weights)
         self.cost.add_once("first metric", passes)
         return metric
 
@@ -190,59 +147,59 @@ class Subject:
         self,
         w: Tensor,  # (n,)
     ) -> tuple[Metric, int]:
-        """Return the metric at a point and the passes that it takes."""
-        options = self.options
-        sample = self.manifold.sample(METRIC_INPUTS, options.seed)
-        metric = measure_metric(
-            self.network, w, sample, seed=options.seed, metric=options.metric, output=options.output
-        )
-        return metric, _METRIC_PASSES * len(sample) if METRICS[options.metric].needs_inputs else 0
+        """Return the metric at a point and the number of passes that it takes."""
+        sample = self.inputs.sample(METRIC_INPUTS, self.seed)
+        metric = measure_metric(self.network, w, sample, self.options.geometry, seed=self.seed)
+        return metric, 0 if metric.isotropic else METRIC_PASSES * len(sample)
 
     def settle(
         self,
         w: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
-        """Return the weights with running statistics as the policy wants them."""
+        """Return the weights with running statistics kept or estimated again."""
         if self.bn != "re-estimate":
             return w
-        self.cost.add(min(2000, len(self.manifold)))
-        return re_estimate(self.network, w, [self.manifold], self.options.seed)
+        self.cost.add(min(_STATISTICS_INPUTS, len(self.inputs)))
+        return re_estimate(self.network, w, [self.inputs], self.seed)
 
 
-def prepare_subject(checkpoint: Checkpoint, options: SparsifyOptions) -> Subject:
-    """Rebuild a network and load its task.
+def prepare_problem(thing: ExpertLike, options: FunctionOptions, seed: int) -> PruneProblem:
+    """Return the problem of an expert.
 
     Args:
-        checkpoint: The network.
-        options: How.
-
-    Returns:
-        The subject.
+        thing: Network with its task; of a file, the recorded task is loaded.
+        options: Options of the function to keep.
+        seed: Seed of samples and orders of inputs.
 
     Raises:
-        GeomergeError: If the network or the task cannot be used.
+        GeomergeError: If the network or its task cannot be used, or there is no task.
     """
-    name = options.manifold or checkpoint.meta.get("task")
-    if name is None:
+    expert = as_expert(thing, "network")
+    if expert.task is None:
+        why = f" ({expert.notes[-1]})" if expert.notes else ""
         raise OptionError(
-            f"{checkpoint.source} does not say what it was trained for; name the task with "
-            "--manifold"
+            f"{expert.source} has no task whose function is to be kept{why}; name it as in "
+            "Expert.load(file, task) or Expert.from_module(module, task)"
         )
-    architecture = options.arch or checkpoint.meta.get("architecture")
-    module = rebuild_network(checkpoint.weights, architecture, checkpoint.source)
-    network = head_for(checkpoint, Network(module, options.device), name)
-    own = normalisation_of(options.normalisation, name)
-    task = task_for(checkpoint, network, name, own, options.data_root, options.download)
-    train = task.train
+    inputs, train = expert.inputs or expert.task.train.inputs, expert.task.train
     if options.inputs is not None:
-        train = _drawn(train, options.inputs, options.seed)
-    manifold = train.inputs
-    if options.mix and not manifold.continuous:
+        inputs = inputs.sample(options.inputs, seed)
+        train = _drawn(train, options.inputs, seed)
+    if options.mix and not inputs.continuous:
         raise OptionError(
-            f"--mix needs inputs of floats or pixels, those of {name} are integers; leave it out"
+            f"`mix` needs inputs of floats or pixels, those of {expert.task.name} are integers; "
+            "leave it out"
         )
-    bn = (options.bn or "re-estimate") if has_statistics(network) else None
-    return Subject(checkpoint, network, network.initial, task, train, bn, options)
+    bn = (options.bn or "re-estimate") if has_statistics(expert.network) else None
+    return PruneProblem(expert, inputs, train, options, _mixed_share(inputs, options), bn, seed)
+
+
+def _mixed_share(inputs: Inputs, options: FunctionOptions) -> float:
+    if not inputs.continuous:
+        return 0.0
+    if options.mix is not None:
+        return options.mix
+    return MIXED_SHARE if len(inputs) < FEW_INPUTS else 0.0
 
 
 def _drawn(split: Split, count: int, seed: int) -> Split:

@@ -1,4 +1,4 @@
-"""Walk from configuration to configuration: units go and come back as a plan says."""
+"""Reconfiguration: walks from configuration to configuration, removing and restoring units."""
 
 from __future__ import annotations
 
@@ -6,173 +6,312 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomerge.errors import OptionError
-from geomerge.io.checkpoint import Checkpoint
+from geomerge.expert import Expert, ExpertLike
+from geomerge.io.folders import place_of
 from geomerge.monitor.progress import Progress
+from geomerge.notebook import card, sentences, table
+from geomerge.options import replace_options
+from geomerge.paths.path import WeightPath
 from geomerge.pruning.goals import removal_of, unit_stages
 from geomerge.pruning.gradual_removal import MOST_RATES
 from geomerge.pruning.measure import PruneCurvePoint, PruneRow, curve_of, row_of
 from geomerge.pruning.obs import magnitudes
-from geomerge.pruning.options import SparsifyOptions
-from geomerge.pruning.plan import PlanStep, check_plan, resolve
-from geomerge.pruning.problem import Subject, prepare_subject
+from geomerge.pruning.options import RankingOptions, ReconfigureOptions
+from geomerge.pruning.plan import PlanStep, check_plan, load_plan, resolve
+from geomerge.pruning.problem import PruneProblem, prepare_problem
+from geomerge.pruning.results import PrunedExpert, pruned_expert, save_result, store_walk
 from geomerge.pruning.schedule import restoring_stages
 from geomerge.pruning.shrink import removed_units
-from geomerge.pruning.sparsify import store_walk
+from geomerge.pruning.sparsify import SparsifyResult
 from geomerge.pruning.units import unit_named
-from geomerge.pruning.walks import PruneWalk, walk_stages
+from geomerge.pruning.walk import PruneWalk, PruneWalker, WalkPlace
 from geomerge.walks.plane import Stage
 from geomerge.walks.state import StateFile, WalkState
 
-__all__ = ["Configuration", "reconfigure"]
+__all__ = ["Configuration", "ReconfigureResult", "reconfigure"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Configuration:
-    """A configuration that was reached.
+    """A configuration of the network that a step of the plan reached.
 
     Attributes:
-        name: As the plan calls it.
-        walked: How.
-        removed: By layer, the units that are gone in it.
-        row: What it is worth.
-        dense: What the network that the plan began with is worth.
-        naive: What the network that the plan began with is worth with these units just cut out.
-        curve: Along the move to it.
-        epochs: What the move cost, in epochs of training.
+        name: Name of the step.
+        expert: Network of the configuration.
+        walked: Walk to it.
+        path: Path from the configuration before.
+        removed: Removed units, by layer.
+        row: Measurements of the network.
+        naive: Measurements of the dense network with the same units at zero.
+        curve: Measurements along the path.
+        epochs: Cost of the move in epochs of training.
     """
 
     name: str
+    expert: Expert
     walked: PruneWalk
+    path: WeightPath
     removed: Mapping[str, list[int]]
     row: PruneRow
-    dense: PruneRow
     naive: PruneRow
     curve: list[PruneCurvePoint]
     epochs: float
 
+    def module(self) -> nn.Module:
+        """Return a new module with the weights of the configuration, which can be trained."""
+        return self.expert.module()
+
+
+@dataclass(frozen=True, eq=False)
+class ReconfigureResult:
+    """Result of a reconfiguration.
+
+    Attributes:
+        problem: Dense network, and what its function was kept on.
+        options: Options of the reconfiguration.
+        configurations: Configurations in the order of the plan.
+        dense_row: Measurements of the dense network.
+        notes: Assumptions and limits of the result, in sentences.
+    """
+
+    problem: PruneProblem
+    options: ReconfigureOptions
+    configurations: list[Configuration]
+    dense_row: PruneRow
+    notes: list[str]
+
+    @property
+    def dense(self) -> Expert:
+        """Network with whose function and units the plan began."""
+        return self.problem.expert
+
+    @property
+    def expert(self) -> Expert:
+        """Network of the last configuration."""
+        return self.configurations[-1].expert
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Accuracies on the test split by the name of the configuration, in [0, 1]."""
+        rows = [self.dense_row, *(one.row for one in self.configurations)]
+        return {row.name: row.test for row in rows}
+
+    def module(self) -> nn.Module:
+        """Return a new module with the weights of the last configuration, which can be trained."""
+        return self.expert.module()
+
+    def __getitem__(self, name: str) -> Configuration:
+        """Return the configuration of a name.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        return {one.name: one for one in self.configurations}[name]
+
+    def save(self, folder: str | Path) -> None:
+        """Write all networks, and the path to each: ``NAME.safetensors`` and ``moves/NAME/path``.
+
+        Args:
+            folder: New or empty folder.
+
+        Raises:
+            RunError: If the folder has content or cannot be written.
+        """
+        experts = {one.name: one.expert for one in self.configurations}
+        paths = {f"moves/{one.name}/path": one.path for one in self.configurations}
+        save_result(folder, {"dense": self.dense, **experts}, paths)
+
+    def __repr__(self) -> str:
+        reached = ", ".join(f"{name} {100 * test:.2f} %" for name, test in self.accuracies.items())
+        return f"<ReconfigureResult on {self.problem.task.name}, on test {reached}>"
+
+    def _repr_html_(self) -> str:
+        rows = [["dense", "0", f"{100 * self.dense_row.test:.2f}", "", ""]]
+        rows += [
+            [
+                one.name, str(sum(map(len, one.removed.values()))), f"{100 * one.row.test:.2f}",
+                f"{100 * one.naive.test:.2f}", f"{one.epochs:.2g}",
+            ]
+            for one in self.configurations
+        ]  # fmt: skip
+        headings = ("configuration", "units gone", "test (%)", "just cut out (%)", "epochs")
+        return card(
+            f"Reconfigured on {self.problem.task.name}",
+            table(headings, rows),
+            sentences(self.notes),
+        )
+
 
 def reconfigure(
-    checkpoint: Checkpoint,
-    plan: Sequence[PlanStep],
-    options: SparsifyOptions,
-    folder: Path,
-    start: Checkpoint | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    work: Path | None = None,
-) -> tuple[Subject, list[Configuration]]:
+    expert: ExpertLike | PrunedExpert | SparsifyResult | ReconfigureResult,
+    plan: Sequence[PlanStep] | str | Path,
+    options: ReconfigureOptions | None = None,
+    *,
+    folder: str | Path | None = None,
+    work: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    **changes: Any,
+) -> ReconfigureResult:
     """Reach the configurations of a plan, each from the one before.
 
     Args:
-        checkpoint: The network that the plan begins with: its function is kept, and units come
-            back as they are in it.
-        plan: The steps.
-        options: How; what they say about a goal does not count.
-        folder: Where the paths are stored, each under the name of its step.
-        start: Where the first step starts, where units of the network are gone already.
-        on_progress: Called after each point of a walk.
-        work: As of :func:`~geomerge.pruning.sparsify.sparsify`.
+        expert: Network with its task. Of an earlier result, the plan begins with its sparse network
+            and restores units of its dense one.
+        plan: Steps, or the path of a YAML file of them.
+        options: Options; None takes the usual ones.
+        folder: Folder of the paths, each under the name of its step. None takes a temporary folder
+            that is removed with the paths.
+        work: Folder of the state of unfinished walks, as in
+            :func:`~geomerge.pruning.sparsify.sparsify`.
+        progress: Function that is called after each point of a walk.
+        changes: Options by their names, such as ``steps=100``.
 
     Returns:
-        The network before, and the configurations.
+        Configurations, and how they were reached.
 
     Raises:
-        GeomergeError: If inputs, options, data or plan are wrong.
+        GeomergeError: If inputs, options, data or plan cannot be used.
+
+    Example:
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> module = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+        >>> dense = gm.Expert.from_module(module, gm.load_task("digits"))
+        >>> plan = [gm.PlanStep("small", {"1": 4}), gm.PlanStep("back", restore={"1": 2})]
+        >>> result = gm.reconfigure(dense, plan, stages=1, steps=2, inputs=200, points=8)
+        >>> {name: len(units) for name, units in result["back"].removed.items()}
+        {'1': 2}
     """
-    if options.walk == "pull":
-        raise OptionError("the soft pull reaches one plane, a plan has several; use prescribed")
-    subject = prepare_subject(checkpoint, options)
-    w = subject.w if start is None else subject.network.ravel(start.weights)
-    check_plan(plan, subject.units, removed_units(subject.network, w, subject.units))
-    _check_whole(subject, plan)
-    dense = row_of(subject, "dense", subject.w)
-    reached = []
-    spent = subject.cost.epochs(len(subject.task.train.labels))
-    place = folder / ".walks" if work is None else work
-    for number, step in enumerate(plan, 1):
-        gone = removed_units(subject.network, w, subject.units)
-        own = place / f"move-{number}"
-        kept = StateFile(None if work is None else own / "state", options.device)
-        stages = _stages(subject, step, gone, kept.state.part("stages"))
-        walked = walk_stages(subject, w, stages, own, step.name, on_progress=on_progress, kept=kept)
-        path = store_walk(subject, walked, folder / step.name / "path", w)
-        w = walked.weights
-        removed = removed_units(subject.network, w, subject.units)
-        total = subject.cost.epochs(len(subject.task.train.labels))
-        reached.append(
-            Configuration(
-                step.name,
-                walked,
-                removed,
-                row_of(subject, step.name, w),
-                dense,
-                row_of(subject, f"{step.name}, cut out", _cut_out(subject, removed)),
-                curve_of(subject, path),
-                total - spent,
-            )
-        )
-        spent = total
+    options = replace_options(options or ReconfigureOptions(), **changes)
+    steps = load_plan(plan) if isinstance(plan, (str, Path)) else list(plan)
+    if isinstance(expert, (PrunedExpert, SparsifyResult, ReconfigureResult)):
+        problem = prepare_problem(expert.dense, options.function, options.seed)
+        start = expert.expert.weights.to(problem.weights)
+    else:
+        problem = prepare_problem(expert, options.function, options.seed)
+        start = problem.weights
+    check_plan(steps, problem.units, removed_units(problem.network, start, problem.units))
+    _check_possible(problem, steps, options)
+    place, temporary = place_of(folder)
+    dense_row = row_of(problem, "dense", problem.weights)
+    own = place / ".walks" if work is None else Path(work)
+    walker = PruneWalker(problem, options.walking, options.points, progress)
+    configurations = []
+    w = start
+    for number, step in enumerate(steps, 1):
+        at = own / f"move-{number}"
+        file = StateFile(None if work is None else at / "state", problem.network.device)
+        spot = WalkPlace(step.name, at, 0, file)
+        reached = _move(walker, step, w, options, spot, place / step.name / "path")
+        reached.path.keeper = temporary
+        w = reached.walked.weights
+        configurations.append(reached)
     if work is None:
-        shutil.rmtree(place)
-    return subject, reached
+        shutil.rmtree(own)
+    return ReconfigureResult(problem, options, configurations, dense_row, problem.notes)
 
 
-def _check_whole(subject: Subject, plan: Sequence[PlanStep]) -> None:
-    """Refuse before the first walk what a later step could not do.
+def _move(
+    walker: PruneWalker,
+    step: PlanStep,
+    start: Tensor,  # (n,)
+    options: ReconfigureOptions,
+    place: WalkPlace,
+    folder: Path,
+) -> Configuration:
+    """Walk to the configuration of one step."""
+    problem, network = walker.problem, walker.problem.network
+    spent = _epochs(problem)
+    gone = removed_units(network, start, problem.units)
+    stages = _stages(problem, step, gone, options, place.file.state.part("stages"))
+    walked = walker.walk(start, stages, place)
+    path = store_walk(problem, walked, folder, start, walker.points)
+    w = walked.weights
+    removed = removed_units(network, w, problem.units)
+    epochs = _epochs(problem) - spent
+    return Configuration(
+        step.name,
+        pruned_expert(problem, w),
+        walked,
+        path,
+        removed,
+        row_of(problem, step.name, w),
+        row_of(problem, f"{step.name}, cut out", _cut_out(problem, removed)),
+        curve_of(problem, path),
+        epochs,
+    )
+
+
+def _epochs(problem: PruneProblem) -> float:
+    return problem.cost.epochs(len(problem.task.train.labels))
+
+
+def _check_possible(
+    problem: PruneProblem, plan: Sequence[PlanStep], options: ReconfigureOptions
+) -> None:
+    """Refuse steps that cannot be carried out, before the first walk.
 
     Raises:
-        OptionError: If a step restores units that the network as it came does not have, or
-            chooses among more units than a program of rates takes.
+        OptionError: If a step restores units that the dense network does not have, or chooses
+            among more units than a program of rates takes.
     """
-    missing = removed_units(subject.network, subject.w, subject.units)
+    missing = removed_units(problem.network, problem.weights, problem.units)
     for step in plan:
         for name in step.restore:
-            layer = unit_named(subject.units, name).layer
-            if layer in missing:
+            if unit_named(problem.units, name).layer in missing:
                 raise OptionError(
                     f"step {step.name!r}: units of {name} are zero in the network that the plan "
                     "begins with, so they have nothing to come back to; begin with the dense "
                     "network, or with the folder of the run that removed them"
                 )
-        found = [unit_named(subject.units, name) for name in step.remove]
-        if subject.options.choice == "rates" and sum(one.count for one in found) > MOST_RATES:
+        count = sum(unit_named(problem.units, name).count for name in step.remove)
+        if options.choice == "rates" and count > MOST_RATES:
             raise OptionError(
-                f"step {step.name!r}: --choose rates takes at most {MOST_RATES} units to choose "
-                "from; use --choose greedy"
+                f"step {step.name!r}: `choice` rates takes at most {MOST_RATES} units to choose "
+                "from; use `choice` greedy"
             )
 
 
 def _stages(
-    subject: Subject, step: PlanStep, gone: Mapping[str, Sequence[int]], state: WalkState
+    problem: PruneProblem,
+    step: PlanStep,
+    gone: Mapping[str, Sequence[int]],
+    options: ReconfigureOptions,
+    state: WalkState,
 ) -> list[Stage]:
-    """Return the stages of a step: units go first, then units come back."""
+    """Return the stages of a step: those that remove units, then those that restore units."""
     stages: list[Stage] = []
+    count = options.walking.stages
     if step.remove:
-        stages += unit_stages(subject, removal_of(subject, step.remove, gone), gone, state)
+        removal = removal_of(problem, step.remove, gone)
+        ranking = RankingOptions(choice=options.choice)
+        stages += unit_stages(problem, removal, gone, ranking, count, state)
     returning: dict[str, list[int]] = {}
     for name, wanted in step.restore.items():
-        layer = unit_named(subject.units, name).layer
-        found = resolve(wanted, gone.get(layer, ()))
-        strongest = _strongest(subject, layer, gone.get(layer, ()))
-        returning[layer] = strongest[:found] if isinstance(found, int) else list(found)
+        layer = unit_named(problem.units, name).layer
+        chosen = resolve(wanted, gone.get(layer, ()))
+        strongest = _strongest(problem, layer, gone.get(layer, ()))
+        returning[layer] = strongest[:chosen] if isinstance(chosen, int) else list(chosen)
     if returning:
         stages += restoring_stages(
-            subject.network, subject.w, subject.units, returning, subject.options.stages
+            problem.network, problem.weights, problem.units, returning, count
         )
     return stages
 
 
-def _strongest(subject: Subject, layer: str, gone: Sequence[int]) -> list[int]:
-    """Return units that are gone, those that weigh most in the network as it came first."""
-    sizes = magnitudes(subject.network, subject.units[layer], subject.w)
+def _strongest(problem: PruneProblem, layer: str, gone: Sequence[int]) -> list[int]:
+    """Return removed units, those of the largest norm in the dense network first."""
+    sizes = magnitudes(problem.network, problem.units[layer], problem.weights)
     return sorted(gone, key=lambda unit: (-float(sizes[unit]), unit))
 
 
-def _cut_out(subject: Subject, removed: Mapping[str, Sequence[int]]) -> Tensor:  # (n,)
-    w = subject.w.clone()
-    for layer, found in removed.items():
-        subject.units[layer].clear(w, found)
+def _cut_out(problem: PruneProblem, removed: Mapping[str, Sequence[int]]) -> Tensor:  # (n,)
+    w = problem.weights.clone()
+    for layer, units in removed.items():
+        problem.units[layer].clear(w, units)
     return w

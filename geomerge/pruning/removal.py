@@ -66,10 +66,14 @@ def removal_stages(
         Stages, to be called in order.
 
     Raises:
-        OptionError: In a stage, if the size cannot be reached with a unit left in every layer.
+        OptionError: If the size cannot be reached with a unit left in every layer.
     """
     known = (WalkState() if state is None else state).values
     first = {layer: len(gone.get(layer, ())) for layer in removal.units}
+    if removal.size is not None:
+        least = removal.size({layer: units.count - 1 for layer, units in removal.units.items()})
+        if least > removal.limit:
+            raise _too_small(removal, least)
     away: dict[str, list[int]] = known.setdefault(
         "away", {layer: list(gone.get(layer, ())) for layer in removal.units}
     )
@@ -171,10 +175,14 @@ def _reduce(
                 prices[layer] = candidates.cheapest(layer) / saved if saved > 0 else float("inf")
         layer = min(prices, key=lambda name: prices[name], default="")
         if prices.get(layer, float("inf")) == float("inf"):
-            raise OptionError(
-                f"expected a size that leaves a unit in every layer, got {removal.limit}, and "
-                f"removing all candidates leaves {now}; ask for less"
-            )
+            raise _too_small(removal, now)
         away[layer].append(candidates.take(layer))
         counts[layer] += 1
         now = removal.size(counts)
+
+
+def _too_small(removal: Removal, left: int) -> OptionError:
+    return OptionError(
+        f"expected a size that leaves a unit in every layer, got {removal.limit}, and removing all "
+        f"candidates leaves {left}; ask for less"
+    )

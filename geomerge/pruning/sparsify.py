@@ -1,4 +1,4 @@
-"""Sparsify one network: walks to the plane, the best of them, and what it compares with."""
+"""Sparsification: walks to a sparse network, the choice of one, and comparison with baselines."""
 
 from __future__ import annotations
 
@@ -6,62 +6,104 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomerge.evaluation.search import shortest_of_best
-from geomerge.io.checkpoint import Checkpoint
+from geomerge.expert import Expert, ExpertLike
+from geomerge.io.folders import place_of
 from geomerge.monitor.progress import Progress
-from geomerge.notebook import Curve, card, drawing, table
+from geomerge.notebook import Curve, card, drawing, sentences, table
+from geomerge.options import replace_options
 from geomerge.paths.path import WeightPath
-from geomerge.pruning.goals import stages_of
-from geomerge.pruning.measure import PruneCurvePoint, PruneRow, compared, curve_of, row_of
+from geomerge.pruning.goals import goal_stages
+from geomerge.pruning.measure import PruneCurvePoint, PruneRow, baseline_rows, curve_of, row_of
 from geomerge.pruning.options import SparsifyOptions
-from geomerge.pruning.problem import Subject, prepare_subject
-from geomerge.pruning.shrink import removed_units
-from geomerge.pruning.walks import START, PruneWalk, finish_with_labels, walk_stages
+from geomerge.pruning.problem import PruneProblem, prepare_problem
+from geomerge.pruning.results import pruned_expert, save_result, store_walk
+from geomerge.pruning.shrink import removed_units, shrink
+from geomerge.pruning.walk import PruneWalk, PruneWalker, WalkPlace
+from geomerge.walks.plane import Prescription, Stage
 from geomerge.walks.state import StateFile
 
-__all__ = [
-    "Sparsified",
-    "sparse_checkpoint",
-    "sparsify",
-    "store_walk",
-]
+__all__ = ["SparsifyResult", "sparsify"]
 
 
-@dataclass(frozen=True)
-class Sparsified:
-    """A finished sparsification.
+@dataclass(frozen=True, eq=False)
+class SparsifyResult:
+    """Result of a sparsification.
 
     Attributes:
-        subject: The network before.
-        walks: All walks, in the order walked.
-        chosen: The one that is kept.
-        path: It, stored.
-        removed: By layer, the units that are gone.
-        rows: The result beside others.
-        curve: Along the path.
+        expert: Sparse network.
+        problem: Dense network, and what its function was kept on.
+        options: Options of the sparsification.
+        walks: All walks in order.
+        chosen: Walk that is kept.
+        paths: Paths from the dense to a sparse network: that of the chosen walk, then the others.
+        removed: Removed units, by layer; empty if single weights were removed.
+        rows: Measurements of the dense network, of baselines and of the sparse network.
+        curve: Measurements along the path.
+        notes: Assumptions and limits of the result, in sentences.
     """
 
-    subject: Subject
+    expert: Expert
+    problem: PruneProblem
+    options: SparsifyOptions
     walks: list[PruneWalk]
     chosen: PruneWalk
-    path: WeightPath
+    paths: list[WeightPath]
     removed: Mapping[str, list[int]]
     rows: list[PruneRow]
     curve: list[PruneCurvePoint]
+    notes: list[str]
 
     @property
-    def checkpoint(self) -> Checkpoint:
-        """The sparse network."""
-        return sparse_checkpoint(self.subject, self.chosen.weights)
+    def dense(self) -> Expert:
+        """Network before the sparsification."""
+        return self.problem.expert
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Accuracies on the test split by the name of the row, in [0, 1]."""
+        return {row.name: row.test for row in self.rows}
+
+    @property
+    def path(self) -> WeightPath:
+        """Path of the chosen walk, from the dense to the sparse network."""
+        return self.paths[0]
+
+    def module(self) -> nn.Module:
+        """Return a new module with the sparse weights, which can be trained."""
+        return self.expert.module()
+
+    def shrunk(self) -> nn.Module | None:
+        """Return a smaller module without the removed units; None if no units were removed.
+
+        Raises:
+            OptionError: If the network's own code depends on the widths of its layers.
+        """
+        if not self.removed:
+            return None
+        example = self.problem.task.select.inputs.batch(slice(0, 2))
+        return shrink(self.expert.network, self.expert.weights, self.removed, example)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the sparse network and its path: ``sparse.safetensors`` and ``path``.
+
+        Args:
+            folder: New or empty folder.
+
+        Raises:
+            RunError: If the folder has content or cannot be written.
+        """
+        save_result(folder, {"sparse": self.expert}, {"path": self.path})
 
     def __repr__(self) -> str:
-        last = self.rows[-1]
+        first, last = self.rows[0], self.rows[-1]
         return (
-            f"<Sparsified on {self.subject.task.name}: {last.zeros:.1%} of the prunable weights "
-            f"are zero, {100 * last.test:.2f} % on test, {100 * self.rows[0].test:.2f} % before>"
+            f"<SparsifyResult on {self.problem.task.name}: {last.zeros:.1%} of the prunable "
+            f"weights are zero, {100 * last.test:.2f} % on test, {100 * first.test:.2f} % before>"
         )
 
     def _repr_html_(self) -> str:
@@ -80,118 +122,112 @@ class Sparsified:
         headings = ("network", "zeros", "selection (%)", "test (%)", "same answers", "drift")
         gone = sum(map(len, self.removed.values()))
         return card(
-            f"Sparsified on {self.subject.task.name}" + (f", {gone} units removed" if gone else ""),
+            f"Sparsified on {self.problem.task.name}" + (f", {gone} units removed" if gone else ""),
             table(headings, rows),
             drawing(curves, "share of the prunable weights that is zero", "accuracy"),
+            sentences(self.notes),
         )
 
 
 def sparsify(
-    checkpoint: Checkpoint,
-    options: SparsifyOptions,
-    folder: Path,
-    on_progress: Callable[[Progress], None] | None = None,
-    work: Path | None = None,
-) -> Sparsified:
-    """Bring a network to a sparse plane, keeping its function on a manifold.
+    expert: ExpertLike,
+    options: SparsifyOptions | None = None,
+    *,
+    folder: str | Path | None = None,
+    work: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    **changes: Any,
+) -> SparsifyResult:
+    """Walk to a sparse network that keeps the function of a dense one on its inputs.
 
     Args:
-        checkpoint: The network.
-        options: How.
-        folder: Where paths are stored: ``path`` and, of further walks, ``path-2``, ...
-        on_progress: Called after each point of a walk.
-        work: Where walks keep what they need to go on, on the disk of ``folder``: the same call
-            with what an interrupted one left there goes on, and gives the same bits. None keeps
-            nothing.
+        expert: Dense network with its task: an expert, or the path of a file that records it.
+        options: Options; None takes the usual ones.
+        folder: Folder of the paths: ``path`` and, for further walks, ``path-2``, ... None takes a
+            temporary folder that is removed with the path.
+        work: Folder of the state of unfinished walks, on the disk of ``folder``: the same call
+            with what an interrupted one left there is resumed and gives the same bits. None keeps
+            no state.
+        progress: Function that is called after each point of a walk.
+        changes: Options by their names, such as ``sparsity=0.9``.
 
     Returns:
-        The sparse network and how it was reached.
+        Sparse network, and how it was reached.
 
     Raises:
-        GeomergeError: If inputs, options or data are wrong.
+        GeomergeError: If inputs, options or data cannot be used.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
         >>> from torch import nn
         >>> import geomerge as gm
-        >>> from geomerge.pruning.options import SparsifyOptions
-        >>> from geomerge.pruning.sparsify import sparsify
-        >>> module = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
-        >>> network = gm.Checkpoint(module.state_dict(), {"task": "digits"})
-        >>> options = SparsifyOptions(sparsity=0.5, stages=1, steps=2, inputs=200, points=8)
-        >>> found = sparsify(network, options, Path(tempfile.mkdtemp()))
-        >>> [row.name for row in found.rows][0], found.rows[-1].name
+        >>> module = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+        >>> dense = gm.Expert.from_module(module, gm.load_task("digits"))
+        >>> result = gm.sparsify(dense, sparsity=0.5, stages=1, steps=2, inputs=200, points=8)
+        >>> result.rows[0].name, result.rows[-1].name
         ('dense', 'walk')
-        >>> round(found.rows[-1].zeros, 2)
+        >>> round(result.rows[-1].zeros, 2)
         0.5
+        >>> result.module() is result.module()  # a new module each time
+        False
     """
-    goal = options.goal()
-    subject = prepare_subject(checkpoint, options)
-    place = folder / "walks" if work is None else work
-    walks = []
-    for number in range(options.paths):
-        own = place / f"walk-{number + 1}"
-        kept = StateFile(None if work is None else own / "state", options.device)
-        stages = stages_of(subject, kept.state.part("stages"))
-        walked = walk_stages(
-            subject, subject.w, stages, own, f"walk {number + 1}", number, on_progress, kept
-        )
-        if options.labels:
-            last = StateFile(None if work is None else own / "labels" / "state", options.device)
-            walked = finish_with_labels(subject, walked, last)
-        walks.append(walked)
+    options = replace_options(options or SparsifyOptions(), **changes)
+    structured = options.goal.removes_units  # refuses missing goals before any work
+    problem = prepare_problem(expert, options.function, options.seed)
+    place, temporary = place_of(folder)
+    walks = _walks(problem, options, place, None if work is None else Path(work), progress)
     chosen = shortest_of_best(walks, lambda walk: walk.agreement, lambda walk: walk.leg.length)
     others = [walk for walk in walks if walk is not chosen]
-    path = store_walk(subject, chosen, folder / "path", subject.w)
-    for number, walk in enumerate(others, 2):
-        store_walk(subject, walk, folder / f"path-{number}", subject.w)
+    names = ["path", *(f"path-{k}" for k in range(2, len(walks) + 1))]
+    paths = [
+        store_walk(problem, walk, place / name, problem.weights, options.points)
+        for walk, name in zip([chosen, *others], names, strict=True)
+    ]
+    for path in paths:
+        path.keeper = temporary
     if work is None:
-        shutil.rmtree(place)
-    structured = goal in ("remove", "flops", "params")
-    removed = removed_units(subject.network, chosen.weights, subject.units) if structured else {}
-    curve = curve_of(subject, path)
+        shutil.rmtree(place / _WALKS)
+    gone = removed_units(problem.network, chosen.weights, problem.units) if structured else {}
+    curve = curve_of(problem, paths[0])
     name = "walk, then labels" if options.labels else "walk"
-    rows = [*compared(subject), row_of(subject, name, chosen.weights)]
-    return Sparsified(subject, walks, chosen, path, removed, rows, curve)
+    baselines = baseline_rows(problem, options.goal, options.ranking, not options.pulls)
+    sparse = pruned_expert(problem, chosen.weights)
+    return SparsifyResult(
+        sparse, problem, options, walks, chosen, paths, gone,
+        [*baselines, row_of(problem, name, chosen.weights)], curve, problem.notes,
+    )  # fmt: skip
 
 
-def sparse_checkpoint(
-    subject: Subject,
-    w: Tensor,  # (n,)
-) -> Checkpoint:
-    """Return weights as a checkpoint that knows its task, without what described the dense one."""
-    meta = subject.checkpoint.meta
-    known = ("architecture", "task", "normalisation", "tasks", "head", "training")
-    kept = {key: meta[key] for key in known if key in meta}
-    if "tasks" not in kept:
-        kept.setdefault("task", subject.task.name)
-        kept.setdefault("normalisation", subject.task.normalisation.to_json())
-    if subject.options.arch is not None:
-        kept["architecture"] = subject.options.arch
-    return Checkpoint(subject.network.state_dict(w), kept)
+_WALKS = "walks"
 
 
-def store_walk(
-    subject: Subject,
-    walk: PruneWalk,
+def _walks(
+    problem: PruneProblem,
+    options: SparsifyOptions,
     folder: Path,
-    start: Tensor,  # (n,)
-) -> WeightPath:
-    """Store a walk as a path from where it started, at t = 0, to where it arrived.
+    work: Path | None,
+    progress: Callable[[Progress], None] | None,
+) -> list[PruneWalk]:
+    """Return as many walks as the options say."""
+    walker = PruneWalker(problem, options.walking, options.points, progress)
+    device, start = problem.network.device, problem.weights
 
-    Args:
-        subject: The network.
-        walk: The walk.
-        folder: The path's folder; what an interrupted call had stored there goes.
-        start: Where the walk started.
-    """
-    WeightPath.clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    leg = walk.leg.copied(folder)
-    first, last = (sparse_checkpoint(subject, w) for w in (start, walk.weights))
-    arrived, points = leg.marks[-1][0], subject.options.points
-    WeightPath.write(
-        folder, (START, first), ("end", last), [leg], (leg, arrived), points, last.meta
-    )
-    return WeightPath(folder, subject.network.device)
+    def stages(state: Any = None) -> list[Stage]:
+        return goal_stages(problem, options.goal, options.ranking, options.walking.stages, state)
+
+    def plane(w: Tensor, metric: Any) -> Prescription:
+        return stages()[-1](w, metric)  # new stages: they remember what they removed
+
+    walks = []
+    for number in range(options.paths):
+        own = (folder / _WALKS if work is None else work) / f"walk-{number + 1}"
+        file = StateFile(None if work is None else own / "state", device)
+        place = WalkPlace(f"walk {number + 1}", own, number, file)
+        first = stages(file.state.part("stages"))
+        walked = (
+            walker.pull(start, plane, place) if options.pulls else walker.walk(start, first, place)
+        )
+        if options.labels:
+            last = StateFile(None if work is None else own / "labels" / "state", device)
+            walked = walker.finish_with_labels(walked, last)
+        walks.append(walked)
+    return walks

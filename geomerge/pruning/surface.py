@@ -1,24 +1,23 @@
-"""The paths of a sparsification on the loss surface: figure 2E of arXiv 2012.09605.
+"""Surface of the functional change under the paths of a sparsification.
 
-The plane is that of the two principal directions of all stored points, taken as differences from
-where the walks start: it goes through the start, and what its directions hold is a share of the
-squared distances from there. The surface over it is the functional change from the dense network.
+As in figure 2E of arXiv 2012.09605, the plane has the two principal directions of all stored points
+relative to the dense network, through which it passes. Its share is the part of the points' squared
+distances from the dense network that lies in the plane. The surface over it is the functional
+change from the dense network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from geomerge.metrics import functional_change
 from geomerge.networks.network import Network
-from geomerge.paths.path import WeightPath
 from geomerge.pruning.flops import count
-from geomerge.pruning.sparsify import Sparsified
+from geomerge.pruning.sparsify import SparsifyResult
 
 __all__ = [
     "Surface",
@@ -28,24 +27,24 @@ __all__ = [
     "surface_of",
 ]
 
-INPUTS = 128  # held out, that each point of the surface is measured on
+INPUTS = 128  # held-out inputs on which each point of the surface is measured
 SIDES = (9, 31)  # fewest and most points along a side of the grid
-_FLOPS = 1e12  # of the whole grid, about: a quarter of a minute on one core
-_HELD = 2**27  # numbers of weight differences held at once, in half a gigabyte
-_MARGIN = 0.15  # around the paths, of the longer side
-_NARROWEST = 0.6  # the shorter side, of the longer one
+_FLOPS = 1e12  # FLOPs of the whole grid, about: a quarter of a minute on one core
+_HELD = 2**27  # entries of weight differences in memory at once: half a gigabyte
+_MARGIN = 0.15  # margin around the paths, as a share of the longer side
+_NARROWEST = 0.6  # least length of the shorter side, as a share of the longer one
 
 
 @dataclass(frozen=True)
 class Track:
-    """A path, projected into the plane.
+    """A path projected into the plane.
 
     Attributes:
-        name: Of the walk.
-        chosen: Whether it is the one that is kept.
-        length: In the metric, as it was walked.
-        points: Coordinates of its stored points, shape (P, 2); the start is the origin.
-        change: Functional change at its end itself, not at the end's projection.
+        name: Name of the walk.
+        chosen: Whether the walk is the one that is kept.
+        length: Length in the metric along the walk.
+        points: Coordinates of the stored points, shape (P, 2); the start is the origin.
+        change: Functional change at the path's end, not at its projection.
     """
 
     name: str
@@ -61,11 +60,11 @@ class Surface:
 
     Attributes:
         xs: Coordinates along the first direction, shape (columns,); one of them is 0.
-        ys: The same along the second, shape (rows,).
-        heights: Functional change at each, shape (rows, columns).
-        tracks: The paths, the one that is kept first.
-        share: Of the squared distances of all stored points from the start, what is in the plane.
-        inputs: How many held-out inputs the change is measured on.
+        ys: Coordinates along the second direction, shape (rows,); one of them is 0.
+        heights: Functional change at each point of the grid, shape (rows, columns).
+        tracks: Projected paths, that of the chosen walk first.
+        share: Share of the stored points' squared distances from the start that is in the plane.
+        inputs: Number of held-out inputs on which the change is measured.
     """
 
     xs: Tensor
@@ -81,9 +80,10 @@ class SurfacePlane:
     """Two principal directions of differences.
 
     Attributes:
-        directions: Orthonormal, shape (2, n); zero where the differences span less than a plane.
-        coordinates: Of each difference, shape (P, 2).
-        share: Of the sum of all squared lengths, what is in the plane.
+        directions: Orthonormal vectors, shape (2, n); zero vectors if the differences span less
+            than a plane.
+        coordinates: Coordinates of each difference, shape (P, 2).
+        share: Share of the sum of squared lengths that is in the plane.
     """
 
     directions: Tensor
@@ -91,46 +91,44 @@ class SurfacePlane:
     share: float
 
 
-def surface_of(found: Sparsified, folder: Path) -> Surface:
-    """Measure the surface that the walks of a sparsification went over.
+def surface_of(result: SparsifyResult) -> Surface:
+    """Measure the surface under the walks of a sparsification.
 
     Args:
-        found: The sparsification.
-        folder: Where its paths are stored: ``path``, that of the walk that was kept, ``path-2``...
+        result: Sparsification.
 
     Returns:
-        The surface and the paths on it.
+        Surface, and the paths projected into its plane.
     """
-    subject, network = found.subject, found.subject.network
-    walks = [found.chosen, *(walk for walk in found.walks if walk is not found.chosen)]
-    names = ["path", *(f"path-{k}" for k in range(2, len(walks) + 1))]
-    paths = [WeightPath(folder / name, network.device) for name in names]
+    problem, network, start = result.problem, result.problem.network, result.problem.weights
+    walks = [result.chosen, *(walk for walk in result.walks if walk is not result.chosen)]
+    paths = result.paths
     stops = [(path, t) for path in paths for t in path.ts]
     trained = network.n_parameters
 
     def difference(k: int) -> Tensor:  # (n,)
         path, t = stops[k]
-        return path.at(t) - subject.w
+        return path.at(t) - start
 
     plane = plane_of(len(stops), difference, trained)
-    held_out = subject.task.select.inputs.sample(INPUTS, subject.options.seed)
+    held_out = problem.task.select.inputs.sample(INPUTS, problem.seed)
     x = held_out.batch(slice(None))
-    before = network.logits(subject.w, x)
+    before = network.logits(start, x)
 
     def change(w: Tensor) -> float:
-        return functional_change(before, network.logits(w, x), subject.options.output)
+        return functional_change(before, network.logits(w, x), problem.output)
 
     ends = [change(path.at(1.0)) for path in paths]
-    flops = count(network.shared_module(subject.w), x).flops * len(held_out)
+    flops = count(network.shared_module(start), x).flops * len(held_out)
     xs, ys = _grid(plane.coordinates, _side(flops))
     heights = torch.empty(len(ys), len(xs), dtype=torch.float64)
     for i, y in enumerate(ys):
         for j, along in enumerate(xs):
-            w = subject.w + float(along) * plane.directions[0] + float(y) * plane.directions[1]
+            w = start + float(along) * plane.directions[0] + float(y) * plane.directions[1]
             heights[i, j] = change(_possible(network, w))
     parts = plane.coordinates.split([len(path.ts) for path in paths])
     tracks = [
-        Track(walk.name, walk is found.chosen, walk.leg.length, points, end)
+        Track(walk.name, walk is result.chosen, walk.leg.length, points, end)
         for walk, points, end in zip(walks, parts, ends, strict=True)
     ]
     return Surface(xs, ys, heights, tracks, plane.share, len(held_out))
@@ -139,16 +137,17 @@ def surface_of(found: Sparsified, folder: Path) -> Surface:
 def plane_of(
     number: int, difference: Callable[[int], Tensor], trained: int | None = None
 ) -> SurfacePlane:
-    """Return the plane through the origin that holds most of some differences.
+    """Return the plane through the origin that is nearest to some differences.
 
     Args:
-        number: How many differences there are, P.
-        difference: Reads one, shape (n,); called more than once, so that few are held at a time.
-        trained: Only so many of the first entries count for distances; all of them if None. The
-            others, running statistics, go along.
+        number: Number of differences P.
+        difference: Function that reads a difference, shape (n,), by its number. It is called more
+            than once for each, so that few are in memory at a time.
+        trained: Number of leading entries that count for distances; None counts all. Other
+            entries, running statistics, are combined like these.
 
     Returns:
-        The plane; the last point with a coordinate along a direction lies on its positive side.
+        Plane; the last point with a coordinate along a direction lies on its positive side.
     """
     n = len(difference(0))
     held = max(1, _HELD // n)
@@ -158,7 +157,7 @@ def plane_of(
         block = torch.stack([difference(k)[:trained] for k in range(first, last)])
         for k in range(first, number):
             d = block[k - first] if k < last else difference(k)[:trained]
-            gram[k, first:last] = block @ d  # the lower half, which is all that eigh reads
+            gram[k, first:last] = block @ d  # eigh reads the lower half alone
     values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0)[:2].clamp(min=0), vectors.flip(1)[:, :2]
     total = float(gram.trace())
@@ -180,7 +179,7 @@ def plane_of(
 
 
 def _side(flops: float) -> int:
-    """Return how many points a side of the grid has, odd, by what one of them costs."""
+    """Return the number of points along a side of the grid, odd, from the cost of one point."""
     fewest, most = SIDES
     affordable = int((_FLOPS / max(flops, 1.0)) ** 0.5)
     return min(max(affordable - 1 + affordable % 2, fewest), most)
@@ -190,7 +189,7 @@ def _grid(
     coordinates: Tensor,  # (P, 2)
     side: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return the columns and rows of a grid around points; the origin is one of its points."""
+    """Return the columns and rows of a grid around points and through the origin."""
     low, high = coordinates.amin(dim=0), coordinates.amax(dim=0)
     longest = float((high - low).max()) or 1.0
     wide = (high - low).clamp(min=_NARROWEST * longest) + 2 * _MARGIN * longest
@@ -204,7 +203,7 @@ def _possible(
     network: Network,
     w: Tensor,  # (n,)
 ) -> Tensor:  # (n,)
-    """Return weights without negative variances, which a straight line may come to."""
+    """Return weights without negative variances, which straight lines may lead to."""
     for name, place in network.slices.items():
         if name.endswith("running_var"):
             w[place] = w[place].clamp(min=0)

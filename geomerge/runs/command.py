@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from geomerge.options import option_fields
-from geomerge.pruning.options import SparsifyOptions
 from geomerge.runs.stream_options import StreamOptions
 
 __all__ = ["command_line"]
 
 _JOINED = ("only", "skip")  # all in one word
 _NAMES = {  # where the command line says it otherwise; the stream's name is its argument
-    (SparsifyOptions, "choice"): "choose",
     (StreamOptions, "rates"): "rate",
     (StreamOptions, "stream"): None,
 }
@@ -27,11 +25,12 @@ def command_line(command: str, subjects: Sequence[str | Path], options: Any, **m
     Args:
         command: Name of the command of ``geomerge``.
         subjects: Arguments of the command: files, or the name of a stream.
-        options: Dataclass of options; those with their default value are left out.
+        options: Dataclass of options, or several; options with their default are left out.
         more: Options that the dataclass does not have, by name.
     """
     words = ["geomerge", command, *_short(subjects)]
-    words += _said(options)
+    for part in options if isinstance(options, tuple) else (options,):
+        words += _said(part)
     for name, value in more.items():
         words += _flag(name, value)
     return shlex.join(words)
@@ -57,7 +56,7 @@ def _said(options: Any) -> list[str]:
         flag = _NAMES.get((type(options), one.name), one.flag or one.name)
         usual = not one.recorded or one.positional or value == one.default
         if flag is not None and not usual:
-            words += _flag(flag, value)
+            words += _flag(flag, value if one.write is None else tuple(one.write(value)))
     return words
 
 

@@ -1,4 +1,4 @@
-"""One reconfiguration on disk."""
+"""Runs of reconfigurations."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from geomerge.io.checkpoint import load_checkpoint, save_checkpoint
+from geomerge.expert import Expert
+from geomerge.io.checkpoint import load_checkpoint
 from geomerge.io.files import sha256
+from geomerge.loading import ExpertOptions, load_expert
 from geomerge.monitor.progress import Progress
+from geomerge.options import recorded
 from geomerge.pretrained import last_configuration
-from geomerge.pruning.options import SparsifyOptions
+from geomerge.pruning.options import ReconfigureOptions
 from geomerge.pruning.plan import load_plan
 from geomerge.pruning.reconfigure import reconfigure
-from geomerge.pruning.sparsify import sparse_checkpoint
+from geomerge.pruning.results import PrunedExpert, pruned_expert
 from geomerge.report.sparse import reconfigure_report
 from geomerge.runs.command import command_line
 from geomerge.runs.folder import RunFolder
@@ -26,7 +29,8 @@ __all__ = ["run_reconfigure"]
 def run_reconfigure(
     source: str | Path,
     plan: str | Path,
-    options: SparsifyOptions,
+    options: ReconfigureOptions,
+    data: ExpertOptions | None = None,
     *,
     out: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -34,49 +38,56 @@ def run_reconfigure(
     """Walk through the configurations of a plan and write the run.
 
     Args:
-        source: A network's file, or the folder of a finished run of ``sparsify`` or
-            ``reconfigure``: its last network is where the plan starts, and units come back as they
-            were in its first.
-        plan: The plan, a YAML file.
-        options: How.
-        out: The run's folder; default ``runs/NAME-HASH``.
-        on_progress: Called after each point of a walk.
+        source: File of a network, or folder of a finished run of ``sparsify`` or ``reconfigure``:
+            the plan starts at its last network and restores units of its first.
+        plan: YAML file of the plan.
+        options: Options of the reconfiguration.
+        data: Task and architecture of the network; None takes those that the file records.
+        out: Folder of the run; None takes ``runs/NAME-PLAN-HASH``.
+        on_progress: Function that is called after each point of a walk.
 
     Returns:
-        The folder, its report, and whether it had been finished before (nothing was changed).
+        Folder, its report, and whether the run was finished before, so that nothing was changed.
 
     Raises:
-        GeomergeError: If inputs, options, plan or data are wrong, or the folder holds another run.
+        GeomergeError: If inputs, options, plan or data cannot be used, or the folder holds another
+            run.
     """
-    source, plan = Path(source), Path(plan)
-    command = command_line("reconfigure", [source], options, plan=plan)
+    source, plan, data = Path(source), Path(plan), data or ExpertOptions()
+    command = command_line("reconfigure", [source], (data, options), plan=plan)
     steps = load_plan(plan)
     start = None
     if source.is_dir():
-        dense, last = _ends(source)
-        checkpoint, start = load_checkpoint(dense), load_checkpoint(last)
+        first, last = _ends(source)
+        checkpoint, start = load_checkpoint(first), load_checkpoint(last)
     else:
         checkpoint = load_checkpoint(source)
     digests = {"network": checkpoint.digest, "plan": sha256(plan.read_bytes())}
     if start is not None:
         digests["start"] = start.digest
     recipe = {
-        "reconfigure": options.recipe({})["sparsify"],
+        "reconfigure": {**recorded(data), **options.recorded()},
         "plan": json.loads(json.dumps([asdict(step) for step in steps])),  # tuples as lists
         "inputs": digests,
     }
     run = RunFolder(out, f"{source.stem}-{plan.stem}", recipe, command)
-    if not run.before:
-        with run.unfinished(options.device) as folder:
-            subject, reached = reconfigure(
-                checkpoint, steps, options, folder / "moves", start, on_progress, folder / "work"
-            )
-            save_checkpoint(folder / "dense.safetensors", sparse_checkpoint(subject, subject.w))
-            for configuration in reached:
-                network = sparse_checkpoint(subject, configuration.walked.weights)
-                save_checkpoint(folder / f"{configuration.name}.safetensors", network)
-            report = reconfigure_report(subject, reached, recipe)
-            run.finish(folder, report, tasks={"network": subject.task})
+    if run.before:
+        return run.outcome
+    dense = load_expert(checkpoint, data)
+    begin: Expert | PrunedExpert = dense
+    if start is not None:
+        pruned = Expert.from_checkpoint(start, data.arch, device=data.device)
+        begin = PrunedExpert(dense, pruned)
+    with run.unfinished(data.device) as folder:
+        result = reconfigure(
+            begin, steps, options,
+            folder=folder / "moves", work=folder / "work", progress=on_progress,
+        )  # fmt: skip
+        pruned_expert(result.problem, dense.weights).save(folder / "dense.safetensors")
+        for configuration in result.configurations:
+            configuration.expert.save(folder / f"{configuration.name}.safetensors")
+        report = reconfigure_report(result, recipe).to_json()
+        run.finish(folder, report, tasks={"network": dense.task})
     return run.outcome
 
 

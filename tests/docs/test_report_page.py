@@ -10,7 +10,7 @@ from typing import Any
 
 from geomerge.comparison import CompareOptions
 from geomerge.merging import MergeOptions
-from geomerge.pruning.options import SparsifyOptions
+from geomerge.pruning.options import ReconfigureOptions, SparsifyFiles, SparsifyOptions
 from geomerge.runs import run_merge, run_reconfigure, run_sparsify
 from geomerge.runs.compare import run_compare
 from geomerge.runs.stream_options import StreamOptions
@@ -86,9 +86,11 @@ def test_sparsify_and_reconfigure(digits: Path, tmp_path: Path) -> None:
     single = SparsifyOptions(sparsity=0.5, steps=4, stages=2, labels=True)
     _, report, _ = run_sparsify(digits / "a.pt", single, out=tmp_path / "single")
     units = SparsifyOptions(
-        remove=("layers.0:4",), choice="rates", budget=0.5, steps=4, stages=2, points=8
+        remove={"layers.0": 4}, choice="rates", budget=0.5, steps=4, stages=2, points=8
     )
-    run = run_sparsify(digits / "a.pt", units, out=tmp_path / "units", shrunk=True)
+    run = run_sparsify(
+        digits / "a.pt", units, files=SparsifyFiles(shrink=True), out=tmp_path / "units"
+    )
     names = ("All runs", "Sparsify")
     left = check(report, *names) & check(run[1], *names)
     assert not left - {"notes[]", "paths[].shadow_prices.NAME"}
@@ -96,7 +98,7 @@ def test_sparsify_and_reconfigure(digits: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text("- name: C2\n  remove: {layers.0: 4}\n- name: C3\n  restore: {layers.0: 2}\n")
     _, report, _ = run_reconfigure(
-        digits / "a.pt", plan, SparsifyOptions(steps=4, stages=2), out=tmp_path / "moves"
+        digits / "a.pt", plan, ReconfigureOptions(steps=4, stages=2), out=tmp_path / "moves"
     )
     left = check(report, "All runs", "Reconfigure")
     assert not left - {"configurations[].path.shadow_prices.NAME"}

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from geomerge import Network
+from geomerge import Expert, Network
 from geomerge.data import Inputs, Normalisation, Split
 from geomerge.errors import OptionError
 from geomerge.evaluation.files import evaluate_file
@@ -15,7 +16,7 @@ from geomerge.metrics import KroneckerMetric, output_map
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.pruning.damage import column_costs, rank_correlation
 from geomerge.pruning.held_out import hold_out
-from geomerge.pruning.inspect import LEVELS, inspect_network, inspect_weights
+from geomerge.pruning.inspect import LEVELS, inspect, inspect_weights
 from geomerge.pruning.units import find_units
 from geomerge.testing import dense_kronecker
 
@@ -54,12 +55,12 @@ class Untraced(nn.Module):
         return self.last(self.first(x).tanh())
 
 
-def inspect(network: Network, w: Tensor, x: Tensor, output: str) -> dict:
-    """Inspect a network on the same inputs for everything."""
+def findings(network: Network, w: Tensor, x: Tensor, output: str) -> dict:
+    """Inspect a network on the same inputs for everything; as JSON has it."""
     inputs = Doubles(x, Normalisation((0.0,), (1.0,)))
     labels = torch.arange(len(x)) % 2
     held_out = hold_out(network, w, Split(inputs, labels), output)
-    return inspect_weights(network, w, inputs, held_out, seed=0)
+    return asdict(inspect_weights(network, w, inputs, held_out, seed=0))
 
 
 def vectors(count: int = 10, repeats: int = 4) -> Tensor:
@@ -78,7 +79,7 @@ def tiny(*layers: nn.Module) -> Network:
 
 def test_in_a_linear_network_predicted_is_measured() -> None:
     network = tiny(nn.Linear(5, 6), nn.Linear(6, 4), nn.Linear(4, 2))
-    found = inspect(network, network.initial, vectors(), "logits")
+    found = findings(network, network.initial, vectors(), "logits")
     removals = [row["removal"] for row in found["layers"]]
     assert len(removals) == 3
     for removal in removals:
@@ -91,7 +92,7 @@ def test_in_a_linear_network_predicted_is_measured() -> None:
 
 def test_in_one_linear_layer_so_it_is_for_all_masks() -> None:
     network = tiny(nn.Linear(5, 2))
-    found = inspect(network, network.initial, vectors(), "logits")
+    found = findings(network, network.initial, vectors(), "logits")
     assert [row["share"] for row in found["masks"]] == [*LEVELS, *LEVELS]
     for row in found["masks"]:
         assert row["measured"] == pytest.approx(row["predicted"], rel=1e-9)
@@ -102,7 +103,7 @@ def test_in_one_linear_layer_so_it_is_for_all_masks() -> None:
 def test_numbers_agree_with_the_dense_truth(case: tuple[Network, Tensor]) -> None:
     network, x = case
     w = network.initial
-    found = inspect(network, w, x, "hellinger")
+    found = findings(network, w, x, "hellinger")
     metric = estimate_kronecker(network, w, [x], "hellinger", 0)
     g = dense_kronecker(metric)[: network.n_parameters, : network.n_parameters]
     phi = output_map(network.logits(w, x), "hellinger")
@@ -157,7 +158,7 @@ def test_a_unit_that_nobody_reads_costs_nothing() -> None:
     network = tiny(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
     w = network.initial.clone()
     w[find_units(network, vectors())["0"].consumer_places([2])] = 0
-    (one,) = inspect(network, w, vectors(), "tempered")["units"]
+    (one,) = findings(network, w, vectors(), "tempered")["units"]
     row = next(row for row in one["units"] if row["unit"] == 2)
     assert row == {"unit": 2, "predicted": 0.0, "compensated": 0.0, "measured": 0.0}
     assert all(other["measured"] > 0 for other in one["units"] if other is not row)
@@ -167,7 +168,7 @@ def test_units_that_are_gone_are_left_out() -> None:
     network = tiny(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
     w = network.initial.clone()
     find_units(network, vectors())["0"].clear(w, [1, 4])
-    found = inspect(network, w, vectors(), "tempered")
+    found = findings(network, w, vectors(), "tempered")
     (one,) = found["units"]
     assert one["gone"] == 2
     assert [row["unit"] for row in one["units"]] == [0, 2, 3, 5]
@@ -177,7 +178,7 @@ def test_units_that_are_gone_are_left_out() -> None:
 def test_outputs_that_stop_being_finite_are_not_a_number() -> None:
     torch.manual_seed(0)
     network = Network(Cosine().double())
-    found = inspect(network, network.initial, vectors(), "tempered")
+    found = findings(network, network.initial, vectors(), "tempered")
     assert found["layers"][0]["removal"]["measured"] is None
     assert found["layers"][1]["removal"]["measured"] > 0
     json.dumps(found, allow_nan=False)
@@ -186,7 +187,7 @@ def test_outputs_that_stop_being_finite_are_not_a_number() -> None:
 def test_a_network_that_cannot_be_traced_is_inspected_without_units() -> None:
     torch.manual_seed(0)
     network = Network(Untraced().double())
-    found = inspect(network, network.initial, vectors(), "tempered")
+    found = findings(network, network.initial, vectors(), "tempered")
     assert found["units"] == []
     assert "cannot trace this network" in found["refused"]["all layers"]
     assert len(found["layers"]) == 2
@@ -200,9 +201,12 @@ def test_a_rank_correlation_needs_ranks() -> None:
 
 
 def test_a_file(digits: Path) -> None:
-    found = inspect_network(digits / "a.pt", "digits")
+    inspection = inspect(digits / "a.pt")
+    found = inspection.to_json()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found == inspect_network(digits / "a.pt", "digits")
+    assert inspection == inspect(Expert.load(digits / "a.pt"))
+    assert (found["architecture"], found["recognised"]) == ("lenet-300-100", "mlp")
+    assert (found["file"], found["manifold"]) == ("a.pt", "digits")
     (row,) = evaluate_file(digits / "a.pt", ["digits"], split="select")["tasks"]
     assert found["held_out_inputs"] == row["examples"]
     assert found["accuracy"] == pytest.approx(row["accuracy"])
@@ -217,12 +221,11 @@ def test_a_file(digits: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"normalisation": ["mnist=0.1/0.3"]}, "--normalisation names 'mnist', the manifold is"),
-        ({"inputs": 0}, "--inputs of 1 or more, got 0"),
+        ({"inputs": 0}, "`inputs` to be 1 or more, got 0"),
         ({"output": "temperd"}, "did you mean 'tempered'"),
     ],
 )
 def test_options_that_cannot_be(digits: Path, options: dict, message: str) -> None:
     with pytest.raises(OptionError) as error:
-        inspect_network(digits / "a.pt", "digits", **options)
+        inspect(digits / "a.pt", **options)
     assert message in str(error.value)

@@ -10,20 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from geomerge import Network, load_checkpoint
+from geomerge import Network
 from geomerge.metrics import functional_change
 from geomerge.pruning import surface as surfaces
-from geomerge.pruning.options import SparsifyOptions
 from geomerge.pruning.plan import PlanStep
 from geomerge.pruning.reconfigure import reconfigure
-from geomerge.pruning.sparsify import Sparsified, sparsify
+from geomerge.pruning.sparsify import SparsifyResult, sparsify
 from geomerge.pruning.surface import Surface, Track, plane_of, surface_of
 from geomerge.report.paths import draw_paths
 from geomerge.report.sparse import reconfigure_report, sparsify_report
 from geomerge.report.sparse_curves import draw_moves, draw_sparsity
 
 PNG = b"\x89PNG\r\n\x1a\n"
-QUICK: dict[str, Any] = {"manifold": "digits", "steps": 6, "stages": 3, "points": 8}
+QUICK: dict[str, Any] = {"steps": 6, "stages": 3, "points": 8}
 
 
 def drawn(draw: Callable[[Any, Path], None], what: Any, folder: Path) -> bytes:
@@ -47,31 +46,23 @@ def report(*curve: dict[str, float], removed: dict[str, list[int]] | None = None
 
 
 @pytest.fixture(scope="module")
-def found(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sparsified, Path]:
-    folder = tmp_path_factory.mktemp("sparsified")
-    options = SparsifyOptions(sparsity=0.9, paths=2, **QUICK)
-    return sparsify(load_checkpoint(digits / "a.pt"), options, folder), folder
+def run(digits: Path) -> SparsifyResult:
+    return sparsify(digits / "a.pt", sparsity=0.9, paths=2, **QUICK)
 
 
-def test_pictures_of_a_run_are_the_same_every_time(
-    found: tuple[Sparsified, Path], tmp_path: Path
-) -> None:
-    run, folder = found
-    content = json.loads(json.dumps(sparsify_report(run, {})))
+def test_pictures_of_a_run_are_the_same_every_time(run: SparsifyResult, tmp_path: Path) -> None:
+    content = json.loads(json.dumps(sparsify_report(run, {}).to_json()))
     assert drawn(draw_sparsity, content, tmp_path) != drawn(
         draw_sparsity, {**content, "curve": content["curve"][:-1]}, tmp_path
     )
-    surface = surface_of(run, folder)
-    assert drawn(draw_paths, surface, tmp_path) == drawn(
-        draw_paths, surface_of(run, folder), tmp_path
-    )
+    surface = surface_of(run)
+    assert drawn(draw_paths, surface, tmp_path) == drawn(draw_paths, surface_of(run), tmp_path)
 
 
 def test_moves_of_a_plan(digits: Path, tmp_path: Path) -> None:
     plan = [PlanStep("small", remove={"layers.0": 100}), PlanStep("back", restore={"layers.0": 50})]
-    checkpoint = load_checkpoint(digits / "a.pt")
-    subject, reached = reconfigure(checkpoint, plan, SparsifyOptions(**QUICK), tmp_path / "moves")
-    content = json.loads(json.dumps(reconfigure_report(subject, reached, {})))
+    result = reconfigure(digits / "a.pt", plan, **QUICK)
+    content = json.loads(json.dumps(reconfigure_report(result, {}).to_json()))
     assert drawn(draw_moves, content, tmp_path) != drawn(
         draw_moves, {**content, "configurations": content["configurations"][:1]}, tmp_path
     )
@@ -163,16 +154,15 @@ def test_variances_stay_possible() -> None:
     assert parts["1.running_mean"].tolist() == [-1, -1]
 
 
-def test_the_surface_is_measured_from_the_start(found: tuple[Sparsified, Path]) -> None:
-    run, folder = found
-    surface = surface_of(run, folder)
+def test_the_surface_is_measured_from_the_start(run: SparsifyResult) -> None:
+    surface = surface_of(run)
     column, row = (int((values == 0).nonzero()) for values in (surface.xs, surface.ys))
     assert surface.heights[row, column] == 0
     assert (surface.heights > 0).sum() == surface.heights.numel() - 1
     assert [track.chosen for track in surface.tracks] == [True, False]
     assert {track.name for track in surface.tracks} == {"walk 1", "walk 2"}
     assert 0.3 < surface.share < 1
-    last = run.path.at(1.0) - run.subject.w
+    last = run.path.at(1.0) - run.dense.weights
     for track in surface.tracks:
         assert track.points[0].abs().max() == pytest.approx(0, abs=1e-4)
         for k, values in enumerate((surface.xs, surface.ys)):
@@ -182,19 +172,18 @@ def test_the_surface_is_measured_from_the_start(found: tuple[Sparsified, Path]) 
 
 
 def test_a_walk_of_two_steps_lies_in_its_plane(digits: Path, tmp_path: Path) -> None:
-    options = SparsifyOptions(sparsity=0.9, **{**QUICK, "stages": 1})
-    run = sparsify(load_checkpoint(digits / "a.pt"), options, tmp_path)
-    surface = surface_of(run, tmp_path)
+    run = sparsify(digits / "a.pt", sparsity=0.9, folder=tmp_path, **{**QUICK, "stages": 1})
+    surface = surface_of(run)
     assert surface.share == pytest.approx(1)
     (track,) = surface.tracks
     points = torch.stack([run.path.at(t) for t in run.path.ts]).double()
     assert len(points) == 3
     distances = torch.cdist(points, points)
     assert torch.cdist(track.points, track.points) == pytest.approx(distances, abs=1e-3)
-    subject, network = run.subject, run.subject.network
-    x = subject.task.select.inputs.sample(surfaces.INPUTS, subject.options.seed).batch(slice(None))
-    logits = [network.logits(w, x) for w in (subject.w, run.chosen.weights)]
-    assert track.change == pytest.approx(functional_change(*logits, subject.options.output))
+    problem, network = run.problem, run.dense.network
+    x = problem.task.select.inputs.sample(surfaces.INPUTS, problem.seed).batch(slice(None))
+    logits = [network.logits(w, x) for w in (problem.weights, run.chosen.weights)]
+    assert track.change == pytest.approx(functional_change(*logits, problem.output))
     # Between the four points of the grid around its end the surface comes by the end's own height.
     column = int((surface.xs < track.points[-1, 0]).sum())
     row = int((surface.ys < track.points[-1, 1]).sum())

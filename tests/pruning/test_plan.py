@@ -50,7 +50,7 @@ def test_a_plan_is_read_as_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- name: a\n  remove: {x: 1, x: 2}", "line 2: 'x' is there twice"),
+        ("- name: a\n  remove: {x: 1, x: 2}", "line 2: 'x' is a key twice"),
         ("- name: a\n- name: b\n  remove: {x: [1, 2", "line 3"),
         ("- name: a\n  ? [1, 2]\n  : 3", "line 2: expected a name before the colon"),
         ("- name: !!python/object:os.system a", "line 1: could not determine a constructor"),

@@ -17,6 +17,7 @@ from torch import nn
 from geomerge import Checkpoint, MergeOptions, load_task, save_checkpoint
 from geomerge.certificate.verify import verify_run
 from geomerge.io.files import sha256
+from geomerge.loading import ExpertOptions
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.report.card import short, write_sparsify_card
 from geomerge.runs import run_merge, run_sparsify
@@ -181,8 +182,9 @@ def test_data_sets_of_the_hub_are_linked(real_data: Path, tmp_path: Path, tiny_r
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(784, 4), nn.ReLU(), nn.Linear(4, 10))
     save_checkpoint(tmp_path / "a.pt", Checkpoint(module.state_dict(), {"task": "mnist"}))
-    options = SparsifyOptions(sparsity=0.5, steps=2, stages=1, inputs=50, data_root=str(real_data))
-    folder, _, _ = run_sparsify(tmp_path / "a.pt", options, out=tmp_path / "run")
+    options = SparsifyOptions(sparsity=0.5, steps=2, stages=1, inputs=50)
+    data = ExpertOptions(data_root=str(real_data))
+    folder, _, _ = run_sparsify(tmp_path / "a.pt", options, data, out=tmp_path / "run")
     head, _ = parts(folder)
     assert head["datasets"] == ["ylecun/mnist"]
     assert head["model-index"][0]["results"][0]["dataset"]["type"] == "ylecun/mnist"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import pytest
 from geomerge import MergeOptions
 from geomerge.cli.commands import load_command
 from geomerge.comparison import CompareOptions
+from geomerge.loading import ExpertOptions
+from geomerge.options import option_fields
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.runs.command import command_line
 from geomerge.runs.stream_options import StreamOptions
@@ -23,8 +24,9 @@ MERGE = MergeOptions(
     points=9, seed=3, task=("b=fashion-mnist",), sketch=("b=deep/down/b.safetensors",),
     arch="mlp-400", normalisation=("mnist=0.1/0.3",), data_root="/elsewhere", device="cpu",
 )  # fmt: skip
+DATA = ExpertOptions(manifold="cifar10", data_root="/elsewhere")
 SPARSIFY = SparsifyOptions(
-    manifold="cifar10", remove=("features.0:50", "features.3:0.5"), choice="rates", budget=0.1,
+    remove={"features.0": 50, "features.3": 0.5}, choice="rates", budget=0.1,
     labels=True, paths=3, seed=2, steps=90, stages=5, mix=0.5, inputs=500,
 )  # fmt: skip
 STREAM = StreamOptions(
@@ -40,10 +42,14 @@ def parsed(line: str) -> tuple[list[str], dict[str, Any]]:
 
 
 def same(options: Any, params: dict[str, Any], names: dict[str, str], leave: set[str]) -> None:
-    for field in fields(options):
+    for field in option_fields(type(options)):
         if field.name in leave:
             continue
-        got, want = params[names.get(field.name, field.name)], getattr(options, field.name)
+        got, want = params[names.get(field.name, field.name)], options
+        for name in (*field.path, field.name):
+            want = getattr(want, name)
+        if field.read is not None:
+            got = field.read(got or ())
         if isinstance(want, tuple):
             words = got.split(",") if isinstance(got, str) else got or ()
             assert [*map(str, words)] == [*map(str, want)], field.name
@@ -61,9 +67,10 @@ def test_a_merge() -> None:
 
 
 def test_a_sparsification_and_what_else_was_asked_for() -> None:
-    _, params = parsed(command_line("sparsify", ["vgg.pt"], SPARSIFY, shrink=True))
+    _, params = parsed(command_line("sparsify", ["vgg.pt"], (DATA, SPARSIFY), shrink=True))
     assert params["shrink"]
-    same(SPARSIFY, params, {"choice": "choose"}, {"data_root", "download", "device"})
+    same(SPARSIFY, params, {}, set())
+    same(DATA, params, {}, {"data_root", "download", "device"})
 
 
 def test_a_stream() -> None:

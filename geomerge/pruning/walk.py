@@ -1,0 +1,294 @@
+"""Walks to a sparse network: recorded in a folder and scored without labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.metrics import Metric
+from geomerge.monitor.progress import Progress
+from geomerge.paths.leg import Leg, record_leg
+from geomerge.pruning.cost import STEP_PASSES
+from geomerge.pruning.learning_rate import plane_walk_options
+from geomerge.pruning.masks import prunable, zeros
+from geomerge.pruning.options import PruneWalkOptions
+from geomerge.pruning.problem import FEW, PruneProblem
+from geomerge.walks.objectives import CrossEntropy, MixupDrift, Objective, OutputDrift
+from geomerge.walks.plane import PlaneWalkOptions, Prescription, Stage, walk_toward_plane
+from geomerge.walks.soft_pull import PullWalkOptions, walk_by_pull
+from geomerge.walks.state import StateFile, WalkState
+from geomerge.walks.walk import WalkPoint
+
+__all__ = ["START", "PruneWalk", "PruneWalker", "WalkPlace", "soft_pull", "with_zeros"]
+
+START = "start"  # name of the end of a path at which its walk starts
+LABEL_RATE = 0.2  # share of the walk's learning rate
+LABEL_STEPS = 0.25  # share of the walk's steps
+_LABEL_POINTS = 8
+_PULL = PlaneWalkOptions(
+    PullWalkOptions.least, PullWalkOptions.steps, 0.0, 0.0, PullWalkOptions.refresh
+)
+
+
+@dataclass(frozen=True)
+class PruneWalk:
+    """A finished walk to a sparse network.
+
+    Attributes:
+        name: Name of the walk.
+        leg: Stored points of the walk, and the numbers of its steps.
+        weights: Last weights, shape (n,).
+        settings: Settings of the steps against the drift.
+        agreement: Share of held-out inputs that keep the label of the dense network.
+        seed: Seed of the order of inputs.
+    """
+
+    name: str
+    leg: Leg
+    weights: Tensor
+    settings: PlaneWalkOptions
+    agreement: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class WalkPlace:
+    """Name of a walk, and the files of its points and its state.
+
+    Attributes:
+        name: Name of the walk, for progress and reports.
+        folder: Folder of the stored points.
+        number: Number of the walk from 0; walks of other numbers have other dampings and other
+            orders of inputs.
+        file: State of the walk. One that was interrupted is resumed, and costs as much as without
+            the interruption.
+    """
+
+    name: str
+    folder: Path
+    number: int = 0
+    file: StateFile = field(default_factory=StateFile)
+
+
+@dataclass(frozen=True)
+class PruneWalker:
+    """Walks of one problem, recorded and scored.
+
+    Attributes:
+        problem: Network whose function is kept.
+        options: Stages and steps of the walks.
+        points: Largest number of networks stored for each walk.
+        on_progress: Function that is called after each point; None without one.
+    """
+
+    problem: PruneProblem
+    options: PruneWalkOptions
+    points: int = 32
+    on_progress: Callable[[Progress], None] | None = None
+
+    def walk(
+        self,
+        start: Tensor,  # (n,)
+        stages: list[Stage],
+        place: WalkPlace,
+    ) -> PruneWalk:
+        """Walk through stages and take the drift back after each.
+
+        Args:
+            start: First weights.
+            stages: Stages; they remember what they removed, so that they serve one walk.
+            place: Name and files of the walk.
+        """
+        problem, state = self.problem, place.file.state
+        settings = plane_walk_options(problem, self.options, place.number)
+        seed = problem.seed + place.number
+        walk = walk_toward_plane(
+            start, [with_zeros(problem, start, stage) for stage in stages],
+            _metric_at(problem, state), self._against_drift(seed, state), settings,
+            problem.settle, problem.large_drift, place.file,
+        )  # fmt: skip
+        leg = self._record(start, walk, 2 * len(stages), place)
+        return self._scored(place.name, leg, settings, seed)
+
+    def pull(
+        self,
+        start: Tensor,  # (n,)
+        plane: Stage,
+        place: WalkPlace,
+    ) -> PruneWalk:
+        """Walk by the soft pull of arXiv 2012.09605.
+
+        Args:
+            start: First weights.
+            plane: Target of the walk, chosen again at every step.
+            place: Name and files of the walk.
+        """
+        problem, state = self.problem, place.file.state
+        walk = soft_pull(problem, start, plane, _metric_at(problem, state), state)
+        leg = self._record(start, walk, PullWalkOptions.steps + 1, place)
+        return self._scored(place.name, leg, _PULL, problem.seed + place.number)
+
+    def finish_with_labels(self, walked: PruneWalk, file: StateFile | None = None) -> PruneWalk:
+        """Continue a walk toward the labels, on the plane at which it ended.
+
+        Args:
+            walked: Finished walk, whose leg is extended.
+            file: State of this last leg.
+        """
+        problem, file = self.problem, StateFile() if file is None else file
+        settings = replace(
+            walked.settings,
+            learning_rate=LABEL_RATE * walked.settings.learning_rate,
+            steps=max(1, round(LABEL_STEPS * walked.settings.steps)),
+        )
+        train = problem.train
+        labels = CrossEntropy(problem.network, train, self.options.batch, walked.seed)
+        batch = min(self.options.batch, len(train.labels))
+        direction = _counted(problem, labels, STEP_PASSES * batch, file.state)
+        free = (walked.weights != 0) & problem.network.trained
+
+        def stay(w: Tensor, metric: Metric) -> Prescription:
+            return Prescription(w, free, 0.0)
+
+        walk = walk_toward_plane(
+            walked.weights, [stay], _metric_at(problem, file.state), direction, settings,
+            problem.settle, math.log(problem.task.classes), file,
+        )  # fmt: skip
+        problem.cost.kept_in(file.state.part("cost"))
+        folder = walked.leg.folder / "labels"
+        leg = record_leg(
+            folder, "labels", walked.weights, walk, _LABEL_POINTS, self._step_meter(), file
+        )
+        walked.leg.extend(leg)
+        return self._scored(walked.name, walked.leg, walked.settings, walked.seed)
+
+    def _against_drift(
+        self, seed: int, state: WalkState
+    ) -> Callable[[Tensor], tuple[float, Tensor]]:
+        """Return the gradient of the drift, from the walk's next batch on."""
+        problem, inputs, output = self.problem, self.problem.inputs, self.problem.output
+        network, batch = problem.network, min(self.options.batch, len(inputs))
+        if problem.mix > 0:
+            mixed = MixupDrift(network, problem.weights, inputs, output, batch, seed, problem.mix)
+            return _counted(problem, mixed, (STEP_PASSES + 1) * batch, state)
+        plain = OutputDrift(network, problem.outputs, inputs, output, batch, seed)
+        return _counted(problem, plain, STEP_PASSES * batch, state)
+
+    def _record(
+        self,
+        start: Tensor,  # (n,)
+        walk: Iterator[WalkPoint],
+        count: int,
+        place: WalkPlace,
+    ) -> Leg:
+        self.problem.cost.kept_in(place.file.state.part("cost"))
+        watched = self._watched(walk, place.name, count, place.file.steps)
+        return record_leg(
+            place.folder, START, start, watched, self.points, self._step_meter(), place.file
+        )
+
+    def _step_meter(self) -> Callable[[Tensor, Tensor], float]:
+        """Return a function that measures the drift of each step and counts its cost."""
+        held_out = self.problem.held_out
+        change = held_out.step_meter()
+
+        def counted(before: Tensor, after: Tensor) -> float:
+            self.problem.cost.add(len(held_out))
+            return change(before, after)
+
+        return counted
+
+    def _watched(
+        self, walk: Iterator[WalkPoint], title: str, count: int, taken: int
+    ) -> Iterator[WalkPoint]:
+        problem = self.problem
+        few = problem.task.select.first(FEW)
+        for k, point in enumerate(walk, taken + 1):
+            if self.on_progress is not None:
+                shares = {
+                    problem.task.name: accuracy(problem.network, point.weights, few),
+                    "as dense": accuracy(problem.network, point.weights, problem.few_dense_labels),
+                }
+                self.on_progress(Progress(title, k, count, shares))
+            yield point
+
+    def _scored(self, name: str, leg: Leg, settings: PlaneWalkOptions, seed: int) -> PruneWalk:
+        w = leg.weights(leg.marks[-1][0])
+        agreement = accuracy(self.problem.network, w, self.problem.dense_labels)
+        return PruneWalk(name, leg, w, settings, agreement, seed)
+
+
+def soft_pull(
+    problem: PruneProblem,
+    start: Tensor,  # (n,)
+    plane: Stage,
+    metric_at: Callable[[Tensor], Metric],
+    state: WalkState | None = None,
+) -> Iterator[WalkPoint]:
+    """Walk by the soft pull of arXiv 2012.09605.
+
+    Args:
+        problem: Network.
+        start: First weights.
+        plane: Target of the walk, chosen again at every step.
+        metric_at: Function that measures the metric at a point.
+        state: State of the walk.
+    """
+    target = with_zeros(problem, start, plane, pulled=True)
+    return walk_by_pull(start, target, metric_at, PullWalkOptions(), problem.settle, state)
+
+
+def with_zeros(
+    problem: PruneProblem,
+    start: Tensor,  # (n,)
+    stage: Stage,
+    pulled: bool = False,
+) -> Stage:
+    """Return a stage in which weights that are zero at the start stay zero.
+
+    Args:
+        problem: Network.
+        start: First weights of the walk.
+        stage: Stage.
+        pulled: Whether the walk moves weights that are not free.
+    """
+    zero = zeros(start, prunable(problem.network))
+
+    def at(w: Tensor, metric: Metric) -> Prescription:
+        wanted = stage(w, metric)
+        # A pull moves all weights. A prescribed stage may restore weights that were zero.
+        target = torch.where(zero, 0.0, wanted.target) if pulled else wanted.target
+        return replace(wanted, target=target, free=wanted.free & ~zero)
+
+    return at
+
+
+def _metric_at(problem: PruneProblem, state: WalkState) -> Callable[[Tensor], Metric]:
+    """Return a function that measures metrics; one of before an interruption is not counted."""
+    before = state.tensors.get("measured")
+
+    def at(w: Tensor) -> Metric:
+        if w is not before:
+            return problem.metric_at(w)
+        with problem.cost.free():
+            return problem.metric_at(w)
+
+    return at
+
+
+def _counted(
+    problem: PruneProblem, direction: Objective, passes: int, state: WalkState
+) -> Callable[[Tensor], tuple[float, Tensor]]:
+    direction.skip(state.values.get("batches", 0))
+
+    def counted(w: Tensor) -> tuple[float, Tensor]:
+        problem.cost.add(passes)
+        return direction(w)
+
+    return counted
