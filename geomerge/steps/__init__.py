@@ -1,4 +1,4 @@
-"""Metric x direction -> tangent."""
+"""Steps in a metric: trust region, preconditioned, constrained, and compensating steps."""
 
 from geomerge.steps.compensation import Compensation, compensate
 from geomerge.steps.constraints import BudgetStep, budget_step, budget_steps

@@ -1,12 +1,12 @@
-r"""What the surviving weights do about a move of the others: a least-squares repair.
+r"""Compensation of a move of some weights by the others: a least-squares problem.
 
 .. math:: \min_x\ \tfrac1N |J(d + x) + \kappa r|^2 + \mu |x|^2 \quad \text{with } x = 0
           \text{ outside the survivors } S
 
-This is the compensation of the Optimal Brain Surgeon (Hassibi & Stork 1993) for any set of removed
-weights at once. With the projection P on S it is the linear system
-:math:`(P g P + \mu I) x = -P (g d + \kappa J'r / N)`, solved by conjugate gradients (Hestenes &
-Stiefel 1952), which need products with g alone.
+This is the compensation of the Optimal Brain Surgeon (Hassibi & Stork 1993) for a set of removed
+weights. With the projection P on the survivors S it is the linear system
+:math:`(P g P + \mu I) x = -P (g d + \kappa J'r / N)`. Conjugate gradients (Hestenes & Stiefel 1952)
+solve it by products with g alone.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Compensation:
-    """A move of the survivors.
+    """Move of the survivors.
 
     Attributes:
-        x: The move, shape (n,), exactly 0.0 outside the survivors.
-        residual: Length of what the system's equations miss, beside the right-hand side's.
-        steps_taken: How many steps of conjugate gradients that took.
+        x: Move, shape (n,), exactly 0.0 outside of the survivors.
+        residual: Residual of the system, relative to its right-hand side.
+        steps_taken: Number of steps of conjugate gradients.
     """
 
     x: Tensor
@@ -50,24 +50,23 @@ def compensate(
 ) -> Compensation:
     """Solve (P g P + damping I) x = P right on the survivors.
 
-    Every step lowers the cost, so that few of them are a worse compensation but never a harmful
-    one, on the inputs of the metric.
+    Every step lowers the cost. With few steps the compensation is worse, but it never increases
+    the cost on the inputs of the metric.
 
     Args:
-        product: u -> g u, shapes (n,).
-        right: -(g d + kappa J'r / N): half the steepest descent of the cost at x = 0.
+        product: Function u -> g u, shapes (n,).
+        right: Right-hand side -(g d + kappa J'r / N), half the steepest descent at x = 0.
         survivors: Mask of S.
         damping: mu, positive.
-        steps: Most products to spend; fewer where a relative residual of 1e-6 is reached before.
-        precondition: v -> an approximation of (g + damping I)^-1 v, symmetric and positive; on S
-            it is projected, which keeps it so.
+        steps: Largest number of products; iterations end at a relative residual of 1e-6.
+        precondition: Function v -> approximation of (g + damping I)^-1 v, symmetric and positive.
+            Its result is projected on S, which preserves both.
 
     Returns:
         The compensation.
 
     Raises:
-        NumericalError: If something is not finite, or a product is not that of a positive
-            semidefinite matrix.
+        NumericalError: If a number is not finite, or the matrix is not positive semidefinite.
     """
 
     def on_survivors(v: Tensor) -> Tensor:

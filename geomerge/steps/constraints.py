@@ -1,10 +1,11 @@
-r"""Steps that keep linear budgets: what a step may cost each class, task or layer.
+r"""Steps with linear constraints on the cost of a step for each class, task or layer.
 
 .. math:: \min_\theta\ \theta'(g + \mu I)\theta - \beta\,v'\theta \quad \text{with } C\theta \le d
 
-The p rows of C are gradients of what is kept below the limits d. The step without budgets is
-taken where it keeps them; else their shadow prices come from a program in p variables, however
-many weights there are. With g = I this is the projection of GEM (Lopez-Paz & Ranzato 2017).
+The p rows of C are gradients of the constrained quantities, and d are their limits. If the
+unconstrained step satisfies them it is the solution. Otherwise the multipliers (shadow prices) are
+the solution of a dual program in p variables, whatever the number of weights. With g = I this is
+the projection of GEM (Lopez-Paz & Ranzato 2017).
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class BudgetStep:
-    """A tangent that keeps its budgets, and what they cost it.
+    """Tangent that satisfies its constraints, with their shadow prices.
 
     Attributes:
         tangent: theta, shape (n,).
         damping: mu.
         norm: |theta|.
-        predicted: theta' g theta, the functional change that the metric predicts.
-        multipliers: Shadow prices: by how much the objective would fall per unit by which each
-            limit were raised, shape (p,); 0 for rows that are slack.
-        excess: C theta - d, shape (p,); over 0 only where limits contradict each other.
-        residual: By how much the program's optimality conditions fail; 0 where none was solved.
-        called_qp: Whether the step without budgets breaks one, so that a program was solved.
+        predicted: Functional change theta' g theta that the metric predicts.
+        multipliers: Shadow prices, the decrease of the objective per unit of each limit, shape
+            (p,); 0 for inactive rows.
+        excess: C theta - d, shape (p,); positive only for contradicting limits.
+        residual: Residual of the program's optimality conditions; 0 if none was solved.
+        called_qp: Whether the unconstrained step violates a row, so that a program was solved.
     """
 
     tangent: Tensor
@@ -64,20 +65,21 @@ def budget_step(
     damping: float,
     beta: float | None = None,
 ) -> BudgetStep:
-    """Return the best step that keeps every budget.
+    """Return the best step that satisfies all constraints.
 
     Args:
         metric: g.
-        v: The direction wanted.
-        rows: C. A row that is zero beside the longest one bounds nothing.
+        v: Direction of the step.
+        rows: Rows of C; one that is negligible compared with the longest is ignored.
         limits: d; infinity is no limit.
         damping: mu, positive.
-        beta: How much reaching v is worth beside the functional change; None ties it to mu as
-            2 (floor + mu), the largest that without budgets overshoots v in no direction.
+        beta: Weight of the direction against the functional change; None sets it to
+            2 (min_eigenvalue + mu), the largest value for which the unconstrained step overshoots
+            v in no direction.
 
     Returns:
-        The step; where limits contradict each other, one that breaks them as little as possible,
-        each in units of what reaching it costs.
+        The step. For contradicting limits their violation is minimal, each measured in units of
+        the cost of satisfying it.
 
     Raises:
         NumericalError: If v, rows or limits are not finite.
@@ -98,14 +100,14 @@ def budget_steps(
 
     Args:
         metric: g.
-        v: The direction wanted.
-        rows: C.
-        limits: d of each step, or of all of them.
-        dampings: mu of each step, or of all of them.
-        beta: As in :func:`budget_step`.
+        v: Direction of the steps.
+        rows: Rows of C.
+        limits: d of each step, or of all steps.
+        dampings: mu of each step, or of all steps.
+        beta: Weight of the direction, as in :func:`budget_step`.
 
     Returns:
-        What :func:`budget_step` gives for each, in order.
+        Steps of :func:`budget_step`, in order.
 
     Raises:
         NumericalError: If v, rows or limits are not finite.
@@ -113,15 +115,15 @@ def budget_steps(
     batch = max(len(limits), len(dampings))
     limits = limits.cpu().double().expand(batch, -1)
     mus = dampings.double().expand(batch).tolist()
-    kept = nonzero_rows(v, rows, limits)
-    stack = StackedCoordinates.of(metric, [*rows[kept.to(rows.device)], v])
+    used = nonzero_rows(v, rows, limits)
+    stack = StackedCoordinates.of(metric, [*rows[used.to(rows.device)], v])
     tied = [[2 * (metric.min_eigenvalue + mu) if beta is None else beta] for mu in mus]
     betas = torch.tensor(tied, dtype=torch.float64)
 
     gram = torch.stack([stack.gram(mu) for mu in mus]) / 2
-    dual = solve_dual(gram[:, :-1, :-1], betas * gram[:, :-1, -1] - limits[:, kept])
-    multipliers = torch.zeros_like(limits).index_copy(1, kept, dual.multipliers)
-    excess = (-limits).index_copy(1, kept, dual.excess)
+    dual = solve_dual(gram[:, :-1, :-1], betas * gram[:, :-1, -1] - limits[:, used])
+    multipliers = torch.zeros_like(limits).index_copy(1, used, dual.multipliers)
+    excess = (-limits).index_copy(1, used, dual.excess)
     coefficients = torch.cat([-dual.multipliers, betas], dim=1) / 2
     steps = []
     for i, mu in enumerate(mus):
@@ -146,34 +148,34 @@ def nonzero_rows(
     rows: Tensor,  # (p, n)
     limits: Tensor,  # (B, p)
 ) -> Tensor:  # (k,)
-    """Return the numbers of the rows that are not zero up to rounding.
+    """Return the indices of the rows that are not zero up to rounding.
 
     Args:
-        v: The direction wanted.
-        rows: C.
+        v: Direction of the step.
+        rows: Rows of C.
         limits: d.
 
     Raises:
-        NumericalError: If something is not finite; limits may be infinite upwards.
+        NumericalError: If a number is not finite; only limits may be plus infinity.
     """
     lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).cpu()
     finite = {"direction": v, "rows": lengths, "limits": limits.nan_to_num(torch.nan, 0)}
     for name, tensor in finite.items():
         if not tensor.isfinite().all():
             raise NumericalError(
-                f"the {name} of a step with budgets hold NaN or infinity, expected finite numbers; "
+                f"the {name} of a constrained step hold NaN or infinity, expected finite numbers; "
                 "look for the first step after which the weights are not finite"
             )
     longest = lengths.amax() if len(rows) else 0.0
-    kept: Tensor = (lengths > torch.finfo(rows.dtype).eps * longest).nonzero()[:, 0]
-    return kept
+    indices: Tensor = (lengths > torch.finfo(rows.dtype).eps * longest).nonzero()[:, 0]
+    return indices
 
 
-# The bound on a multiplier, beside the largest that any row would have alone. Rows that can be
-# met are met under it, unless two of them are opposite to four digits.
+# Bound of a multiplier, relative to the largest one of a single row. Feasible rows are satisfied
+# below it, unless two of them are opposite to four digits.
 _PRICE = 1e4
 _ROUNDING = 1e-12
-_CHUNK = 1 << 22  # numbers brought to float64 at a time
+_CHUNK = 1 << 22  # numbers converted to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ class StackedCoordinates:
 
     @classmethod
     def of(cls, metric: Metric, vectors: Iterable[Tensor]) -> StackedCoordinates:
-        """Split every vector, shape (n,) each, along the metric's eigendirections."""
+        """Return the coordinates of vectors, shape (n,) each, in the eigenbasis of a metric."""
         return cls([metric.coordinates(vector) for vector in vectors])
 
     def gram(self, damping: float, power: int = 1) -> Tensor:  # (k, k)
@@ -210,9 +212,13 @@ class StackedCoordinates:
         coefficients: Tensor,  # (k,)
         damping: float,
     ) -> EigenCoordinates:
-        """Return (g + damping I)^-1 times the sum of the vectors with these coefficients.
+        """Return (g + damping I)^-1 times a linear combination of the vectors.
 
-        The sum is taken in float64, because rows that contradict each other cancel in it.
+        The combination is computed in float64, since contradicting rows cancel in it.
+
+        Args:
+            coefficients: Coefficients of the vectors.
+            damping: mu.
         """
         first = self.vectors[0]
         used = [(float(c), s) for c, s in zip(coefficients, self.vectors, strict=True) if c != 0]
@@ -231,9 +237,9 @@ class Dual:
 
     Attributes:
         multipliers: lambda, shape (B, p), differentiable.
-        excess: C theta - d, shape (B, p), over 0 only where limits contradict each other.
-        residuals: By how much the optimality conditions fail, shape (B,).
-        called_qp: Which elements break a row at lambda = 0, shape (B,).
+        excess: C theta - d, shape (B, p), positive only for contradicting limits.
+        residuals: Residuals of the optimality conditions, shape (B,).
+        called_qp: Mask of the elements that violate a row at lambda = 0, shape (B,).
     """
 
     multipliers: Tensor
@@ -246,33 +252,33 @@ def solve_dual(
     stiffness: Tensor,  # (B, p, p)
     excess: Tensor,  # (B, p)
 ) -> Dual:
-    """Solve the programs of the elements that break a row, with the rows that matter to them.
+    """Solve the dual programs of the elements that violate a row.
 
     Args:
         stiffness: C H^-1 C', without rows of zeros.
-        excess: beta C H^-1 v - d: by how much the step without budgets breaks each row.
+        excess: Violation beta C H^-1 v - d of each row by the unconstrained step.
 
     Returns:
-        The solutions, without a program having been called where no row is broken.
+        Solutions; elements without a violated row need no program.
     """
     called = (excess > 0).any(1)
     multipliers = torch.zeros_like(excess)
     residuals = torch.zeros(len(excess), dtype=torch.float64)
     if called.any():
-        solved, residuals[called] = _solve_broken(stiffness[called], excess[called])
+        solved, residuals[called] = _solve_violated(stiffness[called], excess[called])
         multipliers = multipliers.index_put((called,), solved)
     left = excess - (stiffness @ multipliers[:, :, None])[:, :, 0]
     return Dual(multipliers, left, residuals, called)
 
 
-def _solve_broken(
+def _solve_violated(
     stiffness: Tensor,  # (B, p, p)
     excess: Tensor,  # (B, p)
 ) -> tuple[Tensor, Tensor]:  # (B, p), (B,)
-    """Solve with the broken rows first, then with those as well that this breaks, and so on.
+    """Solve with the violated rows, then also with rows that this solution violates, and so on.
 
-    A row that is far from its limit would set the scale of the whole program; until it matters its
-    variable stands alone at zero.
+    A row far from its limit would determine the scale of the whole program. Until it is active its
+    variable is decoupled and zero.
     """
     lengths = stiffness.detach().diagonal(dim1=1, dim2=2).sqrt()
     cosines = stiffness / (lengths[:, :, None] * lengths[:, None, :])
@@ -282,19 +288,19 @@ def _solve_broken(
     one = torch.eye(p, dtype=torch.float64)
     rows = torch.cat([-one, one])
     limits = torch.cat([torch.zeros(len(excess), p), (_PRICE * unit).expand(-1, p)], dim=1)
-    matter = excess > 0
+    active = excess > 0
     while True:
         solution = solve_qp(
-            torch.where((matter[:, :, None] & matter[:, None, :]) | (one > 0), cosines, 0.0),
-            torch.where(matter, -excess, unit),
+            torch.where((active[:, :, None] & active[:, None, :]) | (one > 0), cosines, 0.0),
+            torch.where(active, -excess, unit),
             rows,
             limits,
         )
-        # A variable at zero has a multiplier; what either lacks of zero is rounding.
-        waits = solution.multipliers[:, :p] > solution.z
-        solved = torch.where(waits, 0.0, solution.z).relu()
+        # Either a variable or its multiplier is zero, up to rounding.
+        at_zero = solution.multipliers[:, :p] > solution.z
+        solved = torch.where(at_zero, 0.0, solution.z).relu()
         left = excess - (cosines @ solved[:, :, None])[:, :, 0]
-        late = (left > _ROUNDING * unit) & ~matter
+        late = (left > _ROUNDING * unit) & ~active
         if not late.any():
             return solved / lengths, solution.certificate
-        matter = matter | late
+        active = active | late

@@ -1,13 +1,13 @@
-r"""Rates at which groups of weights take their moves, each compensated by the weights that stay.
+r"""Rates of the moves of groups of weights, with optimal compensation: a quadratic program.
 
-Group j (a neuron, a filter, a layer) would like to move by d_j, at a rate :math:`0 \le c_j \le 1`;
-the survivors S answer with the x that keeps the outputs best. Up to a constant the cost is
+Group j (a neuron, a filter, a layer) moves by c_j d_j at a rate :math:`0 \le c_j \le 1`, and the
+survivors S by the x that preserves the outputs best. Up to a constant the cost is
 
 .. math:: \tfrac12 c'Qc + p'c = \min_x\ \tfrac1N |J(Dc + x) + \kappa r|^2 + \mu |x|^2,
 
-Optimal Brain Surgeon (Hassibi & Stork 1993) with all interactions between groups, where r is how
-far the outputs have drifted already and :math:`\kappa` which part of that is to be undone. The
-program has one variable per group, however many weights and inputs there are.
+that is, Optimal Brain Surgeon (Hassibi & Stork 1993) with all interactions between groups, where r
+is the present drift of the outputs and :math:`\kappa` the share of it to undo. The program has one
+variable per group, whatever the number of weights and inputs.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from geomerge.steps.qp.solve import solve_qp
 
 __all__ = ["RateProgram", "Rates", "check_progress", "group_rates"]
 
-_ROUNDING = 1e-9  # of progress: what sums of weights may miss
-# Of the costliest group's cost: one that costs less would set the units of the whole program.
+_ROUNDING = 1e-9  # relative rounding of the progress, a sum of weights
+# Smallest cost of a group relative to the largest: smaller ones would set the scale of the program.
 _CHEAPEST = 1e-6
 
 
 @dataclass(frozen=True)
 class RateProgram:
-    """The cost of moving k groups, on the CPU in float64.
+    """Cost of moving k groups, on the CPU in float64.
 
     Attributes:
         hessian: Q, positive semidefinite, shape (k, k).
@@ -43,22 +43,22 @@ class RateProgram:
         self,
         rates: Tensor,  # (k,)
     ) -> float:
-        """Return c'Qc / 2 + p'c, the functional change beyond that of c = 0."""
+        """Return c'Qc / 2 + p'c, the functional change relative to c = 0."""
         c = rates.cpu().double()
         return float(c @ self.hessian @ c / 2 + self.linear @ c)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """The cheapest rates.
+    """Rates of least cost.
 
     Attributes:
-        rates: c, shape (k,), differentiable; within their bounds, and at them up to rounding.
-        progress_price: Cost per unit of progress wanted more.
-        prices: Cost that each budget would save per unit by which it were raised, shape (p,).
-        slack: By how much each budget is broken, shape (p,).
-        solver: Who solved the program.
-        certificate: By how much its optimality conditions fail, in units of order one.
+        rates: Rates c, shape (k,), differentiable; within [0, 1], and at the bounds up to rounding.
+        progress_price: Cost per unit of additional progress.
+        prices: Decrease of the cost per unit of each budget, shape (p,).
+        slack: Violation of each budget, shape (p,).
+        solver: Name of the solver.
+        certificate: Residual of the optimality conditions, for a program of order one.
     """
 
     rates: Tensor
@@ -81,22 +81,21 @@ def group_rates(
     r"""Minimise the cost for a given progress, :math:`\sum_j a_j c_j \ge \tau`.
 
     Args:
-        program: The cost of the groups' moves.
-        weights: a, how much progress each group's whole move is (parameters, operations), not
-            negative.
-        progress: tau, in units of the weights.
-        rows: Budgets: what a class, task or layer loses by each group's whole move.
-        limits: What it may lose; infinity is no limit.
-        price: Cost per unit by which a budget is broken. Those that can be kept are kept where
-            it is over their shadow prices.
+        program: Cost of the groups' moves.
+        weights: Progress a of each group's complete move (parameters, operations), not negative.
+        progress: Required progress tau, in units of the weights.
+        rows: Loss of a class, task or layer by each group's complete move, one row per budget.
+        limits: Largest loss per row; infinity is no limit.
+        price: Cost per unit of violation of a budget. Feasible budgets are satisfied if it
+            exceeds their shadow prices.
 
     Returns:
-        The rates. A group alone is taken to cost at least 1e-6 of what the costliest does. For
-        k = 300 the program takes about half a second.
+        The rates. The cost of a single group is at least 1e-6 of the largest one. For k = 300 the
+        program takes about half a second.
 
     Raises:
         OptionError: If a weight is negative, or all groups together make less progress.
-        QPError: If something is not finite or the program cannot be solved.
+        QPError: If a number is not finite or the program cannot be solved.
     """
     k = len(program.linear)
     one = torch.eye(k, dtype=torch.float64)
@@ -130,24 +129,24 @@ def check_progress(
     weights: Tensor,  # (k,)
     progress: float,
 ) -> float:
-    """Return the largest progress that groups can make, refusing one that is out of reach.
+    """Return the largest progress of all groups, after a check of the required one.
 
     Args:
-        weights: How much progress each group's whole move is.
-        progress: What is wanted of all.
+        weights: Progress of each group's complete move.
+        progress: Required progress.
 
     Raises:
         OptionError: If a weight is negative or not finite, or the progress is out of reach.
     """
     if not ((weights >= 0) & weights.isfinite()).all():
         raise OptionError(
-            f"a group counts {float(weights.min()):.3g} towards the progress, expected finite "
-            "numbers that are not negative; count parameters or operations"
+            f"a group adds {float(weights.min()):.3g} to the progress, expected finite numbers "
+            "that are not negative; count parameters or operations"
         )
     reach = float(weights.sum())
     if not progress <= reach * (1 + _ROUNDING):
         raise OptionError(
-            f"a progress of {progress:.6g} is wanted of groups that make {reach:.6g} together, "
-            "expected no more than that; ask for less or offer more groups"
+            f"expected a progress of at most {reach:.6g}, that of all groups together, got "
+            f"{progress:.6g}; ask for less or offer more groups"
         )
     return reach

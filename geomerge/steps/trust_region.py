@@ -1,10 +1,10 @@
-r"""The step of arXiv 2012.09605, eq. (7), in closed form.
+r"""Trust-region step of arXiv 2012.09605, eq. (7), in closed form.
 
 .. math:: \min_\theta\ \theta' g\,\theta - \beta\,\theta' v \quad \text{with } |\theta| \le \rho
 
-Its solution is :math:`\theta = \frac{\beta}{2}(g + \mu I)^{-1} v` with one scalar
-:math:`\mu \ge 0`, zero or such that :math:`|\theta| = \rho` (More & Sorensen 1983). In the
-metric's eigendirections finding :math:`\mu` is a one-dimensional root search.
+The solution is :math:`\theta = \frac{\beta}{2}(g + \mu I)^{-1} v` with a scalar
+:math:`\mu \ge 0` that is zero or such that :math:`|\theta| = \rho` (More & Sorensen 1983). In the
+eigenbasis of the metric :math:`\mu` is the root of a function of one variable.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ __all__ = [
 ]
 
 
-_BLOCK = 2**20  # numbers at a time of long vectors: what is done to them stays in the cache
-_LOG_MU = (-16.0, 12.0)  # decimal bounds of the search for mu
+_BLOCK = 2**20  # numbers of a long vector handled at a time, so that they stay in the cache
+_LOG_MU = (-16.0, 12.0)  # bounds of log10 mu
 
 
 @dataclass(frozen=True)
 class Step:
-    """A tangent and what is known of it.
+    """Tangent with its damping, length and predicted change.
 
     Attributes:
         tangent: theta, shape (n,).
         damping: mu.
         norm: |theta|.
-        predicted: theta' g theta, the functional change that the metric predicts.
-        beta: How much reaching v was worth.
+        predicted: Functional change theta' g theta that the metric predicts.
+        beta: Weight of the direction v.
     """
 
     tangent: Tensor
@@ -59,17 +59,17 @@ def damped_step(
     damping: float,
     radius: float,
 ) -> Step:
-    """Return (beta / 2) (g + damping I)^-1 v, shortened to ``radius`` where it is longer.
+    """Return (beta / 2) (g + damping I)^-1 v, shortened to at most ``radius``.
 
     Args:
         metric: g.
-        v: The direction wanted.
+        v: Direction of the step.
         damping: mu, positive.
-        radius: Longest step.
+        radius: Largest length of the step.
 
     Returns:
-        The step, with beta = 2 (floor + mu) before it is shortened: the largest that overshoots v
-        in no direction.
+        The step. Before it is shortened beta is 2 (min_eigenvalue + mu), the largest value for
+        which it overshoots v in no direction.
     """
     coordinates = metric.coordinates(v)
     beta = 2 * (metric.min_eigenvalue + damping)
@@ -90,14 +90,14 @@ def trust_region_step(
 
     Args:
         metric: g.
-        v: The direction wanted.
-        radius: rho, the longest step; the paper's bound 0.01 on theta'theta is a radius of 0.1.
-        beta: How much reaching v is worth beside the functional change; None ties it to mu as
-            2 (floor + mu), so that the step of the given length overshoots v in no direction.
-        guess: A mu to start the search from, such as that of the step before.
+        v: Direction of the step.
+        radius: Largest length rho; the paper's bound 0.01 of theta'theta is a radius of 0.1.
+        beta: Weight of the direction against the functional change; None sets it to
+            2 (min_eigenvalue + mu), for which the step overshoots v in no direction.
+        guess: Value of mu to start the search from, such as that of the last step.
 
     Returns:
-        The step; |theta| equals the radius unless the free minimum lies inside.
+        The step; |theta| equals the radius unless the unconstrained minimum lies inside.
 
     Raises:
         NumericalError: If v is zero or not finite.
@@ -108,7 +108,7 @@ def trust_region_step(
         >>> from geomerge.steps import trust_region_step
         >>> v = torch.tensor([3.0, 4.0])
         >>> step = trust_region_step(EuclideanMetric(), v, radius=0.1, beta=10.0)
-        >>> step.tangent  # straight toward v: no direction is stiffer than another
+        >>> step.tangent  # parallel to v, since the metric is isotropic
         tensor([0.0600, 0.0800])
         >>> round(step.norm, 6)
         0.1
@@ -117,8 +117,8 @@ def trust_region_step(
     length = coordinates.sum(torch.ones_like) ** 0.5
     if not 0 < length < float("inf"):
         raise NumericalError(
-            f"the direction of a step has length {length}, expected a positive finite one; the "
-            "walk has arrived or the weights are not finite"
+            f"the direction of a step has length {length}, expected a positive finite number; the "
+            "walk is at its target, or the weights are not finite"
         )
 
     squares, values = coordinates.flat()
@@ -137,7 +137,7 @@ def trust_region_step(
 
 
 def _root(rising: Callable[[float], float], guess: float) -> float:
-    """Return where a rising function of log10 mu is zero, or the end of the range nearest to it."""
+    """Return the zero of a rising function of log10 mu, or the end of the range nearest to it."""
     low = high = min(max(guess, _LOG_MU[0]), _LOG_MU[1])
     width = 0.1
     while rising(low) > 0:
@@ -158,14 +158,14 @@ def precondition(
     v: Tensor,  # (n,)
     damping: float,
 ) -> Tensor:  # (n,)
-    """Return (floor + mu) (g + mu I)^-1 v: eq. (7) as a preconditioner.
+    """Return (min_eigenvalue + mu) (g + mu I)^-1 v: eq. (7) as a preconditioner.
 
-    Directions that change the kept function least pass with factor one, whatever the metric; the
-    Euclidean metric passes all of them so.
+    The factor of the eigendirections with the smallest change of the function is one in every
+    metric; in the Euclidean metric that is the factor of all directions.
 
     Args:
         metric: g.
-        v: The direction wanted.
+        v: Direction of the step.
         damping: mu.
     """
     return metric.damped_solve(v, damping, metric.min_eigenvalue + damping)
@@ -177,13 +177,13 @@ def preconditioned_step(
     damping: float,
     rate: float,
 ) -> tuple[Tensor, float]:  # (n,)
-    """Return rate times the preconditioned direction, and the functional change predicted for it.
+    """Return rate times the preconditioned direction, and its predicted functional change.
 
     Args:
         metric: g.
-        v: The direction wanted.
+        v: Direction of the step.
         damping: mu.
-        rate: Share of the step.
+        rate: Factor of the step.
     """
     return metric.damped_inverse(v, damping, metric.min_eigenvalue + damping, rate)
 
@@ -199,13 +199,13 @@ def preconditioned_move(
 
     Args:
         metric: g.
-        w: The point; it is not changed.
-        v: The direction wanted.
+        w: Point of weight space.
+        v: Direction of the step.
         damping: mu.
-        rate: Share of the step.
+        rate: Factor of the step.
 
     Returns:
-        Where the step leads, its length and the functional change predicted for it.
+        End of the step, its length, and its predicted functional change.
     """
     end, change = metric.damped_inverse(v, damping, metric.min_eigenvalue + damping)
     squares = []

@@ -1,9 +1,10 @@
-"""Two solvers of quadratic programs, neither of them believed: qpth in batches, clarabel alone.
+"""Solve quadratic programs with qpth or clarabel and verify the KKT conditions.
 
-qpth (Amos & Kolter 2017, OptNet) is asked first because it solves a whole batch at once. It has
-no status: what did not converge, because it cycles or because another program of its batch made
-it stop, comes back like a solution. So every answer is polished and must satisfy the optimality
-conditions, or the program is solved again alone and then by clarabel (Goulart & Chen 2024).
+qpth (Amos & Kolter 2017, OptNet) comes first because it solves a complete batch at once. It returns
+no status: a program that did not converge, because of cycling or because another program of the
+batch ended the iterations, looks like a solution. Therefore every answer is polished and verified.
+If the optimality conditions fail, the program is solved again by itself with qpth, and then with
+clarabel (Goulart & Chen 2024).
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from geomerge.steps.qp.kkt import Program
 __all__ = ["solve_program"]
 
 _TOLERANCE = 1e-7
-_CLOSE = 1e-6  # near enough for polishing to end at rounding error, as from 1e-9 in twice the time
+_CLOSE = 1e-6  # polishing reaches rounding error from here; 1e-9 takes twice the time
 _RIDGE = 1e-10
-_SLACK_RIDGE = 1e-6  # qpth inverts Q, which is zero on slacks
-_FAR = 1e7  # rows farther away than this confuse qpth
+_SLACK_RIDGE = 1e-6  # qpth inverts Q, which is zero for slacks
+_FAR = 1e7  # largest limit for which qpth converges
 
 _REASONS = {
     "PrimalInfeasible": "its rows contradict each other; raise limits or make rows soft",
@@ -40,11 +41,11 @@ def solve_program(
     """Solve a batch of scaled programs.
 
     Args:
-        program: The programs, in units in which they are of order one.
-        n_slacks: How many of the last variables are slacks, without a quadratic form.
+        program: Programs of order one.
+        n_slacks: Number of the last variables that are slacks, without a quadratic term.
 
     Returns:
-        Solutions, multipliers, residuals of the optimality conditions, and who solved each.
+        Solutions, multipliers, residuals of the optimality conditions, and names of the solvers.
 
     Raises:
         QPError: If a program has no solution or none that satisfies the conditions.
@@ -53,24 +54,24 @@ def solve_program(
     residual = program.residual(z, multipliers)
     names = ["qpth"] * len(z)
     for i in (residual > _TOLERANCE).nonzero()[:, 0].tolist():
-        z[i], multipliers[i], residual[i], names[i] = _alone(program, i, n_slacks)
+        z[i], multipliers[i], residual[i], names[i] = _solve_single(program, i, n_slacks)
     return z, multipliers, residual, tuple(names)
 
 
-def _alone(
+def _solve_single(
     program: Program,
     i: int,
     n_slacks: int,
 ) -> tuple[Tensor, Tensor, Tensor, str]:  # (n,), (m,), ()
-    one = program.element(i)
+    single = program.element(i)
     if len(program.linear) > 1:
-        z, multipliers = one.polish(*_qpth(one, n_slacks))
-        residual = one.residual(z, multipliers)
+        z, multipliers = single.polish(*_qpth(single, n_slacks))
+        residual = single.residual(z, multipliers)
         if residual <= _TOLERANCE:
             return z[0], multipliers[0], residual[0], "qpth alone"
-    z, multipliers, status = _clarabel(one)
-    z, multipliers = one.polish(z, multipliers)
-    residual = one.residual(z, multipliers)
+    z, multipliers, status = _clarabel(single)
+    z, multipliers = single.polish(z, multipliers)
+    residual = single.residual(z, multipliers)
     if residual <= _TOLERANCE:
         return z[0], multipliers[0], residual[0], "clarabel"
     reason = _REASONS.get(status, "it is badly scaled; make hard rows soft or raise the damping")
@@ -84,18 +85,18 @@ def _qpth(
     program: Program,
     n_slacks: int,
 ) -> tuple[Tensor, Tensor]:  # (B, n), (B, m)
-    """Ask qpth; the answer may be anything, NaN included."""
+    """Solve by qpth, without any guarantee; the result may contain NaN."""
     n = program.linear.shape[1]
     ridge = torch.full((n,), _RIDGE, dtype=torch.float64)
     ridge[n - n_slacks :] = _SLACK_RIDGE
     rows = program.rows.clone()
     empty = (rows == 0).all(2)
-    rows[..., 0] += empty  # qpth divides by zero at a row of zeros: a far bound on z_1 instead
+    rows[..., 0] += empty  # a distant bound on z_1, since qpth divides by zero for empty rows
     limits = torch.where(empty, _FAR, program.limits.clamp(max=_FAR))
     none = torch.empty(0, dtype=torch.float64)
     hessian = program.hessian + torch.diag(ridge)
     try:
-        with torch.enable_grad():  # the multipliers are kept for its backward pass only
+        with torch.enable_grad():  # qpth stores the multipliers for its backward pass only
             linear = program.linear.clone().requires_grad_()
             z = _qpth_layer()(hessian, linear, rows, limits, none, none)
         multipliers: Tensor = z.grad_fn.lams
@@ -106,7 +107,7 @@ def _qpth(
 
 @cache
 def _qpth_layer() -> Callable[..., Any]:
-    with warnings.catch_warnings():  # its docstrings hold escapes that Python objects to
+    with warnings.catch_warnings():  # its docstrings contain invalid escapes
         warnings.simplefilter("ignore")
         from qpth.qp import QPFunction
     layer: Callable[..., Any] = QPFunction(eps=_CLOSE, verbose=-1, notImprovedLim=20, maxIter=60)
@@ -114,7 +115,7 @@ def _qpth_layer() -> Callable[..., Any]:
 
 
 def _clarabel(program: Program) -> tuple[Tensor, Tensor, str]:  # (1, n), (1, m)
-    """Ask clarabel for a batch of one; it says how it ended."""
+    """Solve a batch of one by clarabel and return its status as well."""
     import clarabel
     from scipy.sparse import csc_matrix
 

@@ -1,13 +1,13 @@
-r"""The optimality conditions of quadratic programs: how well they hold, and solving for them.
+r"""KKT conditions of quadratic programs: residuals, and solutions for given active rows.
 
 A point z is a minimum of :math:`\frac12 z'Qz + p'z` with :math:`Gz \le h` exactly when some
 multipliers :math:`\lambda` have
 
 .. math:: Qz + p + G'\lambda = 0,\quad Gz \le h,\quad \lambda \ge 0,\quad \lambda_i (Gz-h)_i = 0.
 
-Once it is known which rows hold with equality (are active) this is one linear system. Its solution
-shows which rows should have been active; guessing so again and again is a semismooth Newton
-method (Hintermueller, Ito & Kunisch 2002), which ends at rounding error when it starts close.
+For known active rows (those that hold with equality) this is a linear system. Its solution gives a
+new set of active rows; this iteration is a semismooth Newton method (Hintermueller, Ito & Kunisch
+2002), which converges to rounding error from a close start.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch import Tensor
 
 __all__ = ["Program"]
 
-_SHIFT = 1e-9  # keeps the system regular where active rows repeat each other
-_REFINEMENTS = 3  # and these take the shift's effect out again
+_SHIFT = 1e-9  # makes the system regular if active rows are dependent
+_REFINEMENTS = 3  # remove the effect of the shift
 _GUESSES = 12
 
 
 @dataclass(frozen=True)
 class Program:
-    """A batch of quadratic programs in units in which everything is of order one.
+    """Batch of quadratic programs, of order one in all their parts.
 
     Attributes:
-        hessian: Q, positive semidefinite, shape (B, n, n).
-        linear: p, shape (B, n).
-        rows: G, shape (B, m, n); a row of zeros has limit 1.
-        limits: h, finite, shape (B, m).
+        hessian: Matrices Q, positive semidefinite, shape (B, n, n).
+        linear: Vectors p, shape (B, n).
+        rows: Matrices G, shape (B, m, n); a row of zeros has limit 1.
+        limits: Limits h, finite, shape (B, m).
     """
 
     hessian: Tensor
@@ -41,15 +41,15 @@ class Program:
     limits: Tensor
 
     def element(self, i: int) -> Program:
-        """Return program i alone, as a batch of one."""
-        one = slice(i, i + 1)
-        return Program(self.hessian[one], self.linear[one], self.rows[one], self.limits[one])
+        """Return program i as a batch of one."""
+        at = slice(i, i + 1)
+        return Program(self.hessian[at], self.linear[at], self.rows[at], self.limits[at])
 
     def excess(
         self,
         z: Tensor,  # (B, n)
     ) -> Tensor:  # (B, m)
-        """Return Gz - h, positive where a row is broken."""
+        """Return Gz - h, positive for violated rows."""
         return _times(self.rows, z) - self.limits
 
     def active(
@@ -57,7 +57,7 @@ class Program:
         z: Tensor,  # (B, n)
         multipliers: Tensor,  # (B, m)
     ) -> Tensor:  # (B, m)
-        """Tell which rows hold with equality, given an approximate solution."""
+        """Return the mask of active rows of an approximate solution."""
         return multipliers + self.excess(z) > 0
 
     def residual(
@@ -65,7 +65,7 @@ class Program:
         z: Tensor,  # (B, n)
         multipliers: Tensor,  # (B, m)
     ) -> Tensor:  # (B,)
-        """Return by how much the worst of the four conditions fails, infinite for NaN."""
+        """Return the largest violation of the four conditions, infinite for NaN."""
         excess = self.excess(z)
         slope = _times(self.hessian, z) + self.linear + _times(self.rows.mT, multipliers)
         conditions = [
@@ -87,10 +87,10 @@ class Program:
         Args:
             active: Mask of the rows A.
             upper: Right-hand side of the first block.
-            lower: Right-hand side of the second; other rows than A are not read.
+            lower: Right-hand side of the second block; rows outside of A are ignored.
 
         Returns:
-            x, and y with zeros for rows not in A.
+            x, and y with zeros for rows outside of A.
         """
         n = upper.shape[1]
         on = active.to(upper.dtype)
@@ -115,14 +115,14 @@ class Program:
         z: Tensor,  # (B, n)
         multipliers: Tensor,  # (B, m)
     ) -> tuple[Tensor, Tensor]:  # (B, n), (B, m)
-        """Improve approximate solutions to rounding error where their active rows allow it.
+        """Improve approximate solutions to rounding error by iterating over active rows.
 
         Args:
             z: Approximate minima.
             multipliers: Approximate multipliers.
 
         Returns:
-            Minima and multipliers, for every program the best that were met, those given included.
+            Minima and multipliers with the smallest residual, the given ones included.
         """
         best = self.residual(z, multipliers)
         active = self.active(z, multipliers)

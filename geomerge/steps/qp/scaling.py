@@ -1,8 +1,8 @@
-"""Units in which a quadratic program is of order one, so that absolute tolerances mean something.
+"""Scaling of quadratic programs to order one, for solvers with absolute tolerances.
 
-qpth stops at absolute residuals: multiplying an objective by 1e3 is enough to make its answer
-wrong. In the units chosen here the objective's diagonal, the rows, and the solution are all of
-order one, whatever the units of the caller; rows that say nothing are made harmless on the way.
+qpth stops at absolute residuals, so that an objective multiplied by 1e3 already gives a wrong
+solution. After scaling, the objective's diagonal, the rows and the solution are of order one.
+Rows without effect are replaced by inactive ones.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from geomerge.steps.qp.kkt import Program
 
 __all__ = [
     "Scaling",
-    "to_units",
+    "scale_program",
 ]
 
 _INDEFINITE = 1e-9
-_ZERO_DIAGONAL = 1e-14  # beside the largest; less is rounding
-_ZERO_ROW = 1e-30  # rows have units of their own
+_ZERO_DIAGONAL = 1e-14  # relative to the largest entry; less is rounding
+_ZERO_ROW = 1e-30  # relative to the longest row; rows may have different units
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What one unit of the scaled program is in the caller's units.
+    """Units of a scaled program in those of the original one.
 
     Attributes:
-        variables: Per variable, shape (B, n).
-        multipliers: Per multiplier, shape (B, m); 0 for rows that were left out.
-        objective: Per program, shape (B, 1).
+        variables: Unit of each variable, shape (B, n).
+        multipliers: Unit of each multiplier, shape (B, m); 0 for removed rows.
+        objective: Unit of each objective, shape (B, 1).
     """
 
     variables: Tensor
@@ -40,19 +40,19 @@ class Scaling:
     objective: Tensor
 
 
-def to_units(
+def scale_program(
     program: Program,
     soft: Tensor,  # (k,)
 ) -> tuple[Program, Scaling]:
-    """Scale programs and take out rows of zeros and rows without a limit.
+    """Scale programs and remove rows of zeros and rows without a limit.
 
     Args:
-        program: The programs in the caller's units; infinity is no limit.
-        soft: Which rows have a slack. The last k variables are the slacks, and the last k rows
-            keep them from being negative.
+        program: Programs in any units; infinity is no limit.
+        soft: Indices of the rows with a slack. The last k variables are the slacks, and the last
+            k rows bound them below by zero.
 
     Returns:
-        The scaled programs, and their units.
+        Scaled programs, and their units.
 
     Raises:
         QPError: If Q has a negative eigenvalue, or a row of zeros a negative limit.
@@ -98,7 +98,7 @@ def _size(
     pull: Tensor,  # (B, 1)
     distances: Tensor,  # (B, m)
 ) -> Tensor:  # (B, 1)
-    """Guess the length of the solution from that of the free one and where the rows are."""
+    """Estimate the length of the solution from the unconstrained one and the rows' distances."""
     none = torch.zeros_like(pull)
     needed = torch.cat([none, -distances], dim=1).amax(1, keepdim=True)
     farthest = torch.cat([none, distances.abs()], dim=1).amax(1, keepdim=True)
@@ -128,6 +128,6 @@ def _refuse_impossible(
         program, row = impossible.nonzero()[0].tolist()
         raise QPError(
             f"row {row} of program {program} is zero but its limit is "
-            f"{float(limits[program, row]):.3g}, expected at least 0; nothing can meet it: leave "
+            f"{float(limits[program, row]):.3g}, expected at least 0; no point satisfies it: leave "
             "it out or make it soft"
         )

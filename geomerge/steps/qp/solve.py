@@ -2,15 +2,15 @@ r"""Quadratic programs in batches, verified and differentiable.
 
 .. math:: \min_z\ \tfrac12 z'Qz + p'z \quad \text{with } Gz \le h
 
-This is the only door to qpth: inputs are checked and brought to units of order one, answers are
-verified, and derivatives come from the verified solution and its active rows alone (as in dQP,
-Magoon et al. 2024), so they are the same whoever found it.
+All programs are solved through this module: inputs are checked and scaled to order one, and
+solutions are verified. Derivatives depend on the verified solution and its active rows only (as in
+dQP, Magoon et al. 2024), so that they are the same for all solvers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from geomerge.errors import QPError
 from geomerge.steps.qp.backends import solve_program
 from geomerge.steps.qp.kkt import Program
-from geomerge.steps.qp.scaling import Scaling, to_units
+from geomerge.steps.qp.scaling import Scaling, scale_program
 
 __all__ = ["QPSolution", "solve_qp"]
 
@@ -30,12 +30,11 @@ class QPSolution:
 
     Attributes:
         z: Minima, shape (B, n), differentiable.
-        multipliers: What one unit of each limit is worth in units of the objective, shape (B, m),
+        multipliers: Decrease of the objective per unit of each limit, shape (B, m),
             differentiable; 0 for rows of zeros and rows without a limit.
-        slack: By how much each soft row is broken, shape (B, m), differentiable; 0 for hard rows.
-        certificate: By how much the optimality conditions fail, shape (B,), in units in which the
-            program is of order one.
-        solvers: Who found each solution: "qpth", "qpth alone" or "clarabel".
+        slack: Violation of each soft row, shape (B, m), differentiable; 0 for hard rows.
+        certificate: Residual of the optimality conditions, shape (B,), for programs of order one.
+        solvers: Name of the solver of each program: "qpth", "qpth alone" or "clarabel".
     """
 
     z: Tensor
@@ -56,20 +55,20 @@ def solve_qp(
 ) -> QPSolution:
     """Minimise z' hessian z / 2 + linear' z with rows z <= limits, and verify the answer.
 
-    Tensors without a batch dimension belong to every program. Gradients count a row that holds
-    with equality at a multiplier of zero as absent.
+    Tensors without a batch dimension are shared by all programs. In gradients, active rows with a
+    multiplier of zero are ignored.
 
     Args:
-        hessian: Q, positive semidefinite; only its symmetric part counts.
-        linear: p.
-        rows: G; one that is zero bounds nothing.
-        limits: h; infinity is no limit.
-        soft: Mask of the rows that may be broken at a price.
-        price: Objective per unit by which a soft row is broken. Rows that can be met are met
-            where the price is over their multipliers.
+        hessian: Matrix Q, positive semidefinite; only its symmetric part is used.
+        linear: Vector p.
+        rows: Matrix G; rows of zeros are ignored.
+        limits: Limits h; infinity is no limit.
+        soft: Mask of the rows that may be violated at a price.
+        price: Objective per unit of violation of a soft row. Feasible rows are satisfied if the
+            price exceeds their multipliers.
 
     Returns:
-        The solutions; B = 1 where no tensor has a batch dimension.
+        Solutions; B = 1 if no tensor has a batch dimension.
 
     Raises:
         QPError: If a tensor is not finite, hessian has a negative eigenvalue, or a program has no
@@ -78,12 +77,12 @@ def solve_qp(
     Example:
         >>> import torch
         >>> from geomerge.steps import solve_qp
-        >>> found = solve_qp(  # the nearest point to (1, 1) with x + y <= 1
+        >>> solution = solve_qp(  # the nearest point to (1, 1) with x + y <= 1
         ...     torch.eye(2), torch.tensor([-1.0, -1.0]), torch.ones(1, 2), torch.ones(1)
         ... )
-        >>> found.z.round(decimals=6), found.multipliers.round(decimals=6)
+        >>> solution.z.round(decimals=6), solution.multipliers.round(decimals=6)
         (tensor([[0.5000, 0.5000]], dtype=torch.float64), tensor([[0.5000]], dtype=torch.float64))
-        >>> bool(found.certificate < 1e-7)
+        >>> bool(solution.certificate < 1e-7)
         True
     """
     m = limits.shape[-1]
@@ -91,11 +90,12 @@ def solve_qp(
     index = torch.arange(0) if soft is None else soft.cpu().nonzero()[:, 0]
     program = _elastic(program, index, price)
     with torch.no_grad():
-        scaled, units = to_units(program, index)
+        scaled, units = scale_program(program, index)
         z, multipliers, certificate, solvers = solve_program(scaled, len(index))
     z, multipliers = _Differentiable.apply(
-        program.hessian, program.linear, program.rows, program.limits, z, multipliers, scaled, units
-    )
+        program.hessian, program.linear, program.rows, program.limits,
+        _Solved(scaled, units, z, multipliers),
+    )  # fmt: skip
     n = z.shape[1] - len(index)
     slack = z.new_zeros(len(z), m).index_copy(1, index, z[:, n:])
     return QPSolution(z[:, :n], multipliers[:, :m], slack, certificate, solvers)
@@ -107,7 +107,7 @@ def _batched(
     rows: Tensor,  # (B, m, n) or (m, n)
     limits: Tensor,  # (B, m) or (m,)
 ) -> Program:
-    """Give every tensor a batch dimension; autograd sums over those it did not have."""
+    """Return tensors with a batch dimension; autograd sums over those that are new."""
     hessian, linear, rows, limits = (t.cpu().double() for t in (hessian, linear, rows, limits))
     for name, tensor in (
         ("hessian", hessian),
@@ -121,7 +121,7 @@ def _batched(
                 "look for the first step after which the weights are not finite"
             )
     n = linear.shape[-1]
-    if limits.shape[-1] == 0:  # one row that says nothing stands in
+    if limits.shape[-1] == 0:  # replaced by one row without a limit
         rows, limits = rows.new_zeros(1, n), limits.new_full((1,), torch.inf)
     batch = torch.broadcast_shapes(
         (1,), hessian.shape[:-2], linear.shape[:-1], rows.shape[:-2], limits.shape[:-1]
@@ -139,7 +139,7 @@ def _elastic(
     soft: Tensor,  # (k,)
     price: float,
 ) -> Program:
-    """Add to each soft row a variable t >= 0 by which it may be broken, at price t."""
+    """Add a slack t >= 0 to each soft row, at a price per unit."""
     k = len(soft)
     if k == 0:
         return program
@@ -159,8 +159,17 @@ def _blocks(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     return torch.cat([torch.cat([a, b], dim=2), torch.cat([c, d], dim=2)], dim=1)
 
 
+class _Solved(NamedTuple):
+    """Scaled programs with their solutions."""
+
+    program: Program
+    units: Scaling
+    z: Tensor  # (B, n)
+    multipliers: Tensor  # (B, m)
+
+
 class _Differentiable(torch.autograd.Function):
-    """Turns a solution in scaled units into one that depends on the program."""
+    """Solution as a differentiable function of the program."""
 
     @staticmethod
     def forward(
@@ -169,14 +178,12 @@ class _Differentiable(torch.autograd.Function):
         linear: Tensor,  # (B, n)
         rows: Tensor,  # (B, m, n)
         limits: Tensor,  # (B, m)
-        z: Tensor,  # (B, n)
-        multipliers: Tensor,  # (B, m)
-        scaled: Program,
-        units: Scaling,
+        solved: _Solved,
     ) -> tuple[Tensor, Tensor]:  # (B, n), (B, m)
-        ctx.active = scaled.active(z, multipliers)
-        ctx.scaled, ctx.units = scaled, units
-        z, multipliers = z * units.variables, multipliers * units.multipliers
+        ctx.active = solved.program.active(solved.z, solved.multipliers)
+        ctx.scaled, ctx.units = solved.program, solved.units
+        z = solved.z * solved.units.variables
+        multipliers = solved.multipliers * solved.units.multipliers
         ctx.save_for_backward(z, multipliers)
         return z, multipliers
 
@@ -184,15 +191,15 @@ class _Differentiable(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: Any,
-        by_z: Tensor,  # (B, n)
-        by_multipliers: Tensor,  # (B, m)
+        d_z: Tensor,  # (B, n)
+        d_multipliers: Tensor,  # (B, m)
     ) -> tuple[Tensor | None, ...]:
         z, multipliers = ctx.saved_tensors
         units = ctx.units
-        upper = -by_z * units.variables / units.objective
-        lower = -by_multipliers * units.multipliers / units.objective
+        upper = -d_z * units.variables / units.objective
+        lower = -d_multipliers * units.multipliers / units.objective
         x, y = ctx.scaled.solve(ctx.active, upper, lower)
         x, y = x * units.variables, y * units.multipliers
         half = z[:, :, None] * x[:, None, :] / 2
-        by_rows = multipliers[:, :, None] * x[:, None, :] + y[:, :, None] * z[:, None, :]
-        return half + half.mT, x, by_rows, -y, None, None, None, None
+        d_rows = multipliers[:, :, None] * x[:, None, :] + y[:, :, None] * z[:, None, :]
+        return half + half.mT, x, d_rows, -y, None
