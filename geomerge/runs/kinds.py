@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from geomerge.data import Task
 from geomerge.errors import RunError
@@ -23,6 +23,7 @@ from geomerge.report.pages import (
     stream_page,
 )
 from geomerge.report.pages.model import Page
+from geomerge.report.schema import MergeRunReport
 from geomerge.report.sparse_curves import draw_moves, draw_sparsity
 from geomerge.report.stream import draw_stream
 from geomerge.report.tables import compare_markdown, stream_markdown
@@ -53,12 +54,16 @@ class RunKind:
     table: Callable[[Report], str] | None = None
 
 
+def _merge_page(folder: Path, report: Report) -> Page:
+    return merge_page(cast(MergeRunReport, report), read_steps(folder / "path" / "steps.jsonl"))
+
+
 KINDS = {
     kind.name: kind
     for kind in (
         RunKind(
             "merge",
-            lambda folder, report: merge_page(report, read_steps(folder / "path" / "steps.jsonl")),
+            _merge_page,
             {"curves.png": draw_curves, "plane.png": draw_plane},
             write_merge_card,
         ),

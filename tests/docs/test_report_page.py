@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from geomerge.comparison import CompareOptions
 from geomerge.merging import MergeOptions
 from geomerge.pruning.options import ReconfigureOptions, SparsifyFiles, SparsifyOptions
+from geomerge.report.schema import MergeRunReport
 from geomerge.runs import run_merge, run_reconfigure, run_sparsify
 from geomerge.runs.compare import run_compare
 from geomerge.runs.stream_options import StreamOptions
@@ -67,6 +69,35 @@ def check(content: Any, *names: str) -> set[str]:
     own = sections()[names[-1]]
     # What may be null has a line of its own beside those of what is in it.
     return {f for f in own if f not in used and not any(o.startswith(f"{f}.") for o in own)}
+
+
+def leaves(kind: Any) -> set[str]:
+    """The fields below a type, as the page writes them: ``.name``, ``[].name``, ``.NAME``."""
+    if is_typeddict(kind):
+        fields = get_type_hints(kind, include_extras=False)
+        return {f".{name}{rest}" for name, inner in fields.items() for rest in leaves(inner)}
+    if get_origin(kind) is NotRequired:
+        return leaves(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        own = [one for one in get_args(kind) if one is not type(None)]
+        nested = [one for one in own if leaves(one) != {""}]
+        return {""} | leaves(nested[0]) if nested else {""}
+    if get_origin(kind) is list:
+        return {f"[]{rest}" for rest in leaves(get_args(kind)[0])}
+    if get_origin(kind) is dict:
+        inner = get_args(kind)[1]
+        return {"..."} if inner is Any else {f".NAME{rest}" for rest in leaves(inner)}
+    return {""}
+
+
+def test_the_page_has_every_field_of_the_type_of_a_merge_report_and_no_others() -> None:
+    typed = {field[1:] for field in leaves(MergeRunReport)}
+    explained = {*sections()["All runs"], *sections()["Merge"]}
+    # What may be null need not have a line of its own.
+    nulls = {
+        f for f in typed - explained if any(re.match(rf"{re.escape(f)}[.[]", o) for o in explained)
+    }
+    assert typed - nulls == explained
 
 
 def test_merge(digits: Path, tmp_path: Path) -> None:

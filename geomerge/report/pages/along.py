@@ -8,14 +8,15 @@ from geomerge.report.pages.charts import bars, lines
 from geomerge.report.pages.looks import Axis
 from geomerge.report.pages.model import Explorer, Figure, Section, Table
 from geomerge.report.pages.texts import number, percent
+from geomerge.report.schema import CurveEntry, MergeRunReport
 
 __all__ = ["accuracy_figure", "along_path"]
 
 _STEPS = 300  # largest number of steps in a chart
-_SHOWN = ("norm", "predicted", "measured")
+_KINDS = ("predicted", "measured")  # of functional changes
 
 
-def accuracy_figure(report: dict[str, Any], start: int | None) -> Figure:
+def accuracy_figure(report: MergeRunReport, start: int | None) -> Figure:
     """Return the accuracy curves crossing, with the pick marked.
 
     Args:
@@ -49,7 +50,7 @@ def accuracy_figure(report: dict[str, Any], start: int | None) -> Figure:
     )
 
 
-def _distance_figure(report: dict[str, Any], start: int | None) -> Figure:
+def _distance_figure(report: MergeRunReport, start: int | None) -> Figure:
     """Return the distances, for merges whose tasks are unknown."""
     rows = [
         {"i": i, "t": p["t"], "network": f"to {name}", "distance": value}
@@ -71,7 +72,7 @@ def _distance_figure(report: dict[str, Any], start: int | None) -> Figure:
     )
 
 
-def along_path(report: dict[str, Any], steps: list[dict[str, Any]]) -> Section:
+def along_path(report: MergeRunReport, steps: list[dict[str, Any]]) -> Section:
     """Return the part of the page that moves along the path.
 
     Args:
@@ -80,12 +81,12 @@ def along_path(report: dict[str, Any], steps: list[dict[str, Any]]) -> Section:
     """
     curve, names = report["curve"], list(report["networks"])
     start = next(i for i, p in enumerate(curve) if p["t"] == report["crossover"]["t"])
-    quantities = (
-        ("accuracy (selection split)", "accuracy", percent),
-        ("distance of weights", "distance", number),
-        ("drift predicted by the sketch", "predicted", number),
-        ("drift measured", "measured", number),
-    )
+    accuracies = [[percent(p["accuracy"][name]) for name in names] for p in curve]
+    distances = [[number(p["distance"][name]) for name in names] for p in curve]
+    drifts = {
+        kind: [[number(_drift_at(p, kind, name)) for name in names] for p in curve]
+        for kind in _KINDS
+    }
     explorer = Explorer(
         label="Place on the path (t)",
         names=[
@@ -95,8 +96,10 @@ def along_path(report: dict[str, Any], steps: list[dict[str, Any]]) -> Section:
         start=start,
         columns=[f"{_labels(report)[name]}" for name in names],
         rows=[
-            (heading, [[say(p[key][name]) for name in names] for p in curve])
-            for heading, key, say in quantities
+            ("accuracy (selection split)", accuracies),
+            ("distance of weights", distances),
+            ("drift predicted by the sketch", drifts["predicted"]),
+            ("drift measured", drifts["measured"]),
         ],
     )
     figures = [accuracy_figure(report, start), *_drift(report, start), *_classes(report, start)]
@@ -113,14 +116,14 @@ def along_path(report: dict[str, Any], steps: list[dict[str, Any]]) -> Section:
     )
 
 
-def _labels(report: dict[str, Any]) -> dict[str, str]:
+def _labels(report: MergeRunReport) -> dict[str, str]:
     return {
         name: f"{network['task'] or 'unknown task'} ({name})"
         for name, network in report["networks"].items()
     }
 
 
-def _points_table(report: dict[str, Any]) -> Table:
+def _points_table(report: MergeRunReport) -> Table:
     names = list(report["networks"])
     return Table(
         "Points of the path",
@@ -141,18 +144,22 @@ def _points_table(report: dict[str, Any]) -> Table:
     )
 
 
-def _drift(report: dict[str, Any], start: int) -> list[Figure]:
+def _drift_at(point: CurveEntry, kind: str, name: str) -> float | None:
+    return (point["predicted"] if kind == _KINDS[0] else point["measured"])[name]
+
+
+def _drift(report: MergeRunReport, start: int) -> list[Figure]:
     labels = _labels(report)
     rows = [
         {"i": i, "t": p["t"], "drift": value, "of": f"{labels[name]}, {kind}"}
         for name in labels
-        for kind in ("predicted", "measured")
+        for kind in _KINDS
         for i, p in enumerate(report["curve"])
-        if (value := p[kind][name]) is not None and value > 0
+        if (value := _drift_at(p, kind, name)) is not None and value > 0
     ]
     if not rows:
         return []
-    columns = [(name, kind) for name in labels for kind in ("predicted", "measured")]
+    columns = [(name, kind) for name in labels for kind in _KINDS]
     return [
         Figure(
             "Drift from each network, predicted and measured",
@@ -166,7 +173,7 @@ def _drift(report: dict[str, Any], start: int) -> list[Figure]:
                 "Drift along the path",
                 ("t", *(f"{labels[name]}, {kind}" for name, kind in columns)),
                 [
-                    [f"{p['t']:.3f}", *(number(p[kind][name]) for name, kind in columns)]
+                    [f"{p['t']:.3f}", *(number(_drift_at(p, kind, name)) for name, kind in columns)]
                     for p in report["curve"]
                 ],
             ),
@@ -174,7 +181,7 @@ def _drift(report: dict[str, Any], start: int) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _classes(report: dict[str, Any], start: int) -> list[Figure]:
+def _classes(report: MergeRunReport, start: int) -> list[Figure]:
     figures = []
     for name, label in _labels(report).items():
         classes = list(report["curve"][0]["classes"][name])
@@ -208,7 +215,7 @@ def _steps(steps: list[dict[str, Any]]) -> list[Figure]:
     few = [step for step in steps[::stride] if step["measured"] is not None]
     rows = [
         {"step": step["step"], "change": step[kind], "of": f"leg of {step['leg']}, {kind}"}
-        for kind in ("predicted", "measured")
+        for kind in _KINDS
         for step in few
         if step[kind] > 0
     ]
@@ -232,7 +239,7 @@ def _steps(steps: list[dict[str, Any]]) -> list[Figure]:
                     [
                         str(s["step"]),
                         s["leg"],
-                        *(number(s[k]) for k in _SHOWN),
+                        *(number(s[k]) for k in ("norm", *_KINDS)),
                     ]
                     for s in few
                 ],

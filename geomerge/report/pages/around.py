@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from geomerge.report.pages.charts import bars
 from geomerge.report.pages.looks import Axis
 from geomerge.report.pages.maps import heat
 from geomerge.report.pages.model import Figure, Picture, Section, Table
 from geomerge.report.pages.texts import number
 from geomerge.report.plane import HIGHEST
+from geomerge.report.schema import MergeRunReport
 
 __all__ = ["answers_section", "layers_section", "plane_section"]
 
 
-def plane_section(report: dict[str, Any]) -> list[Section]:
+def plane_section(report: MergeRunReport) -> list[Section]:
     """Return the losses in the plane around the path; no section if none was measured."""
     plane = report["plane"]
     if plane is None:
@@ -62,7 +61,7 @@ def _shown(loss: float | None) -> float:
     return HIGHEST if loss is None else min(loss, HIGHEST)
 
 
-def layers_section(report: dict[str, Any]) -> Section:
+def layers_section(report: MergeRunReport) -> Section:
     """Return the distance of each tensor from the networks."""
     names = list(report["networks"])
     rows = [
@@ -102,7 +101,7 @@ def _class(number: int | None) -> str:
     return "a class of another task" if number is None else str(number)
 
 
-def answers_section(report: dict[str, Any]) -> list[Section]:
+def answers_section(report: MergeRunReport) -> list[Section]:
     """Return how answers on the test splits changed; no section if no task is known."""
     rows, pictures = [], []
     for name, answers in report["answers"].items():

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from geomerge.report.pages.model import Section, Table
 from geomerge.report.pages.texts import number, percent
+from geomerge.report.schema import Certificate, MergeRunReport
 
 __all__ = ["certificate_section"]
 
 
-def certificate_section(report: dict[str, Any]) -> Section:
+def certificate_section(report: MergeRunReport) -> Section:
     """Return the section on the certificate of a merge.
 
     Args:
@@ -28,7 +28,7 @@ def certificate_section(report: dict[str, Any]) -> Section:
             f"{counted['correct']} of {counted['of']}",
         ]
         for row, splits in given["accuracies"].items()
-        for split, names in splits.items()
+        for split, names in (("select", splits["select"]), ("test", splits["test"]))
         for name, counted in names.items()
     ]
     bracket = [
@@ -87,7 +87,7 @@ def certificate_section(report: dict[str, Any]) -> Section:
     )
 
 
-def _hashes(given: dict[str, Any]) -> Iterator[list[str]]:
+def _hashes(given: Certificate) -> Iterator[list[str]]:
     for name, digest in given["inputs"].items():
         yield [f"input {name}", str(digest)]
     for name, digest in given["files"].items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from geomerge.report.pages.model import Section, Table
@@ -12,7 +12,7 @@ __all__ = ["made_section"]
 
 
 def made_section(
-    report: dict[str, Any], parts: Sequence[str | Table] = (), *, exact: bool = True
+    report: Mapping[str, Any], parts: Sequence[str | Table] = (), *, exact: bool = True
 ) -> Section:
     """Return the command and the recipe of a run.
 

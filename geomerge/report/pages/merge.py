@@ -18,11 +18,12 @@ from geomerge.report.pages.texts import (
     points,
 )
 from geomerge.report.pages.tried import budgets_section, candidates_section
+from geomerge.report.schema import MergeRunReport, ResultEntry
 
 __all__ = ["merge_page"]
 
 
-def merge_page(report: dict[str, Any], steps: list[dict[str, Any]]) -> Page:
+def merge_page(report: MergeRunReport, steps: list[dict[str, Any]]) -> Page:
     """Return the page of a merge.
 
     Args:
@@ -52,11 +53,11 @@ def merge_page(report: dict[str, Any], steps: list[dict[str, Any]]) -> Page:
     )
 
 
-def _row(report: dict[str, Any], name: str) -> dict[str, Any] | None:
+def _row(report: MergeRunReport, name: str) -> ResultEntry | None:
     return next((row for row in report["results"] if row["name"] == name), None)
 
 
-def _numbers(report: dict[str, Any]) -> list[Number]:
+def _numbers(report: MergeRunReport) -> list[Number]:
     crossover = _row(report, "crossover")
     assert crossover is not None, "every merge has one"
     counted = report["certificate"]["accuracies"]["crossover"]["test"]
@@ -76,20 +77,21 @@ def _numbers(report: dict[str, Any]) -> list[Number]:
     return found
 
 
-def worst_drop(report: dict[str, Any], row: dict[str, Any] | None) -> float | None:
+def worst_drop(report: MergeRunReport, row: ResultEntry | None) -> float | None:
     """Return how far a row's worst task is below its own network; None if a task is unknown."""
     if row is None:
         return None
     drops: list[float] = []
     for name in report["networks"]:
-        own = _row(report, name)
-        if own is None or own["test"][name] is None or row["test"][name] is None:
+        own, value = _row(report, name), row["test"][name]
+        expert = None if own is None else own["test"][name]
+        if expert is None or value is None:
             return None
-        drops.append(own["test"][name] - row["test"][name])
+        drops.append(expert - value)
     return max(drops)
 
 
-def _verdict(report: dict[str, Any]) -> list[str]:
+def _verdict(report: MergeRunReport) -> list[str]:
     ours = worst_drop(report, _row(report, "crossover"))
     at = report["crossover"]
     verdict = [f"Picked at t = {at['t']:.3f} of the path by {at['pick']}, on the selection splits."]
@@ -114,7 +116,7 @@ def _verdict(report: dict[str, Any]) -> list[str]:
     return verdict
 
 
-def _comparison(report: dict[str, Any]) -> Section:
+def _comparison(report: MergeRunReport) -> Section:
     names = list(report["networks"])
     drops = {row["name"]: worst_drop(report, row) for row in report["results"]}
     known = [{"name": n, "drop": 100 * d} for n, d in drops.items() if d is not None]
@@ -143,13 +145,19 @@ def _comparison(report: dict[str, Any]) -> Section:
     return Section("Compared with other networks", [figure])
 
 
-def _made(report: dict[str, Any]) -> Section:
-    data = [
-        [use, d["for"], d["task"], d["split"], str(d["inputs"]), "yes" if d["labels"] else "no"]
-        for use, parts in report["data"].items()
-        for d in parts
+def _made(report: MergeRunReport) -> Section:
+    data = report["data"]
+    uses = (("walk", data["walk"]), ("pick", data["pick"]), ("beside", data["beside"]))
+    rows = [
+        [use, d["for"], d["task"] or "-", d["split"], str(d["inputs"]), _yes_no(d["labels"])]
+        for use, used in uses
+        for d in used
     ]
     return made_section(
         report,
-        [Table("Data used", ("for", "network", "task", "split", "inputs", "labels"), data)],
+        [Table("Data used", ("for", "network", "task", "split", "inputs", "labels"), rows)],
     )
+
+
+def _yes_no(value: bool) -> str:
+    return "yes" if value else "no"

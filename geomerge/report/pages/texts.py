@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from geomerge.report.schema import Count
 
 __all__ = ["better_by", "interval", "number", "percent", "points"]
 
@@ -25,7 +25,7 @@ def number(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{value:.4g}"
 
 
-def interval(counted: dict[str, Any] | None) -> str:
+def interval(counted: Count | None) -> str:
     """Return a confidence interval and the number of examples that it was computed from."""
     if counted is None:
         return ""

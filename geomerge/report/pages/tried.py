@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from geomerge.report.pages.model import Section, Table
 from geomerge.report.pages.texts import number, percent
+from geomerge.report.schema import MergeRunReport
 
 __all__ = ["budgets_section", "candidates_section"]
 
 
-def candidates_section(report: dict[str, Any]) -> Section:
+def candidates_section(report: MergeRunReport) -> Section:
     """Return the candidates and the legs of the finished path."""
     rows = []
     for k, stage in enumerate(report["stages"]):
@@ -51,7 +50,7 @@ def candidates_section(report: dict[str, Any]) -> Section:
     )
 
 
-def budgets_section(report: dict[str, Any]) -> list[Section]:
+def budgets_section(report: MergeRunReport) -> list[Section]:
     """Return budgets and their shadow prices; no section if there were none."""
     tables: list[Table] = []
     for stage in report["stages"]:
