@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from geomerge.cli.console import percent
+from geomerge.cli.console import percent, show_notes
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Json, NetworkFile
 from geomerge.io.files import check_output, write_bytes
 from geomerge.loading import ExpertOptions, load_expert
+from geomerge.metrics.outputs import TEMPERATURE
+from geomerge.pruning.damage import Damage
+from geomerge.pruning.inspect import Inspection
 from geomerge.pruning.inspect import inspect as inspect_expert
 from geomerge.pruning.options import InspectOptions
 
-__all__ = ["inspect", "show_findings"]
+__all__ = ["inspect"]
 
 
 def inspect(
     network: NetworkFile,
-    manifold: Annotated[
-        str,
-        typer.Option(
-            help="task of the network; labels serve for accuracies only", rich_help_panel="data"
-        ),
-    ],
     options: InspectOptions,
     data: Annotated[ExpertOptions, Flags(without=("manifold",))],
+    manifold: Annotated[
+        str | None,
+        typer.Option(
+            help="task of the network, default its own; labels serve for accuracies only",
+            rich_help_panel="data",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="file of all numbers: .json, replaced at once", rich_help_panel="output"),
@@ -41,37 +48,33 @@ def inspect(
 
     The network is measured without each layer, without each unit, and without its weakest weights.
     """
-    from rich.console import Console
-
     if out is not None:
         check_output(out, (".json",))
     with Console(stderr=True).status(f"measuring {network}"):
         expert = load_expert(network, replace(data, manifold=manifold))
-        found = inspect_expert(expert, options).to_json()
-    text = json.dumps(found, indent=1, allow_nan=False)
+        found = inspect_expert(expert, options)
+    text = json.dumps(found.to_json(), indent=1, allow_nan=False)
     if out is not None:
         write_bytes(out, (text + "\n").encode())
     if as_json:
         print(text)
         return
-    show_findings(found)
+    _show(found)
     if out is not None:
         print(f"all numbers: {out}")
 
 
-def show_findings(found: dict[str, Any]) -> None:
+def _show(found: Inspection) -> None:
     """Print the tables, each with an explanation."""
-    from rich.console import Console
-
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    say = console.print
-    say(
-        f"{found['file']} on {found['manifold']}: {found['weights']} weights, "
-        f"{percent(found['zeros'])} % of those in matrices are zero, accuracy "
-        f"{percent(found['accuracy'])} % of {found['held_out_inputs']} held-out inputs"
+    console.print(
+        f"{found.file} on {found.manifold}: {found.weights} weights, {percent(found.zeros)} % of "
+        f"those in matrices are zero, accuracy {percent(found.accuracy)} % of "
+        f"{found.held_out_inputs} held-out inputs"
     )
-    say(_meaning(found["output"]))
-    say()
+    show_notes(found.notes)
+    console.print(_meaning(found.output))
+    console.print()
     _show_spectra(console, found)
     _show_layers(console, found)
     _show_units(console, found)
@@ -80,8 +83,6 @@ def show_findings(found: dict[str, Any]) -> None:
 
 def _meaning(output: str) -> str:
     """Return the definition of a functional change, with its largest value."""
-    from geomerge.metrics.outputs import TEMPERATURE
-
     most = {"hellinger": 8.0, "tempered": 8 * TEMPERATURE**2, "softmax": 2.0}.get(output)
     bound = "without bound" if most is None else f"{most:g} at most"
     return (
@@ -90,54 +91,47 @@ def _meaning(output: str) -> str:
     )
 
 
-def _show_spectra(console: Any, found: dict[str, Any]) -> None:
+def _show_spectra(console: Console, found: Inspection) -> None:
     table = _table(
-        f"where the function is sensitive: the metric on {found['metric_inputs']} inputs",
+        f"where the function is sensitive: the metric on {found.metric_inputs} inputs",
         (
-            "layer",
-            "weights",
-            "zero\n%",
-            "trace\n%",
-            "effective\nrank",
-            "99 % of\ntrace in",
+            "layer", "weights", "zero\n%", "trace\n%", "effective\nrank", "99 % of\ntrace in",
             "flat\n%",
         ),
-    )
-    whole = {
-        "name": "all",
-        "weights": found["spectrum"]["directions"],
-        "zeros": None,
-        "trace_share": 1.0,
-        "spectrum": found["spectrum"],
-    }
-    others = any(row["removal"] is None for row in found["layers"])
-    for row in (*found["layers"], whole):
-        spectrum = row["spectrum"]
+    )  # fmt: skip
+    rows = [
+        (one.name, one.weights, one.zeros, one.trace_share, one.spectrum) for one in found.layers
+    ]
+    whole = found.spectrum
+    for name, weights, zeros, trace, spectrum in (
+        *rows, ("all", whole.directions, None, 1.0, whole)
+    ):  # fmt: skip
         table.add_row(
-            row["name"], str(row["weights"]), percent(row["zeros"]), percent(row["trace_share"]),
-            f"{spectrum['effective_rank']:.1f}", str(spectrum["directions_99"]),
-            percent(spectrum["flat"]), style="bold" if row is whole else None,
+            name, str(weights), percent(zeros), percent(trace), f"{spectrum.effective_rank:.1f}",
+            str(spectrum.directions_99), percent(spectrum.flat),
+            style="bold" if spectrum is whole else None,
         )  # fmt: skip
     console.print(table)
+    others = any(one.removal is None for one in found.layers)
     console.print(
         "trace: the layer's share of what small random changes of all weights would do.\n"
         "effective rank: over how many directions of weight space that spreads; the fewer, the "
         "more can change unseen.\n"
         "flat: directions whose eigenvalue is under a millionth of the largest (over all layers: "
-        f"{_number(found['spectrum']['largest'])}). A layer with more inputs of its own than it "
-        "was shown examples has some for that reason alone.\n"
+        f"{_number(whole.largest)}). A layer with more inputs of its own than it was shown "
+        "examples has some for that reason alone.\n"
         + ("others: weights in no matrix, such as those of norms.\n" if others else "")
     )
 
 
-def _show_layers(console: Any, found: dict[str, Any]) -> None:
+def _show_layers(console: Console, found: Inspection) -> None:
     table = _table(
         "without one layer: all its weights at zero",
         ("layer", "predicted\nchange", "measured\nchange", "same label\n%", "accuracy\n%"),
     )
-    for row in found["layers"]:
-        if (removal := row["removal"]) is not None:
-            table.add_row(row["name"], *_damage(removal))
+    for one in found.layers:
+        if one.removal is not None:
+            table.add_row(one.name, *_damage(one.removal))
     console.print(table)
     console.print(
         "predicted: by the metric of the intact network. Losing a whole layer is no small change, "
@@ -147,56 +141,52 @@ def _show_layers(console: Any, found: dict[str, Any]) -> None:
     )
 
 
-def _show_units(console: Any, found: dict[str, Any]) -> None:
-    if found["units"]:
+def _show_units(console: Console, found: Inspection) -> None:
+    if found.units:
         table = _table(
             "without one unit: functional change, of all units of a layer",
             (
-                "layer",
-                "units",
-                "least",
-                "median",
-                "median\nmeasured",
-                "median\ncompensated",
+                "layer", "units", "least", "median", "median\nmeasured", "median\ncompensated",
                 "rank\ncorr.",
             ),
-        )
-        for one in found["units"]:
-            rows = one["units"]
-            changes = {
-                kind: [row[kind] for row in rows if row[kind] is not None]
-                for kind in ("predicted", "measured", "compensated")
-            }
+        )  # fmt: skip
+        for one in found.units:
+            predicted = [unit.predicted for unit in one.units]
+            measured = [unit.measured for unit in one.units if unit.measured is not None]
+            compensated = [unit.compensated for unit in one.units]
             table.add_row(
-                _named(one["layers"]),
-                str(len(rows)),
-                _number(min(changes["predicted"], default=None)),
-                *(_number(median(values) if values else None) for values in changes.values()),
-                "-" if one["correlation"] is None else f"{one['correlation']:.2f}",
+                _named(one.layers),
+                str(len(one.units)),
+                _number(min(predicted, default=None)),
+                *(
+                    _number(median(values) if values else None)
+                    for values in (predicted, measured, compensated)
+                ),
+                "-" if one.correlation is None else f"{one.correlation:.2f}",
             )
         console.print(table)
         console.print(
-            "least, median: predicted, nothing else moving. measured: the same, on "
-            f"{found['unit_inputs']} held-out inputs; {_sampled(found)}.\n"
-            "compensated: predicted, where the weights beside the unit's make up for it.\n"
+            "least, median: predicted, with no other weight changed. measured: the same, on "
+            f"{found.unit_inputs} held-out inputs; {_sampled(found)}.\n"
+            "compensated: predicted, where the consumers' other weights make up for the unit.\n"
             "Where convolutions read a unit, predicted takes the places in an image for "
             "independent and comes out several times too small: read the order.\n"
             "rank corr.: Spearman's, of predicted and measured; at 1 the order is right, and the "
             "units that come out cheapest are. --json names every unit."
         )
-    for why in dict.fromkeys(found["refused"].values()):
-        names = ", ".join(name for name, reason in found["refused"].items() if reason == why)
+    for why in dict.fromkeys(found.refused.values()):
+        names = ", ".join(name for name, reason in found.refused.items() if reason == why)
         console.print(f"units of {names} cannot be removed: {why}")
     console.print()
 
 
-def _show_masks(console: Any, found: dict[str, Any]) -> None:
+def _show_masks(console: Console, found: Inspection) -> None:
     table = _table(
         "without the weakest weights, all at once",
         ("zero\n%", "by", "predicted\nchange", "measured\nchange", "same label\n%", "accuracy\n%"),
     )
-    for row in sorted(found["masks"], key=lambda row: row["share"]):
-        table.add_row(f"{100 * row['share']:g}", row["kind"], *_damage(row))
+    for one in sorted(found.masks, key=lambda mask: mask.share):
+        table.add_row(f"{100 * one.share:g}", one.kind, *_damage(one))
     console.print(table)
     console.print(
         "magnitude: the smallest weights go. obs (Optimal Brain Surgeon): those that cost the "
@@ -206,21 +196,19 @@ def _show_masks(console: Any, found: dict[str, Any]) -> None:
     )
 
 
-def _table(title: str, headings: tuple[str, ...]) -> Any:
-    from rich.table import Table
-
+def _table(title: str, headings: tuple[str, ...]) -> Table:
     table = Table(title=title)
     for k, heading in enumerate(headings):
         table.add_column(heading, justify="right" if k else "left", overflow="fold")
     return table
 
 
-def _damage(row: dict[str, Any]) -> tuple[str, ...]:
-    changes = _number(row["predicted"]), _number(row["measured"])
-    return *changes, percent(row["agreement"]), percent(row["accuracy"])
+def _damage(damage: Damage) -> tuple[str, ...]:
+    changes = _number(damage.predicted), _number(damage.measured)
+    return *changes, percent(damage.agreement), percent(damage.accuracy)
 
 
-def _named(layers: list[str]) -> str:
+def _named(layers: Sequence[str]) -> str:
     return layers[0] if len(layers) == 1 else f"{layers[0]} and {len(layers) - 1} tied"
 
 
@@ -228,9 +216,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2g}" if value < 10 else f"{value:.1f}"
 
 
-def _sampled(found: dict[str, Any]) -> str:
-    """Return a sentence on the units that were measured."""
-    most = max(one["measured"] for one in found["units"])
-    if all(one["measured"] == len(one["units"]) for one in found["units"]):
+def _sampled(found: Inspection) -> str:
+    """Return a phrase on the units that were measured."""
+    most = max(one.measured for one in found.units)
+    if all(one.measured == len(one.units) for one in found.units):
         return "all units"
     return f"of layers with more than {most} units, {most} from the cheapest to the costliest"
