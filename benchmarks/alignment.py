@@ -12,18 +12,16 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import Rows, expert, walked, write_results
+from common import Rows, expert, prepared, walked, write_results
 
-from geomerge import Checkpoint, MergeOptions
+from geomerge import Checkpoint
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.pick import parse_pick
 from geomerge.evaluation.search import search
-from geomerge.merging.prepare import prepare_sides
-from geomerge.merging.scoring import Scorer
 from geomerge.training import straight_line
 
 TASKS = ("mnist", "fashion-mnist")
@@ -31,35 +29,35 @@ RULES = ("balanced", "max-min")
 ALIGN = ("none", "weights", "activations")
 SEEDS = (0, 1)
 STEPS = 240
-PRESETS = {
-    "sketch walk": MergeOptions(manifold=TASKS[:1], preset="sketch", steps=STEPS),
-    "joint walk": MergeOptions(manifold=TASKS, preset="joint", steps=STEPS),
-    "paper preset": MergeOptions(manifold=TASKS[:1], preset="paper", damping=1e-3),
+PRESETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "sketch walk": (TASKS[:1], {"preset": "sketch", "steps": STEPS}),
+    "joint walk": (TASKS, {"preset": "joint", "steps": STEPS}),
+    "paper preset": (TASKS[:1], {"preset": "paper", "damping": 1e-3}),
 }
 
 
-def line(networks: Sequence[Checkpoint], options: MergeOptions) -> dict[str, Any]:
+def line(networks: Sequence[Checkpoint], align: str) -> dict[str, Any]:
     """Pick from the straight line, and tell how far the networks are from each other."""
-    sides = prepare_sides(networks, options)
-    a, b = sides.all
-    points, scorer = straight_line(a.w, b.w), Scorer(sides.all, options.output)
-    experts = {s.name: accuracy(s.network, s.w, s.task.select) for s in sides}
-    found: dict[str, Any] = {"distance": float((a.w - b.w).norm())}
+    found_space = prepared(networks, TASKS[:1], align=align)
+    space = found_space.space
+    a, b = (expert.weights for expert in space)
+    points, scorer = straight_line(a, b), found_space.scorer(space.experts)
+    experts = {expert.name: expert.accuracy("select") for expert in space}
+    found: dict[str, Any] = {"distance": float((a - b).norm())}
     for name in RULES:
         best, _ = search(range(len(points)), lambda i: scorer(points[i]), parse_pick(name, experts))
-        found[name] = [accuracy(s.network, points[best], s.task.test) for s in sides]
+        found[name] = [accuracy(e.network, points[best], e.task.test) for e in space]
     return found
 
 
 def measure(rows: Rows, seed: int, work: Path) -> None:
     networks = [expert(work, "mlp", t, seed + 1000 * k, epochs=8) for k, t in enumerate(TASKS)]
     for align in ALIGN:
-        options = replace(PRESETS["sketch walk"], align=align)
-        rows.row(f"straight line, {align}", lambda o=options: line(networks, o))
-    for preset, plain in PRESETS.items():
+        rows.row(f"straight line, {align}", partial(line, networks, align))
+    for preset, (manifold, options) in PRESETS.items():
         for align in ALIGN:
-            options = replace(plain, align=align)
-            rows.row(f"{preset}, {align}", lambda o=options: walked(networks, o, RULES))
+            walk = partial(walked, networks, manifold, RULES, align=align, **options)
+            rows.row(f"{preset}, {align}", walk)
 
 
 def main() -> None:

@@ -16,8 +16,6 @@ from typing import Any
 
 from common import Rows, expert, walked, write_results
 
-from geomerge import MergeOptions
-
 sys.path.insert(0, str(Path(__file__).parent))  # for nets:...
 PAIR = ("cifar10@0-4", "cifar10@5-9")
 NETS = {"nets:resnet18_bn": 3, "nets:resnet18_gn": 3, "vit-cifar": 1}  # epochs
@@ -43,8 +41,7 @@ def measure(rows: Rows, arch: str, work: Path, name: str) -> None:
 
     def timed() -> dict[str, Any]:
         start = time.perf_counter()
-        options = MergeOptions(manifold=both, steps=STEPS, head="separate", **SETTINGS[name])
-        found = walked(networks, options)
+        found = walked(networks, both, steps=STEPS, head="separate", **SETTINGS[name])
         return {**found, "seconds": time.perf_counter() - start}
 
     rows.row(f"separate, {name}", timed)

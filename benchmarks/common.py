@@ -12,16 +12,18 @@ from typing import Any
 import torch
 
 from geomerge import Checkpoint, MergeOptions, load_checkpoint, load_task
+from geomerge.errors import Problems
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.pick import parse_pick
 from geomerge.io.files import write_bytes
-from geomerge.merging.prepare import prepare_sides
-from geomerge.merging.presets.base import choose_preset
+from geomerge.loading import DataOptions, load_experts
+from geomerge.merging.choice import choose_preset
+from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.recording import Monitor, Recorder
 from geomerge.merging.stages import walk_plan
 from geomerge.training import train_checkpoint
 
-__all__ = ["RESULTS", "Rows", "about", "expert", "walked", "write_results"]
+__all__ = ["RESULTS", "Rows", "about", "expert", "prepared", "walked", "write_results"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -50,30 +52,49 @@ def expert(work: Path, arch: str, task: str, seed: int, **training: Any) -> Chec
     return load_checkpoint(file)
 
 
+def prepared(
+    networks: Sequence[Checkpoint], manifold: Sequence[str], **options: Any
+) -> PreparedMerge:
+    """Put networks into one weight space, with inputs as ``--manifold`` names them."""
+    experts = load_experts(networks, DataOptions(manifold=tuple(manifold)))
+    found = prepare(experts, MergeOptions(**options), Problems(strict=True))
+    assert found is not None
+    return found
+
+
 def walked(
-    networks: Sequence[Checkpoint], options: MergeOptions, rules: Sequence[str] = ("balanced",)
+    networks: Sequence[Checkpoint],
+    manifold: Sequence[str],
+    rules: Sequence[str] = ("balanced",),
+    **options: Any,
 ) -> dict[str, Any]:
     """Walk as ``geomerge merge`` does, without the legs that close the path.
+
+    Args:
+        networks: Networks.
+        manifold: Tasks whose inputs the walk may use, as ``--manifold`` names them.
+        rules: Pick rules.
+        options: Options of the merge by name.
 
     Returns:
         Test accuracies of the crossover by each rule, of every network, and how the walks went.
     """
-    sides = prepare_sides(networks, options)
-    preset = choose_preset(sides, options)
-    experts = {s.name: accuracy(s.network, s.w, s.task.select) for s in sides}
+    preset = choose_preset(prepared(networks, manifold, **options))
+    space = preset.space
     found: dict[str, Any] = {
-        "experts": [accuracy(s.network, s.w, s.task.test) for s in sides],
+        "experts": [expert.accuracy() for expert in space],
         "preset": preset.name,
     }
     # A later walk starts where a rule picked the one before.
     assert len(rules) == 1 or len(preset.stages) == 1
-    parsed = [parse_pick(name, experts) for name in rules]
+    own = {expert.name: expert.accuracy("select") for expert in space}
+    parsed = [parse_pick(name, own) for name in rules]
     with TemporaryDirectory() as folder:
-        recorder = Recorder(Path(folder), Monitor(sides), options.points)
+        recorder = Recorder(Path(folder), Monitor(space), preset.options.machine.points)
         for stage in walk_plan(preset, parsed[0], recorder):
             for rule in parsed:
                 picked = stage if rule is parsed[0] else stage.walked.picked(rule)
-                found[rule.name] = [accuracy(s.network, picked.w, s.task.test) for s in sides]
+                found[rule.name] = [accuracy(e.network, picked.w, e.task.test) for e in space]
                 steps = picked.chosen.leg.steps
                 found["damping"] = [steps[0].damping, steps[-1].damping]
     return found

@@ -18,6 +18,7 @@ from common import Rows, expert, write_results
 
 from geomerge import MergeOptions
 from geomerge.comparison import METHODS, CompareOptions, compare
+from geomerge.loading import DataOptions, load_experts
 
 TASKS = ("mnist", "fashion-mnist")
 SEEDS = (0, 1, 2)
@@ -25,8 +26,8 @@ SEEDS = (0, 1, 2)
 
 def row(work: Path, seed: int, name: str) -> dict[str, Any]:
     networks = [expert(work, "mlp", t, seed + 1000 * k, epochs=8) for k, t in enumerate(TASKS)]
-    merge = MergeOptions(manifold=TASKS, seed=seed)
-    found = compare(networks, CompareOptions(merge, only=(name,)))
+    experts = load_experts(networks, DataOptions(manifold=TASKS))
+    found = compare(experts, CompareOptions(MergeOptions(seed=seed), only=(name,)))
     (made,) = found.rows
     if made.result is None:
         return {"reason": made.reason}

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common import Rows, expert, walked, write_results
-
-from geomerge import MergeOptions
 
 PAIRS = (
     ("mnist", "fashion-mnist"),
@@ -31,12 +30,17 @@ MORE = 24  # steps that take as many samples as the three measurements of the me
 def measure(rows: Rows, pair: tuple[str, str], seed: int, work: Path, arch: str) -> None:
     networks = [expert(work, arch, task, seed + 1000 * k, epochs=8) for k, task in enumerate(pair)]
     for head in HEADS:
-        both = MergeOptions(manifold=tuple(f"{s}={t}" for s, t in zip("ab", pair, strict=True)),
-                            head=head, steps=STEPS)  # fmt: skip
-        only = MergeOptions(manifold=(f"a={pair[0]}",), head=head, steps=STEPS)
-        plain = MergeOptions(**{**vars(both), "metric": "euclidean", "steps": STEPS + MORE})
-        for name, options in (("joint", both), ("sketch", only), ("distillation", plain)):
-            rows.row(f"{head}, {name}", lambda options=options: walked(networks, options))
+        both = [f"{s}={t}" for s, t in zip("ab", pair, strict=True)]
+        plain = {"metric": "euclidean", "steps": STEPS + MORE}
+        for name, manifold, options in (
+            ("joint", both, {"steps": STEPS}),
+            ("sketch", both[:1], {"steps": STEPS}),
+            ("distillation", both, plain),
+        ):
+            rows.row(
+                f"{head}, {name}",
+                partial(walked, networks, manifold, head=head, **options),
+            )
 
 
 def main() -> None:

@@ -23,13 +23,14 @@ CODE = """
 import json, resource, sys
 from pathlib import Path
 from geomerge import MergeOptions
+from geomerge.loading import DataOptions
 from geomerge.runs import run_merge
 files, out, limit = sys.argv[1:3], sys.argv[3], sys.argv[4] or None
-options = MergeOptions(manifold=("mnist",), damping=1e-3, steps=20, memory=limit)
-_, report, _ = run_merge(files, options, out=out)
+options = MergeOptions(damping=1e-3, steps=20, memory=limit)
+_, report, _ = run_merge(files, options, DataOptions(manifold=("mnist",)), out=out)
 peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 row = next(r for r in report["results"] if r["name"] == "crossover")
-said = [note for note in report["notes"] if note.startswith("--memory")]
+said = [note for note in report["notes"] if note.startswith("`memory`")]
 print(json.dumps({"peak": peak, "select": row["select"], "chosen": said}))
 """
 

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, Rows, expert, walked, write_results
+from common import RESULTS, Rows, expert, prepared, walked, write_results
 
-from geomerge import MergeOptions, Network, load_task
+from geomerge import Network, load_task
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.pick import Score, parse_pick
 from geomerge.evaluation.search import search
-from geomerge.merging.prepare import prepare_sides
-from geomerge.merging.presets.base import choose_preset
+from geomerge.merging.choice import choose_preset
 from geomerge.merging.walker import Walker
 from geomerge.metrics import EuclideanMetric
 from geomerge.networks.architectures import create_network, rebuild_network
@@ -89,8 +88,7 @@ def measure(case: Case) -> None:
     rules = ("max-min", "balanced")
 
     def rows(name: str, *given: str, **settings: Any) -> dict[str, list[float]]:
-        options = MergeOptions(manifold=given or ("a=mnist",), **settings)
-        found = walked(case.networks, options, rules)
+        found = walked(case.networks, given or ("a=mnist",), rules, **settings)
         return {f"{name}, {rule}": found[rule] for rule in rules}
 
     case.row("sketch", lambda: rows("sketch walk"))
@@ -105,9 +103,8 @@ def measure(case: Case) -> None:
 
     def same_settings() -> list[float]:
         """The sketch walk with nothing changed but the metric."""
-        options = MergeOptions(manifold=("a=mnist",))
-        sides = prepare_sides(case.networks, options)
-        direction = Walker(sides, options).direction(sides["a"])
+        merge = prepared(case.networks, ("a=mnist",))
+        direction = Walker(merge).direction(merge.space["a"])
         walk = FunctionWalkOptions(damping=0.0)
         steps = walk_toward_function(w_b, lambda w: EuclideanMetric(), [direction], walk)
         points = [w_b] + [p.weights for p in steps]
@@ -117,9 +114,8 @@ def measure(case: Case) -> None:
 
     def equation_7() -> list[float]:
         """The paper's step alone: no drift taken back, nothing else known."""
-        options = MergeOptions(manifold=("a=mnist",), preset="paper")
-        sides = prepare_sides(case.networks, options)
-        metric_at = Walker(sides, options).metric_at([sides["a"]], WeightWalkOptions.least)
+        merge = prepared(case.networks, ("a=mnist",), preset="paper")
+        metric_at = Walker(merge).metric_at([merge.space["a"]], WeightWalkOptions.least)
         points = [p.weights for p in walk_toward_weights(w_a, w_b, metric_at, WeightWalkOptions())]
         last = walk_straight(points[-1], w_b, metric_at(points[-1]), 20)
         points = points[:: max(1, len(points) // 60)] + [points[-1]] + [p.weights for p in last]
@@ -168,12 +164,10 @@ def timing(arch: str, work: Path) -> dict[str, float]:
     new = create_network(arch, task.input_shape, task.classes, seed=5000)
     train(case.network, Network(new).initial, [task.train], epochs=8)
     training = time.perf_counter() - start
-    options = MergeOptions(manifold=("a=mnist",))
-    sides = prepare_sides(case.networks, options)
-    b = sides["b"]
+    merge = prepared(case.networks, ("a=mnist",))
     start = time.perf_counter()
-    preset = choose_preset(sides, options)
-    for _ in preset.stage_walk(preset.stages[0], b.w)(3e-5, WalkState()).points:
+    preset = choose_preset(merge)
+    for _ in preset.stage_walk(preset.stages[0], preset.begin())(3e-5, WalkState()).points:
         pass
     walk = time.perf_counter() - start
     print(f"{arch}: walk {walk:.1f} s, expert {training:.1f} s, ratio {walk / training:.2f}")

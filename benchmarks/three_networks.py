@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import statistics
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import Rows, expert, walked, write_results
 
-from geomerge import MergeOptions, Network, load_task
+from geomerge import Network, load_task
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.networks.architectures import create_network
 from geomerge.training import train
@@ -27,12 +28,13 @@ STEPS, MORE = 240, 24
 def measure(rows: Rows, seed: int, work: Path) -> None:
     networks = [expert(work, "mlp", t, seed + 1000 * k, epochs=8) for k, t in enumerate(TASKS)]
     tasks = [load_task(name) for name in TASKS]
-    every = MergeOptions(manifold=TASKS, steps=STEPS)
-    rows.row("joint walk (inputs of all)", lambda: walked(networks, every)["balanced"])
-    plain = MergeOptions(manifold=TASKS, steps=STEPS + MORE, metric="euclidean")
-    rows.row("distillation (Euclidean)", lambda: walked(networks, plain)["balanced"])
-    chain = MergeOptions(manifold=TASKS[:2], steps=STEPS)
-    rows.row("sketch walks, c kept by its sketch", lambda: walked(networks, chain)["balanced"])
+
+    def balanced(manifold: tuple[str, ...], steps: int, metric: str = "kronecker") -> Any:
+        return walked(networks, manifold, steps=steps, metric=metric)["balanced"]
+
+    rows.row("joint walk (inputs of all)", lambda: balanced(TASKS, STEPS))
+    rows.row("distillation (Euclidean)", lambda: balanced(TASKS, STEPS + MORE, "euclidean"))
+    rows.row("sketch walks, c kept by its sketch", lambda: balanced(TASKS[:2], STEPS))
     network = Network(create_network("mlp", tasks[0].input_shape, 10, seed=5000 + seed))
 
     def mean() -> list[float]:

@@ -1,98 +1,35 @@
-"""``geomerge check``: problems and cost of a merge, before any work."""
+"""``geomerge check``: all problems of a merge at once, before any work."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from geomerge.cli.console import USER_ERROR, fail, show_notes
-from geomerge.cli.options import Arch, DataRoot, Device, Json, Normalisations, Output, Points, Seed
-
-if TYPE_CHECKING:
-    from geomerge.merging.check import Check
+from geomerge.cli.flags import Flags
+from geomerge.cli.options import Json
+from geomerge.loading import DataOptions
+from geomerge.merging import Check, MergeOptions, check_merge
 
 __all__ = ["check"]
 
 
 def check(
-    networks: Annotated[list[Path], typer.Argument(help="The networks, as merge takes them.")],
-    manifold: Annotated[
-        list[str] | None, typer.Option(help="Task whose inputs the walk may use.")
-    ] = None,
-    sketch: Annotated[
-        list[str] | None, typer.Option(help="b=FILE: the sketch of a network.")
-    ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="b=NAME: task of a network.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="joint, sketch or paper; default what the data allows.")
-    ] = None,
-    metric: Annotated[str, typer.Option(help="kronecker, exact, gram or euclidean.")] = "kronecker",
-    output: Output = "hellinger",
-    head: Annotated[str, typer.Option(help="shared, offset or separate.")] = "shared",
-    bn: Annotated[
-        str | None, typer.Option(help="keep or re-estimate BatchNorm statistics.")
-    ] = None,
-    align: Annotated[str, typer.Option(help="weights or activations; none.")] = "none",
-    damping: Annotated[float | None, typer.Option(help="mu; default several.")] = None,
-    learn: Annotated[str | None, typer.Option(help="damping: adjust it along one walk.")] = None,
-    budget: Annotated[
-        list[str] | None, typer.Option(help="b=0.02, b/3=0.02, b/*=0.02: how much worse.")
-    ] = None,
-    relax: Annotated[bool, typer.Option("--relax", help="Relax the finished path.")] = False,
-    keep_zeros: Annotated[
-        bool, typer.Option("--keep-zeros", help="Weights that are zero in all stay so.")
-    ] = False,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the walk's first step.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of each walk.")] = None,
-    pick: Annotated[
-        str | None, typer.Option(help="max-min, balanced, equal-drift, or 'a>=0.80'.")
-    ] = None,
-    memory: Annotated[str | None, typer.Option(help="Most memory that may be held.")] = None,
-    points: Points = 64,
-    seed: Seed = 0,
-    arch: Arch = None,
-    normalisation: Normalisations = None,
-    device: Device = "cpu",
-    data_root: DataRoot = None,
+    networks: Annotated[list[Path], typer.Argument(help="the networks, as merge takes them")],
+    data: Annotated[Mapping[str, Any], Flags(of=DataOptions, without=("download",))],
+    options: Annotated[Mapping[str, Any], Flags(of=MergeOptions)],
     as_json: Json = False,
 ) -> None:
     """Say what is wrong with a merge's inputs, or what it costs."""
-    from geomerge.merging.check import check_merge
-
-    options: dict[str, Any] = {
-        "manifold": tuple(manifold or ()),
-        "sketch": tuple(sketch or ()),
-        "task": tuple(task or ()),
-        "preset": preset,
-        "metric": metric,
-        "output": output,
-        "head": head,
-        "bn": bn,
-        "align": align,
-        "damping": damping,
-        "learn": learn,
-        "budget": tuple(budget or ()),
-        "relax": relax,
-        "keep_zeros": keep_zeros,
-        "learning_rate": learning_rate,
-        "steps": steps,
-        "pick": pick,
-        "memory": memory,
-        "points": points,
-        "seed": seed,
-        "arch": arch,
-        "normalisation": tuple(normalisation or ()),
-        "device": device,
-        "data_root": data_root,
-    }
-    found = check_merge(networks, options)
+    found = check_merge(networks, {**data, **options})
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
     else:
-        _show(found, relax)
+        _show(found, relax=options["relax"])
     if found.problems:
         raise typer.Exit(USER_ERROR)
 

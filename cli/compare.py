@@ -1,4 +1,4 @@
-"""``geomerge compare``: methods that make one network of two, in one table."""
+"""``geomerge compare``: comparison of all methods that make one network of two."""
 
 from __future__ import annotations
 
@@ -8,104 +8,53 @@ from typing import Annotated, Any
 import typer
 
 from geomerge.cli.console import finish, plain_table, show_notes, watched
-from geomerge.cli.flags import names_in
-from geomerge.cli.options import (
-    Arch,
-    DataRoot,
-    Device,
-    Download,
-    LogJson,
-    Normalisations,
-    Output,
-    ReportJson,
-    Seed,
-)
+from geomerge.cli.flags import Flags, names_in
+from geomerge.cli.options import LogJson, ReportJson
+from geomerge.comparison import CompareOptions
+from geomerge.loading import DataOptions
+from geomerge.merging import MergeOptions
+from geomerge.runs.compare import run_compare
 
 __all__ = ["compare"]
 
-_WIDTH = 100  # columns of a terminal that the table takes at least
+_WIDTH = 100  # of the table
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="The first network.")],
-    b: Annotated[Path, typer.Argument(help="The second, of the same architecture.")],
-    manifold: Annotated[
-        list[str] | None,
-        typer.Option(help="Task whose training inputs methods may use; a=NAME says whose."),
-    ] = None,
+    a: Annotated[Path, typer.Argument(help="the first network")],
+    b: Annotated[Path, typer.Argument(help="the second, of the same architecture")],
+    data: DataOptions,
+    merge: Annotated[MergeOptions, Flags(only=("output", "head", "bn", "steps", "pick", "seed"))],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default runs/compare-A-B-HASH.")
+        Path | None,
+        typer.Option(
+            help="folder of the run; default runs/compare-A-B-HASH", rich_help_panel="output"
+        ),
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="Rows of the table, such as slerp,regmean,joint-walk.")
+        list[str] | None, typer.Option(help="rows of the table, such as slerp,regmean,joint-walk")
     ] = None,
     skip: Annotated[
-        str | None, typer.Option(help="Rows to leave out, such as joint-training,ewc.")
+        list[str] | None, typer.Option(help="rows to leave out, such as joint-training,ewc")
     ] = None,
     budget: Annotated[
         int | None,
-        typer.Option(help="Samples that each trained row may see; default those of joint-walk."),
+        typer.Option(help="samples that each trained row may see; default those of joint-walk"),
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(help="The network that both were fine-tuned from.")
+        Path | None, typer.Option(help="the network that both were fine-tuned from")
     ] = None,
-    pick: Annotated[
-        str | None,
-        typer.Option(help="balanced (default), max-min, equal-drift, or a floor: 'a>=0.80'."),
-    ] = None,
-    task: Annotated[
-        list[str] | None, typer.Option(help="b=NAME: task of a network, to choose and report on.")
-    ] = None,
-    sketch: Annotated[
-        list[str] | None, typer.Option(help="b=FILE: the sketch of a network.")
-    ] = None,
-    head: Annotated[
-        str,
-        typer.Option(help="shared, offset (classes of b after a's) or separate (task known)."),
-    ] = "shared",
-    bn: Annotated[
-        str | None,
-        typer.Option(help="keep or re-estimate BatchNorm statistics; default by the inputs given."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of each walk.")] = None,
-    output: Output = "hellinger",
-    seed: Seed = 0,
-    arch: Arch = None,
-    normalisation: Normalisations = None,
-    device: Device = "cpu",
-    data_root: DataRoot = None,
-    download: Download = False,
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
     """Compare all methods that make one network of two."""
-    from geomerge.comparison import CompareOptions
-    from geomerge.merging import MergeOptions
-    from geomerge.runs.compare import run_compare
-
     options = CompareOptions(
-        merge=MergeOptions(
-            manifold=tuple(manifold or ()),
-            output=output,
-            head=head,
-            bn=bn,
-            steps=steps,
-            pick=pick,
-            seed=seed,
-            task=tuple(task or ()),
-            sketch=tuple(sketch or ()),
-            arch=arch,
-            normalisation=tuple(normalisation or ()),
-            data_root=data_root,
-            download=download,
-            device=device,
-        ),
-        only=tuple(names_in([only or ""])),
-        skip=tuple(names_in([skip or ""])),
-        budget=budget,
+        merge, tuple(names_in(only or ())), tuple(names_in(skip or ())), budget
     )
     with watched(log_json) as show:
-        folder, report, before = run_compare([a, b], options, base=base, out=out, on_progress=show)
+        folder, report, before = run_compare(
+            [a, b], options, data, base=base, out=out, progress=show
+        )
     finish(folder, report, before, None if as_json else _show, log_json)
 
 

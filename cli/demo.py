@@ -52,6 +52,7 @@ def demo(
 
 def _run(out: Path, seed: int) -> dict[str, Any]:
     from geomerge.data import load_task
+    from geomerge.loading import DataOptions
     from geomerge.merging import MergeOptions
     from geomerge.runs import run_merge
     from geomerge.training import train_checkpoint
@@ -69,8 +70,9 @@ def _run(out: Path, seed: int) -> dict[str, Any]:
     with watched(log_json=False) as show:
         _, report, _ = run_merge(
             [out / "a.pt", out / "b.pt"],
-            MergeOptions(manifold=(TASKS["a"],), seed=seed),
+            MergeOptions(seed=seed),
+            DataOptions(manifold=(TASKS["a"],)),
             out=out / "merge",
-            on_progress=show,
+            progress=show,
         )
     return report

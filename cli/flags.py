@@ -33,11 +33,14 @@ class Flags:
         only: Names of options and of pieces that have a flag; empty stands for all.
         without: Names of options and of pieces that have none.
         defaults: Defaults of the command where they are not those of the class, by name.
+        of: Options class whose values the command gets by name, not yet checked; None builds the
+            options of the annotated class.
     """
 
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    of: type[Any] | None = None
 
     def choose(self, cls: type[Any]) -> list[OptionField]:
         """Return the options of a class that have a flag."""
@@ -59,6 +62,8 @@ class _Built:
 
     def from_words(self, words: dict[str, Any]) -> Any:
         """Return options built from the words of the command line; takes them out of there."""
+        if self.flags.of is not None:
+            return dict(_values(self.options, words, read=False))
         return build_options(self.cls, dict(_values(self.options, words)))
 
 
@@ -103,6 +108,7 @@ def _options_class(annotation: Any) -> _Built | None:
     if get_origin(annotation) is Annotated:
         annotation, *notes = get_args(annotation)
         flags = next((note for note in notes if isinstance(note, Flags)), flags)
+    annotation = flags.of or annotation
     if not isinstance(annotation, type) or not is_dataclass(annotation):
         return None
     return _Built(annotation, flags, flags.choose(annotation))
@@ -184,12 +190,22 @@ def _metavar(option: OptionField, kind: type) -> str:
     return listed if len(listed) <= _WIDEST else "NAME"
 
 
-def _values(options: Iterable[OptionField], words: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the values of options by name, taken out of the words of the command line."""
+def _values(
+    options: Iterable[OptionField], words: dict[str, Any], read: bool = True
+) -> Iterator[tuple[str, Any]]:
+    """Yield the values of options by name, taken out of the words of the command line.
+
+    Args:
+        options: Options.
+        words: Words by the names of options.
+        read: Whether words that stand for another value, such as budgets, are read.
+    """
     for option in options:
         kind, several = _type_of(option)
         word = words.pop(option.name)
-        if option.read is not None:
+        if option.read is not None and not read:
+            yield option.name, tuple(word or ())
+        elif option.read is not None:
             yield option.name, option.read(word) if word else option.default
         elif not several:
             yield option.name, _value(option.name, kind, word)

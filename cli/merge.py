@@ -1,4 +1,4 @@
-"""``geomerge merge``: networks merged along a path."""
+"""``geomerge merge``: merge of two networks or more."""
 
 from __future__ import annotations
 
@@ -9,18 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from geomerge.cli.console import finish, percent, show_notes, watched
-from geomerge.cli.options import (
-    Arch,
-    DataRoot,
-    Device,
-    Download,
-    LogJson,
-    Normalisations,
-    Output,
-    Points,
-    ReportJson,
-    Seed,
-)
+from geomerge.cli.options import LogJson, ReportJson
+from geomerge.loading import DataOptions
+from geomerge.merging import MergeOptions
+from geomerge.runs import run_merge
 
 __all__ = ["merge", "show_report"]
 
@@ -28,110 +20,23 @@ __all__ = ["merge", "show_report"]
 def merge(
     networks: Annotated[
         list[Path],
-        typer.Argument(help="Two networks or more: a, b, ...; the path leads from first to last."),
+        typer.Argument(help="two networks or more: a, b, ...; the path leads from first to last"),
     ],
-    manifold: Annotated[
-        list[str] | None,
-        typer.Option(help="Task whose inputs the walk may use; a=NAME says whose."),
-    ] = None,
+    data: DataOptions,
+    options: MergeOptions,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default runs/A-B-HASH.")
+        Path | None,
+        typer.Option(help="folder of the run; default runs/A-B-HASH", rich_help_panel="output"),
     ] = None,
-    sketch: Annotated[
-        list[str] | None, typer.Option(help="b=FILE: the sketch of a network.")
-    ] = None,
-    task: Annotated[
-        list[str] | None, typer.Option(help="b=NAME: task of a network, to choose and report on.")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="joint, sketch or paper; default what the data allows.")
-    ] = None,
-    metric: Annotated[str, typer.Option(help="kronecker, exact, gram or euclidean.")] = "kronecker",
-    output: Output = "hellinger",
-    head: Annotated[
-        str,
-        typer.Option(help="shared, offset (classes of b after a's) or separate (task known)."),
-    ] = "shared",
-    align: Annotated[
-        str,
-        typer.Option(help="weights or activations: permute units of b, ... to be like a's; none."),
-    ] = "none",
-    bn: Annotated[
-        str | None,
-        typer.Option(help="keep or re-estimate BatchNorm statistics; default by the inputs given."),
-    ] = None,
-    damping: Annotated[
-        float | None, typer.Option(help="mu; default several, the best is kept.")
-    ] = None,
-    learn: Annotated[
-        str | None, typer.Option(help="damping: adjust it along one walk instead.")
-    ] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(help="b=0.02, b/3=0.02 (a class), b/*=0.02: how much worse it may get."),
-    ] = None,
-    relax: Annotated[
-        bool, typer.Option("--relax", help="Relax the finished path to least energy.")
+    pt: Annotated[
+        bool, typer.Option("--pt", help="merged.pt, written as well", rich_help_panel="output")
     ] = False,
-    keep_zeros: Annotated[
-        bool,
-        typer.Option("--keep-zeros", help="Weights that are zero in every network stay so."),
-    ] = False,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Of the walk's first step; default by preset.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of each walk.")] = None,
-    pick: Annotated[
-        str | None,
-        typer.Option(help="max-min, balanced, equal-drift, or a floor such as 'a>=0.80'."),
-    ] = None,
-    memory: Annotated[
-        str | None, typer.Option(help="Most memory that may be held, such as 2GB.")
-    ] = None,
-    points: Points = 64,
-    seed: Seed = 0,
-    arch: Arch = None,
-    normalisation: Normalisations = None,
-    pt: Annotated[bool, typer.Option("--pt", help="Write merged.pt as well.")] = False,
-    device: Device = "cpu",
-    data_root: DataRoot = None,
-    download: Download = False,
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
     """Merge networks along a path that keeps what they do."""
-    from geomerge.merging import MergeOptions
-    from geomerge.runs import run_merge
-
-    options = MergeOptions(
-        manifold=tuple(manifold or ()),
-        preset=preset,
-        metric=metric,
-        output=output,
-        head=head,
-        align=align,
-        bn=bn,
-        damping=damping,
-        learning_rate=learning_rate,
-        steps=steps,
-        budget=tuple(budget or ()),
-        learn=learn,
-        relax=relax,
-        keep_zeros=keep_zeros,
-        pick=pick,
-        memory=memory,
-        points=points,
-        seed=seed,
-        task=tuple(task or ()),
-        sketch=tuple(sketch or ()),
-        arch=arch,
-        normalisation=tuple(normalisation or ()),
-        data_root=data_root,
-        download=download,
-        device=device,
-    )
     with watched(log_json) as show:
-        folder, report, before = run_merge(networks, options, out=out, pt=pt, on_progress=show)
+        folder, report, before = run_merge(networks, options, data, out=out, pt=pt, progress=show)
     finish(folder, report, before, None if as_json else show_report, log_json)
 
 

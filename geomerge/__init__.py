@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from geomerge import renamed
 
 if TYPE_CHECKING:
+    from geomerge.alignment import align as align
     from geomerge.data import Task as Task
     from geomerge.data import load_task as load_task
     from geomerge.errors import GeomergeError as GeomergeError
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from geomerge.io.checkpoint import Checkpoint as Checkpoint
     from geomerge.io.checkpoint import load_checkpoint as load_checkpoint
     from geomerge.io.checkpoint import save_checkpoint as save_checkpoint
-    from geomerge.merging import Merge as Merge
     from geomerge.merging import MergeOptions as MergeOptions
+    from geomerge.merging import MergeResult as MergeResult
+    from geomerge.merging import check as check
     from geomerge.merging import merge as merge
     from geomerge.metrics import KroneckerMetric as KroneckerMetric
     from geomerge.metrics import Metric as Metric
@@ -59,13 +61,15 @@ _HOME = {
     "load_task": "data",
     "save_checkpoint": "io.checkpoint",
     # recipes
+    "align": "alignment",
+    "check": "merging",
     "inspect": "pruning.inspect",
     "merge": "merging",
     "reconfigure": "pruning.reconfigure",
     "sparsify": "pruning.sparsify",
     # their options and results
-    "Merge": "merging",
     "MergeOptions": "merging",
+    "MergeResult": "merging",
     "PlanStep": "pruning.plan_file",
     "ReconfigureOptions": "pruning.options",
     "SparsifyOptions": "pruning.options",

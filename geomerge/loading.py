@@ -29,7 +29,7 @@ from geomerge.metrics import load_sketch
 from geomerge.networks.network import check_device
 from geomerge.options import check_options, option
 
-__all__ = ["NAMES", "DataOptions", "ExpertOptions", "load_expert", "load_experts"]
+__all__ = ["NAMES", "DataOptions", "ExpertOptions", "find_tasks", "load_expert", "load_experts"]
 
 NAMES = ascii_lowercase  # of networks, in order
 Arch: TypeAlias = "str | Callable[[], nn.Module] | None"
@@ -204,10 +204,7 @@ def load_experts(
             if name in sketches:
                 experts[name] = _with_sketch(expert, sketches[name], output)
     if len(experts) < len(things):  # whose the manifolds are is not known
-        for entry in data.manifold:
-            with problems.noted():
-                if isinstance(entry, str):
-                    load_task(entry.partition("=")[2] or entry, data_root=data.data_root)
+        find_tasks(data, problems)
         return list(experts.values())
     manifolds: dict[str, str | Task] = {}
     with problems.noted():
@@ -221,6 +218,22 @@ def load_experts(
         names |= {e.inputs.name for e in experts.values() if e.inputs}
         check_normalised(split_normalisations(data.normalisation), names, "used")
     return list(experts.values())
+
+
+def find_tasks(data: DataOptions, problems: Problems) -> None:
+    """Load the tasks that are named, where it is not known which networks they belong to.
+
+    Args:
+        data: Names of tasks.
+        problems: Collector of a sentence for each task that cannot be had.
+
+    Raises:
+        TaskError: If there is one and the problems are strict.
+    """
+    for entry in data.manifold:
+        with problems.noted():
+            if isinstance(entry, str):
+                load_task(entry.partition("=")[2] or entry, data_root=data.data_root)
 
 
 def _without_data(thing: ExpertLike, name: str, arch: Arch, device: str) -> Expert:

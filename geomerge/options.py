@@ -31,6 +31,7 @@ __all__ = [
     "positive",
     "recorded",
     "replace_options",
+    "restore_options",
 ]
 
 T = TypeVar("T")
@@ -288,6 +289,27 @@ def recorded(options: Any, *others: str) -> dict[str, Any]:
             value = one.write(value)
         found[one.name] = list(value) if isinstance(value, tuple) else value
     return found
+
+
+def restore_options(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Return the options that :func:`recorded` returned.
+
+    Args:
+        cls: The options class.
+        values: Values by flat names, as JSON keeps them; those of no option are left out.
+
+    Raises:
+        OptionError: If a value cannot be used.
+    """
+    given = {}
+    for one in option_fields(cls):
+        if one.name not in values:
+            continue
+        value = values[one.name]
+        if one.read is not None:
+            value = one.read(value)
+        given[one.name] = tuple(value) if isinstance(value, list) else value
+    return build_options(cls, given)
 
 
 def positive(value: Any) -> str | None:

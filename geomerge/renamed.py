@@ -28,9 +28,12 @@ MODULES = {
     "energy": "paths.energy",
     "learning": "walks.damping",
     "leg": "paths.leg",
+    "merging.answers": "merging.analysis",
     "merging.candidates": "merging.stages",
     "merging.monitor": "monitor.progress",
     "merging.plan": "merging.presets.base",
+    "merging.relaxing": "merging.relax",
+    "merging.sides": "expert weight_space",
     "metric": "metrics",
     "metric.outputs": "metrics.outputs",
     "recording": "paths.leg",
@@ -67,6 +70,7 @@ MODULES = {
 # there are in this table.
 NAMES = {
     "": {
+        "Merge": "merging.MergeResult",
         "MergeSettings": "continual.ContinualOptions",
     },
     "budgets": {
@@ -95,8 +99,16 @@ NAMES = {
         "evaluate_file": "evaluation.files.evaluate_file",
         "open_network": "evaluation.files.open_network",
     },
-    "merging": {"CurvePoint": "merging.MergeCurvePoint", "Row": "merging.ResultRow"},
-    "merging.plan": {"Plan": "merging.presets.base.Preset"},
+    "merging": {
+        "CurvePoint": "merging.MergeCurvePoint",
+        "Merge": "merging.MergeResult",
+        "Row": "merging.ResultRow",
+    },
+    "merging.plan": {
+        "Plan": "merging.presets.base.Preset",
+        "Stage": "merging.presets.base.Stage",
+    },
+    "merging.sides": {"Side": "expert.Expert", "Sides": "weight_space.WeightSpace"},
     "metric": {"Spectrum": "metrics.EigenCoordinates"},
     "sparsifying.measured": {
         "CurvePoint": "pruning.measure.PruneCurvePoint",

@@ -21,12 +21,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from merges import run_of
 from torch import nn
 
-from geomerge import Checkpoint, MergeOptions, Network, load_task, save_checkpoint
+from geomerge import Checkpoint, Network, load_task, save_checkpoint
 from geomerge.networks.batches import Batch
 from geomerge.pruning.options import ReconfigureOptions, SparsifyFiles, SparsifyOptions
-from geomerge.runs import run_merge, run_reconfigure, run_sparsify
+from geomerge.runs import run_reconfigure, run_sparsify
 from geomerge.training import fine_tune, train_checkpoint
 
 
@@ -167,10 +168,10 @@ def tiny_runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     both = ("a=digits", "b=digits-permuted")
     files = [folder / "a.pt", folder / "b.pt"]
     for name, options in {
-        "merge": MergeOptions(manifold=both, preset="sketch", damping=1e-4, steps=12, points=8),
-        "separate": MergeOptions(manifold=both, head="separate", steps=4, points=8),
+        "merge": {"manifold": both, "preset": "sketch", "damping": 1e-4, "steps": 12, "points": 8},
+        "separate": {"manifold": both, "head": "separate", "steps": 4, "points": 8},
     }.items():
-        run_merge(files, options, out=folder / name)
+        run_of(files, options, out=folder / name)
     removal = SparsifyOptions(**quick, remove={"1": 4})
     run_sparsify(files[0], removal, files=SparsifyFiles(shrink=True), out=folder / "sparsify")
     plan = folder / "plan.yaml"

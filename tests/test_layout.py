@@ -30,8 +30,7 @@ LAYERS = [
     ["networks"],
     ["data"],
     ["metrics"],
-    ["evaluation"],
-    ["expert", "loading"],
+    ["evaluation", "expert", "loading", "weight_space"],
     ["steps"],
     ["walks"],
     ["paths"],
@@ -213,13 +212,13 @@ def test_public_names_are_these() -> None:
     import geomerge
 
     assert sorted(geomerge.__all__) == [
-        "Checkpoint", "Expert", "FunctionWalkOptions", "GeomergeError", "KroneckerMetric", "Merge",
-        "MergeOptions", "Metric", "Network", "PlanStep", "ReconfigureOptions", "Run", "Sketch",
-        "SparsifyOptions", "Task", "WeightPath", "WeightWalkOptions", "__version__",
-        "from_pretrained", "inspect", "load_checkpoint", "load_sketch", "load_task", "make_sketch",
-        "measure_metric", "merge", "open_run", "progress", "reconfigure", "save_checkpoint",
-        "save_sketch", "sparsify", "trust_region_step", "walk_toward_function",
-        "walk_toward_weights",
+        "Checkpoint", "Expert", "FunctionWalkOptions", "GeomergeError", "KroneckerMetric",
+        "MergeOptions", "MergeResult", "Metric", "Network", "PlanStep", "ReconfigureOptions", "Run",
+        "Sketch", "SparsifyOptions", "Task", "WeightPath", "WeightWalkOptions", "__version__",
+        "align", "check", "from_pretrained", "inspect", "load_checkpoint", "load_sketch",
+        "load_task", "make_sketch", "measure_metric", "merge", "open_run", "progress",
+        "reconfigure", "save_checkpoint", "save_sketch", "sparsify", "trust_region_step",
+        "walk_toward_function", "walk_toward_weights",
     ]  # fmt: skip
     for_readers = re.findall(r"^    from (\S+) import (\w+) as \2$", FACE.read_text(), re.M)
     assert {name for _, name in for_readers} == {*geomerge.__all__} - {"__version__"}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from merges import experts_of, merged_of
 
-from geomerge import MergeOptions, Network, load_checkpoint, load_task, make_sketch, merge
+from geomerge import Network, load_checkpoint, load_task, make_sketch
 from geomerge.comparison import CompareOptions, compare
 from geomerge.networks.architectures import rebuild_network
 from geomerge.notebook import Curve, Dot, card, drawing, ruler, table
@@ -86,13 +88,13 @@ def test_nothing_sets_a_colour_that_one_of_dark_and_light_cannot_show() -> None:
 
 
 @pytest.fixture(scope="module")
-def options() -> MergeOptions:
-    return MergeOptions(manifold=("digits",), damping=1e-5, steps=20)
+def options() -> dict[str, Any]:
+    return {"manifold": ("digits",), "damping": 1e-5, "steps": 20}
 
 
-def test_a_merge_and_its_path_show_themselves(digits: Path, options: MergeOptions) -> None:
+def test_a_merge_and_its_path_show_themselves(digits: Path, options: dict[str, Any]) -> None:
     networks = [load_checkpoint(digits / f"{name}.pt") for name in "ab"]
-    merged = merge(networks, options)
+    merged = merged_of(networks, options)
     found = read(merged._repr_html_())
     assert list(merged.accuracies) == ["a", "b"]
     for value in merged.accuracies.values():
@@ -107,9 +109,9 @@ def test_a_merge_and_its_path_show_themselves(digits: Path, options: MergeOption
     assert str(merged.path.folder) not in merged.path._repr_html_() + repr(merged.path)
 
 
-def test_a_task_without_labels_is_not_measured(digits: Path, options: MergeOptions) -> None:
+def test_a_task_without_labels_is_not_measured(digits: Path, options: dict[str, Any]) -> None:
     a, b = (load_checkpoint(digits / f"{name}.pt") for name in "ab")
-    merged = merge([a, replace(b, meta={}, sketch={})], replace(options, damping=1e-3))
+    merged = merged_of([a, replace(b, meta={}, sketch={})], dict(options, damping=1e-3))
     assert "not measured" in read(merged._repr_html_()).text
 
 
@@ -140,9 +142,9 @@ def test_a_sparsification_shows_its_rows(digits: Path, tmp_path: Path) -> None:
 
 def test_a_comparison_shows_its_rows_the_best_first(digits: Path) -> None:
     networks = [load_checkpoint(digits / f"{name}.pt") for name in "ab"]
-    only = ("average", "a", "regmean", "ties")
-    options = CompareOptions(MergeOptions(manifold=("digits", "digits-permuted")), only=only)
-    comparison = compare(networks, options)
+    experts = experts_of(networks, {"manifold": ("digits", "digits-permuted")})
+    options = CompareOptions(only=("average", "a", "regmean", "ties"))
+    comparison = compare(experts, options)
     drops = [comparison.worst_drop(row) for row in comparison.ranked]
     assert drops == sorted(drops)
     found = read(comparison._repr_html_())

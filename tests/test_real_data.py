@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from merges import run_of
 
-from geomerge import MergeOptions, load_task
-from geomerge.runs import run_merge
+from geomerge import load_task
 from geomerge.training import train_checkpoint
 
 
@@ -18,8 +18,8 @@ def test_mnist_and_fashion_in_one_network(real_data: Path, tmp_path: Path) -> No
             tmp_path / f"{name}.pt", "mlp", load_task(task, data_root=real_data), epochs=4, seed=k
         )
         assert found["test"] > (0.975, 0.87)[k]
-    options = MergeOptions(manifold=("mnist",), data_root=str(real_data))
-    _, report, _ = run_merge([tmp_path / "a.pt", tmp_path / "b.pt"], options, out=tmp_path / "run")
+    options = {"manifold": ("mnist",), "data_root": str(real_data)}
+    _, report, _ = run_of([tmp_path / "a.pt", tmp_path / "b.pt"], options, out=tmp_path / "run")
     smaller = {row["name"]: min(row["test"].values()) for row in report["results"]}
     assert smaller["crossover"] > 0.85
     assert smaller["crossover"] > smaller["Euclidean walk"] + 0.04

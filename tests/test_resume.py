@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from merges import merged_of, run_of
 
-from geomerge import Checkpoint, load_checkpoint, merge
+from geomerge import Checkpoint, load_checkpoint
 from geomerge.errors import GeomergeError, OptionError, RunError
 from geomerge.io.folders import resumable_folder
-from geomerge.merging import MergeOptions
 from geomerge.monitor.progress import Progress
-from geomerge.runs import run_merge
 from geomerge.walks.state import StateFile
 
 # The state is written after every step, so that a kill finds walks anywhere.
@@ -63,7 +62,7 @@ def test_an_interrupted_merge_goes_on_with_the_same_bits(
 ) -> None:
     monkeypatch.setattr("geomerge.walks.state._LEAST", 0.0)
     monkeypatch.setattr("geomerge.walks.state._SHARE", 0.0)
-    options = MergeOptions(**words, points=8)  # type: ignore[arg-type]
+    options = {**words, "points": 8}  # type: ignore[arg-type]
     taken: list[int] = []
 
     def stop_after(steps: int) -> Callable[[Progress], None]:
@@ -74,19 +73,19 @@ def test_an_interrupted_merge_goes_on_with_the_same_bits(
 
         return stop
 
-    whole = merge(small, options, folder=tmp_path / "whole", on_progress=stop_after(10**9))
+    whole = merged_of(small, options, folder=tmp_path / "whole", progress=stop_after(10**9))
     steps = len(taken)
     for share in (0.0, 0.3, 1.0):
         taken.clear()
         with pytest.raises(Stop):
-            merge(
+            merged_of(
                 small, options, folder=tmp_path / "path", work=tmp_path / "work",
-                on_progress=stop_after(1 + round(share * steps / 3)),
+                progress=stop_after(1 + round(share * steps / 3)),
             )  # fmt: skip
     taken.clear()
-    merged = merge(
+    merged = merged_of(
         small, options, folder=tmp_path / "path", work=tmp_path / "work",
-        on_progress=stop_after(10**9),
+        progress=stop_after(10**9),
     )  # fmt: skip
     assert len(taken) < steps
     assert content(tmp_path / "path") == content(tmp_path / "whole")
@@ -115,12 +114,12 @@ def test_another_recipe_does_not_go_on(digits: Path, tmp_path: Path) -> None:
         raise Stop
 
     with pytest.raises(Stop):
-        run_merge(
-            files, MergeOptions(manifold=("digits",), steps=5), out=tmp_path / "out",
-            on_progress=stop,
+        run_of(
+            files, {"manifold": ("digits",), "steps": 5}, out=tmp_path / "out",
+            progress=stop,
         )  # fmt: skip
     with pytest.raises(RunError, match="unfinished run of another recipe"):
-        run_merge(files, MergeOptions(manifold=("digits",), steps=6), out=tmp_path / "out")
+        run_of(files, {"manifold": ("digits",), "steps": 6}, out=tmp_path / "out")
 
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
@@ -175,12 +174,12 @@ def test_a_path_is_put_together_anew_beside_files_of_others(
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
-    options = MergeOptions(manifold=("digits",), preset="paper", steps=5, points=8)
+    options = {"manifold": ("digits",), "preset": "paper", "steps": 5, "points": 8}
     for _ in range(2):
-        merge(small, options, folder=tmp_path / "mine", work=tmp_path / "work")
+        merged_of(small, options, folder=tmp_path / "mine", work=tmp_path / "work")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
     with pytest.raises(OptionError, match="outside of the path's folder"):
-        merge(small, options, folder=tmp_path / "mine", work=tmp_path / "mine" / "work")
+        merged_of(small, options, folder=tmp_path / "mine", work=tmp_path / "mine" / "work")
 
 
 def test_the_state_of_a_long_walk_can_be_read(tmp_path: Path) -> None:

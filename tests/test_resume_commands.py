@@ -20,6 +20,7 @@ from torch import nn
 from geomerge import Checkpoint, Network, load_task, save_checkpoint
 from geomerge.comparison import CompareOptions
 from geomerge.errors import RunError
+from geomerge.loading import DataOptions
 from geomerge.merging import MergeOptions
 from geomerge.pruning.options import ReconfigureOptions, SparsifyFiles, SparsifyOptions
 from geomerge.pruning.sparsify import sparsify
@@ -192,12 +193,12 @@ def test_an_interrupted_comparison_makes_the_missing_rows_only(
     other = Checkpoint(network.state_dict(w), {"task": "digits-permuted"}, source="other")
     save_checkpoint(tmp_path / "b.pt", other)
     methods = ("a", "ensemble", "slerp", "ties", "fine-tuning", "wise-ft", "joint-walk")
-    merge = MergeOptions(manifold=("digits", "digits-permuted"), steps=6)
-    options = CompareOptions(merge, only=methods, budget=4000)
+    data = DataOptions(manifold=("digits", "digits-permuted"))
+    options = CompareOptions(MergeOptions(steps=6), only=methods, budget=4000)
 
     def run(out: str) -> dict[str, Any]:
         files = tmp_path / "a.pt", tmp_path / "b.pt"
-        return run_compare(files, options, out=tmp_path / out, on_progress=stopper.count)[1]
+        return run_compare(files, options, data, out=tmp_path / out, progress=stopper.count)[1]
 
     stopper.seen = 0
     whole = run("whole")

@@ -1,5 +1,5 @@
-"""Units of one network put in the order of another's: its function stays, weights come nearer."""
+"""Alignment of networks: units of one put in the order of another's, its function unchanged."""
 
-from geomerge.alignment.align import METHODS, Alignment, align, permuted_metric
+from geomerge.alignment.align import METHODS, Alignment, align, align_weights, permuted_metric
 
-__all__ = ["METHODS", "Alignment", "align", "permuted_metric"]
+__all__ = ["METHODS", "Alignment", "align", "align_weights", "permuted_metric"]

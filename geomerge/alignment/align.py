@@ -1,8 +1,8 @@
-"""Two networks of one architecture -> the second with its units in the order of the first's."""
+"""Alignment of networks: a permutation of units that brings one network near another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,18 +11,27 @@ from torch import Tensor
 from geomerge.alignment.activations import match_activations
 from geomerge.alignment.groups import PermutationGroup, find_groups
 from geomerge.alignment.weights import match_weights
-from geomerge.data import Inputs
+from geomerge.data import Inputs, as_they_are
 from geomerge.errors import OptionError
-from geomerge.metrics import KroneckerMetric
+from geomerge.expert import Expert, ExpertLike, as_expert
+from geomerge.metrics import KroneckerMetric, Sketch
 from geomerge.metrics.kronecker.factor import Factor
 from geomerge.metrics.kronecker.layer import KroneckerLayer
-from geomerge.networks.batches import Batch
+from geomerge.networks.batches import Batch, concat
 from geomerge.networks.network import Network
 from geomerge.options import check_known
 
-__all__ = ["METHODS", "Alignment", "align", "permuted_metric"]
+__all__ = [
+    "METHODS",
+    "Alignment",
+    "align",
+    "align_weights",
+    "permuted_metric",
+    "pooled_inputs",
+]
 
 METHODS = ("weights", "activations")
+_INPUTS = 2000  # of all networks together
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +39,14 @@ class Alignment:
     """A permutation of a network's units.
 
     Attributes:
-        method: One of :data:`METHODS`.
-        source: Where each entry of the permuted weight vector comes from, shape (n,), int64,
-            where the weights are.
-        groups: By the first layer of each group of units, how many they are.
-        moved: By the same name, how many changed their place.
-        fixed: By layer, why its units stayed: the end of a sentence.
+        method: Method, one of :data:`METHODS`.
+        source: Place in the weight vector that each entry of the permuted one comes from, shape
+            (n,), int64, on the device of the weights.
+        groups: Number of units of each group, by the first layer of the group.
+        moved: Number of units that changed their place, by the same name.
+        fixed: Reason why a layer's units stayed, the end of a sentence, by the layer's name.
         before: Distance of the two networks' parameters, running statistics left out, as they came.
-        after: The same with the units in their new order.
+        after: Distance with the units in their new order.
     """
 
     method: str
@@ -52,11 +61,75 @@ class Alignment:
         self,
         v: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
-        """Return weights, or what there is one of for each, in the new order."""
+        """Return weights, or numbers of weights, in the new order."""
         return v[self.source]
 
+    def aligned(self, expert: Expert) -> Expert:
+        """Return the network with its units in the new order, and its sketch with them.
 
-def align(
+        Args:
+            expert: The network that the alignment was found for.
+        """
+        sketch = expert.sketch
+        if sketch is not None:
+            sketch = Sketch(permuted_metric(sketch.metric, self), sketch.meta)
+        return replace(expert, weights=self.permute(expert.weights), sketch=sketch)
+
+
+def align(a: ExpertLike, b: ExpertLike, *, method: str = "weights", seed: int = 0) -> Alignment:
+    """Find the order of b's units in which b is near a; its function stays.
+
+    Units are those of all Linear layers and convolutions but the last, as the network's own
+    forward pass ties them: through norms, activations, flattening and residual sums. Where it ties
+    them in a way that cannot be followed (attention, convolutions in groups) they stay.
+
+    Args:
+        a: Expert, module or file of the network to come near to.
+        b: Expert, module or file of the network whose units change places, of the same make.
+        method: ``"weights"``: least distance of the parameters, by coordinate descent over the
+            groups (Ainsworth et al. 2023); it never grows. ``"activations"``: largest correlation
+            of the layers' outputs on inputs (Li et al. 2015). Running statistics move along.
+        seed: Seed of the descent, or of the choice of inputs.
+
+    Returns:
+        The alignment; its :meth:`~Alignment.aligned` gives b in the new order.
+
+    Raises:
+        OptionError: If the method is unknown, there are no inputs to trace the network with, the
+            networks are not of one make, or the network cannot be traced.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import geomerge as gm
+        >>> from geomerge.alignment import align
+        >>> _ = torch.manual_seed(0)
+        >>> module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+        >>> a = gm.Expert.from_module(module, inputs=torch.randn(20, 4))
+        >>> parts, order = a.network.unravel(a.weights), torch.randperm(6)
+        >>> _ = module.load_state_dict({  # the same network, its hidden units in another order
+        ...     "0.weight": parts["0.weight"][order], "0.bias": parts["0.bias"][order],
+        ...     "2.weight": parts["2.weight"][:, order], "2.bias": parts["2.bias"],
+        ... })
+        >>> b = gm.Expert.from_module(module)
+        >>> found = align(a, b)
+        >>> bool(torch.equal(found.aligned(b).weights, a.weights)), found.groups
+        (True, {'0': 6})
+    """
+    first, second = as_expert(a, "a"), as_expert(b, "b")
+    if first.network.shapes != second.network.shapes:
+        raise OptionError(
+            f"{first.source} and {second.source} are not of one architecture; give networks of the "
+            "same make"
+        )
+    inputs = pooled_inputs([first, second], seed)
+    _, found = align_weights(
+        first.network, first.weights, second.weights, method=method, inputs=inputs, seed=seed
+    )
+    return found
+
+
+def align_weights(
     network: Network,
     a: Tensor,  # (n,)
     b: Tensor,  # (n,)
@@ -66,47 +139,23 @@ def align(
     seed: int = 0,
     example: Batch | None = None,  # (B, ...)
 ) -> tuple[Tensor, Alignment]:
-    """Permute the units of b so that it is near a; its function stays.
-
-    Units are those of all Linear layers and convolutions but the last, as the network's own
-    forward pass ties them: through norms, activations, flattening and residual sums. Where it ties
-    them in a way that cannot be followed (attention, convolutions in groups) they stay.
+    """Permute the units of weights b so that they are near weights a of the same network.
 
     Args:
-        network: The network of both.
-        a: The weights to come near to.
-        b: The weights to permute, of the same type.
-        method: ``"weights"``: least distance of the parameters, by coordinate descent over the
-            groups (Ainsworth et al. 2023); it never grows. ``"activations"``: largest correlation
-            of the layers' outputs on inputs (Li et al. 2015). Running statistics move along.
+        network: Network of both.
+        a: Weights to come near to.
+        b: Weights to permute, of the same type.
+        method: Method, as of :func:`align`.
         inputs: Unlabelled inputs, for ``"activations"``.
-        seed: Of the descent, or of the choice of inputs.
-        example: Some inputs to trace the network with; those of ``inputs`` unless given.
+        seed: Seed of the descent, or of the choice of inputs.
+        example: Inputs to trace the network with; the first of ``inputs`` unless given.
 
     Returns:
-        The permuted b, and what was done.
+        The permuted b, and the permutation.
 
     Raises:
         OptionError: If the method is unknown, inputs that it needs are missing, or the network
             cannot be traced.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> import geomerge as gm
-        >>> from geomerge.alignment import align
-        >>> _ = torch.manual_seed(0)
-        >>> module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
-        >>> network, order = gm.Network(module), torch.randperm(6)
-        >>> a = network.initial
-        >>> parts = network.unravel(a)
-        >>> b = network.ravel({  # the same network, its hidden units in another order
-        ...     "0.weight": parts["0.weight"][order], "0.bias": parts["0.bias"][order],
-        ...     "2.weight": parts["2.weight"][:, order], "2.bias": parts["2.bias"],
-        ... })
-        >>> back, found = align(network, a, b, example=torch.randn(2, 4))
-        >>> bool(torch.equal(back, a)), found.groups
-        (True, {'0': 6})
     """
     check_known("alignment", method, METHODS)
     if example is None and inputs is not None:
@@ -118,9 +167,9 @@ def align(
         )
     groups, fixed = find_groups(network, b, example)
     # Variances of hundreds beside weights of hundredths would decide everything.
-    one, two = (torch.where(network.trained, w, 0.0) for w in (a, b))
+    first, second = (torch.where(network.trained, w, 0.0) for w in (a, b))
     if method == "weights":
-        source = match_weights(groups, one, two, seed)
+        source = match_weights(groups, first, second, seed)
     else:
         assert inputs is not None
         source = match_activations(network, groups, a, b, inputs, seed)
@@ -131,10 +180,33 @@ def align(
         {group.units.layer: group.count for group in groups},
         {group.units.layer: _moved(group, source.cpu()) for group in groups},
         fixed,
-        float((two - one).double().norm()),
-        float((two[source] - one).double().norm()),
+        float((second - first).double().norm()),
+        float((second[source] - first).double().norm()),
     )
     return b[source], found
+
+
+def pooled_inputs(experts: Sequence[Expert], seed: int) -> Inputs:
+    """Return inputs of all experts of one shape, each normalised in its own way.
+
+    Args:
+        experts: Experts with inputs, or with tasks whose training inputs are taken then.
+        seed: Seed of the samples.
+
+    Raises:
+        OptionError: If there are none.
+    """
+    given = [expert.inputs for expert in experts if expert.inputs is not None]
+    if not given:
+        given = [expert.task.train.inputs for expert in experts if expert.task is not None]
+    if not given:
+        raise OptionError(
+            "expected inputs of a task to align networks with, got none; name one with `inputs`, "
+            "or leave out `align`"
+        )
+    alike = [x for x in given if x.shape == given[0].shape]
+    samples = [x.sample(_INPUTS // len(alike), seed).batch(slice(None)) for x in alike]
+    return as_they_are(concat(samples), given[0].device)
 
 
 def _moved(group: PermutationGroup, source: Tensor) -> int:
@@ -151,8 +223,8 @@ def permuted_metric(metric: KroneckerMetric, alignment: Alignment) -> KroneckerM
     """Return P g P', what would be measured at the permuted weights on the same inputs.
 
     Args:
-        metric: Measured at the weights that were permuted.
-        alignment: The permutation.
+        metric: Metric measured at the weights that were permuted.
+        alignment: Alignment that permuted them.
     """
     source = alignment.source.cpu()
     layers = tuple(_permuted_layer(layer, source) for layer in metric.layers)

@@ -17,8 +17,7 @@ from geomerge.data.task import SELECTION_SEED
 from geomerge.errors import NumericalError
 from geomerge.io.checkpoint import load_checkpoint
 from geomerge.io.files import sha256
-from geomerge.merging import Merge, MergeOptions
-from geomerge.merging.sides import Sides
+from geomerge.merging import MergeResult
 from geomerge.report.content import EXAMPLES
 
 __all__ = ["certificate", "environment", "report_digest"]
@@ -28,36 +27,36 @@ _NOT_STATED = ("report.html", "report.json")  # they hold the certificate itself
 
 
 def certificate(
-    folder: Path, merged: Merge, options: MergeOptions, report: Mapping[str, Any]
+    folder: Path, merged: MergeResult, sketches: Mapping[str, str], report: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the content of ``report.json`` under ``certificate``.
 
     Args:
         folder: Folder of the run, in which all files but the report are written.
         merged: The merge.
-        options: Options of the merge.
+        sketches: Names of the files of sketches, by the names of networks.
         report: The rest of the report.
 
     Raises:
         NumericalError: If a statement does not hold that must hold to the bit.
     """
-    sides = merged.sides
-    identity = merge_self_tests(load_checkpoint(folder / "merged.safetensors"), merged, options)
+    device = merged.space.network.device
+    identity = merge_self_tests(load_checkpoint(folder / "merged.safetensors"), merged)
     for statement, holds in identity.items():
         if not holds:
             raise NumericalError(
-                f"expected to the bit that {statement}, and on {sides.network.device} it is not "
+                f"expected to the bit that {statement}, and on {device} it is not "
                 "so; look for what the network computes differently twice, or compute on the CPU"
             )
     evidence = merge_evidence(merged, report)
     content: dict[str, Any] = {
         "files": {name: sha256((folder / name).read_bytes()) for name in _stored(folder)},
         "inputs": report["recipe"]["inputs"],
-        "sketches": {k: Path(file).name for k, file in options.by_network("sketch").items()},
+        "sketches": dict(sketches),
         "data": evidence.pop("data"),
         "recipe": report["recipe"],
-        "seeds": _seeds(sides, options),
-        "environment": environment(sides.network.device),
+        "seeds": _seeds(merged),
+        "environment": environment(device),
         **evidence,
         "identity": identity,
     }
@@ -92,9 +91,9 @@ def _stored(folder: Path) -> list[str]:
     return sorted(file.relative_to(folder).as_posix() for file in files if file.is_file())
 
 
-def _seeds(sides: Sides, options: MergeOptions) -> dict[str, Any]:
+def _seeds(merged: MergeResult) -> dict[str, Any]:
     return {
-        "merge": options.seed,
+        "merge": merged.options.machine.seed,
         "selection": SELECTION_SEED,
-        "training": {s.name: s.checkpoint.meta.get("training", {}).get("seed") for s in sides},
+        "training": {e.name: e.meta.get("training", {}).get("seed") for e in merged.space},
     }

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
 
 from geomerge.certificate.evidence import (
     bracket,
     count,
     data_digests,
-    function_change,
     leg_changes,
 )
 from geomerge.certificate.self_tests import (
@@ -34,6 +32,7 @@ from geomerge.certificate.stored_run import NotStoredError, StoredRun
 from geomerge.data.classes import split_classes
 from geomerge.data.sources import NAMED
 from geomerge.errors import GeomergeError
+from geomerge.evaluation.drift import function_change, predicted_change
 from geomerge.io.checkpoint import load_checkpoint
 from geomerge.io.files import parse_json, sha256
 from geomerge.merging.curve import curve_of
@@ -92,9 +91,7 @@ def _input(run: StoredRun, name: str) -> list[str]:
 def _data(run: StoredRun, name: str) -> list[str]:
     given = run.certificate["data"][name]
     try:
-        digests = data_digests(
-            run.task(name), run.manifold(name), (given["manifold"] or {}).get("name")
-        )
+        digests = data_digests(run.task(name), run.manifold(name))
     except GeomergeError as error:
         names = [split_classes(part["name"])[0] for part in given.values() if part]
         if any(name not in NAMED and Path(name).exists() for name in names):
@@ -106,12 +103,12 @@ def _data(run: StoredRun, name: str) -> list[str]:
 def _identity(run: StoredRun, name: str) -> list[str]:
     path = run.path
     if name in (STAYS, STANDS):
-        side = next(s for s, data in run.certificate["data"].items() if data["manifold"])
-        inputs, recipe = run.manifold(side), run.recipe
+        own_name = next(k for k, data in run.certificate["data"].items() if data["manifold"])
+        inputs, recipe = run.manifold(own_name), run.recipe
         assert inputs is not None
         steps = step_self_tests(
-            run.head(side),
-            run.weights(side),
+            run.head(own_name),
+            run.weights(own_name),
             inputs,
             MetricOptions(run.report["metric"], recipe["output"]),
             recipe["seed"],
@@ -120,14 +117,14 @@ def _identity(run: StoredRun, name: str) -> list[str]:
     if name == MERGED:
         same = same_network(run.merged, path.checkpoint(path.crossover))
         return [] if same else ["the weights differ"]
-    side = path.ends[0] if "starts" in name else path.ends[1]
-    if run.aligned(side):
-        raise NotStoredError(f"{side} was aligned: the path has its units in another order")
+    own_name = path.ends[0] if "starts" in name else path.ends[1]
+    if run.aligned(own_name):
+        raise NotStoredError(f"{own_name} was aligned: the path has its units in another order")
     # A widened head contains the network's own outputs.
-    known = run.report["networks"][side]
+    known = run.report["networks"][own_name]
     first = known["outputs"][0] if known["outputs"] else known["class_offset"]
-    stored = path.checkpoint(float(path.ends.index(side))).weights
-    own = load_checkpoint(run.file(side)).weights
+    stored = path.checkpoint(float(path.ends.index(own_name))).weights
+    own = load_checkpoint(run.file(own_name)).weights
     wrong = []
     for key, value in own.items():
         on_path = stored.get(key)
@@ -167,15 +164,15 @@ def _accuracy(run: StoredRun, name: str) -> list[str]:
     row = next(row for row in run.report["results"] if row["name"] == name)
     wrong = []
     for split, tasks in given.items():
-        for side, numbers in tasks.items():
-            task = run.task(side)
+        for owner, numbers in tasks.items():
+            task = run.task(owner)
             assert task is not None
             part = task.select if split == "select" else task.test
-            recounted = count(run.head(side), w, part)
-            wrong += _differences(f"{split}/{side}", numbers, recounted)
-            if row[split][side] != recounted["accuracy"]:
+            recounted = count(run.head(owner), w, part)
+            wrong += _differences(f"{split}/{owner}", numbers, recounted)
+            if row[split][owner] != recounted["accuracy"]:
                 wrong.append(
-                    f"the report's table has {row[split][side]} for {split}/{side}, recomputed "
+                    f"the report's table has {row[split][owner]} for {split}/{owner}, recomputed "
                     f"{recounted['accuracy']}"
                 )
     return wrong
@@ -189,17 +186,14 @@ def _bracket(run: StoredRun) -> list[str]:
 
 def _drift(run: StoredRun, name: str) -> list[str]:
     given = run.certificate["drift"]["networks"][name]
-    measured = function_change(
-        run.head(name), run.weights(name), run.weights("crossover"),
-        run.task(name), run.manifold(name), run.recipe["output"],
-    )  # fmt: skip
+    measured = function_change(run.expert(name), run.weights("crossover"), run.recipe["output"])
     return _differences("", {k: given[k] for k in measured}, measured, _CLOSE)
 
 
 def _curve(run: StoredRun) -> list[str]:
-    sides = [run.side(name) for name in run.report["networks"]]
+    experts = [run.expert(name) for name in run.report["networks"]]
     measured = []
-    for point in curve_of(run.path, sides, run.recipe["output"]):
+    for point in curve_of(run.path, experts, run.recipe["output"]):
         numbers = asdict(point)
         del numbers["predicted"]  # needs sketches, which the run does not store
         measured.append(numbers)
@@ -213,15 +207,12 @@ def _sketched(networks: Any, name: str) -> bool:
 
 
 def _predicted(run: StoredRun, name: str) -> list[str]:
-    metric, side = run.sketch(name), run.sides[name]
-
-    def predicted(w: Tensor) -> float:
-        return metric.inner(w - side.w, w - side.w)
-
+    expert = run.sketched(name)
     stated = run.certificate["drift"]["networks"][name]["predicted"]
-    wrong = _differences("predicted", stated, predicted(run.weights("crossover")), _CLOSE)
+    again = predicted_change(expert, run.weights("crossover"))
+    wrong = _differences("predicted", stated, again, _CLOSE)
     for point in run.report["curve"]:
-        again = predicted(run.path.at(point["t"]))
+        again = predicted_change(expert, run.path.at(point["t"]))
         wrong += _differences(f"curve at {point['t']}", point["predicted"][name], again, _CLOSE)
     return wrong
 

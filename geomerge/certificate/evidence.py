@@ -13,19 +13,17 @@ from torch import Tensor
 from geomerge.data import Inputs, Split, Task
 from geomerge.data.digest import batch_digest, split_digests
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.merging import Merge
-from geomerge.merging.probe import Probe
-from geomerge.merging.sides import Side
+from geomerge.evaluation.drift import function_change, predicted_change
+from geomerge.expert import Expert
+from geomerge.merging import MergeResult
 from geomerge.networks.network import Network
 from geomerge.paths.path import WeightPath
-from geomerge.walks.objectives import divergence
 
 __all__ = [
     "bracket",
     "count",
     "counted",
     "data_digests",
-    "function_change",
     "leg_changes",
     "merge_evidence",
 ]
@@ -33,24 +31,23 @@ __all__ = [
 _LEVEL = 0.95
 
 
-def merge_evidence(merged: Merge, report: Mapping[str, Any]) -> dict[str, Any]:
+def merge_evidence(merged: MergeResult, report: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was measured of a merge, as its certificate holds it.
 
     Args:
         merged: The merge.
         report: Content of its ``report.json``, whose accuracies are turned back into counts.
     """
-    sides, path = merged.sides, merged.path
+    space, path = merged.space, merged.path
+    splits = {e.name: (e.network, e.task.select) for e in space if e.task is not None}
     return {
-        "data": {s.name: data_digests(s.task, s.manifold, s.manifold_name) for s in sides},
+        "data": {e.name: data_digests(e.task, e.inputs) for e in space},
         "crossover": merged.t,
-        "bracket": bracket(
-            path, {s.name: (s.network, s.task.select) for s in sides if s.task is not None}
-        ),
+        "bracket": bracket(path, splits),
         "accuracies": _accuracies(merged, report),
         "drift": {
             "legs": leg_changes(path, report["crossover"]["step"]),
-            "networks": {s.name: _drift(merged, s) for s in sides},
+            "networks": {e.name: _drift(merged, e) for e in space},
         },
         "programs": _programs(merged),
     }
@@ -84,15 +81,12 @@ def count(
     return counted(round(accuracy(network, w, split) * of), of)
 
 
-def data_digests(
-    task: Task | None, manifold: Inputs | None, manifold_name: str | None
-) -> dict[str, Any]:
+def data_digests(task: Task | None, inputs: Inputs | None) -> dict[str, Any]:
     """Return names, normalisations and digests of all data that a network brought to a merge.
 
     Args:
         task: Task of the network. Its training split is not used with labels, and has no digest.
-        manifold: Inputs that the walk used.
-        manifold_name: Name of the task that these are of.
+        inputs: Inputs that the walk used.
     """
     found: dict[str, Any] = {"task": None, "manifold": None}
     if task is not None:
@@ -102,12 +96,12 @@ def data_digests(
             "select": split_digests(task.select),
             "test": split_digests(task.test),
         }
-    if manifold is not None:
+    if inputs is not None:
         found["manifold"] = {
-            "name": manifold_name,
-            "normalisation": manifold.normalisation.to_json(),
-            "examples": len(manifold),
-            "inputs": batch_digest(manifold.raw),
+            "name": inputs.name,
+            "normalisation": inputs.normalisation.to_json(),
+            "examples": len(inputs),
+            "inputs": batch_digest(inputs.raw),
         }
     return found
 
@@ -126,50 +120,6 @@ def bracket(path: WeightPath, splits: Mapping[str, tuple[Network, Split]]) -> li
         select = {name: count(network, w, split) for name, (network, split) in splits.items()}
         found.append({"t": t, "select": select})
     return found
-
-
-def function_change(
-    network: Network,
-    before: Tensor,  # (n,)
-    after: Tensor,  # (n,)
-    task: Task | None,
-    manifold: Inputs | None,
-    output: str,
-) -> dict[str, float | None]:
-    """Return how far a network's function is from another's on its own inputs.
-
-    Args:
-        network: Network as its task sees it.
-        before: Weights of the network.
-        after: Weights of the other.
-        task: Task of the network, whose selection inputs are taken. None takes the manifold.
-        manifold: Inputs without labels; None where there are none either.
-        output: Name of the output map phi.
-
-    Returns:
-        ``"measured"``, the mean |phi(after) - phi(before)|^2 of a few inputs, and ``"kl"``, the
-        mean KL(before || after) of all; None where it cannot be measured.
-    """
-    found: dict[str, float | None] = {"measured": None, "kl": None}
-    inputs = manifold if task is None else task.select.inputs
-    if inputs is not None:
-        found["measured"] = Probe(network, inputs, output)(before, after)
-    if task is not None:
-        found["kl"] = _mean_kl(network, before, after, task.select.inputs)
-    return found
-
-
-def _mean_kl(
-    network: Network,
-    before: Tensor,  # (n,)
-    after: Tensor,  # (n,)
-    inputs: Inputs,
-) -> float:
-    total = 0.0
-    for x in inputs.batches(2000):
-        target = network.logits(before, x).double().log_softmax(dim=1)
-        total += len(x) * float(divergence(target)(network.logits(after, x).double()))
-    return total / len(inputs)
 
 
 def leg_changes(path: WeightPath, step: int) -> dict[str, Any]:
@@ -196,14 +146,14 @@ def leg_changes(path: WeightPath, step: int) -> dict[str, Any]:
     return found
 
 
-def _accuracies(merged: Merge, report: Mapping[str, Any]) -> dict[str, Any]:
+def _accuracies(merged: MergeResult, report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the counts behind the shares of the report's table."""
     sizes = {
-        s.name: {"select": len(s.task.select.labels), "test": len(s.task.test.labels)}
-        for s in merged.sides
-        if s.task is not None
+        e.name: {"select": len(e.task.select.labels), "test": len(e.task.test.labels)}
+        for e in merged.space
+        if e.task is not None
     }
-    names = {"crossover", *(s.name for s in merged.sides)}
+    names = {"crossover", *(e.name for e in merged.space)}
     return {
         row["name"]: {
             split: {
@@ -217,17 +167,13 @@ def _accuracies(merged: Merge, report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _drift(merged: Merge, side: Side) -> dict[str, float | None]:
+def _drift(merged: MergeResult, expert: Expert) -> dict[str, float | None]:
     """Return how far the crossover's function is from a network's."""
-    gap = merged.w - side.w
-    predicted = side.sketch.metric.inner(gap, gap) if side.sketch is not None else None
-    measured = function_change(
-        side.network, side.w, merged.w, side.task, side.manifold, merged.options.output
-    )
-    return {"predicted": predicted, **measured}
+    measured = function_change(expert, merged.w, merged.options.measure.output)
+    return {"predicted": predicted_change(expert, merged.w), **measured}
 
 
-def _programs(merged: Merge) -> dict[str, Any]:
+def _programs(merged: MergeResult) -> dict[str, Any]:
     """Return the number of quadratic programs solved, and the largest residual of conditions."""
     budgets = [c.budgets for s in merged.stages for c in s.candidates if c.budgets is not None]
     solved = sum(b.solved for b in budgets)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs
 from geomerge.io.checkpoint import Checkpoint
-from geomerge.merging import Merge, MergeOptions
+from geomerge.merging import MergeResult
 from geomerge.metrics import MetricOptions, measure_metric, output_map
 from geomerge.networks.network import Network
 from geomerge.steps import trust_region_step
@@ -23,28 +23,27 @@ _INPUTS = 32
 _DAMPING = 1e-3
 
 
-def merge_self_tests(stored: Checkpoint, merged: Merge, options: MergeOptions) -> dict[str, bool]:
+def merge_self_tests(stored: Checkpoint, merged: MergeResult) -> dict[str, bool]:
     """Return which of the statements hold that must hold to the bit, by their sentences.
 
     Args:
         stored: Merged network, as its file has it.
         merged: The merge.
-        options: Options of the merge.
     """
-    sides, path = merged.sides, merged.path
-    first, last = sides.all[0], sides.all[-1]
-    side = next(s for s in sides if s.manifold is not None)  # no merge goes without any
-    assert side.manifold is not None
+    space, path = merged.space, merged.path
+    first, last = space.ends
+    expert = next(e for e in space if e.inputs is not None)  # no merge goes without any
+    assert expert.inputs is not None
     return {
-        f"the path starts at {first.name}": torch.equal(path.at(0), first.w),
-        f"the path ends at {last.name}": torch.equal(path.at(1), last.w),
+        f"the path starts at {first.name}": torch.equal(path.at(0), first.weights),
+        f"the path ends at {last.name}": torch.equal(path.at(1), last.weights),
         MERGED: same_network(stored, path.checkpoint(merged.t)),
         **step_self_tests(
-            side.network,
-            side.w,
-            side.manifold,
-            MetricOptions(options.metric, options.output),
-            options.seed,
+            expert.network,
+            expert.weights,
+            expert.inputs,
+            merged.options.measure,
+            merged.options.machine.seed,
         ),
     }
 

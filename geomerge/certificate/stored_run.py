@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from torch import Tensor, nn
 
 from geomerge.certificate.certificate import report_digest
 from geomerge.data import Inputs, Normalisation, Task, load_task
-from geomerge.errors import RunError
+from geomerge.errors import Problems, RunError
+from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint
 from geomerge.io.files import sha256
+from geomerge.loading import DataOptions, load_experts
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.prepare import prepare_sides
-from geomerge.merging.sides import Side, Sides
-from geomerge.metrics import KroneckerMetric, make_sketch
+from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.networks.network import Network
+from geomerge.options import restore_options
 from geomerge.paths.path import WeightPath
 
 __all__ = ["SKETCH_OF", "NotStoredError", "StoredRun"]
@@ -108,50 +110,49 @@ class StoredRun:
         return self.recipe.get("align", "none") != "none" and name != self.path.ends[0]
 
     @cached_property
-    def sides(self) -> Sides:
+    def prepared(self) -> PreparedMerge:
         """The networks, prepared from their files as the merge prepared them.
 
         Raises:
             NotStoredError: If a file is not found.
             GeomergeError: If data cannot be had.
         """
-        options: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in self.recipe.items()
-        }
-        options["data_root"], options["download"] = self._data_root, self._download
+        options = restore_options(MergeOptions, self.recipe)
         names = self.certificate["sketches"]
-        sketches = tuple(f"{name}={self.file(SKETCH_OF + name)}" for name in names)
-        networks = [load_checkpoint(self.file(name)) for name in self.certificate["data"]]
-        return prepare_sides(
-            networks, MergeOptions(**options, sketch=sketches, device=self._device)
+        data = replace(
+            restore_options(DataOptions, self.recipe),
+            sketch=tuple(f"{name}={self.file(SKETCH_OF + name)}" for name in names),
+            data_root=self._data_root,
+            download=self._download,
+            device=str(self._device),
         )
+        if self._arch is not None:
+            data = replace(data, arch=self._arch)
+        files = [self.file(name) for name in self.certificate["data"]]
+        experts = load_experts(files, data, output=options.measure.output)
+        prepared = prepare(experts, options, Problems(strict=True))
+        assert prepared is not None, "strict problems are raised"
+        return prepared
 
-    def side(self, name: str) -> Side:
+    def expert(self, name: str) -> Expert:
         """Return a network with its data, without its sketch, from the run alone.
 
         Raises:
             GeomergeError: If it is not stored, or its data cannot be had.
         """
-        known = self.report["networks"][name]
-        side = Side(name, self.merged, self.head(name), self.weights(name), known["class_offset"])
-        side.task, side.manifold = self.task(name), self.manifold(name)
-        return side
+        return Expert(
+            name, self.head(name), self.weights(name), self.task(name), self.manifold(name),
+            source=self.report["networks"][name]["file"],
+        )  # fmt: skip
 
-    def sketch(self, name: str) -> KroneckerMetric:
-        """Return the metric of a network's sketch, or of the one that the merge made of it.
+    def sketched(self, name: str) -> Expert:
+        """Return a network with its sketch, or with the one that the merge made of it.
 
         Raises:
             GeomergeError: If a file is not found, or data cannot be had.
         """
-        side = self.sides[name]
-        if side.sketch is None:
-            assert side.manifold is not None
-            assert side.manifold_name is not None
-            side.sketch = make_sketch(
-                side.network, side.w, side.manifold, side.manifold_name,
-                output=self.recipe["output"], seed=self.recipe["seed"],
-            )  # fmt: skip
-        return side.sketch.metric
+        expert = self.prepared.space[name]
+        return replace(expert, sketch=self.prepared.sketch(expert))
 
     def file(self, name: str) -> Path:
         """Return the place of an input file: as given, or one with the digest that is stated.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -12,15 +12,15 @@ from geomerge.comparison.context import Context
 from geomerge.comparison.options import CompareOptions
 from geomerge.comparison.registry import METHODS, MethodResult
 from geomerge.comparison.row import MethodRow, make_row, split_of
-from geomerge.errors import CheckpointError, OptionError
+from geomerge.errors import CheckpointError, OptionError, Problems
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.pick import PickRule, parse_pick
-from geomerge.io.checkpoint import Checkpoint
-from geomerge.merging.joint import joint_samples
-from geomerge.merging.prepare import prepare_sides
-from geomerge.merging.sides import Sides
+from geomerge.expert import Expert, ExpertLike, as_expert
+from geomerge.merging.joint_training import joint_samples
+from geomerge.merging.prepare import prepare
 from geomerge.monitor.progress import Progress
 from geomerge.notebook import Curve, Dot, card, drawing, table
+from geomerge.weight_space import WeightSpace
 
 __all__ = [
     "Comparison",
@@ -34,20 +34,22 @@ class Comparison:
     """Result of a comparison.
 
     Attributes:
-        sides: Networks with their tasks.
+        space: Networks with their tasks.
         rule: Rule by which points were picked.
         max_samples: Largest number of samples that a trained row was given.
         experts: Accuracy of each network on its own test split.
         experts_select: Accuracy of each network on its own selection split.
         rows: Rows of the table.
+        notes: Sentences about what was assumed or left out.
     """
 
-    sides: Sides
+    space: WeightSpace
     rule: PickRule
     max_samples: int
     experts: dict[str, float]
     experts_select: dict[str, float]
     rows: list[MethodRow]
+    notes: list[str] = field(default_factory=list)
 
     def worst_drop(self, row: MethodRow) -> float:
         """Return how far a row falls below the networks on its worse task, in [0, 1], on test."""
@@ -98,22 +100,22 @@ class Comparison:
 
 
 def compare(
-    networks: Sequence[Checkpoint],
-    options: CompareOptions,
+    experts: Sequence[ExpertLike],
+    options: CompareOptions | None = None,
     *,
-    base: Checkpoint | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    work: Path | None = None,
+    base: ExpertLike | None = None,
+    work: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Comparison:
     """Try every method on two networks.
 
     Args:
-        networks: Network a and network b. Neither is changed.
-        options: Methods and the data that they may use.
+        experts: Network a and network b: experts, modules or files. Neither is changed.
+        options: Methods and the samples that they may use.
         base: Common ancestor of both, if there is one.
-        on_progress: Function called with the progress.
         work: Folder in which finished rows are stored. The same call after an interruption makes
             the missing rows only, with the same result. None stores nothing.
+        progress: Function called with the progress.
 
     Returns:
         The table. Methods that cannot be used or that fail numerically have a reason in it.
@@ -128,43 +130,42 @@ def compare(
         >>> from geomerge.comparison import CompareOptions, compare
         >>> def untrained(seed, task):
         ...     torch.manual_seed(seed)
-        ...     module = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-        ...     return gm.Checkpoint(module.state_dict(), {"task": task})
-        >>> networks = [untrained(0, "digits"), untrained(1, "digits-permuted")]
-        >>> options = CompareOptions(
-        ...     gm.MergeOptions(manifold=("digits",)), only=("a", "b", "average"), budget=1000
-        ... )
-        >>> found = compare(networks, options)
+        ...     return gm.Expert.from_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task)
+        >>> experts = [untrained(0, "digits"), untrained(1, "digits-permuted")]
+        >>> found = compare(experts, CompareOptions(only=("a", "b", "average"), budget=1000))
         >>> [row.method.name for row in found.rows]
         ['a', 'b', 'average']
         >>> sorted(found.rows[-1].test)
         ['a', 'b']
     """
-    if len(networks) != 2:
-        raise OptionError(f"expected two networks to compare on, got {len(networks)}; name two")
-    sides = prepare_sides(networks, options.merge)
-    unknown = [side.name for side in sides if side.task is None]
+    options = options or CompareOptions()
+    if len(experts) != 2:
+        raise OptionError(f"expected two networks to compare on, got {len(experts)}; name two")
+    given = [as_expert(thing) for thing in experts]
+    prepared = prepare(given, options.merge, Problems(strict=True))
+    assert prepared is not None, "strict problems are raised"
+    space = prepared.space
+    unknown = [expert.name for expert in space if expert.task is None]
     if unknown:
         raise OptionError(
             f"a comparison needs labelled data of both tasks and {' and '.join(unknown)} has none; "
             "give its `task`"
         )
-    select = {s.name: accuracy(s.network, s.w, split_of(s, "select")) for s in sides}
+    select = {e.name: accuracy(e.network, e.weights, split_of(e, "select")) for e in space}
     context = Context(
-        sides=sides,
-        options=options.merge,
-        rule=parse_pick(options.merge.pick or "balanced", select),
-        max_samples=options.budget or joint_samples(sides, options.merge),
-        base=_ancestor(sides, base),
-        on_progress=on_progress,
+        prepared=prepared,
+        rule=parse_pick(options.merge.choose.pick or "balanced", select),
+        max_samples=options.budget or joint_samples(space, options.merge.walk.steps),
+        base=None if base is None else _ancestor(space, as_expert(base)),
+        progress=progress,
     )
     rows = []
     for k, name in enumerate(options.methods):
-        if on_progress is not None:
-            on_progress(Progress(name, k, len(options.methods), {}, whole=True))
-        rows.append(make_row(METHODS[name], context, work))
-    experts = {s.name: accuracy(s.network, s.w, split_of(s, "test")) for s in sides}
-    return Comparison(sides, context.rule, context.max_samples, experts, select, rows)
+        if progress is not None:
+            progress(Progress(name, k, len(options.methods), {}, whole=True))
+        rows.append(make_row(METHODS[name], context, None if work is None else Path(work)))
+    test = {e.name: accuracy(e.network, e.weights, split_of(e, "test")) for e in space}
+    return Comparison(space, context.rule, context.max_samples, test, select, rows, prepared.notes)
 
 
 def _data(result: MethodResult) -> str:
@@ -172,22 +173,20 @@ def _data(result: MethodResult) -> str:
     return ", ".join(f"{what} {'+'.join(names)}" for what, names in parts.items() if names) or "-"
 
 
-def _ancestor(sides: Sides, base: Checkpoint | None) -> Tensor | None:
+def _ancestor(space: WeightSpace, base: Expert) -> Tensor:  # (n,)
     """Return the common ancestor's weights.
 
     Raises:
         CheckpointError: If it is not of the networks' architecture.
         OptionError: If the head is not shared.
     """
-    if base is None:
-        return None
-    if sides.head != "shared":
+    if space.head != "shared":
         raise OptionError("`base` needs a head that both networks share; give `head` as 'shared'")
-    for name, shape in sides.network.shapes.items():
-        got = tuple(base.weights[name].shape) if name in base.weights else "none"
+    for name, shape in space.network.shapes.items():
+        got = tuple(base.network.shapes[name]) if name in base.network.shapes else "none"
         if got != tuple(shape):
             raise CheckpointError(
                 f"{base.source} is no ancestor of the networks: {name!r} has shape {got}, expected "
                 f"{tuple(shape)}; give the network that both were fine-tuned from"
             )
-    return sides.network.ravel(base.weights)
+    return space.network.ravel(base.network.unravel(base.weights))

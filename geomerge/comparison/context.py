@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,11 +12,12 @@ from geomerge.data import Inputs, Split
 from geomerge.errors import GeomergeError
 from geomerge.evaluation.pick import PickRule
 from geomerge.evaluation.search import search
+from geomerge.expert import Expert
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.scoring import Scorer
-from geomerge.merging.sides import Side, Sides
+from geomerge.merging.prepare import PreparedMerge
 from geomerge.monitor.progress import Progress
 from geomerge.networks.network import Network
+from geomerge.weight_space import WeightSpace
 
 __all__ = ["CURVE", "Context", "NotApplicableError"]
 
@@ -33,82 +34,96 @@ class Context:
     """Networks a and b with their tasks, as a method of the comparison sees them.
 
     Attributes:
-        sides: Networks a and b with their tasks.
-        options: Options of the walks, with the seed of all draws.
+        prepared: Networks a and b with their tasks in one weight space, options of the walks, and
+            the seed of all draws.
         rule: Rule that picks a point on the selection splits.
         max_samples: Largest number of samples that a trained row may see.
         base: Weights of a common ancestor, shape (n,); None if none was given.
-        on_progress: Function called with the progress of walks.
+        progress: Function called with the progress of walks.
         measured: Names of the networks whose inputs gave running statistics, filled on the way.
     """
 
-    sides: Sides
-    options: MergeOptions
+    prepared: PreparedMerge
     rule: PickRule
     max_samples: int
     base: Tensor | None = None
-    on_progress: Callable[[Progress], None] | None = None
+    progress: Callable[[Progress], None] | None = None
     measured: set[str] = field(default_factory=set)
+
+    @property
+    def space(self) -> WeightSpace:
+        """The weight space of both networks."""
+        return self.prepared.space
+
+    @property
+    def options(self) -> MergeOptions:
+        """The options of the walks."""
+        return self.prepared.options
 
     @property
     def network(self) -> Network:
         """The network with all its outputs."""
-        return self.sides.network
+        return self.space.network
 
     @property
-    def a(self) -> Side:
+    def a(self) -> Expert:
         """The first network."""
-        return self.sides.all[0]
+        return self.space.experts[0]
 
     @property
-    def b(self) -> Side:
+    def b(self) -> Expert:
         """The second network."""
-        return self.sides.all[1]
+        return self.space.experts[1]
 
     @property
     def seed(self) -> int:
         """The seed of all draws."""
-        return self.options.seed
+        return self.options.machine.seed
 
-    def inputs(self, *sides: Side) -> list[Inputs]:
+    def with_expert(self, expert: Expert) -> Context:
+        """Return the case with another network in the place of the one of the same name."""
+        space = self.space.with_expert(expert)
+        return replace(self, prepared=replace(self.prepared, space=space))
+
+    def inputs(self, *experts: Expert) -> list[Inputs]:
         """Return training inputs of tasks, without labels.
 
         Raises:
             NotApplicableError: If inputs may not be used.
         """
         found = []
-        for side in sides:
-            if side.manifold is None:
+        for expert in experts:
+            if expert.inputs is None:
                 raise NotApplicableError(
-                    f"needs inputs of {side.name}'s task, which were not given; give them as "
+                    f"needs inputs of {expert.name}'s task, which were not given; give them as "
                     "`inputs`"
                 )
-            found.append(side.manifold)
+            found.append(expert.inputs)
         return found
 
-    def labelled(self, side: Side) -> Split:
+    def labelled(self, expert: Expert) -> Split:
         """Return a task's labelled training examples.
 
         Raises:
             NotApplicableError: If its inputs may not be used, or they are another task's.
         """
-        self.inputs(side)
-        assert side.task is not None, "a comparison has both tasks"
-        if side.manifold_name != side.task.name:
+        (inputs,) = self.inputs(expert)
+        assert expert.task is not None, "a comparison has both tasks"
+        if inputs.name != expert.task.name:
             raise NotApplicableError(
-                f"needs labels of {side.task.name}, and {side.name}'s inputs are those of "
-                f"{side.manifold_name}; give the task's own `inputs`"
+                f"needs labels of {expert.task.name}, and {expert.name}'s inputs are those of "
+                f"{inputs.name}; give the task's own `inputs`"
             )
-        return side.task.train
+        return expert.task.train
 
     def settled(
         self,
         w: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
         """Return weights with running statistics by the comparison's policy."""
-        if self.sides.bn == "re-estimate":
-            self.measured.update(side.name for side in self.sides)
-        return self.sides.settled(w)
+        if self.space.bn == "re-estimate":
+            self.measured.update(expert.name for expert in self.space)
+        return self.space.settle(w)
 
     def buffers_of(
         self,
@@ -129,7 +144,7 @@ class Context:
         Returns:
             The number of the best, and its weights.
         """
-        scorer = Scorer(self.sides.all, self.options.output)
+        scorer = self.prepared.scorer(self.space.experts)
         best, _ = search(range(count), lambda i: scorer(point(i)), self.rule)
         return best, point(best)
 

@@ -8,7 +8,7 @@ from typing import Any
 from geomerge.comparison.registry import METHODS
 from geomerge.errors import OptionError
 from geomerge.merging.options import MergeOptions
-from geomerge.options import check_known
+from geomerge.options import check_known, recorded
 
 __all__ = ["CompareOptions"]
 
@@ -30,7 +30,7 @@ class CompareOptions:
     """Options of a comparison.
 
     Attributes:
-        merge: Data, head, statistics, pick, seed and steps of the walks; ``pick`` is
+        merge: Head, statistics, pick, seed and steps of the walks; ``pick`` is
             ``"balanced"`` unless it says another.
         only: Methods of the table; all if empty.
         skip: Methods to leave out.
@@ -56,9 +56,9 @@ class CompareOptions:
             raise OptionError(
                 f"expected a positive --budget of samples, got {self.budget}; try 100000"
             )
-        usual = MergeOptions()
+        usual, given = recorded(MergeOptions()), recorded(self.merge)
         for name in _DECIDED:
-            if getattr(self.merge, name) != getattr(usual, name):
+            if given[name] != usual[name]:
                 raise OptionError(f"a comparison chooses {name} itself; leave it out")
 
     @property
@@ -70,12 +70,6 @@ class CompareOptions:
             if (not self.only or name in self.only) and name not in self.skip
         )
 
-    def recipe(self, digests: dict[str, str]) -> dict[str, Any]:
-        """Return all that decides the result, as JSON keeps it.
-
-        Args:
-            digests: SHA-256 of each input file.
-        """
-        found = self.merge.recipe(digests)
-        compare = {"methods": list(self.methods), "budget": self.budget}
-        return {"compare": {**compare, **found["merge"]}, "inputs": found["inputs"]}
+    def recorded(self) -> dict[str, Any]:
+        """Return all that decides the result, as JSON keeps it."""
+        return {"methods": list(self.methods), "budget": self.budget, **recorded(self.merge)}

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from geomerge.comparison.context import Context
-from geomerge.merging.sides import Side
+from geomerge.expert import Expert
 from geomerge.networks.batches import Batch
 from geomerge.registry import Registry
 
@@ -27,7 +27,7 @@ __all__ = [
 GROUPS = ("networks", "weights", "activations", "matching", "training", "walks")
 
 # Scores of the classes, shape (B, m), as the network of a task sees them.
-Predictor: TypeAlias = Callable[[Side, Batch], Tensor]
+Predictor: TypeAlias = Callable[[Expert, Batch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def method(name: str, group: str, about: str) -> Callable[[Make], Make]:
 
         @method("a-mostly", "weights", "nine tenths of a, one tenth of b")
         def a_mostly(context: Context) -> MethodResult:
-            return MethodResult(context.settled(torch.lerp(context.a.w, context.b.w, 0.1)))
+            a, b = context.a.weights, context.b.weights
+            return MethodResult(context.settled(torch.lerp(a, b, 0.1)))
     """
 
     def put(make: Make) -> Make:

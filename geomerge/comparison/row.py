@@ -16,7 +16,7 @@ from geomerge.comparison.registry import Method, MethodResult, Predictor
 from geomerge.data import Split
 from geomerge.errors import NumericalError, OptionError
 from geomerge.evaluation.accuracy import accuracy, share_right
-from geomerge.merging.sides import Side
+from geomerge.expert import Expert
 from geomerge.walks.state import StateFile
 
 __all__ = [
@@ -63,9 +63,9 @@ def make_row(method: Method, context: Context, work: Path | None) -> MethodRow:
         RunError: If a stored row cannot be read, or nothing can be written there.
     """
     stored = StateFile(
-        None if work is None else work / method.name / "state", context.options.device
+        None if work is None else work / method.name / "state", context.network.device
     )
-    notes = context.sides.notes
+    notes = context.prepared.notes
     if stored.state.values:
         notes += stored.state.values["notes"]
         return _restored(method, context, stored)
@@ -136,17 +136,17 @@ def _measured(method: Method, context: Context) -> MethodRow:
 
 
 def _accuracies(context: Context, result: MethodResult, split: str) -> dict[str, float]:
-    return {s.name: _accuracy(s, result, split_of(s, split)) for s in context.sides}
+    return {e.name: _accuracy(e, result, split_of(e, split)) for e in context.space}
 
 
-def _accuracy(side: Side, result: MethodResult, split: Split) -> float:
+def _accuracy(expert: Expert, result: MethodResult, split: Split) -> float:
     if isinstance(result.answer, Tensor):
-        return accuracy(side.network, result.answer, split)
-    return share_right(partial(result.answer, side), split)
+        return accuracy(expert.network, result.answer, split)
+    return share_right(partial(result.answer, expert), split)
 
 
-def split_of(side: Side, split: str) -> Split:
+def split_of(expert: Expert, split: str) -> Split:
     """Return a split of a network's task, ``"train"``, ``"select"`` or ``"test"``."""
-    assert side.task is not None, "a comparison has both tasks"
-    found: Split = getattr(side.task, split)
+    assert expert.task is not None, "a comparison has both tasks"
+    found: Split = getattr(expert.task, split)
     return found

@@ -132,6 +132,7 @@ class Task:
         test: Examples for the numbers that are reported, never for a choice.
         classes: Number of classes of the labels.
         input_shape: Shape of one input, see :data:`~geomerge.networks.batches.Shape`.
+        first_class: Label that the task's own class 0 has, where several tasks share a head.
 
     Example:
         >>> import torch
@@ -148,6 +149,7 @@ class Task:
     test: Split
     classes: int
     input_shape: Shape
+    first_class: int = 0
 
     @classmethod
     def from_tensors(
@@ -266,7 +268,10 @@ class Task:
         train, select, test = (
             Split(s.inputs, s.labels + offset) for s in (self.train, self.select, self.test)
         )
-        return Task(self.name, train, select, test, self.classes + offset, self.input_shape)
+        return replace(
+            self, train=train, select=select, test=test, classes=self.classes + offset,
+            first_class=self.first_class + offset,
+        )  # fmt: skip
 
 
 def make_task(

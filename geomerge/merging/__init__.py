@@ -1,18 +1,23 @@
-"""The recipes: compositions of metric, direction, steps, path and crossover."""
+"""Merges of networks: presets, walks, picks, results, checks before them and rows beside them."""
 
-from geomerge.merging.compare import ResultRow, comparison
+from geomerge.merging.analysis import Seen, look_at
+from geomerge.merging.beside import ResultRow, comparison
+from geomerge.merging.check import Check, check, check_merge
 from geomerge.merging.curve import MergeCurvePoint, curves
-from geomerge.merging.merge import Merge, merge
+from geomerge.merging.merge import merge
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.seen import Seen, look_at
+from geomerge.merging.result import MergeResult
 from geomerge.renamed import old_names
 
 __all__ = [
-    "Merge",
+    "Check",
     "MergeCurvePoint",
     "MergeOptions",
+    "MergeResult",
     "ResultRow",
     "Seen",
+    "check",
+    "check_merge",
     "comparison",
     "curves",
     "look_at",

@@ -1,4 +1,4 @@
-"""Networks whose units stand in the order of the first's, before anything is walked."""
+"""Alignment of experts in one weight space: units of each in the order of the first's."""
 
 from __future__ import annotations
 
@@ -6,106 +6,86 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from geomerge.alignment import align, permuted_metric
-from geomerge.data import Inputs, as_they_are
-from geomerge.errors import OptionError
+from geomerge.alignment import Alignment, align_weights, permuted_metric
+from geomerge.alignment.align import pooled_inputs
+from geomerge.expert import Expert
 from geomerge.merging.heads import Heads
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.sides import Side, Sides
-from geomerge.metrics.sketch import Sketch
-from geomerge.networks.batches import concat
+from geomerge.metrics import Sketch
+from geomerge.networks.network import Network
+from geomerge.weight_space import WeightSpace
 
-__all__ = ["align_sides"]
-
-_INPUTS = 2000  # of all manifolds together
+__all__ = ["align_experts"]
 
 
-def align_sides(sides: Sides, heads: Heads, options: MergeOptions) -> None:
-    """Permute the units of every network after the first, with its sketch and its checkpoint.
+def align_experts(
+    space: WeightSpace, heads: Heads, options: MergeOptions
+) -> tuple[WeightSpace, dict[str, Alignment]]:
+    """Permute the units of every expert after the first, and its sketch with them.
 
     Args:
-        sides: The networks, their tasks and manifolds loaded.
-        heads: How their heads were widened. Rows of other networks' classes count for nothing,
-            and follow the network that they came from.
-        options: The method, and the seed.
+        space: Experts with the common head.
+        heads: Places of their outputs. Rows of other tasks' classes are ignored when matching, and
+            permuted with their own network.
+        options: Method and seed of the alignment.
+
+    Returns:
+        The space with the permuted experts, and the alignments by name.
 
     Raises:
         OptionError: If there is nothing to trace the network with, or it cannot be traced.
     """
-    inputs = _inputs(sides, options.seed)
-    first, *others = sides.all
-    for side in others:
-        _, found = align(
-            sides.network,
-            _own(sides, heads, first),
-            _own(sides, heads, side),
+    network, seed = space.network, options.machine.seed
+    inputs = pooled_inputs(space.experts, seed)
+    first, *others = space.experts
+    alignments = {}
+    for expert in others:
+        _, alignments[expert.name] = align_weights(
+            network,
+            _own(network, heads, first),
+            _own(network, heads, expert),
             method=options.align,
             inputs=inputs,
-            seed=options.seed,
+            seed=seed,
         )
-        side.alignment = found
-        side.w = found.permute(side.w)
-        what = "the same function"
-        if heads.layer is not None:  # the others' rows are not permuted with it
-            what += " on its own outputs"
-        sides.notes.append(
-            f"{side.name} was aligned with {first.name}: a permutation of its units, {what}"
-        )
+    weights = {
+        e.name: alignments[e.name].permute(e.weights) if e.name in alignments else e.weights.clone()
+        for e in space
+    }
     if heads.layer is not None:
-        _exchange_rows(sides, heads.layer)
-    for side in sides:
-        _carry_over(sides, side)
+        _exchange_rows(network, heads, weights)
+    aligned = []
+    for expert in space:
+        sketch, found = expert.sketch, alignments.get(expert.name)
+        if sketch is not None and found is not None:
+            sketch = Sketch(permuted_metric(sketch.metric, found), sketch.meta)
+        aligned.append(replace(expert, weights=weights[expert.name], sketch=sketch))
+    return replace(space, experts=tuple(aligned)), alignments
 
 
-def _own(sides: Sides, heads: Heads, side: Side) -> Tensor:  # (n,)
-    """Return a network's weights with zeros for the classes of others.
+def _own(network: Network, heads: Heads, expert: Expert) -> Tensor:  # (n,)
+    """Return an expert's weights with zeros for the classes of others.
 
-    Those rows are the same in all networks as they come, and would hold every unit in its place.
+    Those rows are the same in all experts as they come, and would hold every unit in its place.
     """
     if heads.layer is None:
-        return side.w
-    w = side.w.clone()
-    for name, tensor in sides.network.unravel(w).items():
+        return expert.weights
+    w, rows = expert.weights.clone(), heads.rows[expert.name]
+    for name, tensor in network.unravel(w).items():
         if name.rpartition(".")[0] == heads.layer:
-            own = tensor[side.rows].clone()
+            own = tensor[rows].clone()
             tensor.zero_()
-            tensor[side.rows] = own
+            tensor[rows] = own
     return w
 
 
-def _exchange_rows(sides: Sides, layer: str) -> None:
-    """Give every network the others' rows of the head in the order of their units by now."""
-    name = f"{layer}.weight"
-    learned = {s.name: sides.network.unravel(s.w)[name][s.rows].clone() for s in sides}
-    for side in sides:
-        matrix = sides.network.unravel(side.w)[name]
-        for other in sides:
-            matrix[other.rows] = learned[other.name]
-
-
-def _carry_over(sides: Sides, side: Side) -> None:
-    """Bring a side's checkpoint and sketch to its weights as they are now."""
-    tensors = sides.network.unravel(side.w)
-    weights = {k: tensors.get(k, v).to(v).clone() for k, v in side.checkpoint.weights.items()}
-    side.checkpoint = replace(side.checkpoint, weights=weights, sketch={})
-    if side.sketch is not None and side.alignment is not None:
-        side.sketch = Sketch(permuted_metric(side.sketch.metric, side.alignment), side.sketch.meta)
-
-
-def _inputs(sides: Sides, seed: int) -> Inputs:
-    """Return inputs of all manifolds of one shape, each normalised in its own way.
-
-    Raises:
-        OptionError: If there are none.
-    """
-    given = [s.manifold for s in sides if s.manifold is not None]
-    if not given:
-        given = [s.task.train.inputs for s in sides if s.task is not None]
-    if not given:
-        raise OptionError(
-            "expected inputs of a task to align networks with, got none; name one with `inputs`, "
-            "or leave out `align`"
-        )
-    alike = [x for x in given if x.shape == given[0].shape]
-    samples = [x.sample(_INPUTS // len(alike), seed).batch(slice(None)) for x in alike]
-    return as_they_are(concat(samples), given[0].device)
+def _exchange_rows(network: Network, heads: Heads, weights: dict[str, Tensor]) -> None:
+    """Write into all weights the others' rows of the head in the order of their units by now."""
+    layer = f"{heads.layer}.weight"
+    learned = {
+        name: network.unravel(w)[layer][heads.rows[name]].clone() for name, w in weights.items()
+    }
+    for w in weights.values():
+        matrix = network.unravel(w)[layer]
+        for name, rows in learned.items():
+            matrix[heads.rows[name]] = rows

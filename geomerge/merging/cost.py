@@ -12,17 +12,15 @@ from torch import Tensor
 
 from geomerge.errors import NumericalError
 from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.drift import Probe
 from geomerge.evaluation.search import COARSE
-from geomerge.merging.compare import walks_beside
+from geomerge.expert import Expert
+from geomerge.merging.beside import walks_beside
 from geomerge.merging.curve import POINTS
-from geomerge.merging.fitting import data_bytes, network_size, sketch_bytes
-from geomerge.merging.joint import NotTrainableError, joint_samples, train_jointly
-from geomerge.merging.options import MergeOptions
+from geomerge.merging.joint_training import NotTrainableError, joint_samples, train_jointly
+from geomerge.merging.memory import data_bytes, network_size, sketch_bytes
 from geomerge.merging.plane import EXAMPLES, grid_points
 from geomerge.merging.presets.base import Preset
-from geomerge.merging.probe import Probe, probe_of
-from geomerge.merging.scoring import Scorer
-from geomerge.merging.sides import Side, Sides
 from geomerge.merging.stages import CandidateWalks
 from geomerge.merging.walker import Walk
 from geomerge.metrics import METRICS
@@ -42,25 +40,25 @@ def estimate_memory(preset: Preset) -> dict[str, int]:
     Args:
         preset: Preset of the merge.
     """
-    sides, options = preset.space, preset.options
-    weights = _NUMBER * sides.network.n
+    space, points = preset.space, preset.options.machine.points
+    weights = _NUMBER * space.network.n
     tried = max(len(stage.candidates) for stage in preset.stages)
     return {
-        "weights": 2 * weights * len(sides.all),  # as they came, and as vectors
-        "data": data_bytes(sides),
+        "weights": 2 * weights * len(space),  # as they came, and as vectors
+        "data": data_bytes(space),
         "metric": _metric_bytes(preset),
         "walk": _WALK_COPIES * weights,
-        "path_on_disk": (options.points + 2) * weights,
-        "disk_while_walking": (2 * options.points + (tried - 1) * options.points + 2) * weights,
+        "path_on_disk": (points + 2) * weights,
+        "disk_while_walking": (2 * points + (tried - 1) * points + 2) * weights,
     }
 
 
 def _metric_bytes(preset: Preset) -> int:
-    kind = METRICS[preset.options.metric]
+    kind = METRICS[preset.options.measure.metric]
     if not (kind.needs_inputs and kind.data_free):  # it holds activations or nothing
         return 0
-    measured = [network_size(side) for side in preset.space if side.manifold is not None]
-    stored = sketch_bytes(side for stage in preset.stages for side in stage.kept)
+    measured = [network_size(expert) for expert in preset.space if expert.inputs is not None]
+    stored = sketch_bytes(expert for stage in preset.stages for expert in stage.kept)
     return stored + kind.held_bytes(measured)
 
 
@@ -84,22 +82,22 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
     Returns:
         ``"steps"`` of each walk at most, ``"parts"`` in seconds, ``"seconds"``, their sum.
     """
-    sides, options = preset.space, preset.options
+    space = preset.space
     steps: dict[str, int] = {}
     walks = _stages(preset, steps) + _closing(preset, steps)
-    scorer, first = Scorer(sides.all, options.output), sides.all[0].w
+    scorer, first = preset.prepared.scorer(space.experts), space.experts[0].weights
     score = _seconds(lambda: scorer(first))
-    test = _seconds(lambda: [_tested(side) for side in sides])
+    test = _seconds(lambda: [_tested(expert) for expert in space])
     picks = sum(len(stage.candidates) for stage in preset.stages)
-    beside = _training(sides, options)
+    beside = _training(preset)
     for other in walks_beside(preset):
         beside += _stages(other.preset, {})
         picks += sum(len(stage.candidates) for stage in other.preset.stages)
-    rows = len(sides.all) + 4  # the networks, line, Euclidean walk, joint training, crossover
+    rows = len(space) + 4  # the networks, line, Euclidean walk, joint training, crossover
     scores = _SCORED * (picks + 1) + _CURVE + _CERTIFIED + rows
-    known = [side.task.select for side in sides if side.task is not None]
+    known = [expert.task.select for expert in space if expert.task is not None]
     passed = sum(len(select.labels) for select in known)
-    drawn = grid_points(sides) ** 2 * EXAMPLES * len(known)
+    drawn = grid_points(space) ** 2 * EXAMPLES * len(known)
     scores_of_plane = drawn / passed if passed else 0.0
     parts = {
         "walks": walks,
@@ -123,24 +121,25 @@ def _stages(preset: Preset, steps: dict[str, int]) -> float:
             return walks.walk(damping, WalkState())[0]
 
         count = walk().steps
-        first, step = _run(walk, start, walks.measure, preset.options.points)
+        first, step = _run(walk, start, walks.measure, preset.options.machine.points)
         total += tried * (preset.measurements(count) * first + count * step)
-        goal = " and ".join(side.name for side in stage.toward)
+        goal = " and ".join(expert.name for expert in stage.toward)
         steps[f"toward {goal}" + (f", {tried} dampings" if tried > 1 else "")] = count * tried
     return total
 
 
 def _closing(preset: Preset, steps: dict[str, int]) -> float:
     """Return the seconds of the legs from the ends of the path to the crossover."""
-    options, middle, total = preset.options, preset.space.middle(), 0.0
-    for side in preset.open_ends:
+    middle, total = preset.space.middle(), 0.0
+    points = preset.options.machine.points
+    for expert in preset.open_ends:
 
-        def walk(side: Side = side) -> Walk:
-            return preset.close(side, middle, WalkState())
+        def walk(expert: Expert = expert) -> Walk:
+            return preset.close(expert, middle, WalkState())
 
         count = walk().steps
-        steps[f"from {side.name} to the crossover"] = count
-        first, step = _run(walk, side.w, probe_of(side, options.output), options.points)
+        steps[f"from {expert.name} to the crossover"] = count
+        first, step = _run(walk, expert.weights, preset.prepared.probe(expert), points)
         total += _CLOSED * (count // WeightWalkOptions.refresh * first + count * step)
     return total
 
@@ -171,22 +170,26 @@ def _run(
     return max(stamps[0] - began - step, 0.0), _STATES * step
 
 
-def _training(sides: Sides, options: MergeOptions) -> float:
-    """Return the seconds of the joint training that stands beside a merge."""
+def _training(preset: Preset) -> float:
+    """Return the seconds of the joint training that a merge is compared with."""
+    space, options = preset.space, preset.options
     found: list[tuple[float, int]] = []
     try:
         for samples in _TRAINED:  # two, for what is made before the first example counts once
             began = time.perf_counter()
-            _, taken = train_jointly(sides, samples, options.seed)
+            _, taken = train_jointly(space, samples, options.machine.seed)
             found.append((time.perf_counter() - began, taken))
     except (NotTrainableError, NumericalError):
         return 0.0
     (one, few), (other, many) = found
-    return one + (joint_samples(sides, options) - few) * max(other - one, 0.0) / (many - few)
+    left = joint_samples(space, options.walk.steps) - few
+    return one + left * max(other - one, 0.0) / (many - few)
 
 
-def _tested(side: Side) -> float | None:
-    return None if side.task is None else accuracy(side.network, side.w, side.task.test)
+def _tested(expert: Expert) -> float | None:
+    return (
+        None if expert.task is None else accuracy(expert.network, expert.weights, expert.task.test)
+    )
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""Points of a finished path, measured on selection splits: what a report draws along it."""
+"""Curves along a finished path: accuracies, distances and drifts on selection splits."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import partial
 from torch import Tensor
 
 from geomerge.evaluation.accuracy import right_by_class
-from geomerge.merging.merge import Merge
-from geomerge.merging.probe import Probe, probe_of
-from geomerge.merging.sides import Side
+from geomerge.evaluation.drift import Probe, predicted_change, probe_of
+from geomerge.expert import Expert
+from geomerge.merging.result import MergeResult
 from geomerge.paths.path import WeightPath
 
 __all__ = [
@@ -26,15 +26,15 @@ POINTS = 33  # of a curve, about
 
 @dataclass(frozen=True)
 class MergeCurvePoint:
-    """One point of the path as it is drawn; all numbers by network.
+    """One point of a path's curve; all numbers by network.
 
     Attributes:
-        t: Where on the path.
-        accuracy: On the selection split of its task, 0 to 1; None where that is not there.
-        classes: The same for each class, by the class's own number in its task.
+        t: Place on the path.
+        accuracy: Accuracy on the selection split of its task, 0 to 1; None without a task.
+        classes: Accuracy on each class, by the class's own number in its task.
         distance: |w - w_i|.
-        predicted: What the network's sketch says of its change of function, d' g d with
-            d = w - w_i; None without a sketch.
+        predicted: Change of its function predicted by its sketch, d' g d with d = w - w_i; None
+            without a sketch.
         measured: Mean |phi(w) - phi(w_i)|^2 on a few of its task's inputs; None without any.
     """
 
@@ -46,65 +46,59 @@ class MergeCurvePoint:
     measured: Mapping[str, float | None]
 
 
-def curves(merged: Merge, points: int = POINTS) -> list[MergeCurvePoint]:
+def curves(merged: MergeResult, points: int = POINTS) -> list[MergeCurvePoint]:
     """Measure the path on the selection splits at some of its stored points.
 
     Args:
         merged: The merge.
-        points: Most of them; the crossover and the last end may come on top.
+        points: Most points that are measured; the crossover and the last end may come on top.
     """
-    return curve_of(merged.path, merged.sides.all, merged.options.output, points)
+    return curve_of(merged.path, merged.space.experts, merged.options.measure.output, points)
 
 
 def curve_of(
-    path: WeightPath, sides: Sequence[Side], output: str, points: int = POINTS
+    path: WeightPath, experts: Sequence[Expert], output: str, points: int = POINTS
 ) -> list[MergeCurvePoint]:
     """Measure a path.
 
     Args:
-        path: The path.
-        sides: Its networks, as their tasks see them.
-        output: What changes of functions are measured in.
-        points: As of :func:`curves`.
+        path: Path.
+        experts: Its experts, as their tasks see them.
+        output: Output whose change is measured.
+        points: Most points that are measured, as of :func:`curves`.
     """
     stride = max(1, len(path.ts) // points)
-    probes = {s.name: probe_of(s, output) for s in sides}
+    probes = {expert.name: probe_of(expert, output) for expert in experts}
     ts = sorted({*path.ts[::stride], path.crossover, 1.0})
-    return [_point(sides, t, path.at(t), probes) for t in ts]
+    return [_point(experts, t, path.at(t), probes) for t in ts]
 
 
 def _point(
-    sides: Sequence[Side], t: float, w: Tensor, probes: Mapping[str, Probe | None]
+    experts: Sequence[Expert], t: float, w: Tensor, probes: Mapping[str, Probe | None]
 ) -> MergeCurvePoint:
-    found = {s.name: _class_accuracies(s, w) for s in sides}
+    shares = {expert.name: _class_accuracies(expert, w) for expert in experts}
     return MergeCurvePoint(
         t=t,
-        accuracy={name: counts[0] if counts else None for name, counts in found.items()},
-        classes={name: counts[1] if counts else {} for name, counts in found.items()},
-        distance={s.name: float((w - s.w).norm()) for s in sides},
-        predicted={s.name: _predicted(s, w) for s in sides},
-        measured={s.name: _measured(probes[s.name], s, w) for s in sides},
+        accuracy={name: known[0] if known else None for name, known in shares.items()},
+        classes={name: known[1] if known else {} for name, known in shares.items()},
+        distance={e.name: float((w - e.weights).norm()) for e in experts},
+        predicted={e.name: predicted_change(e, w) for e in experts},
+        measured={e.name: _measured(probes[e.name], e, w) for e in experts},
     )
 
 
-def _class_accuracies(side: Side, w: Tensor) -> tuple[float, dict[str, float]] | None:
-    if side.task is None:
+def _class_accuracies(expert: Expert, w: Tensor) -> tuple[float, dict[str, float]] | None:
+    if expert.task is None:
         return None
-    right, of = right_by_class(partial(side.network.logits, w), side.task.select)
+    right, of = right_by_class(partial(expert.network.logits, w), expert.task.select)
+    first = expert.task.first_class
     shares = {
-        str(number - side.offset): int(right[number]) / int(of[number])
-        for number in range(side.offset, len(of))
-        if int(of[number])
+        str(label - first): int(right[label]) / int(of[label])
+        for label in range(first, len(of))
+        if int(of[label])
     }
     return int(right.sum()) / int(of.sum()), shares
 
 
-def _predicted(side: Side, w: Tensor) -> float | None:
-    if side.sketch is None:
-        return None
-    gap = w - side.w
-    return side.sketch.metric.inner(gap, gap)
-
-
-def _measured(probe: Probe | None, side: Side, w: Tensor) -> float | None:
-    return None if probe is None else probe(side.w, w)
+def _measured(probe: Probe | None, expert: Expert, w: Tensor) -> float | None:
+    return None if probe is None else probe(expert.weights, w)

@@ -1,26 +1,27 @@
-"""How the outputs of several networks share one head: ``shared``, ``offset`` or ``separate``.
+"""Heads with outputs for several tasks, by protocol: ``shared``, ``offset`` or ``separate``.
 
 - ``shared``: class k of every task is output k. The answer does not say which task it is of.
 - ``offset``: the classes of b come after those of a: one larger head, task unknown.
-- ``separate``: a block of outputs each, and whoever asks knows the task.
+- ``separate``: a block of outputs each, and the task of every input is known.
 
 These are the field's domain-, class- and task-incremental settings (van de Ven & Tolias 2019).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from geomerge.errors import CheckpointError
-from geomerge.io.checkpoint import Checkpoint
+from geomerge.expert import Expert
 from geomerge.metrics.kronecker.factor import Factor, factorise
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
+from geomerge.networks.architectures.rebuild import resize_layers
 from geomerge.networks.network import Network
 
 __all__ = ["HEADS", "Heads", "arrange_heads", "widen_metric"]
@@ -34,70 +35,95 @@ _LOWERED = 5.0
 
 @dataclass(frozen=True)
 class Heads:
-    """Where each network's outputs lie.
+    """Places of each expert's outputs in the common head, by the expert's name.
 
     Attributes:
         protocol: One of :data:`HEADS`.
-        layer: Name of the last linear layer, None in a shared head.
-        columns: Of the outputs, by network: all of them, or its own block.
-        offsets: What is added to each task's class numbers.
-        rows: Which rows of the last layer are each network's own.
+        layer: Name of the last linear layer; None in a shared head.
+        columns: Outputs that an expert's task sees: all of them, or its own block.
+        offsets: Output of the first class of an expert's task.
+        rows: Rows of the last layer that are an expert's own.
     """
 
     protocol: str
     layer: str | None
-    columns: list[slice]
-    offsets: list[int]
-    rows: list[slice]
+    columns: dict[str, slice]
+    offsets: dict[str, int]
+    rows: dict[str, slice]
 
 
-def arrange_heads(
-    checkpoints: Sequence[Checkpoint], modules: Sequence[nn.Module], protocol: str
-) -> tuple[list[Checkpoint], Heads]:
-    """Give all networks one head with room for every task.
+def arrange_heads(experts: Sequence[Expert], protocol: str) -> tuple[Network, Heads, list[Tensor]]:
+    """Return a network with one head that has room for every task, and all weights of it.
 
     Args:
-        checkpoints: The networks.
-        modules: The same, rebuilt; their last ``nn.Linear`` must be the head.
+        experts: Experts; in an offset or separate head their last ``nn.Linear`` must be the head.
         protocol: One of :data:`HEADS`.
 
     Returns:
-        The networks with widened heads (those that came in for a shared one), and where what is.
+        The network, the places of each expert's outputs, and the weights of each expert with the
+        common head, shape (n,).
 
     Raises:
         CheckpointError: If a network has no linear layer to widen.
     """
-    count = len(checkpoints)
+    names = [expert.name for expert in experts]
+    first = experts[0]
     if protocol == "shared":
-        everything = [slice(None)] * count
-        return list(checkpoints), Heads(protocol, None, everything, [0] * count, everything)
-    layer = _last_linear(modules[0], checkpoints[0].source)
-    _check_bodies(checkpoints, layer)
-    sizes = [len(c.weights[f"{layer}.weight"]) for c in checkpoints]
+        whole = first.network.head_view(slice(None))
+        columns = {expert.name: expert.network.columns for expert in experts}
+        places = Heads(
+            protocol, None, columns, dict.fromkeys(names, 0), dict.fromkeys(names, slice(None))
+        )
+        return whole, places, [expert.weights for expert in experts]
+    layer = _last_linear(first.network.module, first.source)
+    tensors = [expert.network.unravel(expert.weights) for expert in experts]
+    sizes = [len(own[f"{layer}.weight"]) for own in tensors]
     starts = [0, *accumulate(sizes)]
     rows = [slice(start, start + size) for start, size in zip(starts, sizes, strict=False)]
     if protocol == "offset":
-        heads = Heads(protocol, layer, [slice(None)] * count, starts[:-1], rows)
+        seen, offsets = [slice(None)] * len(experts), starts[:-1]
     else:
-        heads = Heads(protocol, layer, rows, [0] * count, rows)
-    widened = []
-    for own, checkpoint in enumerate(checkpoints):
-        weights = dict(checkpoint.weights)
-        for kind in ("weight", "bias"):
-            name = f"{layer}.{kind}"
-            if name not in weights:
-                continue
-            lowered = _LOWERED if protocol == "offset" and kind == "bias" else 0.0
-            parts = [
-                c.weights[name] - (0.0 if i == own else lowered) for i, c in enumerate(checkpoints)
-            ]
-            weights[name] = torch.cat(parts)
-        widened.append(replace(checkpoint, weights=weights))
-    return widened, heads
+        own_columns = [expert.network.columns for expert in experts]
+        seen = [_within(*pair) for pair in zip(rows, own_columns, strict=True)]
+        offsets = [0] * len(experts)
+    wide = [_widened(tensors, layer, own, protocol) for own in range(len(experts))]
+    module = first.network.module_at(first.weights)
+    resize_layers(module, wide[0])
+    module.load_state_dict(wide[0], strict=False)
+    network = first.network.head_view(slice(None)).alike(module)
+    heads = Heads(
+        protocol,
+        layer,
+        dict(zip(names, seen, strict=True)),
+        dict(zip(names, offsets, strict=True)),
+        dict(zip(names, rows, strict=True)),
+    )
+    return network, heads, [network.ravel(weights) for weights in wide]
+
+
+def _within(rows: slice, columns: slice) -> slice:
+    """Return the place of some of a network's outputs among all, from those of the network."""
+    start, stop, _ = columns.indices(rows.stop - rows.start)
+    return slice(rows.start + start, rows.start + stop)
+
+
+def _widened(
+    tensors: Sequence[Mapping[str, Tensor]], layer: str, own: int, protocol: str
+) -> dict[str, Tensor]:
+    """Return a network's tensors with the rows of all heads, those of the others lowered."""
+    weights = dict(tensors[own])
+    for kind in ("weight", "bias"):
+        name = f"{layer}.{kind}"
+        if name not in weights:
+            continue
+        lowered = _LOWERED if protocol == "offset" and kind == "bias" else 0.0
+        parts = [part[name] - (0.0 if i == own else lowered) for i, part in enumerate(tensors)]
+        weights[name] = torch.cat(parts)
+    return weights
 
 
 def widen_metric(
-    metric: KroneckerMetric, narrow: Network, wide: Network, heads: Heads, own: int
+    metric: KroneckerMetric, narrow: Network, wide: Network, heads: Heads, name: str
 ) -> KroneckerMetric:
     """Carry a metric over to a network whose head was widened.
 
@@ -105,11 +131,11 @@ def widen_metric(
     they must stay low on its inputs. In separate heads they are free.
 
     Args:
-        metric: Measured on the network as it came.
-        narrow: That network.
-        wide: The network with the widened head.
-        heads: How it was widened.
-        own: Which network it is.
+        metric: Metric of an expert's network as it came.
+        narrow: Network as it came.
+        wide: Network with the common head.
+        heads: Places of the outputs in the common head.
+        name: Name of the expert.
     """
     if heads.layer is None:
         return metric
@@ -120,7 +146,7 @@ def widen_metric(
         if layer.weight.start == head:
             unused = outputs.trace / len(outputs.vectors) if heads.protocol == "offset" else 0.0
             total = wide.shapes[f"{heads.layer}.weight"][0]
-            outputs = _widen(outputs, total, heads.rows[own], unused)
+            outputs = _widen(outputs, total, heads.rows[name], unused)
         layers.append(
             KroneckerLayer(
                 layer.name,
@@ -150,25 +176,6 @@ def _widen(factor: Factor, total: int, rows: slice, unused: float) -> Factor:
     matrix: Tensor = unused * torch.eye(total, dtype=own.dtype, device=own.device)
     matrix[rows, rows] = own
     return factorise(matrix).to(factor.vectors.dtype, factor.vectors.device)
-
-
-def _check_bodies(checkpoints: Sequence[Checkpoint], layer: str) -> None:
-    """Refuse networks that differ in more than the number of their outputs."""
-    first = _body(checkpoints[0], layer)
-    for other in checkpoints[1:]:
-        two = _body(other, layer)
-        for key in [*first, *two]:
-            if first.get(key) != two.get(key):
-                raise CheckpointError(
-                    f"{checkpoints[0].source} and {other.source} are not of one architecture: "
-                    f"{key!r} has shape {first.get(key, 'none')} and {two.get(key, 'none')}; "
-                    "expected networks that differ in the number of outputs only"
-                )
-
-
-def _body(checkpoint: Checkpoint, layer: str) -> dict[str, tuple[int, ...]]:
-    shapes = {k: tuple(v.shape) for k, v in checkpoint.weights.items()}
-    return {k: s[1:] if k.rpartition(".")[0] == layer else s for k, s in shapes.items()}
 
 
 def _last_linear(module: nn.Module, source: str) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from geomerge.errors import OptionError
+from geomerge.errors import OptionError, Problems
+from geomerge.expert import Expert
+from geomerge.merging.measuring import inputs_of
 from geomerge.merging.presets.base import Preset, Stage
-from geomerge.merging.sides import Side
-from geomerge.merging.walker import Walker
 from geomerge.networks.batches import take
 from geomerge.walks.constraints import Constraint, Constraints, KLConstraint, QuadraticConstraint
 from geomerge.walks.state import WalkState
 
-__all__ = ["stage_constraints"]
+__all__ = ["refuse_budgets", "stage_constraints"]
 
 _INPUTS = 1000
 
@@ -36,50 +36,74 @@ def stage_constraints(
             never answers with.
     """
     allowed: dict[str, float] = {}
-    kept: dict[str, Constraint] = {}
+    bounds: dict[str, Constraint] = {}
     best: dict[str, float] = {}
     # A class that is named has its own number, whatever all classes have.
-    budgets = sorted(preset.options.budgets().items(), key=lambda item: "*" not in item[0])
-    for text, number in budgets:
-        name, _, which = text.partition("/")
-        side = preset.space[name]
-        if side not in stage.experts:
-            continue
-        if side.manifold is None:
-            if which or side not in stage.kept or side.sketch is None:
-                raise OptionError(
-                    f"`budget` {text} needs inputs of {name}'s task; name it with `inputs`"
-                )
-            found: list[Constraint] = [QuadraticConstraint(text, side.sketch.metric, side.w)]
-        else:
-            found = list(_losses(side, text, preset.walker))
-        for constraint in found:
-            kept[constraint.name], allowed[constraint.name] = constraint, number
-            learned = side in stage.learned
-            best[constraint.name] = constraint.value(start) if learned else 0.0
-    return Constraints(list(kept.values()), allowed, best, state) if kept else None
+    budgets = sorted(_budgets(preset).items(), key=lambda item: "*" not in item[0])
+    for bounded, number in budgets:
+        for constraint in _constraints(preset, stage, bounded):
+            name = constraint.name
+            bounds[name], allowed[name] = constraint, number
+            learned = preset.space[bounded.partition("/")[0]] in stage.learned
+            best[name] = constraint.value(start) if learned else 0.0
+    return Constraints(list(bounds.values()), allowed, best, state) if bounds else None
 
 
-def _losses(side: Side, text: str, walker: Walker) -> list[KLConstraint]:
-    """Return what a budget with inputs measures: all of them, or those of one class or of each."""
-    assert side.manifold is not None
-    count = min(_INPUTS, len(side.manifold))
-    x, targets = side.manifold.batch(slice(0, count)), walker.targets(side)[:count]
-    name, _, which = text.partition("/")
+def refuse_budgets(preset: Preset, problems: Problems) -> None:
+    """Refuse budgets that the data of a preset's stages does not allow.
+
+    Args:
+        preset: Preset that would walk.
+        problems: Collector of a sentence for each.
+
+    Raises:
+        OptionError: If there is one and the problems are not collected.
+    """
+    for bounded in _budgets(preset):
+        for stage in preset.stages:
+            with problems.noted():
+                _constraints(preset, stage, bounded)
+
+
+def _budgets(preset: Preset) -> dict[str, float]:
+    return dict(preset.options.choose.budget or {})
+
+
+def _constraints(preset: Preset, stage: Stage, bounded: str) -> list[Constraint]:
+    """Return what a budget bounds in a stage: a network, one of its classes, or each of them."""
+    name, _, which = bounded.partition("/")
+    expert = preset.space[name]
+    if expert not in stage.experts:
+        return []
+    if expert.inputs is not None:
+        return list(_losses(preset, expert, bounded))
+    if which or expert not in stage.kept or expert.sketch is None:
+        raise OptionError(
+            f"`budget` {bounded} needs inputs of {name}'s task; name it with `inputs`"
+        )
+    return [QuadraticConstraint(bounded, expert.sketch.metric, expert.weights)]
+
+
+def _losses(preset: Preset, expert: Expert, bounded: str) -> list[KLConstraint]:
+    """Return the losses that a budget with inputs bounds."""
+    inputs = inputs_of(expert)
+    count = min(_INPUTS, len(inputs))
+    x, targets = inputs.batch(slice(0, count)), preset.walker.targets(expert)[:count]
+    name, _, which = bounded.partition("/")
     if not which:
-        return [KLConstraint(text, side.network, x, targets)]
+        return [KLConstraint(bounded, expert.network, x, targets)]
     # The network's own answer counts as the class: labels are not needed.
     answers = targets.argmax(dim=1)
-    shift = side.offset
-    wanted = sorted(set(answers.tolist())) if which == "*" else [int(which) + shift]
-    found = []
-    for k in wanted:
-        chosen = answers == k
+    first = preset.prepared.heads.offsets[name]
+    wanted = sorted(set(answers.tolist())) if which == "*" else [int(which) + first]
+    losses = []
+    for label in wanted:
+        chosen = answers == label
         if not bool(chosen.any()):
             raise OptionError(
-                f"`budget` {text} speaks of class {k - shift}, which {name} never answers; name "
-                "another"
+                f"`budget` {bounded} speaks of class {label - first}, which {name} never answers; "
+                "name another"
             )
         own = take(x, chosen)
-        found.append(KLConstraint(f"{name}/{k - shift}", side.network, own, targets[chosen]))
-    return found
+        losses.append(KLConstraint(f"{name}/{label - first}", expert.network, own, targets[chosen]))
+    return losses

@@ -1,64 +1,58 @@
-"""The metric of several functions at once, measured at a point of a walk."""
+"""Metric of several experts at once, measured at points of a walk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from geomerge.data import Inputs, as_they_are
-from geomerge.merging.options import MergeOptions
-from geomerge.merging.sides import Side
+from geomerge.expert import Expert
 from geomerge.metrics import METRICS, Metric, MetricOptions, combine, measure_metric
 from geomerge.networks.batches import interleave
 
-__all__ = ["manifold_of", "measured_inputs", "metric_of_all"]
+__all__ = ["inputs_of", "metric_of"]
 
 
-def manifold_of(side: Side) -> Inputs:
-    """Return a side's manifold, where the plan knows that there is one."""
-    assert side.manifold is not None, "a plan walks only where there are inputs"
-    return side.manifold
+def inputs_of(expert: Expert) -> Inputs:
+    """Return an expert's inputs, where a preset knows that there are some."""
+    assert expert.inputs is not None, "presets walk only where there are inputs"
+    return expert.inputs
 
 
-def measured_inputs(sides: Sequence[Side], options: MergeOptions) -> list[Inputs]:
-    """Return the inputs of each side on which its metric is measured."""
-    count = METRICS[options.metric].inputs
-    return [manifold_of(side).sample(count, options.seed) for side in sides]
-
-
-def metric_of_all(
-    sides: Sequence[Side],
-    samples: Sequence[Inputs],
-    w: Tensor,  # (n,)
-    options: MergeOptions,
-) -> Metric:
-    """Return the mean of the metrics of all sides.
+def metric_of(
+    experts: Sequence[Expert], options: MetricOptions, seed: int
+) -> Callable[[Tensor], Metric]:
+    """Return the function of a point that measures the mean of the metrics of experts there.
 
     Args:
-        sides: Whose functions.
-        samples: Inputs of each.
-        w: Where.
-        options: Which metric, of which outputs.
-
-    Raises:
-        OptionError: If metrics that keep no factors would have to be added.
+        experts: Experts with inputs.
+        options: Choice of the metric.
+        seed: Seed of the samples of their inputs, and of the metric's draws.
     """
-    chosen, seed = MetricOptions(options.metric, options.output), options.seed
-    columns = {str(side.network.columns) for side in sides}
-    shapes = {x.shape for x in samples}
-    if len(columns) == 1 and len(shapes) == 1:
-        # One measurement on the inputs of all: its factors are means over them.
-        return measure_metric(sides[0].network, w, _pooled(samples), chosen, seed=seed)
-    pairs = zip(sides, samples, strict=True)
-    metrics = [measure_metric(s.network, w, x, chosen, seed=seed) for s, x in pairs]
-    return combine(metrics, mean=True)
+    count = METRICS[options.metric].inputs
+    samples = [inputs_of(expert).sample(count, seed) for expert in experts]
+    columns = {str(expert.network.columns) for expert in experts}
+    shapes = {str(x.shape) for x in samples}
+    # One measurement on the inputs of all: its factors are means over them.
+    pooled = _pooled(samples) if len(columns) == len(shapes) == 1 else None
+
+    def measure(w: Tensor) -> Metric:
+        if pooled is not None:
+            return measure_metric(experts[0].network, w, pooled, options, seed=seed)
+        metrics = [
+            measure_metric(expert.network, w, x, options, seed=seed)
+            for expert, x in zip(experts, samples, strict=True)
+        ]
+        return combine(metrics, mean=True)
+
+    return measure
 
 
 def _pooled(samples: Sequence[Inputs]) -> Inputs:
     """Return all inputs as one, each normalised in its own way, in turns."""
     if len(samples) == 1:
         return samples[0]
-    shortest = min(len(s) for s in samples)
-    mixed = interleave([s.batch(slice(0, shortest)) for s in samples])
+    shortest = min(len(x) for x in samples)
+    mixed = interleave([x.batch(slice(0, shortest)) for x in samples])
     return as_they_are(mixed, samples[0].device)

@@ -1,4 +1,4 @@
-"""Networks -> a path between them and the network on it that does every task."""
+"""Merge of networks: a path between them, and the network on it that does every task."""
 
 from __future__ import annotations
 
@@ -6,50 +6,52 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from geomerge.errors import OptionError
+from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.pick import PickRule
-from geomerge.io.checkpoint import Checkpoint
-from geomerge.merging.fitting import fit_memory
+from geomerge.expert import ExpertLike, as_expert
+from geomerge.merging.choice import plan_merge
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.outcome import Merge
-from geomerge.merging.prepare import prepare_sides
-from geomerge.merging.presets.base import Preset, choose_preset, choose_rule
-from geomerge.merging.probe import probe_of
+from geomerge.merging.prepare import PreparedMerge
+from geomerge.merging.presets.base import Preset
 from geomerge.merging.recording import Monitor, Recorder
-from geomerge.merging.relaxing import relax_legs
-from geomerge.merging.sides import Sides
+from geomerge.merging.relax import relax_legs
+from geomerge.merging.result import MergeResult
 from geomerge.merging.stages import Candidate, PickedStage, walk_plan
 from geomerge.monitor.progress import Progress
+from geomerge.options import replace_options
 from geomerge.paths.leg import Leg
 from geomerge.paths.path import WeightPath
 
-__all__ = ["Merge", "merge"]
+__all__ = ["merge"]
 
 
 def merge(
-    networks: Sequence[Checkpoint],
-    options: MergeOptions,
+    experts: Sequence[ExpertLike],
+    options: MergeOptions | None = None,
     *,
     folder: str | Path | None = None,
     work: str | Path | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> Merge:
+    progress: Callable[[Progress], None] | None = None,
+    **changes: Any,
+) -> MergeResult:
     """Walk to a network that does what all networks do, and pick the crossover.
 
     Args:
-        networks: Two or more; the path starts at the first (t = 0) and ends at the last (t = 1).
-        options: What the walk may use and how the point is picked.
-        folder: Where the path is stored; None takes a temporary folder that goes with the path.
-        work: Where walks keep what they need to go on, on the disk of ``folder``: the same call
-            with what an interrupted one left there goes on, and gives the same bits. None keeps
-            nothing.
-        on_progress: Called after each step.
+        experts: Two or more experts, modules or files of networks; the path starts at the first
+            (t = 0) and ends at the last (t = 1). They are called a, b, c, ... in order.
+        options: Options of the merge.
+        folder: Folder of the path. None takes a temporary folder that goes with the path.
+        work: Folder where walks store what they need to go on, on the disk of ``folder``: the
+            same call with what an interrupted one left there goes on, and gives the same bits.
+            None stores nothing.
+        progress: Function called after each step.
+        changes: Options by name that replace those of ``options``.
 
     Returns:
-        The path and the crossover. No network is changed.
+        The merged network, with the path and the crossover. No network is changed.
 
     Raises:
         GeomergeError: If the networks do not belong together, data is missing, or the walk
@@ -59,35 +61,34 @@ def merge(
         >>> import torch
         >>> from torch import nn
         >>> import geomerge as gm
-        >>> def untrained(seed, task):
+        >>> def untrained(seed):
         ...     torch.manual_seed(seed)
-        ...     module = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-        ...     return gm.Checkpoint(module.state_dict(), {"task": task})
-        >>> networks = [untrained(0, "digits@0-1"), untrained(1, "digits@2-3")]
-        >>> options = gm.MergeOptions(manifold=("digits@0-1",), steps=4, damping=1e-3)
-        >>> merged = gm.merge(networks, options)
+        ...     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+        >>> a = gm.Expert.from_module(untrained(0), "digits@0-1")
+        >>> b = gm.Expert.from_module(untrained(1), "digits@2-3", inputs=False)
+        >>> merged = gm.merge([a, b], steps=4, damping=1e-3)
         >>> merged.preset.name  # b has no sketch: eq. (7) of arXiv 2012.09605
         'paper'
         >>> sorted(merged.accuracies)
         ['a', 'b']
-        >>> path = merged.path
-        >>> bool(torch.equal(path.at(0), path.network.ravel(networks[0].weights)))
+        >>> bool(torch.equal(merged.path.at(0), a.weights))
         True
-        >>> path.at(0.5).shape == merged.w.shape
+        >>> merged.path.at(0.5).shape == merged.w.shape
         True
     """
-    sides = prepare_sides(networks, options)
-    options = fit_memory(sides, options)
-    preset = choose_preset(sides, options)
-    rule = choose_rule(preset, options)
+    options = replace_options(options or MergeOptions(), **changes)
+    given = [as_expert(thing) for thing in experts]
+    planned = plan_merge(given, options, Problems(strict=True))
+    assert planned is not None, "strict problems are raised"
+    preset, rule = planned
     if folder is not None:
         place = None if work is None else Path(work)
         if place is not None and place.resolve().is_relative_to(Path(folder).resolve()):
-            raise OptionError(f"expected work outside of the path's folder {folder}, got {work}")
-        return _merge(preset, rule, Path(folder), place, on_progress)
+            raise OptionError(f"expected `work` outside of the path's folder {folder}, got {work}")
+        return _merge(preset, rule, Path(folder), place, progress)
     temporary = Path(tempfile.mkdtemp(prefix="geomerge-"))
     try:
-        merged = _merge(preset, rule, temporary, None, on_progress)
+        merged = _merge(preset, rule, temporary, None, progress)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -100,19 +101,14 @@ def _merge(
     rule: PickRule,
     folder: Path,
     work: Path | None,
-    on_progress: Callable[[Progress], None] | None,
-) -> Merge:
-    space, options = preset.space, preset.options
+    progress: Callable[[Progress], None] | None,
+) -> MergeResult:
+    prepared, points = preset.prepared, preset.options.machine.points
     if work is not None:  # what an interrupted call had put together is put together again
         WeightPath.clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    recorder = Recorder(
-        work or folder / "walks",
-        Monitor(space, on_progress),
-        options.points,
-        work is not None,
-        options.device,
-    )
+    monitor = Monitor(preset.space, progress)
+    recorder = Recorder(work or folder / "walks", monitor, points, work is not None)
     walked: Leg | None = None
     stages = []
     for picked in walk_plan(preset, rule, recorder):
@@ -122,24 +118,14 @@ def _merge(
         else:
             walked.extend(leg)
         stages.append(picked)
-    assert walked is not None
-    _note_unmet(space, rule, picked.chosen)
-    legs, crossover = _close(preset, walked, picked, recorder, folder)
-    relaxed = relax_legs(space, legs, crossover, options, on_progress) if options.relax else []
-    path, t = _write(space, legs, crossover, options.points, folder)
+    assert walked is not None, "a preset has a stage"
+    _note_unmet(prepared, rule, picked.chosen)
+    legs, crossover = _close(walked, picked, recorder, folder)
+    relaxed = relax_legs(prepared, legs, crossover, progress) if preset.options.relax else []
+    path, t = _write(prepared, legs, crossover, folder)
     if work is None:
         shutil.rmtree(recorder.folder)
-    return Merge(
-        options=options,
-        sides=space,
-        preset=preset,
-        rule=rule,
-        stages=stages,
-        path=path,
-        t=t,
-        w=path.at(t),
-        relaxed=relaxed,
-    )
+    return MergeResult(preset, rule, stages, path, t, relaxed)
 
 
 def _picked_leg(picked: PickedStage, folder: Path | None) -> Leg:
@@ -147,30 +133,31 @@ def _picked_leg(picked: PickedStage, folder: Path | None) -> Leg:
 
     Args:
         picked: Stage.
-        folder: Folder of the copy; None is beside the candidates.
+        folder: Folder of the copy; None takes that of the candidates.
     """
     chosen = picked.chosen
     leg = chosen.leg.copied(chosen.leg.folder.parent if folder is None else folder)
-    if not picked.walked.preset.walks_on:
+    if not picked.preset.walks_on:
         leg.cut(chosen.step)
     leg.replace(chosen.step, picked.w)
     return leg
 
 
-def _note_unmet(space: Sides, rule: PickRule, chosen: Candidate) -> None:
+def _note_unmet(prepared: PreparedMerge, rule: PickRule, chosen: Candidate) -> None:
     if not chosen.score.feasible:
-        space.notes.append("no point of the walk keeps every budget; the best of them was picked")
+        note = "no point of the walk keeps every budget; the best of them was picked"
+        prepared.notes.append(note)
     elif not rule.meets(chosen.score):
-        space.notes.append(f"no point of the path meets {rule.name}; the nearest to it was picked")
+        note = f"no point of the path meets {rule.name}; the nearest to it was picked"
+        prepared.notes.append(note)
 
 
 def _close(
-    preset: Preset, walked: Leg, picked: PickedStage, recorder: Recorder, folder: Path
+    walked: Leg, picked: PickedStage, recorder: Recorder, folder: Path
 ) -> tuple[list[Leg], tuple[Leg, int]]:
     """Walk from the ends that are still open to the crossover, keeping their functions.
 
     Args:
-        preset: Preset that walks.
         walked: Leg of the stages.
         picked: Last stage.
         recorder: Recorder of the walks.
@@ -179,53 +166,33 @@ def _close(
     Returns:
         All legs of the path, and the crossover as a leg and a step of it.
     """
-    crossover = walked.weights(_last_step(walked, picked))
+    preset = picked.preset
+    step = picked.chosen.step if preset.walks_on else len(walked.steps)
     closing = []
-    for side in preset.open_ends:
-        recording = recorder.open(f"from-{side.name}")
-        walk = preset.close(side, crossover, recording.state)
-        label = f"from {side.name} to the crossover"
-        measure = probe_of(side, preset.options.output)
-        leg = recording.follow(walk, label, side.name, side.w, measure)
+    for expert in preset.open_ends:
+        recording = recorder.open(f"from-{expert.name}")
+        walk = preset.close(expert, walked.weights(step), recording.state)
+        label = f"from {expert.name} to the crossover"
+        measure = preset.prepared.probe(expert)
+        leg = recording.follow(walk, label, expert.name, expert.weights, measure)
         closing.append(leg.copied(folder))
     if preset.start is None:  # the walk from the middle found the crossover; it is on no path
         walked.remove()
         return closing, (closing[0], len(closing[0].steps))
-    return [walked, *closing], (walked, _last_step(walked, picked))
-
-
-def _last_step(walked: Leg, picked: PickedStage) -> int:
-    """Return the crossover's step on the leg of all stages."""
-    walks_on = picked.walked.preset.walks_on
-    return picked.chosen.step if walks_on else len(walked.steps)
+    return [walked, *closing], (walked, step)
 
 
 def _write(
-    space: Sides, legs: list[Leg], crossover: tuple[Leg, int], points: int, folder: Path
+    prepared: PreparedMerge, legs: list[Leg], crossover: tuple[Leg, int], folder: Path
 ) -> tuple[WeightPath, float]:
     """Write the path, and return it with the place of its crossover."""
-    head = _head(space)
-    ends = [
-        (s.name, replace(s.checkpoint, meta={**s.checkpoint.meta, **head}))
-        for s in (space.all[0], space.all[-1])
-    ]
+    space, points = prepared.space, prepared.options.machine.points
+    first, last = ((expert.name, prepared.checkpoint(expert)) for expert in space.ends)
+    tasks = [expert.task for expert in space if expert.task is not None]
     meta = {
-        "architecture": space.all[0].checkpoint.meta.get("architecture"),
-        "tasks": {s.task.name: s.task.normalisation.to_json() for s in space if s.task is not None},
-        **head,
+        "architecture": space.experts[0].meta.get("architecture"),
+        "tasks": {task.name: task.normalisation.to_json() for task in tasks},
+        **prepared.head_meta,
     }
-    t = WeightPath.write(folder, ends[0], ends[1], legs, crossover, points, meta)
-    return WeightPath(folder, space.network.device), t
-
-
-def _head(sides: Sides) -> dict[str, object]:
-    """Return what evaluating a merged network needs to know of its outputs, where there is more."""
-    if sides.head == "shared":
-        return {}
-    blocks = {}
-    for side in sides:
-        columns = side.network.columns
-        if side.task is not None:
-            classes = [columns.start, columns.stop] if columns.stop else None
-            blocks[side.task.name] = {"outputs": classes, "offset": side.offset}
-    return {"head": {"protocol": sides.head, "tasks": blocks}}
+    t = WeightPath.write(folder, first, last, legs, crossover, points, meta)
+    return WeightPath(folder, space.network.device, network=space.network), t

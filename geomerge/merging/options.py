@@ -1,97 +1,218 @@
-"""What a merge can be told, checked before any work."""
+"""Options of a merge: preset, head and alignment, and pieces for metric, walk, pick and machine."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any
 
 from geomerge.alignment import METHODS
-from geomerge.data import split_normalisations
 from geomerge.data.batchnorm import BN
 from geomerge.errors import OptionError
 from geomerge.evaluation.pick import parse_pick
 from geomerge.merging.heads import HEADS
 from geomerge.merging.presets.registry import PRESETS
-from geomerge.metrics import METRICS
-from geomerge.metrics.outputs import OUTPUTS
-from geomerge.options import check_known, check_positive, parse_size, recorded
+from geomerge.metrics import METRICS, MetricOptions
+from geomerge.options import (
+    FlatOptions,
+    at_least,
+    check_options,
+    option,
+    parse_size,
+    piece,
+    positive,
+)
 
-__all__ = ["ALIGN", "LEARNABLE", "MergeOptions"]
+__all__ = [
+    "ALIGN",
+    "LEARNABLE",
+    "MachineOptions",
+    "MergeOptions",
+    "PickOptions",
+    "WalkOptions",
+    "budget_texts",
+    "parse_budget",
+]
 
 ALIGN = ("none", *METHODS)
 LEARNABLE = ("damping",)
 
 
+def parse_budget(texts: Sequence[str]) -> dict[str, float] | None:
+    """Return budgets by what they bound: ``"b"``, ``"b/3"`` for a class or ``"b/*"`` for each.
+
+    Returns None where there is no text.
+
+    Args:
+        texts: Texts such as ``"b=0.02"``.
+
+    Raises:
+        OptionError: If one is not a name and a number that is not negative, or two are of one.
+    """
+    budget: dict[str, float] = {}
+    for text in texts:
+        match = re.fullmatch(r"([a-z](?:/(?:\d+|\*))?)=(\d*\.?\d+(?:e-?\d+)?)", text)
+        if match is None or match[1] in budget:
+            raise OptionError(
+                f"expected `budget` NETWORK=NUMBER such as b=0.02, once for each, got {text!r}"
+            )
+        budget[match[1]] = float(match[2])
+    return budget or None
+
+
+def budget_texts(budget: Mapping[str, float] | None) -> list[str]:
+    """Return budgets as texts, as recipes and command lines have them."""
+    return [f"{name}={number!r}" for name, number in (budget or {}).items()]
+
+
+def _bounds(budget: Any) -> str | None:
+    """Check budgets by network or class."""
+    named = isinstance(budget, Mapping) and all(
+        re.fullmatch(r"[a-z](/(\d+|\*))?", str(name)) and 0 <= number < float("inf")
+        for name, number in budget.items()
+    )
+    return None if named else "numbers from 0 on by network or class, such as {'b/3': 0.02}"
+
+
+def _rule(text: Any) -> str | None:
+    parse_pick(text, dict.fromkeys(ascii_lowercase))
+    return None
+
+
+def _size(text: Any) -> str | None:
+    parse_size(text)
+    return None
+
+
 @dataclass(frozen=True)
-class MergeOptions:
-    """Options of a merge; None lets geomerge choose. Networks are named a, b, c, ... in order.
+class WalkOptions:
+    """Options of the walks between networks.
 
     Attributes:
-        manifold: Task names whose inputs the walk may use; ``"a=..."`` says whose.
-        preset: ``"joint"``, ``"sketch"`` or ``"paper"``.
-        metric: ``"kronecker"``, ``"exact"``, ``"gram"`` or ``"euclidean"``.
-        output: One of :data:`~geomerge.metrics.outputs.OUTPUTS`, what the metric measures.
-        head: ``"shared"``, ``"offset"`` or ``"separate"``.
-        align: ``"weights"`` or ``"activations"``: permutes the units of every network after the
-            first, so that they are like the first's; its function stays. ``"none"`` does not.
-        bn: ``"keep"`` or ``"re-estimate"``, what happens to running statistics.
-        damping: mu; None walks several and keeps the best.
-        learning_rate: Of the walk's first step.
-        steps: Steps of each walk.
-        budget: ``"b=0.02"``, or ``"b/3=0.02"`` for one class and ``"b/*=0.02"`` for each: by how
-            much a network's function may get worse along the walk.
-        learn: ``"damping"``: adjusts mu along one walk instead of trying several.
-        relax: Whether the finished path is relaxed to least energy.
-        pick: ``"max-min"``, ``"balanced"``, ``"equal-drift"`` or a floor such as ``"a>=0.80"``.
+        damping: Damping mu. If None, several values are tried and the best is kept.
+        learning_rate: Learning rate of the first step; None takes the preset's.
+        steps: Number of steps of each walk; None takes the preset's.
+        learn: ``"damping"`` adjusts mu along one walk instead of trying several.
         keep_zeros: Whether weights that are zero in every network stay zero all along the path.
-        memory: Most that the process may hold, such as ``"2GB"``: passes become smaller, and the
-            metric another one, until it fits; None is no limit.
+    """
+
+    damping: float | None = option(
+        None, "damping mu; default several, the best is kept", group="walk", check=positive
+    )
+    learning_rate: float | None = option(
+        None, "learning rate of the first step; default by preset", group="walk", check=positive
+    )
+    steps: int | None = option(
+        None, "number of steps of each walk; default by preset", group="walk", check=at_least(1)
+    )
+    learn: str | None = option(
+        None, "quantity adjusted along one walk instead of being tried", group="walk",
+        choices=LEARNABLE,
+    )  # fmt: skip
+    keep_zeros: bool = option(
+        False, "weights that are zero in every network stay zero", group="walk"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class PickOptions:
+    """Options that say which point of a walk is picked, and which points may be.
+
+    Attributes:
+        pick: ``"max-min"``, ``"balanced"``, ``"equal-drift"`` or a floor such as ``"a>=0.80"``;
+            None takes what the data allows.
+        budget: Bounds of how much worse a network's function may get along the walk, by network:
+            ``{"b": 0.02}``; ``"b/3"`` bounds one class of b, ``"b/*"`` each.
+    """
+
+    pick: str | None = option(
+        None, "pick rule: max-min, balanced, equal-drift, or a floor such as 'a>=0.80'",
+        group="pick", check=_rule,
+    )  # fmt: skip
+    budget: Mapping[str, float] | None = option(
+        None, "bound of how much worse a network or class may get: b=0.02, b/3=0.02, b/*=0.02",
+        group="pick", check=_bounds, read=parse_budget, write=budget_texts,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """Options of the machine and of the stored path.
+
+    Attributes:
+        memory: Most memory that the process may hold, such as ``"2GB"``: passes become smaller,
+            and the metric another one, until it fits; None is no limit.
         points: Most networks stored on the path, 8 at least.
-        seed: Of everything drawn.
-        task: ``"a=NAME"``: the task of a network whose checkpoint does not say.
-        sketch: ``"b=FILE"``: a network's sketch.
-        arch: Architecture of all, where the weights do not say.
-        normalisation: ``"TASK=MEAN/STD"``, instead of the usual or recorded ones.
-        data_root: Folder of the named data sets.
-        download: Whether torchvision may fetch them.
-        device: Where to compute.
+        seed: Seed of all draws.
+    """
+
+    memory: str | None = option(
+        None, "most memory that may be held, such as 2GB", group="machine", check=_size
+    )
+    points: int = option(64, "most networks stored on the path", group="output", check=at_least(8))
+    seed: int = option(0, "seed of all draws", group="machine")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
+        check_options(self)
+
+
+@dataclass(frozen=True, init=False)
+class MergeOptions(FlatOptions):
+    """Options of a merge; None lets geomerge choose.
+
+    Options of the pieces can be given by their own names: ``MergeOptions(steps=60)``.
+
+    Attributes:
+        preset: Name of the preset, one of ``PRESETS``.
+        head: Protocol of the head: ``"shared"``, ``"offset"`` or ``"separate"``.
+        align: Method by which the units of every network after the first are permuted, so that
+            they are like the first's; their functions stay. ``"none"`` permutes none.
+        bn: Policy for running statistics, ``"keep"`` or ``"re-estimate"``.
+        relax: Whether the finished path is relaxed to least energy.
+        measure: Choice of the metric.
+        walk: Options of the walks.
+        choose: Options of the pick.
+        machine: Options of the machine and of the stored path.
 
     Example:
         >>> import geomerge as gm
-        >>> gm.MergeOptions(manifold=("mnist", "b=digits")).manifolds()
-        ({'b': 'digits'}, ['mnist'])
-        >>> gm.MergeOptions(pick="max-mim")
+        >>> gm.MergeOptions(preset="joint", steps=60).walk.steps
+        60
+        >>> gm.MergeOptions(head="sharde")
         Traceback (most recent call last):
-        geomerge.errors.OptionError: unknown pick 'max-mim'; did you mean 'max-min'? ...
+        geomerge.errors.OptionError: unknown head 'sharde'; did you mean 'shared'?
     """
 
-    manifold: tuple[str, ...] = ()
-    preset: str | None = None
-    metric: str = "kronecker"
-    output: str = "hellinger"
-    head: str = "shared"
-    align: str = "none"
-    bn: str | None = None
-    damping: float | None = None
-    learning_rate: float | None = None
-    steps: int | None = None
-    budget: tuple[str, ...] = ()
-    learn: str | None = None
-    relax: bool = False
-    pick: str | None = None
-    keep_zeros: bool = False
-    memory: str | None = None
-    points: int = 64
-    seed: int = 0
-    task: tuple[str, ...] = ()
-    sketch: tuple[str, ...] = ()
-    arch: str | None = None
-    normalisation: tuple[str, ...] = ()
-    data_root: str | None = None
-    download: bool = False
-    device: str = "cpu"
+    preset: str | None = option(
+        None, "preset; default what the data allows", group="walk", choices=PRESETS.names
+    )
+    head: str = option(
+        "shared", "protocol of the outputs that tasks share", group="what to merge", choices=HEADS
+    )
+    align: str = option(
+        "none", "method that permutes the units of b, ... to be like a's", group="what to merge",
+        choices=ALIGN,
+    )  # fmt: skip
+    bn: str | None = option(
+        None, "policy for BatchNorm statistics; default by the inputs given", group="walk",
+        choices=BN,
+    )  # fmt: skip
+    relax: bool = option(False, "relaxation of the finished path to least energy", group="walk")
+    measure: MetricOptions = piece(MetricOptions)
+    walk: WalkOptions = piece(WalkOptions)
+    choose: PickOptions = piece(PickOptions)
+    machine: MachineOptions = piece(MachineOptions)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used.
@@ -99,94 +220,13 @@ class MergeOptions:
         Raises:
             OptionError: With the value, what was expected and what to do.
         """
-        for what, value, known in (
-            ("preset", self.preset, () if self.preset is None else PRESETS.names()),
-            ("metric", self.metric, METRICS.names()),
-            ("output", self.output, OUTPUTS),
-            ("head", self.head, HEADS),
-            ("align", self.align, ALIGN),
-            ("bn", self.bn, BN),
-            ("learn", self.learn, LEARNABLE),
-        ):
-            check_known(what, value, known)
-        check_positive("damping", self.damping)
-        check_positive("learning-rate", self.learning_rate)
-        if self.steps is not None and self.steps < 1:
-            raise OptionError(f"expected at least one step, got `steps` {self.steps}; try 240")
-        if self.points < 8:
-            raise OptionError(f"expected `points` of 8 or more, got {self.points}; try 64")
-        if self.learn is not None and self.metric == "euclidean":
+        check_options(self)
+        if self.walk.learn is not None and METRICS[self.measure.metric].isotropic:
             raise OptionError(
-                "`learn` damping needs a metric to damp, and the Euclidean one has the same in all "
-                "directions; leave one of the two out"
+                f"`learn` {self.walk.learn} needs a metric to damp, and the {self.measure.metric} "
+                "one is the same in all directions; leave one of the two out"
             )
-        if self.keep_zeros and self.relax:
+        if self.walk.keep_zeros and self.relax:
             raise OptionError(
                 "`relax` moves every weight and `keep_zeros` does not allow that; leave one out"
             )
-        if self.pick is not None:
-            parse_pick(self.pick, dict.fromkeys(ascii_lowercase))
-        if self.memory is not None:
-            parse_size(self.memory)
-        self.manifolds()
-        self.budgets()
-        self.by_network("sketch")
-        self.by_network("task")
-        split_normalisations(self.normalisation)
-
-    def manifolds(self) -> tuple[dict[str, str], list[str]]:
-        """Split ``manifold`` into those given to a network outright and the others, in order."""
-        given: dict[str, str] = {}
-        rest: list[str] = []
-        for text in self.manifold:
-            match = re.match(r"([a-z])=", text)
-            if match is None:
-                rest.append(text)
-                continue
-            name, task = match[1], text[2:]
-            if name in given:
-                raise OptionError(
-                    f"two manifolds for {name}, {given[name]!r} and {task!r}; name one"
-                )
-            given[name] = task
-        return given, rest
-
-    def by_network(self, option: str) -> dict[str, str]:
-        """Return what ``sketch`` or ``task`` say, by the name of a network.
-
-        Raises:
-            OptionError: If one does not say of which network it is, or two are of one.
-        """
-        found: dict[str, str] = {}
-        for text in getattr(self, option):
-            match = re.match(r"([a-z])=(.+)", text)
-            if match is None or match[1] in found:
-                raise OptionError(
-                    f"expected one `{option}` for each network, such as b={text}, got {text!r}"
-                )
-            found[match[1]] = match[2]
-        return found
-
-    def budgets(self) -> dict[str, float]:
-        """Return the budgets by what they bound, ``"b"`` or ``"b/3"`` or ``"b/*"``.
-
-        Raises:
-            OptionError: If one is not a name and a number that is not negative.
-        """
-        found: dict[str, float] = {}
-        for text in self.budget:
-            match = re.fullmatch(r"([a-z](?:/(?:\d+|\*))?)=(\d*\.?\d+(?:e-?\d+)?)", text)
-            if match is None or match[1] in found:
-                raise OptionError(
-                    f"expected `budget` NETWORK=NUMBER such as b=0.02, once for each, got {text!r}"
-                )
-            found[match[1]] = float(match[2])
-        return found
-
-    def recipe(self, digests: dict[str, str]) -> dict[str, Any]:
-        """Return all that decides the result, as JSON keeps it.
-
-        Args:
-            digests: SHA-256 of each input file.
-        """
-        return {"merge": recorded(self, "sketch"), "inputs": digests}

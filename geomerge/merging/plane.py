@@ -1,6 +1,6 @@
-"""The loss in the plane through both ends of a path and its crossover, with the path on it.
+"""Loss plane: losses in the plane through both ends of a path and its crossover.
 
-The picture of Garipov et al. 2018, figure 1, with a path between two tasks on it.
+Garipov et al. 2018, figure 1, with a path between two tasks projected onto the plane.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from geomerge.data import Split
-from geomerge.data.batchnorm import re_estimate
-from geomerge.merging.merge import Merge
-from geomerge.merging.sides import Side, Sides
+from geomerge.expert import Expert
+from geomerge.merging.result import MergeResult
+from geomerge.weight_space import WeightSpace
 
 __all__ = [
     "EXAMPLES",
@@ -33,16 +33,16 @@ _FLAT = 1e-4  # of the distance between the ends: nearer to their line the cross
 
 @dataclass(frozen=True)
 class LossPlane:
-    """The plane and what was measured on it.
+    """Plane with the losses on a grid.
 
     Attributes:
         xs: Columns of the grid, in the distance of weights along the line between the ends.
-        ys: Rows, in the same unit, toward the crossover's side of that line.
+        ys: Rows of the grid, in the same unit, away from that line toward the crossover.
         losses: Mean cross-entropy in nats by network, a row of numbers for each of ``ys``; None
             where it is not finite.
-        marks: Where the networks and the crossover lie: x, y.
-        path: Points of the path projected onto the plane: t, x, y and how far off it they lie.
-        examples: Examples of each selection split that losses were measured on.
+        marks: Places of the networks and the crossover: x, y.
+        path: Points of the path projected onto the plane: t, x, y and their distance from it.
+        examples: Number of examples of each selection split that losses were measured on.
     """
 
     xs: list[float]
@@ -53,12 +53,12 @@ class LossPlane:
     examples: int
 
 
-def grid_points(sides: Sides) -> int:
-    """Return how many points of the plane are measured along each axis."""
-    return _GRID_STATISTICS if sides.bn == "re-estimate" else _GRID
+def grid_points(space: WeightSpace) -> int:
+    """Return the number of points of the grid along each axis."""
+    return _GRID_STATISTICS if space.bn == "re-estimate" else _GRID
 
 
-def plane_of(merged: Merge) -> LossPlane | None:
+def plane_of(merged: MergeResult) -> LossPlane | None:
     """Measure the plane through a merge's first network, its last one and the crossover.
 
     Args:
@@ -67,8 +67,8 @@ def plane_of(merged: Merge) -> LossPlane | None:
     Returns:
         The plane; None if the three lie on a line, or no network has a task.
     """
-    sides, path = merged.sides, merged.path
-    known = [side for side in sides if side.task is not None]
+    space, path = merged.space, merged.path
+    known = [expert for expert in space if expert.task is not None]
     start = path.at(0)
     axes = spanned(path.at(1) - start, merged.w - start)
     if axes is None or not known:
@@ -78,18 +78,20 @@ def plane_of(merged: Merge) -> LossPlane | None:
         found: list[float] = (axes @ (w - start)).tolist()
         return found
 
-    marks = {side.name: place(side.w) for side in sides} | {"crossover": place(merged.w)}
-    count = grid_points(sides)
+    marks = {expert.name: place(expert.weights) for expert in space}
+    marks["crossover"] = place(merged.w)
+    count = grid_points(space)
     xs, ys = (_spread([mark[k] for mark in marks.values()], count) for k in (0, 1))
-    few = {s.name: s.task.select.first(EXAMPLES) for s in known if s.task is not None}
+    few = {e.name: e.task.select.first(EXAMPLES) for e in known if e.task is not None}
     examples = min(len(split.labels) for split in few.values())  # as many of each
-    losses: dict[str, list[list[float | None]]] = {s.name: [[] for _ in ys] for s in known}
+    losses: dict[str, list[list[float | None]]] = {e.name: [[] for _ in ys] for e in known}
     for row, y in enumerate(ys):
         for x in xs:
-            w = _settled(sides, start + x * axes[0] + y * axes[1])
-            for side in known:
-                found = _loss(side, w, few[side.name].first(examples))
-                losses[side.name][row].append(found)
+            # Running statistics of its own: those between two networks fit neither.
+            w = space.settle(start + x * axes[0] + y * axes[1], EXAMPLES)
+            for expert in known:
+                found = _loss(expert, w, few[expert.name].first(examples))
+                losses[expert.name][row].append(found)
     track = []
     for t in path.ts:
         w = path.at(t)
@@ -125,15 +127,7 @@ def _spread(values: list[float], count: int) -> list[float]:
     return torch.linspace(low - margin, high + margin, count, dtype=torch.float64).tolist()
 
 
-def _settled(sides: Sides, w: Tensor) -> Tensor:
-    """Return a point with running statistics of its own: those between two networks fit neither."""
-    if sides.bn != "re-estimate":
-        return w
-    manifolds = [s.manifold.sample(EXAMPLES, 0) for s in sides if s.manifold is not None]
-    return re_estimate(sides.network, w, manifolds)
-
-
-def _loss(side: Side, w: Tensor, split: Split) -> float | None:
-    logits = side.network.logits(w, split.inputs.batch(slice(None))).double()
+def _loss(expert: Expert, w: Tensor, split: Split) -> float | None:
+    logits = expert.network.logits(w, split.inputs.batch(slice(None))).double()
     loss = float(torch.nn.functional.cross_entropy(logits, split.labels))
     return loss if loss < float("inf") else None

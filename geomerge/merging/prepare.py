@@ -1,200 +1,295 @@
-"""Checkpoints and options -> sides that belong together, or one sentence why they do not."""
+"""Preparation of a merge: one weight space for all experts, and all that is in the way of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from geomerge.data import check_normalised, split_normalisations
+from torch import Tensor
+
+from geomerge.alignment import Alignment
+from geomerge.data import recorded_normalisation
 from geomerge.data.batchnorm import has_statistics
-from geomerge.errors import CheckpointError, OptionError
-from geomerge.io.checkpoint import Checkpoint
-from geomerge.merging.aligning import align_sides
-from geomerge.merging.bring import load_data, load_side_sketch, recorded_task
-from geomerge.merging.heads import arrange_heads, widen_metric
+from geomerge.errors import OptionError, Problems
+from geomerge.evaluation.drift import Probe, Scorer, probe_of
+from geomerge.expert import Expert
+from geomerge.io.checkpoint import SUFFIXES, Checkpoint
+from geomerge.loading import NAMES
+from geomerge.merging.aligning import align_experts
+from geomerge.merging.heads import Heads, arrange_heads, widen_metric
+from geomerge.merging.measuring import metric_of
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.sides import NAMES, Side, Sides
-from geomerge.metrics.sketch import Sketch
-from geomerge.networks.architectures import rebuild_network, recognise
-from geomerge.networks.network import Network
+from geomerge.merging.same_make import compare_networks
+from geomerge.metrics import METRICS, Metric, Sketch, make_sketch
+from geomerge.networks.architectures import recognise
+from geomerge.weight_space import WeightSpace
 
-__all__ = ["assign_manifolds", "prepare_sides", "refuse_unknown_names"]
+__all__ = ["PreparedMerge", "prepare"]
 
 
-def prepare_sides(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> Sides:
-    """Build the network, check that all belong together, and load their tasks.
+@dataclass(frozen=True, eq=False)
+class PreparedMerge:
+    """Experts in one weight space, with all that a preset needs to merge them.
+
+    Attributes:
+        space: Experts with the common head, aligned where that was asked for.
+        options: Options of the merge.
+        heads: Places of each expert's outputs.
+        alignments: Permutations of units, by the names of the experts that were aligned.
+        notes: Sentences for the user.
+        buffers: Tensors of each expert that are no weights, such as counters, by its name.
+    """
+
+    space: WeightSpace
+    options: MergeOptions
+    heads: Heads
+    alignments: Mapping[str, Alignment]
+    notes: list[str]
+    buffers: Mapping[str, Mapping[str, Tensor]]
+    _sketches: dict[str, Sketch] = field(default_factory=dict)
+
+    def sketch(self, expert: Expert) -> Sketch:
+        """Return an expert's sketch: the one that it brought, else one made of its inputs now.
+
+        Args:
+            expert: Expert with a sketch or inputs.
+        """
+        if expert.sketch is not None:
+            return expert.sketch
+        if expert.name not in self._sketches:
+            self._sketches[expert.name] = self.sketch_at(expert, expert.weights)
+        return self._sketches[expert.name]
+
+    def sketch_at(
+        self,
+        expert: Expert,
+        w: Tensor,  # (n,)
+    ) -> Sketch:
+        """Return a sketch of an expert's function at a point of the space, made of its inputs."""
+        assert expert.inputs is not None, "a sketch is made where there are inputs"
+        return make_sketch(
+            expert.network, w, expert.inputs, expert.inputs.name,
+            output=self.options.measure.output, seed=self.options.machine.seed,
+        )  # fmt: skip
+
+    def probe(self, expert: Expert) -> Probe | None:
+        """Return a probe of an expert's function; None without inputs."""
+        return probe_of(expert, self.options.measure.output)
+
+    def scorer(self, experts: Sequence[Expert]) -> Scorer:
+        """Return what measures points for a pick among experts."""
+        return Scorer(experts, self.options.measure.output)
+
+    def metric_of(self, experts: Sequence[Expert]) -> Callable[[Tensor], Metric]:
+        """Return the function of a point that measures the metric of experts there."""
+        return metric_of(experts, self.options.measure, self.options.machine.seed)
+
+    @property
+    def sketched(self) -> frozenset[str]:
+        """Names of the experts whose sketch was made by the merge."""
+        return frozenset(self._sketches)
+
+    @property
+    def known_space(self) -> WeightSpace:
+        """The space, its experts with the sketches that the merge made."""
+        made = self._sketches
+        experts = [replace(e, sketch=made.get(e.name, e.sketch)) for e in self.space]
+        return replace(self.space, experts=tuple(experts))
+
+    def checkpoint(self, expert: Expert) -> Checkpoint:
+        """Return an expert as a path stores it: with the common head, aligned, with all buffers."""
+        weights = self.space.network.state_dict(expert.weights)
+        meta = {**expert.meta, **self.head_meta}
+        return Checkpoint({**weights, **self.buffers[expert.name]}, meta, {}, expert.source)
+
+    @property
+    def head_meta(self) -> dict[str, object]:
+        """Metadata by which a merged network's outputs are told apart; empty in a shared head."""
+        if self.space.head == "shared":
+            return {}
+        blocks = {}
+        for expert in self.space:
+            columns = expert.network.columns
+            if expert.task is not None:
+                own = [columns.start, columns.stop] if columns.stop else None
+                blocks[expert.task.name] = {
+                    "outputs": own, "offset": self.heads.offsets[expert.name],
+                }  # fmt: skip
+        return {"head": {"protocol": self.space.head, "tasks": blocks}}
+
+
+def prepare(
+    experts: Sequence[Expert], options: MergeOptions, problems: Problems
+) -> PreparedMerge | None:
+    """Put experts into one weight space.
 
     Args:
-        checkpoints: Network a, b, and so on.
-        options: What the user said.
+        experts: Experts, in the order of the path.
+        options: Options of the merge.
+        problems: Collector of all that is in the way; one that is strict raises the first.
 
     Returns:
-        The sides.
+        The prepared merge. None where it cannot be prepared and the problems are collected.
 
     Raises:
-        CheckpointError: If they cannot be merged.
-        OptionError: If manifolds are named that no side can take.
-        TaskError: If data that was asked for cannot be had, or does not fit.
+        GeomergeError: If something is in the way and the problems are strict.
     """
-    if len(checkpoints) < 2:
-        raise OptionError(f"expected two networks or more, got {len(checkpoints)}; name them")
-    if len(checkpoints) > len(NAMES):
-        raise OptionError(f"expected at most {len(NAMES)} networks, got {len(checkpoints)}")
-    names = NAMES[: len(checkpoints)]
-    architecture = _common_architecture(checkpoints, options)
-    if architecture is not None:  # what is written later must be as easy to rebuild
-        meta = {"architecture": architecture}
-        checkpoints = [replace(c, meta={**c.meta, **meta}) for c in checkpoints]
-    if options.head == "shared":
-        _check_same_shapes(checkpoints)
-        modules = [rebuild_network(checkpoints[0].weights, architecture, checkpoints[0].source)]
-    else:
-        modules = [rebuild_network(c.weights, architecture, c.source) for c in checkpoints]
-    wide, heads = arrange_heads(checkpoints, modules, options.head)
-    _check_same_shapes(wide)
-    module = rebuild_network(wide[0].weights, architecture, wide[0].source)
-    network = Network(module, options.device)
-    sides = Sides(network, [], options.head)
-    if architecture is None:
-        found = recognise(checkpoints[0].weights)
-        sides.notes.append(
-            f"{Path(checkpoints[0].source).name} does not say its architecture: recognised by its "
-            f"weights as a {found}" + (", ReLU assumed between layers" if found == "mlp" else "")
+    known = len(problems)
+    with problems.noted():
+        experts = _named(experts)
+    if len(problems) > known:
+        return None
+    parts = [Checkpoint(e.network.module.state_dict(), e.meta, {}, e.source) for e in experts]
+    compare_networks(parts, options.head, problems)
+    for expert in experts:
+        with problems.noted():
+            _compare_normalisations(expert)
+    with problems.noted():
+        _refuse_unknown_names(experts, options)
+    with problems.noted():
+        _refuse_equal_tasks(experts, options)
+    with problems.noted():
+        _refuse_sums(experts, options)
+    if len(problems) > known:
+        return None
+    with problems.noted():
+        prepared = _in_one_space(experts, options)
+        if options.align != "none":
+            prepared = _aligned(prepared)
+        return _with_statistics(prepared)
+    return None
+
+
+def _named(experts: Sequence[Expert]) -> list[Expert]:
+    if len(experts) < 2:
+        raise OptionError(f"expected two networks or more, got {len(experts)}; name them")
+    if len(experts) > len(NAMES):
+        raise OptionError(f"expected at most {len(NAMES)} networks, got {len(experts)}")
+    return [replace(e, name=name) for e, name in zip(experts, NAMES, strict=False)]
+
+
+def _compare_normalisations(expert: Expert) -> None:
+    """Refuse a sketch that was measured on inputs of another normalisation."""
+    task = expert.sketch.meta.get("task") if expert.sketch is not None else None
+    if expert.sketch is None or not isinstance(task, str):
+        return
+    own = recorded_normalisation(expert.meta, task)
+    seen = recorded_normalisation(expert.sketch.meta, task)
+    if own is not None and seen is not None and own != seen:
+        raise OptionError(
+            f"the sketch of {expert.name} was measured on {task} with mean {seen.mean} and "
+            f"deviation {seen.std}, and the network was trained with {own.mean} and {own.std}; "
+            "make the sketch again"
         )
-    for i, name in enumerate(names):
-        view = network.head_view(heads.columns[i])
-        own = network.ravel(wide[i].weights)
-        side = Side(name, wide[i], view, own, heads.offsets[i], heads.rows[i])
-        narrow = Network(modules[i], options.device) if heads.layer else network
-        load_side_sketch(side, narrow, narrow.ravel(checkpoints[i].weights), options, sides.notes)
-        if side.sketch is not None:
-            metric = widen_metric(side.sketch.metric, narrow, network, heads, i)
-            side.sketch = Sketch(metric, side.sketch.meta)
-        sides.all.append(side)
-    refuse_unknown_names(sides, options)
-    for name, manifold in assign_manifolds(sides, options).items():
-        sides[name].manifold_name = manifold
-    for side in sides:
-        load_data(side, options, sides.notes)
-    _refuse_unused_normalisations(sides, options)
-    known = [s.task.name for s in sides if s.task]
-    if heads.layer is not None and len(set(known)) < len(known):
+
+
+def _refuse_unknown_names(experts: Sequence[Expert], options: MergeOptions) -> None:
+    names = [expert.name for expert in experts]
+    for bounded in options.choose.budget or ():
+        name = bounded.partition("/")[0]
+        if name not in names:
+            raise OptionError(
+                f"`budget` speaks of network {name!r}, and the networks are {', '.join(names)}; "
+                "name one of them"
+            )
+
+
+def _refuse_equal_tasks(experts: Sequence[Expert], options: MergeOptions) -> None:
+    known = [expert.task.name for expert in experts if expert.task]
+    if options.head != "shared" and len(set(known)) < len(known):
         raise OptionError(
             f"two networks are for {max(known, key=known.count)}, and `head` {options.head} gives "
             "each task outputs of its own; use `head` shared"
         )
-    if options.align != "none":
-        align_sides(sides, heads, options)
-    if has_statistics(network):
-        sides.bn = _statistics_policy(sides, options)
-    elif options.bn is not None:
-        sides.notes.append("the network has no running statistics: `bn` changes nothing")
-    return sides
 
 
-def _statistics_policy(sides: Sides, options: MergeOptions) -> str:
-    blind = [s.name for s in sides if s.manifold is None]
+def _refuse_sums(experts: Sequence[Expert], options: MergeOptions) -> None:
+    """Refuse metrics that cannot be added where several heads would have to be measured."""
+    several = len(experts) > 2 or all(expert.inputs for expert in experts)
+    kind = METRICS[options.measure.metric]
+    if options.head == "separate" and several and not kind.additive:
+        raise OptionError(
+            f"`metric` {kind.name} measures several tasks at once only in one block of outputs; "
+            "use `metric` kronecker with `head` separate"
+        )
+
+
+def _in_one_space(experts: Sequence[Expert], options: MergeOptions) -> PreparedMerge:
+    experts = [expert.for_output(options.measure.output) for expert in experts]
+    notes = _notes(experts)
+    recorded = [e.meta["architecture"] for e in experts if e.meta.get("architecture")]
+    network, heads, weights = arrange_heads(experts, options.head)
+    placed, buffers = [], {}
+    for expert, own in zip(experts, weights, strict=True):
+        name, sketch = expert.name, expert.sketch
+        if sketch is not None:
+            metric = widen_metric(sketch.metric, expert.network, network, heads, name)
+            sketch = Sketch(metric, sketch.meta)
+        offset = heads.offsets[name]
+        task = expert.task.shifted(offset) if expert.task and offset else expert.task
+        state = expert.network.module.state_dict()
+        buffers[name] = {
+            k: v.detach().cpu().clone() for k, v in state.items() if k not in expert.network.shapes
+        }
+        view = network.head_view(heads.columns[name])
+        meta = {**expert.meta, "architecture": recorded[0]} if recorded else expert.meta
+        placed.append(
+            replace(expert, network=view, weights=own, task=task, sketch=sketch, meta=meta)
+        )
+    space = WeightSpace(network, tuple(placed), options.head)
+    return PreparedMerge(space, options, heads, {}, notes, buffers)
+
+
+def _notes(experts: Sequence[Expert]) -> list[str]:
+    """Return what had to be assumed of the experts, and which of their data is missing."""
+    notes = []
+    if not any(expert.meta.get("architecture") for expert in experts):
+        first = experts[0]
+        kind = recognise(first.network.module.state_dict())
+        if kind is not None and Path(first.source).suffix in SUFFIXES:
+            assumed = ", ReLU assumed between layers" if kind == "mlp" else ""
+            notes.append(
+                f"{Path(first.source).name} does not say its architecture: recognised by its "
+                f"weights as a {kind}{assumed}"
+            )
+    for expert in experts:
+        notes += [*expert.warnings, *expert.notes]
+    return list(dict.fromkeys(notes))
+
+
+def _aligned(prepared: PreparedMerge) -> PreparedMerge:
+    space, alignments = align_experts(prepared.space, prepared.heads, prepared.options)
+    what = "the same function"
+    if prepared.heads.layer is not None:  # the others' rows are not permuted with it
+        what += " on its own outputs"
+    first = space.experts[0].name
+    notes = [
+        f"{name} was aligned with {first}: a permutation of its units, {what}"
+        for name in alignments
+    ]
+    return replace(prepared, space=space, alignments=alignments, notes=[*prepared.notes, *notes])
+
+
+def _with_statistics(prepared: PreparedMerge) -> PreparedMerge:
+    """Return the merge with its policy for running statistics."""
+    space, options = prepared.space, prepared.options
+    if not has_statistics(space.network):
+        if options.bn is None:
+            return prepared
+        note = "the network has no running statistics: `bn` changes nothing"
+        return replace(prepared, notes=[*prepared.notes, note])
+    blind = [expert.name for expert in space if expert.inputs is None]
     if options.bn == "re-estimate" and blind:
         raise OptionError(
             f"`bn` re-estimate needs inputs of every network's task and {' and '.join(blind)} has "
             "none; name them with `inputs`, or use `bn` keep"
         )
-    shapes = {s.manifold.shape for s in sides if s.manifold is not None}
+    shapes = {str(expert.inputs.shape) for expert in space if expert.inputs is not None}
     if options.bn == "re-estimate" and len(shapes) > 1:
         raise OptionError(
             "`bn` re-estimate mixes inputs of all tasks, and theirs have different shapes; use "
             "`bn` keep"
         )
-    return options.bn or ("keep" if blind or len(shapes) > 1 else "re-estimate")
-
-
-def _common_architecture(checkpoints: Sequence[Checkpoint], options: MergeOptions) -> str | None:
-    recorded = {c.meta["architecture"]: c for c in checkpoints if c.meta.get("architecture")}
-    if options.arch is None and len(recorded) > 1:
-        kinds = " and ".join(f"{c.source} a {kind}" for kind, c in recorded.items())
-        raise CheckpointError(
-            f"expected networks of one architecture, got {kinds}; say which to take all for with "
-            "`arch`"
-        )
-    return options.arch or next(iter(recorded), None)
-
-
-def _check_same_shapes(checkpoints: Sequence[Checkpoint]) -> None:
-    a = checkpoints[0]
-    one = {k: tuple(v.shape) for k, v in a.weights.items()}
-    for b in checkpoints[1:]:
-        two = {k: tuple(v.shape) for k, v in b.weights.items()}
-        different = [k for k in {**one, **two} if one.get(k) != two.get(k)]
-        if not different:
-            continue
-        last = list(one)[-1]
-        known = all(k in one and k in two for k in different)
-        if known and set(different) <= set(list(one)[-2:]):
-            raise CheckpointError(
-                f"{a.source} and {b.source} have different heads: {last!r} has shape {one[last]} "
-                f"and {two[last]}; expected one head shared by all tasks: say `head` offset or "
-                "`head` separate, or train all with as many outputs"
-            )
-        key = different[0]
-        raise CheckpointError(
-            f"{a.source} and {b.source} are not of one architecture: {key!r} has shape "
-            f"{one.get(key, 'none')} and {two.get(key, 'none')}; expected equal names and shapes: "
-            "give networks of the same make"
-        )
-
-
-def refuse_unknown_names(sides: Sides, options: MergeOptions) -> None:
-    """Refuse options that speak of a network that is not there.
-
-    Raises:
-        OptionError: With the name and the names there are.
-    """
-    names = [s.name for s in sides]
-    given = {
-        "manifold": options.manifolds()[0],
-        "sketch": options.by_network("sketch"),
-        "task": options.by_network("task"),
-        "budget": {text.partition("/")[0]: text for text in options.budgets()},
-    }
-    for flag, found in given.items():
-        for name in found:
-            if name not in names:
-                raise OptionError(
-                    f"--{flag} speaks of network {name!r}, and the networks are "
-                    f"{', '.join(names)}; name one of them"
-                )
-
-
-def assign_manifolds(sides: Sides, options: MergeOptions) -> dict[str, str]:
-    """Return the manifold's name for each side that has one.
-
-    Raises:
-        OptionError: If more are named than there are networks.
-    """
-    given, rest = options.manifolds()
-    if len(given) + len(rest) > len(sides.all):
-        raise OptionError(
-            f"expected at most {len(sides.all)} manifolds, one for each network, got "
-            f"{len(options.manifold)}; leave the others out"
-        )
-    recorded = {s.name: recorded_task(s, options) for s in sides}
-    for name in list(rest):  # those whose task is known to be one network's
-        owners = [k for k, task in recorded.items() if task == name and k not in given]
-        if len(owners) == 1:
-            given[owners[0]] = name
-            rest.remove(name)
-    for name in rest:
-        given[next(k for k in recorded if k not in given)] = name
-    for side, name in given.items():
-        if recorded[side] is not None and recorded[side] != name:
-            sides.notes.append(
-                f"{side} was trained for {recorded[side]}, and its function is kept on {name}"
-            )
-    return given
-
-
-def _refuse_unused_normalisations(sides: Sides, options: MergeOptions) -> None:
-    tasks = {s.task.name for s in sides if s.task}
-    tasks |= {s.manifold_name for s in sides if s.manifold_name}
-    check_normalised(split_normalisations(options.normalisation), tasks, "used")
+    bn = options.bn or ("keep" if blind or len(shapes) > 1 else "re-estimate")
+    return replace(prepared, space=replace(space, bn=bn))

@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.merging.probe import Probe
-from geomerge.merging.sides import Sides
+from geomerge.evaluation.drift import Probe
 from geomerge.merging.walker import Walk
 from geomerge.monitor.progress import Progress
 from geomerge.paths.leg import Leg, record_leg
 from geomerge.walks.state import StateFile, WalkState
 from geomerge.walks.walk import WalkPoint
+from geomerge.weight_space import WeightSpace
 
 __all__ = ["Monitor", "Recorder", "Recording"]
 
@@ -29,12 +28,18 @@ class Monitor:
 
     Args:
         space: Networks whose accuracies are told.
-        on_progress: Function called after each step; None watches nothing and measures nothing.
+        progress: Function called after each step; None watches nothing and measures nothing.
+
+    Attributes:
+        device: Device of the walks' tensors.
     """
 
-    def __init__(self, space: Sides, on_progress: Callable[[Progress], None] | None = None) -> None:
-        self._call = on_progress
-        self._few = [(s.name, s.network, s.task.select.first(EXAMPLES)) for s in space if s.task]
+    def __init__(
+        self, space: WeightSpace, progress: Callable[[Progress], None] | None = None
+    ) -> None:
+        self._call = progress
+        self.device = space.network.device
+        self._few = [(e.name, e.network, e.task.select.first(EXAMPLES)) for e in space if e.task]
 
     def watch(
         self, walk: Iterator[WalkPoint], name: str, steps: int, taken: int = 0
@@ -43,11 +48,11 @@ class Monitor:
         if self._call is None:
             yield from walk
             return
-        found: dict[str, float] = {}
+        shares: dict[str, float] = {}
         for step, point in enumerate(walk, taken + 1):
-            if not found or step % EVERY == 1:
-                found = {name: accuracy(net, point.weights, few) for name, net, few in self._few}
-            self._call(Progress(name, step, steps, found))
+            if not shares or step % EVERY == 1:
+                shares = {key: accuracy(net, point.weights, few) for key, net, few in self._few}
+            self._call(Progress(name, step, steps, shares))
             yield point
 
 
@@ -60,7 +65,6 @@ class Recorder:
         monitor: Watcher of the walks.
         points: Most points stored of each walk, both ends counted.
         resumable: Whether each walk's state is written, so that an interrupted one goes on.
-        device: Device of the walks' tensors.
         title: Text before the names that the monitor tells.
     """
 
@@ -68,7 +72,6 @@ class Recorder:
     monitor: Monitor
     points: int
     resumable: bool = False
-    device: str | torch.device = "cpu"
     title: str = ""
 
     def within(self, name: str) -> Recorder:
@@ -78,7 +81,7 @@ class Recorder:
     def open(self, name: str) -> Recording:
         """Open the recording of a walk; one that was interrupted has the state that it had."""
         file = self.folder / name / "state" if self.resumable else None
-        return Recording(self, self.folder / name, StateFile(file, self.device))
+        return Recording(self, self.folder / name, StateFile(file, self.monitor.device))
 
 
 @dataclass(frozen=True)

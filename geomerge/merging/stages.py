@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from geomerge.errors import NumericalError
+from geomerge.evaluation.drift import Probe
 from geomerge.evaluation.pick import PickRule, Score
 from geomerge.evaluation.search import search, shortest_of_best
 from geomerge.merging.limits import stage_constraints
 from geomerge.merging.presets.base import Preset, Stage
-from geomerge.merging.probe import Probe
 from geomerge.merging.recording import Recorder
-from geomerge.merging.scoring import Scorer
 from geomerge.merging.walker import Walk
 from geomerge.paths.leg import Leg, StepRecord
 from geomerge.walks.constraints import Constraints
@@ -111,16 +110,16 @@ class WalkedStage:
             lambda c: c.length,
             rule.margin,
         )
-        w = self.preset.space.settled(best.leg.weights(best.step))
+        w = self.preset.space.settle(best.leg.weights(best.step))
         return PickedStage(self, candidates, best, w)
 
     def _pick(
         self, damping: float, leg: Leg, budgets: Constraints | None, rule: PickRule
     ) -> Candidate:
-        scorer = Scorer(self.stage.experts, self.preset.options.output)
+        scorer = self.preset.prepared.scorer(self.stage.experts)
 
         def measure(step: int) -> Score:
-            w = self.preset.space.settled(leg.weights(step))
+            w = self.preset.space.settle(leg.weights(step))
             return replace(scorer(w), feasible=budgets is None or budgets.within(w))
 
         step, scores = search([step for step, _ in leg.marks], measure, rule)
@@ -158,6 +157,11 @@ class PickedStage:
     def stage(self) -> Stage:
         """The stage."""
         return self.walked.stage
+
+    @property
+    def preset(self) -> Preset:
+        """The preset that walked."""
+        return self.walked.preset
 
 
 def walk_plan(preset: Preset, rule: PickRule, recorder: Recorder) -> Iterator[PickedStage]:
@@ -198,7 +202,7 @@ def walk_stage(
     """
     walks = CandidateWalks(preset, stage, start)
     name = preset.start.name if preset.start else "middle"
-    goal = "+".join(side.name for side in stage.toward)
+    goal = "+".join(expert.name for expert in stage.toward)
     legs, budgets = [], []
     for damping in stage.candidates:
         label = f"toward {goal}" + (f", damping {damping:g}" if damping else "")
@@ -211,7 +215,7 @@ def walk_stage(
             except NumericalError:
                 if attempt == preset.retries:
                     raise
-                preset.space.notes.append(
+                preset.prepared.notes.append(
                     f"the walk {recorder.title}{label} diverged at {rate:g} x the learning rate "
                     "and was walked again at half of that"
                 )

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from geomerge.merging.measuring import manifold_of, measured_inputs, metric_of_all
-from geomerge.merging.options import MergeOptions
-from geomerge.merging.probe import Probe, probe_of
-from geomerge.merging.sides import Side, Sides
-from geomerge.metrics import EuclideanMetric, MaskedMetric, Metric
+from geomerge.evaluation.drift import Probe
+from geomerge.expert import Expert
+from geomerge.merging.measuring import inputs_of
+from geomerge.merging.prepare import PreparedMerge
+from geomerge.metrics import METRICS, EuclideanMetric, MaskedMetric, Metric
 from geomerge.steps import precondition
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.damping import DampingLearner
@@ -49,41 +49,42 @@ class Walker:
     """Parts of walks that keep or copy functions of experts on their inputs.
 
     Args:
-        space: Networks.
-        options: Options of the merge.
+        prepared: Merge whose experts are walked between.
     """
 
-    def __init__(self, space: Sides, options: MergeOptions) -> None:
-        self._space = space
-        self._options = options
+    def __init__(self, prepared: PreparedMerge) -> None:
+        self._prepared = prepared
+        self._walk = prepared.options.walk
+        self._isotropic = METRICS[prepared.options.measure.metric].isotropic
         self._targets: dict[str, Tensor] = {}
         self._diagonal: tuple[str, ...] | None = None  # as the last measured metric has it
 
-    def direction(self, side: Side) -> KLToTeacher:
+    def direction(self, expert: Expert) -> KLToTeacher:
         """Return the direction toward an expert's function, from the first batch on."""
-        inputs = manifold_of(side)
-        return KLToTeacher(
-            side.network, self.targets(side), inputs, FunctionWalkOptions.batch, self._options.seed
-        )
+        seed = self._prepared.options.machine.seed
+        targets, inputs = self.targets(expert), inputs_of(expert)
+        return KLToTeacher(expert.network, targets, inputs, FunctionWalkOptions.batch, seed)
 
-    def targets(self, side: Side) -> Tensor:  # (N, m)
+    def targets(self, expert: Expert) -> Tensor:  # (N, m)
         """Return an expert's log-probabilities on its inputs."""
-        if side.name not in self._targets:
-            self._targets[side.name] = log_probabilities(side.network, side.w, manifold_of(side))
-        return self._targets[side.name]
+        if expert.name not in self._targets:
+            self._targets[expert.name] = log_probabilities(
+                expert.network, expert.weights, inputs_of(expert)
+            )
+        return self._targets[expert.name]
 
-    def probe(self, kept: Sequence[Side]) -> Probe | None:
+    def probe(self, kept: Sequence[Expert]) -> Probe | None:
         """Return what measures steps: where one function is kept, and there are inputs for it."""
-        return probe_of(kept[0], self._options.output) if len(kept) == 1 else None
+        return self._prepared.probe(kept[0]) if len(kept) == 1 else None
 
-    def metric_at(self, experts: Sequence[Side], damping: float) -> Callable[[Tensor], Metric]:
+    def metric_at(self, experts: Sequence[Expert], damping: float) -> Callable[[Tensor], Metric]:
         """Return what measures the metric of experts at a point, made cheap for a known damping."""
-        if self._options.metric == "euclidean":
+        if self._isotropic:
             return lambda w: self.on_plane(EuclideanMetric())
-        samples = measured_inputs(experts, self._options)
+        measured = self._prepared.metric_of(experts)
 
         def measure(w: Tensor) -> Metric:
-            metric = metric_of_all(experts, samples, w, self._options)
+            metric = measured(w)
             self._diagonal = metric.diagonal_only
             return self.on_plane(metric.truncate(damping))
 
@@ -91,7 +92,7 @@ class Walker:
 
     def diagonal_only(
         self,
-        experts: Sequence[Side],
+        experts: Sequence[Expert],
         w: Tensor,  # (n,)
     ) -> tuple[str, ...]:
         """Return the tensors of which the metric knows only the diagonal.
@@ -101,7 +102,7 @@ class Walker:
                 finished by an interrupted call measure nothing.
             w: Point where it is measured then.
         """
-        if self._options.metric == "euclidean":
+        if self._isotropic:
             return ()
         if self._diagonal is None:
             self.metric_at(experts, 0.0)(w)
@@ -110,14 +111,14 @@ class Walker:
 
     def on_plane(self, metric: Metric) -> Metric:
         """Return the metric in which common zeros do not move, where the options keep them."""
-        zeros = self._space.common_zeros if self._options.keep_zeros else None
+        zeros = self._prepared.space.common_zeros if self._walk.keep_zeros else None
         return metric if zeros is None else MaskedMetric(metric, ~zeros)
 
     def settings(
         self, damping: float, rate: float, refresh: tuple[int, ...] = (0,)
     ) -> FunctionWalkOptions:
         """Return the settings of a walk toward functions, of so many steps as the options say."""
-        steps = self._options.steps or FunctionWalkOptions.steps
+        steps = self._walk.steps or FunctionWalkOptions.steps
         return FunctionWalkOptions(damping, steps, rate, refresh=refresh)
 
     def learner(
@@ -133,25 +134,25 @@ class Walker:
             state: State of the walk.
             kept: Gradient of the kept function's distance at a point; None if nothing is kept.
         """
-        if self._options.learn != "damping":
+        if self._walk.learn != "damping":
             return None
         return DampingLearner(damping, kept, state.part("learner"))
 
     def reach(
         self,
-        side: Side,
+        expert: Expert,
         target: Tensor,  # (n,)
         state: WalkState,
     ) -> Walk:
         """Walk from an expert to exactly the target, keeping the expert's function on the way."""
-        gap = float((target - side.w).norm())
+        gap = float((target - expert.weights).norm())
         walk = WeightWalkOptions(steps=300, radius=max(0.1, gap / 200), damping=DAMPING)
-        points = self.approach_and_close(side, target, walk, state)
+        points = self.approach_and_close(expert, target, walk, state)
         return Walk(points, walk.steps + STRAIGHT_STEPS)
 
     def approach_and_close(
         self,
-        side: Side,
+        expert: Expert,
         target: Tensor,  # (n,)
         walk: WeightWalkOptions,
         state: WalkState,
@@ -161,7 +162,7 @@ class Walker:
         """Walk from an expert to near a target, back toward its function, and to the target.
 
         Args:
-            side: Expert whose function is kept.
+            expert: Expert whose function is kept.
             target: Weights to end at.
             walk: Settings of the walk toward the target.
             state: State of the walk.
@@ -172,19 +173,19 @@ class Walker:
             One point per step.
         """
         near, returned = state.part("near"), state.part("back")
-        metric_at = self.metric_at([side], walk.damping or walk.least)
+        metric_at = self.metric_at([expert], walk.damping or walk.least)
         if not near.values.get("over"):
             correct = None
-            if self._options.metric != "euclidean":
-                correct = self._corrector(side, steps_taken(near))
+            if not self._isotropic:
+                correct = self._corrector(expert, steps_taken(near))
             yield from walk_toward_weights(
-                side.w, target, metric_at, walk, correct, constraints, near
+                expert.weights, target, metric_at, walk, correct, constraints, near
             )
             near.values["over"] = True
-        w = near.tensors.get("w", side.w)
+        w = near.tensors.get("w", expert.weights)
         if back is not None and not returned.values.get("over"):
-            metric_back = self.metric_at([side], DAMPING)
-            direction = self.direction(side)
+            metric_back = self.metric_at([expert], DAMPING)
+            direction = self.direction(expert)
             direction.skip(steps_taken(returned))
             yield from walk_toward_function(
                 w, metric_back, [direction], back, constraints, state=returned
@@ -193,9 +194,9 @@ class Walker:
         w = returned.tensors.get("w", w)
         yield from walk_straight(w, target, metric_at(w), STRAIGHT_STEPS, state.part("straight"))
 
-    def _corrector(self, side: Side, steps: int) -> Callable[[Metric, Tensor], Tensor]:
+    def _corrector(self, expert: Expert, steps: int) -> Callable[[Metric, Tensor], Tensor]:
         """Return one preconditioned step back toward the function, against accumulated drift."""
-        direction = self.direction(side)
+        direction = self.direction(expert)
         direction.skip(steps)
 
         def correct(metric: Metric, w: Tensor) -> Tensor:

@@ -127,6 +127,16 @@ class Network:
         view.columns = columns
         return view
 
+    def limited(self, max_batch: int) -> Network:
+        """Return the same network with passes of at most so many inputs."""
+        view = copy.copy(self)
+        view.max_batch = max_batch
+        return view
+
+    def alike(self, module: nn.Module) -> Network:
+        """Return another module as a network on the same device whose logits are found alike."""
+        return Network(module, self.device, self._logits_in)
+
     def ravel(self, tensors: Mapping[str, Tensor]) -> Tensor:  # (n,)
         """Return named tensors as a weight vector on this device."""
         if not self.shapes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -51,6 +52,7 @@ class WeightPath:
         device: Device of the weight vectors.
         arch: Architecture of the networks: a name, ``module:factory``, or a callable that returns
             the module. None takes the one that the path records.
+        network: Network of the path, where it is at hand and need not be rebuilt.
 
     Raises:
         RunError: If the folder holds no whole path, or its index leads out of the folder.
@@ -80,6 +82,7 @@ class WeightPath:
         folder: str | Path,
         device: str | torch.device = "cpu",
         arch: str | Callable[[], nn.Module] | None = None,
+        network: Network | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.keeper: object = None  # owner of a temporary folder, which exists as long as the path
@@ -98,8 +101,10 @@ class WeightPath:
             ) from error
         self._ends = {end: load_checkpoint(self.folder / f"{end}.safetensors") for end in self.ends}
         a = self._ends[self.ends[0]]
-        module = rebuild_network(a.weights, arch or a.meta.get("architecture"), a.source)
-        self.network = Network(module, device)
+        if network is None:
+            module = rebuild_network(a.weights, arch or a.meta.get("architecture"), a.source)
+            network = Network(module, device)
+        self.network = network
         shapes = [{k: v.shape for k, v in c.weights.items()} for c in self._ends.values()]
         if any(other != shapes[0] for other in shapes):
             raise RunError(
@@ -181,6 +186,18 @@ class WeightPath:
             OptionError: If t is outside [0, 1].
         """
         return self.network.module_at(self.at(t))
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the path's files to another folder, which is made if it does not exist.
+
+        Raises:
+            OSError: If a file cannot be read or written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = {f"{end}.safetensors" for end in self.ends}
+        stored |= {stop.file for stop in self._stops if stop.file is not None}
+        for name in [*sorted(stored), _STEPS, _INDEX]:
+            shutil.copyfile(self.folder / name, folder / name)
 
     def _point(self, stop: _Stop) -> Tensor:
         base = self._vectors[stop.base]

@@ -10,11 +10,11 @@ import torch
 
 import geomerge
 from geomerge.alignment import Alignment
-from geomerge.merging import Merge, MergeCurvePoint, MergeOptions, ResultRow, Seen
-from geomerge.merging.answers import Answers
-from geomerge.merging.compare import JOINT
-from geomerge.merging.relaxing import LegRelaxed
-from geomerge.merging.sides import Side
+from geomerge.expert import Expert
+from geomerge.merging import MergeCurvePoint, MergeResult, ResultRow, Seen
+from geomerge.merging.analysis import Answers
+from geomerge.merging.beside import JOINT
+from geomerge.merging.relax import LegRelaxed
 from geomerge.merging.stages import Candidate, PickedStage
 from geomerge.paths.energy import PathMeasure
 
@@ -34,8 +34,7 @@ def example_file(name: str, index: int) -> str:
 
 
 def merge_report(
-    merged: Merge,
-    options: MergeOptions,
+    merged: MergeResult,
     recipe: dict[str, Any],
     rows: list[ResultRow],
     curve: list[MergeCurvePoint],
@@ -45,23 +44,22 @@ def merge_report(
 
     Args:
         merged: The merge.
-        options: Its options.
         recipe: What identifies it.
         rows: The table.
         curve: The accuracy curves.
         seen: What else there is to look at.
     """
-    sides, last = merged.sides, merged.picked
+    space, prepared, last = merged.space, merged.preset.prepared, merged.picked
     return {
         "geomerge": geomerge.__version__,
         "torch": torch.__version__,
         "recipe": recipe,
         "preset": merged.preset.name,
-        "metric": options.metric,
-        "head": {"protocol": sides.head, "meaning": PROTOCOLS[sides.head]},
-        "bn": sides.bn,
-        "networks": {s.name: _network(s) for s in sides},
-        "alignment": {s.name: _alignment(s.alignment) for s in sides},
+        "metric": merged.options.measure.metric,
+        "head": {"protocol": space.head, "meaning": PROTOCOLS[space.head]},
+        "bn": space.bn,
+        "networks": {e.name: _network(e, prepared.heads.offsets[e.name]) for e in space},
+        "alignment": {e.name: _alignment(prepared.alignments.get(e.name)) for e in space},
         "legs": _legs(merged),
         "data": {
             "walk": _walk_data(merged),
@@ -87,7 +85,7 @@ def merge_report(
         "answers": {name: _answers(name, found) for name, found in seen.answers.items()},
         "plane": None if seen.plane is None else asdict(seen.plane),
         "diagonal_only": list(merged.diagonal_only),
-        "notes": sides.notes,
+        "notes": merged.notes,
     }
 
 
@@ -185,17 +183,16 @@ def _answers(name: str, found: Answers) -> dict[str, Any]:
     }
 
 
-def _network(side: Side) -> dict[str, Any]:
-    meta = side.checkpoint.meta
-    columns = side.network.columns
+def _network(expert: Expert, class_offset: int) -> dict[str, Any]:
+    meta, columns = expert.meta, expert.network.columns
     return {
-        "file": Path(side.checkpoint.source).name,
-        "sha256": side.checkpoint.digest,
+        "file": Path(expert.source).name,
+        "sha256": expert.digest,
         "architecture": meta.get("architecture"),
-        "task": side.task.name if side.task else meta.get("task"),
+        "task": expert.task.name if expert.task else meta.get("task"),
         "outputs": [columns.start, columns.stop] if columns.stop else None,
-        "class_offset": side.offset,
-        "sketch": side.sketch.meta if side.sketch else None,
+        "class_offset": class_offset,
+        "sketch": expert.sketch.meta if expert.sketch else None,
     }
 
 
@@ -213,7 +210,7 @@ def _alignment(found: Alignment | None) -> dict[str, Any] | None:
     }
 
 
-def _legs(merged: Merge) -> list[dict[str, Any]]:
+def _legs(merged: MergeResult) -> list[dict[str, Any]]:
     return [
         {
             "walked_from": leg.start,
@@ -226,33 +223,33 @@ def _legs(merged: Merge) -> list[dict[str, Any]]:
     ]
 
 
-def _walk_data(merged: Merge) -> list[dict[str, Any]]:
+def _walk_data(merged: MergeResult) -> list[dict[str, Any]]:
+    used = {expert.name for expert in merged.preset.walked_on} | merged.preset.prepared.sketched
     return [
-        _used(s, s.manifold_name, "train", len(s.manifold), labels=False)
-        for s in merged.sides
-        if s.manifold is not None and (s in merged.preset.walked_on or s.sketched_now)
+        _used(e, e.inputs.name, "train", len(e.inputs), labels=False)
+        for e in merged.space
+        if e.inputs is not None and e.name in used
     ]
 
 
-def _pick_data(merged: Merge) -> list[dict[str, Any]]:
-    labels = merged.rule.uses_labels
+def _pick_data(merged: MergeResult) -> list[dict[str, Any]]:
     return [
-        _used(s, s.task.name, "select", len(s.task.select.labels), labels)
-        for s in merged.sides
-        if s.task is not None
+        _used(e, e.task.name, "select", len(e.task.select.labels), merged.rule.uses_labels)
+        for e in merged.space
+        if e.task is not None
     ]
 
 
-def _beside_data(merged: Merge, rows: list[ResultRow]) -> list[dict[str, Any]]:
-    """Return what the row of joint training saw, and no part of the merge."""
+def _beside_data(merged: MergeResult, rows: list[ResultRow]) -> list[dict[str, Any]]:
+    """Return the data of the joint training that the merge is compared with."""
     if all(row.name != JOINT for row in rows):
         return []
     return [
-        _used(s, s.task.name, "train", len(s.task.train.labels), labels=True)
-        for s in merged.sides
-        if s.task is not None
+        _used(e, e.task.name, "train", len(e.task.train.labels), labels=True)
+        for e in merged.space
+        if e.task is not None
     ]
 
 
-def _used(side: Side, task: str | None, split: str, inputs: int, labels: bool) -> dict[str, Any]:
-    return {"for": side.name, "task": task, "split": split, "inputs": inputs, "labels": labels}
+def _used(expert: Expert, task: str, split: str, inputs: int, labels: bool) -> dict[str, Any]:
+    return {"for": expert.name, "task": task, "split": split, "inputs": inputs, "labels": labels}

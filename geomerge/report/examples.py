@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from geomerge.io.files import write_bytes
-from geomerge.merging.answers import Answers
+from geomerge.merging.analysis import Answers
 from geomerge.report.content import example_file
 
 __all__ = ["write_examples"]

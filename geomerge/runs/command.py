@@ -19,7 +19,7 @@ _NAMES = {  # where the command line says it otherwise; the stream's name is its
 }
 
 
-def command_line(command: str, subjects: Sequence[str | Path], options: Any, **more: Any) -> str:
+def command_line(command: str, subjects: Sequence[str | Path], *options: Any, **more: Any) -> str:
     """Return the command line that makes a run again where its input files are.
 
     Args:

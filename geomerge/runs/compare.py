@@ -1,4 +1,4 @@
-"""One comparison on disk: two networks in, a finished run folder out, or nothing at all."""
+"""Run of a comparison: two networks' files in, a folder with recipe, table, report and page out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import torch
 
 import geomerge
 from geomerge.comparison import CompareOptions, Comparison, MethodRow, compare
+from geomerge.expert import Expert
 from geomerge.io.checkpoint import load_checkpoint
+from geomerge.loading import DataOptions, load_experts
 from geomerge.monitor.progress import Progress
+from geomerge.options import recorded
 from geomerge.runs.command import command_line
 from geomerge.runs.folder import RunFolder, input_digests
 
@@ -20,20 +23,22 @@ __all__ = ["run_compare"]
 
 def run_compare(
     files: Sequence[str | Path],
-    options: CompareOptions,
+    options: CompareOptions | None = None,
+    data: DataOptions | None = None,
     *,
     base: str | Path | None = None,
     out: str | Path | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Path, dict[str, Any], bool]:
     """Compare methods on two files and write the run: recipe, report, table, picture.
 
     Args:
         files: Files of network a and network b.
-        options: Which methods, and what they may use.
+        options: Methods and the samples that they may use.
+        data: Tasks, inputs, sketches and architecture of the networks.
         base: File of their common ancestor, if there is one.
-        out: The run's folder; default ``runs/compare-A-B-HASH`` of their names.
-        on_progress: Told how it goes.
+        out: Folder of the run; default ``runs/compare-A-B-HASH`` of their names.
+        progress: Function called with the progress.
 
     Returns:
         The folder, its report, and whether it had been finished before (nothing was changed).
@@ -41,20 +46,21 @@ def run_compare(
     Raises:
         GeomergeError: If inputs, options or data are wrong, or the folder holds another run.
     """
-    command = command_line("compare", files, options, base=base and Path(base))
+    options, data = options or CompareOptions(), data or DataOptions()
     networks = [load_checkpoint(file) for file in files]
-    ancestor = None if base is None else load_checkpoint(base)
-    digests = input_digests(networks, options.merge)
+    ancestor = None if base is None else Expert.from_checkpoint(load_checkpoint(base), data.arch)
+    digests = input_digests(networks, data)
     if ancestor is not None:
         digests["base"] = ancestor.digest
-    recipe = options.recipe(digests)
+    recipe = {"compare": {**options.recorded(), **recorded(data, "sketch")}, "inputs": digests}
     stem = "-".join(["compare", *(Path(file).stem for file in files)])
+    command = command_line("compare", files, (data, options), base=base and Path(base))
     run = RunFolder(out, stem, recipe, command)
     if not run.before:
-        with run.unfinished(options.merge.device) as folder:
-            found = compare(
-                networks, options, base=ancestor, on_progress=on_progress, work=folder / "work"
-            )
+        with run.unfinished(data.device) as folder:
+            experts = load_experts(networks, data, output=options.merge.measure.output)
+            work = folder / "work"
+            found = compare(experts, options, base=ancestor, work=work, progress=progress)
             run.finish(folder, _report(found, recipe))
     return run.outcome
 
@@ -65,24 +71,24 @@ def _report(found: Comparison, recipe: dict[str, Any]) -> dict[str, Any]:
         "geomerge": geomerge.__version__,
         "torch": torch.__version__,
         "recipe": recipe,
-        "head": found.sides.head,
-        "bn": found.sides.bn,
+        "head": found.space.head,
+        "bn": found.space.bn,
         "pick": found.rule.name,
         "budget": found.max_samples,
         "networks": {
-            s.name: {
-                "file": Path(s.checkpoint.source).name,
-                "sha256": s.checkpoint.digest,
-                "architecture": s.checkpoint.meta.get("architecture"),
-                "task": s.task.name if s.task else None,
-                "manifold": s.manifold_name,
-                "expert_test": found.experts[s.name],
-                "expert_select": found.experts_select[s.name],
+            e.name: {
+                "file": Path(e.source).name,
+                "sha256": e.digest,
+                "architecture": e.meta.get("architecture"),
+                "task": e.task.name if e.task else None,
+                "manifold": e.inputs.name if e.inputs else None,
+                "expert_test": found.experts[e.name],
+                "expert_select": found.experts_select[e.name],
             }
-            for s in found.sides
+            for e in found.space
         },
         "rows": [_row(row, found) for row in found.rows],
-        "notes": found.sides.notes,
+        "notes": found.notes,
     }
 
 

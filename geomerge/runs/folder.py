@@ -17,8 +17,7 @@ from geomerge.errors import RunError, first_line
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.io.files import canonical_json, parse_json, sha256, write_bytes
 from geomerge.io.folders import resumable_folder
-from geomerge.merging import MergeOptions
-from geomerge.merging.sides import NAMES
+from geomerge.loading import NAMES, DataOptions
 from geomerge.runs.kinds import kind_of, write_page
 
 __all__ = ["RunFolder", "input_digests", "read_json"]
@@ -115,10 +114,10 @@ class RunFolder:
         self.report = report
 
 
-def input_digests(networks: Sequence[Checkpoint], options: MergeOptions) -> dict[str, str]:
+def input_digests(networks: Sequence[Checkpoint], data: DataOptions) -> dict[str, str]:
     """Return the SHA-256 of the files of networks, and of the sketches that options name."""
     digests = {name: c.digest for name, c in zip(NAMES, networks, strict=False)}
-    for name, file in options.by_network("sketch").items():
+    for name, file in data.by_network("sketch").items():
         if Path(file).is_file():
             digests[f"sketch of {name}"] = sha256(Path(file).read_bytes())
     return digests

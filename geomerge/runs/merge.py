@@ -10,8 +10,18 @@ from typing import Any
 from geomerge.certificate.certificate import certificate
 from geomerge.errors import RunError
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from geomerge.merging import MergeOptions, comparison, curves, look_at, merge
+from geomerge.loading import DataOptions, load_experts
+from geomerge.merging import (
+    MergeOptions,
+    MergeResult,
+    Seen,
+    comparison,
+    curves,
+    look_at,
+    merge,
+)
 from geomerge.monitor.progress import Progress
+from geomerge.options import recorded
 from geomerge.report import merge_report, write_examples
 from geomerge.runs.command import command_line
 from geomerge.runs.folder import RunFolder, input_digests
@@ -21,20 +31,22 @@ __all__ = ["run_merge"]
 
 def run_merge(
     files: Sequence[str | Path],
-    options: MergeOptions,
+    options: MergeOptions | None = None,
+    data: DataOptions | None = None,
     *,
     out: str | Path | None = None,
     pt: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Path, dict[str, Any], bool]:
     """Merge files and write the run: recipe, path, report, pictures, merged network.
 
     Args:
         files: Files of the networks.
         options: Options of the merge.
+        data: Tasks, inputs, sketches and architecture of the networks.
         out: Folder of the run; default ``runs/A-B-HASH`` of their names.
-        pt: Whether to write ``merged.pt`` besides ``merged.safetensors``.
-        on_progress: Function that is called after each step.
+        pt: Whether ``merged.pt`` is written besides ``merged.safetensors``.
+        progress: Function called after each step.
 
     Returns:
         The folder, its report, and whether it had been finished before (nothing was changed).
@@ -42,9 +54,13 @@ def run_merge(
     Raises:
         GeomergeError: If inputs, options or data are wrong, or the folder holds another run.
     """
-    command = command_line("merge", files, options)
+    options, data = options or MergeOptions(), data or DataOptions()
     networks = [load_checkpoint(file) for file in files]
-    recipe = options.recipe(input_digests(networks, options))
+    recipe = {
+        "merge": {**recorded(data, "sketch"), **recorded(options)},
+        "inputs": input_digests(networks, data),
+    }
+    command = command_line("merge", files, (data, options))
     run = RunFolder(out, "-".join(Path(file).stem for file in files), recipe, command)
     if run.before:
         if pt and not (run.path / "merged.pt").exists():
@@ -52,24 +68,33 @@ def run_merge(
                 f"{run.path} was finished without merged.pt; write it with geomerge path {run.path}"
             )
         return run.outcome
-    with run.unfinished(options.device, ["merged.pt"]) as folder:
+    with run.unfinished(data.device, ["merged.pt"]) as folder:
+        experts = load_experts(networks, data, output=options.measure.output)
         work = folder / "work"
-        merged = merge(
-            networks, options, folder=folder / "path", work=work, on_progress=on_progress
-        )
-        options = merged.options
-        rows = comparison(merged, options, on_progress, work / "beside")
-        seen = look_at(merged)
-        report = merge_report(merged, options, recipe, rows, curves(merged), seen)
+        merged = merge(experts, options, folder=folder / "path", work=work, progress=progress)
+        report, seen = _measured(merged, recipe, work / "beside", progress)
         _write_network(folder, merged.checkpoint(), report, pt)
         write_examples(folder, seen.answers)
+        sketches = {k: Path(file).name for k, file in data.by_network("sketch").items()}
         run.finish(
             folder,
             report,
-            tasks={s.name: s.task for s in merged.sides},
-            certify=partial(certificate, folder, merged, options),
+            tasks={expert.name: expert.task for expert in merged.space},
+            certify=partial(certificate, folder, merged, sketches),
         )
     return run.outcome
+
+
+def _measured(
+    merged: MergeResult,
+    recipe: dict[str, Any],
+    work: Path,
+    progress: Callable[[Progress], None] | None,
+) -> tuple[dict[str, Any], Seen]:
+    """Return the report of a merge, and what it shows of the test examples."""
+    rows = comparison(merged, progress, work)
+    seen = look_at(merged)
+    return merge_report(merged, recipe, rows, curves(merged), seen), seen
 
 
 def _write_network(folder: Path, checkpoint: Checkpoint, report: dict[str, Any], pt: bool) -> None:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from geomerge.comparison.context import Context, NotApplicableError
 from geomerge.comparison.registry import METHODS, MethodResult
 from geomerge.data.task import make_task
-from geomerge.errors import OptionError
+from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.pick import parse_pick
-from geomerge.io.checkpoint import Checkpoint
+from geomerge.expert import Expert
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.sides import Side, Sides
+from geomerge.merging.prepare import prepare
 from geomerge.networks.network import Network
 
 __all__ = ["MethodLaws", "method_case", "small_mlp", "small_normed_cnn"]
@@ -65,17 +65,17 @@ def method_case(
         networks = [Network(_with_statistics(make())) for _ in "ab"]
         network = networks[0]
         weights = [network.initial, networks[0 if twin else 1].initial]
-        sides = Sides(network, [], "shared", bn="keep")
+        experts = []
         for k, (name, w) in enumerate(zip("ab", weights, strict=True)):
             x = torch.randn(300, *INPUT_SHAPE) + k
             y = network.logits(w, x).argmax(dim=1)
             task = make_task(f"task {name}", (x[:200], y[:200]), (x[200:], y[200:]), None)
-            side = Side(name, Checkpoint({}, {}, {}, f"{name}.pt"), network, w)
-            side.task, side.manifold, side.manifold_name = task, task.train.inputs, task.name
-            sides.all.append(side)
+            expert = Expert(name, network, w, task, task.train.inputs, source=f"{name}.pt")
+            experts.append(expert)
+    prepared = prepare(experts, MergeOptions(steps=steps, bn="keep"), Problems(strict=True))
+    assert prepared is not None, "strict problems are raised"
     return Context(
-        sides=sides,
-        options=MergeOptions(steps=steps),
+        prepared=prepared,
         rule=parse_pick("balanced", {"a": 1.0, "b": 1.0}),
         max_samples=max_samples,
         base=torch.lerp(weights[0], weights[1], 0.5) if base else None,
@@ -125,10 +125,10 @@ class MethodLaws:
         n = context.network.n_parameters
         answer = self.made(context).answer
         if isinstance(answer, Tensor):
-            torch.testing.assert_close(answer[:n], context.a.w[:n], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(answer[:n], context.a.weights[:n], rtol=1e-5, atol=1e-6)
         else:
             x = context.inputs(context.a)[0].batch(slice(None))
-            expected = context.network.logits(context.a.w, x).argmax(dim=1)
+            expected = context.network.logits(context.a.weights, x).argmax(dim=1)
             assert torch.equal(answer(context.a, x).argmax(dim=1), expected)
 
     def test_results_are_finite_and_of_the_networks_shape(self) -> None:
@@ -137,11 +137,11 @@ class MethodLaws:
         result = self.made(context)
         x = context.inputs(context.a)[0].batch(slice(0, 8))
         if isinstance(result.answer, Tensor):
-            assert result.answer.shape == context.a.w.shape
+            assert result.answer.shape == context.a.weights.shape
             assert bool(result.answer.isfinite().all())
         else:
             scores = result.answer(context.a, x)
-            assert scores.shape == context.network.logits(context.a.w, x).shape
+            assert scores.shape == context.network.logits(context.a.weights, x).shape
             assert bool(scores.isfinite().all())
         if METHODS[self.name].group == "training":
             assert 0 < result.samples <= context.max_samples
@@ -149,23 +149,25 @@ class MethodLaws:
     def test_the_same_case_gives_the_same_bits(self) -> None:
         """Draws depend on the seed alone, and networks are not changed."""
         context = self.case()
-        before = [side.w.clone() for side in context.sides]
+        before = [expert.weights.clone() for expert in context.space]
         one, two = self.made(context), self.made(context)
         assert self._same(one, two, context)
-        for side, w in zip(context.sides, before, strict=True):
-            assert torch.equal(side.w, w)
+        for expert, w in zip(context.space, before, strict=True):
+            assert torch.equal(expert.weights, w)
 
     def test_data_that_is_not_named_is_not_used(self) -> None:
         """Without the inputs, sketches and training labels that it does not name: same result."""
         result = self.made(self.case())
         context = self.case()
-        for side in context.sides:
-            if side.name not in result.inputs:
-                side.manifold = None
-            if side.name not in result.sketches:
-                side.sketch = None
-            if side.name not in result.labels:
-                self._rotate_labels(side)
+        for expert in context.space:
+            less = expert
+            if expert.name not in result.inputs:
+                less = replace(less, inputs=None)
+            if expert.name not in result.sketches:
+                less = replace(less, sketch=None)
+            if expert.name not in result.labels:
+                less = self._rotate_labels(less)
+            context = context.with_expert(less)
         again = self.made(context)
         assert self._same(result, again, context)
         assert (result.inputs, result.labels) == (again.inputs, again.labels)
@@ -175,7 +177,7 @@ class MethodLaws:
         result = self.made(self.case())
         for name in result.inputs:
             context = self.case()
-            context.sides[name].manifold = None
+            context = context.with_expert(replace(context.space[name], inputs=None))
             try:
                 self.made(context)
             except (NotApplicableError, OptionError):
@@ -183,15 +185,16 @@ class MethodLaws:
             raise AssertionError(f"{self.name} names inputs of {name} and does without them")
         for name in result.labels:
             context = self.case()
-            self._rotate_labels(context.sides[name])
+            context = context.with_expert(self._rotate_labels(context.space[name]))
             assert not self._same(result, self.made(context), context), name
 
     @staticmethod
-    def _rotate_labels(side: Side) -> None:
-        """Replace training labels by others; those that choose and report stay."""
-        assert side.task is not None
-        train = side.task.train
-        side.task = replace(side.task, train=replace(train, labels=(train.labels + 1) % 3))
+    def _rotate_labels(expert: Expert) -> Expert:
+        """Return the expert with other training labels; those that choose and report stay."""
+        assert expert.task is not None
+        train = expert.task.train
+        rotated = replace(train, labels=(train.labels + 1) % 3)
+        return replace(expert, task=replace(expert.task, train=rotated))
 
     @staticmethod
     def _same(one: MethodResult, two: MethodResult, context: Context) -> bool:

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from geomerge import Network
-from geomerge.alignment import align
+from geomerge.alignment import align_weights
 from geomerge.alignment.groups import find_groups, permute
 from geomerge.alignment.weights import assignment
 from geomerge.data import Inputs, Normalisation
@@ -169,7 +169,7 @@ def test_the_aligned_network_is_the_same_function(name: str, method: str) -> Non
     for dtype, most in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
         network, inputs = made(name, dtype)
         a, b = weights(network, 1), weights(network, 2)
-        aligned, found = align(network, a, b, method=method, inputs=inputs)
+        aligned, found = align_weights(network, a, b, method=method, inputs=inputs)
         assert aligned.dtype == dtype
         assert change(network, b, aligned, inputs) < most
         assert torch.equal(found.permute(b), aligned)
@@ -178,7 +178,7 @@ def test_the_aligned_network_is_the_same_function(name: str, method: str) -> Non
         assert found.after == pytest.approx(float((aligned - a)[parameters].norm()))
         if method == "weights":
             assert found.after <= found.before
-        again, _ = align(network, a, b, method=method, inputs=inputs)
+        again, _ = align_weights(network, a, b, method=method, inputs=inputs)
         assert torch.equal(again, aligned)
 
 
@@ -189,7 +189,7 @@ def test_a_permuted_copy_comes_back_whole(name: str, method: str) -> None:
     a = weights(network, 1)
     b = permuted(network, a, inputs)
     assert not torch.equal(b, a)
-    aligned, found = align(network, a, b, method=method, inputs=inputs)
+    aligned, found = align_weights(network, a, b, method=method, inputs=inputs)
     assert torch.equal(aligned, a)
     assert found.after == 0 < found.before
 
@@ -199,7 +199,7 @@ def test_a_permuted_copy_comes_back_whole(name: str, method: str) -> None:
 def test_a_network_is_aligned_with_itself(name: str, method: str) -> None:
     network, inputs = made(name)
     a = network.initial  # where many units have the same bias, scale and statistics
-    aligned, found = align(network, a, a.clone(), method=method, inputs=inputs)
+    aligned, found = align_weights(network, a, a.clone(), method=method, inputs=inputs)
     assert torch.equal(aligned, a)
     assert sum(found.moved.values()) == 0
 
@@ -210,11 +210,11 @@ def test_a_network_is_aligned_with_itself(name: str, method: str) -> None:
 def test_large_networks_are_aligned(name: str, method: str) -> None:
     network, inputs = made(name, torch.float32)
     a, b = weights(network, 1), weights(network, 2)
-    aligned, found = align(network, a, b, method=method, inputs=inputs)
+    aligned, found = align_weights(network, a, b, method=method, inputs=inputs)
     assert change(network, b, aligned, inputs) < 1e-5
     assert method == "activations" or found.after < found.before
     copy = permuted(network, a, inputs)
-    assert torch.equal(align(network, a, copy, method=method, inputs=inputs)[0], a)
+    assert torch.equal(align_weights(network, a, copy, method=method, inputs=inputs)[0], a)
 
 
 def test_sums_tie_layers_and_norms_follow() -> None:
@@ -259,7 +259,7 @@ def test_the_units_that_moved_are_counted() -> None:
     (first, _), _ = find_groups(network, a, inputs.batch(slice(0, 2)))
     b = a.clone()
     permute(first, torch.tensor([1, 0, 2, 3, 4, 6, 7, 5]), b)
-    _, found = align(network, a, b, inputs=inputs)
+    _, found = align_weights(network, a, b, inputs=inputs)
     assert found.groups == {"0": 8, "2": 6}
     assert found.moved == {"0": 5, "2": 0}
 
@@ -274,7 +274,7 @@ def test_weight_matching_finds_the_nearest_order() -> None:
         w = b.clone()
         permute(group, torch.tensor(order), w)
         distances.append(float((w - a).norm()))
-    _, found = align(network, a, b, example=x)
+    _, found = align_weights(network, a, b, example=x)
     assert found.after == pytest.approx(min(distances), abs=1e-12)
 
 
@@ -282,7 +282,7 @@ def test_activation_matching_finds_the_most_correlated_order() -> None:
     network = Network(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double())
     a, b = weights(network, 1), weights(network, 2)
     inputs = Inputs(torch.randn(300, 4), Normalisation((0.0,), (1.0,)))
-    aligned, _ = align(network, a, b, method="activations", inputs=inputs)
+    aligned, _ = align_weights(network, a, b, method="activations", inputs=inputs)
 
     def hidden(w: Tensor) -> Tensor:
         tensors = network.unravel(w)
@@ -300,7 +300,7 @@ def test_units_that_never_change_are_no_obstacle() -> None:
     network, inputs = made("mlp")
     a, b = weights(network, 1), weights(network, 2)
     network.unravel(b)["0.weight"][:3] = 0
-    aligned, _ = align(network, a, b, method="activations", inputs=inputs)
+    aligned, _ = align_weights(network, a, b, method="activations", inputs=inputs)
     assert change(network, b, aligned, inputs) < 1e-12
 
 
@@ -308,10 +308,10 @@ def test_what_is_missing_is_said() -> None:
     network, inputs = made("mlp")
     w = network.initial
     with pytest.raises(OptionError, match="expected inputs to align units by weights"):
-        align(network, w, w)
+        align_weights(network, w, w)
     with pytest.raises(OptionError, match="expected inputs to align units by activations"):
-        align(network, w, w, method="activations", example=inputs.batch(slice(0, 2)))
+        align_weights(network, w, w, method="activations", example=inputs.batch(slice(0, 2)))
     with pytest.raises(OptionError, match="unknown alignment 'weight'; did you mean 'weights'"):
-        align(network, w, w, method="weight", inputs=inputs)
+        align_weights(network, w, w, method="weight", inputs=inputs)
     with pytest.raises(OptionError, match="torch-pruning can trace"):
-        align(network, w, w, example=torch.randn(2, 3))
+        align_weights(network, w, w, example=torch.randn(2, 3))

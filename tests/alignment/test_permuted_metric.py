@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from geomerge import Network
-from geomerge.alignment import align, permuted_metric
+from geomerge.alignment import align_weights, permuted_metric
 from geomerge.data import Inputs, Normalisation
 from geomerge.metrics import make_sketch
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
@@ -33,7 +33,7 @@ def networks() -> tuple[Network, torch.Tensor, torch.Tensor, Inputs]:
 @pytest.mark.parametrize("output", ["hellinger", "logits"])
 def test_a_permuted_metric_is_the_one_of_the_permuted_network(output: str) -> None:
     network, a, b, inputs = networks()
-    aligned, found = align(network, a, b, inputs=inputs)
+    aligned, found = align_weights(network, a, b, inputs=inputs)
     assert sum(found.moved.values()) > 0
     x = inputs.batch(slice(None)).double()
     old = estimate_kronecker(network, b, [x], output)
@@ -45,7 +45,7 @@ def test_a_permuted_metric_is_the_one_of_the_permuted_network(output: str) -> No
 
 def test_a_truncated_sketch_keeps_its_inner_products() -> None:
     network, a, b, inputs = networks()
-    _, found = align(network, a, b, inputs=inputs)
+    _, found = align_weights(network, a, b, inputs=inputs)
     x = inputs.batch(slice(None)).double()
     old = truncated_metric(estimate_kronecker(network, b, [x]), network.n)
     new = permuted_metric(old, found)
@@ -57,7 +57,7 @@ def test_a_truncated_sketch_keeps_its_inner_products() -> None:
 def test_a_float32_sketch_is_the_one_measured_anew() -> None:
     network, a, b, inputs = networks()
     network, a, b = Network(network.module.float()), a.float(), b.float()
-    aligned, found = align(network, a, b, inputs=inputs)
+    aligned, found = align_weights(network, a, b, inputs=inputs)
     old, new = (make_sketch(network, w, inputs, "task", count=40) for w in (b, aligned))
     got, want = (dense_kronecker(m) for m in (permuted_metric(old.metric, found), new.metric))
     assert (got - want).norm() <= 1e-3 * want.norm()

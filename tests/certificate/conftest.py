@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from merges import run_of
 
-from geomerge import MergeOptions
-from geomerge.runs import run_merge
-
-OPTIONS = MergeOptions(
-    manifold=("digits",), damping=1e-5, steps=20, points=8, budget=("b=1e-5", "a/*=1e-3")
-)
+OPTIONS = {
+    "manifold": ("digits",),
+    "damping": 1e-5,
+    "steps": 20,
+    "points": 8,
+    "budget": ("b=1e-5", "a/*=1e-3"),
+}
 
 
 @pytest.fixture(scope="session")
-def options() -> MergeOptions:
+def options() -> dict[str, Any]:
     """The options of the merge."""
     return OPTIONS
 
@@ -24,5 +27,5 @@ def options() -> MergeOptions:
 def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its folder; the input files are those of ``digits``."""
     out = tmp_path_factory.mktemp("runs") / "merge"
-    run_merge([digits / "a.pt", digits / "b.pt"], OPTIONS, out=out)
+    run_of([digits / "a.pt", digits / "b.pt"], OPTIONS, out=out)
     return out

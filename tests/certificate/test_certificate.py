@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from merges import run_of
 from torch import nn
 
-from geomerge import MergeOptions, Network
+from geomerge import Network
 from geomerge.certificate import self_tests
 from geomerge.certificate.certificate import report_digest
 from geomerge.certificate.evidence import counted
@@ -21,7 +22,6 @@ from geomerge.errors import NumericalError
 from geomerge.io.files import sha256
 from geomerge.metrics import METRICS, MetricOptions
 from geomerge.networks.architectures.transformer import VisionTransformer
-from geomerge.runs import run_merge
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda: nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)), (5,)),
@@ -103,9 +103,9 @@ def test_drift_is_measured_and_predicted(report: dict[str, Any]) -> None:
 
 
 def test_the_same_command_gives_the_same_certificate(
-    finished: Path, report: dict[str, Any], digits: Path, options: MergeOptions, tmp_path: Path
+    finished: Path, report: dict[str, Any], digits: Path, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    _, again, _ = run_merge([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "again")
+    _, again, _ = run_of([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "again")
     assert again == report
     same = (tmp_path / "again" / "report.json").read_bytes()
     assert same == (finished / "report.json").read_bytes()
@@ -164,11 +164,11 @@ def test_a_network_that_is_not_a_function_is_found_out() -> None:
 
 
 def test_a_run_whose_identities_fail_is_not_written(
-    digits: Path, options: MergeOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Path, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(self_tests, "step_self_tests", lambda *args: {STAYS: False})
     with pytest.raises(NumericalError, match="a walk from a network to itself has length zero"):
-        run_merge([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "run")
+        run_of([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

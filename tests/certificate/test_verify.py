@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from merges import run_of
 
-from geomerge import Checkpoint, MergeOptions, load_checkpoint, load_task, save_checkpoint
+from geomerge import Checkpoint, load_checkpoint, load_task, save_checkpoint
 from geomerge.certificate.certificate import report_digest
 from geomerge.certificate.verify import Verification, verify_run
 from geomerge.errors import OptionError, RunError
 from geomerge.io.files import sha256
-from geomerge.runs import run_merge
 from geomerge.training import train_checkpoint
 
 
@@ -205,8 +205,8 @@ def own(tmp_path: Path) -> Path:
 def merged(own: Path, names: str, **options: Any) -> Path:
     tasks = tuple(f"{letter}={own / name}.npz" for letter, name in zip("abc", names, strict=False))
     files = [own / f"{name}.safetensors" for name in names]
-    settings = MergeOptions(manifold=tasks, steps=3, points=8, damping=1e-3, **options)
-    folder, _, _ = run_merge(files, settings, out=own / "run")
+    settings = {"manifold": tasks, "steps": 3, "points": 8, "damping": 1e-3, **options}
+    folder, _, _ = run_of(files, settings, out=own / "run")
     return folder
 
 

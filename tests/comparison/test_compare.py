@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from merges import experts_of
+from torch import nn
 
 from geomerge import MergeOptions, load_checkpoint
 from geomerge.comparison import METHODS, CompareOptions, compare
@@ -14,7 +16,8 @@ from geomerge.comparison.registry import GROUPS, Method, MethodResult
 from geomerge.errors import CheckpointError, NumericalError, OptionError
 from geomerge.report.labels import place_names
 
-TASKS = MergeOptions(manifold=("digits", "digits-permuted"), steps=30)
+BOTH = {"manifold": ("digits", "digits-permuted")}
+SHORT = MergeOptions(steps=30)
 
 
 def test_every_file_of_methods_puts_a_row_into_the_table() -> None:
@@ -27,8 +30,8 @@ def test_every_file_of_methods_puts_a_row_into_the_table() -> None:
 
 
 def test_all_methods_on_two_networks(digits: Path) -> None:
-    networks = [load_checkpoint(digits / f"{k}.pt") for k in "ab"]
-    found = compare(networks, CompareOptions(TASKS))
+    experts = experts_of([digits / f"{k}.pt" for k in "ab"], BOTH)
+    found = compare(experts, CompareOptions(SHORT))
     rows = {row.method.name: row for row in found.rows}
     assert list(rows) == list(METHODS)
     reasons = {name for name, row in rows.items() if row.reason is not None}
@@ -54,9 +57,9 @@ def test_all_methods_on_two_networks(digits: Path) -> None:
 
 
 def test_a_comparison_is_the_same_again(digits: Path) -> None:
-    networks = [load_checkpoint(digits / f"{k}.pt") for k in "ab"]
-    options = CompareOptions(TASKS, only=("ewc", "joint-training", "zipit", "sketch-walk"))
-    one, two = (compare(networks, options) for _ in range(2))
+    experts = experts_of([digits / f"{k}.pt" for k in "ab"], BOTH)
+    options = CompareOptions(SHORT, only=("ewc", "joint-training", "zipit", "sketch-walk"))
+    one, two = (compare(experts, options) for _ in range(2))
     assert [row.test for row in one.rows] == [row.test for row in two.rows]
 
 
@@ -71,12 +74,10 @@ def test_what_fails_or_does_not_apply_leaves_the_others(
 
     for name, make in (("slerp", infinite), ("fisher", failing)):
         monkeypatch.setitem(METHODS._objects, name, Method(name, "weights", "fails", make))
-    networks = [load_checkpoint(digits / f"{k}.pt") for k in "ab"]
-    options = CompareOptions(
-        MergeOptions(manifold=("digits",), task=("b=digits-permuted",)),
-        only=("average", "slerp", "fisher", "regmean", "joint-walk"),
-    )
-    rows = {row.method.name: row for row in compare(networks, options).rows}
+    data = {"manifold": ("digits",), "task": ("b=digits-permuted",)}
+    experts = experts_of([digits / f"{k}.pt" for k in "ab"], data)
+    options = CompareOptions(only=("average", "slerp", "fisher", "regmean", "joint-walk"))
+    rows = {row.method.name: row for row in compare(experts, options).rows}
     assert rows["average"].reason is None
     assert rows["slerp"].reason == "failed: its weights are not finite numbers"
     assert rows["fisher"].reason == "failed: no number came of it"
@@ -85,27 +86,26 @@ def test_what_fails_or_does_not_apply_leaves_the_others(
 
 
 def test_heads_of_their_own(digits: Path) -> None:
-    networks = [load_checkpoint(digits / f"{k}.pt") for k in "ab"]
+    experts = experts_of([digits / f"{k}.pt" for k in "ab"], BOTH)
     only = ("ensemble", "average", "regmean", "zipit", "wise-ft", "ewc", "joint-training")
-    merge = MergeOptions(manifold=TASKS.manifold, steps=30, head="separate")
-    found = compare(networks, CompareOptions(merge, only=only))
+    merge = MergeOptions(steps=30, head="separate")
+    found = compare(experts, CompareOptions(merge, only=only))
     rows = {row.method.name: row for row in found.rows}
     assert {name for name, row in rows.items() if row.reason} == {"ensemble", "joint-training"}
     assert min(rows["zipit"].test.values()) > 0.7
 
 
 def test_an_ancestor_must_be_one(digits: Path) -> None:
-    networks = [load_checkpoint(digits / f"{k}.pt") for k in "ab"]
-    only = CompareOptions(TASKS, only=("task-arithmetic", "ties"))
-    found = compare(networks, only, base=networks[0])
+    experts = experts_of([digits / f"{k}.pt" for k in "ab"], BOTH)
+    only = CompareOptions(SHORT, only=("task-arithmetic", "ties"))
+    found = compare(experts, only, base=digits / "a.pt")
     assert [row.reason for row in found.rows] == [None, None]
-    other = load_checkpoint(digits / "a.pt")
-    other.weights.pop("layers.0.weight")
+    other = nn.Linear(64, 10)
     with pytest.raises(CheckpointError, match="no ancestor"):
-        compare(networks, only, base=other)
-    separate = CompareOptions(MergeOptions(manifold=TASKS.manifold, head="separate"))
+        compare(experts, only, base=other)
+    separate = CompareOptions(MergeOptions(head="separate"))
     with pytest.raises(OptionError, match=r"`head` as .shared."):
-        compare(networks, separate, base=networks[0])
+        compare(experts, separate, base=digits / "a.pt")
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_labels_need_the_tasks(digits: Path) -> None:
     networks = [load_checkpoint(digits / f"{k}.pt") for k in "ab"]
     networks[1].meta.clear()
     networks[1].sketch.clear()
-    options = CompareOptions(MergeOptions(manifold=("digits",), arch="lenet-300-100"))
+    experts = experts_of(networks, {"manifold": ("digits",), "arch": "lenet-300-100"})
     with pytest.raises(OptionError, match="both tasks and b has none"):
-        compare(networks, options)
+        compare(experts)
 
 
 def test_names_hide_neither_each_other_nor_points() -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from merges import run_of
+
 from geomerge.comparison import CompareOptions
+from geomerge.loading import DataOptions
 from geomerge.merging import MergeOptions
 from geomerge.pruning.options import ReconfigureOptions, SparsifyFiles, SparsifyOptions
 from geomerge.report.schema import MergeRunReport
-from geomerge.runs import run_merge, run_reconfigure, run_sparsify
+from geomerge.runs import run_reconfigure, run_sparsify
 from geomerge.runs.compare import run_compare
 from geomerge.runs.stream_options import StreamOptions
 
@@ -101,11 +104,11 @@ def test_the_page_has_every_field_of_the_type_of_a_merge_report_and_no_others() 
 
 
 def test_merge(digits: Path, tmp_path: Path) -> None:
-    options = MergeOptions(
-        manifold=BOTH[:1], steps=20, damping=1e-3, align="weights", relax=True, points=12,
-        budget=("b=0.00001",),
-    )  # fmt: skip
-    folder, report, _ = run_merge([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "m")
+    options = {
+        "manifold": BOTH[:1], "steps": 20, "damping": 1e-3, "align": "weights", "relax": True,
+        "points": 12, "budget": ("b=0.00001",),
+    }  # fmt: skip
+    folder, report, _ = run_of([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "m")
     left = check(report, "All runs", "Merge")
     assert not left - {"diagonal_only[]"}  # this network has no such weights
     lines = (folder / "path" / "steps.jsonl").read_text().splitlines()
@@ -137,11 +140,12 @@ def test_sparsify_and_reconfigure(digits: Path, tmp_path: Path) -> None:
 
 def test_compare(digits: Path, tmp_path: Path) -> None:
     options = CompareOptions(
-        MergeOptions(manifold=BOTH, steps=8),
+        MergeOptions(steps=8),
         only=("a", "b", "straight-line", "task-arithmetic", "wise-ft", "joint-walk", "sketch-walk"),
         budget=2000,
     )
-    _, report, _ = run_compare([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "c")
+    files, data = [digits / "a.pt", digits / "b.pt"], DataOptions(manifold=BOTH)
+    _, report, _ = run_compare(files, options, data, out=tmp_path / "c")
     assert not check(report, "All runs", "Compare")
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from merges import merged_of
 
-from geomerge import Checkpoint, MergeOptions, load_checkpoint, merge, save_checkpoint
+from geomerge import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.errors import GeomergeError
 from geomerge.merging.check import check_merge
 
@@ -32,7 +33,7 @@ def test_a_merge_without_problems_is_what_was_said(digits: Path) -> None:
     assert found.preset == "sketch"
     assert found.networks["a"]["inputs"] == 1199
     assert found.networks["b"]["sketch"]["task"] == "digits-permuted"
-    merged = merge([load_checkpoint(f) for f in files], MergeOptions(**options))
+    merged = merged_of(files, options)
     assert merged.preset.name == found.preset
     assert found.time is not None
     assert sum(found.time["steps"].values()) >= len(merged.path.steps)
@@ -127,7 +128,7 @@ def test_heads_labels_and_sketches_are_compared(digits: Path, tmp_path: Path) ->
 def test_where_merge_refuses_check_has_refused(digits: Path, options: dict[str, Any]) -> None:
     files = [digits / "a.pt", digits / "b.pt"]
     with pytest.raises(GeomergeError) as error:
-        merge([load_checkpoint(f) for f in files], MergeOptions(**options))
+        merged_of(files, options)
     assert str(error.value) in check_merge(files, options).problems
 
 

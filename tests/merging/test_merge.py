@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from merges import merged_of, run_of, split_options
 
-from geomerge import Checkpoint, MergeOptions, WeightPath, load_checkpoint, load_task, merge
+from geomerge import Checkpoint, WeightPath, load_checkpoint, load_task
 from geomerge.errors import CheckpointError, OptionError, RunError, TaskError
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.metrics import make_sketch, save_sketch
-from geomerge.runs import run_merge
 
-FAST = MergeOptions(manifold=("digits",), damping=1e-5)
+FAST = {"manifold": ("digits",), "damping": 1e-5}
 
 
 def pair(folder: Path) -> tuple[Checkpoint, Checkpoint]:
@@ -26,11 +26,11 @@ def bare(checkpoint: Checkpoint) -> Checkpoint:
 
 def test_the_sketch_preset_does_both_tasks(digits: Path) -> None:
     a, b = pair(digits)
-    merged = merge([a, b], FAST)
+    merged = merged_of([a, b], FAST)
     assert merged.preset.name == "sketch"
     assert merged.rule.name == "max-min"
     tasks = [load_task(name) for name in ("digits", "digits-permuted")]
-    network = merged.sides.network
+    network = merged.space.network
     assert min(accuracy(network, merged.w, t.test) for t in tasks) > 0.8
     path = merged.path
     assert torch.equal(path.at(0), network.ravel(a.weights))
@@ -42,22 +42,22 @@ def test_the_sketch_preset_does_both_tasks(digits: Path) -> None:
 
 def test_either_side_may_give_the_data(digits: Path) -> None:
     a, b = pair(digits)
-    merged = merge([a, b], replace(FAST, manifold=("digits-permuted",)))
+    merged = merged_of([a, b], dict(FAST, manifold=("digits-permuted",)))
     assert merged.preset.start.name == "a"
     assert merged.preset.goal.name == "b"
     tasks = [load_task(name) for name in ("digits", "digits-permuted")]
-    assert min(accuracy(merged.sides.network, merged.w, t.test) for t in tasks) > 0.8
+    assert min(accuracy(merged.space.network, merged.w, t.test) for t in tasks) > 0.8
 
 
 def test_nothing_known_of_b_takes_the_paper_preset(digits: Path) -> None:
     a, b = pair(digits)
-    merged = merge([a, bare(b)], replace(FAST, damping=1e-3))
+    merged = merged_of([a, bare(b)], dict(FAST, damping=1e-3))
     assert merged.preset.name == "paper"
     assert merged.rule.name == "a>=0.80"
     assert merged.picked.score.accuracy["b"] is None
     task = load_task("digits")
-    assert accuracy(merged.sides.network, merged.w, task.select) >= 0.80
-    assert torch.equal(merged.path.at(1), merged.sides["b"].w)
+    assert accuracy(merged.space.network, merged.w, task.select) >= 0.80
+    assert torch.equal(merged.path.at(1), merged.space["b"].weights)
 
 
 def test_a_sketch_without_data_of_b_picks_by_drift(digits: Path) -> None:
@@ -68,22 +68,22 @@ def test_a_sketch_without_data_of_b_picks_by_drift(digits: Path) -> None:
         b.sketch,
         "b.pt",
     )
-    merged = merge([a, unknown], FAST)
+    merged = merged_of([a, unknown], FAST)
     assert merged.rule.name == "equal-drift"
     score = merged.picked.score
     assert score.drift["a"] is not None
     assert score.drift["b"] is not None
-    assert any("b is not measured" in note for note in merged.sides.notes)
+    assert any("b is not measured" in note for note in merged.notes)
 
 
 def test_a_sketch_file_makes_up_for_a_bare_network(digits: Path, tmp_path: Path) -> None:
     a, b = pair(digits)
-    merged = merge([a, b], FAST)
-    network, w = merged.sides.network, merged.sides["b"].w
+    merged = merged_of([a, b], FAST)
+    network, w = merged.space.network, merged.space["b"].weights
     task = load_task("digits-permuted")
     save_sketch(tmp_path / "b.safetensors", make_sketch(network, w, task.train.inputs, task.name))
-    options = replace(FAST, sketch=(f"b={tmp_path / 'b.safetensors'}",))  # it knows its task
-    again = merge([a, bare(b)], options)
+    options = dict(FAST, sketch=(f"b={tmp_path / 'b.safetensors'}",))  # it knows its task
+    again = merged_of([a, bare(b)], options)
     assert again.preset.name == "sketch"
     assert again.rule.name == "max-min"
 
@@ -92,15 +92,15 @@ def test_the_euclidean_metric_is_worse(digits: Path) -> None:
     a, b = pair(digits)
     worst = {}
     for metric in ("kronecker", "euclidean"):
-        options = MergeOptions(manifold=("digits",), metric=metric, preset="sketch")
-        worst[metric] = min(v or 0 for v in merge([a, b], options).accuracies.values())
+        options = {"manifold": ("digits",), "metric": metric, "preset": "sketch"}
+        worst[metric] = min(v or 0 for v in merged_of([a, b], options).accuracies.values())
     assert worst["kronecker"] > worst["euclidean"] + 0.05
 
 
 def test_merging_a_network_with_itself_does_not_move(digits: Path) -> None:
     a, _ = pair(digits)
-    merged = merge([a, a], replace(FAST, manifold=("a=digits",)))
-    w = merged.sides["a"].w
+    merged = merged_of([a, a], dict(FAST, manifold=("a=digits",)))
+    w = merged.space["a"].weights
     assert float((merged.w - w).norm()) < 1e-3 * float(w.norm())
     assert sum(merged.path.lengths.values()) < 1e-2
 
@@ -108,13 +108,13 @@ def test_merging_a_network_with_itself_does_not_move(digits: Path) -> None:
 def test_neither_network_is_changed(digits: Path) -> None:
     a, b = pair(digits)
     before = {k: v.clone() for k, v in a.weights.items()}
-    merge([a, b], replace(FAST, steps=20))
+    merged_of([a, b], dict(FAST, steps=20))
     assert all(torch.equal(a.weights[k], before[k]) for k in before)
 
 
 def test_a_run_is_complete_and_repeatable(digits: Path, tmp_path: Path) -> None:
-    options = replace(FAST, steps=60)
-    folder, report, before = run_merge(
+    options = dict(FAST, steps=60)
+    folder, report, before = run_of(
         [digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "one", pt=True
     )
     assert not before
@@ -132,9 +132,7 @@ def test_a_run_is_complete_and_repeatable(digits: Path, tmp_path: Path) -> None:
     ]
     assert {d["split"] for d in report["data"]["pick"]} == {"select"}
     assert [leg["keeps_function_of"] for leg in report["legs"]] == [["a"], ["b"]]
-    other, _, _ = run_merge(
-        [digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "two", pt=True
-    )
+    other, _, _ = run_of([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "two", pt=True)
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             twin = other / file.relative_to(folder)
@@ -146,20 +144,20 @@ def test_a_run_is_complete_and_repeatable(digits: Path, tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_left_alone(digits: Path, tmp_path: Path) -> None:
-    options = replace(FAST, steps=20)
+    options = dict(FAST, steps=20)
     run = [digits / "a.pt", digits / "b.pt"]
-    folder, report, _ = run_merge(run, options, out=tmp_path / "run")
+    folder, report, _ = run_of(run, options, out=tmp_path / "run")
     stamp = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    again, same, before = run_merge(run, options, out=tmp_path / "run")
+    again, same, before = run_of(run, options, out=tmp_path / "run")
     assert before
     assert (again, same) == (folder, report)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == stamp
     with pytest.raises(RunError, match="another recipe"):
-        run_merge(run, replace(options, seed=1), out=tmp_path / "run")
+        run_of(run, dict(options, seed=1), out=tmp_path / "run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="not empty"):
-        run_merge(run, options, out=tmp_path / "full")
+        run_of(run, options, out=tmp_path / "full")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "run"]
 
 
@@ -168,7 +166,7 @@ def test_an_interrupted_run_can_go_on_and_is_no_run_yet(digits: Path, tmp_path: 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_merge([digits / "a.pt", digits / "b.pt"], FAST, out=tmp_path / "run", on_progress=stop)
+        run_of([digits / "a.pt", digits / "b.pt"], FAST, out=tmp_path / "run", progress=stop)
     assert [p.name for p in tmp_path.iterdir()] == [".run.unfinished"]
 
 
@@ -177,13 +175,13 @@ def test_networks_that_do_not_belong_together(digits: Path) -> None:
     wide = Checkpoint({k: v.repeat(2, *[1] * (v.dim() - 1)) if "2." in k else v
                        for k, v in a.weights.items()}, {}, {}, "wide.pt")  # fmt: skip
     with pytest.raises(CheckpointError, match="different heads"):
-        merge([a, wide], FAST)
+        merged_of([a, wide], FAST)
     other = Checkpoint({"x.weight": torch.zeros(2, 2)}, {}, {}, "other.pt")
     with pytest.raises(CheckpointError, match="not of one architecture"):
-        merge([a, other], FAST)
-    colours = replace(FAST, manifold=("cifar10",), data_root="/nowhere")
+        merged_of([a, other], FAST)
+    colours = dict(FAST, manifold=("cifar10",), data_root="/nowhere")
     with pytest.raises(TaskError, match="no CIFAR10 under /nowhere"):
-        merge([a, a], colours)
+        merged_of([a, a], colours)
 
 
 @pytest.mark.parametrize(
@@ -191,9 +189,9 @@ def test_networks_that_do_not_belong_together(digits: Path) -> None:
     [
         ({"preset": "scetch"}, "did you mean 'sketch'"),
         ({"metric": "kroneker"}, "did you mean 'kronecker'"),
-        ({"damping": -1.0}, "positive `damping`"),
-        ({"steps": 0}, "at least one step"),
-        ({"points": 1}, "`points` of 8 or more"),
+        ({"damping": -1.0}, "`damping` to be a positive number"),
+        ({"steps": 0}, "`steps` to be 1 or more"),
+        ({"points": 1}, "`points` to be 8 or more"),
         ({"pick": "best"}, "unknown pick"),
         ({"manifold": ("a=x", "a=y")}, "two manifolds for a"),
         ({"normalisation": ("mnist",)}, "TASK=MEAN/STD"),
@@ -201,55 +199,63 @@ def test_networks_that_do_not_belong_together(digits: Path) -> None:
 )
 def test_options_are_checked_before_any_work(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        MergeOptions(**wrong)  # type: ignore[arg-type]
+        split_options(wrong)
 
 
 def test_what_the_data_does_not_allow_is_said(digits: Path) -> None:
     a, b = pair(digits)
     with pytest.raises(OptionError, match="name the task of one network with `inputs`"):
-        merge([a, b], MergeOptions())
+        merged_of([a, b], {})
     with pytest.raises(OptionError, match="needs labelled data of all tasks and b has none"):
-        merge([a, bare(b)], replace(FAST, pick="balanced"))
+        merged_of([a, bare(b)], dict(FAST, pick="balanced"))
     with pytest.raises(OptionError, match="needs a sketch of one network and inputs"):
-        merge([a, bare(b)], replace(FAST, preset="sketch"))
+        merged_of([a, bare(b)], dict(FAST, preset="sketch"))
     with pytest.raises(OptionError, match="cannot compute on 'cuda:77'"):
-        merge([a, b], replace(FAST, device="cuda:77"))
+        merged_of([a, b], dict(FAST, device="cuda:77"))
     with pytest.raises(OptionError, match="did you mean 'digits'"):
-        merge([a, b], replace(FAST, normalisation=("digit=0/1",)))
+        merged_of([a, b], dict(FAST, normalisation=("digit=0/1",)))
 
 
 def test_a_manifold_of_another_task_keeps_the_function_and_not_the_labels(digits: Path) -> None:
     a, b = pair(digits)
-    options = replace(FAST, manifold=("a=digits-permuted",), steps=20)
-    merged = merge([a, b], options)
-    assert merged.sides["a"].task is not None
-    assert merged.sides["a"].task.name == "digits"
-    assert merged.sides["a"].manifold_name == "digits-permuted"
-    assert any("trained for digits" in note for note in merged.sides.notes)
+    options = dict(FAST, manifold=("a=digits-permuted",), steps=20)
+    merged = merged_of([a, b], options)
+    assert merged.space["a"].task is not None
+    assert merged.space["a"].task.name == "digits"
+    assert merged.space["a"].inputs.name == "digits-permuted"
+    assert any("trained for digits" in note for note in merged.notes)
 
 
 def test_a_sketch_that_measures_something_else_is_left_out_and_said(digits: Path) -> None:
     a, b = pair(digits)
-    merged = merge([a, b], replace(FAST, output="logits", damping=1e-3, preset="paper", steps=20))
-    assert sum("is not used: it measures hellinger" in note for note in merged.sides.notes) == 2
+    merged = merged_of([a, b], dict(FAST, output="logits", damping=1e-3, preset="paper", steps=20))
+    assert sum("is not used: it measures hellinger" in note for note in merged.notes) == 2
 
 
 def test_networks_off_the_path_know_their_tasks(digits: Path) -> None:
     a, b = pair(digits)
-    merged = merge([a, b], replace(FAST, steps=20))
+    merged = merged_of([a, b], dict(FAST, steps=20))
     meta = merged.checkpoint().meta
     assert set(meta["tasks"]) == {"digits", "digits-permuted"}
     assert meta["architecture"] == "lenet-300-100"
 
 
-def test_two_architectures_of_equal_shapes_are_not_mixed(digits: Path) -> None:
+def test_two_architectures_of_equal_shapes_are_not_mixed(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "equal_shapes.py").write_text(
+        "from geomerge.networks.architectures import create_network\n"
+        "def tanh():\n"
+        "    return create_network('lenet-300-100', (1, 8, 8), 10, seed=0)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     a, b = pair(digits)
-    other = replace(b, meta={**b.meta, "architecture": "nets:tanh"})
+    other = replace(b, meta={**b.meta, "architecture": "equal_shapes:tanh"})
     with pytest.raises(CheckpointError, match="expected networks of one architecture"):
-        merge([a, other], FAST)
+        merged_of([a, other], FAST)
 
 
 def test_a_floor_that_no_point_meets_is_said(digits: Path) -> None:
     a, b = pair(digits)
-    merged = merge([a, b], replace(FAST, pick="b>=1.0", steps=20))
-    assert any("no point of the path meets b>=1.0" in note for note in merged.sides.notes)
+    merged = merged_of([a, b], dict(FAST, pick="b>=1.0", steps=20))
+    assert any("no point of the path meets b>=1.0" in note for note in merged.notes)

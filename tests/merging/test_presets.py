@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from merges import merged_of, prepared_of, run_of
 
-from geomerge import Checkpoint, MergeOptions, Network, load_checkpoint, load_task, merge
+from geomerge import Checkpoint, Network, load_checkpoint, load_task
 from geomerge.errors import CheckpointError, OptionError
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.files import evaluate_file
+from geomerge.expert import Expert
+from geomerge.merging.choice import choose_preset
 from geomerge.merging.heads import arrange_heads, widen_metric
-from geomerge.merging.prepare import prepare_sides
-from geomerge.merging.presets.base import choose_preset
 from geomerge.metrics import measure_metric
 from geomerge.networks.architectures import create_network
-from geomerge.runs import run_merge
 from geomerge.training import train_checkpoint
 from geomerge.walks.state import WalkState
 
 TASKS = ("digits", "digits-permuted")
-JOINT = MergeOptions(manifold=TASKS)
-SKETCH = MergeOptions(manifold=("digits",), damping=1e-5)
+JOINT = {"manifold": TASKS}
+SKETCH = {"manifold": ("digits",), "damping": 1e-5}
 
 
 def pair(folder: Path) -> list[Checkpoint]:
@@ -51,36 +52,37 @@ def third(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def test_inputs_of_all_tasks_take_the_joint_preset(digits: Path) -> None:
-    merged = merge(pair(digits), JOINT)
+    merged = merged_of(pair(digits), JOINT)
     assert merged.preset.name == "joint"
     tasks = [load_task(name) for name in TASKS]
-    network = merged.sides.network
-    experts = [accuracy(network, s.w, t.test) for s, t in zip(merged.sides, tasks, strict=True)]
+    network = merged.space.network
+    experts = [
+        accuracy(network, s.weights, t.test) for s, t in zip(merged.space, tasks, strict=True)
+    ]
     found = [accuracy(network, merged.w, t.test) for t in tasks]
     assert max(e - f for e, f in zip(experts, found, strict=True)) < 0.05
-    assert torch.equal(merged.path.at(0), merged.sides["a"].w)
-    assert torch.equal(merged.path.at(1), merged.sides["b"].w)
+    assert torch.equal(merged.path.at(0), merged.space["a"].weights)
+    assert torch.equal(merged.path.at(1), merged.space["b"].weights)
     assert torch.equal(merged.path.at(merged.t), merged.w)
     assert 0 < merged.t < 1
 
 
 def test_the_joint_walk_beats_two_teacher_distillation_at_equal_samples(digits: Path) -> None:
-    short = replace(JOINT, steps=40)
-    kronecker = merge(pair(digits), short).accuracies
-    euclidean = merge(pair(digits), replace(short, metric="euclidean")).accuracies
+    short = dict(JOINT, steps=40)
+    kronecker = merged_of(pair(digits), short).accuracies
+    euclidean = merged_of(pair(digits), dict(short, metric="euclidean")).accuracies
     assert smallest(kronecker) > smallest(euclidean)
 
 
 def test_the_gram_metric_merges_too(digits: Path) -> None:
-    merged = merge(pair(digits), replace(JOINT, metric="gram", steps=12, damping=1e-2))
+    merged = merged_of(pair(digits), dict(JOINT, metric="gram", steps=12, damping=1e-2))
     assert smallest(merged.accuracies) > 0.6
 
 
 def test_the_exact_metric_walks_too(digits: Path) -> None:
-    options = replace(JOINT, metric="exact", steps=5)
-    sides = prepare_sides(pair(digits), options)
-    preset = choose_preset(sides, options)
-    walk = preset.stage_walk(preset.stages[0], sides.middle())
+    options = dict(JOINT, metric="exact", steps=5)
+    preset = choose_preset(prepared_of(pair(digits), options))
+    walk = preset.stage_walk(preset.stages[0], preset.space.middle())
     points = list(walk(1e-2, WalkState()).points)
     assert len(points) == 10
     assert points[8].distance < 0.97 * points[0].distance
@@ -90,17 +92,17 @@ def test_the_exact_metric_walks_too(digits: Path) -> None:
 def test_three_networks_become_one(digits: Path, third: Checkpoint, order: str) -> None:
     a, b = pair(digits)
     given = {"a": a, "b": b, "c": third}
-    options = MergeOptions(manifold=TASKS if order == "abc" else ("digits",), steps=150)
+    options = {"manifold": TASKS if order == "abc" else ("digits",), "steps": 150}
     networks = [given[k] for k in order]
     if order == "cab":  # c and b bring no inputs
         with pytest.raises(OptionError, match="more than two networks need inputs"):
-            merge(networks, options)
+            merged_of(networks, options)
         return
-    merged = merge(networks, options)
+    merged = merged_of(networks, options)
     assert merged.preset.name == "sketch"
     assert [[s.name for s in stage.kept] for stage in merged.preset.stages] == [["c"], ["c", "b"]]
     assert merged.path.ends == ("a", "c")
-    network, found = merged.sides.network, merged.picked.score.accuracy
+    network, found = merged.space.network, merged.picked.score.accuracy
     assert set(found) == {"a", "b", "c"}
     assert found["c"] is None  # its task has no name that could be loaded
     for name in TASKS:
@@ -110,8 +112,8 @@ def test_three_networks_become_one(digits: Path, third: Checkpoint, order: str) 
 
 @pytest.mark.parametrize("head", ["offset", "separate"])
 def test_heads_with_room_for_both_tasks(digits: Path, tmp_path: Path, head: str) -> None:
-    options = replace(JOINT, head=head, pick="balanced")
-    folder, report, _ = run_merge([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "run")
+    options = dict(JOINT, head=head, pick="balanced")
+    folder, report, _ = run_of([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "run")
     assert report["head"]["protocol"] == head
     merged = load_checkpoint(folder / "merged.safetensors")
     assert merged.weights["layers.2.weight"].shape[0] == 20
@@ -124,7 +126,7 @@ def test_heads_with_room_for_both_tasks(digits: Path, tmp_path: Path, head: str)
 
 
 def test_a_sketch_is_carried_over_to_a_wider_head(digits: Path) -> None:
-    merged = merge(pair(digits), replace(SKETCH, head="offset"))
+    merged = merged_of(pair(digits), dict(SKETCH, head="offset"))
     assert merged.preset.name == "sketch"
     assert smallest(merged.accuracies) > 0.5  # no data of b, and its classes are not known
 
@@ -134,26 +136,25 @@ def test_heads_of_different_sizes_need_a_protocol(digits: Path, tmp_path: Path) 
         tmp_path / "few.pt", "lenet-300-100", load_task("digits@0-4"), epochs=3, learning_rate=0.02
     )
     networks = [load_checkpoint(digits / "b.pt"), load_checkpoint(tmp_path / "few.pt")]
-    options = MergeOptions(manifold=("digits-permuted", "digits@0-4"), steps=60)
+    options = {"manifold": ("digits-permuted", "digits@0-4"), "steps": 60}
     with pytest.raises(CheckpointError, match="`head` offset or `head` separate"):
-        merge(networks, options)
-    merged = merge(networks, replace(options, head="separate"))
-    assert [s.network.columns for s in merged.sides] == [slice(0, 10), slice(10, 15)]
+        merged_of(networks, options)
+    merged = merged_of(networks, dict(options, head="separate"))
+    assert [s.network.columns for s in merged.space] == [slice(0, 10), slice(10, 15)]
     assert smallest(merged.accuracies) > 0.6
 
 
 def test_a_widened_metric_is_the_old_one_on_the_old_outputs() -> None:
     module = create_network("lenet-300-100", (1, 3, 3), 4, seed=0)
     narrow = Network(module)
-    a, b = (Checkpoint(narrow.state_dict(narrow.initial * k)) for k in (1, 2))
-    (wide_a, _), heads = arrange_heads([a, b], [module, module], "offset")
-    wide = Network(create_network("lenet-300-100", (1, 3, 3), 8, seed=0))
+    a, b = (Expert(name, narrow, narrow.initial * k) for name, k in (("a", 1), ("b", 2)))
+    wide, heads, (wide_a, _) = arrange_heads([a, b], "offset")
     x = torch.rand(50, 1, 3, 3)
     from geomerge.data import Inputs, Normalisation
 
     inputs = Inputs(x, Normalisation((0.0,), (1.0,)))
     metric = measure_metric(narrow, narrow.initial, inputs, output="logits")
-    widened = widen_metric(metric, narrow, wide, heads, 0)
+    widened = widen_metric(metric, narrow, wide, heads, "a")
     move = torch.zeros(wide.n)
     for name, part in wide.unravel(move).items():
         part[tuple(slice(0, n) for n in narrow.shapes[name])] = 1.0
@@ -163,27 +164,28 @@ def test_a_widened_metric_is_the_old_one_on_the_old_outputs() -> None:
     flat = torch.zeros(wide.n)
     wide.unravel(flat)["layers.2.bias"][5] = 1.0
     assert widened.inner(flat, flat) > 0
-    assert wide_a.weights["layers.2.weight"].shape == unused["layers.2.weight"].shape
+    parts = wide.unravel(wide_a)
+    assert parts["layers.2.weight"].shape == unused["layers.2.weight"].shape == (8, 100)
 
 
 def test_budgets_are_kept_and_priced(digits: Path, tmp_path: Path) -> None:
     files = [digits / "a.pt", digits / "b.pt"]
-    options = replace(SKETCH, damping=1e-3, pick="a>=0.5", budget=("b=0.002",), steps=80)
-    _, report, _ = run_merge(files, options, out=tmp_path / "run")
+    options = dict(SKETCH, damping=1e-3, pick="a>=0.5", budget=("b=0.002",), steps=80)
+    _, report, _ = run_of(files, options, out=tmp_path / "run")
     (stage,) = report["stages"]
     budgets = stage["budgets"]
     assert budgets["programs_solved"] > 0
     assert budgets["shadow_prices"]["b"]["largest"] > 0
-    merged = merge(pair(digits), options)
-    b = merged.sides["b"]
+    merged = merged_of(pair(digits), options)
+    b = merged.space["b"]
     assert b.sketch is not None
-    gap = merged.w - b.w
+    gap = merged.w - b.weights
     assert b.sketch.metric.inner(gap, gap) <= 0.002 * (1 + 1e-4)
 
 
 def test_budgets_with_inputs_bound_the_loss_of_each_class(digits: Path) -> None:
-    options = replace(JOINT, steps=30, budget=("b/*=0.5", "a=0.1"))
-    merged = merge(pair(digits), options)
+    options = dict(JOINT, steps=30, budget=("b/*=0.5", "a=0.1"))
+    merged = merged_of(pair(digits), options)
     budgets = merged.picked.budgets
     assert budgets is not None
     assert {name.partition("/")[0] for name in budgets.limits} == {"a", "b"}
@@ -210,12 +212,12 @@ def test_budgets_with_inputs_bound_the_loss_of_each_class(digits: Path) -> None:
 )
 def test_what_cannot_be_done_is_said(digits: Path, wrong: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        merge(pair(digits), replace(SKETCH, **wrong))  # type: ignore[arg-type]
+        merged_of(pair(digits), dict(SKETCH, **wrong))  # type: ignore[arg-type]
 
 
 def test_damping_is_learned_from_far_below(digits: Path) -> None:
-    learned = merge(pair(digits), replace(SKETCH, damping=1e-8, learn="damping"))
-    fixed = merge(pair(digits), replace(SKETCH, damping=1e-8))
+    learned = merged_of(pair(digits), dict(SKETCH, damping=1e-8, learn="damping"))
+    fixed = merged_of(pair(digits), dict(SKETCH, damping=1e-8))
     dampings = [s.damping for s in learned.path.steps if s.leg == "b"]
     assert dampings[-1] is not None
     assert dampings[-1] > 30 * 1e-8
@@ -223,8 +225,8 @@ def test_damping_is_learned_from_far_below(digits: Path) -> None:
 
 
 def test_a_relaxed_path_has_less_energy_and_the_same_crossover(digits: Path) -> None:
-    merged = merge(pair(digits), replace(JOINT, steps=60, relax=True))
-    plain = merge(pair(digits), replace(JOINT, steps=60))
+    merged = merged_of(pair(digits), dict(JOINT, steps=60, relax=True))
+    plain = merged_of(pair(digits), dict(JOINT, steps=60))
     assert {r.leg for r in merged.relaxed} == {"a", "b"}
     for found in merged.relaxed:
         assert found.after.energy <= found.before.energy
@@ -232,8 +234,8 @@ def test_a_relaxed_path_has_less_energy_and_the_same_crossover(digits: Path) -> 
         assert found.after.length <= found.after.energy**0.5 * (1 + 1e-9)
     assert any(r.share > 0 for r in merged.relaxed)
     assert torch.equal(merged.w, plain.w)
-    assert torch.equal(merged.path.at(0), merged.sides["a"].w)
-    assert torch.equal(merged.path.at(1), merged.sides["b"].w)
+    assert torch.equal(merged.path.at(0), merged.space["a"].weights)
+    assert torch.equal(merged.path.at(1), merged.space["b"].weights)
     assert torch.equal(merged.path.at(merged.t), merged.w)
     assert sum(merged.path.lengths.values()) < sum(plain.path.lengths.values())
 
@@ -254,20 +256,20 @@ def test_batch_norm_follows_the_stated_policy(
             learning_rate=0.02, seed=k,
         )  # fmt: skip
     networks = pair(tmp_path)
-    anew = merge(networks, replace(JOINT, steps=60))
-    assert anew.sides.bn == "re-estimate"
-    kept = merge(networks, replace(JOINT, steps=60, bn="keep"))
-    assert kept.sides.bn == "keep"
+    anew = merged_of(networks, dict(JOINT, steps=60))
+    assert anew.space.bn == "re-estimate"
+    kept = merged_of(networks, dict(JOINT, steps=60, bn="keep"))
+    assert kept.space.bn == "keep"
     assert smallest(anew.accuracies) > 0.85
-    names = [k for k in anew.sides.network.shapes if "running" in k]
-    mean = kept.sides.middle()
-    unravel = kept.sides.network.unravel
+    names = [k for k in anew.space.network.shapes if "running" in k]
+    mean = kept.space.middle()
+    unravel = kept.space.network.unravel
     assert all(torch.allclose(unravel(kept.w)[k], unravel(mean)[k], atol=1e-5) for k in names)
     assert not any(torch.allclose(unravel(anew.w)[k], unravel(mean)[k], atol=1e-5) for k in names)
-    blind = merge(networks, replace(SKETCH, steps=20))
-    assert blind.sides.bn == "keep"
+    blind = merged_of(networks, dict(SKETCH, steps=20))
+    assert blind.space.bn == "keep"
     with pytest.raises(OptionError, match="`bn` re-estimate needs inputs of every"):
-        merge(networks, replace(SKETCH, bn="re-estimate"))
+        merged_of(networks, dict(SKETCH, bn="re-estimate"))
 
 
 def test_heads_ask_for_equal_bodies(digits: Path) -> None:
@@ -276,16 +278,16 @@ def test_heads_ask_for_equal_bodies(digits: Path) -> None:
     head = {"layers.1.weight": torch.zeros(10, 300), "layers.1.bias": torch.zeros(10)}
     shallow = Checkpoint({**first, **head}, {}, {}, "shallow.pt")
     with pytest.raises(CheckpointError, match="differ in the number of outputs only"):
-        merge([a, shallow], replace(JOINT, head="offset", arch="mlp"))
+        merged_of([a, shallow], dict(JOINT, head="offset", arch="mlp"))
     with pytest.raises(OptionError, match="two networks are for digits"):
-        merge([a, a], MergeOptions(manifold=("digits", "digits"), head="separate"))
+        merged_of([a, a], {"manifold": ("digits", "digits"), "head": "separate"})
 
 
 def test_what_was_learned_and_bound_is_reported_for_joint_walks_too(
     digits: Path, tmp_path: Path
 ) -> None:
-    options = replace(JOINT, steps=30, learn="damping", budget=("b/3=0.5",), head="offset")
-    _, report, _ = run_merge([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "run")
+    options = dict(JOINT, steps=30, learn="damping", budget=("b/3=0.5",), head="offset")
+    _, report, _ = run_of([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "run")
     (stage,) = report["stages"]
     assert stage["damping"]["last"] != stage["damping"]["first"]
     assert stage["budgets"]["steps"] == 60
@@ -294,7 +296,7 @@ def test_what_was_learned_and_bound_is_reported_for_joint_walks_too(
 
 
 def test_a_relaxed_path_of_few_points_is_what_was_measured(digits: Path) -> None:
-    merged = merge(pair(digits), replace(JOINT, steps=40, relax=True, points=8))
+    merged = merged_of(pair(digits), dict(JOINT, steps=40, relax=True, points=8))
     assert len(merged.path.ts) <= 8
     total = sum(merged.path.lengths.values())
     measured = {r.leg: r.after.length for r in merged.relaxed if r.share > 0}
@@ -307,13 +309,13 @@ def test_a_relaxed_path_of_few_points_is_what_was_measured(digits: Path) -> None
 def test_learning_needs_a_walk_toward_functions(digits: Path) -> None:
     a, b = pair(digits)
     with pytest.raises(OptionError, match="`learn` damping needs a walk toward functions"):
-        merge([a, Checkpoint(b.weights, {}, {}, "bare.pt")], replace(SKETCH, learn="damping"))
+        merged_of([a, Checkpoint(b.weights, {}, {}, "bare.pt")], dict(SKETCH, learn="damping"))
 
 
 @pytest.mark.parametrize(
-    "options", [JOINT, replace(JOINT, metric="euclidean"), replace(SKETCH, preset="paper")]
+    "options", [JOINT, dict(JOINT, metric="euclidean"), dict(SKETCH, preset="paper")]
 )
-def test_common_zeros_stay_zero_along_the_whole_path(digits: Path, options: MergeOptions) -> None:
+def test_common_zeros_stay_zero_along_the_whole_path(digits: Path, options: dict[str, Any]) -> None:
     networks = [
         replace(c, sketch={}, meta={k: v for k, v in c.meta.items() if k != "sketch"})
         for c in pair(digits)
@@ -321,12 +323,12 @@ def test_common_zeros_stay_zero_along_the_whole_path(digits: Path, options: Merg
     mask = torch.rand(300, 64, generator=torch.Generator().manual_seed(0)) < 0.5
     for network in networks:
         network.weights["layers.0.weight"][mask] = 0.0
-    options = replace(options, keep_zeros=True, steps=20, damping=1e-4)
-    merged = merge(networks, options)
+    options = dict(options, keep_zeros=True, steps=20, damping=1e-4)
+    merged = merged_of(networks, options)
     for t in (*merged.path.ts, 0.37):
         first = merged.path.network.unravel(merged.path.at(t))["layers.0.weight"]
         assert (first[mask] == 0).all()
         assert (first[~mask] != 0).any()
-    moved = merge(networks, replace(options, keep_zeros=False))
+    moved = merged_of(networks, dict(options, keep_zeros=False))
     first = moved.path.network.unravel(moved.w)["layers.0.weight"]
     assert not (first[mask] == 0).all()

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from merges import run_of
 
-from geomerge import Checkpoint, MergeOptions, load_checkpoint, save_checkpoint
+from geomerge import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.errors import RunError
 from geomerge.report.pages.render import _ASSETS
-from geomerge.runs import run_merge
 from geomerge.runs.run import open_run
 
 KINDS = ("merge", "sparsify", "reconfigure", "compare", "stream")
@@ -99,11 +99,15 @@ def test_a_merge_of_networks_without_tasks_has_a_page(digits: Path, tmp_path: Pa
     for name in "ab":
         found = load_checkpoint(digits / f"{name}.pt")
         save_checkpoint(tmp_path / f"{name}.pt", Checkpoint(found.weights, {}))
-    options = MergeOptions(
-        manifold=("a=digits-permuted", "b=digits"), task=(), pick="equal-drift", steps=3, points=8
-    )
+    options = {
+        "manifold": ("a=digits-permuted", "b=digits"),
+        "task": (),
+        "pick": "equal-drift",
+        "steps": 3,
+        "points": 8,
+    }
     files = [tmp_path / "a.pt", tmp_path / "b.pt"]
-    folder, report, _ = run_merge(files, options, out=tmp_path / "run")
+    folder, report, _ = run_of(files, options, out=tmp_path / "run")
     page = (folder / "report.html").read_text()
     for row in report["results"]:
         assert row["name"] in page

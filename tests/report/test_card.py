@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from merges import run_of
 from torch import nn
 
-from geomerge import Checkpoint, MergeOptions, load_task, save_checkpoint
+from geomerge import Checkpoint, load_task, save_checkpoint
 from geomerge.certificate.verify import verify_run
 from geomerge.io.files import sha256
 from geomerge.loading import ExpertOptions
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.report.card import short, write_sparsify_card
-from geomerge.runs import run_merge, run_sparsify
+from geomerge.runs import run_sparsify
 
 RUNS = ("merge", "separate", "sparsify", "moves")
 
@@ -163,8 +164,8 @@ def test_a_network_of_no_known_task_has_a_card_without_its_numbers(tmp_path: Pat
         torch.manual_seed(seed)
         module = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 10))
         save_checkpoint(tmp_path / f"{name}.pt", Checkpoint(module.state_dict()))
-    options = MergeOptions(manifold=("a=digits",), preset="paper", steps=3, points=8)
-    folder, _, _ = run_merge([tmp_path / "a.pt", tmp_path / "b.pt"], options, out=tmp_path / "run")
+    options = {"manifold": ("a=digits",), "preset": "paper", "steps": 3, "points": 8}
+    folder, _, _ = run_of([tmp_path / "a.pt", tmp_path / "b.pt"], options, out=tmp_path / "run")
     head, body = parts(folder)
     assert [r["dataset"]["name"] for r in head["model-index"][0]["results"]] == ["digits"]
     assert "| b | `b.pt` | not known | told by the weights |" in body

@@ -11,18 +11,21 @@ import pytest
 from geomerge import MergeOptions
 from geomerge.cli.commands import load_command
 from geomerge.comparison import CompareOptions
-from geomerge.loading import ExpertOptions
-from geomerge.options import option_fields
+from geomerge.loading import DataOptions, ExpertOptions
+from geomerge.options import recorded
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.runs.command import command_line
 from geomerge.runs.stream_options import StreamOptions
 
+MERGE_DATA = DataOptions(
+    manifold=("mnist", "b=my task"), task=("b=fashion-mnist",),
+    sketch=("b=deep/down/b.safetensors",), arch="mlp-400", normalisation=("mnist=0.1/0.3",),
+    data_root="/elsewhere", device="cpu",
+)  # fmt: skip
 MERGE = MergeOptions(
-    manifold=("mnist", "b=my task"), preset="sketch", metric="exact", output="logits",
-    head="offset", align="weights", bn="keep", damping=1e-5, learning_rate=0.02, steps=7,
-    budget=("b=0.02", "a/*=0.1"), keep_zeros=True, pick="a>=0.80", memory="2GB",
-    points=9, seed=3, task=("b=fashion-mnist",), sketch=("b=deep/down/b.safetensors",),
-    arch="mlp-400", normalisation=("mnist=0.1/0.3",), data_root="/elsewhere", device="cpu",
+    preset="sketch", metric="exact", output="logits", head="offset", align="weights", bn="keep",
+    damping=1e-5, learning_rate=0.02, steps=7, budget={"b": 0.02, "a/*": 0.1}, keep_zeros=True,
+    pick="a>=0.80", memory="2GB", points=9, seed=3,
 )  # fmt: skip
 DATA = ExpertOptions(manifold="cifar10", data_root="/elsewhere")
 SPARSIFY = SparsifyOptions(
@@ -42,28 +45,23 @@ def parsed(line: str) -> tuple[list[str], dict[str, Any]]:
 
 
 def same(options: Any, params: dict[str, Any], names: dict[str, str], leave: set[str]) -> None:
-    for field in option_fields(type(options)):
-        if field.name in leave:
-            continue
-        got, want = params[names.get(field.name, field.name)], options
-        for name in (*field.path, field.name):
-            want = getattr(want, name)
-        if field.read is not None:
-            got = field.read(got or ())
-        if isinstance(want, tuple):
+    for name, want in recorded(options, *leave).items():
+        got = params[names.get(name, name)]
+        if isinstance(want, list):
             words = got.split(",") if isinstance(got, str) else got or ()
-            assert [*map(str, words)] == [*map(str, want)], field.name
+            assert [*map(str, words)] == [*map(str, want)], name
         else:  # numbers are words until the command reads them
-            assert got == want or got == str(want), field.name
+            assert got == want or got == str(want), name
 
 
 def test_a_merge() -> None:
-    line = command_line("merge", [Path("far/a.pt"), "b c.pt"], MERGE)
+    line = command_line("merge", [Path("far/a.pt"), "b c.pt"], (MERGE_DATA, MERGE))
     words, params = parsed(line)
     assert words[2:4] == ["a.pt", "b c.pt"]  # files without their folders
     assert params["sketch"] == ["b=b.safetensors"]
     assert "/elsewhere" not in line
-    same(MERGE, params, {}, {"sketch", "data_root", "download", "device"})
+    same(MERGE, params, {}, set())
+    same(MERGE_DATA, params, {}, {"sketch"})
 
 
 def test_a_sparsification_and_what_else_was_asked_for() -> None:
@@ -81,15 +79,14 @@ def test_a_stream() -> None:
 
 
 def test_a_comparison() -> None:
-    options = CompareOptions(
-        merge=MergeOptions(manifold=("mnist",), seed=4), skip=("ewc", "ties"), budget=5000
-    )
-    line = command_line("compare", ["a.pt", "b.pt"], options, base=Path("deep/base.pt"))
+    options = CompareOptions(merge=MergeOptions(seed=4), skip=("ewc", "ties"), budget=5000)
+    data, base = DataOptions(manifold=("mnist",)), Path("deep/base.pt")
+    line = command_line("compare", ["a.pt", "b.pt"], (data, options), base=base)
     _, params = parsed(line)
     assert params["base"] == Path("base.pt")
     assert params["manifold"] == ["mnist"]
     assert params["seed"] == "4"
-    assert params["skip"] == "ewc,ties"
+    assert params["skip"] == ["ewc,ties"]
     assert params["budget"] == "5000"
 
 

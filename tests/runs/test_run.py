@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from merges import run_of
 from torch import nn
 
 import geomerge as gm
 from geomerge.errors import CheckpointError, OptionError, RunError
-from geomerge.runs import run_merge
 from geomerge.runs.run import open_run
 
 RESULTS = {
@@ -93,10 +93,10 @@ def test_networks_of_a_factory_that_is_gone_are_given_by_hand(tmp_path: Path) ->
         files.append(tmp_path / f"{name}.pt")
         meta = {"architecture": "gone_net:make", "task": "digits"}
         gm.save_checkpoint(files[-1], gm.Checkpoint(own_network().state_dict(), meta))
-    options = gm.MergeOptions(manifold=("a=digits", "b=digits"), steps=2, points=8, damping=1e-3)
+    options = {"manifold": ("a=digits", "b=digits"), "steps": 2, "points": 8, "damping": 1e-3}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)
-        folder, _, _ = run_merge(files, options, out=tmp_path / "run")
+        folder, _, _ = run_of(files, options, out=tmp_path / "run")
         sys.modules.pop("gone_net")
     with pytest.raises(OptionError, match=r"cannot import 'gone_net:make' .* `arch`"):
         open_run(folder).path  # noqa: B018

@@ -11,8 +11,9 @@ from geomerge.comparison.context import Context, NotApplicableError
 from geomerge.comparison.methods.walks import walk_and_pick
 from geomerge.comparison.registry import MethodResult, method
 from geomerge.errors import NumericalError
-from geomerge.merging.joint import round_samples
+from geomerge.merging.joint_training import round_samples
 from geomerge.merging.presets.joint import EUCLIDEAN_RATE
+from geomerge.options import replace_options
 
 RATES = tuple(EUCLIDEAN_RATE * factor for factor in (0.25, 1.0, 4.0))
 _TRIAL = 0.1  # share of the samples for the trial of each rate
@@ -22,7 +23,7 @@ _TRIAL = 0.1  # share of the samples for the trial of each rate
 def distillation(context: Context) -> MethodResult:
     """Walk as the joint walk does, with g = I, at the learning rate that a short trial picks."""
     context.inputs(context.a, context.b)
-    each = round_samples(context.sides)
+    each = round_samples(context.space)
     trial = int(_TRIAL * context.max_samples / each)
     rest = context.max_samples // each - trial * len(RATES)
     if trial < 1:
@@ -30,13 +31,13 @@ def distillation(context: Context) -> MethodResult:
             f"needs {round(each / _TRIAL)} samples, got {context.max_samples}; give more as "
             "`max_samples`"
         )
-    options = replace(
-        context.options, preset="joint", metric="euclidean", damping=None, learn=None, budget=()
+    options = replace_options(
+        context.options, preset="joint", metric="euclidean", damping=None, learn=None, budget=None
     )
 
     def walk(rate: float, steps: int) -> MethodResult:
-        title = f"distillation at {rate:g} "
-        return walk_and_pick(context, replace(options, learning_rate=rate, steps=steps), title)
+        walked = replace_options(options, learning_rate=rate, steps=steps)
+        return walk_and_pick(context, walked, f"distillation at {rate:g} ")
 
     trials: dict[float, MethodResult] = {}
     for rate in RATES:

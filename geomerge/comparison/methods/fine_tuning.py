@@ -47,10 +47,10 @@ def fine_tuned(
     batch = min(_BATCH, len(split.labels))
     steps = samples // batch
     points = fine_tune(
-        context.a.network, context.b.w, split, steps=steps, learning_rate=rate, batch=batch,
+        context.a.network, context.b.weights, split, steps=steps, learning_rate=rate, batch=batch,
         stiffness=stiffness, seed=context.seed,
     )  # fmt: skip
-    (w,) = deque(points, maxlen=1) or [context.b.w]  # the last, without holding all
+    (w,) = deque(points, maxlen=1) or [context.b.weights]  # the last, without holding all
     return w, steps * batch
 
 
@@ -65,7 +65,7 @@ def fine_tuning(context: Context) -> MethodResult:
 def wise_ft(context: Context) -> MethodResult:
     """Fine-tune b on a's task at the best rate, and pick the best point of the line back to b."""
     context.labelled(context.a)
-    b = context.b.w
+    b = context.b.weights
     trial = int(_TRIAL * context.max_samples)
     samples = 0
     tried: dict[float, Tensor] = {}
@@ -105,7 +105,7 @@ def ewc(context: Context) -> MethodResult:
             f"needs {measured + len(LAMBDAS) * _BATCH} samples, got {context.max_samples}; give "
             "more as `max_samples`"
         )
-    fisher = diagonal_fisher(b.network, b.w, inputs, context.seed)
+    fisher = diagonal_fisher(b.network, b.weights, inputs, context.seed)
     ends = [fine_tuned(context, each, stiffness=strength * fisher) for strength in LAMBDAS]
     best, w = context.pick(len(ends), lambda k: context.settled(ends[k][0]))
     return MethodResult(

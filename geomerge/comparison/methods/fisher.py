@@ -80,14 +80,15 @@ def fisher_networks(context: Context) -> MethodResult:
     inputs = context.inputs(a, b)
     n = context.network.n_parameters
     fishers = [
-        diagonal_fisher(side.network, side.w, x, context.seed)[:n]
-        for side, x in zip((a, b), inputs, strict=True)
+        diagonal_fisher(expert.network, expert.weights, x, context.seed)[:n]
+        for expert, x in zip((a, b), inputs, strict=True)
     ]
-    mean = context.sides.middle()
+    mean = context.space.middle()
 
     def point(k: int) -> Tensor:
         merged = mean.clone()
-        merged[:n] = fisher_merge((a.w[:n], b.w[:n]), (fishers[0], fishers[1]), SHARES[k])
+        weights = (a.weights[:n], b.weights[:n])
+        merged[:n] = fisher_merge(weights, (fishers[0], fishers[1]), SHARES[k])
         return context.settled(merged)
 
     best, w = context.pick(len(SHARES), point)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geomerge.alignment import align
+from geomerge.alignment import align_weights
 from geomerge.comparison.context import Context, NotApplicableError
 from geomerge.comparison.registry import MethodResult, method
 from geomerge.data.batchnorm import has_statistics, re_estimate
@@ -20,15 +20,15 @@ def matched(context: Context) -> Tensor:  # (n,)
         NotApplicableError: If heads were widened.
         OptionError: If the network's units cannot be traced.
     """
-    if context.sides.head != "shared":
+    if context.space.head != "shared":
         raise NotApplicableError(
             "is made here for a shared head: widened ones hold rows of the other network, which "
             "would take part in the matching of units; give `head` as 'shared'"
         )
     assert context.a.task is not None, "a comparison has both tasks"
     example = context.a.task.select.inputs.batch(slice(0, 2))
-    permuted, _ = align(
-        context.network, context.a.w, context.b.w, seed=context.seed, example=example
+    permuted, _ = align_weights(
+        context.network, context.a.weights, context.b.weights, seed=context.seed, example=example
     )
     return permuted
 
@@ -41,7 +41,7 @@ def matched(context: Context) -> Tensor:  # (n,)
 def weight_matching(context: Context) -> MethodResult:
     """Permute b, then pick the best point of the line, with interpolated running statistics."""
     b = matched(context)
-    t, w = context.pick_share(lambda t: torch.lerp(context.a.w, b, t))
+    t, w = context.pick_share(lambda t: torch.lerp(context.a.weights, b, t))
     return MethodResult(w, chosen={"t": t})
 
 
@@ -53,8 +53,8 @@ def repair(context: Context) -> MethodResult:
             "the network has no BatchNorm statistics to measure again: see weight-matching"
         )
     inputs = context.inputs(context.a, context.b)
-    b = matched(context)
+    a, b = context.a.weights, matched(context)
     t, w = context.pick_share(
-        lambda t: re_estimate(context.network, torch.lerp(context.a.w, b, t), inputs, context.seed)
+        lambda t: re_estimate(context.network, torch.lerp(a, b, t), inputs, context.seed)
     )
     return MethodResult(w, inputs=("a", "b"), chosen={"t": t})

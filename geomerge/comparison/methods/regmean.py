@@ -79,15 +79,15 @@ def regmean(context: Context) -> MethodResult:
     a, b = context.a, context.b
     network = context.network
     few = [x.sample(INPUTS, context.seed) for x in context.inputs(a, b)]
-    grams = [layer_grams(network, s.w, x) for s, x in zip((a, b), few, strict=True)]
+    grams = [layer_grams(network, e.weights, x) for e, x in zip((a, b), few, strict=True)]
     layers = matrix_layers(network)
-    mean = context.sides.middle()
+    mean = context.space.middle()
 
     def point(k: int) -> Tensor:
         w = mean.clone()
         for name in grams[0].keys() & grams[1].keys():
             pair = [_scaled(g[name], SCALES[k]) for g in grams]
-            matrices = [_matrix(network, layers[name], name, s.w) for s in (a, b)]
+            matrices = [_matrix(network, layers[name], name, e.weights) for e in (a, b)]
             _put(network, layers[name], name, w, regression_mean(matrices, pair))
         return context.settled(w)
 

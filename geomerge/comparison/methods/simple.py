@@ -7,7 +7,7 @@ from torch import Tensor
 
 from geomerge.comparison.context import CURVE, Context, NotApplicableError
 from geomerge.comparison.registry import MethodResult, Predictor, method
-from geomerge.merging.sides import Side
+from geomerge.expert import Expert
 from geomerge.networks.batches import Batch
 from geomerge.training import straight_line
 
@@ -19,13 +19,13 @@ _PARALLEL = 1e-4  # angle in radians below which the arc is replaced by its chor
 @method("a", "networks", "the first network, the expert of its task")
 def network_a(context: Context) -> MethodResult:
     """Return network a as it is."""
-    return MethodResult(context.a.w)
+    return MethodResult(context.a.weights)
 
 
 @method("b", "networks", "the second network, the expert of its task")
 def network_b(context: Context) -> MethodResult:
     """Return network b as it is."""
-    return MethodResult(context.b.w)
+    return MethodResult(context.b.weights)
 
 
 def mean_of_softmax(*weights: Tensor) -> Predictor:
@@ -35,8 +35,8 @@ def mean_of_softmax(*weights: Tensor) -> Predictor:
         weights: Weights of each network, shape (n,).
     """
 
-    def predict(side: Side, x: Batch) -> Tensor:
-        parts = [side.network.logits(w, x).softmax(dim=1) for w in weights]
+    def predict(expert: Expert, x: Batch) -> Tensor:
+        parts = [expert.network.logits(w, x).softmax(dim=1) for w in weights]
         return torch.stack(parts).mean(dim=0)
 
     return predict
@@ -47,23 +47,23 @@ def mean_of_softmax(*weights: Tensor) -> Predictor:
 )
 def ensemble(context: Context) -> MethodResult:
     """Return the mean of both networks' probabilities as a predictor."""
-    if context.sides.head == "separate":
+    if context.space.head == "separate":
         raise NotApplicableError(
             "with separate heads the task is known, and the network trained for it answers alone"
         )
-    return MethodResult(mean_of_softmax(context.a.w, context.b.w))
+    return MethodResult(mean_of_softmax(context.a.weights, context.b.weights))
 
 
 @method("average", "weights", "mean of the weights")
 def average(context: Context) -> MethodResult:
     """Return the mean of both networks."""
-    return MethodResult(context.settled(context.sides.middle()))
+    return MethodResult(context.settled(context.space.middle()))
 
 
 @method("straight-line", "weights", "best point of the straight line from a to b")
 def line(context: Context) -> MethodResult:
     """Pick the best point of the line."""
-    a, b = context.a.w, context.b.w
+    a, b = context.a.weights, context.b.weights
     t, w = context.pick_on_line(a, b)
     return MethodResult(w, chosen={"t": t}, curve=straight_line(a, b, CURVE))
 
@@ -97,7 +97,7 @@ def slerp(
 @method("slerp", "weights", "best point of the great arcs between the tensors of a and b")
 def slerp_networks(context: Context) -> MethodResult:
     """Pick the best point of the arcs; running statistics are interpolated linearly."""
-    network, a, b = context.network, context.a.w, context.b.w
+    network, a, b = context.network, context.a.weights, context.b.weights
 
     def point(t: float) -> Tensor:
         w = torch.lerp(a, b, t)

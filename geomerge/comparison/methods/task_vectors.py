@@ -41,7 +41,7 @@ def pick_scale(context: Context, merged: Callable[[Tensor, float], Tensor]) -> M
         raise NotApplicableError(
             "needs the network that both were fine-tuned from; give it as `base`, if there is one"
         )
-    mean = context.sides.middle()
+    mean = context.space.middle()
 
     def point(k: int) -> Tensor:
         w = context.buffers_of(merged(base, SCALES[k]), mean)
@@ -54,7 +54,7 @@ def pick_scale(context: Context, merged: Callable[[Tensor, float], Tensor]) -> M
 @method("task-arithmetic", "weights", "sum of what each learned since their common ancestor")
 def task_arithmetic_networks(context: Context) -> MethodResult:
     """Add both task vectors to the ancestor, at the best scale."""
-    networks = [context.a.w, context.b.w]
+    networks = [context.a.weights, context.b.weights]
     return pick_scale(context, lambda base, scale: task_arithmetic(base, networks, scale))
 
 
@@ -98,7 +98,7 @@ def ties(
 def ties_networks(context: Context) -> MethodResult:
     """Merge both task vectors, at the best scale; running statistics are not trimmed."""
     n = context.network.n_parameters
-    networks = [context.a.w[:n], context.b.w[:n]]
+    networks = [context.a.weights[:n], context.b.weights[:n]]
 
     def merged(base: Tensor, scale: float) -> Tensor:
         return torch.cat([ties(base[:n], networks, scale), base[n:]])

@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 
 from geomerge.comparison.context import CURVE, Context
 from geomerge.comparison.registry import MethodResult, method
-from geomerge.merging.joint import joint_samples, round_samples
+from geomerge.merging.choice import choose_preset
+from geomerge.merging.joint_training import joint_samples, round_samples
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.presets.base import choose_preset
 from geomerge.merging.recording import Monitor, Recorder
 from geomerge.merging.stages import walk_plan
 from geomerge.metrics.sketch import INPUTS
+from geomerge.options import replace_options
 
 __all__ = ["walk_and_pick"]
 
@@ -34,10 +35,10 @@ def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> M
         OptionError: If data that the preset needs is missing.
         NumericalError: If the walk diverges.
     """
-    preset = choose_preset(context.sides, options)
-    monitor = Monitor(context.sides, context.on_progress)
+    preset = choose_preset(replace(context.prepared, options=options))
+    monitor = Monitor(context.space, context.progress)
     with TemporaryDirectory() as folder:
-        recorder = Recorder(Path(folder), monitor, options.points, title=title)
+        recorder = Recorder(Path(folder), monitor, options.machine.points, title=title)
         (picked,) = walk_plan(preset, context.rule, recorder)
         best = picked.chosen
         marks = [step for step, _ in best.leg.marks if step < best.step]
@@ -48,8 +49,8 @@ def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> M
     chosen = ({"mu": best.damping} if best.damping else {}) | {"step": float(best.step)}
     return MethodResult(
         w,
-        inputs=tuple(side.name for side in preset.walked_on),
-        sketches=tuple(side.name for side in stage.kept),
+        inputs=tuple(expert.name for expert in preset.walked_on),
+        sketches=tuple(expert.name for expert in stage.kept),
         samples=taken // len(stage.learned) * round_samples(stage.learned),
         chosen=chosen,
         curve=[*curve, w],
@@ -62,16 +63,16 @@ def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> M
 def joint_walk(context: Context) -> MethodResult:
     """Walk between both networks with inputs of both tasks."""
     context.inputs(context.a, context.b)
-    result = walk_and_pick(context, replace(context.options, preset="joint"))
-    return replace(result, samples=joint_samples(context.sides, context.options))
+    result = walk_and_pick(context, replace_options(context.options, preset="joint"))
+    return replace(result, samples=joint_samples(context.space, context.options.walk.steps))
 
 
 @method("sketch-walk", "walks", "from b, kept by its sketch, toward a's function, no labels")
 def sketch_walk(context: Context) -> MethodResult:
     """Walk from one network in the metric of its sketch, with inputs of the other's task."""
-    result = walk_and_pick(context, replace(context.options, preset="sketch"))
-    kept = [side for side in context.sides if side.name in result.sketches]
-    if any(side.sketched_now for side in kept):  # measured here, on inputs
+    result = walk_and_pick(context, replace_options(context.options, preset="sketch"))
+    kept = [expert for expert in context.space if expert.name in result.sketches]
+    if any(expert.name in context.prepared.sketched for expert in kept):  # measured here, on inputs
         taken = sum(min(INPUTS, len(x)) for x in context.inputs(*kept))
         return replace(result, inputs=("a", "b"), sketches=(), samples=result.samples + taken)
     return result

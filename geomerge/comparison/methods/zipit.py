@@ -20,7 +20,7 @@ from geomerge.comparison.registry import MethodResult, method
 from geomerge.data import Inputs
 from geomerge.data.batchnorm import has_statistics, re_estimate
 from geomerge.errors import OptionError
-from geomerge.merging.sides import Sides
+from geomerge.merging.prepare import PreparedMerge
 from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
 from geomerge.pruning.trace import Touch, trace_groups
@@ -74,16 +74,16 @@ def match_pairs(
 )
 def zipit(context: Context) -> MethodResult:
     """Merge the units of both networks by the correlations of their activations."""
-    sides, network = context.sides, context.network
-    inputs = [x.sample(INPUTS, context.seed) for x in context.inputs(*sides.all)]
+    space, network = context.space, context.network
+    inputs = [x.sample(INPUTS, context.seed) for x in context.inputs(*space.experts)]
     if len({x.shape for x in inputs}) > 1:
         raise NotApplicableError("needs inputs of one shape from both tasks, and theirs differ")
     chain = _chain(network, inputs[0].batch(slice(0, 2)))
-    recorded = [_record_activations(network, side.w, inputs, chain) for side in sides]
+    recorded = [_record_activations(network, expert.weights, inputs, chain) for expert in space]
     pairs = [
         match_pairs(_correlation(torch.cat(rows, dim=1))) for rows in zip(*recorded, strict=True)
     ]
-    w = _zipped(sides, chain, pairs)
+    w = _zipped(context.prepared, chain, pairs)
     if has_statistics(network):
         w = re_estimate(network, w, inputs, context.seed)
     return MethodResult(w, inputs=("a", "b"), samples=len(recorded) * sum(map(len, inputs)))
@@ -156,11 +156,11 @@ def _correlation(rows: Tensor) -> Tensor:  # (units, units)
     return correlation
 
 
-def _zipped(sides: Sides, chain: _Chain, pairs: list[Tensor]) -> Tensor:  # (n,)
+def _zipped(prepared: PreparedMerge, chain: _Chain, pairs: list[Tensor]) -> Tensor:  # (n,)
     """Return M [W_a 0; 0 W_b] U for every layer: merge M, unmerge U of the layer before."""
-    network = sides.network
-    parts = [network.unravel(side.w) for side in sides]
-    w = sides.middle()
+    space, network = prepared.space, prepared.space.network
+    parts = [network.unravel(expert.weights) for expert in space]
+    w = space.middle()
     out = network.unravel(w)
     for k, name in enumerate(chain.layers):
         weights = [part[f"{name}.weight"] for part in parts]
@@ -178,7 +178,7 @@ def _zipped(sides: Sides, chain: _Chain, pairs: list[Tensor]) -> Tensor:  # (n,)
                 out[key].copy_(torch.cat(both)[pairs[k]].mean(dim=1))
         else:
             for key, both in tensors.items():
-                out[key].copy_(_head(sides, both))
+                out[key].copy_(_head(prepared, both))
     return w
 
 
@@ -196,10 +196,11 @@ def _merge_inputs(weights: list[Tensor], indices: Tensor, pairs: Tensor) -> list
     return merged_weights
 
 
-def _head(sides: Sides, both: list[Tensor]) -> Tensor:
+def _head(prepared: PreparedMerge, both: list[Tensor]) -> Tensor:
     """Return the mean of the outputs' rows, or each network's own rows where heads differ."""
     merged = torch.stack(both).mean(dim=0)
-    for side, own in zip(sides, both, strict=True):
-        if side.rows.stop is not None:
-            merged[side.rows] = own[side.rows]
+    for expert, own in zip(prepared.space, both, strict=True):
+        rows = prepared.heads.rows[expert.name]
+        if rows.stop is not None:
+            merged[rows] = own[rows]
     return merged

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from geomerge.errors import OptionError
-from geomerge.evaluation.accuracy import accuracy
-from geomerge.evaluation.pick import PickRule, parse_pick
-from geomerge.merging.options import MergeOptions
-from geomerge.merging.presets.registry import PRESETS
-from geomerge.merging.sides import Side, Sides
+from geomerge.expert import Expert
+from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.walker import Walk, Walker
+from geomerge.metrics import METRICS
+from geomerge.options import replace_options
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
 
-__all__ = ["LegDescription", "Preset", "Stage", "StageWalk", "choose_preset", "choose_rule"]
+__all__ = ["LegDescription", "Preset", "Stage", "StageWalk"]
 
 LEARNED_FROM = 1e-6
 
@@ -34,18 +32,18 @@ class Stage:
         target: Expert whose weights the walk goes toward; None in a walk toward functions.
     """
 
-    kept: tuple[Side, ...]
-    learned: tuple[Side, ...]
+    kept: tuple[Expert, ...]
+    learned: tuple[Expert, ...]
     candidates: tuple[float, ...]
-    target: Side | None = None
+    target: Expert | None = None
 
     @property
-    def toward(self) -> tuple[Side, ...]:
+    def toward(self) -> tuple[Expert, ...]:
         """Experts that the walk goes toward."""
         return self.learned if self.target is None else (*self.learned, self.target)
 
     @property
-    def experts(self) -> tuple[Side, ...]:
+    def experts(self) -> tuple[Expert, ...]:
         """All experts that count in this stage."""
         return self.kept + self.toward
 
@@ -95,8 +93,7 @@ class Preset(ABC):
     :func:`~geomerge.merging.presets.registry.preset`, in a module of its own.
 
     Args:
-        space: Networks.
-        options: Options of the merge.
+        prepared: Experts in one weight space, and the options of their merge.
 
     Attributes:
         name: Name, as in the options and in reports.
@@ -116,24 +113,29 @@ class Preset(ABC):
     retries: ClassVar[int] = 4
     walks_on: ClassVar[bool] = False
 
-    start: Side | None
-    goal: Side
+    start: Expert | None
+    goal: Expert
     stages: tuple[Stage, ...]
 
-    def __init__(self, space: Sides, options: MergeOptions) -> None:
-        self.space = space
-        self.options = options
-        self.walker = Walker(space, options)
+    def __init__(self, prepared: PreparedMerge) -> None:
+        self.prepared = prepared
+        self.space = prepared.space
+        self.options = prepared.options
+        self.kind = METRICS[self.options.measure.metric]
+        self.walker = Walker(prepared)
 
     @classmethod
     @abstractmethod
-    def problem(cls, space: Sides, options: MergeOptions) -> str | None:
+    def problem(cls, prepared: PreparedMerge) -> str | None:
         """Return why the preset cannot be used, with the remedy; None where it can.
 
         Args:
-            space: Networks.
-            options: Options of the merge.
+            prepared: Experts in one weight space, and the options of their merge.
         """
+
+    def conflict(self) -> str | None:
+        """Return why the preset cannot follow its options with its data; None where it can."""
+        return None
 
     @abstractmethod
     def stage_walk(
@@ -156,14 +158,23 @@ class Preset(ABC):
             steps: Most points that the walk gives.
         """
 
+    def again(self, **changes: Any) -> Preset:
+        """Return the same preset for the same experts, with other options.
+
+        Args:
+            changes: Options by name.
+        """
+        options = replace_options(self.options, **changes)
+        return type(self)(replace(self.prepared, options=options))
+
     def begin(self) -> Tensor:  # (n,)
         """Return the point where the first walk starts."""
-        return self.start.w if self.start else self.space.settled(self.space.middle())
+        return self.start.weights if self.start else self.space.settle(self.space.middle())
 
     @property
-    def walked_on(self) -> tuple[Side, ...]:
+    def walked_on(self) -> tuple[Expert, ...]:
         """Experts whose inputs the candidates are walked on."""
-        return tuple(side for stage in self.stages for side in stage.learned)
+        return tuple(expert for stage in self.stages for expert in stage.learned)
 
     @property
     def predicts_drifts(self) -> bool:
@@ -171,14 +182,13 @@ class Preset(ABC):
         return False
 
     @property
-    def open_ends(self) -> tuple[Side, ...]:
+    def open_ends(self) -> tuple[Expert, ...]:
         """Ends of the path that no walk started from or reached; a closing leg starts at each."""
-        ends = (self.space.all[0], self.space.all[-1])
-        return tuple(side for side in ends if side is not self.start)
+        return tuple(expert for expert in self.space.ends if expert is not self.start)
 
     def close(
         self,
-        end: Side,
+        end: Expert,
         crossover: Tensor,  # (n,)
         state: WalkState,
     ) -> Walk:
@@ -187,20 +197,23 @@ class Preset(ABC):
 
     def describe(self) -> list[LegDescription]:
         """Return the legs of the finished path, in the order of their networks."""
-        return [self._leg(side) for side in (self.space.all[0], self.space.all[-1])]
+        return [self._leg(expert) for expert in self.space.ends]
 
-    def _leg(self, side: Side) -> LegDescription:
-        return self._described(side.name, "the crossover", (side.name,), self._measured(side.name))
+    def _leg(self, expert: Expert) -> LegDescription:
+        return self._described(
+            expert.name, "the crossover", (expert.name,), self._measured(expert.name)
+        )
 
     def _described(
         self, start: str, end: str, keeps: tuple[str, ...], metric: str
     ) -> LegDescription:
-        flat = self.options.metric == "euclidean"
-        return LegDescription(start, end, () if flat else keeps, "euclidean" if flat else metric)
+        if self.kind.isotropic:
+            return LegDescription(start, end, (), self.kind.name)
+        return LegDescription(start, end, keeps, metric)
 
     def _measured(self, name: str) -> str:
-        options = self.options
-        return f"{options.metric} ({options.output}), measured on {name}'s inputs as it goes"
+        label = self.kind.label(self.options.measure.output)
+        return f"{label}, measured on {name}'s inputs as it goes"
 
     def diagonal_only(
         self,
@@ -212,67 +225,9 @@ class Preset(ABC):
 
     def _candidates(self, usual: tuple[float, ...]) -> tuple[float, ...]:
         """Return the dampings that are tried, the usual ones where the options say nothing."""
-        if self.options.damping is not None:
-            return (self.options.damping,)
-        if self.options.learn == "damping":
+        if self.options.walk.damping is not None:
+            return (self.options.walk.damping,)
+        if self.options.walk.learn == "damping":
             return (LEARNED_FROM,)
-        # Damping the Euclidean metric changes nothing.
-        return (0.0,) if self.options.metric == "euclidean" else usual
-
-
-def choose_preset(space: Sides, options: MergeOptions) -> Preset:
-    """Return the preset that the options name, else the preferred one of those that can be used.
-
-    Args:
-        space: Networks.
-        options: Options of the merge.
-
-    Raises:
-        OptionError: If the data does not allow the preset, or any.
-    """
-    several = len(space.all) > 2 or all(s.manifold for s in space)
-    if options.head == "separate" and options.metric in ("exact", "gram") and several:
-        raise OptionError(
-            f"`metric` {options.metric} measures several tasks at once only in one block of "
-            "outputs; use `metric` kronecker with `head` separate"
-        )
-    if options.preset is not None:
-        tried = [PRESETS[options.preset]]
-    else:
-        tried = [cls for cls in PRESETS.values() if cls.preference is not None]
-    problem = None
-    for cls in tried:
-        problem = cls.problem(space, options)
-        if problem is None:
-            return cls(space, options)
-    assert problem is not None
-    raise OptionError(problem)
-
-
-def choose_rule(preset: Preset, options: MergeOptions) -> PickRule:
-    """Return the pick rule that the options name, or the best that the data allows.
-
-    Args:
-        preset: Preset of the merge.
-        options: Options of the merge.
-
-    Raises:
-        OptionError: If the rule needs data that is not there.
-    """
-    experts = {
-        side.name: accuracy(side.network, side.w, side.task.select) if side.task else None
-        for side in preset.space
-    }
-    unlabelled = [name for name, value in experts.items() if value is None]
-    drifts = preset.predicts_drifts
-    if options.pick is None:
-        text = "max-min" if not unlabelled else "equal-drift" if drifts else None
-        if text is None:
-            known = [name for name in experts if name not in unlabelled]
-            text = f"{known[0]}>=0.80" if known else "equal-drift"
-        return parse_pick(text, experts)
-    rule = parse_pick(options.pick, experts)
-    problem = rule.problem(unlabelled, drifts or not unlabelled)
-    if problem is not None:
-        raise OptionError(problem)
-    return rule
+        # Damping an isotropic metric changes nothing.
+        return (0.0,) if self.kind.isotropic else usual

@@ -6,10 +6,9 @@ from functools import partial
 
 from torch import Tensor
 
-from geomerge.merging.options import MergeOptions
+from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.base import Preset, Stage, StageWalk
 from geomerge.merging.presets.registry import preset
-from geomerge.merging.sides import Sides
 from geomerge.merging.walker import Walk, steps_taken
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
@@ -32,15 +31,15 @@ class JointPreset(Preset):
     about = "from the middle of all networks toward all functions, on inputs of every task"
     preference = 0
 
-    def __init__(self, space: Sides, options: MergeOptions) -> None:
-        super().__init__(space, options)
-        self.start, self.goal = None, space.all[-1]
-        self.stages = (Stage((), tuple(space), self._candidates(DAMPINGS)),)
+    def __init__(self, prepared: PreparedMerge) -> None:
+        super().__init__(prepared)
+        self.start, self.goal = None, self.space.experts[-1]
+        self.stages = (Stage((), self.space.experts, self._candidates(DAMPINGS)),)
 
     @classmethod
-    def problem(cls, space: Sides, options: MergeOptions) -> str | None:
+    def problem(cls, prepared: PreparedMerge) -> str | None:
         """Return which networks bring no inputs."""
-        blind = " and ".join(s.name for s in space if not s.manifold)
+        blind = " and ".join(e.name for e in prepared.space if e.inputs is None)
         if not blind:
             return None
         return (
@@ -65,21 +64,20 @@ class JointPreset(Preset):
         constraints: Constraints | None = None,
     ) -> Walk:
         space, walker = self.space, self.walker
-        experts = tuple(space)
-        flat = self.options.metric == "euclidean"
-        usual = EUCLIDEAN_RATE if flat else RATE / len(experts)
-        walk = walker.settings(damping, rate * (self.options.learning_rate or usual), REFRESH)
-        directions = [walker.direction(side) for side in experts]
+        experts = space.experts
+        usual = EUCLIDEAN_RATE if self.kind.isotropic else RATE / len(experts)
+        walk = walker.settings(damping, rate * (self.options.walk.learning_rate or usual), REFRESH)
+        directions = [walker.direction(expert) for expert in experts]
         for k, direction in enumerate(directions):  # they take turns
             direction.skip((steps_taken(state) + len(experts) - 1 - k) // len(experts))
         learner = walker.learner(damping, state)
         points = walk_toward_function(
             start, walker.metric_at(experts, damping), directions, walk, constraints, learner,
-            space.settled, state,
+            space.settle, state,
         )  # fmt: skip
         return Walk(points, walk.steps * len(experts))
 
     def measurements(self, steps: int) -> int:
         """Return how many of the turns before which the metric is measured a walk comes to."""
-        turns = steps // len(self.space.all)
+        turns = steps // len(self.space)
         return sum(turn < turns for turn in REFRESH)

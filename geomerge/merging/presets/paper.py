@@ -6,15 +6,16 @@ from functools import partial
 
 from torch import Tensor
 
-from geomerge.merging.options import MergeOptions
+from geomerge.expert import Expert
+from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.base import LegDescription, Preset, Stage, StageWalk
 from geomerge.merging.presets.registry import preset
-from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walker import DAMPING, RATE, STRAIGHT_STEPS, Walk
 from geomerge.metrics import EuclideanMetric
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import FunctionWalkOptions, WeightWalkOptions, walk_straight
+from geomerge.weight_space import WeightSpace
 
 __all__ = ["PaperPreset"]
 
@@ -31,35 +32,35 @@ class PaperPreset(Preset):
     retries = 0  # the step's length is bounded, there is no rate to halve
     walks_on = True
 
-    def __init__(self, space: Sides, options: MergeOptions) -> None:
-        super().__init__(space, options)
-        self.start, self.goal = _roles(space)
+    def __init__(self, prepared: PreparedMerge) -> None:
+        super().__init__(prepared)
+        self.start, self.goal = _roles(prepared.space)
         self.stages = (Stage((self.start,), (), self._candidates(DAMPINGS), self.goal),)
 
     @classmethod
-    def problem(cls, space: Sides, options: MergeOptions) -> str | None:
+    def problem(cls, prepared: PreparedMerge) -> str | None:
         """Return why it cannot be used: too many networks, damping to learn, or no inputs."""
-        if len(space.all) > 2:
+        if len(prepared.space) > 2:
             return (
                 "more than two networks need inputs of every network's task but one, and a sketch "
                 "of that one, which comes last; name them with `inputs`"
             )
-        if options.learn is not None:
+        if prepared.options.walk.learn is not None:
             return (
                 "`learn` damping needs a walk toward functions, and what is there allows the "
                 "paper preset only; give a sketch or the inputs of the other network"
             )
-        if not any(side.manifold for side in space):
+        if all(expert.inputs is None for expert in prepared.space):
             return "no inputs to walk on; name the task of one network with `inputs`, such as mnist"
         return None
 
     @property
-    def walked_on(self) -> tuple[Side, ...]:
+    def walked_on(self) -> tuple[Expert, ...]:
         """The network whose function is kept."""
         return self.stages[0].kept
 
     @property
-    def open_ends(self) -> tuple[Side, ...]:
+    def open_ends(self) -> tuple[Expert, ...]:
         """No end: the walk goes from one to the other."""
         return ()
 
@@ -73,26 +74,26 @@ class PaperPreset(Preset):
 
     def _walk(
         self,
-        side: Side,
+        expert: Expert,
         damping: float,
         state: WalkState,
         rate: float = 1.0,
         constraints: Constraints | None = None,
     ) -> Walk:
         """Walk by eq. (7) until near the target, take the drift back, then go straight to it."""
-        target, walker = self.goal.w, self.walker
-        gap = float((target - side.w).norm())
+        target, walker = self.goal.weights, self.walker
+        gap = float((target - expert.weights).norm())
         walk = WeightWalkOptions(
-            steps=self.options.steps or WeightWalkOptions.steps,
+            steps=self.options.walk.steps or WeightWalkOptions.steps,
             radius=max(WeightWalkOptions.radius, gap / 400),  # else far networks are never reached
-            damping=self.options.damping,
+            damping=self.options.walk.damping,
             least=damping,
         )
-        if self.options.metric == "euclidean":  # nothing drifts back: the path is the line
-            line = walk_straight(side.w, target, EuclideanMetric(), walk.steps, state)
+        if self.kind.isotropic:  # nothing drifts back: the path is the line
+            line = walk_straight(expert.weights, target, EuclideanMetric(), walk.steps, state)
             return Walk(line, walk.steps)
         back = FunctionWalkOptions(DAMPING, steps=BACK_STEPS, learning_rate=RATE)
-        points = walker.approach_and_close(side, target, walk, state, back, constraints)
+        points = walker.approach_and_close(expert, target, walk, state, back, constraints)
         return Walk(points, walk.steps + back.steps + STRAIGHT_STEPS)
 
     def measurements(self, steps: int) -> int:
@@ -106,7 +107,7 @@ class PaperPreset(Preset):
         return [self._described(name, self.goal.name, (name,), self._measured(name))]
 
 
-def _roles(space: Sides) -> tuple[Side, Side]:
+def _roles(space: WeightSpace) -> tuple[Expert, Expert]:
     """Return the network that is kept, the first with inputs, and the other."""
     a, b = space
-    return (a, b) if a.manifold else (b, a)
+    return (b, a) if a.inputs is None else (a, b)

@@ -6,13 +6,12 @@ from functools import partial
 
 from torch import Tensor
 
-from geomerge.errors import OptionError
-from geomerge.merging.options import MergeOptions
+from geomerge.expert import Expert
+from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.base import LegDescription, Preset, Stage, StageWalk
 from geomerge.merging.presets.registry import preset
-from geomerge.merging.sides import Side, Sides
 from geomerge.merging.walker import Walk, steps_taken
-from geomerge.metrics import EuclideanMetric, Metric, Sketch, combine, make_sketch
+from geomerge.metrics import METRICS, EuclideanMetric, Metric, Sketch, combine
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import FunctionWalkOptions, walk_toward_function
@@ -34,29 +33,39 @@ class SketchPreset(Preset):
     about = "from one network, kept by its sketch, toward the others' functions one after the other"
     preference = 1
 
-    def __init__(self, space: Sides, options: MergeOptions) -> None:
-        super().__init__(space, options)
-        roles = _roles(space, options)
+    def __init__(self, prepared: PreparedMerge) -> None:
+        super().__init__(prepared)
+        roles = _roles(prepared)
         assert roles is not None, "the preset has a problem"
         self.start, others = roles
         self.goal = others[-1]
-        self._sketches: dict[str, Sketch] = {}  # of functions learned on the way
+        self._learned: dict[str, Sketch] = {}  # of functions learned on the way
         self._diagonal: tuple[str, ...] = ()
         stages, kept = [], [self.start]
-        for side in others:
+        for expert in others:
             usual = DAMPINGS if len(kept) == 1 else CHAIN_DAMPINGS
-            stages.append(Stage(tuple(kept), (side,), self._candidates(usual)))
-            kept.append(side)
+            stages.append(Stage(tuple(kept), (expert,), self._candidates(usual)))
+            kept.append(expert)
         self.stages = tuple(stages)
 
     @classmethod
-    def problem(cls, space: Sides, options: MergeOptions) -> str | None:
+    def problem(cls, prepared: PreparedMerge) -> str | None:
         """Return what is missing if no end of the path can be kept while the others are learned."""
-        if _roles(space, options) is not None:
+        if _roles(prepared) is not None:
             return None
         return (
             "the sketch preset needs a sketch of one network and inputs of every other's task; "
             "name the task of each with `inputs` and make the sketch with geomerge sketch"
+        )
+
+    def conflict(self) -> str | None:
+        """Return that a metric needs inputs of the network that is kept where it has none."""
+        assert self.start is not None
+        if self.start.inputs is not None or self.kind.data_free:
+            return None
+        return (
+            f"`metric` {self.kind.name} needs inputs of {self.start.name}; name them with "
+            "`inputs`, or use `metric` kronecker with its sketch"
         )
 
     def stage_walk(
@@ -87,7 +96,7 @@ class SketchPreset(Preset):
         if walker.probe(stage.kept) is not None:
             metric = metric.truncate(damping)
         metric = walker.on_plane(metric)
-        walk = walker.settings(damping, rate * (self.options.learning_rate or usual))
+        walk = walker.settings(damping, rate * (self.options.walk.learning_rate or usual))
         learner = walker.learner(damping, state, lambda w: metric.mv(w - start))
         direction = walker.direction(learned)
         direction.skip(steps_taken(state))
@@ -102,41 +111,18 @@ class SketchPreset(Preset):
         start: Tensor,  # (n,)
     ) -> Metric:
         """Return the metric of the functions that a stage keeps: sketches, or measured now."""
-        options = self.options
-        if options.metric == "euclidean":
+        if self.kind.isotropic:
             return EuclideanMetric()
-        if options.metric != "kronecker":
-            blind = [s.name for s in stage.kept if s.manifold is None]
-            if blind:
-                raise OptionError(
-                    f"`metric` {options.metric} needs inputs of {' and '.join(blind)}; name them "
-                    "with `inputs`, or use `metric` kronecker with its sketch"
-                )
+        if not self.kind.data_free:
             return self.walker.metric_at(stage.kept, stage.candidates[0])(start)
-        metrics = []
-        for k, side in enumerate(stage.kept):
-            # A sketch is worth something at the network that it was measured at, and along a walk
-            # that kept its function; for a function learned on the way that is where it was
-            # learned.
-            sketch = self._sketches.get(side.name) if k else side.sketch
-            if sketch is None:
-                assert side.manifold is not None
-                assert side.manifold_name is not None
-                side.sketched_now = True
-                sketch = make_sketch(
-                    side.network,
-                    start,
-                    side.manifold,
-                    side.manifold_name,
-                    output=options.output,
-                    seed=options.seed,
-                )
-                if k:
-                    self._sketches[side.name] = sketch
-                else:
-                    side.sketch = sketch
-            metrics.append(sketch.metric)
-        return combine(metrics)
+        first, *later = stage.kept
+        # A sketch is worth something at the network that it was measured at, and along a walk that
+        # kept its function; for a function learned on the way that is where it was learned.
+        for expert in later:
+            if expert.name not in self._learned:
+                self._learned[expert.name] = self.prepared.sketch_at(expert, start)
+        sketches = [self.prepared.sketch(first), *(self._learned[e.name] for e in later)]
+        return combine([sketch.metric for sketch in sketches])
 
     @property
     def predicts_drifts(self) -> bool:
@@ -151,42 +137,42 @@ class SketchPreset(Preset):
         """Return the tensors of which the frozen metric knows only the diagonal."""
         return self._diagonal
 
-    def _leg(self, side: Side) -> LegDescription:
-        if side is not self.start:
-            return super()._leg(side)
-        kept, options = self.stages[-1].kept, self.options
-        names = tuple(s.name for s in kept)
-        metric = (
-            f"{options.metric} ({options.output}), measured on inputs of {' and '.join(names)} "
-            "where the walk starts, frozen"
-        )
-        if options.metric == "kronecker":
-            counts = [s.sketch.meta["inputs"] for s in kept if s.sketch]
+    def _leg(self, expert: Expert) -> LegDescription:
+        if expert is not self.start:
+            return super()._leg(expert)
+        kept, label = self.stages[-1].kept, self.kind.label(self.options.measure.output)
+        names = tuple(e.name for e in kept)
+        if self.kind.data_free:
+            known = self.prepared.known_space
+            sketches = [known[name].sketch for name in names]
+            counts = [str(sketch.meta["inputs"]) for sketch in sketches if sketch is not None]
+            metric = f"{label}, sketch of {' + '.join(counts)} inputs, frozen"
+        else:
             metric = (
-                f"kronecker ({options.output}), sketch of {' + '.join(map(str, counts))} inputs, "
+                f"{label}, measured on inputs of {' and '.join(names)} where the walk starts, "
                 "frozen"
             )
-        return self._described(side.name, "the crossover", names, metric)
+        return self._described(expert.name, "the crossover", names, metric)
 
     def measurements(self, steps: int) -> int:
         """Return one: the frozen metric is read once."""
         return 1
 
 
-def _roles(space: Sides, options: MergeOptions) -> tuple[Side, list[Side]] | None:
-    """Return the network to start from, an end of the path, and the others in their order.
+def _roles(prepared: PreparedMerge) -> tuple[Expert, list[Expert]] | None:
+    """Return the expert to start from, an end of the path, and the others in their order.
 
-    The last network is preferred to the first. None if neither can be kept while every other has
+    The last expert is preferred to the first. None if neither can be kept while every other has
     inputs to be learned on.
     """
-    first, *_, last = space
-    # Without a metric to keep a function by, only who names the preset may start from any network.
-    anywhere = options.metric == "euclidean" and options.preset == SketchPreset.name
+    options, (first, last) = prepared.options, prepared.space.ends
+    # Without a metric to keep a function by, a walk may start anywhere, but only on demand.
+    anywhere = METRICS[options.measure.metric].isotropic and options.preset == SketchPreset.name
     for start in (last, first):
-        others = [s for s in space.all[::-1] if s is not start]
+        others = [expert for expert in prepared.space.experts[::-1] if expert is not start]
         if start is first:
             others.reverse()
-        keepable = start.sketch or start.manifold or anywhere
-        if keepable and all(s.manifold for s in others):
+        keepable = start.sketch is not None or start.inputs is not None or anywhere
+        if keepable and all(expert.inputs is not None for expert in others):
             return start, others
     return None

@@ -31,14 +31,14 @@ def test_fisher_merging_weighs_by_the_fishers() -> None:
 def test_the_fisher_is_the_expected_square_of_the_score() -> None:
     context = method_case()
     network, inputs = context.network, context.inputs(context.a)[0]
-    w = context.a.w.clone().requires_grad_()
+    w = context.a.weights.clone().requires_grad_()
     x = inputs.batch(slice(0, len(inputs)))
-    truth = torch.zeros_like(context.a.w)
+    truth = torch.zeros_like(context.a.weights)
     for one in x:
         log_p = network.outputs(w, one.unsqueeze(0)).log_softmax(dim=1)[0]
         for c in range(len(log_p)):
             (score,) = torch.autograd.grad(log_p[c], w, retain_graph=True)
             truth += log_p[c].exp().detach() * score.square() / len(x)
-    draws = [diagonal_fisher(network, context.a.w, inputs, seed) for seed in range(40)]
+    draws = [diagonal_fisher(network, context.a.weights, inputs, seed) for seed in range(40)]
     mean = torch.stack(draws).mean(dim=0)
     assert (mean - truth).norm() < 0.05 * truth.norm()

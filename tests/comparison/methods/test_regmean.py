@@ -44,6 +44,6 @@ def test_gram_matrices_are_those_of_the_layers_inputs() -> None:
     inputs = context.inputs(context.a)[0]
     x = inputs.batch(slice(0, len(inputs))).flatten(1)
     rows = torch.cat([x, torch.ones(len(x), 1)], dim=1)
-    grams = layer_grams(context.network, context.a.w, inputs)
+    grams = layer_grams(context.network, context.a.weights, inputs)
     assert set(grams) == {"1", "3"}
     torch.testing.assert_close(grams["1"], (rows.T @ rows).double(), rtol=1e-5, atol=1e-3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from geomerge.comparison import METHODS
@@ -55,15 +57,16 @@ def test_slerp_goes_from_end_to_end_on_the_sphere() -> None:
 def test_the_ensemble_of_a_network_with_itself_answers_as_it_does() -> None:
     context = method_case()
     x = context.inputs(context.a)[0].batch(slice(0, 50))
-    answers = mean_of_softmax(context.a.w, context.a.w)(context.a, x).argmax(dim=1)
-    assert torch.equal(answers, context.network.logits(context.a.w, x).argmax(dim=1))
+    answers = mean_of_softmax(context.a.weights, context.a.weights)(context.a, x).argmax(dim=1)
+    assert torch.equal(answers, context.network.logits(context.a.weights, x).argmax(dim=1))
 
 
 def test_measuring_statistics_counts_as_using_inputs() -> None:
     context = method_case(small_normed_cnn)
     METHODS["average"].make(context)
     assert context.measured == set()
-    context.sides.bn = "re-estimate"
+    space = replace(context.space, bn="re-estimate")
+    context = replace(context, prepared=replace(context.prepared, space=space))
     METHODS["weight-matching"].make(context)
     assert context.measured == set()
     METHODS["average"].make(context)

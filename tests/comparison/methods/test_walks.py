@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from geomerge.comparison import METHODS
 from geomerge.metrics import make_sketch
 from geomerge.testing.method_laws import MethodLaws, method_case
@@ -18,8 +20,8 @@ class TestSketchWalk(MethodLaws):
 def test_a_sketch_stands_for_inputs() -> None:
     context = method_case(steps=10)
     b = context.b
-    assert b.manifold is not None
-    b.sketch = make_sketch(b.network, b.w, b.manifold, "task b")
-    b.manifold = None
+    assert b.inputs is not None
+    sketch = make_sketch(b.network, b.weights, b.inputs, "task b")
+    context = context.with_expert(replace(b, sketch=sketch, inputs=None))
     result = METHODS["sketch-walk"].make(context)
     assert (result.inputs, result.labels, result.sketches) == (("a",), (), ("b",))

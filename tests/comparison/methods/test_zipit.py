@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -45,7 +47,7 @@ def test_pairs_are_the_most_correlated_of_those_left() -> None:
 @pytest.mark.parametrize("kind", ["mlp", "normed-cnn"])
 def test_zipping_a_network_with_a_permuted_copy_keeps_its_function(kind: str) -> None:
     context = method_case({"mlp": small_mlp, "normed-cnn": small_normed_cnn}[kind], twin=True)
-    parts = {k: v.clone() for k, v in context.network.unravel(context.a.w).items()}
+    parts = {k: v.clone() for k, v in context.network.unravel(context.a.weights).items()}
     order = torch.randperm(12 if kind == "mlp" else 5)
     if kind == "mlp":
         outs, read = ["1.weight", "1.bias"], "3.weight"
@@ -55,15 +57,15 @@ def test_zipping_a_network_with_a_permuted_copy_keeps_its_function(kind: str) ->
     for name in outs:
         parts[name] = parts[name][order]
     parts[read] = parts[read][:, order]
-    context.b.w = context.network.ravel(parts)
+    context = context.with_expert(replace(context.b, weights=context.network.ravel(parts)))
     zipped = METHODS["zipit"].make(context).answer
     assert isinstance(zipped, torch.Tensor)
     x = context.inputs(context.a)[0].batch(slice(0, 50))
     if kind == "mlp":
-        same = context.network.logits(context.a.w, x)
+        same = context.network.logits(context.a.weights, x)
         torch.testing.assert_close(context.network.logits(zipped, x), same, rtol=1e-4, atol=1e-5)
     trained = slice(0, context.network.n_parameters)  # statistics are measured again
-    torch.testing.assert_close(zipped[trained], context.a.w[trained], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(zipped[trained], context.a.weights[trained], rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_that_is_no_row_of_layers_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Joint training: what a merge is measured against, and what it would take without the labels."""
+"""Joint training on the labels of all tasks, the reference of a merge, and its sample counts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from torch import Tensor, nn
 
 from geomerge.data import Task
 from geomerge.errors import GeomergeError, OptionError
-from geomerge.merging.options import MergeOptions
+from geomerge.expert import Expert
 from geomerge.merging.presets.joint import REFRESH
-from geomerge.merging.sides import Side, Sides
 from geomerge.networks.architectures import create_network, recognise
 from geomerge.networks.network import Network
 from geomerge.training import train
 from geomerge.walks.walk import FunctionWalkOptions
+from geomerge.weight_space import WeightSpace
 
 __all__ = ["NotTrainableError", "joint_samples", "round_samples", "train_jointly"]
 
 _BATCH = 128  # of geomerge train
-
 _METRIC_INPUTS = 2000  # of each task, per measurement of the joint walk's metric
 
 
@@ -30,81 +29,80 @@ class NotTrainableError(GeomergeError):
     """The networks' tasks cannot be trained in one network here; the merge itself can go on."""
 
 
-def round_samples(sides: Iterable[Side]) -> int:
-    """Return how many inputs a step toward each network's function takes together."""
-    sizes = [len(side.task.train.labels) for side in sides if side.task is not None]
+def round_samples(experts: Iterable[Expert]) -> int:
+    """Return the number of inputs that a step toward each expert's function takes together."""
+    sizes = [len(expert.task.train.labels) for expert in experts if expert.task is not None]
     return sum(min(FunctionWalkOptions.batch, size) for size in sizes)
 
 
-def joint_samples(sides: Sides, options: MergeOptions) -> int:
-    """Return how many samples the joint walk takes: its steps, and measuring its metric.
+def joint_samples(space: WeightSpace, steps: int | None = None) -> int:
+    """Return the number of samples that the joint walk takes: its steps, and its metric.
 
     Args:
-        sides: Networks with their tasks.
-        options: Of the walk.
+        space: Experts with their tasks.
+        steps: Steps of the walk; None takes the usual number.
     """
-    steps = options.steps or FunctionWalkOptions.steps
-    sizes = [len(side.task.train.labels) for side in sides if side.task is not None]
+    steps = steps or FunctionWalkOptions.steps
+    sizes = [len(expert.task.train.labels) for expert in space if expert.task is not None]
     measured = sum(min(_METRIC_INPUTS, size) for size in sizes)
     times = sum(turn < steps for turn in REFRESH)
-    return steps * round_samples(sides) + times * measured
+    return steps * round_samples(space) + times * measured
 
 
-def train_jointly(sides: Sides, samples: int, seed: int) -> tuple[Tensor, int]:
+def train_jointly(space: WeightSpace, samples: int, seed: int) -> tuple[Tensor, int]:
     """Train a new network of the same make on the labels of all tasks, mixed example by example.
 
     Args:
-        sides: The networks, each with its task.
-        samples: How many examples may be seen, all passes counted.
-        seed: Of its initialisation and of the order of examples.
+        space: Experts, each with its task.
+        samples: Number of examples that may be seen, all passes counted.
+        seed: Seed of the network's initialisation and of the order of examples.
 
     Returns:
-        The weights, shape (n,), and the samples seen.
+        The weights, shape (n,), and the number of samples seen.
 
     Raises:
-        NotTrainableError: If a task's labels are not there, the head is not shared, inputs differ
-            in shape, or no network of the same widths can be made.
+        NotTrainableError: If a task's labels are missing, the head is not shared, inputs differ in
+            shape, or no network of the same widths can be made.
         NumericalError: If the loss stops being finite.
     """
-    if sides.head != "shared":
+    if space.head != "shared":
         raise NotTrainableError("is trained here with a shared head only; use `head` shared")
-    tasks = [side.task for side in sides if side.task is not None]
-    if len(tasks) < len(sides.all):
+    tasks = [expert.task for expert in space if expert.task is not None]
+    if len(tasks) < len(space):
         raise NotTrainableError("needs the labels of every task; name them with `task`")
     splits = [task.train for task in tasks]
     if any(task.input_shape != tasks[0].input_shape for task in tasks):
         raise NotTrainableError("needs inputs of one shape from all tasks, and theirs differ")
-    fresh = _untrained(sides, tasks[0], seed)
+    fresh = _untrained(space, tasks[0], seed)
     count = sum(len(split.labels) for split in splits)
-    batch = min(
-        _BATCH, count, sides.network.max_batch or count
-    )  # as the limit on memory leaves room for
+    most = space.network.max_batch or count  # a limit on memory leaves no room for more
+    batch = min(_BATCH, count, most)
     epochs = samples / batch / (count // batch)
     w = train(fresh, fresh.initial, splits, epochs=epochs, batch=batch, seed=seed)
     return w, int(epochs * (count // batch)) * batch
 
 
-def _untrained(sides: Sides, task: Task, seed: int) -> Network:
+def _untrained(space: WeightSpace, task: Task, seed: int) -> Network:
     """Return a network of the same make with new weights.
 
     Raises:
         NotTrainableError: If there is no way to make one.
     """
-    first = sides.all[0]
-    architecture = first.checkpoint.meta.get("architecture") or recognise(first.checkpoint.weights)
+    first, network = space.experts[0], space.network
+    architecture = first.meta.get("architecture") or recognise(network.module.state_dict())
     if architecture is not None:
         with suppress(OptionError):  # recognised by its tensors, and of widths that have no name
             x = task.train.inputs.batch(slice(0, 1))
-            outputs = sides.network.logits(first.w, x).shape[1]
+            outputs = network.logits(first.weights, x).shape[1]
             module = create_network(architecture, task.input_shape, outputs, seed)
-            found = Network(module, sides.network.device)
-            if found.shapes == sides.network.shapes:
-                return found
-    return Network(_reset(copy.deepcopy(sides.network.module), seed), sides.network.device)
+            made = network.alike(module)
+            if made.shapes == network.shapes and type(module) is type(network.module):
+                return made
+    return network.alike(_initialised(copy.deepcopy(network.module), seed))
 
 
-def _reset(module: nn.Module, seed: int) -> nn.Module:
-    """Initialise every layer anew, as PyTorch's layers do when they are made."""
+def _initialised(module: nn.Module, seed: int) -> nn.Module:
+    """Initialise every layer as PyTorch's layers do when they are made."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, layer in module.named_modules():

@@ -4,41 +4,43 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from merges import prepared_of
 from torch import nn
 
-from geomerge import Checkpoint, MergeOptions, Network, load_checkpoint
+from geomerge import Checkpoint, Network, load_checkpoint
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.merging.joint import NotTrainableError, train_jointly
-from geomerge.merging.prepare import prepare_sides
-from geomerge.merging.sides import Sides
+from geomerge.merging.joint_training import NotTrainableError, train_jointly
+from geomerge.weight_space import WeightSpace
 
-BOTH = MergeOptions(manifold=("digits",))
+BOTH = {"manifold": ("digits",)}
 
 
-def sides_of(digits: Path, options: MergeOptions = BOTH) -> Sides:
-    return prepare_sides([load_checkpoint(digits / f"{name}.pt") for name in "ab"], options)
+def space_of(digits: Path, options: dict[str, Any] = BOTH) -> WeightSpace:
+    return prepared_of([load_checkpoint(digits / f"{name}.pt") for name in "ab"], options).space
 
 
 def test_it_learns_every_task_and_the_same_again(digits: Path) -> None:
-    sides = sides_of(digits)
-    w, samples = train_jointly(sides, 20_000, seed=3)
+    space = space_of(digits)
+    w, samples = train_jointly(space, 20_000, seed=3)
     assert 0.95 * 20_000 < samples <= 20_000
-    for side in sides:
-        assert side.task is not None
-        assert accuracy(side.network, w, side.task.test) > 0.8
-        assert float((w - side.w).norm()) > 0.5 * float(side.w.norm())  # a network of its own
-    again, _ = train_jointly(sides_of(digits), 20_000, seed=3)
+    for expert in space:
+        assert expert.task is not None
+        assert accuracy(expert.network, w, expert.task.test) > 0.8
+        apart = float((w - expert.weights).norm())
+        assert apart > 0.5 * float(expert.weights.norm())  # a network of its own
+    again, _ = train_jointly(space_of(digits), 20_000, seed=3)
     assert torch.equal(w, again)
 
 
 def test_no_network_of_the_merge_is_changed(digits: Path) -> None:
-    sides = sides_of(digits)
-    before = [side.w.clone() for side in sides]
-    train_jointly(sides, 500, seed=0)
-    assert all(torch.equal(side.w, w) for side, w in zip(sides, before, strict=True))
+    space = space_of(digits)
+    before = [expert.weights.clone() for expert in space]
+    train_jointly(space, 500, seed=0)
+    assert all(torch.equal(expert.weights, w) for expert, w in zip(space, before, strict=True))
 
 
 def test_widths_that_have_no_name_are_trained_too() -> None:
@@ -47,9 +49,9 @@ def test_widths_that_have_no_name_are_trained_too() -> None:
         torch.manual_seed(seed)
         module = nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.ReLU(), nn.Linear(7, 10))
         networks.append(Checkpoint(module.state_dict(), {"task": task}))
-    sides = prepare_sides(networks, BOTH)
-    w, _ = train_jointly(sides, 20_000, seed=0)
-    first = sides.all[0]
+    space = prepared_of(networks, BOTH).space
+    w, _ = train_jointly(space, 20_000, seed=0)
+    first = space.experts[0]
     assert first.task is not None
     assert accuracy(first.network, w, first.task.test) > 0.5
 
@@ -68,8 +70,8 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize("head", ["offset", "separate"])
 def test_other_heads_and_bare_weights_say_why_not(digits: Path, head: str) -> None:
     with pytest.raises(NotTrainableError, match="shared head"):
-        train_jointly(sides_of(digits, replace(BOTH, head=head)), 500, seed=0)
-    sides = sides_of(digits)
-    sides.network = Network(nn.Sequential(Scaled(), nn.Linear(64, 10)))
+        train_jointly(space_of(digits, dict(BOTH, head=head)), 500, seed=0)
+    space = space_of(digits)
+    space = replace(space, network=Network(nn.Sequential(Scaled(), nn.Linear(64, 10))))
     with pytest.raises(NotTrainableError, match="Scaled"):
-        train_jointly(sides, 500, seed=0)
+        train_jointly(space, 500, seed=0)

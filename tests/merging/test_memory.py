@@ -1,19 +1,18 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from merges import merged_of, prepared_of
 from torch import nn
 
-from geomerge import Checkpoint, MergeOptions, Network, load_checkpoint, merge
+from geomerge import Checkpoint, Network, load_checkpoint
 from geomerge.errors import OptionError
-from geomerge.merging.fitting import fit_memory
-from geomerge.merging.prepare import prepare_sides
+from geomerge.merging.memory import fit_memory
 from geomerge.walks.objectives import divergence
 
-OPTIONS = MergeOptions(manifold=("digits",), task=("a=digits", "b=digits-permuted"))
+OPTIONS = {"manifold": ("digits",), "task": ("a=digits", "b=digits-permuted")}
 
 
 def wide(seed: int, width: int) -> Checkpoint:
@@ -52,48 +51,47 @@ def test_a_pass_in_parts_gives_the_same() -> None:
 
 def test_less_memory_means_smaller_passes_then_another_metric_then_a_refusal() -> None:
     passes, metrics = [], []
+    networks = [wide(0, 3000), wide(1, 3000)]
     for limit in ("64GB", "1.75GB", "1.1GB"):
-        sides = prepare_sides([wide(0, 3000), wide(1, 3000)], OPTIONS)
-        found = fit_memory(sides, replace(OPTIONS, memory=limit))
-        passes.append(sides.network.max_batch)
-        metrics.append(found.metric)
-        assert {s.network.max_batch for s in sides} == {sides.network.max_batch}
-        assert limit in sides.notes[-1]
+        prepared = prepared_of(networks, dict(OPTIONS, memory=limit))
+        fitted = fit_memory(prepared)
+        passes.append(fitted.space.network.max_batch)
+        metrics.append(fitted.options.measure.metric)
+        assert {e.network.max_batch for e in fitted.space} == {passes[-1]}
+        assert prepared.space.network.max_batch is None  # the networks that came stay as they are
+        assert limit in fitted.notes[-1]
     assert passes[0] == 256
     assert metrics == ["kronecker", "kronecker", "euclidean"]
     with pytest.raises(OptionError, match="GB at least; give that"):
-        fit_memory(sides, replace(OPTIONS, memory="500MB"))
-    sides = prepare_sides([wide(0, 30), wide(1, 30)], OPTIONS)
-    assert fit_memory(sides, OPTIONS) is OPTIONS
-    assert sides.network.max_batch is None
+        fit_memory(prepared_of(networks, dict(OPTIONS, memory="500MB")))
+    prepared = prepared_of([wide(0, 30), wide(1, 30)], OPTIONS)
+    assert fit_memory(prepared) is prepared
 
 
 def test_statistics_measured_anew_and_learned_dampings_are_reckoned_with() -> None:
     checkpoint = Checkpoint(Network(normed()).module.state_dict())
-    both = MergeOptions(manifold=("digits", "digits-permuted"), memory="1.3GB", metric="euclidean")
+    both = {"manifold": ("digits", "digits-permuted"), "memory": "1.3GB", "metric": "euclidean"}
     most = []
     for bn in ("keep", "re-estimate"):
-        options = replace(both, bn=bn, arch="tests.merging.test_fitting:normed")
-        sides = prepare_sides([checkpoint, checkpoint], options)
-        fit_memory(sides, options)
-        most.append(sides.network.max_batch)
+        prepared = prepared_of([checkpoint, checkpoint], dict(both, bn=bn, arch=normed))
+        most.append(fit_memory(prepared).space.network.max_batch)
     assert most[0] > most[1]
-    sides = prepare_sides([wide(0, 3000), wide(1, 3000)], OPTIONS)
+    learned = dict(OPTIONS, memory="1.1GB", learn="damping")
     with pytest.raises(OptionError, match="GB at least; give that"):
-        fit_memory(sides, replace(OPTIONS, memory="1.1GB", learn="damping"))
+        fit_memory(prepared_of([wide(0, 3000), wide(1, 3000)], learned))
 
 
 def test_without_inputs_the_usual_sentence_comes() -> None:
     with pytest.raises(OptionError, match="`inputs`"):
-        merge([wide(0, 30), wide(1, 30)], MergeOptions(memory="2GB"))
+        merged_of([wide(0, 30), wide(1, 30)], {"memory": "2GB"})
 
 
 def test_a_merge_within_a_limit_finds_as_good_a_crossover(digits: Path) -> None:
     networks = [load_checkpoint(digits / f"{name}.pt") for name in "ab"]
-    plain = MergeOptions(manifold=("digits",), damping=1e-5, steps=80)
-    one = merge(networks, plain)
-    other = merge(networks, replace(plain, memory="1.02GB"))
-    assert other.sides.network.max_batch is not None
-    assert other.options.metric == "kronecker"
+    plain = {"manifold": ("digits",), "damping": 1e-5, "steps": 80}
+    one = merged_of(networks, plain)
+    other = merged_of(networks, dict(plain, memory="1.02GB"))
+    assert other.space.network.max_batch is not None
+    assert other.options.measure.metric == "kronecker"
     for name, value in one.accuracies.items():
         assert value == pytest.approx(other.accuracies[name], abs=0.02)

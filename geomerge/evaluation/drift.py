@@ -1,0 +1,169 @@
+"""Functional change of a network between weights, measured on inputs or predicted by a sketch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from geomerge.data import Inputs
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.pick import Score
+from geomerge.expert import Expert
+from geomerge.metrics import functional_change
+from geomerge.networks.network import Network
+
+__all__ = [
+    "Probe",
+    "Scorer",
+    "function_change",
+    "mean_kl",
+    "predicted_change",
+    "probe_of",
+    "select_accuracies",
+]
+
+_INPUTS = 256
+
+
+class Probe:
+    """Meter of the functional change between two points, on a few inputs of one task.
+
+    Steps follow each other, so the logits of the last point are kept.
+
+    Args:
+        network: Network as the task sees it.
+        inputs: Inputs of the task, of which the first are used.
+        output: Output phi whose change is measured, such as ``"hellinger"``.
+        count: Number of inputs that are used, at most.
+    """
+
+    def __init__(self, network: Network, inputs: Inputs, output: str, count: int = _INPUTS) -> None:
+        self._network = network
+        self._x = inputs.batch(slice(0, count))
+        self._output = output
+        self._last: tuple[Tensor, Tensor] | None = None  # a point and its logits
+
+    def __call__(
+        self,
+        before: Tensor,  # (n,)
+        after: Tensor,  # (n,)
+    ) -> float:
+        """Return the mean |phi(after) - phi(before)|^2."""
+        if self._last is None or self._last[0] is not before:
+            self._last = (before, self._network.logits(before, self._x))
+        logits = self._network.logits(after, self._x)
+        change = functional_change(self._last[1], logits, self._output)
+        self._last = (after, logits)
+        return change
+
+
+def probe_of(expert: Expert, output: str) -> Probe | None:
+    """Return a probe of an expert's function, on inputs that a walk may not use if there are any.
+
+    Args:
+        expert: Expert with a task or inputs; None is returned for one without either.
+        output: Output whose change is measured.
+    """
+    if expert.task is not None:
+        return Probe(expert.network, expert.task.select.inputs, output)
+    if expert.inputs is not None:
+        return Probe(expert.network, expert.inputs, output)
+    return None
+
+
+def predicted_change(
+    expert: Expert,
+    w: Tensor,  # (n,)
+) -> float | None:
+    """Return the change of an expert's function that its sketch predicts; None without a sketch."""
+    if expert.sketch is None:
+        return None
+    gap = w - expert.weights
+    return expert.sketch.metric.inner(gap, gap)
+
+
+def function_change(
+    expert: Expert,
+    w: Tensor,  # (n,)
+    output: str,
+) -> dict[str, float | None]:
+    """Return how far the function at other weights is from an expert's on the expert's own inputs.
+
+    Args:
+        expert: Expert; the inputs of its task's selection split are taken, else its inputs.
+        w: The other weights.
+        output: Output phi whose change is measured.
+
+    Returns:
+        ``"measured"``, the mean |phi(w) - phi(w_0)|^2 of a few inputs, and ``"kl"``, the mean
+        KL(w_0 || w) of all inputs of the selection split; None where it cannot be measured.
+    """
+    probe = probe_of(expert, output)
+    kl = None
+    if expert.task is not None:
+        kl = mean_kl(expert.network, expert.weights, w, expert.task.select.inputs)
+    return {"measured": None if probe is None else probe(expert.weights, w), "kl": kl}
+
+
+def mean_kl(
+    network: Network,
+    before: Tensor,  # (n,)
+    after: Tensor,  # (n,)
+    inputs: Inputs,
+) -> float:
+    """Return the mean KL divergence of a network's answers at one point from those at another.
+
+    Args:
+        network: Network as the task sees it.
+        before: Weights of the reference distribution.
+        after: Weights of the other distribution.
+        inputs: Inputs that the mean is over.
+    """
+    total, count = 0.0, 0
+    for x in inputs.batches(2000):
+        target = network.logits(before, x).double().log_softmax(dim=1)
+        log_p = network.logits(after, x).double().log_softmax(dim=1)
+        kl = torch.nn.functional.kl_div(log_p, target, log_target=True, reduction="batchmean")
+        total += len(target) * float(kl)
+        count += len(target)
+    return total / count
+
+
+def select_accuracies(
+    experts: Sequence[Expert],
+    w: Tensor,  # (n,)
+) -> dict[str, float | None]:
+    """Return the accuracy on each expert's selection split by name, None without a task."""
+    return {e.name: accuracy(e.network, w, e.task.select) if e.task else None for e in experts}
+
+
+class Scorer:
+    """Meter of points for a pick: accuracies on selection splits, drifts and distances.
+
+    Args:
+        experts: Experts that count.
+        output: Output whose change is the drift.
+    """
+
+    def __init__(self, experts: Sequence[Expert], output: str) -> None:
+        self._experts = experts
+        self._probes = {e.name: probe_of(e, output) for e in experts}
+
+    def __call__(
+        self,
+        w: Tensor,  # (n,)
+    ) -> Score:
+        """Return all that can be measured of a point."""
+        gaps = {e.name: float((w - e.weights).norm()) for e in self._experts}
+        total = sum(gaps.values()) or 1.0
+        return Score(
+            select_accuracies(self._experts, w),
+            {e.name: self._drift(e, w) for e in self._experts},
+            {name: gap / total for name, gap in gaps.items()},
+        )
+
+    def _drift(self, expert: Expert, w: Tensor) -> float | None:
+        probe = self._probes[expert.name]
+        return predicted_change(expert, w) if probe is None else probe(expert.weights, w)

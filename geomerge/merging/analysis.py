@@ -1,0 +1,184 @@
+"""Analysis of a merged network: changed answers on test examples, distances by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geomerge.data import Split
+from geomerge.expert import Expert
+from geomerge.merging.plane import LossPlane, plane_of
+from geomerge.merging.result import MergeResult
+from geomerge.networks.batches import Batch, take
+
+__all__ = [
+    "Answers",
+    "ChangedAnswer",
+    "LayerDistance",
+    "Seen",
+    "changed_answers",
+    "layer_distances",
+    "look_at",
+]
+
+_SHOWN = 12  # of those lost and of those gained together, for each task
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Measurements of a merge that a report shows, and that decide nothing.
+
+    Attributes:
+        layers: Distance of each tensor of the crossover from the networks.
+        answers: Change of the answers on each network's test split.
+        plane: Losses around the path; None where the path spans no plane.
+    """
+
+    layers: list[LayerDistance]
+    answers: Mapping[str, Answers]
+    plane: LossPlane | None
+
+
+@dataclass(frozen=True)
+class LayerDistance:
+    """Distances of one tensor of the state dict.
+
+    Attributes:
+        name: Name of the tensor.
+        weights: Number of its weights.
+        distance: |w - w_i| of that tensor alone, by network.
+        apart: |w_last - w_first| of that tensor alone.
+    """
+
+    name: str
+    weights: int
+    distance: dict[str, float]
+    apart: float
+
+
+@dataclass(frozen=True)
+class ChangedAnswer:
+    """Test example with another answer than before; class numbers are the task's own.
+
+    Attributes:
+        index: Place of the example in the test split.
+        label: Class of the example.
+        before: Answer of the task's own network; None is an output of another task.
+        after: Answer of the crossover, likewise.
+        image: Pixels, shape (H, W) or (H, W, 3), bytes; None if the inputs are no images.
+    """
+
+    index: int
+    label: int
+    before: int | None
+    after: int | None
+    image: Tensor | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Change of the answers on one task's test split.
+
+    Attributes:
+        of: Number of examples.
+        kept: Number of those that are right before and after.
+        lost: Number of those that are right before and wrong after.
+        gained: Number of those that are wrong before and right after.
+        wrong: Number of those that are wrong both times.
+        shown: Some of those lost and gained, in the order of the split.
+    """
+
+    of: int
+    kept: int
+    lost: int
+    gained: int
+    wrong: int
+    shown: list[ChangedAnswer]
+
+
+def look_at(merged: MergeResult) -> Seen:
+    """Measure all that a report shows of a merge besides its table and its curve."""
+    return Seen(layer_distances(merged), changed_answers(merged), plane_of(merged))
+
+
+def layer_distances(merged: MergeResult) -> list[LayerDistance]:
+    """Return the distances of all tensors of the crossover, in the order of the state dict."""
+    space, w = merged.space, merged.w
+    first, last = (expert.weights for expert in space.ends)
+    return [
+        LayerDistance(
+            name=name,
+            weights=place.stop - place.start,
+            distance={e.name: float((w[place] - e.weights[place]).norm()) for e in space},
+            apart=float((last[place] - first[place]).norm()),
+        )
+        for name, place in space.network.slices.items()
+    ]
+
+
+def changed_answers(merged: MergeResult) -> dict[str, Answers]:
+    """Return the change of the answers from each network's own to the crossover's, by network.
+
+    Args:
+        merged: The merge; networks without a task are left out.
+    """
+    return {e.name: _answers(e, merged.w, e.task.test) for e in merged.space if e.task is not None}
+
+
+def _answers(expert: Expert, w: Tensor, split: Split) -> Answers:
+    assert expert.task is not None, "only tasks have answers"
+    labels, first = split.labels, expert.task.first_class
+    before, after = (_said(expert, point, split) for point in (expert.weights, w))
+    was, now = before == labels, after == labels
+    lost, gained = (torch.nonzero(mask).flatten().tolist() for mask in (was & ~now, ~was & now))
+    half = _SHOWN // 2
+    few = sorted([*lost[: max(half, _SHOWN - len(gained))], *gained[:half]][:_SHOWN])
+    return Answers(
+        of=len(labels),
+        kept=int((was & now).sum()),
+        lost=len(lost),
+        gained=len(gained),
+        wrong=int((~was & ~now).sum()),
+        shown=[
+            ChangedAnswer(
+                index=k,
+                label=int(labels[k]) - first,
+                before=_own(expert, int(before[k])),
+                after=_own(expert, int(after[k])),
+                image=_image(take(split.inputs.raw, k)),
+            )
+            for k in few
+        ],
+    )
+
+
+def _own(expert: Expert, output: int) -> int | None:
+    """Return the number that an output has as a class of an expert's own task."""
+    assert expert.task is not None, "only tasks have answers"
+    first = expert.task.first_class
+    return output - first if first <= output < expert.task.classes else None
+
+
+def _said(expert: Expert, w: Tensor, split: Split) -> Tensor:  # (N,)
+    """Return the outputs that answer the examples of a split."""
+    batches = split.inputs.batches(2000)
+    return torch.cat([expert.network.logits(w, x).argmax(dim=1) for x in batches])
+
+
+def _image(raw: Batch) -> Tensor | None:
+    """Return pixels of an input that is one: bytes or shares of white, grey or in three colours."""
+    if not isinstance(raw, Tensor):
+        return None
+    shape = raw.shape
+    if raw.dim() == 3 and shape[0] in (1, 3):
+        raw = raw[0] if shape[0] == 1 else raw.permute(1, 2, 0)
+    elif raw.dim() != 2:
+        return None
+    if raw.dtype != torch.uint8:
+        if not raw.is_floating_point() or not 0 <= float(raw.min()) <= float(raw.max()) <= 1:
+            return None
+        raw = (255 * raw).round().byte()
+    return raw.cpu()

@@ -1,0 +1,153 @@
+"""Rows beside a merge: its networks, line or mean, Euclidean walk, joint training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import Tensor
+
+from geomerge.errors import NumericalError
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.drift import select_accuracies
+from geomerge.evaluation.search import search
+from geomerge.merging.joint_training import NotTrainableError, joint_samples, train_jointly
+from geomerge.merging.presets.base import Preset
+from geomerge.merging.recording import Monitor, Recorder
+from geomerge.merging.result import MergeResult
+from geomerge.merging.stages import walk_plan
+from geomerge.metrics import METRICS
+from geomerge.monitor.progress import Progress
+from geomerge.training import straight_line
+
+__all__ = [
+    "JOINT",
+    "ResultRow",
+    "comparison",
+    "walks_beside",
+]
+
+JOINT = "joint training"  # the name of its row
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """Line of a merge's table: accuracies in [0, 1] by network, None without a task.
+
+    Attributes:
+        name: Name of the row.
+        select: Accuracies on the selection splits.
+        test: Accuracies on the test splits.
+    """
+
+    name: str
+    select: Mapping[str, float | None]
+    test: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class WalkBeside:
+    """Walk for the table alone.
+
+    Attributes:
+        row: Name of its row.
+        title: Text before the names of its walks.
+        folder: Folder of what it needs to go on, below the place of all.
+        preset: Preset that walks, with other options than the merge's.
+    """
+
+    row: str
+    title: str
+    folder: str
+    preset: Preset
+
+
+def walks_beside(preset: Preset) -> Iterator[WalkBeside]:
+    """Yield the walks that a merge is compared with: in the Euclidean metric, and not learned.
+
+    Args:
+        preset: Preset of the merge.
+    """
+    if not preset.walks_on and not METRICS[preset.options.measure.metric].isotropic:
+        plain = preset.again(
+            metric="euclidean", damping=None, learning_rate=None, learn=None, budget=None
+        )
+        yield WalkBeside("Euclidean walk", "Euclidean walk ", "euclidean", plain)
+    if preset.options.walk.learn is not None:  # did it pay, against the dampings that it replaces?
+        fixed = preset.again(learn=None, damping=None)
+        tried = ", ".join(f"{mu:g}" for mu in fixed.stages[0].candidates)
+        yield WalkBeside(f"fixed damping ({tried})", "not learned, ", "fixed", fixed)
+
+
+def comparison(
+    merged: MergeResult,
+    progress: Callable[[Progress], None] | None = None,
+    work: Path | None = None,
+) -> list[ResultRow]:
+    """Measure a merge and what it is compared with, all picked by the merge's own rule.
+
+    Args:
+        merged: The merge.
+        progress: Function called after each step of a walk.
+        work: Folder where its walks store what they need to go on; None stores nothing.
+
+    Returns:
+        Rows: the networks, the straight line (of two) or the mean (of more), the Euclidean walk
+        (where it is not the straight line), the walk with fixed dampings where it was learned,
+        joint training (where it can be; a note says why not), the crossover.
+    """
+    space, prepared = merged.space, merged.preset.prepared
+    seed, steps = prepared.options.machine.seed, prepared.options.walk.steps
+    rows = [_row(merged, expert.name, expert.weights) for expert in space]
+    if len(space) == 2:
+        line = straight_line(space.experts[0].weights, space.experts[1].weights)
+        scorer = prepared.scorer(space.experts)
+        best, _ = search(range(len(line)), lambda i: scorer(space.settle(line[i])), merged.rule)
+        rows.append(_row(merged, "straight line", space.settle(line[best])))
+    else:
+        rows.append(_row(merged, "mean of the weights", space.settle(space.middle())))
+    for beside in walks_beside(merged.preset):
+        place = None if work is None else work / beside.folder
+        rows.append(_row(merged, beside.row, _walked(merged, beside, progress, place)))
+    try:
+        w, samples = train_jointly(space, joint_samples(space, steps), seed)
+        rows.append(_row(merged, JOINT, w))
+        merged.notes.append(
+            f"joint training is a new network that saw {samples} labelled examples, as many as a "
+            "joint walk takes; the merge used none of them"
+        )
+    except NotTrainableError as error:
+        merged.notes.append(f"joint training is not in the table: it {error}")
+    except NumericalError as error:
+        merged.notes.append(f"joint training is not in the table, for it diverged: {error}")
+    rows.append(_row(merged, "crossover", merged.w))
+    return rows
+
+
+def _walked(
+    merged: MergeResult,
+    beside: WalkBeside,
+    progress: Callable[[Progress], None] | None,
+    work: Path | None,
+) -> Tensor:  # (n,)
+    """Walk with other options, and return the point picked."""
+    monitor = Monitor(merged.space, progress)
+    with TemporaryDirectory() as folder:
+        points = merged.options.machine.points
+        recorder = Recorder(work or Path(folder), monitor, points, work is not None, beside.title)
+        *_, last = walk_plan(beside.preset, merged.rule, recorder)
+    return last.w
+
+
+def _row(
+    merged: MergeResult,
+    name: str,
+    w: Tensor,  # (n,)
+) -> ResultRow:
+    experts = merged.space.experts
+    test = {
+        e.name: accuracy(e.network, w, e.task.test) if e.task is not None else None for e in experts
+    }
+    return ResultRow(name, select_accuracies(experts, w), test)

@@ -1,0 +1,105 @@
+"""Plan of a merge: preset and pick rule, chosen by the options and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from geomerge.errors import OptionError, Problems
+from geomerge.evaluation.pick import PickRule, parse_pick
+from geomerge.expert import Expert
+from geomerge.merging.limits import refuse_budgets
+from geomerge.merging.memory import fit_memory
+from geomerge.merging.options import MergeOptions
+from geomerge.merging.prepare import PreparedMerge, prepare
+from geomerge.merging.presets.base import Preset
+from geomerge.merging.presets.registry import PRESETS
+
+__all__ = ["choose_preset", "choose_rule", "plan_merge"]
+
+
+def plan_merge(
+    experts: Sequence[Expert], options: MergeOptions, problems: Problems
+) -> tuple[Preset, PickRule] | None:
+    """Prepare a merge and choose its preset and its pick rule.
+
+    Args:
+        experts: Experts, in the order of the path.
+        options: Options of the merge.
+        problems: Collector of all that is in the way; one that is strict raises the first.
+
+    Returns:
+        The preset, made for the experts, and the rule. None where something is in the way and the
+        problems are collected.
+
+    Raises:
+        GeomergeError: If something is in the way and the problems are strict.
+    """
+    known = len(problems)
+    prepared = prepare(experts, options, problems)
+    if prepared is None:
+        return None
+    with problems.noted():
+        prepared = fit_memory(prepared)
+    preset, rule = None, None
+    with problems.noted():
+        preset = choose_preset(prepared)
+    if preset is not None:
+        conflict = preset.conflict()
+        if conflict is not None:
+            with problems.noted():
+                raise OptionError(conflict)
+        with problems.noted():
+            rule = choose_rule(preset)
+        refuse_budgets(preset, problems)
+    return None if preset is None or rule is None or len(problems) > known else (preset, rule)
+
+
+def choose_preset(prepared: PreparedMerge) -> Preset:
+    """Return the preset that the options name, else the preferred one of those that can be used.
+
+    Args:
+        prepared: Experts in one weight space, and the options of their merge.
+
+    Raises:
+        OptionError: If the data does not allow the preset, or any.
+    """
+    named = prepared.options.preset
+    if named is not None:
+        tried = [PRESETS[named]]
+    else:
+        tried = [cls for cls in PRESETS.values() if cls.preference is not None]
+    problem = None
+    for cls in tried:
+        problem = cls.problem(prepared)
+        if problem is None:
+            return cls(prepared)
+    assert problem is not None
+    raise OptionError(problem)
+
+
+def choose_rule(preset: Preset) -> PickRule:
+    """Return the pick rule that the options name, or the best that the data allows.
+
+    Args:
+        preset: Preset of the merge.
+
+    Raises:
+        OptionError: If the rule needs data that is not there.
+    """
+    own = {e.name: e.accuracy("select") if e.task else None for e in preset.space}
+    unlabelled = [name for name, value in own.items() if value is None]
+    drifts, text = preset.predicts_drifts, preset.options.choose.pick
+    if text is None:
+        labelled = [name for name in own if name not in unlabelled]
+        if not unlabelled:
+            text = "max-min"
+        elif drifts or not labelled:
+            text = "equal-drift"
+        else:
+            text = f"{labelled[0]}>=0.80"
+        return parse_pick(text, own)
+    rule = parse_pick(text, own)
+    problem = rule.problem(unlabelled, drifts or not unlabelled)
+    if problem is not None:
+        raise OptionError(problem)
+    return rule

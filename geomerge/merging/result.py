@@ -1,0 +1,241 @@
+"""Result of a merge: merged network, path, picked stages, and their display in notebooks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from geomerge.errors import OptionError, did_you_mean
+from geomerge.evaluation.pick import PickRule
+from geomerge.expert import Expert
+from geomerge.io.checkpoint import Checkpoint, save_checkpoint
+from geomerge.io.files import cannot_write, write_bytes
+from geomerge.merging.options import MergeOptions
+from geomerge.merging.presets.base import Preset
+from geomerge.merging.relax import LegRelaxed
+from geomerge.merging.stages import Candidate, PickedStage
+from geomerge.notebook import Curve, card, drawing, sentences, table
+from geomerge.options import recorded
+from geomerge.paths.path import WeightPath
+from geomerge.weight_space import WeightSpace
+
+__all__ = ["MergeResult"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MergeResult:
+    """Merged network with the path on which it was picked.
+
+    Attributes:
+        preset: Preset that walked.
+        rule: Rule by which points were picked.
+        stages: Walks with their picks, in order.
+        path: Path from the first network to the last.
+        t: Place of the crossover on the path.
+        relaxed: Effect of relaxing each leg; empty if the path was not relaxed.
+    """
+
+    preset: Preset
+    rule: PickRule
+    stages: list[PickedStage]
+    path: WeightPath
+    t: float
+    relaxed: list[LegRelaxed] = field(default_factory=list)
+
+    @property
+    def options(self) -> MergeOptions:
+        """Options of the merge, with a metric that fits the memory."""
+        return self.preset.options
+
+    @cached_property
+    def space(self) -> WeightSpace:
+        """The networks that were merged, with the sketches that the merge made of them."""
+        return self.preset.prepared.known_space
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what was assumed, chosen or left out."""
+        return self.preset.prepared.notes
+
+    @cached_property
+    def w(self) -> Tensor:  # (n,)
+        """Weights of the crossover."""
+        return self.path.at(self.t)
+
+    @property
+    def picked(self) -> Candidate:
+        """The candidate that the crossover was picked from."""
+        return self.stages[-1].chosen
+
+    @property
+    def diagonal_only(self) -> tuple[str, ...]:
+        """Tensors of which the metric knows only the diagonal."""
+        return self.stages[-1].walked.diagonal_only
+
+    @property
+    def accuracies(self) -> dict[str, float | None]:
+        """Accuracy of the crossover on each network's selection split, None without a task."""
+        known = self.picked.score.accuracy
+        return {expert.name: known[expert.name] for expert in self.space if expert.name in known}
+
+    @cached_property
+    def merged(self) -> Expert:
+        """The merged network, with all outputs."""
+        whole = self.space.network.head_view(slice(None))
+        found = self.path.expert(self.t)
+        return replace(found, name="merged", network=whole, weights=self.w, source="merged network")
+
+    def expert(self, name: str) -> Expert:
+        """Return the merged network as a task sees it, with the task's data.
+
+        Args:
+            name: Name of one of the networks, or of its task.
+
+        Raises:
+            OptionError: If there is none of the name.
+        """
+        own = self._named(name)
+        return replace(
+            self.merged, name=own.name, network=own.network, task=own.task, inputs=own.inputs
+        )
+
+    def module(self, name: str | None = None) -> nn.Module:
+        """Return the merged network as a new module in evaluation mode, which can be trained.
+
+        Args:
+            name: Name of one of the networks, or of its task, whose own outputs alone are wanted;
+                None returns all outputs. In a shared head the two are the same.
+
+        Raises:
+            OptionError: If there is none of the name.
+        """
+        module = self.merged.module()
+        heads = self.preset.prepared.heads
+        if name is None or heads.layer is None:
+            return module
+        own = self._named(name).name
+        rows = heads.columns[own] if heads.protocol == "separate" else heads.rows[own]
+        layer = module.get_submodule(heads.layer)
+        assert isinstance(layer, nn.Linear), "heads are linear layers"
+        layer.weight = nn.Parameter(layer.weight.detach()[rows].clone())
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(layer.bias.detach()[rows].clone())
+        layer.out_features = len(layer.weight)
+        return module
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the crossover network, ready to save."""
+        return self.path.checkpoint(self.t)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the merged network, the path and a summary to a folder.
+
+        The folder holds ``merged.safetensors``, ``path`` and ``README.md``;
+        :func:`~geomerge.pretrained.from_pretrained` reads it. The command line writes more: a
+        report, a page, a certificate.
+
+        Args:
+            folder: Folder, which is made if it does not exist.
+
+        Raises:
+            RunError: If the folder cannot be written.
+        """
+        folder = Path(folder)
+        meta = {"preset": self.preset.name, "crossover": {"t": self.t, "pick": self.rule.name}}
+        named = self.checkpoint()
+        named = replace(named, meta={**named.meta, "merged": {"recipe": self._recipe, **meta}})
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path.copy_to(folder / "path")
+            save_checkpoint(folder / "merged.safetensors", named)
+            write_bytes(folder / "README.md", self._summary().encode())
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+
+    @property
+    def _recipe(self) -> dict[str, Any]:
+        """Options and inputs, as the recipe of a run has them."""
+        inputs = {expert.name: expert.digest for expert in self.space}
+        return {"merge": recorded(self.options), "inputs": inputs}
+
+    def _named(self, name: str) -> Expert:
+        for expert in self.space:
+            if name == expert.name or (expert.task is not None and name == expert.task.name):
+                return expert
+        known = [expert.name for expert in self.space]
+        raise OptionError(f"no network {name!r} was merged{did_you_mean(name, known)}")
+
+    def _summary(self) -> str:
+        """Return a summary in Markdown."""
+        rows = [
+            f"| {e.name} | {e.source} | {e.task.name if e.task else 'not known'} | "
+            f"{_percent(self.accuracies.get(e.name))} |"
+            for e in self.space
+        ]
+        return "\n".join(
+            [
+                f"# Merge of {' and '.join(e.source for e in self.space)}",
+                "",
+                f"Preset {self.preset.name}, crossover at t = {self.t:.4g}, picked by "
+                f"{self.rule.name}; {self.space.head} head.",
+                "",
+                "| network | from | task | accuracy of the merged network (selection split) |",
+                "|---|---|---|---:|",
+                *rows,
+                "",
+                *(f"- note: {note}" for note in self.notes),
+            ]
+        )
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name} {_percent(value)}" for name, value in self.accuracies.items())
+        notes = "".join(f"; note: {note}" for note in self.notes)
+        return (
+            f"<MergeResult of {', '.join(self.accuracies)} ({self.preset.name}): crossover at t = "
+            f"{self.t:.4g}, picked by {self.rule.name}; on the selection splits {shares}{notes}>"
+        )
+
+    def _repr_html_(self) -> str:
+        chosen = self.picked
+        networks = [
+            [e.name, e.task.name if e.task else "not known", _percent(self.accuracies[e.name])]
+            for e in self.space
+        ]
+        walks = [
+            [f"{c.damping:g}", f"{c.length:.4g}", f"{c.value:.4f}", "taken" if c is chosen else ""]
+            for c in self.stages[-1].candidates
+        ]
+        parts = [
+            table(("network", "task", "accuracy of the crossover (selection)"), networks),
+            _walk(chosen),
+            table(("damping", "length up to the pick", f"value ({self.rule.name})", ""), walks),
+        ]
+        return card(
+            f"{self.preset.name} merge: crossover at t = {self.t:.4g}, picked by {self.rule.name}",
+            *parts,
+            sentences([f"Note: {note}" for note in self.notes]),
+        )
+
+
+def _percent(share: float | None) -> str:
+    return "not measured" if share is None else f"{100 * share:.2f} %"
+
+
+def _walk(chosen: Candidate) -> str:
+    """Draw the accuracies that the pick saw along the walk that was taken."""
+    total = max((record.length for record in chosen.steps), default=0.0)
+    if not total:
+        return ""
+    at = {0: 0.0, **{record.step: record.length / total for record in chosen.steps}}
+    curves = []
+    for name in sorted(chosen.score.accuracy):
+        seen = [(at[step], score.accuracy[name]) for step, score in chosen.seen.items()]
+        points = [(x, y) for x, y in seen if y is not None]
+        if points:
+            curves.append(Curve(f"accuracy on the task of {name} (selection)", points))
+    where = ("picked", at[chosen.step])
+    return drawing(curves, "share of the walk's length", "accuracy", mark=where) if curves else ""

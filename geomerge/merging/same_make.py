@@ -1,0 +1,89 @@
+"""Comparison of networks' architectures: names, shapes and types of their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from geomerge.errors import CheckpointError, Problems
+from geomerge.io.checkpoint import Checkpoint
+
+__all__ = ["compare_networks"]
+
+_SHOWN = 3
+
+
+def compare_networks(networks: Sequence[Checkpoint], head: str, problems: Problems) -> None:
+    """Hold every network against the first.
+
+    Args:
+        networks: Networks; only the shapes and types of their tensors are read.
+        head: Protocol of the head; only a shared one needs equal numbers of outputs.
+        problems: Collector of a sentence for each way in which a network differs.
+
+    Raises:
+        CheckpointError: If a network differs and the problems are not collected.
+    """
+    kinds = {c.meta["architecture"]: c for c in networks if c.meta.get("architecture")}
+    if len(kinds) > 1:
+        told = " and ".join(f"{c.source} a {kind}" for kind, c in kinds.items())
+        with problems.noted():
+            raise CheckpointError(
+                f"expected networks of one architecture, got {told}; say which to take all for "
+                "with `arch`"
+            )
+    for other in networks[1:]:
+        for sentence in _differences(networks[0], other, head):
+            with problems.noted():
+                raise CheckpointError(sentence)
+
+
+def _differences(first: Checkpoint, other: Checkpoint, head: str) -> list[str]:
+    one, two = first.weights, other.weights
+    apart = [name for name in {**one, **two} if _shape(one, name) != _shape(two, name)]
+    outputs = [name for name in apart if _is_head(name, one, two)]
+    apart = [name for name in apart if name not in outputs]
+    sentences = []
+    if outputs and head == "shared":
+        name = outputs[0]
+        sentences.append(
+            f"{first.source} and {other.source} have different heads: {name!r} has "
+            f"{len(one[name])} and {len(two[name])} outputs, expected one head shared by all "
+            "tasks; say `head` offset or `head` separate, or train all with as many outputs"
+        )
+    if apart:
+        listed = "; ".join(
+            f"{name!r} has shape {_shape(one, name)} and {_shape(two, name)}"
+            for name in apart[:_SHOWN]
+        )
+        more = f"; and {len(apart) - _SHOWN} more" if len(apart) > _SHOWN else ""
+        expected = (
+            "equal names and shapes of all parameters and buffers"
+            if head == "shared"
+            else "networks that differ in the number of outputs only"
+        )
+        sentences.append(
+            f"{first.source} and {other.source} are not of one architecture: {listed}{more}, "
+            f"expected {expected}; give networks of the same make"
+        )
+    for name in one:
+        if name in two and one[name].is_floating_point() != two[name].is_floating_point():
+            sentences.append(
+                f"{name!r} is of type {one[name].dtype} in {first.source} and of {two[name].dtype} "
+                f"in {other.source}, expected floats in both or whole numbers in both; save one "
+                "of them again"
+            )
+    return sentences
+
+
+def _is_head(name: str, one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
+    """Return whether a tensor is of the last layer and differs in its number of outputs only."""
+    last = list(one)[-1].rpartition(".")[0]
+    if name.rpartition(".")[0] != last or name not in one or name not in two:
+        return False
+    return one[name].dim() > 0 and one[name].shape[1:] == two[name].shape[1:]
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
+    return tuple(tensors[name].shape) if name in tensors else "none"

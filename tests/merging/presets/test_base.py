@@ -1,0 +1,8 @@
+from __future__ import annotations
+
+from geomerge.merging.presets.registry import PRESETS
+
+
+def test_presets_are_tried_in_the_order_of_preference() -> None:
+    assert PRESETS.names() == ("joint", "sketch", "paper")
+    assert [cls.preference for cls in PRESETS.values()] == [0, 1, 2]
