@@ -1,4 +1,4 @@
-"""Orders of units that make one network's activations most like another's.
+"""Matching of units by activations: orders in which those of two networks correlate most.
 
 Each unit of a is matched with one of b so that the sum of their correlations over inputs is
 largest (Li et al. 2015, convergent learning; Tatro et al. 2020; Jordan et al. 2022, REPAIR).
@@ -38,12 +38,12 @@ def match_activations(
     """Return where each entry of the permuted b comes from; a group moves only if that gains.
 
     Args:
-        network: The network.
-        groups: The groups of units; correlations are summed over the layers that make them.
-        a: The weights of the network to be like.
-        b: The weights to permute.
-        inputs: Where activations are compared; positions of an image count as inputs.
-        seed: Chooses 2000 of them.
+        network: Network.
+        groups: Groups of units; correlations are summed over the layers that compute them.
+        a: Weights to be like.
+        b: Weights to permute.
+        inputs: Inputs on which activations are compared; positions of an image count as inputs.
+        seed: Seed of the choice of 2000 of them.
     """
     layers = [layer for group in groups for layer in group.units.layers]
     moments = {layer: _Moments() for layer in layers}

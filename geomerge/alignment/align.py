@@ -166,7 +166,7 @@ def align_weights(
             "inputs, labels are not needed"
         )
     groups, fixed = find_groups(network, b, example)
-    # Variances of hundreds beside weights of hundredths would decide everything.
+    # Variances of hundreds would outweigh parameters of hundredths.
     first, second = (torch.where(network.trained, w, 0.0) for w in (a, b))
     if method == "weights":
         source = match_weights(groups, first, second, seed)

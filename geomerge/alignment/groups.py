@@ -1,4 +1,4 @@
-"""Which units of a network can change places: groups that are permuted as one.
+"""Permutation groups: units of a network that can change places, permuted as one.
 
 A layer's outputs may come in any order if everything that reads them follows. Layers whose outputs
 are added must agree on one order, and so are one group.
@@ -27,9 +27,9 @@ class PermutationGroup:
     """Units that change places together with all that makes and reads them.
 
     Attributes:
-        units: The units, and where they lie.
-        blocks: How many blocks of neighbours stay together, those of a GroupNorm: units change
-            places in their block, and whole blocks do. One block is any order at all.
+        units: Units, with their places in the weight vector.
+        blocks: Number of blocks of neighbours that stay together, those of a GroupNorm: units
+            change places within their block, and whole blocks do. One block allows any order.
     """
 
     units: Units
@@ -37,7 +37,7 @@ class PermutationGroup:
 
     @property
     def count(self) -> int:
-        """How many units there are."""
+        """Number of units."""
         return self.units.count
 
     def random(self, generator: torch.Generator) -> Tensor:  # (units,)
@@ -62,9 +62,9 @@ def find_groups(
     random orders, at weights where nothing is zero, the outputs must stay.
 
     Args:
-        network: The network.
-        w: Some weights of it; their type is the one that it computes in.
-        example: Some of its inputs; two are enough.
+        network: Network.
+        w: Weights of it; their type is the one that it computes in.
+        example: Inputs of it; two are enough.
 
     Returns:
         The groups in the order of the network, and for every layer in none the reason, the end of
@@ -102,9 +102,9 @@ def permute(
     """Put the units of a group in another order, in a vector that is changed.
 
     Args:
-        group: The group.
-        order: Which unit comes to each place.
-        v: Weights, or anything else that there is one of for each weight.
+        group: Group of units.
+        order: Number of the unit that comes to each place.
+        v: Weights, or one number for each weight.
     """
     for part in group.units.parts:
         entries = torch.arange(part.shape[part.dim])
@@ -114,7 +114,7 @@ def permute(
 
 
 def _blocks(network: Network, units: Units) -> int:
-    """Return in how many blocks units must stay; whether those are enough is tried out."""
+    """Return the number of blocks that units must stay in, tried out on the outputs."""
     layers = (network.module.get_submodule(p.tensor.rpartition(".")[0]) for p in units.parts)
     blocks = max((x.num_groups for x in layers if isinstance(x, nn.GroupNorm)), default=1)
     return blocks if units.count % blocks == 0 else 1

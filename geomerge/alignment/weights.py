@@ -1,4 +1,4 @@
-r"""Orders of units that bring one network's weights nearest to another's.
+r"""Weight matching: orders of units that bring one network's weights nearest to another's.
 
 Weight matching of Git Re-Basin (Ainsworth, Hayase & Srinivasa 2023, algorithm 1). With all groups
 but one in place, :math:`\langle a, P b \rangle` is linear in the permutation of that one, and the
@@ -36,10 +36,10 @@ def match_weights(
     may stop short. The nearer end wins.
 
     Args:
-        groups: The groups of units, in the order of the network.
-        a: The weights to come near to.
-        b: The weights to permute.
-        seed: Of the order in which groups are visited.
+        groups: Groups of units, in the order of the network.
+        a: Weights to come near to.
+        b: Weights to permute.
+        seed: Seed of the order in which groups are visited.
     """
     still = torch.arange(len(b))
     ends = [_descend(groups, a, b, start, seed) for start in (still, _swept(groups, a, b))]
@@ -90,8 +90,9 @@ def assignment(
     """Return the order of the second network's units that is most like the first's.
 
     Args:
-        similarity: Of each unit of the first network, rows, to each of the second, columns.
-        blocks: How many blocks of units stay together. The best orders within each pair of blocks
+        similarity: Similarity of each unit of the first network, in rows, to each of the second,
+            in columns.
+        blocks: Number of blocks of units that stay together. The best orders within each pair of blocks
             are found first, then which block goes where.
     """
     matrix = similarity.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Merges of networks: presets, walks, picks, results, checks before them and rows beside them."""
+"""Merges of networks: options, checks, presets, walks, results and their comparison."""
 
 from geomerge.merging.analysis import Seen, look_at
 from geomerge.merging.beside import ResultRow, comparison

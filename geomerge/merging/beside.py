@@ -1,4 +1,4 @@
-"""Rows beside a merge: its networks, line or mean, Euclidean walk, joint training."""
+"""Rows that a merge is compared with: its networks, a line, a Euclidean walk, joint training."""
 
 from __future__ import annotations
 

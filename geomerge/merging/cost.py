@@ -1,4 +1,4 @@
-"""What a merge would hold in memory and write to disk, from shapes."""
+"""Cost estimates of a merge: memory and disk from shapes, time from a few steps."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from geomerge.walks.walk import WalkPoint, WeightWalkOptions
 
 __all__ = ["estimate_memory", "estimate_time"]
 
-_WALK_COPIES = 7  # of the weights, beside metric and activations: benchmarks/memory.py
+_WALK_COPIES = 7  # of the weights, besides metric and activations: benchmarks/memory.py
 _NUMBER = 4  # bytes
 
 
 def estimate_memory(preset: Preset) -> dict[str, int]:
-    """Return bytes by what they are for; activations of a batch come on top.
+    """Return bytes by their use; activations of a batch come on top.
 
     Args:
         preset: Preset of the merge.

@@ -47,7 +47,7 @@ class PaperPreset(Preset):
             )
         if prepared.options.walk.learn is not None:
             return (
-                "`learn` damping needs a walk toward functions, and what is there allows the "
+                "`learn` damping needs a walk toward functions, and the data allows the "
                 "paper preset only; give a sketch or the inputs of the other network"
             )
         if all(expert.inputs is None for expert in prepared.space):
@@ -97,7 +97,7 @@ class PaperPreset(Preset):
         return Walk(points, walk.steps + back.steps + STRAIGHT_STEPS)
 
     def measurements(self, steps: int) -> int:
-        """Return how often the metric is measured anew."""
+        """Return how often the metric is measured again."""
         return steps // WeightWalkOptions.refresh
 
     def describe(self) -> list[LegDescription]:
