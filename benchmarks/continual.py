@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from dataclasses import replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ from typing import Any
 from common import Rows, write_results
 
 from geomerge.errors import NumericalError
-from geomerge.runs.stream_options import StreamOptions
+from geomerge.options import replace_options
+from geomerge.strategies import StreamOptions
+from geomerge.strategies.learner import Training
+from geomerge.strategies.methods.geodesic import expert_epochs
 from geomerge.strategies.networks import make_network
-from geomerge.strategies.rows import Training
+from geomerge.strategies.registry import StreamCase
 from geomerge.strategies.streams import Stream, make_stream
-from geomerge.strategies.table import make_row, run_row
+from geomerge.strategies.table import learn_row
 
 STREAMS = {
     "permuted 10": StreamOptions("permuted-mnist", epochs=5),
@@ -37,7 +40,7 @@ STREAMS = {
     "split domain": StreamOptions("split-mnist", "domain", epochs=5, arch="mlp-400"),
     "split class": StreamOptions("split-mnist", "class", epochs=5, arch="mlp-400"),
 }
-# Ours with something more, beside it.
+# Variants of geomerge's own row.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "permuted 10": {
         "geodesic, labels": {"labels": True},
@@ -64,7 +67,7 @@ class Case(Rows):
 
     def __init__(self, name: str, seed: int, work: Path) -> None:
         super().__init__(work / f"continual-{name.replace(' ', '-')}-{seed}.json")
-        self.options = replace(STREAMS[name], seed=seed)
+        self.options = replace_options(STREAMS[name], seed=seed)
         self._stream: Stream | None = None
 
     @property
@@ -74,18 +77,19 @@ class Case(Rows):
         return self._stream
 
     def learn(self, row: str, first: int | None = None, **changes: Any) -> dict[str, Any]:
-        options = replace(self.options, **changes)
-        network = make_network(self.stream, options.hidden, options.seed)
-        training = Training(network, options.learning_rate, options.epochs, options.batch)
-        made = make_row(row, training, options)
+        options = replace_options(self.options, **changes)
+        shared = options.training
+        network = make_network(self.stream, shared.hidden, options.seed)
+        training = Training(network, shared.learning_rate, shared.epochs, shared.batch)
+        case = StreamCase(row, training, options, options.count)
         try:
-            found = run_row(row, made, self.stream, options, first=first)
+            found = asdict(learn_row(case, self.stream, first=first))
         except NumericalError as error:
             return {"diverged": str(error), "select": 0.0}
         merges = found.pop("merges")
         if merges:
             spent = sum(m["expert_seconds"] for m in merges)
-            trained = options.expert_epochs > 0
+            trained = expert_epochs(options) > 0
             found["merge by expert"] = found["seconds"]["merging"] / spent if trained else None
         return found
 

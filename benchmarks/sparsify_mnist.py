@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from common import Rows, expert, write_results
+from geomerge.pruning.walks import Walked, finish_with_labels, walk_stages
 from sparse_baselines import (
     LENET_DAMPING,
     LENET_DISTIL,
@@ -47,7 +48,6 @@ from geomerge.networks.architectures import rebuild_network
 from geomerge.pruning.goals import stages_of
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.pruning.problem import Subject, prepare_subject
-from geomerge.pruning.walks import Walked, finish_with_labels, walk_stages
 
 ARCH = "lenet-300-100"
 LEVELS = (0.98, 0.95, 0.9, 0.7)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from common import Rows, write_results
+from geomerge.pruning.walks import walk_stages
 from sparse_baselines import (
     VGG_DISTIL,
     VGG_FIRST,
@@ -39,7 +40,6 @@ from geomerge.pruning.plan import PlanStep
 from geomerge.pruning.problem import prepare_subject
 from geomerge.pruning.reconfigure import reconfigure
 from geomerge.pruning.shrink import removed_units
-from geomerge.pruning.walks import walk_stages
 
 LAYER, COUNT = "features.0", 50
 OPTIONS = SparsifyOptions(

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 from geomerge.errors import OptionError, did_you_mean
 
@@ -29,6 +29,7 @@ __all__ = [
     "parse_size",
     "piece",
     "positive",
+    "read_names",
     "recorded",
     "replace_options",
     "restore_options",
@@ -39,6 +40,10 @@ Choices = Sequence[str] | Callable[[], Sequence[str]]
 
 _UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
 _KEY = "geomerge"
+_USUAL = {
+    "flag": None, "recorded": True, "formerly": None, "closed": True, "positional": False,
+    "read": None, "write": None,
+}  # fmt: skip
 # Where the data lies and what computes change nothing that a recipe stands for.
 _PLACES = ("data_root", "download", "device")
 
@@ -80,6 +85,16 @@ class OptionField:
     write: Callable[[Any], list[str]] | None = None
 
 
+class _Rest(TypedDict, total=False):
+    flag: str | None
+    recorded: bool
+    formerly: str | None
+    closed: bool
+    positional: bool
+    read: Callable[[Sequence[str]], Any] | None
+    write: Callable[[Any], list[str]] | None
+
+
 def option(
     default: T,
     text: str,
@@ -87,13 +102,7 @@ def option(
     group: str = "",
     choices: Choices | None = None,
     check: Callable[[Any], str | None] | None = None,
-    flag: str | None = None,
-    recorded: bool = True,
-    formerly: str | None = None,
-    closed: bool = True,
-    positional: bool = False,
-    read: Callable[[Sequence[str]], Any] | None = None,
-    write: Callable[[Any], list[str]] | None = None,
+    **rest: Unpack[_Rest],
 ) -> T:
     """Declare a field of an options class.
 
@@ -104,21 +113,17 @@ def option(
         choices: Names that are allowed, or a function that lists them when they are needed.
         check: Function of a value that is not None; it returns what was expected, such as
             ``"a positive number"``, where the value cannot be used, else None.
-        flag: Flag of the command line without dashes, where that is another than the name.
-        recorded: Whether the option decides the result, and so belongs in a recipe.
-        formerly: Earlier name of the argument, understood with a ``DeprecationWarning``.
-        closed: Whether names other than the choices are refused here. Else the choices are only
-            those that the shell completes.
-        positional: Whether the command line has an argument without a flag for it.
-        read: Function from the words of the command line to the value, where that is an object.
-        write: Function from the value to these words, which recipes hold too.
+        **rest: ``flag``, the flag of the command line without dashes, where that is another than
+            the name; ``recorded`` (True), whether the option decides the result, and so belongs in
+            a recipe; ``formerly``, the earlier name of the argument, understood with a
+            ``DeprecationWarning``; ``closed`` (True), whether names other than the choices are
+            refused here, else the shell only completes them; ``positional`` (False), whether the
+            command line has an argument without a flag for it; ``read``, the function from the
+            words of the command line to the value, where that is an object; ``write``, the function
+            from the value to these words, which recipes hold too.
     """
-    known = {
-        "text": text, "group": group, "choices": choices, "check": check, "flag": flag,
-        "recorded": recorded, "formerly": formerly, "closed": closed, "positional": positional,
-        "read": read, "write": write,
-    }  # fmt: skip
-    return field(default=default, metadata={_KEY: known})
+    known: dict[str, Any] = {"text": text, "group": group, "choices": choices, "check": check}
+    return field(default=default, metadata={_KEY: {**known, **_USUAL, **rest}})
 
 
 def piece(cls: type[T]) -> T:
@@ -340,6 +345,11 @@ def check_positive(name: str, number: float | None) -> None:
     """
     if number is not None and not 0 < number < float("inf"):
         raise OptionError(f"expected a positive `{name}`, got {number}; leave it out")
+
+
+def read_names(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the names in words such as ``"slerp,regmean"``, for the ``read`` of an option."""
+    return tuple(name.strip() for word in words for name in word.split(",") if name.strip())
 
 
 def parse_size(text: str) -> int:

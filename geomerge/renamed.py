@@ -38,6 +38,7 @@ MODULES = {
     "metric.outputs": "metrics.outputs",
     "recording": "paths.leg",
     "relax": "paths.relax",
+    "runs.stream_options": "strategies.options",
     "runs.verify": "certificate.verify certificate.claims",
     "sparsifying": "pruning",
     "sparsifying.inspect": "pruning.inspect",
@@ -120,7 +121,11 @@ NAMES = {
     "sparsifying.sparsify": {"Sparsified": "pruning.sparsify.SparsifyResult"},
     "sparsifying.subject": {"Subject": "pruning.problem.PruneProblem"},
     "sparsifying.walks": {"Walked": "pruning.walk.PruneWalk"},
-    "strategies": {"MergeSettings": "continual.ContinualOptions"},
+    "runs.stream_options": {"NAMES": "strategies.options.STREAMS"},
+    "strategies": {
+        "MergeSettings": "continual.ContinualOptions",
+        "save_checkpoint": "strategies.strategy_file.save_strategy",
+    },
     "walk": {
         "FunctionWalk": "walks.walk.FunctionWalkOptions",
         "WeightWalk": "walks.walk.WeightWalkOptions",

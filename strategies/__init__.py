@@ -4,33 +4,59 @@
 
     from geomerge.strategies import GeodesicMerge
 
-Importing it takes about ten seconds: Avalanche brings much along.
+Names are imported when first used. The first of those that need Avalanche takes about ten seconds.
 """
 
-import warnings
+from __future__ import annotations
 
-with warnings.catch_warnings():  # what Avalanche imports objects to what it imports itself
-    warnings.simplefilter("ignore")
-    import avalanche.training  # noqa: F401
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from geomerge.continual.report import MergeReport
-from geomerge.continual.settings import ContinualOptions
 from geomerge.renamed import old_names
-from geomerge.strategies.checkpoint import maybe_load_checkpoint, save_checkpoint
-from geomerge.strategies.csv_logger import MergeCSVLogger
-from geomerge.strategies.geodesic_merge import GeodesicMerge
-from geomerge.strategies.metrics import merge_metrics
-from geomerge.strategies.plugin import GeodesicMergePlugin
 
-__all__ = [
-    "ContinualOptions",
-    "GeodesicMerge",
-    "GeodesicMergePlugin",
-    "MergeCSVLogger",
-    "MergeReport",
-    "maybe_load_checkpoint",
-    "merge_metrics",
-    "save_checkpoint",
-]
+if TYPE_CHECKING:
+    from geomerge.continual.options import ContinualOptions as ContinualOptions
+    from geomerge.continual.report import MergeReport as MergeReport
+    from geomerge.strategies.csv_logger import MergeCSVLogger as MergeCSVLogger
+    from geomerge.strategies.geodesic_merge import GeodesicMerge as GeodesicMerge
+    from geomerge.strategies.metrics import merge_metrics as merge_metrics
+    from geomerge.strategies.options import StreamOptions as StreamOptions
+    from geomerge.strategies.plugin import GeodesicMergePlugin as GeodesicMergePlugin
+    from geomerge.strategies.registry import STREAM_METHODS as STREAM_METHODS
+    from geomerge.strategies.registry import stream_method as stream_method
+    from geomerge.strategies.result import StreamResult as StreamResult
+    from geomerge.strategies.strategy_file import maybe_load_checkpoint as maybe_load_checkpoint
+    from geomerge.strategies.strategy_file import save_strategy as save_strategy
+    from geomerge.strategies.table import stream as stream
 
-__getattr__ = old_names(__name__)
+_HOME = {
+    # the strategy ------------------------------------------------------------------------------
+    "ContinualOptions": "continual.options",
+    "GeodesicMerge": "strategies.geodesic_merge",
+    "GeodesicMergePlugin": "strategies.plugin",
+    "MergeCSVLogger": "strategies.csv_logger",
+    "MergeReport": "continual.report",
+    "merge_metrics": "strategies.metrics",
+    # its files ---------------------------------------------------------------------------------
+    "maybe_load_checkpoint": "strategies.strategy_file",
+    "save_strategy": "strategies.strategy_file",
+    # streams with baselines --------------------------------------------------------------------
+    "STREAM_METHODS": "strategies.registry",
+    "StreamOptions": "strategies.options",
+    "StreamResult": "strategies.result",
+    "stream": "strategies.table",
+    "stream_method": "strategies.registry",
+}
+__all__ = list(_HOME)
+
+_old_name = old_names(__name__, stacklevel=3)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        return _old_name(name)
+    return getattr(importlib.import_module(f"geomerge.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

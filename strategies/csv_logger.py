@@ -1,4 +1,4 @@
-"""Avalanche's CSV logger, and a third file for merges: it has no columns for other metrics."""
+"""CSV logger of Avalanche with a third file, for the metrics of merges."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from avalanche.evaluation.metric_results import MetricValue
-from avalanche.logging import CSVLogger
+from geomerge.strategies.avalanche import CSVLogger, MetricValue
 
 __all__ = ["MergeCSVLogger"]
 
@@ -15,16 +14,16 @@ _PREFIX = "Merge_"
 
 
 class MergeCSVLogger(CSVLogger):  # type: ignore[misc]
-    """Adds to ``merge_results.csv`` beside the files that Avalanche's logger writes.
+    """Logger that writes ``merge_results.csv`` in addition to the files of Avalanche's logger.
 
     Args:
-        log_folder: Where the files go.
+        log_folder: Folder of the files.
     """
 
     def __init__(self, log_folder: str | Path) -> None:
         super().__init__(str(log_folder))
         self._file = Path(log_folder) / "merge_results.csv"
-        if not self._file.exists():  # a run that goes on keeps what it has
+        if not self._file.exists():  # a resumed run keeps its lines
             self._file.write_text("training_exp,metric,value\n")
 
     def after_training_exp(

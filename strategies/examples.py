@@ -1,9 +1,9 @@
-"""Data sets for Avalanche that are read a batch at a time.
+"""Data sets for Avalanche whose examples are read a batch at a time.
 
 Avalanche reads one example after the other, which costs more than a step of a small network. Here
-the numbers of a batch's examples are collected first and their inputs taken, normalised, permuted
-all at once. Avalanche sees ordinary data sets: subsets and concatenations work, and its own loaders
-do, slowly; a ``DataLoader`` of PyTorch and :class:`BatchLoader`, which ``Pace`` installs, are fast.
+the indices of a batch are collected first, and its inputs are taken, normalised and permuted at
+once. Avalanche sees ordinary data sets: subsets and concatenations work, and its own loaders do,
+slowly; a ``DataLoader`` of PyTorch and :class:`BatchLoader`, which ``Pace`` installs, are fast.
 """
 
 from __future__ import annotations
@@ -13,26 +13,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from avalanche.benchmarks.utils import DataAttribute, TaskAwareSupervisedClassificationDataset
-from avalanche.benchmarks.utils.data_attribute import TaskLabels
-from avalanche.benchmarks.utils.flat_data import ConstantSequence
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from geomerge.data import Inputs
+from geomerge.strategies.avalanche import (
+    ConstantSequence,
+    DataAttribute,
+    TaskAwareSupervisedClassificationDataset,
+    TaskLabels,
+)
 
 __all__ = ["BatchLoader", "Examples", "ExperienceData", "Pool"]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """One split of one experience; its inputs stay as they are until a batch is taken.
+    """Examples of one split of one experience, processed when a batch is taken.
 
     Attributes:
-        inputs: Of N examples; experiences may share the tensor.
-        labels: Shape (N,).
+        inputs: Inputs of N examples; experiences may share the tensor.
+        labels: Labels, shape (N,).
         task: Task label; 0 where the scenario has none.
-        permutation: Of the numbers of an input, shape (d,).
+        permutation: Permutation of the entries of an input, shape (d,); None is no permutation.
     """
 
     inputs: Inputs
@@ -50,10 +53,10 @@ class Examples:
 
 
 class Pool:
-    """The examples of all experiences of a stream, numbered through.
+    """Examples of all experiences of a stream, numbered consecutively.
 
     Args:
-        parts: One for each experience.
+        parts: Examples of each experience.
     """
 
     def __init__(self, parts: Sequence[Examples]) -> None:
@@ -95,9 +98,9 @@ class Pool:
 
 
 class ExperienceData(TaskAwareSupervisedClassificationDataset):  # type: ignore[misc]
-    """Examples of a pool as Avalanche wants them.
+    """Examples of a pool as a data set of Avalanche.
 
-    The attribute ``rows``, which subsets and concatenations carry along, says which they are.
+    The attribute ``rows``, which subsets and concatenations carry along, holds their numbers.
     """
 
     def __init__(self, datasets: Any, **kwargs: Any) -> None:
@@ -117,18 +120,18 @@ class ExperienceData(TaskAwareSupervisedClassificationDataset):  # type: ignore[
         return self.pool.take(self.numbers[index])
 
     def __getitems__(self, index: Sequence[int]) -> _Batch:
-        """Return a whole batch: what a DataLoader of PyTorch asks for where it is there."""
+        """Return a whole batch; a DataLoader of PyTorch calls this method if there is one."""
         return _Batch(self.take(torch.as_tensor(index)))
 
 
 class BatchLoader:
-    """Batches of a data set in random order, each with as many of a memory's examples as wanted.
+    """Batches of a data set in random order, each with random examples of a memory.
 
     Args:
-        data: The data set.
-        batch: Examples of each batch; the last may have fewer.
-        memory: A second data set, of which a random part is added to each batch.
-        extra: How many of it at most.
+        data: Data set.
+        batch: Number of examples of each batch; the last may have fewer.
+        memory: Second data set, of which a random part is added to each batch; None adds none.
+        extra: Largest number of examples added to a batch.
     """
 
     def __init__(
@@ -156,11 +159,11 @@ class BatchLoader:
 
 
 class _Batch(list[Tensor]):
-    """A batch that needs no collating."""
+    """Batch that needs no collating."""
 
 
 class _Single(Dataset[tuple[Tensor, int]]):
-    """One example after the other, for whatever reads so."""
+    """Data set that gives one example after the other."""
 
     def __init__(self, pool: Pool, rows: range) -> None:
         self.pool, self._rows = pool, rows

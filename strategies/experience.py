@@ -1,4 +1,4 @@
-"""An Avalanche experience -> its inputs and labels, materialised once."""
+"""Inputs, labels and task label of an experience of Avalanche, collected into tensors."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def task_label(experience: Any) -> int:
 
 
 def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Return an experience's inputs and labels, as evaluation sees them: nothing is augmented.
+    """Return an experience's inputs and labels as evaluation sees them, without augmentation.
 
     Args:
-        experience: Of an Avalanche stream.
-        most: How many at most, drawn without replacement; None takes all.
-        seed: Of the draw.
+        experience: Experience of an Avalanche stream.
+        most: Largest number of examples, drawn without replacement; None takes all.
+        seed: Seed of the draw.
 
     Returns:
         Inputs, shape (N, ...), and labels, shape (N,).

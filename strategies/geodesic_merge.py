@@ -1,24 +1,19 @@
-"""``GeodesicMerge``: train an expert, then walk from the network before to one that does both."""
+"""``GeodesicMerge``: Avalanche strategy that merges an expert of every experience."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from avalanche.core import BasePlugin
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
-from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
-from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer
 
 from geomerge.continual.memory import TaskMemory
+from geomerge.continual.options import ContinualOptions
 from geomerge.continual.report import MergeReport
-from geomerge.continual.settings import ContinualOptions
 from geomerge.options import check_known
-from geomerge.strategies.merger import Merger, merge_settings
+from geomerge.strategies.avalanche import SupervisedTemplate
+from geomerge.strategies.merger import Merger, accept_options, take_options
 
 __all__ = ["EXPERT_STARTS", "GeodesicMerge"]
 
@@ -32,29 +27,22 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     metrics. Then a walk starts at the network before, in the metric of the remembered tasks, toward
     the expert's function on the new inputs, and the merged weights are written back in place: every
     ``after_training_exp`` sees those. Of a learned task a sketch, moments of its inputs and outputs
-    on pseudo-inputs are kept; examples only if they are asked for.
+    on pseudo-inputs are stored; examples only if they are asked for.
 
     Args:
-        model: The network; with ``MultiTaskModule`` every task has its head, and heads may grow.
-        optimizer: For the expert; its state is fresh in every experience.
-        criterion: For the expert; a walk with labels goes down the cross-entropy.
-        memory: ``"sketch"`` keeps no examples of earlier tasks; a number so many unlabelled
-            inputs of each beside the sketch.
-        manifold: Whose function the metric keeps: ``"earlier"``, all remembered tasks;
-            ``"new"``; or the number of one task.
-        labels: Whether the walk goes down the loss on the new labels, not toward the expert.
-        settings: All other settings of the merges, and the three above where they are not given.
-        expert_init: Where an expert starts: ``"warm"``, the network before, or ``"first"``, the
-            weights of the very beginning.
-        train_mb_size: Batch size of the expert's training.
-        train_epochs: Of the expert.
-        eval_mb_size: Batch size of evaluation.
-        device: Where all is computed.
-        plugins: Others beside it.
-        evaluator: Metrics and loggers.
-        eval_every: As in Avalanche.
-        peval_mode: As in Avalanche.
-        **base_kwargs: As in Avalanche.
+        model: Network; with ``MultiTaskModule`` every task has its head, and heads may grow.
+        optimizer: Optimizer of the expert; its state is fresh in every experience.
+        criterion: Loss of the expert, cross-entropy by default; a walk with labels goes down the
+            cross-entropy.
+        memory: ``"sketch"`` stores no examples of earlier tasks; a number stores so many unlabelled
+            inputs of each as well.
+        options: Options of the merges.
+        expert_init: Start of each expert's training: ``"warm"``, the network before, or
+            ``"first"``, the weights of the very beginning.
+        **keywords: Options of the merges by name, such as ``epochs``, ``labels``, ``budget``
+            (:class:`~geomerge.continual.ContinualOptions` lists them), and arguments that every
+            strategy of Avalanche takes, such as ``train_mb_size``, ``train_epochs``, ``device``,
+            ``plugins``, ``evaluator``, ``eval_every``.
 
     Raises:
         OptionError: For a value that is not known or out of range; in training for an online
@@ -69,7 +57,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         >>> from avalanche.training.plugins import EvaluationPlugin
         >>> from torch import nn
         >>> from torch.utils.data import TensorDataset
-        >>> from geomerge.strategies import GeodesicMerge, ContinualOptions
+        >>> from geomerge.strategies import GeodesicMerge
         >>> _ = torch.manual_seed(0)
         >>> x, y = torch.randn(2, 64, 5), torch.arange(64) % 2
         >>> data = []
@@ -82,7 +70,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         >>> strategy = GeodesicMerge(
         ...     model=model,
         ...     optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
-        ...     settings=ContinualOptions(pseudo_inputs=100),
+        ...     pseudo_inputs=100,
         ...     train_mb_size=16,
         ...     evaluator=EvaluationPlugin(loggers=[TextLogger(io.StringIO())]),
         ... )
@@ -92,6 +80,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         (1, 2)
     """
 
+    @accept_options
     def __init__(
         self,
         *,
@@ -99,71 +88,56 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         optimizer: Optimizer,
         criterion: Any = None,
         memory: str | int | None = None,
-        manifold: str | int | None = None,
-        labels: bool | None = None,
-        settings: ContinualOptions | None = None,
+        options: ContinualOptions | None = None,
         expert_init: str = "warm",
-        train_mb_size: int = 1,
-        train_epochs: int = 1,
-        eval_mb_size: int | None = None,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[BasePlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
-        eval_every: int = -1,
-        peval_mode: str = "epoch",
-        **base_kwargs: Any,
+        **keywords: Any,
     ) -> None:
         check_known("expert_init", expert_init, EXPERT_STARTS)
+        merger = Merger(take_options(options, memory, keywords))
+        if keywords.get("plugins") is not None:
+            keywords["plugins"] = list(keywords["plugins"])  # Avalanche appends its own
         super().__init__(
             model=model,
             optimizer=optimizer,
-            criterion=CrossEntropyLoss() if criterion is None else criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=None if plugins is None else list(plugins),
-            evaluator=evaluator,
-            eval_every=eval_every,
-            peval_mode=peval_mode,
-            **base_kwargs,
+            criterion=nn.CrossEntropyLoss() if criterion is None else criterion,
+            **keywords,
         )
-        self.merger = Merger(merge_settings(settings, memory, manifold, labels))
+        self.merger = merger
         self._expert_init = expert_init
         self._first: dict[str, Tensor] | None = None
 
     @property
     def merge_reports(self) -> list[MergeReport]:
-        """One for each experience after the first."""
+        """Report of each merge, one for every experience after the first."""
         return self.merger.reports
 
     @property
     def memory(self) -> list[TaskMemory]:
-        """What is kept of each task."""
+        """Memory of each task."""
         return self.merger.memory
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes kept of all tasks."""
+        """Number of bytes stored of all tasks."""
         first = 0 if self._first is None else sum(p.nbytes for p in self._first.values())
         return self.merger.memory_bytes + first
 
     def check_model_and_optimizer(self, reset_optimizer_state: bool = True, **kwargs: Any) -> None:
-        """Grow the model and make a fresh optimiser: another expert's momentum is none of ours."""
+        """Grow the model and make a fresh optimizer, without the momentum of the last expert."""
         super().check_model_and_optimizer(reset_optimizer_state=reset_optimizer_state, **kwargs)
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         self.merger.begin(self)
         if self._expert_init == "first":
-            self._start_anew()
+            self._restart()
         super()._train_exp(experience, eval_streams, **kwargs)
         if self._expert_init == "first":
             self._put_back()
         self.merger.finish(self)
 
     @torch.no_grad()
-    def _start_anew(self) -> None:
-        """Write the first weights into the model; what has grown since keeps its own."""
+    def _restart(self) -> None:
+        """Write the first weights into the model; weights added since stay."""
         parameters = dict(self.model.named_parameters())
         if self._first is None:
             self._first = {name: p.detach().clone() for name, p in parameters.items()}
@@ -172,7 +146,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
 
     @torch.no_grad()
     def _put_back(self) -> None:
-        """Give weights that training has left alone, such as other heads, their learned values."""
+        """Restore weights that training has not changed, such as other heads, to learned values."""
         assert self._first is not None
         for name, p in self.model.named_parameters():
             if name in self._first and torch.equal(p[: len(self._first[name])], self._first[name]):

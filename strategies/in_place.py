@@ -1,4 +1,4 @@
-"""Weights written into a model that Avalanche is training, and the evaluation that must follow."""
+"""Writing of weights into a model that Avalanche is training, and its evaluation afterwards."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
+
+from geomerge.strategies.avalanche import PeriodicEval
 
 __all__ = ["evaluate_again", "write"]
 
 
 @torch.no_grad()
 def write(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into the model's own tensors, which optimiser and plugins hold on to.
+    """Copy weights into the model's own tensors, to which optimizer and plugins refer.
 
     Args:
-        model: The model.
-        weights: By name; tensors that are not named stay as they are.
+        model: Model to change.
+        weights: Weights by name; tensors that are not named stay as they are.
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name in weights:
@@ -28,8 +29,11 @@ def write(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def evaluate_again(strategy: Any) -> None:
     """Have the network evaluated at the end of the experience, if it is evaluated at all.
 
-    Where the last epoch was evaluated Avalanche would not, and a network that has been changed
-    since would never be.
+    Avalanche would not if the last epoch was evaluated, and a network that has been changed since
+    would have no evaluation.
+
+    Args:
+        strategy: Strategy of Avalanche.
     """
     for plugin in strategy.plugins:
         if isinstance(plugin, PeriodicEval) and plugin.eval_every > -1:

@@ -1,59 +1,93 @@
-"""What the strategy and the plugin share: snapshot, merge, write back, remember."""
+"""Merge after each experience, shared by the strategy and the plugin."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import time
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from avalanche.benchmarks.scenarios.online import OnlineCLExperience
-from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 
-from geomerge.continual.experience import merge_expert
-from geomerge.continual.memory import TaskMemory, fit_memory, remember
+from geomerge.continual.memory import Experience, TaskMemory, fit_memory, remember
+from geomerge.continual.merge import merge_expert
+from geomerge.continual.options import ContinualOptions
 from geomerge.continual.report import MergeReport
-from geomerge.continual.settings import ContinualOptions
 from geomerge.data import as_they_are
 from geomerge.errors import NumericalError, OptionError
 from geomerge.networks.network import Network
-from geomerge.options import check_known
+from geomerge.options import check_known, option_fields, replace_options
+from geomerge.strategies.avalanche import OnlineCLExperience, is_multi_task_module
 from geomerge.strategies.experience import collect, task_label
 from geomerge.strategies.in_place import evaluate_again, write
 
-__all__ = ["Merger", "merge_settings"]
+__all__ = ["Merger", "accept_options", "take_options"]
+
+F = TypeVar("F", bound=Callable[..., None])
 
 
-def merge_settings(
-    settings: ContinualOptions | None,
+def accept_options(init: F) -> F:
+    """Return a constructor whose signature lists the options of merges among its keywords.
+
+    Avalanche reads signatures to find misspelled arguments, and editors complete them.
+
+    Args:
+        init: Constructor with ``**keywords``.
+    """
+    signature = inspect.signature(init)
+    *own, rest = signature.parameters.values()
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    more = [
+        inspect.Parameter(name, keyword, default=field.default, annotation=field.annotation)
+        for field in option_fields(ContinualOptions)
+        for name in (field.name, field.formerly)
+        if name is not None
+    ]
+    more.append(inspect.Parameter("settings", keyword, default=None))
+    init.__signature__ = signature.replace(parameters=[*own, *more, rest])  # type: ignore[attr-defined]
+    return init
+
+
+def take_options(
+    options: ContinualOptions | None,
     memory: str | int | None,
-    manifold: str | int | None,
-    labels: bool | None,
+    keywords: dict[str, Any],
 ) -> ContinualOptions:
-    """Return settings with those that are given apart.
+    """Return options of merges, with those among keywords, which are taken out of there.
+
+    Args:
+        options: Options; None is the usual ones.
+        memory: ``"sketch"`` or the number of examples stored of each task; None as the options say.
+        keywords: Keywords, of which those that name options are removed.
 
     Raises:
         OptionError: If one is not known or out of range.
     """
-    found = ContinualOptions() if settings is None else settings
+    if "settings" in keywords:
+        warnings.warn("`settings` is called `options` now", DeprecationWarning, stacklevel=3)
+        options = keywords.pop("settings")
+    fields = list(option_fields(ContinualOptions))
+    names = {field.name for field in fields} | {field.formerly for field in fields}
+    given = {name: keywords.pop(name) for name in list(keywords) if name in names}
+    given = {name: value for name, value in given.items() if value is not None}
     if isinstance(memory, str):
         check_known("memory", memory, ("sketch",))
-    given: dict[str, Any] = {
-        "examples": 0 if memory == "sketch" else memory,
-        "manifold": manifold,
-        "labels": labels,
-    }
-    return replace(found, **{k: v for k, v in given.items() if v is not None})
+        given["examples"] = 0
+    elif memory is not None:
+        given["examples"] = memory
+    return replace_options(ContinualOptions() if options is None else options, **given)
 
 
 class _HeadView(nn.Module):
-    """A model as a function of the inputs of one task.
+    """Model as a function of the inputs of one task.
 
     Args:
-        model: An Avalanche model.
-        head: The task's label; None for a model that takes none.
+        model: Model of Avalanche.
+        head: Task label; None for a model that takes none.
     """
 
     def __init__(self, model: nn.Module, head: int | None) -> None:
@@ -74,11 +108,17 @@ class Merger:
     """Merges each expert into the network before it, and remembers each task.
 
     Args:
-        settings: Of the merges.
+        options: Options of the merges.
+
+    Attributes:
+        options: Options of the merges.
+        memory: Memory of each task.
+        reports: Report of each merge, one for every experience after the first.
+        before: Tensors of the network before the experience that is being learned.
     """
 
-    def __init__(self, settings: ContinualOptions) -> None:
-        self.settings = settings
+    def __init__(self, options: ContinualOptions) -> None:
+        self.options = options
         self.memory: list[TaskMemory] = []
         self.reports: list[MergeReport] = []
         self.before: dict[str, Tensor] = {}
@@ -86,11 +126,11 @@ class Merger:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes kept of all earlier tasks."""
+        """Number of bytes stored of all earlier tasks."""
         return sum(task.nbytes for task in self.memory)
 
     def begin(self, strategy: Any) -> None:
-        """Keep the network before an experience; its heads must have grown.
+        """Copy the network before an experience; its heads must have grown.
 
         Raises:
             OptionError: If the stream is split for online learning, an experience has several task
@@ -113,19 +153,19 @@ class Merger:
         self._began = time.perf_counter()
 
     def finish(self, strategy: Any) -> None:
-        """Merge the expert that was trained into the network before, in place, and remember it.
+        """Merge the trained expert into the network before, in place, and remember the task.
 
         Raises:
             NumericalError: If its weights are not finite, or the walk diverges at any rate.
-            OptionError: If a setting does not fit the model or the experience.
+            OptionError: If an option does not fit the model or the experience.
         """
         trained = time.perf_counter()
         experience = strategy.experience
         head = task_label(experience) if is_multi_task_module(strategy.model) else None
         number = len(self.memory)
-        settings = replace(self.settings, seed=self.settings.seed + number)
-        x, labels = collect(experience, settings.inputs, settings.seed)
-        inputs = as_they_are(x, strategy.device)
+        options = replace_options(self.options, seed=self.options.seed + number)
+        x, labels = collect(experience, options.inputs, options.seed)
+        task = Experience(as_they_are(x, strategy.device), f"task {number}", head, labels)
 
         model = copy.deepcopy(strategy.model)
         views: dict[int | None, Network] = {}
@@ -137,30 +177,29 @@ class Merger:
 
         network = network_of(head)
         w = expert = network.initial
-        name = f"task {number}"
         if not bool(expert.isfinite().all()):
             raise NumericalError(
-                f"the weights trained on {name} are not finite, expected finite ones; train with a "
-                "smaller learning rate"
+                f"the weights trained on {task.name} are not finite, expected finite ones; train "
+                "with a smaller learning rate"
             )
         if self.memory:
             start = _before(self.before, network, expert)
             w, report = merge_expert(
-                start, expert, inputs, self.memory, network_of, settings,
-                task=name, head=head, labels=labels, free=_free(strategy.model, network),
+                start, expert, task, self.memory, network_of, options,
+                free=_free(strategy.model, network),
             )  # fmt: skip
             named = network.unravel(w)
             write(strategy.model, {k.removeprefix("model."): v for k, v in named.items()})
             evaluate_again(strategy)
-        self.memory.append(remember(network, w, inputs, name, head, settings, settings.seed))
-        if settings.memory_limit is not None:
-            self.memory = fit_memory(self.memory, settings.memory_limit, network_of, w)
+        self.memory.append(remember(network, w, task, options))
+        if options.memory.memory_limit is not None:
+            self.memory = fit_memory(self.memory, options.memory.memory_limit, network_of, w)
         if number:
             self.reports.append(
                 replace(
                     report,
-                    memory={task.name: task.nbytes for task in self.memory},
-                    kept={task.name: task.kept for task in self.memory},
+                    memory={known.name: known.nbytes for known in self.memory},
+                    kept={known.name: known.kept for known in self.memory},
                     expert_seconds=trained - self._began,
                     merge_seconds=time.perf_counter() - trained,
                 )
@@ -174,7 +213,7 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _free(model: nn.Module, network: Network) -> Tensor | None:  # (n,)
-    """Return the mask of weights that may move; None where none is frozen."""
+    """Return the mask of the weights that may move; None where no weight is frozen."""
     frozen = ["model." + name for name, p in model.named_parameters() if not p.requires_grad]
     if not frozen:
         return None
@@ -189,7 +228,7 @@ def _before(
     network: Network,
     expert: Tensor,  # (n,)
 ) -> Tensor:  # (n,)
-    """Return the weights before; an evaluation may have added heads, which are the expert's."""
+    """Return the weights before; heads that an evaluation has added are the expert's."""
     start = expert.clone()
     views = network.unravel(start)
     for name, tensor in tensors.items():

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from avalanche.evaluation import PluginMetric
-from avalanche.evaluation.metric_results import MetricValue
-
 from geomerge.continual.report import MergeReport
+from geomerge.strategies.avalanche import MetricValue, PluginMetric
 
 __all__ = ["MergeMetric", "merge_metrics"]
 
@@ -23,9 +21,9 @@ class MergeMetric(PluginMetric[float]):  # type: ignore[misc]
     """One number of the last merge, emitted after the experience.
 
     Args:
-        name: ``Merge_Drift``, the largest mean KL of a remembered task to what it was;
-            ``Merge_PathLength``, of the walk up to its end; or ``Merge_WorstDrop``, the largest
-            share of a remembered task's answers that changed.
+        name: ``Merge_Drift``, the largest mean KL of a remembered task to its old outputs;
+            ``Merge_PathLength``, the length of the path to its picked point; or
+            ``Merge_WorstDrop``, the largest share of a remembered task's answers that changed.
     """
 
     def __init__(self, name: str) -> None:
@@ -45,7 +43,7 @@ class MergeMetric(PluginMetric[float]):  # type: ignore[misc]
         self._last = float("nan")
 
     def after_training_exp(self, strategy: Any) -> list[MetricValue]:
-        """Emit the number of the merge that has just ended; after a first experience none."""
+        """Emit the number of the merge that has just ended; none after a first experience."""
         reports = _reports(strategy)
         number = strategy.clock.train_exp_counter
         if len(reports) < number or not reports:

@@ -1,13 +1,13 @@
-"""The networks that learn a stream."""
+"""Perceptrons that learn a stream, and their accuracy."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from avalanche.models import MultiTaskModule, SimpleMLP, as_multitask
 from torch import Tensor, nn
 
+from geomerge.strategies.avalanche import MultiTaskModule, SimpleMLP, as_multitask
 from geomerge.strategies.examples import Examples
 from geomerge.strategies.streams import Stream
 
@@ -20,9 +20,9 @@ def make_network(stream: Stream, hidden: int, seed: int) -> nn.Module:
     """Return a multi-layer perceptron with two hidden layers.
 
     Args:
-        stream: What it shall learn; it gets a head for each task where the stream has task labels.
-        hidden: Units of each hidden layer.
-        seed: Of its weights.
+        stream: Stream to learn; the network gets a head for each task where tasks are known.
+        hidden: Number of units of each hidden layer.
+        seed: Seed of the weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -39,10 +39,10 @@ def make_network(stream: Stream, hidden: int, seed: int) -> nn.Module:
 
 @torch.no_grad()
 def accuracy(module: nn.Module, examples: Examples) -> float:
-    """Return the share of examples that a network labels rightly.
+    """Return the share of examples that a network labels correctly.
 
     Args:
-        module: The network; one with heads is asked for the examples' own.
+        module: Network; of one with heads, that of the examples' task answers.
         examples: Labelled examples.
     """
     device = next(module.parameters()).device

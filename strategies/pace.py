@@ -1,24 +1,27 @@
-"""How every row of a table is trained: fast batches, a falling learning rate, counted examples."""
+"""Pace of training that all rows share: fast batches, a falling learning rate, counts."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from avalanche.core import SupervisedPlugin
-
+from geomerge.strategies.avalanche import SupervisedPlugin
 from geomerge.strategies.examples import BatchLoader
 
 __all__ = ["Pace"]
 
 
 class Pace(SupervisedPlugin):  # type: ignore[misc]
-    """Gives a strategy its batches and its learning rate.
+    """Plugin that gives a strategy its batches and its learning rate.
 
     Args:
         rate: Learning rate of the first step of each experience; it falls linearly to zero.
-        storage: A storage policy of Avalanche: its buffer is filled after each experience, and
-            half of each later batch comes from it.
-        first_epochs: Epochs of the first experience, where they are not those of the others.
+        storage: Storage policy of Avalanche, whose buffer is filled after each experience and makes
+            half of each later batch; None is no replay.
+        first_epochs: Epochs of the first experience; None is those of the others.
+
+    Attributes:
+        examples: Number of examples passed in each experience.
+        steps: Number of steps of each experience.
     """
 
     def __init__(self, rate: float, storage: Any = None, first_epochs: int | None = None) -> None:
@@ -32,7 +35,7 @@ class Pace(SupervisedPlugin):  # type: ignore[misc]
         self.steps: list[int] = []
 
     def before_training_exp(self, strategy: Any, *_: Any, **__: Any) -> None:
-        """Replace the loader and count the steps that will be taken."""
+        """Replace the loader and count the steps to come."""
         if self._first_epochs is not None:
             if self._later_epochs is None:
                 self._later_epochs = strategy.train_epochs
@@ -48,7 +51,7 @@ class Pace(SupervisedPlugin):  # type: ignore[misc]
         self.steps.append(0)
 
     def before_update(self, strategy: Any, *_: Any, **__: Any) -> None:
-        """Set the learning rate of the step, and count it."""
+        """Set the learning rate of the step, and count its examples."""
         for group in strategy.optimizer.param_groups:
             group["lr"] = self._rate * max(0.0, 1 - self._step / self._steps)
         self._step += 1
@@ -56,6 +59,6 @@ class Pace(SupervisedPlugin):  # type: ignore[misc]
         self.steps[-1] += 1
 
     def after_training_exp(self, strategy: Any, *_: Any, **__: Any) -> None:
-        """Keep examples of the experience."""
+        """Store examples of the experience."""
         if self._storage is not None:
             self._storage.post_adapt(strategy, strategy.experience)

@@ -1,52 +1,53 @@
-"""``GeodesicMergePlugin``: the merge beside any strategy that takes plugins."""
+"""``GeodesicMergePlugin``: the merge as a plugin of any strategy of Avalanche."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from avalanche.core import SupervisedPlugin
-
+from geomerge.continual.options import ContinualOptions
 from geomerge.continual.report import MergeReport
-from geomerge.continual.settings import ContinualOptions
-from geomerge.strategies.merger import Merger, merge_settings
+from geomerge.strategies.avalanche import SupervisedPlugin
+from geomerge.strategies.merger import Merger, accept_options, take_options
 
 __all__ = ["GeodesicMergePlugin"]
 
 
 class GeodesicMergePlugin(SupervisedPlugin):  # type: ignore[misc]
-    """Merge what a strategy has trained into the network before it, after every experience.
+    """Merge the network that a strategy has trained into the one before, after every experience.
 
     List it first: plugins before it would see the expert and not the merged network. Pass
-    ``reset_optimizer_state=True`` to ``strategy.train``, or momentum goes on from the last expert.
+    ``reset_optimizer_state=True`` to ``strategy.train``, or the last expert's momentum goes on.
 
     Args:
-        settings: Of the merges.
-        memory: As of :class:`~geomerge.strategies.geodesic_merge.GeodesicMerge`.
-        manifold: As there.
-        labels: As there.
+        options: Options of the merges.
+        memory: Memory, as of :class:`~geomerge.strategies.geodesic_merge.GeodesicMerge`.
+        **keywords: Options of the merges by name.
 
     Raises:
-        OptionError: In training, for an online stream.
+        OptionError: For an option that is not known or out of range; in training, for an online
+            stream.
     """
 
+    @accept_options
     def __init__(
         self,
-        settings: ContinualOptions | None = None,
+        options: ContinualOptions | None = None,
         *,
         memory: str | int | None = None,
-        manifold: str | int | None = None,
-        labels: bool | None = None,
+        **keywords: Any,
     ) -> None:
         super().__init__()
-        self.merger = Merger(merge_settings(settings, memory, manifold, labels))
+        self.merger = Merger(take_options(options, memory, keywords))
+        if keywords:
+            raise TypeError(f"GeodesicMergePlugin takes no {next(iter(keywords))!r}")
 
     @property
     def merge_reports(self) -> list[MergeReport]:
-        """One for each experience after the first."""
+        """Report of each merge, one for every experience after the first."""
         return self.merger.reports
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Keep the network before."""
+        """Copy the network before the experience."""
         self.merger.begin(strategy)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Rows over a stream -> what was measured, as plain data."""
+"""Training and measurement of the methods of a stream table."""
 
 from __future__ import annotations
 
@@ -13,63 +13,195 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch import nn
 
 import geomerge
+from geomerge.data.digest import split_digests, tensor_digest
+from geomerge.data.task import Split
 from geomerge.errors import NumericalError
+from geomerge.io.files import canonical_json, sha256
+from geomerge.monitor.progress import Progress
 from geomerge.networks.network import check_device
-from geomerge.runs.stream_options import StreamOptions
-from geomerge.strategies import baselines
+from geomerge.options import replace_options
+from geomerge.runs.command import command_line
 from geomerge.strategies.examples import Examples
+from geomerge.strategies.learner import Learner, Training
 from geomerge.strategies.networks import accuracy, make_network
-from geomerge.strategies.rows import StreamRow, Training
-from geomerge.strategies.streams import PROTOCOLS, Stream, make_stream
+from geomerge.strategies.options import StreamOptions
+from geomerge.strategies.registry import StreamCase, stream_rows
+from geomerge.strategies.result import StreamResult, StreamRow, summary
+from geomerge.strategies.streams import PROTOCOLS, Stream, make_stream, stream_of
 from geomerge.walks.state import StateFile
 
-__all__ = ["make_row", "run_row", "run_table", "summary"]
+__all__ = ["learn_row", "make_learner", "stream"]
 
-OnExperience = Callable[[str, int, int, float], None]
+OnProgress = Callable[[Progress], None]
 
 
-def run_table(
-    options: StreamOptions,
-    on_experience: OnExperience | None = None,
-    work: Path | None = None,
-) -> dict[str, Any]:
-    """Train every row of a table on a stream.
+def stream(
+    benchmark: Any = None,
+    options: StreamOptions | None = None,
+    *,
+    network: nn.Module | None = None,
+    work: str | Path | None = None,
+    progress: OnProgress | None = None,
+    **changes: Any,
+) -> StreamResult:
+    """Train methods on a stream of tasks and measure them after each experience.
 
     Args:
-        options: The stream and the rows.
-        on_experience: Called after each experience with the row's name, the number of experiences
-            learned, that of all, and the average accuracy.
-        work: Where finished rows are kept: the same call with what an interrupted one left there
-            trains the others only, and comes to the same. None keeps nothing.
+        benchmark: Name of a stream, or a benchmark of Avalanche with ``train_stream`` and
+            ``test_stream``; None takes the stream that the options name.
+        options: Options of the table; None is the usual ones.
+        network: Network before the first experience, of which every method gets a copy; None makes
+            the perceptron that the options name.
+        work: Folder in which finished rows are stored. The same call after an interruption trains
+            the missing rows only, with the same result. None stores nothing.
+        progress: Function called with the progress.
+        **changes: Options by name, such as ``only``, ``epochs``, ``ewc_lambda``.
 
     Returns:
-        What ``report.json`` holds; rows that diverged stand apart, with the reason.
+        The table; methods that diverged are not in it, with the reason in its notes.
 
     Raises:
-        GeomergeError: If data is missing, the device is, or every row diverges.
+        GeomergeError: If data or the device is missing, an option cannot be used, or every method
+            diverges.
+
+    Example:
+        >>> from geomerge.strategies import stream
+        >>> result = stream(
+        ...     "split-digits", only=("geodesic", "naive"), experiences=2, epochs=2, arch="mlp-16"
+        ... )
+        >>> [row.name for row in result.rows]
+        ['geodesic', 'naive']
+        >>> len(result["naive"].matrix)
+        2
     """
-    check_device(options.device)
-    stream = make_stream(options)
-    network = make_network(stream, options.hidden, options.seed)
+    options = StreamOptions() if options is None else options
+    named = benchmark is None or isinstance(benchmark, str)
+    if isinstance(benchmark, str):
+        changes["stream"] = benchmark
+    options = replace_options(options, **changes)
+    check_device(options.data.device)
+    tasks = make_stream(options) if named else stream_of(benchmark, seed=options.seed)
+    model = network
+    if model is None:
+        model = make_network(tasks, options.training.hidden, options.seed)
+    learned = options.training
     training = Training(
-        network, options.learning_rate, options.epochs, options.batch, options.device
+        model, learned.learning_rate, learned.epochs, learned.batch, options.data.device
     )
-    rows, diverged = [], {}
-    for name in options.rows:
-        kept = StateFile(None if work is None else work / name / "state")
-        if not kept.state.values:
-            row = make_row(name, training, options)
+    rows: list[StreamRow] = []
+    diverged: dict[str, str] = {}
+    for k, name in enumerate(options.rows):
+        if progress is not None:
+            progress(Progress(name, k, len(options.rows), {}, whole=True))
+        stored = StateFile(None if work is None else Path(work) / name / "state")
+        if not stored.state.values:
+            case = StreamCase(name, training, options, len(tasks))
             try:
-                kept.state.values = run_row(name, row, stream, options, on_experience)
+                stored.state.values = asdict(learn_row(case, tasks, progress=progress))
             except NumericalError as error:
                 diverged[name] = str(error)
                 continue
-            kept.write()
-        rows.append(kept.state.values)
+            stored.write()
+        rows.append(StreamRow(**stored.state.values))
     if not rows:
         raise NumericalError(next(iter(diverged.values())))
+    recipe, command = options.recipe(), command_line("stream", [options.stream], options)
+    if not named or network is not None:
+        recipe["stream"] |= {"stream": tasks.name, "objects": _digests(tasks, model)}
+        command = "geomerge.strategies.stream(benchmark, network=network, ...)"
+    return StreamResult(
+        rows, diverged, _described(tasks, options, model, network is not None), recipe, command
+    )
+
+
+def make_learner(case: StreamCase) -> Learner:
+    """Return the learner of a row, at the row's own learning rate."""
+    rate = case.options.training.rate_of.get(case.row, case.training.rate)
+    case = replace(case, training=replace(case.training, rate=rate))
+    return stream_rows(case.options)[case.row].make(case)
+
+
+def learn_row(
+    case: StreamCase,
+    tasks: Stream,
+    *,
+    first: int | None = None,
+    progress: OnProgress | None = None,
+) -> StreamRow:
+    """Train a method on a stream and measure it after each experience.
+
+    Args:
+        case: Row to make.
+        tasks: Stream to learn.
+        first: Number of experiences to learn, for choices; None is all of them.
+        progress: Function called after each experience with the average accuracy.
+
+    Raises:
+        NumericalError: If its weights stop being finite.
+    """
+    learner, name = make_learner(case), case.row
+    matrix: list[list[float]] = []
+    seconds = 0.0
+    strategy, total = learner.strategy, first or len(tasks)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="avalanche")
+        torch.manual_seed(case.options.seed)
+        experiences = list(tasks.benchmark.train_stream[:total])
+        for k, chunk in enumerate([experiences] if learner.whole else experiences):
+            began = time.perf_counter()
+            strategy.train(chunk, eval_streams=[], reset_optimizer_state=True)
+            seconds += time.perf_counter() - began
+            if not all(bool(torch.isfinite(p).all()) for p in strategy.model.parameters()):
+                raise NumericalError(
+                    f"the weights of {name} stopped being finite in experience {k + 1}; give it a "
+                    f"smaller learning rate, `rates` {name}=0.01"
+                )
+            learned = total if learner.whole else k + 1
+            matrix.append(_accuracies(strategy.model, tasks.test[:learned]))
+            if progress is not None:
+                progress(Progress(name, learned, total, {"average accuracy": fmean(matrix[-1])}))
+    merges = [r.to_json() for r in getattr(strategy, "merge_reports", [])]
+    merging = sum(merge["merge_seconds"] for merge in merges)
+    kept = learner.kept()
+    passed = sum(learner.pace.examples) + learner.more_passes()
+    return StreamRow(
+        name=name,
+        about=learner.about,
+        matrix=matrix,
+        **summary(matrix),
+        select=fmean(_accuracies(strategy.model, tasks.select[:total])),
+        kept={
+            "megabytes": kept.bytes / 1e6,
+            "examples": kept.examples,
+            "labels": kept.labels,
+        },
+        learning_rate=case.options.training.rate_of.get(name, case.training.rate),
+        epochs=case.training.epochs,
+        passes=passed / sum(len(e.dataset) for e in experiences),
+        seconds={"training": seconds - merging, "merging": merging},
+        merges=merges,
+    )
+
+
+def _accuracies(module: nn.Module, parts: Sequence[Examples]) -> list[float]:
+    return [accuracy(module, part) for part in parts]
+
+
+def _digests(tasks: Stream, model: nn.Module) -> dict[str, Any]:
+    """Return digests of a benchmark's test examples and of a network, which stand for both."""
+    tests = [split_digests(Split(part.inputs, part.labels)) for part in tasks.test]
+    weights = {name: tensor_digest(tensor) for name, tensor in model.state_dict().items()}
+    return {"test": tests, "network": sha256(canonical_json(weights).encode())}
+
+
+def _described(
+    tasks: Stream, options: StreamOptions, model: nn.Module, own: bool
+) -> dict[str, Any]:
+    """Return what a report says of stream, network and options."""
+    train = [len(e.dataset) for e in tasks.benchmark.train_stream]
     return {
         "geomerge": geomerge.__version__,
         "versions": {
@@ -77,150 +209,29 @@ def run_table(
             "torch": torch.__version__,
             "avalanche-lib": version("avalanche-lib"),
         },
-        "stream": _described(stream, options),
+        "stream": {
+            "name": tasks.name,
+            "protocol": tasks.protocol,
+            "meaning": PROTOCOLS[tasks.protocol],
+            "seed": options.seed,
+            "experiences": [
+                {
+                    "name": name,
+                    "train": count,
+                    "select": len(select.labels),
+                    "test": len(test.labels),
+                }
+                for name, count, select, test in zip(
+                    tasks.names, train, tasks.select, tasks.test, strict=True
+                )
+            ],
+        },
         "network": {
-            "architecture": options.arch,
-            "outputs": stream.outputs,
-            "heads": len(stream) if stream.heads else 1,
-            "parameters": sum(p.numel() for p in network.parameters()),
+            "architecture": type(model).__name__ if own else options.training.arch,
+            "outputs": tasks.outputs,
+            "heads": len(tasks) if tasks.heads else 1,
+            "parameters": sum(p.numel() for p in model.parameters()),
         },
         "options": options.recipe()["stream"],
-        "settings": asdict(options.settings) if "geodesic" in options.rows else None,
-        "rows": rows,
-        "diverged": diverged,
-    }
-
-
-def make_row(name: str, training: Training, options: StreamOptions) -> StreamRow:
-    """Return a row by its name.
-
-    Args:
-        name: One of the options' rows.
-        training: How rows are trained.
-        options: Strengths and sizes.
-    """
-    training = replace(training, rate=options.rate_of.get(name, training.rate))
-    if name.startswith("replay-"):
-        return baselines.replay(training, int(name.removeprefix("replay-")))
-    makers: dict[str, Callable[[], StreamRow]] = {
-        "geodesic": lambda: baselines.geodesic(training, options.settings, options.expert_epochs),
-        "naive": lambda: baselines.naive(training),
-        "running-mean": lambda: baselines.average(training, warm=True),
-        "mean": lambda: baselines.average(training, warm=False),
-        "ewc": lambda: baselines.ewc(training, options.ewc_lambda),
-        "si": lambda: baselines.si(training, options.si_lambda),
-        "lwf": lambda: baselines.lwf(training, options.lwf_alpha),
-        "gem": lambda: baselines.gem(training, options.memory_examples[0], options.count),
-        "joint": lambda: baselines.joint(training),
-    }
-    return makers[name]()
-
-
-def run_row(
-    name: str,
-    row: StreamRow,
-    stream: Stream,
-    options: StreamOptions,
-    on_experience: OnExperience | None = None,
-    first: int | None = None,
-) -> dict[str, Any]:
-    """Train a row on a stream and measure it after each experience.
-
-    Args:
-        name: Its name.
-        row: The row.
-        stream: The stream.
-        options: For the seed of the order of examples and of draws.
-        on_experience: As of :func:`run_table`.
-        first: Only the first so many experiences, for choices; None is all of them.
-
-    Returns:
-        What the report holds of it.
-
-    Raises:
-        NumericalError: If its weights stop being finite.
-    """
-    matrix: list[list[float]] = []
-    seconds = 0.0
-    strategy, total = row.strategy, first or len(stream)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="avalanche")
-        torch.manual_seed(options.seed)
-        experiences = list(stream.benchmark.train_stream[:total])
-        for k, chunk in enumerate([experiences] if row.whole else experiences):
-            began = time.perf_counter()
-            strategy.train(chunk, eval_streams=[], reset_optimizer_state=True)
-            seconds += time.perf_counter() - began
-            if not all(bool(torch.isfinite(p).all()) for p in strategy.model.parameters()):
-                raise NumericalError(
-                    f"the weights of {name} stopped being finite in experience {k + 1}; give it a "
-                    f"smaller learning rate, --rate {name}=0.01"
-                )
-            learned = total if row.whole else k + 1
-            matrix.append(_accuracies(strategy.model, stream.test[:learned]))
-            if on_experience is not None:
-                on_experience(name, learned, total, fmean(matrix[-1]))
-    merges = [r.to_json() for r in getattr(strategy, "merge_reports", [])]
-    merging = sum(merge["merge_seconds"] for merge in merges)
-    kept = row.kept()
-    passed = sum(row.pace.examples) + row.beside()
-    return {
-        "name": name,
-        "about": row.about,
-        "matrix": matrix,
-        **summary(matrix),
-        "select": fmean(_accuracies(strategy.model, stream.select[:total])),
-        "kept": {
-            "megabytes": kept.bytes / 1e6,
-            "examples": kept.examples,
-            "labels": kept.labels,
-        },
-        "learning_rate": options.rate_of.get(name, options.learning_rate),
-        "epochs": options.epochs,
-        "passes": passed / sum(len(e.dataset) for e in experiences),
-        "seconds": {"training": seconds - merging, "merging": merging},
-        "merges": merges,
-    }
-
-
-def summary(matrix: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Return the usual numbers of a matrix of accuracies.
-
-    Args:
-        matrix: Row t holds the accuracies on all tasks learned by then; one row alone is of a
-            network that learned them at once.
-
-    Returns:
-        ``average``, after each experience; ``accuracy``, the last of them; ``backward_transfer``,
-        the mean change since each task was learned; ``forgetting``, the mean loss since it was
-        best. The last task is not among these two; None where there is nothing to compare.
-    """
-    last = matrix[-1]
-    old = range(len(last) - 1) if len(matrix) > 1 else range(0)
-    best = [max(row[i] for row in matrix[i:-1]) for i in old]
-    return {
-        "average": [fmean(row) for row in matrix],
-        "accuracy": fmean(last),
-        "backward_transfer": fmean(last[i] - matrix[i][i] for i in old) if old else None,
-        "forgetting": fmean(best[i] - last[i] for i in old) if old else None,
-    }
-
-
-def _accuracies(module: torch.nn.Module, parts: Sequence[Examples]) -> list[float]:
-    return [accuracy(module, part) for part in parts]
-
-
-def _described(stream: Stream, options: StreamOptions) -> dict[str, Any]:
-    train = [len(e.dataset) for e in stream.benchmark.train_stream]
-    return {
-        "name": options.stream,
-        "protocol": options.protocol,
-        "meaning": PROTOCOLS[options.protocol],
-        "seed": options.seed,
-        "experiences": [
-            {"name": name, "train": count, "select": len(select.labels), "test": len(test.labels)}
-            for name, count, select, test in zip(
-                stream.names, train, stream.select, stream.test, strict=True
-            )
-        ],
+        "settings": options.settings(),
     }

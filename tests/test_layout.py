@@ -110,7 +110,7 @@ def test_modules_import_only_from_layers_above() -> None:
     [
         ("qpth", "geomerge.steps"),
         ("torch_pruning", "geomerge.pruning.trace"),
-        ("avalanche", "geomerge.strategies"),
+        ("avalanche", "geomerge.strategies.avalanche"),
         ("altair", "geomerge.report.pages"),
         ("vl_convert", "geomerge.report.pages.render"),
         ("typer", "geomerge.cli"),

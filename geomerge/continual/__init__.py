@@ -1,18 +1,19 @@
-"""Continual learning without Avalanche: what is kept of earlier tasks, and the merge after each.
+"""Continual learning without Avalanche: memory of earlier tasks, and the merge after each.
 
-``remember`` makes what a task leaves behind, ``merge_expert`` walks from the network before
-to one that has learned the expert's function and kept those of all remembered tasks.
+``remember`` measures the memory of a task, and ``merge_expert`` walks from the network before an
+experience to one with the function of the expert that keeps those of all remembered tasks.
 """
 
-from geomerge.continual.experience import merge_expert
-from geomerge.continual.memory import TaskMemory, fit_memory, remember
-from geomerge.continual.moments import InputMoments, measure_moments
+from geomerge.continual.memory import Experience, TaskMemory, fit_memory, remember
+from geomerge.continual.merge import merge_expert
+from geomerge.continual.options import ContinualOptions
+from geomerge.continual.pseudo_inputs import InputMoments, measure_moments
 from geomerge.continual.report import MergeReport
-from geomerge.continual.settings import ContinualOptions
 from geomerge.renamed import old_names
 
 __all__ = [
     "ContinualOptions",
+    "Experience",
     "InputMoments",
     "MergeReport",
     "TaskMemory",

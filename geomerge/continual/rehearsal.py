@@ -1,4 +1,4 @@
-"""Remembered tasks -> how far their functions have drifted, and the way back."""
+"""Rehearsal of remembered tasks: drift of their functions, and its gradient."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ from geomerge.walks.walk import Direction
 
 __all__ = ["Rehearsal", "RehearsalObjective"]
 
-_MEASURED = 250  # pseudo-inputs and kept inputs of a task on which its drift is measured
+_MEASURED = 250  # pseudo-inputs and stored inputs of a task on which its drift is measured
 
 
 class Rehearsal:
-    """The functions of remembered tasks, on inputs drawn from moments and on kept ones.
+    """Functions of remembered tasks, on inputs drawn from moments and on stored ones.
 
     Tasks that share a head are passed together.
 
     Args:
-        memory: The tasks; those without any inputs are left to their sketches.
-        network_of: The network as a function of each head's inputs.
-        batch: Inputs of all tasks per gradient.
-        seed: Of their order.
+        memory: Memories of the tasks; those without any inputs are left out.
+        network_of: Function of a head that returns the network as its task sees it.
+        batch: Number of inputs of all tasks per gradient.
+        seed: Seed of the order of inputs.
+
+    Attributes:
+        count: Number of tasks with inputs.
+        inputs: Inputs of each of those tasks.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Rehearsal:
             measured = to_device(take(x, few), network.device), targets[few.to(network.device)]
             self._tasks.append((task.name, network, *measured))
         self.count = sum(len(tasks) for tasks in by_head.values())
-        self.inputs: list[Inputs] = []  # of each task
+        self.inputs: list[Inputs] = []
         self._heads: list[tuple[int, KLToTeacher]] = []
         for head, tasks in by_head.items():
             network = network_of(head)
@@ -69,7 +73,7 @@ class Rehearsal:
         self,
         w: Tensor,  # (n,)
     ) -> tuple[float, Tensor]:
-        """Return the sum over tasks of the mean KL on the next batch, and minus its gradient."""
+        """Return the sum over tasks of the mean KL on the next batch, and its negative gradient."""
         total, v = 0.0, torch.zeros_like(w)
         for tasks, toward in self._heads:
             distance, back = toward(w)
@@ -79,7 +83,7 @@ class Rehearsal:
 
     @property
     def names(self) -> list[str]:
-        """Tasks of which there are inputs."""
+        """Names of the tasks with inputs."""
         return [name for name, *_ in self._tasks]
 
     def drift(
@@ -101,11 +105,11 @@ class Rehearsal:
 
 
 class RehearsalObjective:
-    """v = the mean over the experience and all remembered tasks of minus their gradients.
+    """v = mean of the negative gradients of the experience and of all remembered tasks.
 
     Args:
-        new: Direction of the experience.
-        rehearsal: The remembered tasks.
+        new: Objective of the experience.
+        rehearsal: Rehearsal of the remembered tasks.
     """
 
     def __init__(self, new: Direction, rehearsal: Rehearsal) -> None:
@@ -130,6 +134,6 @@ def _widened(
     network: Network,
     x: Batch,  # (1, ...)
 ) -> Tensor:  # (N, m)
-    """Return targets on all classes known now: inputs remembered are of none that came later."""
+    """Return targets on all classes of the network; later classes are as good as impossible."""
     more = network.logits(network.initial, to_device(x, network.device)).shape[1] - targets.shape[1]
     return torch.nn.functional.pad(targets, (0, more), value=UNSEEN)

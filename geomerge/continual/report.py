@@ -1,4 +1,4 @@
-"""What is known of the merge after an experience."""
+"""Report of the merge after an experience."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class PathPoint:
     """A measured point of the walk.
 
     Attributes:
-        step: Its number; 0 is where the straight first step ends.
-        length: Of the path from the network before up to here, in the metric of the walk.
-        new: What it still lacks of the experience: mean KL to the expert, or the mean
-            cross-entropy where labels are used, on a sample.
-        drift: Mean KL of each remembered task's outputs to what they were, on its pseudo-inputs and
-            kept inputs; of a task without any, half of what its sketch predicts.
-        changed: Share of each task's answers on those that are no longer the same, in [0, 1].
+        step: Number of the step; 0 is the end of the straight first step.
+        length: Length of the path from the network before up to here, in the metric of the walk.
+        new: Loss on a sample of the experience: mean KL to the expert, or the mean cross-entropy
+            where labels are used.
+        drift: Mean KL of each remembered task's outputs to the old ones, on its pseudo-inputs and
+            stored inputs; of a task without any, half the quadratic drift by its sketch.
+        changed: Share of each task's answers on those inputs that have changed, in [0, 1].
     """
 
     step: int
@@ -30,38 +30,38 @@ class PathPoint:
 
     @property
     def value(self) -> float:
-        """Mean over the experience and all remembered tasks; the walk ends where it is least."""
+        """Mean loss over the experience and all remembered tasks; the walk ends at its minimum."""
         return (self.new + sum(self.drift.values())) / (1 + len(self.drift))
 
 
 @dataclass(frozen=True)
 class MergeReport:
-    """The merge after one experience.
+    """Report of the merge after one experience.
 
     Attributes:
-        task: Its name.
-        line: Points from the network before on, tenths of the straight way to the expert, as far as
-            budgets allow.
+        task: Name of the experience.
+        line: Measured points of the straight line from the network before to the expert, in tenths,
+            as far as the budget allows.
         jumped: Share of that line that the first step took.
         path: Measured points of the walk from there on.
         picked: Step of the point that became the network.
         predicted: Quadratic drift (w - w_k)' g_k (w - w_k) of each remembered task there, by its
             sketch.
-        damping: mu.
-        learning_rate: Of the walk that was taken.
-        steps: Of the walk.
-        rows: Linearised rows of remembered tasks that steps had to keep, all together.
-        solves: Quadratic programs solved.
-        shortened: Steps shortened to stay within the budget.
-        step_bytes: Held by a step at most: metric, momentum, rows.
-        memory: Bytes kept, by task, after the merge.
+        damping: Damping mu.
+        learning_rate: Learning rate of the walk that was taken.
+        steps: Number of steps of the walk.
+        rows: Number of linearised constraints of remembered tasks over all steps.
+        solves: Number of quadratic programs solved.
+        shortened: Number of steps shortened to stay within the budget.
+        step_bytes: Largest number of bytes that a step holds: metric, momentum, constraints.
+        memory: Number of bytes stored of each task after the merge.
         kept: Share of trace and variance that each task's sketch and moments still have.
-        used: What the walk used: counts of ``inputs``, ``labels``, ``pseudo_inputs``,
-            ``kept_inputs``.
+        used: Counts of ``inputs``, ``labels``, ``pseudo_inputs`` and ``kept_inputs`` that the walk
+            used.
         passes: Inputs passed forwards and backwards by the walk, in epochs of the experience.
-        expert_seconds: Training of the expert.
-        merge_seconds: Walk and everything else after it, remembering included.
-        notes: What a reader should know, in sentences.
+        expert_seconds: Seconds of the expert's training.
+        merge_seconds: Seconds of the walk and the rest of the merge, remembering included.
+        notes: Notes on the merge, in sentences.
     """
 
     task: str
@@ -87,9 +87,9 @@ class MergeReport:
 
     @property
     def pick(self) -> PathPoint:
-        """The point that became the network."""
+        """The measured point that became the network."""
         return next(point for point in self.path if point.step == self.picked)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON keeps it."""
+        """Return the report as JSON stores it."""
         return asdict(self)

@@ -8,15 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from geomerge.options import option_fields
-from geomerge.runs.stream_options import StreamOptions
 
 __all__ = ["command_line"]
 
 _JOINED = ("only", "skip")  # all in one word
-_NAMES = {  # where the command line says it otherwise; the stream's name is its argument
-    (StreamOptions, "rates"): "rate",
-    (StreamOptions, "stream"): None,
-}
 
 
 def command_line(command: str, subjects: Sequence[str | Path], *options: Any, **more: Any) -> str:
@@ -53,10 +48,10 @@ def _said(options: Any) -> list[str]:
         value = options
         for name in (*one.path, one.name):
             value = getattr(value, name)
-        flag = _NAMES.get((type(options), one.name), one.flag or one.name)
-        usual = not one.recorded or one.positional or value == one.default
-        if flag is not None and not usual:
-            words += _flag(flag, value if one.write is None else tuple(one.write(value)))
+        if one.recorded and not one.positional and value != one.default:
+            words += _flag(
+                one.flag or one.name, value if one.write is None else tuple(one.write(value))
+            )
     return words
 
 

@@ -1,4 +1,4 @@
-"""A stream that was learned, on disk."""
+"""Run folders of streams."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def run_stream(
     """Learn a stream and write the run: recipe, report, table, picture.
 
     Args:
-        name: The stream's.
-        recipe: What decides the result.
-        command: The command that makes it.
-        learn: Trains and measures all rows, and keeps those that are finished in the folder that it
-            is given; called if the run is not there yet.
-        out: The run's folder; default ``runs/NAME-HASH``.
-        device: Where rows are trained.
+        name: Name of the stream.
+        recipe: All that decides the result.
+        command: Command that makes the run.
+        learn: Function of a folder that trains and measures all rows, stores the finished ones in
+            the folder, and returns the report; called if the run is not finished.
+        out: Folder of the run; None takes ``runs/NAME-HASH``.
+        device: Device that trains rows.
 
     Returns:
         The folder, its report, and whether it had been finished before (nothing was changed).

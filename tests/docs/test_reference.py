@@ -18,7 +18,10 @@ from geomerge.pruning.masks import weakest
 ROOT = Path(__file__).parents[2]
 PAGES = "\n".join(page.read_text() for page in sorted((ROOT / "docs" / "api").glob("*.md")))
 # Listed name by name, shown by their help, in a guide's table, or made of what is there.
-WITHIN = {"geomerge", "geomerge.cli", "geomerge.comparison.methods", "geomerge.report.pages"}
+WITHIN = {
+    "geomerge", "geomerge.cli", "geomerge.comparison.methods", "geomerge.report.pages",
+    "geomerge.strategies.methods",
+}  # fmt: skip
 
 
 def test_every_name_of_geomerge_is_there() -> None:

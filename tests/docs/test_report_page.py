@@ -18,7 +18,7 @@ from geomerge.pruning.options import ReconfigureOptions, SparsifyFiles, Sparsify
 from geomerge.report.schema import MergeRunReport
 from geomerge.runs import run_reconfigure, run_sparsify
 from geomerge.runs.compare import run_compare
-from geomerge.runs.stream_options import StreamOptions
+from geomerge.strategies.options import StreamOptions
 
 PAGE = Path(__file__).parents[2] / "docs" / "report.md"
 BOTH = ("digits", "digits-permuted")
@@ -150,10 +150,9 @@ def test_compare(digits: Path, tmp_path: Path) -> None:
 
 
 def test_stream() -> None:
-    from geomerge.strategies.table import run_table
+    from geomerge.strategies import stream
 
     options = StreamOptions("split-digits", only=("geodesic", "naive"), epochs=2, walk_epochs=1)
-    report = run_table(options)
-    report["recipe"] = options.recipe()
+    report = {**stream(options=options).to_json(), "recipe": options.recipe()}
     left = check(report, "All runs", "Stream")
     assert not left - {"diverged...", "rows[].merges[].notes[]"}

@@ -15,7 +15,7 @@ from geomerge.loading import DataOptions, ExpertOptions
 from geomerge.options import recorded
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.runs.command import command_line
-from geomerge.runs.stream_options import StreamOptions
+from geomerge.strategies import StreamOptions
 
 MERGE_DATA = DataOptions(
     manifold=("mnist", "b=my task"), task=("b=fashion-mnist",),
@@ -73,9 +73,8 @@ def test_a_sparsification_and_what_else_was_asked_for() -> None:
 
 def test_a_stream() -> None:
     _, params = parsed(command_line("stream", [STREAM.stream], STREAM))
-    assert params["name"] == "split-mnist"
-    leave = {"stream", "data_root", "download", "device", "skip"}
-    same(STREAM, params, {"rates": "rate"}, leave)
+    assert params["stream"] == "split-mnist"
+    same(STREAM, params, {}, {"data_root", "download", "device"})
 
 
 def test_a_comparison() -> None:

@@ -37,7 +37,7 @@ from geomerge.strategies import (
     MergeCSVLogger,
     maybe_load_checkpoint,
     merge_metrics,
-    save_checkpoint,
+    save_strategy,
 )
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,7 +46,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:No loggers specified:UserWarning"),
     pytest.mark.filterwarnings("ignore:Metric .* EarlyStopping:UserWarning"),
 ]
-SETTINGS = ContinualOptions(epochs=2, pseudo_inputs=60, rank=4, batch=20, rehearsal=20)
+OPTIONS = ContinualOptions(epochs=2, pseudo_inputs=60, rank=4, batch=20, rehearsal=20)
 
 
 def small(multi_task: bool = False, classes: int = 10) -> nn.Module:
@@ -69,7 +69,7 @@ class Growing(nn.Module):
 def strategy(model: nn.Module, **changes: Any) -> GeodesicMerge:
     words: dict[str, Any] = {
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
-        "settings": SETTINGS, "train_mb_size": 20, "train_epochs": 2, "eval_mb_size": 50,
+        "options": OPTIONS, "train_mb_size": 20, "train_epochs": 2, "eval_mb_size": 50,
         "evaluator": EvaluationPlugin(
             accuracy_metrics(stream=True, experience=True), loggers=[TextLogger(io.StringIO())]
         ),
@@ -165,7 +165,7 @@ def test_a_classifier_grows_and_batch_norm_follows_its_policy(fast_benchmark: Be
     for statistics in ("measured", "expert", "before"):
         torch.manual_seed(0)
         mine = strategy(
-            Growing(), settings=replace(SETTINGS, statistics=statistics), train_mb_size=25
+            Growing(), options=replace(OPTIONS, statistics=statistics), train_mb_size=25
         )
         before = trained = None
 
@@ -207,8 +207,8 @@ def test_what_is_refused_is_refused_before_training(fast_benchmark: Benchmark) -
     assert mine.clock.train_iterations == 0
 
 
-def test_a_manifold_by_its_number(fast_benchmark: Benchmark) -> None:
-    mine = strategy(small(), manifold=1)
+def test_a_metric_of_one_task(fast_benchmark: Benchmark) -> None:
+    mine = strategy(small(), metric_tasks=1)
     for experience in fast_benchmark(seed=0).train_stream[:4]:
         mine.train(experience)
     assert len(mine.merge_reports) == 3
@@ -217,7 +217,7 @@ def test_a_manifold_by_its_number(fast_benchmark: Benchmark) -> None:
 def test_old_heads_keep_their_function(fast_benchmark: Benchmark) -> None:
     torch.manual_seed(0)
     benchmark = fast_benchmark(use_task_labels=True, seed=0)
-    mine = strategy(small(multi_task=True), train_epochs=10, settings=replace(SETTINGS, epochs=4))
+    mine = strategy(small(multi_task=True), train_epochs=10, options=replace(OPTIONS, epochs=4))
     mine.train(benchmark.train_stream[0])
     x = mine.memory[0].inputs()
     before = mine.model(x, 0).argmax(1)
@@ -238,14 +238,14 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(
     fast_benchmark: Benchmark, tmp_path: Path, kind: str
 ) -> None:
     benchmark = fast_benchmark(use_task_labels=kind == "heads", seed=0)
-    bounded = replace(SETTINGS, budget=0.05, memory_limit=20_000)
+    bounded = replace(OPTIONS, budget=0.05, memory_limit=20_000)
 
     def make() -> GeodesicMerge:
         torch.manual_seed(0)
         return strategy(
             Growing() if kind == "growing" else small(kind == "heads"),
             plugins=[ReplayPlugin(mem_size=20)], evaluator=None, train_mb_size=25,
-            settings=bounded if kind == "bounded" else SETTINGS,
+            options=bounded if kind == "bounded" else OPTIONS,
             expert_init="first" if kind == "heads" else "warm",
         )  # fmt: skip
 
@@ -258,7 +258,7 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(
     torch.manual_seed(1)
     for experience in benchmark.train_stream[:2]:
         interrupted.train(experience)
-    save_checkpoint(interrupted, tmp_path / "two.pt")
+    save_strategy(interrupted, tmp_path / "two.pt")
     torch.manual_seed(99)
     resumed, done = maybe_load_checkpoint(make(), tmp_path / "two.pt")
     assert done == 2
@@ -303,7 +303,7 @@ def test_the_plugin_merges_beside_any_strategy(fast_benchmark: Benchmark) -> Non
     networks = []
     for build in (
         lambda model: strategy(model),
-        lambda model: naive(model, plugins=[GeodesicMergePlugin(SETTINGS)]),
+        lambda model: naive(model, plugins=[GeodesicMergePlugin(OPTIONS)]),
     ):
         torch.manual_seed(0)
         one = build(small())
@@ -330,7 +330,7 @@ def test_memory_is_bounded(fast_benchmark: Benchmark) -> None:
     for experience in benchmark.train_stream:
         free.train(experience)
     limit = free.memory_bytes * 3 // 4
-    bound = strategy(small(), settings=replace(SETTINGS, memory_limit=limit))
+    bound = strategy(small(), options=replace(OPTIONS, memory_limit=limit))
     for experience in benchmark.train_stream:
         bound.train(experience)
         assert bound.memory_bytes <= limit
@@ -347,14 +347,28 @@ def test_an_expert_that_diverged_is_refused(fast_benchmark: Benchmark) -> None:
 
 
 def test_options_given_apart() -> None:
-    mine = strategy(small(), memory=7, labels=True, manifold="new")
-    assert mine.merger.settings == replace(SETTINGS, examples=7, labels=True, manifold="new")
-    plugin = GeodesicMergePlugin(SETTINGS, memory="sketch")
-    assert plugin.merger.settings == replace(SETTINGS, examples=0)
+    mine = strategy(small(), memory=7, labels=True, metric_tasks="new", epochs=1)
+    assert mine.merger.options == replace(
+        OPTIONS, examples=7, labels=True, metric_tasks="new", epochs=1
+    )
+    plugin = GeodesicMergePlugin(OPTIONS, memory="sketch")
+    assert plugin.merger.options == replace(OPTIONS, examples=0)
+    with pytest.raises(TypeError, match="takes no 'epoch'"):
+        GeodesicMergePlugin(OPTIONS, epoch=1)
     with pytest.raises(OptionError, match="unknown memory 'sketches'"):
         GeodesicMergePlugin(memory="sketches")
-    with pytest.raises(OptionError, match="examples is -1"):
+    with pytest.raises(OptionError, match="`examples` to be 0 or more, got -1"):
         strategy(small(), memory=-1)
+
+
+def test_earlier_keywords_still_work() -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with pytest.warns(DeprecationWarning, match="`settings` is called `options`"):
+        mine = GeodesicMerge(model=model, optimizer=optimizer, settings=OPTIONS)
+    assert mine.merger.options == OPTIONS
+    with pytest.warns(DeprecationWarning, match="`manifold` is called `metric_tasks`"):
+        assert GeodesicMergePlugin(OPTIONS, manifold="new").merger.options.metric_tasks == "new"
 
 
 @pytest.mark.parametrize("multi_task", [False, True])
@@ -365,7 +379,7 @@ def test_all_ways_to_remember(
 ) -> None:
     benchmark = fast_benchmark(use_task_labels=multi_task, seed=0)
     mine = strategy(
-        small(multi_task), memory=memory, labels=labels, settings=replace(SETTINGS, budget=0.5)
+        small(multi_task), memory=memory, labels=labels, options=replace(OPTIONS, budget=0.5)
     )
     for experience in benchmark.train_stream[:3]:
         mine.train(experience)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from geomerge.monitor.progress import Progress
 from geomerge.runs.stream import run_stream
-from geomerge.runs.stream_options import StreamOptions
-from geomerge.strategies.table import run_table
+from geomerge.strategies import StreamOptions, stream
 from geomerge.walks.state import StateFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
@@ -37,13 +37,14 @@ def test_an_interrupted_stream_trains_the_missing_rows_only(tmp_path: Path) -> N
     def run(out: str, last: tuple[str, int] | None = None) -> dict[str, Any]:
         seen.clear()
 
-        def learned(*now: Any) -> None:
-            seen.append(now[:2])
-            if now[:2] == last:
-                raise Stop
+        def learned(now: Progress) -> None:
+            if not now.whole:
+                seen.append((now.walk, now.step))
+                if seen[-1] == last:
+                    raise Stop
 
         def learn(work: Path) -> dict[str, Any]:
-            return run_table(options, learned, work)
+            return stream(options=options, work=work, progress=learned).to_json()
 
         given = "split-digits", options.recipe(), "geomerge stream split-digits", learn
         return run_stream(*given, tmp_path / out)[1]

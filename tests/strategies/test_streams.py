@@ -13,11 +13,9 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
 from torch.utils.data import DataLoader
 
-from geomerge.errors import OptionError
-from geomerge.options import parse_size
-from geomerge.runs.stream_options import StreamOptions
 from geomerge.strategies.examples import BatchLoader
 from geomerge.strategies.networks import accuracy, make_network
+from geomerge.strategies.options import StreamOptions
 from geomerge.strategies.streams import Stream, make_stream
 
 
@@ -121,49 +119,6 @@ class _Silent:
         if name.startswith("__"):
             raise AttributeError(name)
         return lambda *args, **kwargs: None
-
-
-@pytest.mark.parametrize(
-    ("options", "part"),
-    [
-        ({"stream": "split-mnst"}, "did you mean 'split-mnist'"),
-        ({"stream": "split-mnist", "scenario": "tasks"}, "did you mean 'task'"),
-        ({"stream": "permuted-mnist", "scenario": "task"}, "leave it out"),
-        ({"stream": "split-mnist", "experiences": 3}, "give 2 or 5"),
-        ({"stream": "mnist-fashion", "experiences": 3}, "leave it out"),
-        ({"stream": "permuted-mnist", "experiences": 1}, "2 to 100"),
-        ({"stream": "split-mnist", "only": ("geodesc",)}, "did you mean 'geodesic'"),
-        ({"stream": "split-mnist", "only": ("ewc",), "skip": ("ewc",)}, "no row is left"),
-        ({"stream": "split-mnist", "rates": ("ewc",)}, "ROW=RATE"),
-        ({"stream": "split-mnist", "rates": ("ewc=-1",)}, "positive"),
-        ({"stream": "split-mnist", "arch": "resnet"}, "mlp-100"),
-        ({"stream": "split-mnist", "epochs": 1}, "give more --epochs"),
-        ({"stream": "split-mnist", "epochs": 0}, "--epochs"),
-        ({"stream": "split-mnist", "walk_epochs": 5}, "fewer --walk-epochs"),
-        ({"stream": "split-mnist", "memory_limit": "much"}, "20MB"),
-        ({"stream": "split-mnist", "damping": -1.0}, "damping"),
-        ({"stream": "split-mnist", "memory_examples": (0,)}, "--memory-examples"),
-    ],
-)
-def test_options_that_cannot_be_used_are_refused(options: dict[str, Any], part: str) -> None:
-    with pytest.raises(OptionError, match=part):
-        StreamOptions(**options)
-
-
-def test_epochs_are_shared_between_expert_and_walk() -> None:
-    plain = StreamOptions("split-mnist")
-    assert (plain.expert_epochs, plain.settings.epochs) == (4, 1)
-    more = StreamOptions("split-mnist", walk_epochs=3)
-    assert (more.expert_epochs, more.settings.epochs) == (2, 3)
-    labels = StreamOptions("split-mnist", labels=True, epochs=1)
-    assert (labels.expert_epochs, labels.settings.epochs) == (0, 1)
-    assert StreamOptions("split-mnist", epochs=1, skip=("geodesic",)).rows[0] == "naive"
-
-
-def test_sizes_are_read() -> None:
-    assert parse_size("20MB") == 20_000_000
-    assert parse_size("1.5 k") == 1500
-    assert parse_size("7") == 7
 
 
 def test_real_streams(real_data: Path) -> None:

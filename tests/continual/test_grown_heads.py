@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from geomerge import Network
-from geomerge.continual.grown import carry_metric, carry_weights
+from geomerge.continual.grown_heads import carry_metric, carry_weights
 from geomerge.errors import OptionError
 from geomerge.metrics import combine
 from geomerge.metrics.kronecker.estimate import estimate_kronecker

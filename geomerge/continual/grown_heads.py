@@ -1,7 +1,7 @@
-"""What was measured on a network, carried over to the same network with more outputs.
+"""Weights and metrics of a network whose heads have grown, in the larger weight space.
 
-Heads grow as a stream goes on: rows are added to a classifier, or whole heads. What was remembered
-before says nothing about new weights, so its metric is zero there.
+Heads grow along a stream: rows are added to a classifier, or whole heads. A metric measured before
+knows nothing about new weights and is zero there.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ def carry_weights(
     """Return old weights in the places of a grown network.
 
     Args:
-        w: The old weights.
-        shapes: Of the old network's tensors.
-        network: The grown network.
-        new: Where weights that are new come from.
+        w: Weights of the old network.
+        shapes: Shapes of the old network's tensors.
+        network: Grown network.
+        new: Weights of the grown network, for the entries that the old one lacks.
 
     Raises:
         OptionError: If a tensor has changed other than by more rows.
     """
-    found = new.clone()
+    carried = new.clone()
     for name, old in places(shapes).items():
-        found[_place(name, shapes, network)] = w[old].to(new)
-    return found
+        carried[_place(name, shapes, network)] = w[old].to(new)
+    return carried
 
 
 def carry_metric(metric: KroneckerMetric, shapes: Shapes, network: Network) -> KroneckerMetric:
     """Return a metric on the weights of a grown network, zero on new weights.
 
     Args:
-        metric: On the old weights.
-        shapes: Of the old network's tensors.
-        network: The grown network.
+        metric: Metric on the old weights.
+        shapes: Shapes of the old network's tensors.
+        network: Grown network.
 
     Raises:
         OptionError: If a tensor has changed other than by more rows.
@@ -62,7 +62,7 @@ def carry_metric(metric: KroneckerMetric, shapes: Shapes, network: Network) -> K
     new = {name: _place(name, shapes, network) for name in old}
 
     def moved(span: slice) -> tuple[slice, int]:
-        """Return where a span lies now, and how many rows its tensor has more behind it."""
+        """Return the new place of a span, and the number of rows added behind its tensor."""
         name = next(k for k, place in old.items() if place.start <= span.start < place.stop)
         start = new[name].start + span.start - old[name].start
         whole = (span.start, span.stop) == (old[name].start, old[name].stop)
@@ -99,7 +99,7 @@ def carry_metric(metric: KroneckerMetric, shapes: Shapes, network: Network) -> K
 
 
 def _place(name: str, shapes: Shapes, network: Network) -> slice:
-    """Return where an old tensor lies in the grown network; new rows come behind it."""
+    """Return the place of an old tensor in the grown network; new rows come behind it."""
     old, new = shapes[name], network.shapes.get(name)
     if new is None or len(old) != len(new) or old[1:] != new[1:] or (old and old[0] > new[0]):
         raise OptionError(

@@ -1,4 +1,4 @@
-"""Avalanche's checkpoints, with their fault worked round and written whole or not at all.
+"""Files of strategies: Avalanche's checkpoints, with a fault worked round and written atomically.
 
 They are pickles: load only those that you have written yourself.
 """
@@ -10,22 +10,22 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import avalanche.checkpointing
 import dill
 
 from geomerge.io.files import write_bytes
+from geomerge.strategies.avalanche import maybe_load_checkpoint, save_checkpoint
 
-__all__ = ["maybe_load_checkpoint", "save_checkpoint"]
-
-maybe_load_checkpoint = avalanche.checkpointing.maybe_load_checkpoint
+__all__ = ["maybe_load_checkpoint", "save_strategy"]
 
 
-def save_checkpoint(strategy: Any, file: str | Path) -> None:
-    """Save a strategy after an experience; a run that goes on from it has the same bits.
+def save_strategy(strategy: Any, file: str | Path) -> None:
+    """Save a strategy after an experience; a run that goes on from the file has the same bits.
+
+    The order of arguments is that of Avalanche's own ``save_checkpoint``: the strategy first.
 
     Args:
-        strategy: Any Avalanche strategy.
-        file: Where to.
+        strategy: Any strategy of Avalanche.
+        file: File to write.
     """
     # torch deletes the submodules that its optimisers' classes come from, so dill takes them for
     # classes that cannot be imported and fails to store them by value (avalanche-lib 0.6.0).
@@ -33,9 +33,9 @@ def save_checkpoint(strategy: Any, file: str | Path) -> None:
     dill.settings["byref"] = True
     buffer = io.BytesIO()
     try:
-        with warnings.catch_warnings():  # it warns of those classes, and finds them when it loads
+        with warnings.catch_warnings():  # dill warns of those classes, and finds them on loading
             warnings.simplefilter("ignore", dill.PicklingWarning)
-            avalanche.checkpointing.save_checkpoint(strategy, buffer)
+            save_checkpoint(strategy, buffer)
     finally:
         dill.settings["byref"] = before
     write_bytes(Path(file), buffer.getvalue())

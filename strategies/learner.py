@@ -1,4 +1,4 @@
-"""A row of a table: a strategy of Avalanche, how it is trained, and what it keeps."""
+"""Learners of the stream table: a strategy of Avalanche, its pace, and what it stores."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
-from geomerge.strategies.pace import Pace
+if TYPE_CHECKING:
+    from geomerge.strategies.pace import Pace
 
 __all__ = [
     "KeptMemory",
-    "StreamRow",
+    "Learner",
     "Training",
     "make_strategy",
 ]
@@ -24,12 +24,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class KeptMemory:
-    """What a strategy keeps between experiences beside the network itself.
+    """Memory that a strategy keeps between experiences apart from the network itself.
 
     Attributes:
-        bytes: Of all of it.
-        examples: Inputs of earlier experiences that are kept.
-        labels: Labels that what is kept was made with.
+        bytes: Number of bytes.
+        examples: Number of stored inputs of earlier experiences.
+        labels: Number of labels that the stored memory was made with.
     """
 
     bytes: int = 0
@@ -39,14 +39,14 @@ class KeptMemory:
 
 @dataclass(frozen=True)
 class Training:
-    """How rows are trained.
+    """Training that all rows of a table share.
 
     Attributes:
-        model: The network before the first experience; every row gets a copy.
+        model: Network before the first experience; every row gets a copy.
         rate: Learning rate of the first step of each experience.
-        epochs: Passes over each experience's examples.
-        batch: Examples of a step.
-        device: Where to compute.
+        epochs: Number of passes over each experience's examples.
+        batch: Number of examples per step.
+        device: Device that computes.
     """
 
     model: nn.Module
@@ -57,23 +57,24 @@ class Training:
 
 
 @dataclass(frozen=True)
-class StreamRow:
-    """A row of the table, ready to be trained.
+class Learner:
+    """A strategy that can be trained on a stream and measured.
 
     Attributes:
-        strategy: Of Avalanche.
-        pace: Its plugin that counts.
-        about: What it does, for people.
-        kept: Measures what is kept by now.
-        beside: Examples that were passed forwards and backwards beside those of its batches.
+        strategy: Strategy of Avalanche.
+        pace: Plugin of the strategy that counts examples and steps.
+        about: Half a sentence that says what it does, with its strength.
+        kept: Function that measures the memory kept by now.
+        more_passes: Function that counts examples passed forwards and backwards apart from those
+            of the strategy's batches.
         whole: Whether it is trained once, on all experiences.
     """
 
     strategy: Any
     pace: Pace
     about: str
-    kept: Callable[[], KeptMemory]
-    beside: Callable[[], float] = lambda: 0.0
+    kept: Callable[[], KeptMemory] = KeptMemory
+    more_passes: Callable[[], float] = lambda: 0.0
     whole: bool = False
 
 
@@ -88,13 +89,16 @@ def make_strategy(
     """Return a strategy with its own copy of the network, and its pace.
 
     Args:
-        training: How it is trained.
-        kind: Makes it.
-        plugins: Before the pace.
-        storage: Of replay, as the pace wants it.
-        first_epochs: As the pace wants them.
+        training: Training that rows share.
+        kind: Class of the strategy.
+        plugins: Plugins of Avalanche before the pace.
+        storage: Storage policy of replay, as :class:`~geomerge.strategies.pace.Pace` takes it.
+        first_epochs: Epochs of the first experience, as the pace takes them.
         options: Further arguments of ``kind``.
     """
+    from geomerge.strategies.avalanche import EvaluationPlugin
+    from geomerge.strategies.pace import Pace
+
     model = copy.deepcopy(training.model)
     pace = Pace(training.rate, storage, first_epochs)
     given = {

@@ -1,10 +1,10 @@
-r"""Inputs -> their first two moments, from which pseudo-inputs are drawn.
+r"""Pseudo-inputs drawn from the first two moments of a task's inputs.
 
-A mixture of Gaussians, one for each group of inputs: mean, leading directions of the covariance and
-an isotropic rest. Asking the old network for its outputs on inputs that are made up is
-pseudorehearsal (Robins 1995); made up with the right moments they move a network's layers as the
-true inputs did, and no input is kept. They are not cut off where inputs end: that would change the
-moments, and on class-incremental MNIST it cost four points.
+The moments are those of a mixture of Gaussians, one for each group of inputs: mean, leading
+directions of the covariance and an isotropic rest. Rehearsing the old network's outputs on random
+inputs is pseudorehearsal (Robins 1995); with the right moments they move a network's layers as the
+true inputs did, and no input is stored. Values beyond the range of the inputs stay: cutting them
+off would change the moments, and on class-incremental MNIST it cost four points.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from geomerge.metrics.kronecker.factor import Factor
 
 __all__ = ["Cluster", "InputMoments", "measure_moments"]
 
-_MORE = 8  # directions carried along, for the last of the leading ones to be right
+_MORE = 8  # oversampling, for the last of the leading directions to be right
 _PRODUCTS = 2
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The moments of one group of inputs.
+    """Moments of one group of inputs.
 
     Attributes:
-        share: Of all inputs.
-        mean: Shape (d,).
-        covariance: Leading directions and an isotropic rest.
+        share: Share of the group in all inputs.
+        mean: Mean, shape (d,).
+        covariance: Covariance, as leading directions and an isotropic rest.
     """
 
     share: float
@@ -41,11 +41,11 @@ class Cluster:
 
 @dataclass(frozen=True)
 class InputMoments:
-    """A mixture of Gaussians with the moments of a task's inputs.
+    """Mixture of Gaussians with the moments of a task's inputs.
 
     Attributes:
-        shape: Of one input.
-        clusters: The groups.
+        shape: Shape of one input.
+        clusters: Moments of each group.
     """
 
     shape: tuple[int, ...]
@@ -55,8 +55,8 @@ class InputMoments:
         """Return pseudo-inputs, the same for the same seed.
 
         Args:
-            count: How many; each group has its share of them.
-            seed: Of the draws.
+            count: Number of pseudo-inputs; each group has its share of them.
+            seed: Seed of the draws.
         """
         generator = torch.Generator().manual_seed(seed)
         parts = []
@@ -72,7 +72,7 @@ class InputMoments:
 
     @property
     def rank(self) -> int:
-        """Most leading directions that a group has."""
+        """Largest number of leading directions of a group."""
         return max(len(c.covariance.values) for c in self.clusters)
 
     @property
@@ -92,7 +92,7 @@ class InputMoments:
         )
 
     def truncated(self, rank: int) -> InputMoments:
-        """Keep fewer leading directions; the rest become isotropic."""
+        """Return the moments with fewer leading directions; the rest becomes isotropic."""
         clusters = (Cluster(c.share, c.mean, c.covariance.truncated(rank)) for c in self.clusters)
         return InputMoments(self.shape, tuple(clusters))
 
@@ -105,10 +105,10 @@ def measure_moments(
     """Measure the moments of inputs, group by group.
 
     Args:
-        inputs: Of floats or pixels.
-        groups: Which inputs belong together, such as those of one predicted class.
-        rank: Leading directions to keep of each group, found by a randomised decomposition (Halko,
-            Martinsson & Tropp 2011).
+        inputs: Inputs of floats or pixels.
+        groups: Number of each input's group, such as its predicted class.
+        rank: Number of leading directions of each group, found by a randomised decomposition
+            (Halko, Martinsson & Tropp 2011).
 
     Returns:
         Moments on the CPU.

@@ -1,4 +1,4 @@
-"""Budgets of remembered functions: rows of a quadratic program, only where a step needs them."""
+"""Limits of the drift of remembered functions, as constraints of a quadratic program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from geomerge.continual.grown import carry_metric, carry_weights
+from geomerge.continual.grown_heads import carry_metric, carry_weights
 from geomerge.continual.memory import NetworkOf, TaskMemory
 from geomerge.metrics import Metric
 from geomerge.steps import preconditioned_step
@@ -20,38 +20,38 @@ def quadratic_drifts(
     network_of: NetworkOf,
     w: Tensor,  # (n,)
 ) -> list[QuadraticConstraint]:
-    """Return what each sketch says of a change: (w - w_k)' g_k (w - w_k).
+    """Return the quadratic drift (w - w_k)' g_k (w - w_k) of each task with a sketch.
 
     Args:
         memory: Remembered tasks.
-        network_of: The network as a function of each head's inputs.
-        w: The weights before, where new weights come from.
+        network_of: Function of a head that returns the network as its task sees it.
+        w: Weights before the experience; weights added since a task was remembered are theirs.
     """
-    found = []
+    drifts = []
     for task in memory:
         if task.sketch is not None:
             network = network_of(task.head)
             metric = carry_metric(task.sketch, task.shapes, network)
             origin = carry_weights(task.origin, task.shapes, network, w)
-            found.append(QuadraticConstraint(task.name, metric, origin))
-    return found
+            drifts.append(QuadraticConstraint(task.name, metric, origin))
+    return drifts
 
 
 class DriftConstraints(Constraints):
-    """Budgets of quadratic drifts.
+    """Limits of quadratic drifts.
 
-    A drift is convex and a row its tangent: where every drift is within its budget after the step
-    without budgets, that step keeps every row and is the program's solution. Rows are made, and a
-    program solved, only where that is not so.
+    A drift is convex and its constraint a tangent: where every drift is within its limit after the
+    unconstrained step, that step satisfies every constraint and is the program's solution.
+    Constraints are made and a program is solved only in the other cases.
 
     Args:
-        kept: The drifts.
-        allowed: How large each may become; one that is larger already may only not grow.
+        drifts: Quadratic drifts.
+        allowed: Limit of each; a drift that is larger already may only not grow.
     """
 
-    def __init__(self, kept: Sequence[QuadraticConstraint], allowed: float) -> None:
-        names = [k.name for k in kept]
-        super().__init__(kept, dict.fromkeys(names, allowed), dict.fromkeys(names, 0.0))
+    def __init__(self, drifts: Sequence[QuadraticConstraint], allowed: float) -> None:
+        names = [drift.name for drift in drifts]
+        super().__init__(drifts, dict.fromkeys(names, allowed), dict.fromkeys(names, 0.0))
         self.rows = 0
 
     def step(
@@ -62,7 +62,7 @@ class DriftConstraints(Constraints):
         damping: float,
         beta: float,
     ) -> ConstrainedStep:
-        """Return the step, solved anew and shortened where it would break a budget."""
+        """Return the step, solved again and shortened where it would exceed a limit."""
         rate = beta / (2 * (metric.min_eigenvalue + damping))
         tangent, predicted = preconditioned_step(metric, v, damping, rate)
         if self.within(w + tangent):
