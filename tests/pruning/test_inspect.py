@@ -12,9 +12,8 @@ from geomerge import Expert, Network
 from geomerge.data import Inputs, Normalisation, Split
 from geomerge.errors import OptionError
 from geomerge.evaluation.files import evaluate_file
-from geomerge.metrics import KroneckerMetric, output_map
+from geomerge.metrics import output_map
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
-from geomerge.pruning.damage import column_costs, rank_correlation
 from geomerge.pruning.held_out import hold_out
 from geomerge.pruning.inspect import LEVELS, inspect, inspect_weights
 from geomerge.pruning.units import find_units
@@ -142,18 +141,6 @@ def test_numbers_agree_with_the_dense_truth(case: tuple[Network, Tensor]) -> Non
             assert 0 <= row["compensated"] <= row["predicted"]
 
 
-def test_consumers_that_have_no_factors_count_by_the_diagonal() -> None:
-    network = tiny(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
-    w = network.initial
-    metric = KroneckerMetric(network.n, (), (slice(0, network.n),), torch.rand_like(w))
-    one = find_units(network, vectors())["0"]
-    costs = column_costs(one, metric, w)
-    for unit in range(one.count):
-        d = torch.zeros_like(w)
-        d[one.consumer_places([unit])] = w[one.consumer_places([unit])]
-        assert float(costs[unit]) == pytest.approx(metric.inner(d, d))
-
-
 def test_a_unit_that_nobody_reads_costs_nothing() -> None:
     network = tiny(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
     w = network.initial.clone()
@@ -191,13 +178,6 @@ def test_a_network_that_cannot_be_traced_is_inspected_without_units() -> None:
     assert found["units"] == []
     assert "cannot trace this network" in found["refused"]["all layers"]
     assert len(found["layers"]) == 2
-
-
-def test_a_rank_correlation_needs_ranks() -> None:
-    assert rank_correlation([(1.0, 2.0), (2.0, 3.0), (3.0, 9.0)]) == pytest.approx(1)
-    assert rank_correlation([(1.0, 2.0), (2.0, 3.0)]) is None
-    assert rank_correlation([(1.0, 2.0), (2.0, 3.0), (3.0, None)]) is None
-    assert rank_correlation([(1.0, 2.0), (1.0, 3.0), (1.0, 4.0)]) is None
 
 
 def test_a_file(digits: Path) -> None:

@@ -14,21 +14,13 @@ from geomerge.pruning.flops import count
 from geomerge.pruning.goals import goal_stages
 from geomerge.pruning.inspect import inspect
 from geomerge.pruning.masks import prunable, sparsity
-from geomerge.pruning.options import ReconfigureOptions, SparsifyOptions
-from geomerge.pruning.plan import PlanStep
-from geomerge.pruning.reconfigure import reconfigure
+from geomerge.pruning.options import SparsifyOptions
 from geomerge.pruning.shrink import removed_units, shrink
 from geomerge.pruning.sparsify import SparsifyResult, sparsify
 from geomerge.training import train_checkpoint
 
 FAST = SparsifyOptions(steps=60, stages=4, batch=64, inputs=400, points=8)
-MOVES = ReconfigureOptions(batch=64, inputs=400, points=8)
 FIRST, SECOND = "layers.0", "layers.1"  # of lenet-300-100, with 300 and 100 units
-
-
-@pytest.fixture(scope="module")
-def dense(digits: Path) -> Expert:
-    return Expert.load(digits / "a.pt")
 
 
 def checked(found: SparsifyResult, dense: Expert, folder: Path) -> Network:
@@ -241,67 +233,6 @@ def test_statistics_are_kept_or_re_estimated(
     assert not tensors["1.bias"][found.removed["0"]].any()
 
 
-def test_units_go_and_come_back_as_planned(dense: Expert, tmp_path: Path) -> None:
-    plan = [
-        PlanStep("small", {FIRST: 100, SECOND: 0.5}, {}),
-        PlanStep("other", {FIRST: 20}, {SECOND: 30}),
-        PlanStep("whole", {}, {FIRST: 1.0, SECOND: 1.0}),
-    ]
-    result = reconfigure(dense, plan, MOVES, folder=tmp_path, steps=40, stages=3)
-    reached = result.configurations
-    small, other, whole = reached
-    network, units = dense.network, result.problem.units
-    assert [one.name for one in reached] == ["small", "other", "whole"]
-    assert {k: len(v) for k, v in small.removed.items()} == {FIRST: 100, SECOND: 50}
-    assert {k: len(v) for k, v in other.removed.items()} == {FIRST: 120, SECOND: 20}
-    assert whole.removed == {}
-    assert set(small.removed[FIRST]) < set(other.removed[FIRST])
-    assert set(other.removed[SECOND]) < set(small.removed[SECOND])
-    start = dense.weights
-    for one in reached:
-        path = WeightPath(tmp_path / one.name / "path")
-        w = one.walked.weights
-        assert torch.equal(path.at(0.0), start)
-        assert torch.equal(path.at(1.0), w)
-        assert removed_units(network, w, units) == one.removed
-        start = w
-        assert one.row.drift < one.naive.drift or not one.removed
-        assert one.epochs > 0
-    assert result.dense_row.drift == whole.naive.drift == 0
-    # Units that came back are as they were, but for what reads or makes those still gone.
-    gone = torch.zeros(network.n, dtype=torch.bool)
-    for layer, found in other.removed.items():
-        gone[units[layer].places(found)] = True
-    back = set(small.removed[SECOND]) - set(other.removed[SECOND])
-    held = torch.zeros(network.n, dtype=torch.bool)
-    held[units[SECOND].places(sorted(back))] = True
-    assert torch.equal(other.walked.weights[held & ~gone], dense.weights[held & ~gone])
-    held = torch.zeros(network.n, dtype=torch.bool)
-    for layer, found in other.removed.items():
-        held[units[layer].places(found)] = True
-    assert torch.equal(whole.walked.weights[held], dense.weights[held])
-    assert whole.row.agreement > 0.98
-
-
-@pytest.mark.parametrize("choice", ["greedy", "rates"])
-def test_a_plan_goes_on_from_a_network_with_units_gone(
-    dense: Expert, tmp_path: Path, choice: str
-) -> None:
-    options = replace(FAST, steps=20, stages=2)
-    sparse = sparsify(dense, options, folder=tmp_path / "first", remove={FIRST: 30})
-    plan = [PlanStep("more", {SECOND: 20}, {}), PlanStep("back", {}, {FIRST: 30})]
-    result = reconfigure(
-        sparse, plan, MOVES, folder=tmp_path / "plan", choice=choice, steps=20, stages=2
-    )
-    more, back = result.configurations
-    assert more.removed[FIRST] == sparse.removed[FIRST]
-    assert len(more.removed[SECOND]) == 20
-    assert back.removed == {SECOND: more.removed[SECOND]}
-    assert torch.equal(
-        WeightPath(tmp_path / "plan" / "more" / "path").at(0.0), sparse.chosen.weights
-    )
-
-
 @pytest.mark.parametrize(
     ("goal", "message"),
     [
@@ -328,28 +259,6 @@ def test_what_cannot_be_done_is_refused(
         sparsify(dense, FAST, folder=tmp_path, **goal)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"sparsity": 0.0}, "expected `sparsity` to be between 0 and 1"),
-        ({"sparsity": 90}, "expected `sparsity` to be between 0 and 1"),
-        ({"flops": 1.0}, "expected `flops` to be between 0 and 1"),
-        ({"nm": "4:2"}, "`nm` to be N:M"),
-        ({"per_layer": True, "nm": "2:4"}, "give `sparsity` too"),
-        ({"remove": {"layers.0": "x"}}, "expected a count such as 50"),
-        ({"remove": {"layers.0": True}}, "expected a count such as 50"),
-        ({"remove": {"a": 1}, "budget": 0.1}, "set `choice` to rates too"),
-        ({"sparsity": 0.5, "walk": "pul"}, "unknown walk 'pul'"),
-        ({"sparsity": 0.5, "saliency": "obx"}, "unknown saliency 'obx'"),
-        ({"sparsity": 0.5, "steps": 0}, "expected `steps` to be 1 or more, got 0"),
-        ({"sparsity": 0.5, "damping": -1.0}, "expected `damping` to be a positive number, got -1"),
-    ],
-)
-def test_options_that_make_no_sense(wrong: dict, message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        SparsifyOptions(**wrong)
-
-
 def test_what_is_sparse_already_can_only_get_sparser(dense: Expert, tmp_path: Path) -> None:
     options = replace(FAST, steps=10, stages=2)
     half = sparsify(dense, options, folder=tmp_path / "half", sparsity=0.5).expert
@@ -371,9 +280,3 @@ def test_a_network_of_an_unknown_task(dense: Expert, tmp_path: Path) -> None:
     named = Expert.from_module(dense.module(), load_task("digits"))
     result = sparsify(named, options, folder=tmp_path / "named")
     checked(result, named, tmp_path / "named")
-
-
-def test_plans_are_walked_by_prescription(dense: Expert, tmp_path: Path) -> None:
-    plan = [PlanStep("one", {FIRST: 3}, {})]
-    with pytest.raises(OptionError, match="unknown option `walk`"):
-        reconfigure(dense, plan, folder=tmp_path, walk="pull")

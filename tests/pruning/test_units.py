@@ -3,100 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
+from unit_networks import NETWORKS, Between, Tied, images, network
 
 from geomerge import Network
 from geomerge.errors import OptionError
-from geomerge.networks.architectures import create_network
-from geomerge.pruning.flops import Counts, Sizes, count
 from geomerge.pruning.parts import Role
 from geomerge.pruning.shrink import removed_units, shrink
 from geomerge.pruning.units import Units, find_units, unit_named
-
-
-class Tied(nn.Module):
-    """A stem, a residual block that adds to it, and a flattened map behind."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(2, 6, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(6)
-        self.inner = nn.Conv2d(6, 5, 3, padding=1)
-        self.outer = nn.Conv2d(5, 6, 1)
-        self.outer_norm = nn.BatchNorm2d(6, affine=False)
-        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6)
-        self.hidden = nn.Linear(24, 7)
-        self.head = nn.Linear(7, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm(self.stem(x)).relu()
-        x = x + self.outer_norm(self.outer(functional.silu(self.inner(x))))
-        x = functional.max_pool2d(self.depthwise(x), 2)
-        return self.head(torch.sigmoid(self.hidden(x.flatten(1))))
-
-
-class Joined(nn.Module):
-    """Features of two convolutions side by side."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one = nn.Conv2d(2, 3, 1)
-        self.two = nn.Conv2d(2, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(7)
-        self.head = nn.Linear(7, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.cat([self.one(x), self.two(x)], 1)
-        return self.head(torch.tanh(self.norm(x)).mean((2, 3)))
-
-
-class Between(nn.Module):
-    """Something between two linear layers."""
-
-    def __init__(self, change: nn.Module | str, width: int = 6) -> None:
-        super().__init__()
-        self.first = nn.Linear(5, 6)
-        self.change = change
-        self.second = nn.Linear(width, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.first(x)
-        if isinstance(self.change, nn.Module):
-            return self.second(self.change(x))
-        if self.change == "softmax":
-            return self.second(x.softmax(1))
-        if self.change == "roll":
-            return self.second(x.roll(2, 1))
-        if self.change == "norm":
-            return self.second(functional.layer_norm(x, (6,)))
-        if self.change == "gate":
-            return self.second(x[:, :3] * torch.sigmoid(x[:, 3:]))
-        if self.change == "again":
-            return self.second(x) + x[:, :3]
-        return functional.linear(x.tanh(), self.first.weight.T)
-
-
-def network(module: nn.Module) -> Network:
-    torch.manual_seed(0)
-    for tensor in [*module.parameters(), *module.buffers()]:
-        if tensor.is_floating_point():
-            tensor.data = 0.5 + torch.rand_like(tensor, dtype=torch.float64)
-            tensor.data -= 1.0 if tensor.dim() > 1 else 0.2
-    return Network(module)
-
-
-def images(count: int = 4) -> torch.Tensor:
-    return torch.randn(
-        count, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
-    )
-
-
-NETWORKS = {
-    "tied": (Tied, images()),
-    "joined": (Joined, images()),
-    "mlp": (lambda: Between(nn.Sigmoid()), images().flatten(1)[:, :5]),
-    "vit": (lambda: create_network("vit-cifar", (2, 4, 4), 3, seed=0), images()),
-}
 
 
 @pytest.fixture(params=list(NETWORKS))
@@ -197,7 +110,7 @@ def test_the_network_stays_as_it_is() -> None:
         ("softmax", "cannot be traced"),
         ("roll", "cannot be traced"),
         ("norm", "cannot be traced"),
-        ("gate", "go one by one"),
+        ("gate", "be removed one by one"),
         ("again", "the network's outputs"),
     ],
 )
@@ -244,35 +157,3 @@ def test_names_and_numbers_that_are_wrong() -> None:
             units["hidden"].places([0, wrong])
     with pytest.raises(OptionError, match="torch-pruning cannot trace"):
         find_units(net, torch.randn(2, 3, dtype=torch.float64))
-
-
-def test_sizes_are_those_of_networks_that_are_really_smaller(
-    case: tuple[Network, torch.Tensor],
-) -> None:
-    net, x = case
-    shape = tuple(x.shape[1:])
-    units = find_units(net, x)
-    sizes = Sizes(net, units, x)
-    sets = {one.layer: one for one in units.values()}
-    assert sizes.without({}) == sizes.without(dict.fromkeys(sets, 0)) == count(net.module, shape)
-    generator = torch.Generator().manual_seed(2)
-    some = [{layer: 1} for layer in sets]
-    for _ in range(3):  # of all layers at once, for which what they share goes only once
-        some.append({
-            layer: int(torch.randint(1, one.count, (), generator=generator))
-            for layer, one in sets.items()
-        })  # fmt: skip
-    for removed in some:
-        small = shrink(net, net.initial, {k: range(v) for k, v in removed.items()}, x)
-        assert sizes.without(removed) == count(small, shape)
-        assert sizes.without(removed).flops < sizes.without({}).flops
-
-
-def test_flops_are_two_for_each_multiplication() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Flatten(), nn.Linear(80, 2))
-    assert count(module, (3, 4, 4)) == Counts(
-        parameters=5 * 3 * 9 + 5 + 80 * 2 + 2, flops=2 * (16 * 5 * 3 * 9 + 80 * 2)
-    )
-    # Attention, which has fused kernels: projections, and scores and values of 6 x 6 tokens.
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval().requires_grad_(False)
-    assert count(layer, (6, 8)).flops == 2 * (6 * 4 * 8 * 8 + 2 * 6 * 6 * 8 + 6 * 2 * 8 * 16)

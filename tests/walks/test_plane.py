@@ -110,19 +110,6 @@ def test_pruned_weights_are_zero_bit_for_bit_ever_after(setting: Setting, kind: 
         assert torch.equal(statistics(network, point.weights), statistics(network, setting.w))
 
 
-@pytest.mark.parametrize("share", [0.5, 0.77])
-def test_every_layer_ends_with_its_own_share(share: float) -> None:
-    torch.manual_seed(0)
-    # Rounded layer by layer these shares are more than the rounded share of all.
-    network = Network(nn.Sequential(*(nn.Linear(k, j) for k, j in ((3, 1), (1, 3), (3, 5)))))
-    stages = weight_stages(network, network.initial, SparsityPattern(share, per_layer=True), 3)
-    w = network.initial
-    for stage in stages:
-        w = stage(w, EuclideanMetric()).target
-    for place in prunable(network).values():
-        assert int((w[place] == 0).sum()) == round(share * (place.stop - place.start))
-
-
 @pytest.mark.parametrize("nm", [(2, 4), (1, 4)])
 def test_patterns_hold_at_the_end(setting: Setting, nm: tuple[int, int]) -> None:
     network = setting.network
@@ -328,25 +315,6 @@ def test_units_come_back_bit_for_bit(setting: Setting, stages: int) -> None:
         others = torch.arange(network.n) >= network.n_parameters
         assert torch.equal(point.weights[others & ~held], start[others & ~held])
     assert int(away.sum()) == len(units["0"].places([3]).tolist()) + len(units["5"].places([7])) - 4
-
-
-def test_nothing_to_bring_back_is_no_stage(setting: Setting) -> None:
-    start, _ = without(setting)
-    assert restoring_stages(setting.network, start, setting.units, {}, 4) == []
-    assert restoring_stages(setting.network, start, setting.units, {"0": []}, 4) == []
-
-
-@pytest.mark.parametrize(("first", "last"), [(0.0, 0.9), (0.3, 0.5), (0.6, 0.5)])
-def test_levels_rise_in_large_steps_then_small_ones(first: float, last: float) -> None:
-    levels = cubic_schedule(first, last, 6)
-    assert len(levels) == 6
-    assert levels[-1] == last
-    gaps = [abs(b - a) for a, b in pairwise([first, *levels])]
-    assert gaps == sorted(gaps, reverse=True)
-    assert sum(gaps) == pytest.approx(abs(last - first))  # and never back
-    assert cubic_schedule(first, last, 1) == [last]
-    assert cubic_schedule(first, last, 0) == []
-    assert cubic_schedule(0.0, 1.0, 2)[0] == pytest.approx(7 / 8)  # 1 - (1 - 1/2)^3
 
 
 @pytest.mark.parametrize("metric", ["kronecker", "euclidean"])
