@@ -102,7 +102,7 @@ def step(make: Callable[[], nn.Module], batch: int) -> dict[str, Any]:
     order = KLToTeacher(network, targets, as_they_are(x), batch, 0)
 
     def train() -> None:
-        index = next(order._order)
+        index = next(order.indices)
         optimizer.zero_grad()
         log_p = module(x[index]).log_softmax(dim=1)
         nn.functional.kl_div(

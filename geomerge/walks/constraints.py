@@ -1,7 +1,7 @@
-"""Budgets of a walk: by how much a task, a class or a remembered function may get worse.
+"""Constraints of a walk on the change of a task, a class or a remembered function.
 
-A budget is a number measured at any point and its gradient there. A step sees it as one linear
-row; the number itself is measured after the step, which is shortened until it lies within.
+A constraint is a quantity with a gradient at every point. A step uses its linearisation as a row;
+the quantity is measured again after the step, which is shortened until it is within its limit.
 """
 
 from __future__ import annotations
@@ -28,42 +28,42 @@ __all__ = [
     "QuadraticConstraint",
 ]
 
-_HALVINGS = 6  # of a step that breaks a budget; then it is not taken
+_HALVINGS = 6  # of a step that violates a constraint; after these the walk stays
 _ROUNDING = 1e-6
 
 
 class Constraint(Protocol):
-    """Something that a walk should not make worse."""
+    """Quantity that a walk may only increase up to a limit."""
 
     @property
     def name(self) -> str:
-        """As on the command line."""
+        """Name for reports."""
         ...
 
     def value(
         self,
         w: Tensor,  # (n,)
     ) -> float:
-        """Return how bad it is at a point."""
+        """Return the quantity at a point."""
         ...
 
     def row(
         self,
         w: Tensor,  # (n,)
     ) -> tuple[float, Tensor]:
-        """Return how bad it is, and the gradient of that, shape (n,)."""
+        """Return the quantity at a point and its gradient, shape (n,)."""
         ...
 
 
 @dataclass(frozen=True)
 class KLConstraint:
-    """Mean KL(teacher || network) on some of the teacher's inputs: worse is farther from it.
+    """Mean KL(teacher || network) on inputs of the teacher.
 
     Attributes:
-        name: As on the command line, ``"b"`` or ``"b/3"`` for one class.
-        network: The network.
+        name: Name for reports: that of the teacher, such as ``"b"``, or ``"b/3"`` for one class.
+        network: Network that walks.
         x: Inputs, shape (N, ...).
-        targets: The teacher's log-probabilities on them, shape (N, m).
+        targets: Log-probabilities of the teacher on them, shape (N, m).
     """
 
     name: str
@@ -75,7 +75,7 @@ class KLConstraint:
         self,
         w: Tensor,  # (n,)
     ) -> float:
-        """Return the mean distance at a point."""
+        """Return the mean KL at a point."""
         log_p = self.network.logits(w, self.x).log_softmax(dim=1)
         distance = torch.nn.functional.kl_div(
             log_p, self.targets, log_target=True, reduction="batchmean"
@@ -86,18 +86,18 @@ class KLConstraint:
         self,
         w: Tensor,  # (n,)
     ) -> tuple[float, Tensor]:
-        """Return the mean distance at a point and its gradient."""
+        """Return the mean KL at a point and its gradient."""
         return self.network.gradient(w, self.x, divergence(self.targets))
 
 
 @dataclass(frozen=True)
 class QuadraticConstraint:
-    """The functional change (w - w_0)' g (w - w_0) that a sketch predicts, where no inputs are.
+    """Functional change (w - w_0)' g (w - w_0) that a sketch predicts without inputs.
 
     Attributes:
-        name: The network's name.
-        metric: g, measured at the network.
-        origin: The network's weights w_0, shape (n,).
+        name: Name of the network.
+        metric: Metric g, measured at the network.
+        origin: Weights w_0 of the network, shape (n,).
     """
 
     name: str
@@ -124,12 +124,12 @@ class QuadraticConstraint:
 
 @dataclass(frozen=True)
 class ConstrainedStep:
-    """A step that keeps every budget.
+    """Step that satisfies all constraints.
 
     Attributes:
         tangent: theta, shape (n,).
-        predicted: theta' g theta.
-        multipliers: Shadow prices of the budgets that bound it.
+        predicted: Predicted functional change theta' g theta.
+        multipliers: Shadow prices of the active constraints, by name.
     """
 
     tangent: Tensor
@@ -138,26 +138,29 @@ class ConstrainedStep:
 
 
 class Constraints:
-    """What may not get worse along a walk, and by how much it may.
+    """Constraints of a walk with their limits.
 
     Args:
-        kept: What is measured.
-        allowed: By how much each may rise above its best value, by name.
-        best: The best value of each so far: 0 for what the walk started with, and more, falling
-            along the walk, for what it is learning.
-        state: Where the walk is.
+        constraints: Constrained quantities.
+        allowed: Largest increase of each above its best value, by name.
+        best: Best value of each so far, by name: 0 for functions that the walk starts from, and a
+            value that falls along the walk for functions that it learns.
+        state: State of the walk, for resuming.
+
+    Attributes:
+        last: Rows and limits of the last step.
     """
 
     def __init__(
         self,
-        kept: Sequence[Constraint],
+        constraints: Sequence[Constraint],
         allowed: Mapping[str, float],
         best: Mapping[str, float],
         state: WalkState | None = None,
     ) -> None:
-        self._kept = list(kept)
+        self._constraints = list(constraints)
         self._allowed = dict(allowed)
-        self.last: tuple[Tensor, Tensor] | None = None  # rows and limits of the last step
+        self.last: tuple[Tensor, Tensor] | None = None
         self._values = (WalkState() if state is None else state).values
         self._best = self._values.setdefault("best", dict(best))
         self._values.setdefault("solved", 0)
@@ -166,36 +169,36 @@ class Constraints:
 
     @property
     def solved(self) -> int:
-        """Steps whose closed form broke a row."""
+        """Number of steps whose closed form violated a row."""
         return int(self._values["solved"])
 
     @property
     def shortened(self) -> int:
-        """Steps that broke a budget after all."""
+        """Number of steps that were shortened to satisfy a constraint."""
         return int(self._values["shortened"])
 
     @property
     def residual(self) -> float:
-        """By how much the optimality conditions of a program that was solved fail at most."""
+        """Largest residual of the optimality conditions of all solved programs."""
         return float(self._values["residual"])
 
     @property
     def limits(self) -> dict[str, float]:
-        """The largest value that each may have now."""
+        """Largest allowed value of each quantity now, by name."""
         return {name: self._best[name] + self._allowed[name] for name in self._best}
 
     def values(
         self,
         w: Tensor,  # (n,)
     ) -> dict[str, float]:
-        """Return what is measured at a point."""
-        return {k.name: k.value(w) for k in self._kept}
+        """Return all quantities at a point, by name."""
+        return {k.name: k.value(w) for k in self._constraints}
 
     def within(
         self,
         w: Tensor,  # (n,)
     ) -> bool:
-        """Return whether a point keeps every budget."""
+        """Return whether a point satisfies all constraints."""
         limits = self.limits
         return all(v <= limits[name] * (1 + _ROUNDING) for name, v in self.values(w).items())
 
@@ -207,39 +210,39 @@ class Constraints:
         damping: float,
         beta: float,
     ) -> ConstrainedStep:
-        """Solve eq. (7) under the budgets' rows, and shorten the step until all are kept.
+        """Solve eq. (7) with the constraints' rows, and shorten the step until all hold.
 
         Args:
-            w: Where the step starts.
+            w: Start of the step.
             metric: g.
-            v: The direction wanted.
+            v: Direction of the step.
             damping: mu.
-            beta: How much reaching v is worth beside the functional change.
+            beta: Weight of the direction against the functional change.
         """
-        rows = [k.row(w) for k in self._kept]
-        for kept, (value, _) in zip(self._kept, rows, strict=True):
-            self._best[kept.name] = min(self._best[kept.name], value)
-        limits = torch.tensor([self.limits[k.name] for k in self._kept], dtype=torch.float64)
+        rows = [k.row(w) for k in self._constraints]
+        for constraint, (value, _) in zip(self._constraints, rows, strict=True):
+            self._best[constraint.name] = min(self._best[constraint.name], value)
+        limits = torch.tensor([self.limits[k.name] for k in self._constraints], dtype=torch.float64)
         values = torch.tensor([value for value, _ in rows], dtype=torch.float64)
         gradients = torch.stack([gradient for _, gradient in rows])
         self.last = (gradients, limits - values)
         step = budget_step(metric, v, gradients, limits - values, damping, beta)
         self._values["solved"] += step.called_qp
         self._values["residual"] = max(self._values["residual"], step.residual)
-        # What is over its limit already only has to get no worse.
+        # A quantity above its limit may not increase.
         ceiling = torch.maximum(limits * (1 + _ROUNDING), values)
         share = 1.0
         for _ in range(_HALVINGS):
             if all(
                 k.value(w + share * step.tangent) <= float(top)
-                for k, top in zip(self._kept, ceiling, strict=True)
+                for k, top in zip(self._constraints, ceiling, strict=True)
             ):
                 break
             share /= 2
         else:
             share = 0.0
         self._values["shortened"] += share < 1
-        prices = zip(self._kept, step.multipliers.tolist(), strict=True)
+        prices = zip(self._constraints, step.multipliers.tolist(), strict=True)
         return ConstrainedStep(
             share * step.tangent,
             share**2 * step.predicted,

@@ -1,4 +1,4 @@
-"""Damping learned along a walk, from what was measured after each step."""
+"""Learned damping: hypergradient descent on log mu along a walk."""
 
 from __future__ import annotations
 
@@ -14,35 +14,39 @@ from geomerge.walks.state import WalkState
 
 __all__ = ["DampingLearner"]
 
-_RATE = 0.2  # of log mu, in units of the gradient's own size
-_MEMORY = 0.9  # of that size
+_RATE = 0.2  # step of log mu per gradient, relative to the gradient's typical size
+_MEMORY = 0.9  # decay of the average of squared gradients
 _RANGE = (1e-7, 1.0)
 
 
 class DampingLearner:
-    """Moves log mu down the gradient of the distance measured after a step, through the step.
+    """Learner of the damping, by gradients of the loss measured after each step.
 
-    The distance is the teacher's on the next inputs plus, where something is kept, what the step
-    did to it; both as KL, so that they may be added.
+    The loss is the KL to the teacher on the next inputs and, if a function is preserved, its
+    change by the step, in the same unit.
 
     Args:
-        damping: The first mu.
-        kept: At a point, the gradient of the kept function's distance; None if nothing is kept.
-        state: Where it is; a walk that goes on says with what metric the last step was made.
+        damping: First mu.
+        drift_gradient: Function of a point that returns the gradient of the preserved function's
+            change there; None if no function is preserved.
+        state: State of the learner, for resuming. A resumed walk sets :attr:`metric`.
+
+    Attributes:
+        metric: Metric of the last step.
     """
 
     def __init__(
         self,
         damping: float,
-        kept: Callable[[Tensor], Tensor] | None = None,
+        drift_gradient: Callable[[Tensor], Tensor] | None = None,
         state: WalkState | None = None,
     ) -> None:
-        self._kept = kept
+        self._drift_gradient = drift_gradient
         self._state = WalkState() if state is None else state
         self._state.values.setdefault("log", math.log(damping))
         self._state.values.setdefault("size", 0.0)
         self._state.values.setdefault("steps", 0)
-        self.metric: Metric | None = None  # of the last step
+        self.metric: Metric | None = None
 
     def remember(
         self,
@@ -51,7 +55,14 @@ class DampingLearner:
         rate: float,
         budgets: tuple[Tensor, Tensor] | None = None,  # (p, n), (p,)
     ) -> None:
-        """Keep what the last step was made from: its rows and limits, too."""
+        """Store all that the last step is a function of.
+
+        Args:
+            metric: Metric of the step.
+            v: Direction of the step.
+            rate: Factor of the step.
+            budgets: Rows and limits of the step, if it is constrained.
+        """
         rows, limits = budgets or (v.new_zeros(0, len(v)), torch.zeros(0))
         self.metric = metric
         self._state.values["rate"] = rate
@@ -65,15 +76,15 @@ class DampingLearner:
         """Return mu for the next step.
 
         Args:
-            w: Where the last step led.
-            v: Minus the gradient of the teacher's distance there.
+            w: End of the last step.
+            v: Negative gradient of the distance to the teacher there.
         """
         values, last = self._state.values, self._state.tensors
         if self.metric is None:
             return math.exp(values["log"])
         rate = values["rate"]
-        loss = -v if self._kept is None else self._kept(w) - v
-        # The step is rate times one with limits that are so many times as wide.
+        loss = -v if self._drift_gradient is None else self._drift_gradient(w) - v
+        # The step is rate times a step with limits that are divided by rate.
         gradient, _ = step_gradient(
             self.metric, last["v"], last["rows"], last["limits"] / rate,
             math.exp(values["log"]), None, rate * loss,

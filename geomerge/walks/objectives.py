@@ -1,4 +1,4 @@
-"""Where a walk wants to go from a point: toward a function, or toward labels."""
+"""Objectives of walks: KL to a teacher, output drift, cross-entropy, and their gradients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "log_probabilities",
 ]
 
-Loss: TypeAlias = Callable[[Tensor], Tensor]  # of logits, shape (B, m)
+Loss: TypeAlias = Callable[[Tensor], Tensor]  # function of logits, shape (B, m)
 
 
 def divergence(
@@ -58,32 +58,60 @@ def log_probabilities(
     inputs: Inputs,
     batch: int = 1000,
 ) -> Tensor:  # (N, m)
-    """Return log softmax f(x, w) of all inputs."""
+    """Return log softmax f(x, w) of all inputs.
+
+    Args:
+        network: Network f.
+        w: Weights.
+        inputs: Inputs x.
+        batch: Number of inputs per pass.
+    """
     return network.all_logits(w, inputs.batches(batch)).log_softmax(dim=1)
 
 
 class Objective(ABC):
-    """v = - grad_w of a loss, on batches in which every input is seen once before any again."""
+    """Negative gradient v = - grad_w of a loss on random batches.
+
+    Every input is drawn once before any is drawn again.
+
+    Args:
+        network: Network that walks.
+        inputs: Inputs of the loss.
+        batch: Number of inputs per gradient.
+        seed: Seed of the order of the inputs.
+
+    Attributes:
+        indices: Iterator over the indices of the batches, shape (B,).
+    """
 
     def __init__(self, network: Network, inputs: Inputs, batch: int, seed: int) -> None:
         self._network = network
         self._inputs = inputs
-        self._order = _order(len(inputs), min(batch, len(inputs)), seed)
+        self.indices = _batches(len(inputs), min(batch, len(inputs)), seed)
 
     def __call__(
         self,
         w: Tensor,  # (n,)
         out: Tensor | None = None,  # (n,)
     ) -> tuple[float, Tensor]:
-        """Return the loss on the next batch and v there, in ``out`` or in a new vector (n,)."""
-        x, loss_of = self._batch(next(self._order))
+        """Return the loss on the next batch and v, shape (n,).
+
+        Args:
+            w: Weights.
+            out: Vector to overwrite with v; None allocates a new one.
+        """
+        x, loss_of = self._batch(next(self.indices))
         negative, v = self._network.gradient(w, x, lambda logits: -loss_of(logits), out)
         return -negative, v
 
     def skip(self, batches: int) -> None:
-        """Pass over batches that were drawn before a walk was interrupted."""
+        """Draw batches without using them, to resume an interrupted walk.
+
+        Args:
+            batches: Number of batches that were used before.
+        """
         for _ in range(batches):
-            next(self._order)
+            next(self.indices)
 
     @abstractmethod
     def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
@@ -91,14 +119,14 @@ class Objective(ABC):
 
 
 class KLToTeacher(Objective):
-    """v = - grad_w D(w), D the mean KL(teacher || network) on the teacher's own inputs.
+    """Mean KL(teacher || network) on the teacher's own inputs.
 
     Args:
-        network: The network that walks.
-        targets: The teacher's log-probabilities on all inputs, shape (N, m).
-        inputs: Inputs of the teacher's manifold, in the same order; labels are never seen.
-        batch: Inputs per gradient.
-        seed: Of the order in which inputs come; every input is seen once before any comes again.
+        network: Network that walks.
+        targets: Log-probabilities of the teacher on all inputs, shape (N, m).
+        inputs: Inputs of the teacher in the same order, without labels.
+        batch: Number of inputs per gradient.
+        seed: Seed of the order of the inputs.
     """
 
     def __init__(
@@ -112,18 +140,18 @@ class KLToTeacher(Objective):
 
 
 class OutputDrift(Objective):
-    r"""v = - J'(phi(w) - phi_0) / N: half the steepest descent of the squared functional change.
+    r"""Drift of the outputs, mean |phi(w) - phi_0|^2 / 2.
 
-    With the inverse of the metric before it, it is the Gauss-Newton step that takes the drift
-    from the outputs phi_0 back. Its loss is mean |phi(w) - phi_0|^2 / 2.
+    Its direction is v = - J'(phi(w) - phi_0) / N. Multiplied by the inverse of the metric it is
+    the Gauss-Newton step that takes the drift back.
 
     Args:
-        network: The network that walks.
-        outputs: phi_0 on all inputs, shape (N, m).
-        inputs: The manifold, in the same order; labels are never seen.
-        output: What phi is: one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
-        batch: Inputs per gradient.
-        seed: Of the order in which inputs come; every input is seen once before any comes again.
+        network: Network that walks.
+        outputs: Mapped outputs phi_0 on all inputs, shape (N, m).
+        inputs: Inputs in the same order, without labels.
+        output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
+        batch: Number of inputs per gradient.
+        seed: Seed of the order of the inputs.
     """
 
     def __init__(
@@ -138,18 +166,18 @@ class OutputDrift(Objective):
 
 
 class MixupDrift(Objective):
-    """As :class:`OutputDrift`, on mixtures of two inputs each (Zhang et al. 2018, mixup).
+    """Drift of the outputs on mixtures of two inputs each (mixup, Zhang et al. 2018).
 
-    What the network does between inputs is its function too, and is known without labels: where
-    there are few inputs it says more of what to keep.
+    Outputs between inputs are part of the function as well and are known without labels. With few
+    inputs they make :class:`OutputDrift` more accurate.
 
     Args:
-        network: The network that walks.
-        start: The weights whose outputs are wanted, shape (n,).
-        inputs: The manifold, of floats or pixels.
-        output: What phi is: one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
-        batch: Mixtures per gradient.
-        seed: Of the order of inputs and of the mixtures.
+        network: Network that walks.
+        start: Weights whose outputs are preserved, shape (n,).
+        inputs: Inputs, floats or pixels.
+        output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
+        batch: Number of mixtures per gradient.
+        seed: Seed of the order of the inputs and of the mixtures.
         mix: Largest share of the second input, in (0, 1]; shares are uniform.
     """
 
@@ -171,13 +199,17 @@ class MixupDrift(Objective):
         self._generator = torch.Generator().manual_seed(seed)
 
     def skip(self, batches: int) -> None:
-        """Pass over batches and mixtures that were drawn before a walk was interrupted."""
+        """Draw batches and mixtures without using them, to resume an interrupted walk.
+
+        Args:
+            batches: Number of batches that were used before.
+        """
         super().skip(batches)
         for _ in range(batches):
             self._draw()
 
     def _draw(self) -> tuple[Tensor, Tensor]:
-        """Return what decides the shares of the second inputs of a batch, and which they are."""
+        """Return uniform numbers for the shares of the second inputs, and their indices."""
         share = torch.rand(self._size, generator=self._generator)
         return share, torch.randperm(self._size, generator=self._generator)
 
@@ -194,13 +226,13 @@ class MixupDrift(Objective):
 
 
 class CrossEntropy(Objective):
-    """v = - grad_w of the mean cross-entropy: the one direction that sees labels.
+    """Mean cross-entropy, the only objective that uses labels.
 
     Args:
-        network: The network that walks.
+        network: Network that walks.
         split: Labelled examples.
-        batch: Examples per gradient.
-        seed: Of the order in which they come.
+        batch: Number of examples per gradient.
+        seed: Seed of the order of the examples.
     """
 
     def __init__(self, network: Network, split: Split, batch: int, seed: int) -> None:
@@ -212,7 +244,7 @@ class CrossEntropy(Objective):
         return self._inputs.batch(index), loss_of
 
 
-def _order(count: int, batch: int, seed: int) -> Iterator[Tensor]:
+def _batches(count: int, batch: int, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(count, generator=generator)

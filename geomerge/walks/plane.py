@@ -1,13 +1,13 @@
-r"""A walk to a plane in weight space: prescribed moves, compensation, and an anchor.
+r"""Walk to a plane in weight space: prescribed moves, compensation, and steps against drift.
 
-Eq. (7) of arXiv 2012.09605 with v = P(w) - w pulls softly: the coordinates that matter go last,
-and the final projection destroys what is left. Here each stage brings some weights exactly to
-where the plane wants them; the others compensate,
+In eq. (7) of arXiv 2012.09605 with v = P(w) - w the important coordinates move last, and the final
+projection destroys the function. Here each stage moves some weights exactly onto the plane, and the
+others compensate,
 
 .. math:: x = \arg\min_x \tfrac1N |J(d + x)|^2 + \mu|x|^2 \quad \text{on the free weights},
 
-and then take the drift :math:`r = \phi(w) - \phi_0` that has gathered back, by steps
-:math:`-(g + \mu I)^{-1} J'r / N` with momentum.
+Then steps :math:`-(g + \mu I)^{-1} J'r / N` with momentum reduce the accumulated drift
+:math:`r = \phi(w) - \phi_0`.
 """
 
 from __future__ import annotations
@@ -28,33 +28,36 @@ from geomerge.walks.walk import WalkPoint
 __all__ = ["PlaneWalkOptions", "Prescription", "Stage", "walk_toward_plane"]
 
 _COMPENSATION_STEPS = 10
-_RECENT = 0.8  # memory of the drift, which differs from batch to batch
-_WORSE, _LARGE = 4.0, 0.02  # times the stage's first drift, and of what leaves nothing: diverged
-_SHORTEST = 2.0**-10  # of the learning rate
-_NEW, _MOVED, _CORRECTED = "new", "moved", "corrected"  # how far a stage is
+_RECENT = 0.8  # decay of the average drift, which varies from batch to batch
+# A stage has diverged above so many times its first drift plus a share of the largest drift.
+_WORSE, _LARGE = 4.0, 0.02
+_SHORTEST = 2.0**-10  # smallest factor of the learning rate
+_NEW, _MOVED, _CORRECTED = "new", "moved", "corrected"  # phases of a stage
 
 
 @dataclass(frozen=True)
 class Prescription:
-    """Where a stage wants some weights.
+    """Prescribed weights of a stage.
 
     Attributes:
-        target: Weights, shape (n,); only those that are not free count.
+        target: Weights, shape (n,); only those outside of ``free`` are used.
         free: Mask of the weights that may move, shape (n,).
         left: Share of the way to the plane that remains afterwards.
-        made_up: Weights whose free ones make up for the move already, shape (n,); None leaves that
-            to the walk.
-        prices: Shadow price of each budget that bound the stage.
+        compensated: Weights whose free entries compensate the move already, shape (n,); None
+            leaves the compensation to the walk.
+        prices: Shadow prices of the budgets that are active in the stage, by name.
     """
 
     target: Tensor
     free: Tensor
     left: float
-    made_up: Tensor | None = None
+    compensated: Tensor | None = None
     prices: Mapping[str, float] = field(default_factory=dict)
 
 
-Stage: TypeAlias = Callable[[Tensor, Metric], Prescription]  # from a point and the metric there
+Stage: TypeAlias = Callable[
+    [Tensor, Metric], Prescription
+]  # function of a point and the metric there
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,11 @@ class PlaneWalkOptions:
     """Settings of a walk toward a plane.
 
     Attributes:
-        damping: mu, of the compensation and of the steps against the drift.
-        steps: Of the latter in all.
-        learning_rate: Of the first such step; it falls linearly to zero over the walk.
-        momentum: Share of the last step kept in the next.
-        refresh: Stages between two measurements of the metric.
+        damping: mu of the compensation and of the steps against the drift.
+        steps: Number of steps against the drift in all stages.
+        learning_rate: Learning rate of the first of these; it falls linearly to zero.
+        momentum: Share of the last direction in the next.
+        refresh: Number of stages between two measurements of the metric.
     """
 
     damping: float = 0.1
@@ -86,49 +89,49 @@ def walk_toward_plane(
     large: float = 1.0,
     kept: StateFile | None = None,
 ) -> Iterator[WalkPoint]:
-    """Walk from ``start`` through the stages, keeping the function that the anchor measures.
+    """Walk from ``start`` through the stages, preserving the function that the anchor measures.
 
     Args:
-        start: First point; it is not yielded.
-        stages: What to bring where, from the point reached and the metric there.
-        metric_at: Measures the metric at a point.
-        anchor: Gives the drift at a point and v against it, such as
+        start: First point, not yielded.
+        stages: Functions of a point and the metric there that return the prescribed weights.
+        metric_at: Function that measures the metric at a point.
+        anchor: Function that returns the drift at a point and v against it, such as
             :class:`~geomerge.walks.objectives.OutputDrift`.
-        walk: Settings.
-        settle: Applied to the weights after each prescribed move: running statistics.
-        large: A drift that leaves nothing of the function. Where the drift rises by a share of it
-            while it should fall, the walk goes back to its stage and on at half the learning rate.
-        kept: Where the walk is, written by it now and then; the anchor is at its next batch
-            already, number ``batches`` of the state's values, and the stages know what they took.
+        walk: Settings of the walk.
+        settle: Function that updates running statistics after each prescribed move.
+        large: Largest drift, at which nothing of the function is left. If the drift rises by a
+            share of it, the walk returns to the start of its stage with half the learning rate.
+        kept: State of the walk on disk, written at intervals. For resuming, the anchor is at its
+            next batch, number ``batches`` of the state's values, and the stages are restored.
 
     Yields:
-        Those that are left of two points per stage: after the prescribed move with its
-        compensation, and after the steps against the drift. Weights that are not free are, bit for
-        bit, where the stage wants them.
+        The remaining ones of two points per stage: after the prescribed move with its
+        compensation, and after the steps against the drift. Weights outside of the free ones are
+        exactly the prescribed ones.
 
     Raises:
-        NumericalError: If the drift rises however short the steps.
+        NumericalError: If the drift rises for every learning rate.
     """
     kept = StateFile() if kept is None else kept
     values, tensors = kept.state.values, kept.state.tensors
     w = tensors.setdefault("w", start)
     momentum = tensors.setdefault("momentum", torch.zeros_like(start))
-    # As many after each stage, and after the last one twice as many.
+    # The same number of steps after each stage, and twice as many after the last.
     shares = [round(walk.steps * k / (len(stages) + 1)) for k in range(1, len(stages))]
     shares.append(walk.steps)
     done, caution = values.setdefault("done", 0), values.setdefault("caution", 1.0)
     if "measured" in tensors:
         metric = metric_at(tensors["measured"])
-        blunt = metric.truncate(walk.damping)
+        truncated = metric.truncate(walk.damping)
     for k in range(values.get("stage", 0), len(stages)):
         phase = values.get("phase", _NEW)
         if phase == _NEW:
             if k % walk.refresh == 0:
                 metric = metric_at(w)
-                blunt = metric.truncate(walk.damping)
+                truncated = metric.truncate(walk.damping)
                 tensors["measured"] = w
             wanted = stages[k](w, metric)
-            before, w = w, _prescribed(w, blunt, wanted, walk.damping)
+            before, w = w, _prescribed(w, truncated, wanted, walk.damping)
             values |= {"stage": k, "phase": _MOVED, "left": wanted.left}
             values["prices"] = dict(wanted.prices)
             tensors |= {"w": w, "free": wanted.free}
@@ -149,18 +152,18 @@ def walk_toward_plane(
             limit = _WORSE * first + _LARGE * large
             recent = _RECENT * recent + (1 - _RECENT) * drift
             if not recent < limit:
-                # Steps too long for this network: back to where the stage began, with shorter ones.
+                # The steps are too long for this network: start the stage again with shorter ones.
                 caution /= 2
                 if caution < _SHORTEST:
                     raise NumericalError(
-                        f"the functional change rises to {recent:.3g} however short the steps, "
-                        f"expected less than {limit:.3g}; give a larger --damping"
+                        f"the functional change rises to {recent:.3g} for every learning rate, "
+                        f"expected less than {limit:.3g}; give a larger `damping`"
                     )
                 w, momentum, recent = before, torch.zeros_like(w), None
             else:
                 momentum = walk.momentum * momentum + torch.where(wanted.free, v, 0.0)
                 rate = caution * walk.learning_rate * (1 - done / walk.steps)
-                tangent = rate * precondition(blunt, momentum, walk.damping)
+                tangent = rate * precondition(truncated, momentum, walk.damping)
                 w = torch.where(wanted.free, w + tangent, w)
                 done += 1
             values |= {"done": done, "caution": caution, "first": first, "recent": recent}
@@ -178,9 +181,9 @@ def _prescribed(
     wanted: Prescription,
     damping: float,
 ) -> Tensor:  # (n,)
-    """Bring the weights that are not free to their target; the free ones compensate."""
-    if wanted.made_up is not None:
-        return torch.where(wanted.free, wanted.made_up, wanted.target)
+    """Move all but the free weights to their target and compensate with the free ones."""
+    if wanted.compensated is not None:
+        return torch.where(wanted.free, wanted.compensated, wanted.target)
     d = torch.where(wanted.free, 0.0, wanted.target - w)
     x = compensate(
         metric.mv,

@@ -1,8 +1,8 @@
-"""The soft pull toward a plane of arXiv 2012.09605: eq. (7) with v = P(w) - w.
+"""Soft pull toward a plane, eq. (7) of arXiv 2012.09605 with v = P(w) - w, as a baseline.
 
-The plane is chosen anew at every step from the weights there. The walk comes near it, not onto it:
-what moves the function most goes last, and the projection that ends the walk breaks it. It is here
-to be compared with.
+The plane is chosen at every step from the present weights. The walk approaches it without reaching
+it: directions with the largest effect on the function come last, and the final projection changes
+the function.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class PullWalkOptions:
     """Settings of a soft pull.
 
     Attributes:
-        steps: How many.
+        steps: Number of steps.
         least: Smallest mu, as in :class:`~geomerge.walks.walk.WeightWalkOptions`.
-        share: Radius of a step, as a share of the first distance to the plane.
-        refresh: Steps between two measurements of the metric.
+        share: Radius of a step as a share of the initial distance to the plane.
+        refresh: Number of steps between two measurements of the metric.
     """
 
     steps: int = 30
@@ -47,18 +47,18 @@ def walk_by_pull(
     settle: Callable[[Tensor], Tensor] | None = None,
     state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:
-    """Walk softly toward a plane and end on it by projection.
+    """Walk toward a plane by soft pulls, and project on it at the end.
 
     Args:
-        start: First point; it is not yielded.
-        plane: Where the weights should go, from a point and the metric there.
-        metric_at: Measures the metric at a point.
-        walk: Settings.
-        settle: Applied to the last point: running statistics.
-        state: Where the walk is.
+        start: First point, not yielded.
+        plane: Function of a point and the metric there that returns the target of the weights.
+        metric_at: Function that measures the metric at a point.
+        walk: Settings of the walk.
+        settle: Function that updates running statistics of the last point.
+        state: State of the walk, for resuming.
 
     Yields:
-        One point per step that is left, and the projection.
+        One point per remaining step, and the projection.
     """
     state = WalkState() if state is None else state
     if state.values.get("over"):

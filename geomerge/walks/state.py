@@ -1,4 +1,4 @@
-"""What a walk needs to go on where it was: plain values and tensors, in one file."""
+"""State of a walk for resuming: plain values and tensors in one file."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from geomerge.io.files import parse_json, write_bytes
 __all__ = ["StateFile", "WalkState"]
 
 _VALUES = "geomerge.walk"
-_LEAST = 1.0  # seconds between two writings, and this many times what the last one took:
-_SHARE = 20.0
+_LEAST = 1.0  # least seconds between two writes
+_SHARE = 20.0  # least time between two writes, in times of the last write
 
 
 @dataclass
 class WalkState:
-    """Where a walk is; whoever takes part in it keeps here all that the next step depends on.
+    """State of a walk: all that the next step depends on.
 
     Attributes:
-        values: As JSON keeps them.
-        tensors: Changed in place, if at all, only between two points of the walk.
-        parts: Of those who take part, and of walks one after the other, by name.
+        values: Values that JSON can represent.
+        tensors: Tensors; they change in place only between two points of the walk.
+        parts: States of parts of the walk (a learner, constraints, consecutive walks), by name.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class WalkState:
     parts: dict[str, WalkState] = field(default_factory=dict)
 
     def part(self, name: str) -> WalkState:
-        """Return the state of a part, a new one the first time."""
+        """Return the state of a part; the first call creates it."""
         return self.parts.setdefault(name, WalkState())
 
     def _nested(self) -> dict[str, Any]:
@@ -48,18 +48,21 @@ class WalkState:
         }
 
     def _flat(self, prefix: str = "") -> dict[str, Tensor]:
-        found = {prefix + name: tensor for name, tensor in self.tensors.items()}
+        flat = {prefix + name: tensor for name, tensor in self.tensors.items()}
         for name, part in self.parts.items():
-            found |= part._flat(f"{prefix}{name}/")
-        return found
+            flat |= part._flat(f"{prefix}{name}/")
+        return flat
 
 
 class StateFile:
-    """A walk's state on disk, written now and then.
+    """State of a walk on disk, written at intervals.
 
     Args:
-        file: Where; None keeps nothing.
-        device: Where tensors go that were not on the CPU.
+        file: File of the state; None stores nothing.
+        device: Device of the tensors that were not on the CPU.
+
+    Attributes:
+        state: State of the walk, read from the file if it exists.
 
     Raises:
         RunError: If the file cannot be read.
@@ -72,16 +75,16 @@ class StateFile:
 
     @property
     def steps(self) -> int:
-        """How many steps of the leg are on disk."""
+        """Number of steps of the leg on disk."""
         return len(self.state.part("leg").values.get("steps", ()))
 
     @property
     def due(self) -> bool:
-        """Whether it is time to write: seldom enough for writing to take a twentieth at most."""
+        """Whether it is time to write; writing takes at most a twentieth of the time."""
         return self._file is not None and time.monotonic() >= self._due
 
     def write(self) -> None:
-        """Write the state in one step; with no file do nothing.
+        """Write the state atomically; without a file do nothing.
 
         Raises:
             RunError: If the file cannot be written.
@@ -91,14 +94,14 @@ class StateFile:
         began = time.monotonic()
         tensors, seen, here = {}, set(), []
         for name, tensor in self.state._flat().items():
-            found = tensor.detach().cpu()
-            # Tensors that share memory are refused by the format; only those are copied.
-            place = found.untyped_storage().data_ptr()
-            tensors[name] = found.clone() if place in seen else found.contiguous()
+            local = tensor.detach().cpu()
+            # The format does not allow tensors that share memory; only those are copied.
+            place = local.untyped_storage().data_ptr()
+            tensors[name] = local.clone() if place in seen else local.contiguous()
             seen.add(place)
             if tensor.device.type == "cpu":
                 here.append(name)
-        # The header of the format has a limit, and the steps of a long walk go beyond it.
+        # Values are a tensor, since the records of a long walk exceed the limit of the header.
         values = json.dumps({**self.state._nested(), "here": here}).encode()
         tensors[_VALUES] = torch.frombuffer(bytearray(values), dtype=torch.uint8)
         write_bytes(self._file, safetensors.torch.save(tensors))

@@ -1,7 +1,7 @@
-"""Steps -> a walk: one generator of points per direction, a few copies of the weights at a time.
+"""Walks in weight space: generators of points toward functions, toward weights, and straight.
 
-Toward a function the metric is frozen (a sketch) or measured anew now and then; toward weights it
-is measured anew as the walk goes on.
+Toward a function the metric is frozen (a sketch) or measured again at a few steps; toward weights
+it is measured again at regular intervals. A walk holds a few vectors of the length of the weights.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ __all__ = [
 
 Direction: TypeAlias = Callable[[Tensor], tuple[float, Tensor]]
 
-_STALL = 25  # steps in which a walk toward weights must come nearer
+_STALL = 25  # steps within which a walk toward weights must make progress
 
 
 @dataclass(frozen=True)
 class WalkPoint:
-    """A point of a walk and the step that led to it.
+    """Point of a walk with the numbers of its step.
 
     Attributes:
-        weights: The point, shape (n,); not changed later.
-        norm: |theta| of the step.
-        predicted: theta' g theta of the step.
+        weights: Weights, shape (n,), which do not change later.
+        norm: Length |theta| of the step.
+        predicted: Predicted functional change theta' g theta of the step.
         damping: mu of the step.
-        distance: What the direction still wants: KL to the teacher, or |target - w|.
-        multipliers: Shadow price of each budget that bound the step.
+        distance: Distance before the step: KL to the teacher, or |target - w|.
+        multipliers: Shadow prices of the active constraints, by name.
     """
 
     weights: Tensor
@@ -61,12 +61,12 @@ class FunctionWalkOptions:
     """Settings of a walk toward a function.
 
     Attributes:
-        damping: mu. Larger keeps less of the function and learns more.
-        steps: How many.
-        learning_rate: Of the first step; it falls linearly to zero.
-        momentum: Share of the last step kept in the next.
-        batch: Inputs per step.
-        refresh: Steps before which the metric is measured anew.
+        damping: mu. A larger value preserves the function less and learns faster.
+        steps: Number of steps.
+        learning_rate: Learning rate of the first step; it falls linearly to zero.
+        momentum: Share of the last direction in the next.
+        batch: Number of inputs per step.
+        refresh: Numbers of the steps before which the metric is measured.
     """
 
     damping: float
@@ -82,15 +82,15 @@ class WeightWalkOptions:
     """Settings of a walk toward weights, arXiv 2012.09605 eq. (7).
 
     Attributes:
-        steps: At most so many.
-        radius: Longest step, the square root of the paper's bound 0.01.
-        damping: mu, fixed; None finds it from the secular equation.
-        least: Smallest mu that the secular equation may give. While the target is far many mu
-            give a step of the wanted length, and the smallest would use up one by one the
-            directions that do not matter; a path through all of them at once is shorter.
-        refresh: Steps between two measurements of the metric.
-        until: Share of the first distance to the target at which the walk ends. It also ends
-            when it comes less than 2 % nearer in 25 steps.
+        steps: Largest number of steps.
+        radius: Largest length of a step, the square root of the paper's bound 0.01.
+        damping: Fixed mu; None finds mu from the secular equation.
+        least: Smallest mu of the secular equation. Far from the target many values of mu give a
+            step of the right length. With the smallest, directions without effect are exhausted
+            one after the other; a path along all of them at once is shorter.
+        refresh: Number of steps between two measurements of the metric.
+        until: Share of the initial distance to the target at which the walk ends. It also ends if
+            the distance falls by less than 2 % in 25 steps.
     """
 
     steps: int = 600
@@ -113,28 +113,28 @@ def walk_toward_function(
 ) -> Iterator[WalkPoint]:
     """Walk from ``start`` toward the functions of one or several teachers.
 
-    Each step is eq. (7) with momentum in v, theta = rate (floor + mu) (g + mu I)^-1 v. Teachers
-    take turns, so that a step touches one data set only.
+    Each step is eq. (7) with momentum in v, theta = rate (min_eigenvalue + mu) (g + mu I)^-1 v.
+    Teachers take turns, so that a step uses one data set only.
 
     Args:
-        start: First point; it is not yielded.
-        metric_at: Measures, at a point, the metric of what shall be kept.
-        directions: Each gives a distance and v at a point, one for each teacher.
-        walk: Settings.
-        budgets: What may not get worse; steps that would break one are solved anew and shortened.
-        learner: Adjusts mu along the way.
-        settle: Applied to the weights whenever the metric is measured: running statistics.
-        state: Where the walk is; the directions are those of the next step already.
+        start: First point, not yielded.
+        metric_at: Function that measures the metric of the preserved functions at a point.
+        directions: Functions that return a distance and v at a point, one for each teacher.
+        walk: Settings of the walk.
+        budgets: Constraints; steps that violate one are solved again with its row.
+        learner: Learner of mu.
+        settle: Function that updates running statistics whenever the metric is measured.
+        state: State of the walk, for resuming; the directions are those of the next step.
 
     Yields:
-        One point per step that is left, ``walk.steps`` for each teacher in all.
+        One point per remaining step; all teachers together have ``walk.steps`` each.
 
     Raises:
         NumericalError: If the distance to a teacher stops being finite.
     """
     state = WalkState() if state is None else state
     w, momentum = start, torch.zeros_like(start)
-    room = None  # for v; vectors are made once, for a new one costs more than what is done to it
+    buffer = None  # Reuse the buffer of v: allocating it costs more than filling it.
     damping = walk.damping
     first = state.values.get("step", 0)
     if first:
@@ -152,14 +152,14 @@ def walk_toward_function(
         rate = walk.learning_rate * (1 - turn / walk.steps)
         direction = directions[teacher]
         if isinstance(direction, Objective):
-            distance, v = direction(w, room)
-            room = v
+            distance, v = direction(w, buffer)
+            buffer = v
         else:
             distance, v = direction(w)
         if not distance < float("inf"):
             raise NumericalError(
                 f"the distance to the teacher is {distance} after {turn} steps, expected a "
-                "finite number; give a smaller --learning-rate or --damping"
+                "finite number; give a smaller `learning_rate` or `damping`"
             )
         if learner is not None:
             damping = learner(w, v)
@@ -188,23 +188,23 @@ def walk_toward_weights(
     budgets: Constraints | None = None,
     state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:
-    """Walk from ``start`` to near ``target``, keeping the function that the metric measures.
+    """Walk from ``start`` to near ``target``, preserving the function that the metric measures.
 
-    The step is eq. (7) toward v = target - w. Its trade-off beta is the smallest that overshoots
-    in no direction, beta = 2 (floor + mu); mu follows from the radius. Directions that cost
-    nothing are walked first, and mu rises as they are used up.
+    The step is eq. (7) toward v = target - w. Its weight is beta = 2 (min_eigenvalue + mu), for
+    which it overshoots in no direction; mu follows from the radius. The walk begins with
+    directions that do not change the function, and mu rises when these are exhausted.
 
     Args:
-        start: First point; it is not yielded.
-        target: Where to.
-        metric_at: Measures the metric at a point.
-        walk: Settings.
-        correct: Given the metric and a point, returns a nearby point with less drift.
-        budgets: What may not get worse.
-        state: Where the walk is.
+        start: First point, not yielded.
+        target: Target of the weights.
+        metric_at: Function that measures the metric at a point.
+        walk: Settings of the walk.
+        correct: Function of the metric and a point that returns a nearby point with less drift.
+        budgets: Constraints.
+        state: State of the walk, for resuming.
 
     Yields:
-        One point per step that is left.
+        One point per remaining step.
     """
     state = WalkState() if state is None else state
     first = state.values.get("step", 0)
@@ -249,17 +249,17 @@ def walk_straight(
     steps: int,
     state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:
-    """Walk to exactly ``target`` in equal straight steps; they have no damping (infinite mu).
+    """Walk to exactly ``target`` in equal straight steps, which have infinite damping.
 
     Args:
-        start: First point; it is not yielded.
+        start: First point, not yielded.
         target: Last point, reached bit for bit.
-        metric: Measures the steps.
-        steps: How many.
-        state: Where the walk is.
+        metric: Metric in which the steps are measured.
+        steps: Number of steps.
+        state: State of the walk, for resuming.
 
     Yields:
-        One point per step that is left.
+        One point per remaining step.
     """
     state = WalkState() if state is None else state
     gap = target - start

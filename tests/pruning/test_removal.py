@@ -107,8 +107,8 @@ def test_the_layers_that_read_make_up_for_what_is_gone(
         else removal_stages(network, removal, gone, 1, choice)
     )[-1]
     wanted = stage(w, setting.metric)
-    assert wanted.made_up is not None
-    there = torch.where(wanted.free, wanted.made_up, wanted.target)
+    assert wanted.compensated is not None
+    there = torch.where(wanted.free, wanted.compensated, wanted.target)
     found = setting.gone(there)[layer]
     assert len(found) == 5
     consumers = Consumers(setting.units[layer], setting.metric, w, [1])

@@ -249,7 +249,7 @@ def test_statistics_are_kept_or_re_estimated(
         ({"params": 0.9999}, "leaves a unit in every layer"),
         ({"params": 0.5, "choice": "rates"}, "needs numbers of units"),
         ({"remove": {"layers.0": 5, "layers.1": 5}, "choice": "rates"}, "at most 300 units"),
-        ({"sparsity": 0.5, "learning_rate": 1e30, "stages": 1}, "however short the steps"),
+        ({"sparsity": 0.5, "learning_rate": 1e30, "stages": 1}, "for every learning rate"),
     ],
 )
 def test_what_cannot_be_done_is_refused(

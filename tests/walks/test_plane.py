@@ -226,7 +226,7 @@ def test_steps_that_are_too_long_are_shortened(setting: Setting, rate: float) ->
 
 def test_a_walk_that_diverges_says_what_to_do(setting: Setting) -> None:
     stages = weight_stages(setting.network, setting.w, SparsityPattern(0.5), 1)
-    with pytest.raises(NumericalError, match=r"however short the steps.*larger --damping"):
+    with pytest.raises(NumericalError, match=r"for every learning rate.*larger `damping`"):
         setting.walk(stages, settings=PlaneWalkOptions(learning_rate=1e30, steps=50))
 
 
