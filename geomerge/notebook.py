@@ -1,4 +1,4 @@
-"""Small HTML for notebooks: tables and line drawings that need nothing from outside.
+"""HTML for notebooks: tables and line drawings without external resources.
 
 Text takes the notebook's own colour, so that dark and light ones can both be read. Whatever is
 given as text is escaped.

@@ -4,8 +4,8 @@ The energy of arXiv 2012.09605 eq. (5) needs no Jacobian. For points at times :m
 
 .. math:: E = \sum_j |\phi(w(t_{j+1})) - \phi(w(t_j))|^2 / (t_{j+1} - t_j),
 
-a mean over inputs. Since :math:`|\phi(w_1) - \phi(w_0)|^2 \le \mathrm{length}^2 \le E`, E over
-the bound says how far from the best a path is at most.
+a mean over inputs. Since :math:`|\phi(w_1) - \phi(w_0)|^2 \le \mathrm{length}^2 \le E`, the ratio
+of E to the lower bound limits the distance to the best path.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from geomerge.networks.network import Network
 
 __all__ = ["REFINE", "Manifold", "PathMeasure", "fine", "measure_path"]
 
-REFINE = 4  # pieces that each straight piece is cut into where a path is measured
+REFINE = 4  # subdivisions of each straight piece where a path is measured
 
-Manifold = tuple[Network, Inputs]  # a network, or one block of its outputs, and where it counts
+Manifold = tuple[Network, Inputs]  # a network or one block of its outputs, and its inputs
 
 
 @dataclass(frozen=True)
 class PathMeasure:
-    """The numbers of one path on a fine grid, summed over manifolds.
+    """Energy and length of one path on a fine grid, summed over inputs of all networks.
 
     Attributes:
-        energy: E, with equal times from stored point to stored point.
-        lengths: Length of each straight piece between stored points, whatever the times.
-        bound: |phi(w_1) - phi(w_0)|^2, which no path between these ends falls below.
+        energy: Energy E for equal times between stored points.
+        lengths: Length of each straight piece between stored points, independent of times.
+        bound: Lower bound |phi(w_1) - phi(w_0)|^2 for all paths between these ends.
     """
 
     energy: float
@@ -50,7 +50,7 @@ class PathMeasure:
 
     @property
     def gap(self) -> float | None:
-        """Energy over its bound, at least 1; None where the two ends are one function."""
+        """Energy over its bound, at least 1; None if both ends are the same function."""
         return self.energy / self.bound if self.bound else None
 
 
@@ -58,7 +58,7 @@ def fine(
     points: Sequence[Tensor],  # T + 1 of (n,)
     refine: int,
 ) -> Iterator[Tensor]:  # T refine + 1 of (n,)
-    """Yield the points of a path and, straight between neighbours, ``refine`` - 1 more."""
+    """Yield the points of a path and ``refine`` - 1 interpolated points per straight piece."""
     for before, after in pairwise(points):
         yield before
         for k in range(1, refine):
@@ -74,13 +74,13 @@ def measure_path(
 ) -> PathMeasure:
     """Measure energy and length of a path on a grid finer than its points.
 
-    Between points that were moved to lessen it the energy is larger than they tell.
+    Between points of a relaxed path the energy is larger than at the points themselves.
 
     Args:
-        points: The path, straight between them.
-        manifolds: Where the function counts; best inputs that no relaxation used.
-        output: what the metric measures, such as ``"hellinger"``.
-        refine: Pieces that each straight piece is cut into.
+        points: Points of the path, straight between them.
+        manifolds: Networks with their inputs, preferably inputs that no relaxation used.
+        output: Name of the output map, such as ``"hellinger"``.
+        refine: Number of subdivisions of each straight piece.
 
     Returns:
         Sums over manifolds of means over inputs.

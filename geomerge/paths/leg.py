@@ -1,4 +1,4 @@
-"""A leg of a path: a few points of a walk in a folder, and the numbers of all its steps."""
+"""Legs of a path: stored points of a walk, and records of all its steps."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ __all__ = ["Leg", "StepRecord", "read_point", "record_leg"]
 
 @dataclass(frozen=True)
 class StepRecord:
-    """The numbers of one step.
+    """Record of one step.
 
     Attributes:
         leg: Name of the leg.
-        step: Its number on the leg, from 1, in the order walked.
-        norm: |theta|.
-        distance: What was still wanted before the step (weights: |target - w|; function: KL).
+        step: Number of the step on the leg, from 1, in walking order.
+        norm: Length |theta|.
+        distance: Distance before the step (weights: |target - w|; function: KL).
         damping: mu, or None on a straight piece.
-        predicted: theta' g theta.
-        measured: Mean |phi(w + theta) - phi(w)|^2 on the kept task's inputs, None without them.
-        length: Sum of sqrt(measured) up to here on this leg, of sqrt(predicted) where the kept
-            task has no inputs.
-        energy: Sum of predicted up to here, arXiv 2012.09605 eq. (5) with unit time steps.
-        multipliers: Shadow price of each budget that bound the step, by the budget's name.
+        predicted: Predicted functional change theta' g theta.
+        measured: Mean |phi(w + theta) - phi(w)|^2 on inputs of the preserved task, or None.
+        length: Sum of sqrt(measured) on this leg so far, of sqrt(predicted) without inputs.
+        energy: Sum of predicted so far, arXiv 2012.09605 eq. (5) with unit time steps.
+        multipliers: Shadow prices of the active constraints, by name.
     """
 
     leg: str
@@ -55,12 +54,12 @@ class StepRecord:
 
 
 class Leg:
-    """The points of one walk, spread by length, in a folder.
+    """Points of one walk in a folder, spaced by length.
 
     Args:
-        folder: Where the points are written, one file each.
+        folder: Folder of the points, one file each.
         name: Name of the leg in records.
-        base: The end it was walked from; points are stored as differences from it, (n,).
+        base: Start of the walk, shape (n,); points are stored as differences from it.
     """
 
     def __init__(self, folder: Path, name: str, base: Tensor) -> None:
@@ -80,7 +79,7 @@ class Leg:
         return self.steps[step - 1].length if step else 0.0
 
     def file(self, step: int) -> Path:
-        """Return where the point after a step is stored."""
+        """Return the file of the point after a step."""
         return self.folder / f"{self.name}-{step:06d}.safetensors"
 
     def weights(self, step: int) -> Tensor:  # (n,)
@@ -108,14 +107,14 @@ class Leg:
         write_bytes(self.file(step), safetensors.torch.save({"delta": delta}))
 
     def thin(self, points: int, keep: int = 0) -> list[Path]:
-        """Leave out the points that lie closest together until at most ``points`` are left.
+        """Remove the points closest together until at most ``points`` remain.
 
         Args:
-            points: How many to leave; both ends stay.
-            keep: A step whose point stays too.
+            points: Largest number of points; both ends remain.
+            keep: Step whose point remains as well.
 
         Returns:
-            The files that no point needs any more.
+            Files of the removed points, still to be deleted.
         """
         files = []
         while len(self.marks) > max(points, 3):
@@ -126,7 +125,7 @@ class Leg:
         return files
 
     def cut(self, step: int) -> None:
-        """Forget everything after a stored step."""
+        """Remove all points and records after a stored step."""
         for late, _ in self.marks:
             if late > step:
                 self.file(late).unlink()
@@ -138,12 +137,12 @@ class Leg:
         step: int,
         w: Tensor,  # (n,)
     ) -> None:
-        """Put other weights in the place of a stored point after the first."""
+        """Replace the weights of a stored point after the first."""
         if step and not torch.equal(w, self.weights(step)):
             self._write(step, w)
 
     def copied(self, folder: Path) -> Leg:
-        """Return the same leg in another folder of the same disk; neither changes the other."""
+        """Return an independent copy of the leg in another folder of the same disk."""
         other = Leg(folder, self.name, self.base)
         other.marks, other.steps = list(self.marks), list(self.steps)
         for step, _ in self.marks[1:]:
@@ -155,7 +154,7 @@ class Leg:
         return other
 
     def extend(self, other: Leg) -> None:
-        """Go on with a leg that starts where this one ends; its points are copied."""
+        """Append a leg that starts at the end of this one; its points are copied."""
         done, length = len(self.steps), self.length
         energy = self.steps[-1].energy if self.steps else 0.0
         for step, at in other.marks[1:]:
@@ -172,11 +171,11 @@ class Leg:
         ]
 
     def straighten(self, steps: Sequence[int], lengths: Sequence[float]) -> None:
-        """Keep only some of the stored points between two of them, with new lengths.
+        """Remove stored points between two others and set new lengths.
 
         Args:
-            steps: The steps of the points that stay, both ends counted.
-            lengths: Of the straight pieces between them.
+            steps: Steps of the remaining points, both ends included.
+            lengths: Lengths of the straight pieces between them.
         """
         at = dict(self.marks)
         ends = [at[steps[0]] + length for length in accumulate(lengths, initial=0.0)]
@@ -202,7 +201,7 @@ def read_point(
     """Return a stored point.
 
     Raises:
-        RunError: If the file cannot be read or holds no point of that path.
+        RunError: If the file cannot be read or is not a point of that path.
     """
     try:
         content = read_regular(file)
@@ -225,18 +224,18 @@ def record_leg(
     measure: Callable[[Tensor, Tensor], float] | None = None,
     kept: StateFile | None = None,
 ) -> Leg:
-    """Follow a walk, keep its numbers, and store at most ``points`` of its points.
+    """Record the steps of a walk and store at most ``points`` of its points.
 
     Args:
-        folder: Where points are stored.
+        folder: Folder of the points.
         name: Name of the leg.
-        start: Where the walk starts.
-        walk: The walk; of one that was interrupted, what is left of it.
-        points: Most points stored, both ends counted.
-        measure: Called with the weights before and after a step, returns the measured functional
-            change; None where the kept task has no inputs.
-        kept: The walk's state, which is written now and then with what is known of the leg; the
-            walk may write it as well. A leg that was finished before is not walked.
+        start: Start of the walk.
+        walk: Points of the walk; for an interrupted one, its remaining points.
+        points: Largest number of stored points, both ends included.
+        measure: Function of the weights before and after a step that returns the measured
+            functional change; None if the preserved task has no inputs.
+        kept: State of the walk and the leg on disk, written at intervals, also by the walk itself.
+            A finished leg is not walked again.
 
     Returns:
         The leg; its last point is always stored.
@@ -254,11 +253,11 @@ def record_leg(
     if known.values.get("over"):
         return leg
     spacing = known.values.get("spacing", 0.0)  # grows so that storing and thinning stay few
-    known.values["marks"] = leg.marks  # the list itself: what it holds is known at every moment
+    known.values["marks"] = leg.marks  # the same list, so that the state is always up to date
 
     def keep(dropped: Sequence[Path] = ()) -> None:
         kept.write()
-        for file in dropped:  # only now does no state speak of them
+        for file in dropped:  # the stored state refers to them no longer
             file.unlink()
 
     for step, point in enumerate(walk, len(leg.steps) + 1):

@@ -1,4 +1,4 @@
-"""A path from one network (t = 0) to another (t = 1): few points on disk, any point in between.
+"""Stored path in weight space from one network (t = 0) to another (t = 1).
 
 A path is one or two legs, each walked from one end. Points are stored as differences from the end
 that their leg was walked from, and lie on t by their share of the cumulative length. Between
@@ -205,7 +205,7 @@ class WeightPath:
 
     @staticmethod
     def clear(folder: Path) -> None:
-        """Remove the files of a path from a folder, and no others."""
+        """Remove only the files of a path from a folder."""
         for file in folder.glob("*") if folder.is_dir() else ():
             if _OWN.fullmatch(file.name):
                 file.unlink()
@@ -223,14 +223,13 @@ class WeightPath:
         """Join legs to a path and write its index; the legs' points lie in ``folder`` already.
 
         Args:
-            folder: The path's folder.
-            first: Name and network where the path starts.
-            last: The same where it ends.
-            legs: The leg walked from the first, the leg walked from the last, or both, each under
-                that name.
-            crossover: The leg and the stored step of the picked point, where two legs meet.
-            points: Most points of the whole path, ends and crossover counted.
-            meta: What a checkpoint taken off the path shall know: architecture, tasks.
+            folder: Folder of the path.
+            first: Name and network of the start.
+            last: Name and network of the end.
+            legs: Leg from the start, leg from the end, or both, with these names.
+            crossover: Leg and stored step of the picked point, where two legs meet.
+            points: Largest number of points of the path, ends and crossover included.
+            meta: Metadata of checkpoints taken off the path: architecture, tasks.
 
         Returns:
             The crossover's t.

@@ -1,4 +1,4 @@
-r"""A path -> one of less energy between the same ends: the geodesic, as near as it is reached.
+r"""Relaxation of a path toward a geodesic: descent on its energy with fixed ends.
 
 The energy's gradient takes one forward and one backward pass per point and no Jacobian. Tan et al.
 2023 (arXiv 2308.12666) relax a chain of networks likewise.
@@ -21,9 +21,9 @@ from geomerge.paths.energy import REFINE, Manifold, PathMeasure, measure_path
 
 __all__ = ["Relaxation", "Relaxed", "relax_path"]
 
-MODES = 8  # in which a path bends; the memory grows with them
-SHARES = (1.0, 0.5, 0.25, 0.125)  # of the way to the relaxed path, tried in this order
-EDGE = 1e-3  # share of a piece that random times keep off its ends, so that none coincide
+MODES = 8  # sine waves along the path; memory grows with them
+SHARES = (1.0, 0.5, 0.25, 0.125)  # shares of the way to the relaxed path, tried in order
+EDGE = 1e-3  # distance of random times from the ends of a piece, so that none coincide
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Relaxation:
     """Settings of a relaxation.
 
     Attributes:
-        steps: How many.
-        learning_rate: Of the first step, as a share of how far the path gets from its start per
-            weight (root mean square); it falls linearly to zero.
-        batch: Inputs per step and manifold.
-        refine: Pieces that each straight piece is cut into where a path is measured.
-        seed: Of the inputs and times drawn.
+        steps: Number of steps.
+        learning_rate: Learning rate of the first step, as a share of the largest distance of the
+            path from its start (root mean square per weight); it falls linearly to zero.
+        batch: Number of inputs per step and network.
+        refine: Number of subdivisions of each straight piece where a path is measured.
+        seed: Seed of inputs and times.
     """
 
     steps: int = 300
@@ -48,16 +48,16 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class Relaxed:
-    """The outcome of a relaxation.
+    """Result of a relaxation.
 
     Attributes:
-        points: The path's points, the ends those that came in.
-        before: The path that came in.
-        after: The path that goes out; its energy is not larger.
-        share: How much of the way to the relaxed path was taken: 1 all, 0 the path came back as
-            it was because all of less energy fell below its worst.
-        worst_before: The guard's value of the path that came in, None without a guard.
-        worst_after: The same of the path that goes out; not smaller.
+        points: Points of the path, with the original ends.
+        before: Measure of the original path.
+        after: Measure of the resulting path, whose energy is not larger.
+        share: Share of the way to the relaxed path: 1 is the relaxed path, 0 the original one,
+            returned if all paths of less energy have a worse guard value.
+        worst_before: Guard value of the original path, None without a guard.
+        worst_after: Guard value of the resulting path, which is not smaller.
     """
 
     points: list[Tensor]
@@ -78,7 +78,7 @@ def relax_path(
     worst: Callable[[list[Tensor]], float] | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> Relaxed:
-    """Move a path's inner points until its energy is small; never return a worse path.
+    """Move the inner points of a path to reduce its energy; never return a worse path.
 
     It starts from the path or from the straight line between its ends, whichever has less energy.
     Buffers have no derivative: they stay where the start has them.
@@ -126,7 +126,7 @@ def _descend(
     settings: Relaxation,
     on_step: Callable[[int, int, float], None] | None,
 ) -> list[Tensor]:  # T + 1 of (n,)
-    """Lessen the energy by Adam on the amplitudes of sine waves along the path.
+    """Reduce the energy by Adam on the amplitudes of sine waves along the path.
 
     Each point's own noise would count T^2 times in the energy. A wave of k half periods costs k^2
     times as much as the first; scaled by 1/k^2 the noise of all of them together stays bounded,
@@ -171,7 +171,7 @@ def _descend(
 
 
 class _Visit:
-    """The outputs at one time of a path, with all that their derivative by its points takes."""
+    """Outputs at one time of a path, with their derivatives with respect to its points."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class _Visit:
         gradient: Tensor,  # (T + 1, n_parameters), added to
         by_phi: Tensor,  # (B, m)
     ) -> None:
-        """Carry a gradient by phi back to the two points that the time lies between."""
+        """Pull a gradient with respect to phi back to the two neighbouring points."""
         parts = torch.autograd.grad(
             self._phi, self._leaves, by_phi, allow_unused=True, materialize_grads=True
         )
@@ -213,7 +213,7 @@ def _add_gradient(
     x: Batch,  # (B, ...)
     output: str,
 ) -> float:
-    """Add the gradient of E on one batch by the inner points, and return E."""
+    """Add the gradient of E on one batch with respect to the inner points, and return E."""
     energy, arriving = 0.0, None
     here = _Visit(network, nodes, 0.0, x, output)
     for t in [*times, 1.0]:

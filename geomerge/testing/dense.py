@@ -1,4 +1,4 @@
-"""Dense matrices of tiny networks, by brute force."""
+"""Dense Jacobians, metrics and Christoffel symbols of tiny networks, by brute force."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def dense_jacobian(
     x: Batch,  # (B, ...)
     output: str = "logits",
 ) -> Tensor:  # (B, m, n)
-    """Return the derivatives of the mapped outputs by all weights and running statistics."""
+    """Return derivatives of the mapped outputs with respect to weights and running statistics."""
     with differentiable():
         jacobian: Tensor = jacrev(_mapped(network, x, output))(w)
     return jacobian
@@ -94,7 +94,7 @@ def push_derivatives(
     x: Batch,  # (B, ...)
     output: str,
 ) -> tuple[Tensor, Tensor]:  # (Q, B m, n) twice
-    """Return the derivatives of J(w) u / sqrt(B) by w and by u."""
+    """Return the derivatives of J(w) u / sqrt(B) with respect to w and to u."""
     with differentiable():
         by_w, by_u = _for_all(jacrev(_push_one(network, output), argnums=(0, 1)))(w, u, x)
     return by_w.flatten(1, 2) / math.sqrt(batch_size(x)), by_u.flatten(1, 2) / math.sqrt(

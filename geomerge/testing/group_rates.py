@@ -1,4 +1,4 @@
-r"""Programs of group rates from the Jacobian itself, and choices on them: the slow truth.
+r"""Reference programs of group rates from the Jacobian itself, and greedy choices on them.
 
 The cost of moving groups d_j with the best compensation on survivors S, Hassibi & Stork 1993 for
 groups with all interactions: eliminated exactly, or restricted to given compensations.
