@@ -41,13 +41,13 @@ from sparse_baselines import (
 )
 from torch import Tensor
 
-from geomerge import Network, load_task
+from geomerge import Expert, Network, SparsifyOptions, load_task
 from geomerge.data import Split
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.networks.architectures import rebuild_network
-from geomerge.pruning.goals import stages_of
-from geomerge.pruning.options import SparsifyOptions
-from geomerge.pruning.problem import Subject, prepare_subject
+from geomerge.pruning.goals import goal_stages
+from geomerge.pruning.problem import PruneProblem, prepare_problem
+from geomerge.pruning.walk import PruneWalk, PruneWalker, WalkPlace
 
 ARCH = "lenet-300-100"
 LEVELS = (0.98, 0.95, 0.9, 0.7)
@@ -86,20 +86,22 @@ class Case(Rows):
         options = SparsifyOptions(sparsity=level, seed=self.seed, **more)
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            subject = prepare_subject(self.dense, options)
-            walked = walk_stages(
-                subject, subject.w, stages_of(subject), Path(folder) / "walk", "walk"
-            )
-            found = self._found(subject, walked, time.perf_counter() - start)
-            if options.inputs is None:
-                later = finish_with_labels(subject, walked)
-                found["then"] = self._found(subject, later, time.perf_counter() - start)
+            dense = Expert.from_checkpoint(self.dense).with_task(self.task)
+            problem = prepare_problem(dense, options.function, options.seed)
+            walker = PruneWalker(problem, options.walking, options.points)
+            stages = goal_stages(problem, options.goal, options.ranking, options.walking.stages)
+            place = WalkPlace("walk", Path(folder) / "walk")
+            walked = walker.walk(problem.weights, stages, place)
+            found = self._found(problem, walked, time.perf_counter() - start)
+            if options.function.inputs is None:
+                later = walker.finish_with_labels(walked)
+                found["then"] = self._found(problem, later, time.perf_counter() - start)
             return found
 
-    def _found(self, subject: Subject, walked: Walked, seconds: float) -> dict[str, Any]:
+    def _found(self, problem: PruneProblem, walked: PruneWalk, seconds: float) -> dict[str, Any]:
         return {
             "test": self.test(walked.weights),
-            "epochs": subject.cost.epochs(len(self.inputs)),
+            "epochs": problem.cost.epochs(len(self.inputs)),
             "seconds": seconds,
             "agreement": 100 * walked.agreement,
         }

@@ -30,27 +30,24 @@ from sparse_baselines import (
 )
 from torch import Tensor
 
-from geomerge import Checkpoint, load_checkpoint
-from geomerge.data import Inputs, Split
+from geomerge import PlanStep, ReconfigureOptions, SparsifyOptions, reconfigure
+from geomerge.data import Split
 from geomerge.data.batchnorm import re_estimate
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.pruning.goals import stages_of
-from geomerge.pruning.options import SparsifyOptions
-from geomerge.pruning.plan import PlanStep
-from geomerge.pruning.problem import prepare_subject
-from geomerge.pruning.reconfigure import reconfigure
+from geomerge.loading import ExpertOptions, load_expert
+from geomerge.pruning.goals import goal_stages
+from geomerge.pruning.problem import prepare_problem
+from geomerge.pruning.results import PrunedExpert, pruned_expert
 from geomerge.pruning.shrink import removed_units
+from geomerge.pruning.walk import PruneWalker, WalkPlace
 
 LAYER, COUNT = "features.0", 50
-OPTIONS = SparsifyOptions(
+DATA = ExpertOptions(
     manifold="cifar10",
-    remove=(f"{LAYER}:{COUNT}",),
     normalisation=("cifar10=0.4914,0.4822,0.4465/0.2470,0.2435,0.2616",),
-    steps=200,
-    stages=10,
-    refresh=10,
 )
-MOVE = replace(OPTIONS, steps=60)
+OPTIONS = SparsifyOptions(remove={LAYER: COUNT}, steps=200, stages=10, refresh=10)
+MOVE = ReconfigureOptions(steps=60, stages=10, refresh=10)
 MOVES = (  # from C2, which is where the walk arrives
     PlanStep("C3", {"classifier.0": 500, "classifier.3": 500}, {}),
     PlanStep("C4", {}, {LAYER: 30}),
@@ -63,16 +60,15 @@ class Case(Rows):
 
     def __init__(self, network: Path, work: Path) -> None:
         super().__init__(work / "sparsify-vgg.json")
-        self.checkpoint = load_checkpoint(network)
-        self.subject = prepare_subject(self.checkpoint, OPTIONS)
-        self.network, self.w = self.subject.network, self.subject.w
-        self.test = self.subject.task.test
-        self.inputs = self.subject.manifold
+        self.dense = load_expert(network, DATA)
+        self.problem = prepare_problem(self.dense, OPTIONS.function, OPTIONS.seed)
+        self.network, self.w = self.dense.network, self.dense.weights
+        self.test = self.problem.task.test
+        self.inputs = self.problem.inputs
         # The images come class by class, so they are drawn.
         index = torch.randperm(len(self.test.labels), generator=torch.Generator().manual_seed(0))
-        index, inputs = index[:CURVE], self.test.inputs
-        few = Inputs(inputs.raw[index], inputs.normalisation, inputs.device)
-        self.few = Split(few, self.test.labels[index])
+        index = index[:CURVE]
+        self.few = Split(self.test.inputs.take(index), self.test.labels[index])
 
     def all(self, w: Tensor) -> float:
         return 100 * accuracy(self.network, w, self.test)
@@ -85,24 +81,27 @@ class Case(Rows):
 
     def walk(self) -> dict[str, Any]:
         """Walk as `geomerge sparsify` does, and measure where filters have gone."""
-        subject = prepare_subject(self.checkpoint, OPTIONS)
+        problem = prepare_problem(self.dense, OPTIONS.function, OPTIONS.seed)
         spent: list[float] = []
+        walker = PruneWalker(
+            problem, OPTIONS.walking, OPTIONS.points,
+            on_progress=lambda _: spent.append(self.epochs(problem.cost.passes)),
+        )  # fmt: skip
+        stages = goal_stages(problem, OPTIONS.goal, OPTIONS.ranking, OPTIONS.walking.stages)
         with tempfile.TemporaryDirectory() as folder:
-            walked = walk_stages(
-                subject, subject.w, stages_of(subject), Path(folder) / "walk", "walk",
-                on_progress=lambda _: spent.append(self.epochs(subject.cost.passes)),
-            )  # fmt: skip
+            place = WalkPlace("walk", Path(folder) / "walk")
+            walked = walker.walk(problem.weights, stages, place)
             curve = []
             for step, _ in walked.leg.marks[1:]:
                 w = walked.leg.weights(step)
-                gone = removed_units(self.network, w, subject.units)[LAYER]
+                gone = removed_units(self.network, w, problem.units)[LAYER]
                 curve.append(
                     {"removed": len(gone), "test": self.some(w), "epochs": spent[step - 1]}
                 )
             torch.save(walked.weights, self._file.with_suffix(".w"))
             return {
                 "test": self.all(walked.weights),
-                "epochs": self.epochs(subject.cost.passes),
+                "epochs": self.epochs(problem.cost.passes),
                 "curve": curve,
             }
 
@@ -122,7 +121,7 @@ class Case(Rows):
         return {"test": self.all(done.weights), "epochs": curve[-1]["epochs"], "curve": curve}
 
     def once(self, settle: bool) -> dict[str, Any]:
-        """Cut the smallest filters out, at most with statistics measured anew."""
+        """Cut the smallest filters out, at most with statistics estimated again."""
         filters = smallest_filters(self.network, self.w, VGG_FIRST, COUNT)
         w = torch.where(filter_weights(self.network, VGG_FIRST, filters), 0.0, self.w)
         w = re_estimate(self.network, w, [self.inputs]) if settle else w
@@ -137,9 +136,8 @@ class Case(Rows):
     def moves(self, plan: Sequence[PlanStep]) -> list[dict[str, Any]]:
         """Walk through the configurations that follow the walk's."""
         w = torch.load(self._file.with_suffix(".w"), weights_only=True)
-        start = Checkpoint(self.network.state_dict(w))
-        with tempfile.TemporaryDirectory() as folder:
-            _, reached = reconfigure(self.checkpoint, plan, MOVE, Path(folder), start)
+        start = PrunedExpert(self.dense, pruned_expert(self.problem, w))
+        result = reconfigure(start, plan, MOVE)
         return [
             {
                 "name": one.name,
@@ -148,7 +146,7 @@ class Case(Rows):
                 "epochs": one.epochs,
                 "curve": [{"t": p.t, "agreement": 100 * p.agreement} for p in one.curve],
             }
-            for one in reached
+            for one in result.configurations
         ]
 
 

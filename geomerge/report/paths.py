@@ -1,4 +1,7 @@
-"""The paths of a sparsification on the loss surface, drawn: figure 2E of arXiv 2012.09605."""
+"""Drawing of the paths of a sparsification on the surface of the functional change.
+
+The picture follows figure 2E of arXiv 2012.09605.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,18 @@ from geomerge.report.picture import STYLES, write_picture
 __all__ = ["draw_paths"]
 
 _START = "start: the dense network"
-_KEPT = ("black", "-", "o")  # in grey, too, the others stand out from it
-_STEPS = (1.0, 3.0)  # of the levels, in each power of ten
-_FINER = 6  # points of the drawn grid for each of the measured one, along a side
-_DEEPEST = 1e-6  # the lowest level, of the highest
+_KEPT = ("black", "-", "o")  # distinct from the other paths in grey as well
+_STEPS = (1.0, 3.0)  # levels in each power of ten
+_FINER = 6  # points of the drawn grid for each measured one, along a side
+_DEEPEST = 1e-6  # lowest level as a share of the highest
 
 
 def draw_paths(surface: Surface, file: Path) -> None:
     """Draw ``paths.png``.
 
     Args:
-        surface: The surface and the paths on it.
-        file: Where the picture goes.
+        surface: Surface and paths.
+        file: Path of the picture.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
@@ -40,7 +43,7 @@ def draw_paths(surface: Surface, file: Path) -> None:
     bar = figure.colorbar(filled, ax=axis, ticks=levels, format=lambda value, _: f"{value:g}")
     bar.set_label("functional change from the dense network")
     axis.plot([0], [0], "*", color="white", ms=15, mec="black", zorder=4, ls="", label=_START)
-    for k, track in enumerate(surface.tracks):  # thin lines stay visible on the thick one
+    for k, track in enumerate(surface.tracks):  # thin lines stay visible on the thick line
         color, line, marker = _KEPT if track.chosen else STYLES[1 + (k - 1) % (len(STYLES) - 1)]
         x, y = track.points.T.numpy()
         what = f"{track.name}, kept" if track.chosen else track.name
@@ -54,7 +57,7 @@ def draw_paths(surface: Surface, file: Path) -> None:
     figure.legend(loc="outside upper center", frameon=False)
     figure.supxlabel(
         f"This plane holds {100 * surface.share:.0f} % of the squared distances from the start; "
-        "what the paths are off it is projected.\n"
+        "the paths are projected into it.\n"
         f"Change on {surface.inputs} held-out inputs; the large hollow marks are the ends.",
         fontsize="small",
         color="0.25",
@@ -63,9 +66,9 @@ def draw_paths(surface: Surface, file: Path) -> None:
 
 
 def _between(surface: Surface, levels: list[float]) -> tuple[Any, Any, Any]:
-    """Return columns, rows and heights of a finer grid, by a cubic spline between the points.
+    """Return columns, rows and heights of a finer grid, interpolated by a cubic spline.
 
-    The surface is a bowl at the start: a bilinear one would have corners in its contours.
+    The surface is a bowl near the start: linear interpolation would give contours with corners.
     """
     import numpy as np
     from scipy.interpolate import RectBivariateSpline
@@ -80,7 +83,7 @@ def _between(surface: Surface, levels: list[float]) -> tuple[Any, Any, Any]:
 
 
 def _levels(surface: Surface) -> list[float]:
-    """Return the levels from under the lowest height that is not 0 to over the highest."""
+    """Return the levels from below the lowest positive height to above the highest."""
     heights = surface.heights[surface.heights.isfinite()]
     top = float(heights.max())
     positive = heights[heights > max(_DEEPEST * top, 0.0)]

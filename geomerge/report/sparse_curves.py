@@ -1,7 +1,7 @@
-"""What the walks of a sparsification and of a reconfiguration cost: figures 2A and 2D.
+"""Curves of accuracy and functional change along sparsifications and reconfigurations.
 
-Beside each walk stands the naive network of arXiv 2012.09605's figure 2: what is gone from the
-walk is set to zero in the network as it came, and nothing is made up for it.
+As in figures 2A and 2D of arXiv 2012.09605, each walk is compared with the naive network: the dense
+network with the same weights at zero, without compensation.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from geomerge.report.picture import STYLES, write_picture
 __all__ = ["draw_moves", "draw_sparsity"]
 
 _WALK, _NAIVE = STYLES[:2]
-_TICKS = (1, 2, 5)  # in each power of ten of what is left
-_FINE_TICKS = (1, 2, 3, 4, 5, 6, 7, 8, 9)  # where less than a power of ten is shown
-_WIDE = 10.0  # largest by smallest change from which the scale is logarithmic
-_NAME = 16  # characters of a configuration's name on one line
+_TICKS = (1, 2, 5)  # ticks in each power of ten of the share of weights left
+_FINE_TICKS = (1, 2, 3, 4, 5, 6, 7, 8, 9)  # ticks if less than a power of ten is shown
+_WIDE = 10.0  # ratio of largest to smallest change from which the scale is logarithmic
+_NAME = 16  # characters of a configuration's name in one line
 _RING: dict[str, Any] = {"color": "black", "mfc": "none", "ms": 10, "mew": 1.5, "ls": ""}
 
 
 def draw_sparsity(report: dict[str, Any], file: Path) -> None:
-    """Draw ``curves.png`` of a sparsification: accuracy and functional change by what is gone.
+    """Draw ``curves.png`` of a sparsification: accuracy and functional change along the walk.
 
     Args:
-        report: The content of ``report.json``.
-        file: Where the picture goes.
+        report: Content of ``report.json``.
+        file: Path of the picture.
     """
     from matplotlib.figure import Figure
 
@@ -55,11 +55,11 @@ def draw_sparsity(report: dict[str, Any], file: Path) -> None:
 
 
 def draw_moves(report: dict[str, Any], file: Path) -> None:
-    """Draw ``curves.png`` of a reconfiguration: accuracy along all moves, one after the other.
+    """Draw ``curves.png`` of a reconfiguration: accuracy along all moves in order.
 
     Args:
-        report: The content of ``report.json``.
-        file: Where the picture goes.
+        report: Content of ``report.json``.
+        file: Path of the picture.
     """
     from matplotlib.figure import Figure
 
@@ -87,7 +87,7 @@ def draw_moves(report: dict[str, Any], file: Path) -> None:
             ha="center",
             bbox={"fc": "white", "ec": "none", "pad": 1, "alpha": 0.85},
         )
-    upper.margins(y=0.12)  # room for the numbers over the highest points
+    upper.margins(y=0.12)  # space for the numbers above the highest points
     lower.set_xticks(range(len(moves) + 1), ["start", *map(_tick, moves)])
     lower.set_ylim(bottom=0)
     lower.set_ylabel("units gone")
@@ -97,10 +97,10 @@ def draw_moves(report: dict[str, Any], file: Path) -> None:
 
 
 def _accuracy(axis: Any, xs: list[float], curve: list[dict[str, Any]]) -> None:
-    """Draw the accuracy of a walk and of the naive network."""
+    """Draw the accuracies of a walk and of the naive network."""
     for style, key, label in (
         (_WALK, "select", "walk"),
-        (_NAIVE, "naive", "same mask, nothing made up"),
+        (_NAIVE, "naive", "same mask, no compensation"),
     ):
         color, line, marker = style
         values = [100 * point[key] for point in curve]
@@ -109,7 +109,7 @@ def _accuracy(axis: Any, xs: list[float], curve: list[dict[str, Any]]) -> None:
 
 
 def _change(axis: Any, xs: list[float], changes: list[float]) -> None:
-    """Draw a functional change; on a log scale it starts where it is no longer 0."""
+    """Draw a functional change; on a log scale the zeros are left out."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     color, _, marker = _WALK
@@ -128,7 +128,7 @@ def _change(axis: Any, xs: list[float], changes: list[float]) -> None:
 
 
 def _left(axis: Any, xs: list[float]) -> None:
-    """Make an axis of the share of weights left: logarithmic, from all of them to few."""
+    """Make an axis of the share of weights left: logarithmic and falling."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     fewest = min((x for x in xs if x > 0), default=1.0)

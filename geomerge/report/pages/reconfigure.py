@@ -1,4 +1,4 @@
-"""The report of a reconfiguration -> its page."""
+"""Pages of reconfigurations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from geomerge.report.pages.texts import percent
 
 __all__ = ["reconfigure_page"]
 
-_UNITS = 12  # most units of a layer that are named
+_UNITS = 12  # largest number of units of a layer that are listed
 
 
 def reconfigure_page(report: dict[str, Any]) -> Page:
     """Return the page of a reconfiguration.
 
     Args:
-        report: The content of ``report.json``.
+        report: Content of ``report.json``.
     """
     moves = report["configurations"]
     curves = [one["curve"] for one in moves]

@@ -1,4 +1,4 @@
-"""What the pages of sparsifications and reconfigurations share."""
+"""Sections shared by the pages of sparsifications and reconfigurations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DRIFT = (
 def accuracy_figure(
     curves: list[list[dict[str, Any]]], xs: list[float], dense: float, start: int | None
 ) -> Figure:
-    """Return accuracy along walks, one after the other, beside cutting out at once."""
+    """Return the accuracy along walks, in order, compared with one-shot removal."""
     curve = [point for one in curves for point in one]
     several = len(curves) > 1
     removed = any(point["removed"] for point in curve)
@@ -34,8 +34,8 @@ def accuracy_figure(
     ]
     return Figure(
         "Accuracy along the walk",
-        "Selection split; beside the walk the network in which the same weights are set to zero "
-        f"and nothing is made up for them. The dense network has {percent(dense)}.",
+        "Selection split. The walk is compared with the dense network in which the same weights "
+        f"are set to zero without compensation. The dense network has {percent(dense)}.",
         lines(rows, Axis("x", title), Axis("accuracy", "accuracy, %"), "of", start=start),
         Table(
             "Points of the walk",
@@ -52,7 +52,7 @@ def accuracy_figure(
 
 
 def along_walk(curves: list[list[dict[str, Any]]], xs: list[float], dense: float) -> Section:
-    """Return the part of the page that moves along the walks."""
+    """Return the interactive section of the points along the walks."""
     curve = [point for one in curves for point in one]
     start = len(curve) - 1
     drift = [
@@ -95,7 +95,7 @@ def along_walk(curves: list[list[dict[str, Any]]], xs: list[float], dense: float
 
 
 def networks_table(rows: list[dict[str, Any]], strong: str) -> Table:
-    """Return networks with their accuracies, one of them standing out."""
+    """Return the table of networks and their accuracies, with one row emphasised."""
     return Table(
         "Networks",
         ("", "zeros", "test", "selection", "as dense", "drift"),
@@ -115,7 +115,7 @@ def networks_table(rows: list[dict[str, Any]], strong: str) -> Table:
 
 
 def walks_section(paths: list[dict[str, Any]]) -> Section:
-    """Return walks with their lengths and the shadow prices of their budgets."""
+    """Return the section of walks, their lengths and the shadow prices of constraints."""
     prices = [
         [path["name"], name, number(price)]
         for path in paths
@@ -150,7 +150,7 @@ def walks_section(paths: list[dict[str, Any]]) -> Section:
 
 
 def made(report: dict[str, Any]) -> Section:
-    """Return the data used, the cost, the command and the recipe."""
+    """Return the section of data, cost, command and recipe."""
     data = [
         [use, part["split"], str(part["inputs"]), "yes" if part["labels"] else "no"]
         for use, part in report["data"].items()

@@ -1,4 +1,4 @@
-"""The report of a sparsification -> its page."""
+"""Pages of sparsifications."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sparsify_page(report: dict[str, Any]) -> Page:
     """Return the page of a sparsification.
 
     Args:
-        report: The content of ``report.json``.
+        report: Content of ``report.json``.
     """
     rows = {row["name"]: row for row in report["results"]}
     end, dense = report["results"][-1], rows["dense"]
@@ -43,13 +43,13 @@ def sparsify_page(report: dict[str, Any]) -> Page:
         verdict=[
             f"{points(dense['test'] - end['test'])} points below the dense network on test, and "
             f"the dense network's label for {percent(end['agreement'])} of the selection inputs.",
-            *(_against(name, row, end) for name, row in rows.items() if _beside(name, end)),
+            *(_against(name, row, end) for name, row in rows.items() if _is_baseline(name, end)),
         ],
         notes=report.get("notes", []),
         first=accuracy_figure(*walk, start=None),
         sections=[
             along_walk(*walk),
-            Section("Beside it", [DRIFT, networks_table(report["results"], end["name"])]),
+            Section("Baselines", [DRIFT, networks_table(report["results"], end["name"])]),
             walks_section(report["paths"]),
             _layers(report),
             Section(
@@ -68,7 +68,7 @@ def _share_gone(report: dict[str, Any]) -> list[float]:
     return [100 * p["zeros"] for p in report["curve"]]
 
 
-def _beside(name: str, end: dict[str, Any]) -> bool:
+def _is_baseline(name: str, end: dict[str, Any]) -> bool:
     return name not in ("dense", end["name"])
 
 
