@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from common import Rows, expert, write_results
-from geomerge.pruning.walks import Walked, finish_with_labels, walk_stages
 from sparse_baselines import (
     LENET_DAMPING,
     LENET_DISTIL,

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from common import Rows, write_results
-from geomerge.pruning.walks import walk_stages
 from sparse_baselines import (
     VGG_DISTIL,
     VGG_FIRST,

@@ -92,8 +92,8 @@ def assignment(
     Args:
         similarity: Similarity of each unit of the first network, in rows, to each of the second,
             in columns.
-        blocks: Number of blocks of units that stay together. The best orders within each pair of blocks
-            are found first, then which block goes where.
+        blocks: Number of blocks of units that stay together. The best orders within each pair of
+            blocks are found first, then which block goes where.
     """
     matrix = similarity.cpu().numpy()
     if blocks in (1, len(matrix)):
