@@ -6,7 +6,7 @@ RUN := $(VENV)/bin
 # The environment is made anew when what it must hold changes.
 STAMP := $(VENV)/deps-$(shell sed -n "/^requires-python/p;/^dependencies/,/^\]/p;/^\[project.optional/,/^\[project.scripts/p" pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: demo test slow lint types docs notebooks install picture readme clean
+.PHONY: demo test slow lint types docs notebooks install picture tables clean
 
 demo: install
 	$(RUN)/geomerge demo
@@ -43,12 +43,12 @@ $(STAMP):
 	$(RUN)/pip install --quiet -e ".[dev]"
 	touch $@
 
-# The README's picture, which needs GEOMERGE_DATA; its tables, and those of docs/choosing.md.
+# The README's picture, which needs GEOMERGE_DATA; the tables of README and documentation.
 picture: install
 	$(RUN)/python benchmarks/picture.py
 
-readme: install
-	$(RUN)/python benchmarks/readme_table.py
+tables: install
+	$(RUN)/python benchmarks/tables.py
 
 clean:
 	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

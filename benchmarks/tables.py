@@ -1,4 +1,4 @@
-"""Write the numbers of benchmarks/results/ into the README and the guides, between markers."""
+"""Write the numbers of benchmarks/results/ into README and documentation, between markers."""
 
 from __future__ import annotations
 
@@ -273,6 +273,35 @@ def convolutions() -> str:
     return markdown(["network", "the two alone", "the merge is below them by"], table)
 
 
+def headline() -> str:
+    """One line per job: what was measured, and what stands closest to it."""
+    merged, sparse = read("merge.json")["table"]["mlp"], read("sparsify.json")["table"]
+    stream = read("continual_permuted_10.json")["table"]
+
+    def two(name: str) -> str:
+        return percent(merged[name]["mean"])
+
+    experts = percent([merged["expert a (MNIST)"]["mean"][0], merged["expert b (Fashion)"]["mean"][1]])
+    table = [
+        ["MNIST + Fashion-MNIST in one head, inputs of both, no labels",
+         two("joint walk, balanced"), f"experts {experts}",
+         f"straight line {two('straight line')}"],
+        ["the same, inputs of MNIST and a sketch of the other network",
+         two("sketch walk, balanced"), f"experts {experts}",
+         f"fine-tuning {two('b fine-tuned on MNIST, best step')}"],
+        ["LeNet-300-100 at 98 % zeros, no labels", f"{sparse['98 %: walk']['mean']:.2f}",
+         f"dense {sparse['dense']['mean']:.2f}",
+         f"one-shot magnitude {sparse['98 %: one-shot magnitude']['mean']:.2f}"],
+        ["ten permuted MNIST tasks, no example kept "
+         f"({stream['geodesic']['megabytes']:.0f} MB of sketches)",
+         f"{100 * stream['geodesic']['accuracy']:.2f}",
+         f"joint training {100 * stream['joint']['accuracy']:.2f}",
+         f"EWC {100 * stream['ewc']['accuracy']:.2f}, replay of 500 "
+         f"{100 * stream['replay-500']['accuracy']:.2f}"],
+    ]  # fmt: skip
+    return markdown(["", "geomerge", "upper bound", "usual alternative"], table)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "merge": merge, "heads": heads, "three": three, "cifar": cifar,
     "sparsify": sparsify, "sparsify few": sparsify_few, "sparsify vgg": sparsify_vgg,
@@ -282,7 +311,8 @@ TABLES: dict[str, Callable[[], str]] = {
 
 # The tables of each page.
 PAGES = {
-    "README.md": TABLES,
+    "README.md": {"headline": headline},
+    "docs/results.md": TABLES,
     "docs/choosing.md": {
         "trained": trained, "equal samples": equal_samples, "pruned": pruned,
         "streams": streams, "convolutions": convolutions,
@@ -293,7 +323,7 @@ PAGES = {
 def rendered(page: str, text: str) -> str:
     """Return a page's text with its tables as the results have them."""
     for name, table in PAGES[page].items():
-        begin, end = f"<!-- table {name}: make readme -->", f"<!-- end of table {name} -->"
+        begin, end = f"<!-- table {name}: make tables -->", f"<!-- end of table {name} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if pattern.search(text) is None:
             raise SystemExit(f"{page} has no markers for the table {name}")
