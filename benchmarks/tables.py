@@ -121,7 +121,7 @@ def compare() -> str:
 
 STREAMS = {
     "permuted_10": "Permuted MNIST, 10 tasks, two layers of 100, 5 epochs a task",
-    "permuted_20": "Permuted MNIST, 20 tasks, two layers of 100, 1 epoch; ours walks on labels",
+    "permuted_20": "Permuted MNIST, 20 tasks, two layers of 100, 1 epoch; geodesic uses labels",
     "mnist_fashion": "MNIST, then Fashion-MNIST, one 10-way head, two layers of 400, 8 epochs",
     "split_domain": "Split MNIST, domain-incremental, two layers of 400, 5 epochs",
     "split_class": "Split MNIST, class-incremental, two layers of 400, 5 epochs",
@@ -129,7 +129,7 @@ STREAMS = {
 
 
 def steps() -> str:
-    """What steps, metrics and programs cost, in units of what they are compared with."""
+    """Costs of steps, metrics and programs, as multiples of what they are compared with."""
     rows = {name: row for name, row in read("steps.json").items() if isinstance(row, dict)}
     table = []
     for name, row in rows.items():
@@ -150,7 +150,7 @@ def steps() -> str:
         elif kind == "program":
             what = f"verified program, {row['variables']} variables, {row['rows']} rows"
             table.append([what, "clarabel alone", f"{row['ratio']:.2f}"])
-    return markdown(["", "beside", "time"], table)
+    return markdown(["", "compared with", "time"], table)
 
 
 def limits() -> str:
@@ -202,7 +202,7 @@ def share(value: float | None) -> str:
 
 
 def trained() -> str:
-    """The walks beside training that may go on as long as it likes: worst drop, in points."""
+    """Walks compared with training of unlimited length: worst drop, in points."""
     results = read("merge.json")["table"]
     names = [
         "joint walk, balanced", "sketch walk, balanced", "two-teacher distillation, balanced",
@@ -227,7 +227,7 @@ EXPERTS = ("a (MNIST)", "b (Fashion)")
 
 
 def equal_samples() -> str:
-    """The walks beside training with as many samples."""
+    """Walks compared with training on as many samples."""
     table = read("compare.json")["table"]
     names = ("joint-walk", "sketch-walk", "distillation", "joint-training", "wise-ft", "ewc",
              "fine-tuning")  # fmt: skip
@@ -237,7 +237,7 @@ def equal_samples() -> str:
 
 
 def pruned() -> str:
-    """Training with labels beside the sparsifying walk without: points above the walk."""
+    """Training with labels compared with the walk without labels: points above the walk."""
     rows = read("sparsify.json")["table"]
     levels = ["70 %", "90 %", "95 %", "98 %"]
     names = [
@@ -252,7 +252,7 @@ def pruned() -> str:
 
 
 def streams() -> str:
-    """Streams: ours beside replay and training on everything at once, in percent."""
+    """Streams: geomerge, replay and training on everything at once, in percent."""
     names = ["geodesic", "replay-200", "replay-500", "joint"]
     table = []
     for name, title in STREAMS.items():

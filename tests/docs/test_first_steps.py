@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -20,8 +21,9 @@ def test_the_commands_do_what_the_page_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    printed = ""
+    printed = said = ""
     kinds = []
+    names: dict[str, Any] = {}
     for kind, block in re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text(), re.S):
         kinds.append(kind)
         if kind == "bash":
@@ -33,13 +35,13 @@ def test_the_commands_do_what_the_page_says(
                 assert done.exit_code == 0, done.output
                 printed += done.output
         elif kind == "python":
-            exec(block, {})
-            said = capsys.readouterr().out
-            assert "crossover" in said
+            exec(block, names)
+            said += capsys.readouterr().out
         else:
             assert kind == "text"
             for line in block.splitlines():  # some of the lines, the numbers left out
                 pattern = ".+".join(re.escape(part) for part in line.split("…"))
                 assert re.search(f"(?m)^{pattern}$", printed), f"{line} is not in\n{printed}"
     assert kinds.count("bash") >= 6
-    assert "python" in kinds
+    assert "crossover" in said
+    assert set(names["result"].accuracies) == {"a", "b"}
