@@ -281,7 +281,9 @@ def headline() -> str:
     def two(name: str) -> str:
         return percent(merged[name]["mean"])
 
-    experts = percent([merged["expert a (MNIST)"]["mean"][0], merged["expert b (Fashion)"]["mean"][1]])
+    experts = percent(
+        [merged["expert a (MNIST)"]["mean"][0], merged["expert b (Fashion)"]["mean"][1]]
+    )
     table = [
         ["MNIST + Fashion-MNIST in one head, inputs of both, no labels",
          two("joint walk, balanced"), f"experts {experts}",
