@@ -14,13 +14,13 @@ __all__ = ["command_line"]
 _JOINED = ("only", "skip")  # all in one word
 
 
-def command_line(command: str, subjects: Sequence[str | Path], *options: Any, **more: Any) -> str:
+def command_line(command: str, subjects: Sequence[str | Path], options: Any, **more: Any) -> str:
     """Return the command line that makes a run again where its input files are.
 
     Args:
         command: Name of the command of ``geomerge``.
         subjects: Arguments of the command: files, or the name of a stream.
-        options: Dataclass of options, or several; options with their default are left out.
+        options: Dataclass of options, or a tuple of several; defaults are left out.
         more: Options that the dataclass does not have, by name.
     """
     words = ["geomerge", command, *_short(subjects)]
