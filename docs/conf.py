@@ -37,7 +37,7 @@ nb_render_markdown_format = "myst"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
-autodoc_preserve_defaults = True
+# Not autodoc_preserve_defaults: signatures with the keywords of options are made, not written.
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_maximum_signature_line_length = 88

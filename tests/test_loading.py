@@ -131,7 +131,7 @@ def test_one_network_comes_with_its_task_and_inputs(files: list[Path]) -> None:
     other = load_expert(files[0], ExpertOptions(manifold="digits-permuted"))
     assert other.task is not None
     assert other.task.name == "digits-permuted"
-    with pytest.raises(OptionError, match=r"does not say what it was trained for.*`inputs`"):
+    with pytest.raises(OptionError, match=r"does not say what it was trained for.*`manifold`"):
         load_expert(network(0))
     task = Task.from_tensors(torch.randn(60, 64), torch.arange(60) % 10, name="mine")
     assert load_expert(network(0), ExpertOptions(manifold=task)).task is task

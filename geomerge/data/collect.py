@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import Dataset, default_collate
 
 from geomerge.errors import TaskError, first_line
 from geomerge.networks.batches import Batch, as_batch, concat, leaves, shape_of
@@ -135,8 +135,9 @@ def _without_images(example: Any) -> Any:
 
 
 def _read(batches: Iterable[Any], source: str) -> Iterator[Any]:
+    """Yield batches; a dataset given in their place gives examples, which are put into batches."""
     empty = True
-    for batch in batches:
+    for batch in in_batches(batches) if isinstance(batches, Dataset) else batches:
         empty = False
         yield batch
     if empty:

@@ -36,7 +36,7 @@ KNOWN = {
     "reconfigure": ("SOURCE", "arch batch bn choose damping data-root device download inputs json "
                     "learning-rate log-json manifold mix normalisation out output plan points "
                     "refresh seed stages steps"),
-    "stream": ("NAME", "arch batch budget damping data-root device download epochs ewc-lambda "
+    "stream": ("STREAM", "arch batch budget damping data-root device download epochs ewc-lambda "
                "examples experiences json labels learning-rate log-json lwf-alpha memory-examples "
                "memory-limit metric only out rate scenario seed si-lambda skip walk-epochs "
                "walk-rate"),

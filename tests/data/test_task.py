@@ -58,9 +58,16 @@ def test_loaders_and_datasets_give_what_tensors_give(batch: int) -> None:
         Task.from_loader(DataLoader(dataset, batch)),
         Task.from_loader([(X[:50], Y[:50]), [X[50:], Y[50:]]]),
         Task.from_dataset(dataset),
+        Task.from_loader(dataset),
     ):
         assert torch.equal(task.train.inputs.raw, whole.train.inputs.raw)
         assert torch.equal(task.test.labels, whole.test.labels)
+
+
+def test_a_loader_may_have_a_dataset_for_its_test_split() -> None:
+    task = Task.from_loader(DataLoader(TensorDataset(X, Y), 7), test=TensorDataset(X[:20], Y[:20]))
+    assert torch.equal(task.test.inputs.raw, X[:20])
+    assert torch.equal(task.test.labels, Y[:20])
 
 
 @pytest.mark.parametrize("label", ["label", "labels", "kind"])
