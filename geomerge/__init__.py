@@ -13,6 +13,9 @@ from geomerge import renamed
 
 if TYPE_CHECKING:
     from geomerge.alignment import align as align
+    from geomerge.comparison import CompareOptions as CompareOptions
+    from geomerge.comparison import Comparison as Comparison
+    from geomerge.comparison import compare as compare
     from geomerge.data import Task as Task
     from geomerge.data import load_task as load_task
     from geomerge.errors import GeomergeError as GeomergeError
@@ -63,11 +66,14 @@ _HOME = {
     # recipes
     "align": "alignment",
     "check": "merging",
+    "compare": "comparison",
     "inspect": "pruning.inspect",
     "merge": "merging",
     "reconfigure": "pruning.reconfigure",
     "sparsify": "pruning.sparsify",
     # their options and results
+    "CompareOptions": "comparison",
+    "Comparison": "comparison",
     "MergeOptions": "merging",
     "MergeResult": "merging",
     "PlanStep": "pruning.plan_file",

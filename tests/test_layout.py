@@ -210,10 +210,10 @@ def test_public_names_are_these() -> None:
     import geomerge
 
     assert sorted(geomerge.__all__) == [
-        "Checkpoint", "Expert", "FunctionWalkOptions", "GeomergeError", "KroneckerMetric",
-        "MergeOptions", "MergeResult", "Metric", "Network", "PlanStep", "ReconfigureOptions", "Run",
+        "Checkpoint", "CompareOptions", "Comparison", "Expert", "FunctionWalkOptions",
+        "GeomergeError", "KroneckerMetric", "MergeOptions", "MergeResult", "Metric", "Network", "PlanStep", "ReconfigureOptions", "Run",
         "Sketch", "SparsifyOptions", "Task", "WeightPath", "WeightWalkOptions", "__version__",
-        "align", "check", "from_pretrained", "inspect", "load_checkpoint", "load_sketch",
+        "align", "check", "compare", "from_pretrained", "inspect", "load_checkpoint", "load_sketch",
         "load_task", "make_sketch", "measure_metric", "merge", "open_run", "progress",
         "reconfigure", "save_checkpoint", "save_sketch", "sparsify", "trust_region_step",
         "walk_toward_function", "walk_toward_weights",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from geomerge.merging.joint_training import joint_samples
 from geomerge.merging.prepare import prepare
 from geomerge.monitor.progress import Progress
 from geomerge.notebook import Curve, Dot, card, drawing, table
+from geomerge.options import replace_options
 from geomerge.weight_space import WeightSpace
 
 __all__ = [
@@ -106,6 +108,7 @@ def compare(
     base: ExpertLike | None = None,
     work: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    **changes: Any,
 ) -> Comparison:
     """Try every method on two networks.
 
@@ -116,6 +119,8 @@ def compare(
         work: Folder in which finished rows are stored. The same call after an interruption makes
             the missing rows only, with the same result. None stores nothing.
         progress: Function called with the progress.
+        changes: Options by name, in place of those of ``options``: ``only``, ``skip``,
+            ``max_samples``, and those of the walks, such as ``steps`` or ``head``.
 
     Returns:
         The table. Methods that cannot be used or that fail numerically have a reason in it.
@@ -127,18 +132,17 @@ def compare(
         >>> import torch
         >>> from torch import nn
         >>> import geomerge as gm
-        >>> from geomerge.comparison import CompareOptions, compare
         >>> def untrained(seed, task):
         ...     torch.manual_seed(seed)
         ...     return gm.Expert.from_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task)
         >>> experts = [untrained(0, "digits"), untrained(1, "digits-permuted")]
-        >>> found = compare(experts, CompareOptions(only=("a", "b", "average"), budget=1000))
+        >>> found = gm.compare(experts, only=("a", "b", "average"), max_samples=1000)
         >>> [row.method.name for row in found.rows]
         ['a', 'b', 'average']
         >>> sorted(found.rows[-1].test)
         ['a', 'b']
     """
-    options = options or CompareOptions()
+    options = _with_changes(options or CompareOptions(), changes)
     if len(experts) != 2:
         raise OptionError(f"expected two networks to compare on, got {len(experts)}; name two")
     given = [as_expert(thing) for thing in experts]
@@ -190,3 +194,15 @@ def _ancestor(space: WeightSpace, base: Expert) -> Tensor:  # (n,)
                 f"{tuple(shape)}; give the network that both were fine-tuned from"
             )
     return space.network.ravel(base.network.unravel(base.weights))
+
+
+def _with_changes(options: CompareOptions, changes: dict[str, Any]) -> CompareOptions:
+    """Return options with others by their flat names."""
+    rows = {name: tuple(changes[name]) for name in ("only", "skip") if name in changes}
+    rest = {k: v for k, v in changes.items() if k not in (*rows, "max_samples")}
+    return replace(
+        options,
+        **rows,
+        budget=changes.get("max_samples", options.budget),
+        merge=replace_options(options.merge, **rest),
+    )
