@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from geomerge.alignment import align as align
     from geomerge.comparison import CompareOptions as CompareOptions
     from geomerge.comparison import Comparison as Comparison
-    from geomerge.comparison import compare as compare
+    from geomerge.comparison.compare import compare as compare
     from geomerge.data import Task as Task
     from geomerge.data import load_task as load_task
     from geomerge.errors import GeomergeError as GeomergeError
@@ -66,7 +66,7 @@ _HOME = {
     # recipes
     "align": "alignment",
     "check": "merging",
-    "compare": "comparison",
+    "compare": "comparison.compare",
     "inspect": "pruning.inspect",
     "merge": "merging",
     "reconfigure": "pruning.reconfigure",
