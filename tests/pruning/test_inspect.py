@@ -57,7 +57,7 @@ class Untraced(nn.Module):
 def findings(network: Network, w: Tensor, x: Tensor, output: str) -> dict:
     """Inspect a network on the same inputs for everything; as JSON has it."""
     inputs = Doubles(x, Normalisation((0.0,), (1.0,)))
-    labels = torch.arange(len(x)) % 2
+    labels = torch.arange(len(inputs)) % 2
     held_out = hold_out(network, w, Split(inputs, labels), output)
     return asdict(inspect_weights(network, w, inputs, held_out, seed=0))
 
