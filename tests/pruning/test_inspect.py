@@ -20,13 +20,6 @@ from geomerge.pruning.units import find_units
 from geomerge.testing import dense_kronecker
 
 
-class Doubles(Inputs):
-    """Inputs that stay in float64."""
-
-    def batch(self, index: Tensor | slice) -> Tensor:
-        return self.raw[index]
-
-
 class Cosine(nn.Module):
     """Divides by the length of its features: not defined without them."""
 
@@ -56,7 +49,7 @@ class Untraced(nn.Module):
 
 def findings(network: Network, w: Tensor, x: Tensor, output: str) -> dict:
     """Inspect a network on the same inputs for everything; as JSON has it."""
-    inputs = Doubles(x, Normalisation((0.0,), (1.0,)))
+    inputs = Inputs(x, Normalisation((0.0,), (1.0,)), dtype=torch.float64)
     labels = torch.arange(len(inputs)) % 2
     held_out = hold_out(network, w, Split(inputs, labels), output)
     return asdict(inspect_weights(network, w, inputs, held_out, seed=0))
