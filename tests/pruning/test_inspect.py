@@ -122,6 +122,9 @@ def test_numbers_agree_with_the_dense_truth(case: tuple[Network, Tensor]) -> Non
     assert sum(row["trace_share"] for row in found["layers"]) == pytest.approx(1)
     assert found["spectrum"]["directions"] == network.n_parameters
     assert found["spectrum"]["largest"] == pytest.approx(float(torch.linalg.eigvalsh(g)[-1]))
+    if isinstance(x, dict):  # torch-pruning traces no network whose inputs are a mapping
+        assert found["units"] == []
+        return
     units = find_units(network, x)
     assert {one["layer"] for one in found["units"]} == {one.layer for one in units.values()}
     for one in found["units"]:
