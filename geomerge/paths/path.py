@@ -65,11 +65,10 @@ class WeightPath:
         >>> import geomerge as gm
         >>> def untrained(seed, task):
         ...     torch.manual_seed(seed)
-        ...     module = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-        ...     return gm.Checkpoint(module.state_dict(), {"task": task})
-        >>> networks = [untrained(0, "digits@0-1"), untrained(1, "digits@2-3")]
-        >>> options = gm.MergeOptions(manifold=("digits@0-1",), steps=4, damping=1e-3)
-        >>> merged = gm.merge(networks, options)
+        ...     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        ...     return gm.Expert.from_module(module, task, inputs=seed == 0)
+        >>> experts = [untrained(0, "digits@0-1"), untrained(1, "digits@2-3")]
+        >>> merged = gm.merge(experts, steps=4, damping=1e-3)
         >>> path = gm.WeightPath(merged.path.folder)
         >>> path.ends, path.ts[0], path.ts[-1]
         (('a', 'b'), 0.0, 1.0)
