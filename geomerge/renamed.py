@@ -97,8 +97,8 @@ NAMES = {
         "TowardOutputs": "walks.objectives.OutputDrift",
     },
     "evaluation": {
-        "evaluate_file": "evaluation.files.evaluate_file",
-        "open_network": "evaluation.files.open_network",
+        "evaluate_file": "evaluation.evaluate.evaluate_file",
+        "open_network": "evaluation.evaluate.open_network",
     },
     "merging": {
         "CurvePoint": "merging.MergeCurvePoint",

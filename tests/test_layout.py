@@ -16,7 +16,7 @@ FACE = ROOT / "geomerge" / "__init__.py"
 # What is still to go.
 FLAGS_LEFT = 26
 LONG_FUNCTIONS = {
-    "__init__", "evaluate_file", "fine_tune", "merge_expert", "option", "train", "train_checkpoint",
+    "__init__", "fine_tune", "merge_expert", "option", "train", "train_checkpoint",
     "walk_toward_function", "walk_toward_plane",
 }  # fmt: skip
 FOLDERS = {"geomerge": "geomerge", "cli": "geomerge.cli", "strategies": "geomerge.strategies"}

@@ -31,7 +31,7 @@ def test_mnist_and_fashion_in_one_network(real_data: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_the_trained_vgg11_is_recognised_and_measured(real_data: Path) -> None:
-    from geomerge.evaluation.files import evaluate_file
+    from geomerge.evaluation.evaluate import evaluate
 
-    found = evaluate_file(real_data / "vgg11_cifar10.pt", ["cifar10"], data_root=str(real_data))
+    found = evaluate(real_data / "vgg11_cifar10.pt", ["cifar10"], data_root=str(real_data))
     assert found["tasks"][0]["accuracy"] == pytest.approx(0.8389, abs=2e-3)

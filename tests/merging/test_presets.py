@@ -13,7 +13,7 @@ from merges import merged_of, prepared_of, run_of
 from geomerge import Checkpoint, Network, load_checkpoint, load_task
 from geomerge.errors import CheckpointError, OptionError
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.evaluation.files import evaluate_file
+from geomerge.evaluation.evaluate import evaluate
 from geomerge.expert import Expert
 from geomerge.merging.choice import choose_preset
 from geomerge.merging.heads import arrange_heads, widen_metric
@@ -118,10 +118,10 @@ def test_heads_with_room_for_both_tasks(digits: Path, tmp_path: Path, head: str)
     merged = load_checkpoint(folder / "merged.safetensors")
     assert merged.weights["layers.2.weight"].shape[0] == 20
     assert min(report["results"][-1]["test"].values()) > 0.85
-    rows = evaluate_file(folder / "merged.safetensors", TASKS)["tasks"]
+    rows = evaluate(folder / "merged.safetensors", TASKS)["tasks"]
     assert [row["accuracy"] for row in rows] == list(report["results"][-1]["test"].values())
     experts = {row["name"]: row["test"] for row in report["results"]}
-    alone = evaluate_file(digits / "b.pt", ["digits-permuted"])["tasks"][0]["accuracy"]
+    alone = evaluate(digits / "b.pt", ["digits-permuted"])["tasks"][0]["accuracy"]
     assert experts["b"]["b"] == pytest.approx(alone, abs=0.02)
 
 

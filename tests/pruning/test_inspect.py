@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from geomerge import Expert, Network
 from geomerge.data import Inputs, Normalisation, Split
 from geomerge.errors import OptionError
-from geomerge.evaluation.files import evaluate_file
+from geomerge.evaluation.evaluate import evaluate
 from geomerge.metrics import output_map
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.pruning.held_out import hold_out
@@ -183,7 +183,7 @@ def test_a_file(digits: Path) -> None:
     assert inspection == inspect(Expert.load(digits / "a.pt"))
     assert (found["architecture"], found["recognised"]) == ("lenet-300-100", "mlp")
     assert (found["file"], found["manifold"]) == ("a.pt", "digits")
-    (row,) = evaluate_file(digits / "a.pt", ["digits"], split="select")["tasks"]
+    (row,) = evaluate(digits / "a.pt", ["digits"], split="select")["tasks"]
     assert found["held_out_inputs"] == row["examples"]
     assert found["accuracy"] == pytest.approx(row["accuracy"])
     first = found["units"][0]

@@ -1,0 +1,100 @@
+"""Accuracies of a network on tasks, as ``geomerge evaluate`` reports them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from geomerge.data import check_normalised, split_normalisations
+from geomerge.errors import OptionError, did_you_mean
+from geomerge.expert import Expert
+from geomerge.io.checkpoint import Checkpoint, load_checkpoint
+from geomerge.loading import ExpertOptions
+from geomerge.networks.architectures import recognise
+from geomerge.networks.network import Network
+
+__all__ = ["MEASURED_SPLITS", "evaluate", "evaluate_file", "open_network"]
+
+MEASURED_SPLITS = ("test", "select")
+
+
+def evaluate(
+    file: str | Path,
+    tasks: Sequence[str],
+    split: str = "test",
+    data: ExpertOptions | None = None,
+) -> dict[str, Any]:
+    """Measure a file's network on tasks.
+
+    Args:
+        file: File of the network.
+        tasks: Names of tasks.
+        split: Split that is measured, one of :data:`MEASURED_SPLITS`.
+        data: Architecture of the network, normalisation and place of the data.
+
+    Returns:
+        The file's digest, architecture and head, the notes on what had to be assumed, and for each
+        task the accuracy in [0, 1] and the number of examples.
+
+    Raises:
+        GeomergeError: If the file, a task or an option cannot be used.
+    """
+    data = data or ExpertOptions()
+    if split not in MEASURED_SPLITS:
+        raise OptionError(f"unknown split {split!r}{did_you_mean(split, MEASURED_SPLITS)}")
+    normalisations = split_normalisations(data.normalisation)
+    check_normalised(normalisations, tasks, "measured")
+    checkpoint = load_checkpoint(file)
+    expert = Expert.from_checkpoint(checkpoint, data.arch, sketch=False, device=data.device)
+    rows: list[dict[str, Any]] = []
+    for name in tasks:
+        task = expert.load_task(name, normalisations.get(name), data.data_root, data.download)
+        rows.append(
+            {
+                "task": name,
+                "split": split,
+                "examples": len(getattr(task, split).labels),
+                "accuracy": expert.accuracy(split, task),
+            }
+        )
+    architecture, recognised = expert.meta.get("architecture"), recognise(checkpoint.weights)
+    notes = [*expert.warnings, *expert.notes]
+    if architecture is None and recognised is not None:
+        assumed = ", ReLU assumed between layers" if recognised == "mlp" else ""
+        notes.append(f"recognised by its weights as a {recognised}{assumed}")
+    return {
+        "file": Path(file).name,
+        "sha256": checkpoint.digest,
+        "architecture": architecture,
+        "recognised": recognised,
+        "head": expert.meta.get("head", {}).get("protocol", "shared"),
+        "notes": notes,
+        "tasks": rows,
+    }
+
+
+def evaluate_file(
+    file: str | Path, tasks: Sequence[str], *, split: str = "test", **data: Any
+) -> dict[str, Any]:
+    """Measure a file's network on tasks, as version 0.1 called :func:`evaluate`.
+
+    Args:
+        file: File of the network.
+        tasks: Names of tasks.
+        split: Split that is measured.
+        data: Fields of :class:`~geomerge.loading.ExpertOptions`.
+
+    Raises:
+        GeomergeError: If the file, a task or an option cannot be used.
+    """
+    normalisation = tuple(data.pop("normalisation", ()))
+    return evaluate(file, tasks, split, ExpertOptions(normalisation=normalisation, **data))
+
+
+def open_network(
+    file: str | Path, arch: str | None = None, device: str = "cpu"
+) -> tuple[Checkpoint, Network]:
+    """Read a file and rebuild its network, as version 0.1 did; see ``gm.Expert.load``."""
+    checkpoint = load_checkpoint(file)
+    return checkpoint, Expert.from_checkpoint(checkpoint, arch, device=device).network
