@@ -26,7 +26,10 @@ __all__ = [
     "Seed",
 ]
 
-NetworkFile = Annotated[Path, typer.Argument(help="file of the network: .pt, .pth or .safetensors")]
+NetworkFile = Annotated[
+    Path,
+    typer.Argument(help="the network: a .pt, .pth or .safetensors file, or a Hugging Face folder"),
+]
 NetworkOut = Annotated[
     Path,
     typer.Option(help="file of the network: .pt or .safetensors", rich_help_panel="output"),

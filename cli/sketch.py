@@ -12,12 +12,12 @@ from geomerge.cli.flags import Flags
 from geomerge.cli.options import NetworkFile, Normalisation
 from geomerge.data import parse_normalisation
 from geomerge.expert import Expert
-from geomerge.io.checkpoint import load_checkpoint
 from geomerge.io.files import check_output
 from geomerge.loading import ExpertOptions
 from geomerge.metrics import save_sketch
 from geomerge.metrics.outputs import OUTPUTS
 from geomerge.metrics.sketch import SUFFIXES
+from geomerge.networks.hugging_face import load_network
 from geomerge.options import at_least, check_options, option
 
 __all__ = ["sketch"]
@@ -53,10 +53,10 @@ def sketch(
 ) -> None:
     """Measure a network's metric, for merges without its data."""
     check_output(out, SUFFIXES)
-    checkpoint = load_checkpoint(network)
+    checkpoint = load_network(network)
     expert = Expert.from_checkpoint(checkpoint, data.arch, sketch=False, device=data.device)
     numbers = parse_normalisation(normalisation) if normalisation else None
-    task = expert.load_task(manifold, numbers, data.data_root, data.download)
+    task = expert.load_task(manifold, numbers, data.data_root, data.download, data.text)
     made = expert.with_task(task).with_sketch(
         inputs=options.inputs, output=options.output, seed=options.seed
     )

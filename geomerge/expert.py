@@ -13,21 +13,31 @@ from geomerge.data import (
     Inputs,
     Normalisation,
     Task,
+    TextEncoder,
+    TextOptions,
     as_they_are,
+    is_text_file,
     load_task,
+    load_text_task,
     recorded_normalisation,
 )
 from geomerge.data.collect import collect_inputs
 from geomerge.errors import GeomergeError, OptionError, TaskError, did_you_mean
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from geomerge.io.checkpoint import Checkpoint, save_checkpoint
 from geomerge.metrics import Sketch, make_sketch
 from geomerge.metrics.sketch import restore_sketch, weights_digest
 from geomerge.networks.architectures import rebuild_network
 from geomerge.networks.batches import Batch, as_batch
+from geomerge.networks.hugging_face import (
+    load_network,
+    load_tokenizer,
+    model_folder,
+    recorded_architecture,
+)
 from geomerge.networks.network import Network
 
-__all__ = ["Expert", "ExpertLike", "as_expert"]
+__all__ = ["Expert", "ExpertLike", "as_expert", "text_encoder"]
 
 SPLITS = ("train", "select", "test")
 # True: those of the task's training split. Batches hold labels or not.
@@ -137,7 +147,7 @@ class Expert:
         Raises:
             CheckpointError: If the weights fit no known architecture, or the sketch is of others.
         """
-        architecture = arch or checkpoint.meta.get("architecture")
+        architecture = arch or recorded_architecture(checkpoint.meta)
         module = rebuild_network(checkpoint.weights, architecture, checkpoint.source)
         network = Network(module, device)
         meta = dict(checkpoint.meta)
@@ -169,7 +179,7 @@ class Expert:
         """Read a network's file and the data of its task.
 
         Args:
-            path: A ``.pt``, ``.pth`` or ``.safetensors`` file.
+            path: A ``.pt``, ``.pth`` or ``.safetensors`` file, or a model folder of Hugging Face.
             task: Task that the network was trained for, or its name; None takes the recorded one,
                 if its data is available.
             arch: Architecture where the file does not record it: a name, ``module:factory``, or a
@@ -182,7 +192,7 @@ class Expert:
         Raises:
             GeomergeError: If the file cannot be read or the network does not take the inputs.
         """
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_network(path)
         made = cls.from_checkpoint(checkpoint, arch, name=name, sketch=sketch, device=device)
         return made._with_data(task, inputs)
 
@@ -236,18 +246,26 @@ class Expert:
         normalisation: Normalisation | None = None,
         data_root: str | None = None,
         download: bool = False,
+        columns: TextOptions | None = None,
     ) -> Task:
         """Load a task, normalised as given or as this network was trained.
 
         Args:
-            name: Name of the task, as :func:`~geomerge.data.load_task` takes it.
+            name: Name of the task, as :func:`~geomerge.data.load_task` takes it; of a model folder
+                also a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` table of texts, which its own
+                tokenizer reads.
             normalisation: Normalisation instead of the recorded or usual one.
             data_root: Folder of the named data sets.
             download: Whether torchvision may fetch a missing data set.
+            columns: Columns of a table of texts.
 
         Raises:
             TaskError: If the data cannot be had.
         """
+        folder = model_folder(self.source)
+        if is_text_file(name) and folder is not None:
+            encoder = text_encoder(folder, self.meta.get("config", {}))
+            return load_text_task(Path(name), encoder, columns, str(self.network.device))
         sketched = dict(self.sketch.meta) if self.sketch else {}
         return load_task(
             name,
@@ -377,6 +395,25 @@ class Expert:
             own = made.task.train.inputs if inputs and made.task is not None else None
             return replace(made, inputs=own)
         return made.with_inputs(inputs)
+
+
+def text_encoder(folder: Path, config: Mapping[str, Any]) -> TextEncoder:
+    """Return what makes tokens and class numbers of texts for a model folder.
+
+    Args:
+        folder: Folder with the tokenizer.
+        config: Content of its ``config.json``.
+
+    Raises:
+        CheckpointError: If the folder has no tokenizer.
+    """
+    tokenizer = load_tokenizer(folder)
+    lengths = [getattr(tokenizer, "model_max_length", None), config.get("max_position_embeddings")]
+    length = min([n for n in lengths if isinstance(n, int) and n > 0], default=0)
+    named = config.get("id2label")
+    classes = {str(label): int(k) for k, label in named.items()} if named else None
+    usual = TextEncoder(tokenizer, classes=classes)
+    return replace(usual, max_length=length) if 0 < length < 10**6 else usual
 
 
 ExpertLike: TypeAlias = Expert | nn.Module | Checkpoint | Mapping[str, Tensor] | str | Path

@@ -17,20 +17,23 @@ from torch import nn
 from geomerge.data import (
     Inputs,
     Task,
+    TextOptions,
     check_normalised,
+    is_text_file,
     load_task,
     normalisation_of,
     split_normalisations,
 )
 from geomerge.errors import OptionError, Problems, TaskError
 from geomerge.expert import Expert, ExpertLike, as_expert
-from geomerge.io.checkpoint import load_checkpoint
 from geomerge.metrics import load_sketch
+from geomerge.networks.hugging_face import load_network
 from geomerge.networks.network import check_device
-from geomerge.options import check_options, option
+from geomerge.options import at_least, check_options, option, piece
 
 __all__ = ["NAMES", "DataOptions", "ExpertOptions", "find_tasks", "load_expert", "load_experts"]
 
+SAMPLE_SEED = 0  # of the inputs that a walk may use where they are fewer than there are
 NAMES = ascii_lowercase  # of networks, in order
 Arch: TypeAlias = "str | Callable[[], nn.Module] | None"
 
@@ -52,6 +55,11 @@ class DataOptions:
     normalisation: tuple[str, ...] = option(
         (), "TASK=MEAN/STD instead of the usual normalisation", group="data"
     )
+    max_inputs: int | None = option(
+        None, "number of inputs of each task that the walk may use; default all", group="data",
+        check=at_least(1), flag="inputs",
+    )  # fmt: skip
+    text: TextOptions = piece(TextOptions)
     data_root: str | None = option(
         None, "folder of data sets; default GEOMERGE_DATA, else ./data", group="machine",
         recorded=False,
@@ -119,6 +127,7 @@ class ExpertOptions:
     normalisation: tuple[str, ...] = option(
         (), "TASK=MEAN/STD instead of the usual normalisation", group="data"
     )
+    text: TextOptions = piece(TextOptions)
     data_root: str | None = option(
         None, "folder of data sets; default GEOMERGE_DATA, else ./data", group="machine",
         recorded=False,
@@ -160,7 +169,7 @@ def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expe
         )
     if isinstance(task, str):
         own = normalisation_of(options.normalisation, task)
-        task = expert.load_task(task, own, options.data_root, options.download)
+        task = expert.load_task(task, own, options.data_root, options.download, options.text)
         expert = expert.with_task(task)
     elif task is not expert.task:
         expert = expert.with_task(task)
@@ -232,7 +241,7 @@ def find_tasks(data: DataOptions, problems: Problems) -> None:
     """
     for entry in data.manifold:
         with problems.noted():
-            if isinstance(entry, str):
+            if isinstance(entry, str) and not is_text_file(entry):  # needs its tokenizer
                 load_task(entry.partition("=")[2] or entry, data_root=data.data_root)
 
 
@@ -242,7 +251,7 @@ def _without_data(thing: ExpertLike, name: str, arch: Arch, device: str) -> Expe
         made = as_expert(thing, name)
         return replace(made, name=name) if name else made
     if isinstance(thing, (str, Path)):
-        thing = load_checkpoint(thing)
+        thing = load_network(thing)
     elif isinstance(thing, Mapping):
         return as_expert(thing, name)
     return Expert.from_checkpoint(thing, arch, name=name, device=device)
@@ -320,7 +329,7 @@ def _with_data(expert: Expert, manifold: str | Task | None, data: DataOptions) -
     own = split_normalisations(data.normalisation)
 
     def load(task: str) -> Task:
-        return expert.load_task(task, own.get(task), data.data_root, data.download)
+        return expert.load_task(task, own.get(task), data.data_root, data.download, data.text)
 
     manifold_name = None if manifold is None else _name(manifold)
     try:
@@ -333,7 +342,10 @@ def _with_data(expert: Expert, manifold: str | Task | None, data: DataOptions) -
             raise
         expert = _noted(expert, f"{expert.name} is not measured: {error}")
     if manifold is not None:
-        expert = expert.with_inputs(_inputs_of(expert, manifold, load))
+        inputs = _inputs_of(expert, manifold, load)
+        expert = expert.with_inputs(
+            inputs if data.max_inputs is None else inputs.sample(data.max_inputs, SAMPLE_SEED)
+        )
     if expert.task is not None and "selection_seed" not in expert.meta.get("training", {}):
         note = (
             f"{Path(expert.source).name} does not say what it was trained on: it may have "

@@ -10,8 +10,9 @@ from torch import nn
 
 from geomerge.errors import OptionError, RunError
 from geomerge.expert import Expert
-from geomerge.io.checkpoint import SUFFIXES, load_checkpoint
+from geomerge.io.checkpoint import SUFFIXES
 from geomerge.io.files import parse_json, plain_file
+from geomerge.networks.hugging_face import load_network, model_folder
 from geomerge.networks.network import check_device
 from geomerge.paths.path import WeightPath
 
@@ -78,8 +79,8 @@ def stored_expert(
             "file (nothing is downloaded)"
         )
     if t is None:
-        file = _result(source) if source.is_dir() else source
-        return Expert.from_checkpoint(load_checkpoint(file), arch)
+        plain = not source.is_dir() or model_folder(source) is not None
+        return Expert.from_checkpoint(load_network(source if plain else _result(source)), arch)
     if not (source / "path").is_dir():
         raise OptionError(
             f"{source} has no path to take t = {t} of; name the folder of a merge or sparsify run"

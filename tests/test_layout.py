@@ -114,6 +114,7 @@ def test_modules_import_only_from_layers_above() -> None:
         ("altair", "geomerge.report.pages"),
         ("vl_convert", "geomerge.report.pages.render"),
         ("typer", "geomerge.cli"),
+        ("transformers", "geomerge.networks.hugging_face"),
     ],
 )
 def test_outside_packages_have_one_door(package: str, home: str) -> None:

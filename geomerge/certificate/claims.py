@@ -33,10 +33,10 @@ from geomerge.data.classes import split_classes
 from geomerge.data.sources import NAMED
 from geomerge.errors import GeomergeError
 from geomerge.evaluation.drift import function_change, predicted_change
-from geomerge.io.checkpoint import load_checkpoint
-from geomerge.io.files import parse_json, sha256
+from geomerge.io.files import parse_json
 from geomerge.merging.curve import curve_of
 from geomerge.metrics import MetricOptions
+from geomerge.networks.hugging_face import load_network, network_digest
 
 __all__ = ["Check", "checks"]
 
@@ -84,7 +84,7 @@ def _recipe(run: StoredRun) -> list[str]:
 
 def _input(run: StoredRun, name: str) -> list[str]:
     file = run.file(name)
-    same = sha256(file.read_bytes()) == run.certificate["inputs"][name]
+    same = network_digest(file) == run.certificate["inputs"][name]
     return [] if same else [f"{file} is not the file that was merged"]
 
 
@@ -124,7 +124,7 @@ def _identity(run: StoredRun, name: str) -> list[str]:
     known = run.report["networks"][own_name]
     first = known["outputs"][0] if known["outputs"] else known["class_offset"]
     stored = path.checkpoint(float(path.ends.index(own_name))).weights
-    own = load_checkpoint(run.file(own_name)).weights
+    own = load_network(run.file(own_name)).weights
     wrong = []
     for key, value in own.items():
         on_path = stored.get(key)

@@ -12,14 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from geomerge.certificate.certificate import report_digest
-from geomerge.data import Inputs, Normalisation, Task, load_task
+from geomerge.data import (
+    Inputs,
+    Normalisation,
+    Task,
+    TextOptions,
+    is_text_file,
+    load_task,
+    load_text_task,
+)
 from geomerge.errors import Problems, RunError
-from geomerge.expert import Expert
+from geomerge.expert import Expert, text_encoder
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint
 from geomerge.io.files import sha256
-from geomerge.loading import DataOptions, load_experts
+from geomerge.loading import SAMPLE_SEED, DataOptions, load_experts
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import PreparedMerge, prepare
+from geomerge.networks.hugging_face import (
+    load_config,
+    load_network,
+    model_folder,
+    network_digest,
+)
 from geomerge.networks.network import Network
 from geomerge.options import restore_options
 from geomerge.paths.path import WeightPath
@@ -167,11 +181,11 @@ class StoredRun:
         else:
             own = Path(self.report["networks"][name]["file"]).name
         places = (Path(), self.folder.absolute().parent, self.folder.absolute().parents[1])
-        files = [place / own for place in places if (place / own).is_file()]
+        files = [p for p in (place / own for place in places) if p.is_file() or model_folder(p)]
         if not files:
             raise NotStoredError(f"{own} was not found; say where {name!r} is with `networks`")
         digest = self.certificate["inputs"][name]
-        same = [file for file in files if sha256(file.read_bytes()) == digest]
+        same = [file for file in files if network_digest(file) == digest]
         return (same or files)[0]
 
     def weights(self, name: str) -> Tensor:  # (n,)
@@ -187,7 +201,7 @@ class StoredRun:
             return path.at(float(path.ends.index(name)))
         if self.report["head"]["protocol"] != "shared" or self.aligned(name):
             raise NotStoredError(f"the run does not store {name} as it was merged")
-        return path.network.ravel(load_checkpoint(self.file(name)).weights)
+        return path.network.ravel(load_network(self.file(name)).weights)
 
     def head(self, name: str) -> Network:
         """Return the network as a network's task sees it."""
@@ -212,11 +226,24 @@ class StoredRun:
             GeomergeError: If the data cannot be had.
         """
         given = self.certificate["data"][name]["manifold"]
-        return None if given is None else self._task(given).train.inputs
+        if given is None:
+            return None
+        inputs, most = self._task(given).train.inputs, self.recipe.get("max_inputs")
+        return inputs if most is None else inputs.sample(most, SAMPLE_SEED)
 
     def _task(self, given: Mapping[str, Any]) -> Task:
         numbers = given["normalisation"]
+        if is_text_file(given["name"]):
+            return self._text_task(given["name"])
         return self._load(given["name"], tuple(numbers["mean"]), tuple(numbers["std"]))
+
+    def _text_task(self, name: str) -> Task:
+        """Return a task of texts, as tokens of the network's model folder that the run wrote."""
+        owner = next(k for k, d in self.certificate["data"].items() if name in _names(d))
+        folder = self.folder / self.report.get("folders", {}).get(owner, "")
+        encoder = text_encoder(folder, load_config(folder))
+        columns = restore_options(TextOptions, self.recipe)
+        return load_text_task(Path(name), encoder, columns, str(torch.device(self._device)))
 
     def _load_task(self, name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Task:
         return load_task(
@@ -226,3 +253,8 @@ class StoredRun:
             normalisation=Normalisation(mean, std),
             device=str(torch.device(self._device)),
         )
+
+
+def _names(data: Mapping[str, Any]) -> set[str]:
+    """Return the names of a network's task and manifold, as a certificate states its data."""
+    return {part["name"] for part in data.values() if part}

@@ -45,5 +45,5 @@ def visit_inputs(
     with ExitStack() as hooks:
         for layer in names:
             hooks.enter_context(layer.register_forward_pre_hook(show))
-        for x in inputs.batches(_BATCH):
+        for x in inputs.equal_batches(_BATCH):
             network.logits(w, x)

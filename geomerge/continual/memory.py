@@ -152,7 +152,7 @@ def remember(
     sketch, moments, kept = None, None, {}
     if options.measures_tasks:
         sample = inputs.sample(keep.sketch_inputs, seed)
-        sketch = estimate_kronecker(network, w, sample.batches(_BATCH), options.output, seed)
+        sketch = estimate_kronecker(network, w, sample.equal_batches(_BATCH), options.output, seed)
         kept["sketch"] = 1.0
     if keep.pseudo_inputs:
         if not inputs.continuous or not isinstance(inputs.raw, Tensor):

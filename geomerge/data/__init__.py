@@ -10,15 +10,20 @@ from geomerge.data.normalisation import (
     split_normalisations,
 )
 from geomerge.data.task import Inputs, Split, Task, as_they_are, make_task
+from geomerge.data.text import TextEncoder, TextOptions, is_text_file, load_text_task
 
 __all__ = [
     "Inputs",
     "Normalisation",
     "Split",
     "Task",
+    "TextEncoder",
+    "TextOptions",
     "as_they_are",
     "check_normalised",
+    "is_text_file",
     "load_task",
+    "load_text_task",
     "make_task",
     "normalisation_of",
     "parse_normalisation",

@@ -11,6 +11,7 @@ from geomerge.data.normalisation import (
     Normalisation,
 )
 from geomerge.data.task import Task, make_task
+from geomerge.data.text import is_text_file
 from geomerge.errors import TaskError, did_you_mean
 from geomerge.networks.architectures import call_factory
 from geomerge.networks.network import check_device
@@ -78,6 +79,11 @@ def load_task(
 
 def _read(name: str, root: Path, download: bool) -> sources.Data | Task:
     path = Path(name)
+    if is_text_file(name):
+        raise TaskError(
+            f"{name} is a table of texts, which the tokenizer of a Hugging Face folder makes "
+            "numbers of; give the network as such a folder"
+        )
     if name in sources.NAMED:
         return sources.NAMED[name](root, download)
     if path.suffix == ".npz":

@@ -13,6 +13,7 @@ from geomerge.data.collect import Examples, collect, examples_of, in_batches
 from geomerge.data.normalisation import PLAIN, Normalisation
 from geomerge.errors import TaskError
 from geomerge.networks.batches import (
+    MASK,
     Batch,
     Shape,
     batch_size,
@@ -20,6 +21,7 @@ from geomerge.networks.batches import (
     map_leaves,
     shape_of,
     take,
+    trimmed,
 )
 
 __all__ = ["Inputs", "Split", "Task", "as_they_are", "make_task"]
@@ -68,8 +70,11 @@ class Inputs:
         return all(x.is_floating_point() or x.dtype == torch.uint8 for x in leaves(self.raw))
 
     def batch(self, index: Tensor | slice) -> Batch:  # (B, ...)
-        """Return normalised inputs on the device; integers and booleans as they are."""
-        return map_leaves(lambda raw: self._normalised(raw, index), self.raw)
+        """Return normalised inputs on the device; integers and booleans as they are.
+
+        Of texts, columns that are padding in the whole batch are left out.
+        """
+        return trimmed(map_leaves(lambda raw: self._normalised(raw, index), self.raw))
 
     def _normalised(self, raw: Tensor, index: Tensor | slice) -> Tensor:
         x = raw[index].to(self.device)
@@ -87,6 +92,38 @@ class Inputs:
         """Yield all inputs in order, ``size`` at a time."""
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))
+
+    def equal_batches(self, size: int = 1000) -> Iterator[Batch]:
+        """Yield all inputs in batches in which texts are equally long, so that none is padded.
+
+        Inputs that are no texts are yielded as by :meth:`batches`.
+        """
+        lengths = self._lengths()
+        if lengths is None:
+            yield from self.batches(size)
+            return
+        for length in lengths.unique().tolist():
+            for index in (lengths == length).nonzero()[:, 0].split(size):
+                yield self.batch(index)
+
+    def parts(self, size: int = 1000) -> Iterator[tuple[Tensor | slice, Batch]]:
+        """Yield the places of some inputs and their batch, until all were yielded once.
+
+        Texts come in the order of their lengths, so that little of a batch is padding; other
+        inputs in their own.
+        """
+        lengths = self._lengths()
+        if lengths is None:
+            starts = range(0, len(self), size)
+            yield from ((at, self.batch(at)) for at in (slice(s, s + size) for s in starts))
+            return
+        for index in lengths.argsort(stable=True).split(size):
+            yield index, self.batch(index)
+
+    def _lengths(self) -> Tensor | None:  # (N,)
+        """Return the number of tokens of each input; None where inputs are no texts."""
+        mask = self.raw.get(MASK) if isinstance(self.raw, dict) else None
+        return None if mask is None or mask.dim() != 2 else mask.sum(dim=1)
 
     def sample(self, count: int, seed: int) -> Inputs:
         """Return at most ``count`` inputs, drawn without replacement."""

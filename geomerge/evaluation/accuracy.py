@@ -52,7 +52,8 @@ def right_by_class(
     """
     of = torch.bincount(split.labels)
     right = torch.zeros_like(of)
-    for x, y in zip(split.inputs.batches(batch), split.labels.split(batch), strict=True):
+    for index, x in split.inputs.parts(batch):
+        y = split.labels[index]
         hits = y[scores(x).argmax(dim=1) == y]
         right += torch.bincount(hits, minlength=len(of))
     return right, of

@@ -122,7 +122,7 @@ def mean_kl(
         inputs: Inputs that the mean is over.
     """
     total, count = 0.0, 0
-    for x in inputs.batches(2000):
+    for _, x in inputs.parts(2000):
         target = network.logits(before, x).double().log_softmax(dim=1)
         log_p = network.logits(after, x).double().log_softmax(dim=1)
         kl = torch.nn.functional.kl_div(log_p, target, log_target=True, reduction="batchmean")

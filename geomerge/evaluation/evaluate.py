@@ -9,9 +9,10 @@ from typing import Any
 from geomerge.data import check_normalised, split_normalisations
 from geomerge.errors import OptionError, did_you_mean
 from geomerge.expert import Expert
-from geomerge.io.checkpoint import Checkpoint, load_checkpoint
+from geomerge.io.checkpoint import Checkpoint
 from geomerge.loading import ExpertOptions
 from geomerge.networks.architectures import recognise
+from geomerge.networks.hugging_face import load_network
 from geomerge.networks.network import Network
 
 __all__ = ["MEASURED_SPLITS", "evaluate", "evaluate_file", "open_network"]
@@ -28,7 +29,7 @@ def evaluate(
     """Measure a file's network on tasks.
 
     Args:
-        file: File of the network.
+        file: File of the network, or its model folder.
         tasks: Names of tasks.
         split: Split that is measured, one of :data:`MEASURED_SPLITS`.
         data: Architecture of the network, normalisation and place of the data.
@@ -45,11 +46,13 @@ def evaluate(
         raise OptionError(f"unknown split {split!r}{did_you_mean(split, MEASURED_SPLITS)}")
     normalisations = split_normalisations(data.normalisation)
     check_normalised(normalisations, tasks, "measured")
-    checkpoint = load_checkpoint(file)
+    checkpoint = load_network(file)
     expert = Expert.from_checkpoint(checkpoint, data.arch, sketch=False, device=data.device)
     rows: list[dict[str, Any]] = []
     for name in tasks:
-        task = expert.load_task(name, normalisations.get(name), data.data_root, data.download)
+        task = expert.load_task(
+            name, normalisations.get(name), data.data_root, data.download, data.text
+        )
         rows.append(
             {
                 "task": name,
@@ -96,5 +99,5 @@ def open_network(
     file: str | Path, arch: str | None = None, device: str = "cpu"
 ) -> tuple[Checkpoint, Network]:
     """Read a file and rebuild its network, as version 0.1 did; see ``gm.Expert.load``."""
-    checkpoint = load_checkpoint(file)
+    checkpoint = load_network(file)
     return checkpoint, Expert.from_checkpoint(checkpoint, arch, device=device).network

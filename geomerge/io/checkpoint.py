@@ -55,6 +55,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _KINDS = {
     "architecture": (str, type(None)), "task": (str, type(None)), "normalisation": (dict,),
     "tasks": (dict,), "training": (dict,), "sketch": (dict,), "head": (dict,),
+    "config": (dict,),
 }  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         (torch.Size([3, 2]), 64)
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in (*SUFFIXES, ".bin"):  # the last by transformers, of torch.save too
         raise CheckpointError(
             f"expected a .pt, .pth or .safetensors file, got {path}; rename or convert it"
         )

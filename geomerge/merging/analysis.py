@@ -164,8 +164,10 @@ def _own(expert: Expert, output: int) -> int | None:
 
 def _said(expert: Expert, w: Tensor, split: Split) -> Tensor:  # (N,)
     """Return the outputs that answer the examples of a split."""
-    batches = split.inputs.batches(2000)
-    return torch.cat([expert.network.logits(w, x).argmax(dim=1) for x in batches])
+    said = torch.empty_like(split.labels)
+    for index, x in split.inputs.parts(2000):
+        said[index] = expert.network.logits(w, x).argmax(dim=1)
+    return said
 
 
 def _image(raw: Batch) -> Tensor | None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from geomerge.errors import Problems
 from geomerge.expert import Expert, ExpertLike, as_expert
-from geomerge.io.checkpoint import Checkpoint, load_checkpoint, load_header
+from geomerge.io.checkpoint import Checkpoint, load_header
 from geomerge.loading import NAMES, DataOptions, find_tasks, load_experts
 from geomerge.merging.choice import plan_merge
 from geomerge.merging.cost import estimate_memory, estimate_time
@@ -17,6 +17,7 @@ from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import prepare
 from geomerge.merging.same_make import compare_networks
 from geomerge.networks.architectures import recognise
+from geomerge.networks.hugging_face import load_network, model_folder
 from geomerge.networks.network import check_device
 from geomerge.options import build_options, option_fields, replace_options
 
@@ -158,8 +159,8 @@ def _read(
     for file in files:
         read.append(None)
         with problems.noted():
-            light = Path(file).suffix == ".safetensors"
-            read[-1] = load_header(file) if light else load_checkpoint(file)
+            light = Path(file).suffix == ".safetensors" and model_folder(file) is None
+            read[-1] = load_header(file) if light else load_network(file)
     known = len(problems)
     shapes = [c if data.arch is None else replace(c, meta={}) for c in read if c is not None]
     if shapes:

@@ -189,8 +189,10 @@ def _write(
     space, points = prepared.space, prepared.options.machine.points
     first, last = ((expert.name, prepared.checkpoint(expert)) for expert in space.ends)
     tasks = [expert.task for expert in space if expert.task is not None]
+    known = space.experts[0].meta
     meta = {
-        "architecture": space.experts[0].meta.get("architecture"),
+        "architecture": known.get("architecture"),
+        **({"config": known["config"]} if "config" in known else {}),
         "tasks": {task.name: task.normalisation.to_json() for task in tasks},
         **prepared.head_meta,
     }

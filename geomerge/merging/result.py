@@ -93,7 +93,7 @@ class MergeResult:
         """Return the merged network as a task sees it, with the task's data.
 
         Args:
-            name: Name of one of the networks, or of its task.
+            name: Name of one of the networks, of its task, or of its file.
 
         Raises:
             OptionError: If there is none of the name.
@@ -107,8 +107,8 @@ class MergeResult:
         """Return the merged network as a new module in evaluation mode, which can be trained.
 
         Args:
-            name: Name of one of the networks, or of its task, whose own outputs alone are wanted;
-                None returns all outputs. In a shared head the two are the same.
+            name: Name of one of the networks, of its task or of its file, whose own outputs alone
+                are wanted; None returns all outputs. In a shared head the two are the same.
 
         Raises:
             OptionError: If there is none of the name.
@@ -166,6 +166,9 @@ class MergeResult:
         for expert in self.space:
             if name == expert.name or (expert.task is not None and name == expert.task.name):
                 return expert
+        named = [expert for expert in self.space if Path(expert.source).stem == name]
+        if len(named) == 1:
+            return named[0]
         known = [expert.name for expert in self.space]
         raise OptionError(f"no network {name!r} was merged{did_you_mean(name, known)}")
 

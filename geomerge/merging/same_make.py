@@ -12,6 +12,13 @@ from geomerge.io.checkpoint import Checkpoint
 __all__ = ["compare_networks"]
 
 _SHOWN = 3
+# Of a configuration of transformers: what two fine-tunes of one base may say differently.
+_FREE = {
+    "_name_or_path", "architectures", "bos_token_id", "cls_token_id", "dtype", "eos_token_id",
+    "finetuning_task", "gradient_checkpointing", "id2label", "initializer_range", "is_decoder",
+    "label2id", "num_labels", "problem_type", "sep_token_id", "tie_word_embeddings", "torch_dtype",
+    "transformers_version", "use_cache",
+}  # fmt: skip
 
 
 def compare_networks(networks: Sequence[Checkpoint], head: str, problems: Problems) -> None:
@@ -34,9 +41,29 @@ def compare_networks(networks: Sequence[Checkpoint], head: str, problems: Proble
                 "with `arch`"
             )
     for other in networks[1:]:
+        with problems.noted():
+            _compare_configurations(networks[0], other)
         for sentence in _differences(networks[0], other, head):
             with problems.noted():
                 raise CheckpointError(sentence)
+
+
+def _compare_configurations(first: Checkpoint, other: Checkpoint) -> None:
+    """Refuse models of transformers that compute in different ways with weights of one shape."""
+    one, two = (c.meta.get("config") or {} for c in (first, other))
+    for name in one.keys() & two.keys():
+        if one[name] == two[name] or name in _FREE or "dropout" in name:
+            continue
+        if name == "vocab_size":
+            raise CheckpointError(
+                f"{first.source} and {other.source} have vocabularies of {one[name]} and "
+                f"{two[name]} tokens, expected one tokenizer; give fine-tunes of one base"
+            )
+        raise CheckpointError(
+            f"{first.source} and {other.source} are models of different make: {name} is "
+            f"{str(one[name])[:40]} and {str(two[name])[:40]} in their config.json; give "
+            "fine-tunes of one base"
+        )
 
 
 def _differences(first: Checkpoint, other: Checkpoint, head: str) -> list[str]:

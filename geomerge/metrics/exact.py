@@ -128,7 +128,7 @@ def _bytes(sizes: Sequence[NetworkSize]) -> int:
     inputs=_INPUTS, cheaper="kronecker", measuring_bytes=_bytes,
 )  # fmt: skip
 def _measure(network: Network, w: Tensor, inputs: Inputs, output: str, seed: int) -> ExactMetric:
-    return exact_metric(network, w, inputs.batches(BATCH), output)
+    return exact_metric(network, w, inputs.equal_batches(BATCH), output)
 
 
 @dataclass(frozen=True)

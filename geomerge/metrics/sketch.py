@@ -130,7 +130,7 @@ def make_sketch(
         True
     """
     sample = inputs.sample(count, seed)
-    whole = estimate_kronecker(network, w, sample.batches(BATCH), output, seed)
+    whole = estimate_kronecker(network, w, sample.equal_batches(BATCH), output, seed)
     metric = truncated_metric(whole, int(SIZE * network.n))
     return Sketch(
         metric,

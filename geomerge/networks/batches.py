@@ -11,8 +11,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 __all__ = [
+    "MASK",
     "Batch",
     "Shape",
     "arguments",
@@ -31,12 +33,14 @@ __all__ = [
     "split",
     "take",
     "to_device",
+    "trimmed",
 ]
 
 Batch: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 # Shape of one example: numbers for one tensor, a shape for each of several tensors, or a pair of
 # name and shape for each tensor of a dictionary.
 Shape: TypeAlias = tuple[Any, ...]
+MASK = "attention_mask"  # entry of a mapping of tokens: 0 where a text is padded
 
 
 def as_batch(value: Any) -> Batch | None:
@@ -104,9 +108,29 @@ def concat(parts: Sequence[Batch]) -> Batch:
         return torch.cat([part for part in parts if isinstance(part, Tensor)])
     if isinstance(first, dict):
         named = [part for part in parts if isinstance(part, dict)]
+        if MASK in first:  # texts of several lengths
+            most = max(part[MASK].shape[1] for part in named)
+            named = [_padded(part, most) for part in named]
         return {name: torch.cat([part[name] for part in named]) for name in first}
     rows = [leaves(part) for part in parts]
     return tuple(torch.cat(list(column)) for column in zip(*rows, strict=True))
+
+
+def _padded(x: dict[str, Tensor], length: int) -> dict[str, Tensor]:
+    missing = length - x[MASK].shape[1]
+    return {name: functional.pad(value, (0, missing)) for name, value in x.items()}
+
+
+def trimmed(x: Batch) -> Batch:
+    """Return a batch of texts without the columns that are padding in each of them."""
+    if not isinstance(x, dict) or MASK not in x or x[MASK].dim() != 2:
+        return x
+    mask = x[MASK]
+    used = mask.bool().any(dim=0).nonzero()
+    length = int(used[-1]) + 1 if len(used) else 1
+    if length == mask.shape[1]:
+        return x
+    return {k: v[:, :length] if v.shape == mask.shape else v for k, v in x.items()}
 
 
 def interleave(parts: Sequence[Batch]) -> Batch:

@@ -101,7 +101,7 @@ def measure_path(
     changes = torch.zeros(pieces, refine, dtype=torch.float64)
     bound = 0.0
     for network, inputs in manifolds:
-        for x in inputs.batches(2000):
+        for _, x in inputs.parts(2000):
             x = cast_floats(x, points[0])
             ends: list[Tensor] = []  # the path's first point and the latest
             for k, w in enumerate(fine(points, refine)):

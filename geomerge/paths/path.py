@@ -26,6 +26,7 @@ from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.io.files import parse_json, plain_file, write_bytes
 from geomerge.metrics.sketch import weights_digest
 from geomerge.networks.architectures import rebuild_network
+from geomerge.networks.hugging_face import recorded_architecture
 from geomerge.networks.network import Network
 from geomerge.notebook import card, ruler, table
 from geomerge.paths.leg import Leg, StepRecord, read_point
@@ -101,7 +102,7 @@ class WeightPath:
         self._ends = {end: load_checkpoint(self.folder / f"{end}.safetensors") for end in self.ends}
         a = self._ends[self.ends[0]]
         if network is None:
-            module = rebuild_network(a.weights, arch or a.meta.get("architecture"), a.source)
+            module = rebuild_network(a.weights, arch or recorded_architecture(a.meta), a.source)
             network = Network(module, device)
         self.network = network
         shapes = [{k: v.shape for k, v in c.weights.items()} for c in self._ends.values()]

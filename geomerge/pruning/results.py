@@ -19,7 +19,7 @@ from geomerge.pruning.walk import START, PruneWalk
 __all__ = ["PrunedExpert", "pruned_expert", "save_result", "store_walk"]
 
 # Metadata of the dense network that holds for the sparse one, too.
-_KEPT = ("architecture", "task", "normalisation", "tasks", "head", "training")
+_KEPT = ("architecture", "config", "task", "normalisation", "tasks", "head", "training")
 
 
 @dataclass(frozen=True)

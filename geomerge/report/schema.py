@@ -317,6 +317,7 @@ class MergeRunReport(TypedDict):
     head: HeadEntry
     bn: str | None
     networks: dict[str, NetworkEntry]
+    folders: dict[str, str]
     alignment: dict[str, AlignmentEntry | None]
     legs: list[LegEntry]
     data: DataEntry

@@ -11,9 +11,9 @@ import torch
 import geomerge
 from geomerge.comparison import CompareOptions, Comparison, MethodRow, compare
 from geomerge.expert import Expert
-from geomerge.io.checkpoint import load_checkpoint
 from geomerge.loading import DataOptions, load_experts
 from geomerge.monitor.progress import Progress
+from geomerge.networks.hugging_face import load_network
 from geomerge.options import recorded
 from geomerge.runs.command import command_line
 from geomerge.runs.folder import RunFolder, input_digests
@@ -47,8 +47,8 @@ def run_compare(
         GeomergeError: If inputs, options or data are wrong, or the folder holds another run.
     """
     options, data = options or CompareOptions(), data or DataOptions()
-    networks = [load_checkpoint(file) for file in files]
-    ancestor = None if base is None else Expert.from_checkpoint(load_checkpoint(base), data.arch)
+    networks = [load_network(file) for file in files]
+    ancestor = None if base is None else Expert.from_checkpoint(load_network(base), data.arch)
     digests = input_digests(networks, data)
     if ancestor is not None:
         digests["base"] = ancestor.digest

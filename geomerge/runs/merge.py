@@ -9,7 +9,7 @@ from typing import Any
 
 from geomerge.certificate.certificate import certificate
 from geomerge.errors import RunError
-from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from geomerge.io.checkpoint import Checkpoint, save_checkpoint
 from geomerge.loading import DataOptions, load_experts
 from geomerge.merging import (
     MergeOptions,
@@ -20,7 +20,9 @@ from geomerge.merging import (
     look_at,
     merge,
 )
+from geomerge.merging.model_folders import write_model_folders
 from geomerge.monitor.progress import Progress
+from geomerge.networks.hugging_face import load_network
 from geomerge.options import recorded
 from geomerge.report import merge_report, write_examples
 from geomerge.runs.command import command_line
@@ -55,7 +57,7 @@ def run_merge(
         GeomergeError: If inputs, options or data are wrong, or the folder holds another run.
     """
     options, data = options or MergeOptions(), data or DataOptions()
-    networks = [load_checkpoint(file) for file in files]
+    networks = [load_network(file) for file in files]
     recipe = {
         "merge": {**recorded(data, "sketch"), **recorded(options)},
         "inputs": input_digests(networks, data),
@@ -74,6 +76,7 @@ def run_merge(
         merged = merge(experts, options, folder=folder / "path", work=work, progress=progress)
         report, seen = _measured(merged, recipe, work / "beside", progress)
         _write_network(folder, merged.checkpoint(), report, pt)
+        report["folders"] = write_model_folders(folder, merged)
         write_examples(folder, seen.answers)
         sketches = {k: Path(file).name for k, file in data.by_network("sketch").items()}
         run.finish(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from geomerge.expert import Expert
-from geomerge.io.checkpoint import load_checkpoint
 from geomerge.io.files import sha256
 from geomerge.loading import ExpertOptions, load_expert
 from geomerge.monitor.progress import Progress
+from geomerge.networks.hugging_face import load_network
 from geomerge.options import recorded
 from geomerge.pretrained import last_configuration
 from geomerge.pruning.options import ReconfigureOptions
@@ -59,9 +59,9 @@ def run_reconfigure(
     start = None
     if source.is_dir():
         first, last = _ends(source)
-        checkpoint, start = load_checkpoint(first), load_checkpoint(last)
+        checkpoint, start = load_network(first), load_network(last)
     else:
-        checkpoint = load_checkpoint(source)
+        checkpoint = load_network(source)
     digests = {"network": checkpoint.digest, "plan": sha256(plan.read_bytes())}
     if start is not None:
         digests["start"] = start.digest

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from geomerge.errors import GeomergeError, OptionError, RunError
-from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, torch_bytes
+from geomerge.io.checkpoint import Checkpoint, save_checkpoint, torch_bytes
 from geomerge.io.files import write_bytes
 from geomerge.loading import ExpertOptions, load_expert
 from geomerge.monitor.progress import Progress
 from geomerge.networks.batches import Batch, leaves, pass_to, take, to_device
+from geomerge.networks.hugging_face import load_network
 from geomerge.options import recorded
 from geomerge.pruning.flops import count
 from geomerge.pruning.masks import prunable, prune_form, zeros
@@ -71,7 +72,7 @@ def run_sparsify(
             "or `params`"
         )
     command = command_line("sparsify", [file], (data, options), shrink=files.shrink)
-    checkpoint = load_checkpoint(file)
+    checkpoint = load_network(file)
     recipe = {
         "sparsify": {**recorded(data), **options.recorded()},
         "inputs": {"network": checkpoint.digest},

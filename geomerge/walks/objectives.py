@@ -66,7 +66,14 @@ def log_probabilities(
         inputs: Inputs x.
         batch: Number of inputs per pass.
     """
-    return network.all_logits(w, inputs.batches(batch)).log_softmax(dim=1)
+    found: Tensor | None = None
+    for index, x in inputs.parts(batch):
+        logits = network.logits(w, x)
+        if found is None:
+            found = logits.new_empty(len(inputs), logits.shape[1])
+        found[index] = logits.log_softmax(dim=1)
+    assert found is not None, "there are inputs"
+    return found
 
 
 class Objective(ABC):

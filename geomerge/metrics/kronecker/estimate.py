@@ -257,4 +257,4 @@ def _held_bytes(sizes: Sequence[NetworkSize]) -> int:
 def _measure(
     network: Network, w: Tensor, inputs: Inputs, output: str, seed: int
 ) -> KroneckerMetric:
-    return estimate_kronecker(network, w, inputs.batches(BATCH), output, seed)
+    return estimate_kronecker(network, w, inputs.equal_batches(BATCH), output, seed)

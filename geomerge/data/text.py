@@ -1,0 +1,254 @@
+"""Text classification tasks: tables with a column of texts and one of labels, as tokens."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geomerge.data.collect import Examples
+from geomerge.data.task import Task, make_task
+from geomerge.errors import OptionError, TaskError, did_you_mean, first_line
+from geomerge.networks.batches import Batch
+from geomerge.options import check_options, option
+
+__all__ = [
+    "TEXT_FILES",
+    "TextEncoder",
+    "TextOptions",
+    "is_text_file",
+    "load_text_task",
+    "read_table",
+]
+
+TEXT_FILES = (".csv", ".tsv", ".jsonl", ".parquet")
+_TEXTS = ("text", "sentence", "content", "document", "review", "question", "gloss")
+_LABELS = ("label", "labels", "class", "category", "target")
+_LONGEST = 512  # tokens, where neither tokenizer nor network says
+_FIELD = 2**24  # characters of one field of a CSV file
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """Options that say which columns of a table of texts are read."""
+
+    text_column: str | None = option(
+        None, "column of the texts of a .csv, .jsonl or .parquet task; default by its name",
+        group="data",
+    )  # fmt: skip
+    label_column: str | None = option(
+        None, "column of the labels of such a task; default by its name", group="data"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Tokenizer of a network, and the names of its classes.
+
+    Attributes:
+        tokenizer: Function of texts and keywords ``max_length``, ``padding`` and ``truncation``
+            that returns a mapping of tensors, as tokenizers of transformers do.
+        max_length: Number of tokens at which texts are cut.
+        classes: Number of each class by its name; empty where the network does not name them.
+    """
+
+    tokenizer: Callable[..., Mapping[str, Tensor]]
+    max_length: int = _LONGEST
+    classes: Mapping[str, int] | None = None
+
+    def encode(self, texts: Sequence[str]) -> Batch:
+        """Return texts as tokens, shape (N, T), with their attention mask."""
+        encoded = self.tokenizer(
+            list(texts), truncation=True, max_length=self.max_length, padding=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        return dict(encoded)
+
+
+def is_text_file(name: str) -> bool:
+    """Return whether the name of a task is that of a table of texts."""
+    return Path(name).suffix.lower() in TEXT_FILES
+
+
+def load_text_task(
+    file: Path, encoder: TextEncoder, columns: TextOptions | None = None, device: str = "cpu"
+) -> Task:
+    """Load a task from a table of texts.
+
+    Args:
+        file: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file. Of two files called
+            ``NAME-train.csv`` and ``NAME-test.csv``, naming either takes training and selection
+            from the first and the test split from the second. A test file alone is the test split
+            as a whole, and its examples are the training and selection splits too.
+        encoder: Tokenizer and classes of the network.
+        columns: Names of the columns; None finds them by their usual names.
+        device: Device of the batches.
+
+    Raises:
+        TaskError: If the file is missing or damaged, or labels are no classes of the network.
+        OptionError: If the columns are not clear.
+    """
+    columns = columns or TextOptions()
+    train, test = _pair(file)
+    texts, labels = read_table(train, columns, encoder)
+    tables = [(texts, labels)]
+    if test is not None and test != train:
+        tables.append(read_table(test, columns, encoder))
+    numbers = _class_numbers([label for _, found in tables for label in found], encoder, file)
+    examples: list[Examples] = []
+    for found, own in tables:
+        tokens = encoder.encode(found)
+        examples.append((tokens, torch.tensor([numbers[label] for label in own])))
+    held = examples[-1] if test is not None else None
+    return make_task(str(file), examples[0], held, None, device)
+
+
+def read_table(
+    file: Path, columns: TextOptions, encoder: TextEncoder
+) -> tuple[list[str], list[str]]:
+    """Read the texts and the labels of a table.
+
+    Args:
+        file: File.
+        columns: Names of the columns; those that are None are found by their usual names.
+        encoder: Encoder whose classes tell a column of labels.
+
+    Raises:
+        TaskError: If the file cannot be read or has no rows.
+        OptionError: If the columns are not clear.
+    """
+    try:
+        rows = _READERS[file.suffix.lower()](file)
+    except FileNotFoundError as error:
+        raise TaskError(f"no file {file}; check the name of the task") from error
+    except (OSError, ValueError, csv.Error, ArithmeticError) as error:
+        raise TaskError(
+            f"{file} is no readable table of texts ({first_line(error)}); write it as CSV in UTF-8 "
+            "with a line of column names"
+        ) from error
+    if not rows:
+        raise TaskError(f"{file} has no rows, expected texts with labels; check the file")
+    names = list(rows[0])
+    text, label = _columns(file, names, columns)
+    short = [i for i, row in enumerate(rows) if row.get(text) is None or row.get(label) is None]
+    if short:
+        raise TaskError(
+            f"row {short[0] + 1} of {file} has no {text!r} or no {label!r}; complete or remove it"
+        )
+    return [str(row[text]) for row in rows], [_as_text(row[label]) for row in rows]
+
+
+def _pair(file: Path) -> tuple[Path, Path | None]:
+    """Return the files of training and test; no test file where one file holds all."""
+    for ending, other in (("train", "test"), ("test", "train")):
+        if file.stem.lower().endswith(ending):
+            beside = file.with_name(f"{file.stem[: -len(ending)]}{other}{file.suffix}")
+            if ending == "train":
+                return file, beside if beside.is_file() else None
+            return beside if beside.is_file() else file, file
+    return file, None
+
+
+def _columns(file: Path, names: list[str], columns: TextOptions) -> tuple[str, str]:
+    chosen = []
+    for argument, usual in (("text_column", _TEXTS), ("label_column", _LABELS)):
+        given = getattr(columns, argument)
+        if given is not None and given not in names:
+            raise OptionError(
+                f"{file} has no column {given!r}{did_you_mean(given, names)}; name one with "
+                f"`{argument}`"
+            )
+        found = [given] if given is not None else [n for n in names if n.lower() in usual]
+        if len(found) != 1:
+            raise OptionError(
+                f"{file} has the columns {', '.join(map(str, names))[:200]}, and which is meant is "
+                f"not clear; name it with `{argument}`"
+            )
+        chosen.append(found[0])
+    return chosen[0], chosen[1]
+
+
+def _class_numbers(labels: Sequence[str], encoder: TextEncoder, file: Path) -> dict[str, int]:
+    """Return the class number of every label: by the network's names, else as they are numbered."""
+    known, found = dict(encoder.classes or {}), sorted(set(labels))
+    if all(label in known for label in found):
+        return {label: known[label] for label in found}
+    if all(label.isdecimal() for label in found):
+        most = len(known) or None
+        if most is None or all(int(label) < most for label in found):
+            return {label: int(label) for label in found}
+    unknown = [label for label in found if label not in known]
+    if known and not all(name.upper().startswith("LABEL_") for name in known):
+        raise TaskError(
+            f"{file} has labels that the network does not name: {_listed(unknown)}; its classes "
+            f"are {_listed(list(known))}; rename them, or name the column with `label_column`"
+        )
+    if known and len(found) != len(known):
+        raise TaskError(
+            f"{file} has {len(found)} labels, {_listed(found)}, and the network {len(known)} "
+            "classes without names; number the labels from 0 on, or write id2label into "
+            "config.json"
+        )
+    if known:
+        raise TaskError(
+            f"{file} has labels as text, {_listed(found)}, and the network's classes have no "
+            "names; number the labels from 0 on, or write id2label into config.json"
+        )
+    return {label: number for number, label in enumerate(found)}
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(repr(name[:40]) for name in names[:_SHOWN]) + more
+
+
+def _as_text(label: Any) -> str:
+    whole = isinstance(label, float) and label.is_integer()
+    return str(int(label) if whole or isinstance(label, bool) else label).strip()
+
+
+def _read_csv(file: Path) -> list[dict[str, Any]]:
+    csv.field_size_limit(_FIELD)
+    with open(file, encoding="utf-8-sig", newline="") as stream:
+        delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+        reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
+        return [{str(k): v for k, v in row.items()} for row in reader]
+
+
+def _read_json_lines(file: Path) -> list[dict[str, Any]]:
+    with open(file, encoding="utf-8") as stream:
+        rows = [json.loads(line) for line in stream if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line that is no object")
+    return rows
+
+
+def _read_parquet(file: Path) -> list[dict[str, Any]]:
+    try:
+        from pyarrow import parquet  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        raise TaskError(
+            f"{file} needs the package pyarrow, which is not installed; install it, or write the "
+            "table as CSV"
+        ) from error
+    rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
+    return rows
+
+
+_READERS: Mapping[str, Callable[[Path], list[dict[str, Any]]]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_json_lines,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,106 @@
+"""Merged networks as model folders of Hugging Face, one for each head or one for all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from geomerge.expert import Expert
+from geomerge.io.files import write_bytes
+from geomerge.merging.result import MergeResult
+from geomerge.networks.hugging_face import ConfiguredModel, model_folder, save_model_folder
+
+__all__ = ["folder_names", "write_model_folders"]
+
+_RUN = {"path", "work", "examples", "plots"}  # folders that a run has already
+
+
+def folder_names(merged: MergeResult) -> dict[str, str]:
+    """Return the name of each network's folder, by the network's name; empty without any.
+
+    Args:
+        merged: A merge. Where all networks came from model folders and have separate heads, each
+            head gets a folder named as its input was; a common head lies in the run's own folder.
+    """
+    sources = {expert.name: model_folder(expert.source) for expert in merged.space}
+    if not all(sources.values()):
+        return {}
+    if merged.space.head != "separate":
+        return {merged.space.experts[0].name: ""}
+    names = {k: folder.resolve().name for k, folder in sources.items() if folder is not None}
+    twice = {name for name in names.values() if list(names.values()).count(name) > 1}
+    return {k: f"{n}-{k}" if n in twice | _RUN else n for k, n in names.items()}
+
+
+def write_model_folders(
+    folder: Path, merged: MergeResult, base: Path | None = None, max_shard_size: str = "5GB"
+) -> dict[str, str]:
+    """Write the merged network as folders that ``from_pretrained`` of transformers opens.
+
+    Args:
+        folder: Folder of the run, or any other.
+        merged: The merge.
+        base: Common ancestor of the networks, for the card.
+        max_shard_size: Size beyond which weights are written in several files.
+
+    Returns:
+        The names of the folders, as :func:`folder_names` returns them.
+
+    Raises:
+        RunError: If a folder cannot be written.
+    """
+    names = folder_names(merged)
+    for network, name in names.items():
+        expert = merged.space[network]
+        module = merged.module(network if name else None)
+        model = _with_config(module, _config(merged, expert))
+        save_model_folder(
+            folder / name, model, like=model_folder(expert.source), dtype=expert.meta.get("dtype"),
+            max_shard_size=max_shard_size,
+        )  # fmt: skip
+        if name:
+            write_bytes(folder / name / "README.md", _card(merged, expert, base).encode())
+    return names
+
+
+def _config(merged: MergeResult, expert: Expert) -> dict[str, Any]:
+    """Return the configuration of a head's model: its own, with all classes in an offset head."""
+    config = dict(expert.meta["config"])
+    if merged.space.head == "offset":
+        labels: list[str] = []
+        for one in merged.space:
+            own = one.meta["config"].get("id2label") or {"0": "0", "1": "1"}
+            labels += [own[k] for k in sorted(own, key=int)]
+        if len(set(labels)) < len(labels):
+            labels = [f"{k}: {label}" for k, label in enumerate(labels)]
+        config["id2label"] = {str(k): label for k, label in enumerate(labels)}
+        config["label2id"] = {label: k for k, label in enumerate(labels)}
+    return config
+
+
+def _with_config(module: nn.Module, config: dict[str, Any]) -> nn.Module:
+    """Return a module's weights in a model of a configuration, which has as many outputs."""
+    model = ConfiguredModel(config)()
+    model.load_state_dict(module.state_dict())
+    return model
+
+
+def _card(merged: MergeResult, expert: Expert, base: Path | None) -> str:
+    """Return the model card of one head: the Hub's fields, and what was merged how."""
+    import yaml
+
+    others = [Path(e.source).resolve().name for e in merged.space]
+    bases = [*([base.resolve().name] if base is not None else []), *others]
+    fields = {"library_name": "transformers", "base_model": bases, "tags": ["merge", "geomerge"]}
+    head = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    own = Path(expert.source).resolve().name
+    lines = [
+        f"# {own}, merged",
+        "",
+        f"The trunk is one for {', '.join(others)}; the head is that of {own}. Merged by geomerge "
+        f"{merged.preset.name}, picked by {merged.rule.name}.",
+        *(["", *(f"- note: {note}" for note in merged.notes)] if merged.notes else []),
+    ]
+    return f"---\n{head}---\n\n" + "\n".join(lines) + "\n"

@@ -1,0 +1,431 @@
+"""Model folders of Hugging Face: ``config.json`` and weights, read and written by transformers.
+
+The only module that imports ``transformers``, which is an optional dependency. Nothing is
+downloaded, and no code of a folder is run. What the files claim is held against their bytes first,
+as of every file from outside.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geomerge.errors import CheckpointError, RunError, first_line
+from geomerge.io.checkpoint import Checkpoint, load_checkpoint
+from geomerge.io.containers import check_plain, safetensors_shapes
+from geomerge.io.files import (
+    canonical_json,
+    check_regular,
+    parse_json,
+    plain_file,
+    read_regular,
+    sha256,
+)
+
+__all__ = [
+    "CONFIG",
+    "ConfiguredModel",
+    "load_config",
+    "load_model_folder",
+    "load_network",
+    "load_tokenizer",
+    "model_folder",
+    "network_digest",
+    "recorded_architecture",
+    "save_model_folder",
+]
+
+CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
+_INDEX = ".index.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_ENDINGS = {  # of the names of architectures, with the class that builds them
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForImageClassification": "AutoModelForImageClassification",
+    "ForCausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "Model": "AutoModel",
+}
+_WEIGHT_FILES = re.compile(r"(.*\.(safetensors|bin|pt|pth|h5|msgpack|onnx|gguf|index\.json))|\..*")
+_LARGEST = 16 * 2**20  # bytes of a JSON file that is no vocabulary
+
+
+def model_folder(path: str | Path) -> Path | None:
+    """Return the model folder that a path names, itself or by one of its files; None if none.
+
+    Args:
+        path: A folder, or its weights, their index or its ``config.json``.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    own = (CONFIG, ADAPTER)
+    if path.is_dir() or path.name in own or path.name.endswith(_INDEX):
+        return folder if any((folder / name).is_file() for name in own) else None
+    weights = path.name in (*_WEIGHTS, "adapter_model.safetensors") and path.is_file()
+    return folder if weights and any((folder / name).is_file() for name in own) else None
+
+
+def load_network(path: str | Path) -> Checkpoint:
+    """Read a network's file or its model folder.
+
+    Args:
+        path: A ``.pt``, ``.pth`` or ``.safetensors`` file, or a folder of Hugging Face.
+
+    Raises:
+        GeomergeError: If it cannot be read.
+    """
+    folder = model_folder(path)
+    if folder is not None:
+        return load_model_folder(folder)
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder without {CONFIG}, expected a network's file or a folder as "
+            "transformers writes it; name the file in it"
+        )
+    if path.name.endswith(_INDEX):
+        raise CheckpointError(
+            f"{path} is an index of weights without a {CONFIG} beside it; name a whole folder as "
+            "transformers writes it"
+        )
+    return load_checkpoint(path)
+
+
+def load_model_folder(folder: Path) -> Checkpoint:
+    """Read a model folder.
+
+    Args:
+        folder: Folder with ``config.json`` and ``model.safetensors``, shards of it with an index,
+            or ``pytorch_model.bin``.
+
+    Returns:
+        All tensors of the module's state dict in float32, tied ones under each of their names;
+        ``meta`` holds the ``architecture``, the ``config`` and the ``dtype`` of the stored weights.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged, or the weights are not the model's.
+        RunError: If transformers is not installed.
+    """
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder} is a LoRA adapter without its base, expected a whole model; merge it into "
+            "its base first (peft: model.merge_and_unload()) and name that folder"
+        )
+    config = load_config(folder)
+    files = _weight_files(folder)
+    kinds, names = set(), []
+    for file in files:
+        if file.suffix == ".safetensors":
+            shapes = _checked_header(file)
+            kinds |= {kind for kind, _ in shapes.values()}
+            names += list(shapes)
+    model = ConfiguredModel(config, str(folder))
+    module, info = model.load(folder, files)
+    missing = sorted(info["missing_keys"])
+    wrong = sorted(map(str, info["mismatched_keys"]))
+    if missing or wrong:
+        raise CheckpointError(
+            f"the weights of {folder} are not those of a {model!r}: "
+            + (f"{missing[0]!r} is missing" if missing else f"{wrong[0]} is of another shape")
+            + f"; save the model again, or correct {CONFIG}"
+        )
+    weights = module.state_dict()
+    check_plain(weights, folder)
+    meta: dict[str, Any] = {"architecture": repr(model), "config": config}
+    stored = _stored_type(kinds)
+    if stored is not None:
+        meta["dtype"] = stored
+    return Checkpoint(weights, meta, {}, str(folder), network_digest(folder))
+
+
+def network_digest(path: Path) -> str:
+    """Return the SHA-256 of a network's file; of a model folder that of its weights and config."""
+    folder = model_folder(path)
+    if folder is None:
+        return sha256(read_regular(path))
+    files = [folder / CONFIG, *_weight_files(folder)]
+    parts = {file.name: sha256(read_regular(file)) for file in files}
+    return sha256(canonical_json(parts).encode())
+
+
+@dataclass(frozen=True)
+class ConfiguredModel:
+    """Maker of an untrained model of transformers from its configuration.
+
+    Attributes:
+        config: Content of ``config.json``.
+        source: Where it came from, for messages.
+    """
+
+    config: Mapping[str, Any]
+    source: str = CONFIG
+
+    def __repr__(self) -> str:
+        names = self.config.get("architectures") or [self.config.get("model_type", "model")]
+        return str(names[0])
+
+    def __call__(self) -> nn.Module:
+        """Return the model in float32, with weights that mean nothing.
+
+        Raises:
+            CheckpointError: If transformers has no such model.
+        """
+        auto, made = self._classes()
+        with _quiet():
+            try:
+                module: nn.Module = auto.from_config(
+                    made, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+                )
+            except Exception as error:  # transformers raises many types
+                raise self._refused(error) from error
+        return module
+
+    def load(self, folder: Path, files: list[Path]) -> tuple[nn.Module, dict[str, Any]]:
+        """Return the model with a folder's weights, and what transformers says of their names.
+
+        Args:
+            folder: Folder.
+            files: Its weight files. Pickled ones are read by geomerge, never unpickled.
+
+        Raises:
+            CheckpointError: If transformers has no such model or cannot read it.
+        """
+        auto, made = self._classes()
+        settings: dict[str, Any] = {
+            "dtype": torch.float32, "attn_implementation": "eager", "trust_remote_code": False,
+        }  # fmt: skip
+        if files[0].suffix != ".safetensors":
+            module = self()
+            weights: dict[str, Tensor] = {}
+            for file in files:
+                weights |= load_checkpoint(file).weights
+            return module, _loaded(module, weights)
+        with _quiet():
+            try:
+                module, info = auto.from_pretrained(
+                    str(folder), config=made, local_files_only=True, use_safetensors=True,
+                    output_loading_info=True, ignore_mismatched_sizes=True, **settings,
+                )  # fmt: skip
+            except Exception as error:  # transformers raises many types
+                raise self._refused(error) from error
+        return module.eval(), info
+
+    def _classes(self) -> tuple[Any, Any]:
+        """Return the class that builds the model, and its configuration."""
+        transformers = _transformers()
+        kind, names = self.config.get("model_type"), self.config.get("architectures")
+        if kind not in transformers.CONFIG_MAPPING or not isinstance(names, list) or not names:
+            raise CheckpointError(
+                f"{self.source} is of model type {str(kind)[:40]!r} and architectures "
+                f"{str(names)[:60]}, expected one that transformers {transformers.__version__} "
+                "builds itself; code in a folder is never run"
+            )
+        ending = next((e for e in _ENDINGS if str(names[0]).endswith(e)), None)
+        if ending is None:
+            raise CheckpointError(
+                f"{self.source} is a {str(names[0])[:60]}, expected a model for the classification "
+                "of texts or images, or a language model"
+            )
+        try:
+            made = transformers.CONFIG_MAPPING[kind].from_dict(dict(self.config))
+        except Exception as error:  # transformers raises many types
+            raise self._refused(error) from error
+        return getattr(transformers, _ENDINGS[ending]), made
+
+    def _refused(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"transformers cannot make the {self!r} of {self.source} ({first_line(error)}); check "
+            "the folder"
+        )
+
+
+def recorded_architecture(meta: Mapping[str, Any]) -> str | ConfiguredModel | None:
+    """Return the architecture that a checkpoint's metadata records, as it can be built."""
+    if isinstance(meta.get("config"), dict):
+        return ConfiguredModel(meta["config"])
+    return meta.get("architecture")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a model folder.
+
+    Args:
+        folder: Folder.
+
+    Raises:
+        CheckpointError: If it has none.
+        RunError: If transformers is not installed.
+    """
+    transformers = _transformers()
+    with _quiet():
+        try:
+            return transformers.AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # transformers raises many types
+            raise CheckpointError(
+                f"{folder} has no tokenizer that transformers can read ({first_line(error)}); copy "
+                "the tokenizer's files into it"
+            ) from error
+
+
+def save_model_folder(
+    folder: Path,
+    module: nn.Module,
+    *,
+    like: Path | None,
+    dtype: str | None = None,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write a model of transformers as a folder that its ``from_pretrained`` opens.
+
+    Args:
+        folder: Folder, which is made if it does not exist.
+        module: Model, whose own ``config`` is written.
+        like: Folder whose other files, such as the tokenizer's, are copied; None copies none.
+        dtype: Type of the written weights, such as ``"bfloat16"``; None takes the module's.
+        max_shard_size: Size beyond which the weights are written in several files.
+
+    Raises:
+        RunError: If the folder cannot be written.
+    """
+    model: Any = module if dtype is None else module.to(getattr(torch, dtype))
+    try:
+        with _quiet():
+            model.save_pretrained(str(folder), max_shard_size=max_shard_size)
+        for file in sorted(like.iterdir()) if like is not None else ():
+            kept = file.is_file() and not _WEIGHT_FILES.fullmatch(file.name)
+            if kept and file.name != "README.md" and not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {folder} ({(error.strerror or str(error)).lower()}); choose another "
+            "folder or make room"
+        ) from error
+
+
+def _transformers() -> Any:
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise RunError(
+            "folders of Hugging Face need the package transformers, which is not installed; "
+            "install it with pip install 'geomerge[hf]'"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from drawing bars and from warning of what is checked here anyway."""
+    import warnings
+
+    logging = _transformers().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a model folder's ``config.json``.
+
+    Raises:
+        CheckpointError: If there is none that can be read.
+    """
+    return _read_json(folder / CONFIG)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        check_regular(file)
+        if file.stat().st_size > _LARGEST:
+            raise ValueError(f"{file.stat().st_size} bytes")
+        content = parse_json(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} is no readable JSON object ({first_line(error)}); copy it again"
+        ) from error
+    return content
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a folder, each of which is there.
+
+    Raises:
+        CheckpointError: If there are none, or the index names one that is not there.
+    """
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}{_INDEX}"
+        if index.is_file():
+            listed = _read_json(index).get("weight_map")
+            if not isinstance(listed, dict) or not listed:
+                raise CheckpointError(f"{index} lists no weights; copy it again")
+            try:
+                files = [plain_file(folder, shard) for shard in sorted(set(listed.values()))]
+            except (TypeError, ValueError) as error:
+                raise CheckpointError(
+                    f"{index} is no index of shards in its folder ({first_line(error)}); copy it "
+                    "again"
+                ) from error
+            absent = [file.name for file in files if not file.is_file()]
+            if absent:
+                raise CheckpointError(
+                    f"{index} names {absent[0]}, which is not there"
+                    + (f" (nor {len(absent) - 1} more)" if len(absent) > 1 else "")
+                    + "; copy all shards into the folder"
+                )
+            return files
+    raise CheckpointError(
+        f"{folder} has a {CONFIG} and no weights, expected model.safetensors, shards with their "
+        "index, or pytorch_model.bin; copy them into the folder"
+    )
+
+
+def _checked_header(file: Path) -> dict[str, tuple[str, list[int]]]:
+    try:
+        check_regular(file)
+        with open(file, "rb") as stream:
+            return safetensors_shapes(stream, file.stat().st_size)[0]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} is not a whole safetensors file ({first_line(error)}); copy it again"
+        ) from error
+
+
+def _stored_type(kinds: set[str]) -> str | None:
+    """Return the half precision that all floating point weights are stored in; None if they not."""
+    floats = kinds & {"F64", "F32", "F16", "BF16"}
+    return {"F16": "float16", "BF16": "bfloat16"}.get("".join(floats))
+
+
+def _loaded(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Load weights into a module, and say what is missing as transformers does."""
+    own = module.state_dict()
+    wrong = [k for k, v in weights.items() if k in own and own[k].shape != v.shape]
+    fitting = {k: v for k, v in weights.items() if k in own and k not in wrong}
+    module.load_state_dict(fitting, strict=False)
+    filled = {own[k].data_ptr() for k in fitting}  # tied tensors are stored once
+    missing = [k for k, v in own.items() if k not in fitting and v.data_ptr() not in filled]
+    module.eval()
+    return {"missing_keys": set(missing) - set(wrong), "mismatched_keys": wrong}
