@@ -7,6 +7,7 @@ knows nothing about new weights and is zero there.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,7 +15,6 @@ from torch import Tensor
 from geomerge.errors import OptionError
 from geomerge.metrics import KroneckerMetric
 from geomerge.metrics.kronecker.factor import Factor
-from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.networks.network import Network, places
 
 __all__ = ["Shapes", "carry_metric", "carry_weights"]
@@ -75,12 +75,12 @@ def carry_metric(metric: KroneckerMetric, shapes: Shapes, network: Network) -> K
         columns = (weight.stop - weight.start) // layer.outputs.vectors.shape[0]
         bias = None if layer.bias is None else moved(layer.bias)[0]
         layers.append(
-            KroneckerLayer(
-                layer.name,
-                slice(weight.start, weight.stop + added * columns),
-                None if bias is None else slice(bias.start, bias.stop + added),
-                layer.inputs,
-                _padded(layer.outputs, added),
+            replace(
+                layer,
+                weight=slice(weight.start, weight.stop + added * columns),
+                bias=None if bias is None else slice(bias.start, bias.stop + added),
+                outputs=_padded(layer.outputs, added),
+                leading_blocks=None,
             )
         )
     rest = [moved(span)[0] for span in metric.rest]

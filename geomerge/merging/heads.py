@@ -10,7 +10,7 @@ These are the field's domain-, class- and task-incremental settings (van de Ven 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from geomerge.errors import CheckpointError
 from geomerge.expert import Expert
 from geomerge.metrics.kronecker.factor import Factor, factorise
-from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.networks.architectures.rebuild import resize_layers
 from geomerge.networks.network import Network
@@ -148,12 +147,12 @@ def widen_metric(
             total = wide.shapes[f"{heads.layer}.weight"][0]
             outputs = _widen(outputs, total, heads.rows[name], unused)
         layers.append(
-            KroneckerLayer(
-                layer.name,
-                _moved(layer.weight, narrow, wide),
-                _moved(layer.bias, narrow, wide) if layer.bias is not None else None,
-                layer.inputs,
-                outputs,
+            replace(
+                layer,
+                weight=_moved(layer.weight, narrow, wide),
+                bias=_moved(layer.bias, narrow, wide) if layer.bias is not None else None,
+                outputs=outputs,
+                leading_blocks=None,
             )
         )
     rest = tuple(wide.slices[name] for name in metric.diagonal_only)

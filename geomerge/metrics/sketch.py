@@ -144,6 +144,7 @@ def make_sketch(
             "kept": {layer.name: round(_stored_share(layer), 6) for layer in metric.layers},
             "places": {layer.name: _places(layer) for layer in metric.layers},
             "diagonal": list(metric.diagonal_only),
+            "transposed": [layer.name for layer in metric.layers if layer.transposed],
         },
     )
 
@@ -225,7 +226,11 @@ def restore_sketch(
     names = sorted({key.partition("/")[0] for key in tensors if "/" in key})
     try:
         places = meta.get("places") or {name: _usual_places(name, network) for name in names}
-        layers = tuple(_restore_layer(name, places[name], tensors, network) for name in names)
+        turned = set(meta.get("transposed", ()))
+        layers = tuple(
+            replace(_restore_layer(name, places[name], tensors, network), transposed=name in turned)
+            for name in names
+        )
         held = [place for layer in layers for place in _places(layer)]
         ends = [0, *(place for pair in sorted(held) for place in pair), network.n]
         if ends != sorted(ends):
@@ -315,12 +320,10 @@ def truncated_metric(metric: KroneckerMetric, max_numbers: int) -> KroneckerMetr
         ranks[side, i] += 1
         left -= size + 1
     layers = (
-        KroneckerLayer(
-            layer.name,
-            layer.weight,
-            layer.bias,
-            layer.inputs.truncated(ranks["inputs", i]),
-            layer.outputs.truncated(ranks["outputs", i]),
+        replace(
+            layer,
+            inputs=layer.inputs.truncated(ranks["inputs", i]),
+            outputs=layer.outputs.truncated(ranks["outputs", i]),
         )
         for i, layer in enumerate(metric.layers)
     )

@@ -46,7 +46,7 @@ def diagonal_fisher(
     classes = network.logits(w, sample.batch(slice(0, 1))).shape[1]
     for x in sample.batches(max(1, _ELEMENTS // network.n)):
         signs = torch.randint(0, 2, (len(x), 1, classes), generator=generator).to(w) * 2 - 1
-        squares = squared_derivatives(network, w, names, [], x, signs, "hellinger")
+        squares = squared_derivatives(network, w, names, x, signs, "hellinger")
         for name, square in squares.items():
             sums[name] += square
     fisher = torch.zeros_like(w)

@@ -1,60 +1,59 @@
-"""Coverage of parameters by Kronecker blocks, norms, per-input copies, or a diagonal only."""
+"""Coverage of weights by Kronecker blocks, or by derivatives per input of single operations."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from geomerge.metrics.kronecker.norms import Norm, Normed
-from geomerge.metrics.kronecker.tracing import Block, Product, ProductTracer
+from geomerge.metrics.kronecker.products import Block, Product
+from geomerge.metrics.kronecker.tracing import Tracer
+from geomerge.metrics.kronecker.uses import Local, Lookup, batch_axis
+from geomerge.metrics.linearisation import differentiable
 from geomerge.metrics.outputs import nearly_equal
-from geomerge.networks.batches import Batch, concat, pass_to
+from geomerge.networks.batches import Batch, concat, leaves, pass_to
 from geomerge.networks.network import Network
 
-__all__ = ["Coverage", "Lookup", "copies", "find_coverage"]
+__all__ = ["Coverage", "copies", "find_coverage", "graph_of"]
 
 Span = tuple[int, int]
+Key = tuple[Any, ...]
 
 
-class Lookup(NamedTuple):
-    """Call of an embedding for one input.
-
-    Attributes:
-        name: Name of the table.
-        shape: Shape of the indices.
-    """
-
-    name: str
-    shape: torch.Size
-
-
-@dataclass(frozen=True)
+@dataclass
 class Coverage:
-    """Roles of the parameters in a forward pass.
+    """Roles of the weights in a forward pass.
 
     Attributes:
         blocks: Names of the tensors of each block that a Kronecker layer can cover.
-        norms: Axis of the inputs in the output of each norm that is applied once per input.
-        normed: Names of the tensors that are used in those norms only, by their places.
+        norms: Axis of the inputs in the output of each norm.
+        normed: Names of the tensors of those norms, by their places.
+        lookups: Axis of the inputs in the lookups of each table.
+        locals: Axes of the inputs in the activations and the output of each local operation.
         copied: Names of the tensors that may have another value for each input, such as class
-            tokens and positions.
-        lookups: Calls of embeddings in order, for tables without any other use.
+            tokens.
+        one_by_one: Names of the tensors without a cheaper form than derivatives of the whole
+            network input by input.
+        graphed: Names of the tensors from which other tensors are computed that are used.
         width: Count of activations per input, a measure of memory.
     """
 
-    blocks: dict[Block, list[str]]
-    norms: dict[Norm, int]
-    normed: dict[Span, str]
-    copied: list[str]
-    lookups: list[Lookup]
-    width: int
+    blocks: dict[Block, list[str]] = field(default_factory=dict)
+    norms: dict[Norm, int] = field(default_factory=dict)
+    normed: dict[Span, str] = field(default_factory=dict)
+    lookups: dict[str, int] = field(default_factory=dict)
+    locals: dict[Key, tuple[int | None, ...]] = field(default_factory=dict)
+    copied: list[str] = field(default_factory=list)
+    one_by_one: list[str] = field(default_factory=list)
+    graphed: set[str] = field(default_factory=set)
+    width: int = 0
 
     def label(self, block: Block, network: Network) -> str:
         """Return the name of a block for reports: its module, or its weight with the rows."""
@@ -74,7 +73,7 @@ def find_coverage(
     w: Tensor,  # (n,)
     x: Batch,  # (1, ...)
 ) -> Coverage:
-    """Trace passes of one and two inputs to find the role of each parameter.
+    """Trace passes of one and two inputs to find the role of each weight.
 
     Args:
         network: Network to trace.
@@ -86,20 +85,137 @@ def find_coverage(
         way as well (an embedding tied to the last layer), that is used in part only, or that is
         applied to activations which do not exist once per input.
     """
+    found = Coverage()
+    static: set[str] = set()
+    while True:
+        single, double = (_traced(network, w, batch, static) for batch in (x, concat([x, x])))
+        lookups, same = _lookup_axes(single, double)
+        if same <= static:
+            break
+        static |= same
+    found.width = single.width
+    found.blocks, refused = _blocks(network, single, double)
+    found.norms = _norm_axes(single, double)
+    if refused or single.norms.keys() - found.norms.keys():  # they are local operations
+        single, double = (
+            _traced(network, w, batch, static, found) for batch in (x, concat([x, x]))
+        )
+        lookups, _ = _lookup_axes(single, double)
+    found.locals = _local_axes(single, double)
+    found.lookups = lookups
+    spans = {(place.start, place.stop): name for name, place in network.slices.items()}
+    found.normed = {s: spans[s] for norm in found.norms for s in norm.spans() if s in spans}
+    _settle(network, w, x, found, double)
+    return found
+
+
+class _Traced:
+    """Uses of the weights in one pass, and which of them to see as local operations."""
+
+    def __init__(self, static: set[str], known: Coverage | None) -> None:
+        self._static, self._known = static, known
+        self.rows: Counter[Block] = Counter()  # rows of activations per block
+        self.names: dict[Block, set[str]] = {}
+        self.norms: dict[Norm, list[Tensor]] = {}
+        self.lookups: dict[str, list[Lookup]] = {}
+        self.locals: dict[Key, list[Local]] = {}
+        self.others: set[str] = set()
+        self.width = 0
+
+    def product(self, product: Product, name: str) -> bool:
+        known = self._known
+        if not product.call.in_blocks:
+            return False
+        if known is not None and any(block not in known.blocks for block in product.blocks):
+            return False
+        for block in product.blocks:
+            self.rows[block] += product.count
+            self.names.setdefault(block, set()).add(name)
+        self.width += product.out.numel()
+        return True
+
+    def norm(self, normed: Normed) -> bool:
+        if self._known is not None and normed.norm not in self._known.norms:
+            return False
+        self.norms.setdefault(normed.norm, []).append(normed.out)
+        self.width += normed.normal.numel()
+        return True
+
+    def lookup(self, lookup: Lookup) -> bool:
+        if lookup.name in self._static:
+            return False
+        self.lookups.setdefault(lookup.name, []).append(lookup)
+        return True
+
+    def local(self, local: Local) -> None:
+        self.locals.setdefault(local.key, []).append(local)
+        self.width += local.out.numel()
+
+    def other(self, names: frozenset[str]) -> None:
+        self.others.update(names)
+
+    def names_used(self, network: Network) -> set[str]:
+        """Return the names of the weights that are not used as products alone."""
+        locals_ = {name for key in self.locals for name in _weights_of(key)}
+        normed = {name for norm in self.norms for name in _names(network, norm.spans())}
+        return self.others | locals_ | normed | set(self.lookups)
+
+
+@contextmanager
+def graph_of(network: Network, names: set[str]) -> Iterator[None]:
+    """Let what is computed from some weights of the module have a graph inside the block.
+
+    Args:
+        network: Network whose module computes.
+        names: Names of the weights.
+    """
+    module = network.module
+    tensors = dict([*module.named_parameters(), *module.named_buffers()])
+    for name in names:
+        tensors[name].requires_grad_(True)
+    try:
+        yield
+    finally:
+        for name in names:
+            tensors[name].requires_grad_(False)
+
+
+def _traced(
+    network: Network, w: Tensor, x: Batch, static: set[str], known: Coverage | None = None
+) -> _Traced:
     module = network.shared_module(w)
-    single, double = _RoleTracer(w), _RoleTracer(w)
-    with torch.no_grad():
-        with single:
-            pass_to(module, x)
-        with double:
-            pass_to(module, concat([x, x]))
-    tables = {span for span, _ in single.lookups}
+    seen = _Traced(static, known)
+    with torch.enable_grad(), Tracer(network, w, leaves(x), seen):
+        pass_to(module, x)
+    return seen
+
+
+def _lookup_axes(single: _Traced, double: _Traced) -> tuple[dict[str, int], set[str]]:
+    """Return the axis of the inputs in the lookups of tables, and tables without inputs."""
+    axes: dict[str, int] = {}
+    same: set[str] = set()
+    for name, calls in single.lookups.items():
+        others = double.lookups.get(name, [])
+        found = {batch_axis(one.ids, two.ids) for one, two in zip(calls, others, strict=False)}
+        if found == {(None, True)}:
+            same.add(name)
+            continue
+        (axis, known), *more = found
+        if len(calls) != len(others) or more or not known or axis is None:
+            double.others.add(name)
+        else:
+            axes[name] = axis
+    return axes, same
+
+
+def _blocks(
+    network: Network, single: _Traced, double: _Traced
+) -> tuple[dict[Block, list[str]], set[str]]:
+    """Return the blocks that factors can cover, and names of weights whose products cannot be."""
     uses = torch.zeros(network.n, dtype=torch.int16)
-    norms = _input_axes(single.norms, double.norms)
-    normed = {span for norm in norms for span in norm.spans()}
-    single.others.update(s for norm, _ in single.norms if norm not in norms for s in norm.spans())
-    factors = [span for block in single.rows for span in block.spans()]
-    for start, stop in [*single.others, *tables, *normed, *factors]:
+    for name in single.names_used(network):
+        uses[network.slices[name]] += 1
+    for start, stop in [span for block in single.rows for span in block.spans()]:
         uses[start:stop] += 1
     exclusive = [
         block
@@ -108,41 +224,132 @@ def find_coverage(
         and all(stop <= network.n_parameters for _, stop in block.spans())
         and all(int(uses[start:stop].max()) == 1 for start, stop in block.spans())
     ]
-    names = {(place.start, place.stop): name for name, place in network.slices.items()}
-    coverage = Coverage(
-        _complete(network, {block: _names(network, block.spans()) for block in exclusive}),
-        norms,
-        {
-            span: names[span]
-            for span in normed
-            if span in names and int(uses[slice(*span)].max()) == 1
-        },
-        [],
-        [
-            Lookup(_names(network, [table])[0], shape)
-            for table, shape in single.lookups
-            if int(uses[slice(*table)].max()) == 1
-        ],
-        single.width,
-    )
-    in_blocks = {name for names in coverage.blocks.values() for name in names}
-    done = in_blocks.union(coverage.normed.values(), (lookup.name for lookup in coverage.lookups))
-    others = [name for name in network.shapes if name not in done]
-    return replace(coverage, copied=_copied(network, w, x, others))
+    blocks = _complete(network, {block: _names(network, block.spans()) for block in exclusive})
+    refused = {name for block in single.rows if block not in blocks for name in single.names[block]}
+    return blocks, refused
 
 
-def _input_axes(
-    single: list[tuple[Norm, torch.Size]], double: list[tuple[Norm, torch.Size]]
-) -> dict[Norm, int]:
+def _weights_of(key: Key) -> set[str]:
+    return {name for _, names in key[1:-1] for name in names}
+
+
+def _norm_axes(single: _Traced, double: _Traced) -> dict[Norm, int]:
     """Return the axis of the inputs for norms in which it is the same for all calls."""
-    if [norm for norm, _ in single] != [norm for norm, _ in double]:
-        return {}
-    axes: dict[Norm, set[int | None]] = {}
-    for (norm, small), (_, large) in zip(single, double, strict=True):
-        grown = [i for i, sizes in enumerate(zip(small, large, strict=False)) if sizes == (1, 2)]
-        axes.setdefault(norm, set()).add(grown[0] if len(grown) == 1 else None)
-    agreed = ((norm, seen.pop()) for norm, seen in axes.items() if len(seen) == 1)
-    return {norm: axis for norm, axis in agreed if axis is not None}
+    axes: dict[Norm, int] = {}
+    for norm, outs in single.norms.items():
+        others = double.norms.get(norm, [])
+        if len(outs) != len(others):
+            continue
+        found = set()
+        for one, two in zip(outs, others, strict=True):
+            grown = [
+                i for i, sizes in enumerate(zip(one.shape, two.shape, strict=False))
+                if sizes == (1, 2)
+            ]  # fmt: skip
+            found.add(grown[0] if len(grown) == 1 else None)
+        axis = found.pop()
+        if axis is not None and not found:
+            axes[norm] = axis
+    return axes
+
+
+def _local_axes(single: _Traced, double: _Traced) -> dict[Key, tuple[int | None, ...]]:
+    """Return the axes of the inputs in the activations and outputs of local operations."""
+    axes: dict[Key, tuple[int | None, ...]] = {}
+    for key, calls in single.locals.items():
+        others = double.locals.get(key, [])
+        found: set[tuple[int | None, ...] | None] = set()
+        for one, two in zip(calls, others, strict=False):
+            own: list[int | None] = []
+            for t, u in [
+                *((one.flat[i], two.flat[i]) for i in [*one.activations]),
+                (one.out, two.out),
+            ]:
+                axis, known = batch_axis(t, u)
+                own.append(axis if known else -1)
+            fixed = all(one.flat[i].shape == two.flat[i].shape for i in one.weights)
+            good = fixed and -1 not in own and own[-1] is not None
+            found.add(tuple(own) if good else None)
+        if len(calls) == len(others) and len(found) == 1 and None not in found:
+            axes[key] = found.pop() or ()
+    return axes
+
+
+def _settle(network: Network, w: Tensor, x: Batch, found: Coverage, seen: _Traced) -> None:
+    """Find the names that no cheaper form covers, and drop forms that do not work."""
+    in_blocks = {name for names in found.blocks.values() for name in names}
+    bad = set(seen.others) | _unseen(network, w, x, in_blocks | seen.names_used(network))
+    bad.update(name for key in seen.locals if key not in found.locals for name in _weights_of(key))
+    bad.update(name for key in found.locals if not _works(seen.locals[key], found.locals[key])
+               for name in _weights_of(key))  # fmt: skip
+    bad.update(set(seen.lookups) - set(found.lookups))
+    bad.update(
+        name
+        for norm in seen.norms if norm not in found.norms
+        for name in _names(network, norm.spans())
+    )  # fmt: skip
+    spans = [(place.start, place.stop) for place in network.slices.values()]
+    bad.update(
+        name
+        for norm in found.norms
+        for span, name in zip(norm.spans(), _names(network, norm.spans()), strict=True)
+        if span not in spans
+    )
+    found.copied = _copied(network, w, x, sorted(bad))
+    # What is computed from several weights has one form for all of them.
+    grown = True
+    while grown:
+        grown = False
+        for key in seen.locals:
+            for _, names in key[1:-1]:
+                if set(names) & bad and not set(names) <= bad:
+                    bad.update(names)
+                    grown = True
+    found.one_by_one = [k for k in network.shapes if k in bad - {*found.copied} - in_blocks]
+    found.locals = {key: axes for key, axes in found.locals.items() if _weights_of(key) - bad}
+    found.lookups = {name: axis for name, axis in found.lookups.items() if name not in bad}
+    found.normed = {span: name for span, name in found.normed.items() if name not in bad}
+    found.graphed = {
+        name
+        for key in found.locals
+        for call in seen.locals[key]
+        for whole, (_, names) in zip(call.whole, key[1:-1], strict=True)
+        if not whole
+        for name in names
+    } - bad
+
+
+def _works(calls: list[Local], axes: tuple[int | None, ...]) -> bool:
+    """Return whether derivatives per input add up to the derivative of a local operation."""
+    generator = torch.Generator().manual_seed(0)
+    for call in calls[:1]:
+        d = torch.randn(call.out.shape, generator=generator).to(call.out)
+        with differentiable(), torch.enable_grad():
+            try:
+                each = call.derivatives(d, axes, 2, slice(0, 2))
+                flat = list(call.flat)
+                for i in call.weights:
+                    flat[i] = flat[i].detach().requires_grad_()
+                whole = torch.autograd.grad(call.run(flat), [flat[i] for i in call.weights], d)
+            except Exception:  # an operation that cannot be differentiated so raises any type
+                return False
+        if not all(nearly_equal(e.sum(0), g, 1e-3) for e, g in zip(each, whole, strict=True)):
+            return False
+    return True
+
+
+def _unseen(network: Network, w: Tensor, x: Batch, known: set[str]) -> set[str]:
+    """Return the names of weights that have an influence although no operation takes them."""
+    names = [name for name in network.shapes if name not in known]
+    if not names:
+        return set()
+    tensors = {k: t.detach().requires_grad_(k in names) for k, t in network.unravel(w).items()}
+    with differentiable(), torch.enable_grad():
+        out = network.functional(tensors, x)
+        if not out.requires_grad:
+            return set()
+        found = torch.autograd.grad(out.sum(), [tensors[k] for k in names], allow_unused=True)
+    return {name for name, d in zip(names, found, strict=True) if d is not None}
 
 
 def copies(tensor: Tensor, count: int) -> Tensor:  # (count, ...)
@@ -195,43 +402,3 @@ def _names(network: Network, spans: list[Span]) -> list[str]:
     names = list(network.slices)
     starts = [place.start for place in network.slices.values()]
     return [names[bisect_right(starts, start) - 1] for start, _ in spans]
-
-
-class _RoleTracer(ProductTracer):
-    """Tracer that counts the uses of each parameter."""
-
-    def __init__(self, w: Tensor) -> None:
-        super().__init__(w, self._count, self._normed)
-        self.rows: Counter[Block] = Counter()  # rows of activations per block
-        self.norms: list[tuple[Norm, torch.Size]] = []
-        self.lookups: list[tuple[Span, torch.Size]] = []
-        self.others: set[Span] = set()
-        self.width = 0
-
-    def _count(self, product: Product, x: Tensor) -> None:
-        self.rows[product.block] += product.out.numel() // product.block.rows
-        self.width += product.out.numel()
-
-    def _normed(self, normed: Normed) -> None:
-        self.norms.append((normed.norm, normed.out.shape))
-        self.width += normed.normal.numel()
-
-    def other(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
-    ) -> None:
-        table = args[1] if func is functional.embedding and len(args) > 1 else None
-        if isinstance(table, nn.Parameter) and (span := self.span(table)) is not None:
-            self.lookups.append((span, args[0].shape))
-        elif any(self.span(tensor) is None for tensor in _tensors(out)):  # more than a view
-            spans = (self.span(tensor) for tensor in _tensors([args, kwargs]))
-            self.others.update(span for span in spans if span is not None)
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for branch in tree:
-            yield from _tensors(branch)
-    elif isinstance(tree, Mapping):
-        yield from _tensors(list(tree.values()))

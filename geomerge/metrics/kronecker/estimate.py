@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,16 +12,18 @@ from torch.nn import functional
 
 from geomerge.data import Inputs
 from geomerge.errors import NumericalError
-from geomerge.metrics.kronecker.coverage import Coverage, copies, find_coverage
+from geomerge.metrics.kronecker.coverage import Coverage, copies, find_coverage, graph_of
 from geomerge.metrics.kronecker.diagonal import squared_derivatives
 from geomerge.metrics.kronecker.factor import RANK, WHOLE, Moments
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.kronecker.norms import Normed
-from geomerge.metrics.kronecker.tracing import Block, Product, ProductTracer
+from geomerge.metrics.kronecker.products import Block, Product
+from geomerge.metrics.kronecker.tracing import Tracer
+from geomerge.metrics.kronecker.uses import Local, Lookup, rows_squared
 from geomerge.metrics.outputs import output_map
 from geomerge.metrics.registry import BATCH, NetworkSize, metric
-from geomerge.networks.batches import Batch, batch_size, split, take
+from geomerge.networks.batches import Batch, batch_size, leaves, split, take
 from geomerge.networks.network import Network
 
 __all__ = ["estimate_kronecker", "factor_widths"]
@@ -77,6 +79,7 @@ def estimate_kronecker(
                 None if block.bias is None else slice(block.bias, block.bias + block.rows),
                 sums.inputs[block].factor(count).to(w.dtype, w.device),
                 sums.outputs[block].factor(count).to(w.dtype, w.device),
+                transposed=block.transposed,
             )
             for block in sums.inputs
         ),
@@ -86,14 +89,52 @@ def estimate_kronecker(
     )
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """A forward pass: mapped outputs, and all tensors whose gradients are needed."""
+class _Seen:
+    """Uses of the weights in a forward pass, each with an output whose gradient is needed."""
 
-    phi: Tensor  # (B, m)
-    products: list[Product]
-    norms: list[Normed]
-    copies: dict[str, Tensor]  # (B, ...)
+    def __init__(self, coverage: Coverage, add: Callable[[Product], None]) -> None:
+        self._coverage, self._add = coverage, add
+        self.products: list[Product] = []
+        self.norms: list[Normed] = []
+        self.lookups: list[Lookup] = []
+        self.locals: list[Local] = []
+
+    def product(self, product: Product, name: str) -> bool:
+        if any(block not in self._coverage.blocks for block in product.blocks):
+            return False
+        self._add(product)
+        product.out.requires_grad_()  # also in the first layer
+        self.products.append(product)
+        return True
+
+    def norm(self, normed: Normed) -> bool:
+        if normed.norm not in self._coverage.norms:
+            return False
+        normed.out.requires_grad_()
+        self.norms.append(normed)
+        return True
+
+    def lookup(self, lookup: Lookup) -> bool:
+        if lookup.name not in self._coverage.lookups:
+            return False
+        lookup.out.requires_grad_()
+        self.lookups.append(lookup)
+        return True
+
+    def local(self, local: Local) -> None:
+        if local.key in self._coverage.locals:
+            local.out.requires_grad_()
+            self.locals.append(local)
+
+    def other(self, names: frozenset[str]) -> None:
+        """Leave them to derivatives of the whole network."""
+
+    @property
+    def outs(self) -> list[Tensor]:
+        """Outputs of all uses, in order of their kinds."""
+        outs = [product.out for product in self.products] + [norm.out for norm in self.norms]
+        outs += [lookup.out for lookup in self.lookups]
+        return outs + [local.out for local in self.locals]
 
 
 class _Accumulator:
@@ -111,13 +152,13 @@ class _Accumulator:
         self.sign_vectors = sign_vectors
         in_blocks = {name for names in coverage.blocks.values() for name in names}
         self.rest = [name for name in network.shapes if name not in in_blocks]
-        at_once = {*coverage.normed.values(), *coverage.copied}
-        self.one_by_one = [name for name in self.rest if name not in at_once]
         most = network.max_batch or _ELEMENTS
         self.batch = max(1, min(_ELEMENTS // max(coverage.width, 1), most))
         self.inputs: dict[Block, Moments] = {}  # moments of the blocks' inputs
         self.outputs: dict[Block, Moments] = {}  # moments of the gradients at their outputs
-        self.diagonal: dict[str, Tensor] = {}
+        self.diagonal: dict[str, Tensor] = {
+            name: w.new_zeros(network.shapes[name], dtype=torch.float64) for name in self.rest
+        }
 
     def add(
         self,
@@ -126,74 +167,143 @@ class _Accumulator:
     ) -> None:
         """Add a batch of inputs."""
         signs = self._add_gradients(x, generator)
-        if not self.one_by_one:
+        names = self.coverage.one_by_one
+        if not names:
             return
-        count = sum(self.network.shapes[name].numel() for name in self.one_by_one)
+        count = sum(self.network.shapes[name].numel() for name in names)
         most = max(1, _ELEMENTS // (signs.shape[1] * (count + self.coverage.width)))
         for part, rows in zip(split(x, most), signs.split(most), strict=True):
-            lookups = self.coverage.lookups
-            self._add_squares(
-                squared_derivatives(
-                    self.network, self.w, self.one_by_one, lookups, part, rows, self.output
-                )
-            )
+            found = squared_derivatives(self.network, self.w, names, part, rows, self.output)
+            self._add_squares(found)
 
     def _add_gradients(self, x: Batch, generator: torch.Generator) -> Tensor:  # (B, P, m)
         """Add all that follows from gradients at activations, and return the sign vectors."""
-        seen = self._forward(x)
-        signs = _signs(seen.phi, self.sign_vectors, generator)
-        rows: Counter[Block] = Counter()  # rows of activations per block
-        for product in seen.products:
-            rows[product.block] += product.out.numel() // product.block.rows
-        at = [call.out for call in seen.products] + [call.out for call in seen.norms]
-        for i in range(signs.shape[1] if at or seen.copies else 0):
-            gradients = torch.autograd.grad(
-                seen.phi,
-                [*at, *seen.copies.values()],
-                signs[:, i],
-                retain_graph=i + 1 < signs.shape[1],
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            for product, d in zip(seen.products, gradients, strict=False):
-                moments = self.outputs.setdefault(product.block, Moments())
-                moments.add(product.outputs(d), batch_size(x) / rows[product.block])
-            by_name = dict(zip(seen.copies, gradients[len(at) :], strict=True))  # (B, ...)
-            for normed, d in zip(seen.norms, gradients[len(seen.products) :], strict=False):
-                for span, part in normed.derivatives(d, self.coverage.norms[normed.norm]):
-                    if (name := self.coverage.normed.get(span)) is not None:
-                        by_name[name] = by_name[name] + part if name in by_name else part
-            self._add_squares({k: d.double().square().sum(dim=0) for k, d in by_name.items()})
+        count = batch_size(x)
+        with graph_of(self.network, self.coverage.graphed):
+            seen, own, phi = self._forward(x)
+            signs = _signs(phi, self.sign_vectors, generator)
+            rows: Counter[Block] = Counter()  # rows of activations per block
+            for product in seen.products:
+                for block in product.blocks:
+                    rows[block] += product.count
+            at = [*seen.outs, *own.values()]
+            for i in range(signs.shape[1] if at else 0):
+                gradients = torch.autograd.grad(
+                    phi,
+                    at,
+                    signs[:, i],
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+                for product, d in zip(seen.products, gradients, strict=False):
+                    for k, block in enumerate(product.blocks):
+                        moments = self.outputs.setdefault(block, Moments())
+                        found, share = product.outputs(d, k)
+                        moments.add(found, share * count / rows[block])
+                self._add_at_once(seen, own, gradients[len(seen.products) :], count)
         return signs
 
-    def _forward(self, x: Batch) -> _Pass:
-        products: list[Product] = []
-        norms: list[Normed] = []
+    def _add_at_once(
+        self,
+        seen: _Seen,
+        own: dict[str, Tensor],  # (B, ...)
+        gradients: Sequence[Tensor],
+        count: int,
+    ) -> None:
+        """Add squared derivatives of all inputs by operations that take weights."""
+        norms, places = self.coverage.norms, self.coverage.normed
+        of_norms, of_lookups, of_locals, of_own = _parted(
+            gradients, len(seen.norms), len(seen.lookups), len(seen.locals)
+        )
+        dense = {name for local in seen.locals for _, names in local.key[1:-1] for name in names}
+        alone = {lookup.name: lookup.size for lookup in seen.lookups if lookup.name not in dense}
+        everything = slice(0, count)
+        for name, size in alone.items():
+            parts = [
+                lookup.parts(d, self.coverage.lookups[name], count, everything)
+                for lookup, d in zip(seen.lookups, of_lookups, strict=True)
+                if lookup.name == name
+            ]
+            self._add_squares({name: rows_squared(parts, size)})
+        largest = sum(self.network.shapes[name].numel() for name in {*places.values(), *dense})
+        for start in range(0, count, most := max(1, _ELEMENTS // max(largest, 1))):
+            chunk = slice(start, min(start + most, count))
+            by_name = {k: d[chunk].flatten(1) for k, d in zip(own, of_own, strict=True)}
 
-        def on_product(product: Product, activations: Tensor) -> None:
-            if product.block in self.coverage.blocks:
-                moments = self.inputs.setdefault(product.block, Moments())
-                moments.add(product.inputs(activations))
-                product.out.requires_grad_()  # also in the first layer
-                products.append(product)
+            def add(name: str, part: Tensor, by_name: dict[str, Tensor] = by_name) -> None:
+                by_name[name] = by_name[name] + part if name in by_name else part
 
-        def on_norm(normed: Normed) -> None:
-            if normed.norm in self.coverage.norms:
-                normed.out.requires_grad_()
-                norms.append(normed)
+            for normed, d in zip(seen.norms, of_norms, strict=True):
+                axis = norms[normed.norm]
+                for span, part in normed.derivatives(d, axis, chunk):
+                    if span in places:
+                        add(places[span], part)
+            for lookup, d in zip(seen.lookups, of_lookups, strict=True):
+                if lookup.name in dense:
+                    axis = self.coverage.lookups[lookup.name]
+                    add(lookup.name, lookup.derivatives(d, axis, count, chunk))
+            for local, d in zip(seen.locals, of_locals, strict=True):
+                found = local.derivatives(d, self.coverage.locals[local.key], count, chunk)
+                for name, part in self._pulled(local, found):
+                    add(name, part)
+            self._add_squares({k: d.double().square().sum(dim=0) for k, d in by_name.items()})
+
+    def _pulled(
+        self, local: Local, found: Sequence[Tensor]
+    ) -> Iterator[tuple[str, Tensor]]:  # (b, size)
+        """Yield derivatives with respect to the weights that an operation's tensors follow from."""
+        tensors: dict[str, Tensor] | None = None
+        for i, whole, (_, names), d in zip(
+            local.weights, local.whole, local.key[1:-1], found, strict=True
+        ):
+            if whole:
+                yield names[0], d.flatten(1)
+                continue
+            if tensors is None:
+                module = self.network.module
+                tensors = dict([*module.named_parameters(), *module.named_buffers()])
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "There is a performance drop")
+                pulled = torch.autograd.grad(
+                    local.flat[i], [tensors[name] for name in names], d,
+                    retain_graph=True, is_grads_batched=True, allow_unused=True,
+                )  # fmt: skip
+            for name, part in zip(names, pulled, strict=True):
+                if part is not None:
+                    yield name, part.flatten(1)
+
+    def _forward(self, x: Batch) -> tuple[_Seen, dict[str, Tensor], Tensor]:
+        """Return the uses of weights, the tensors with a value for each input, and the outputs."""
+
+        def add(product: Product) -> None:
+            for k, block in enumerate(product.blocks):
+                self.inputs.setdefault(block, Moments()).add(*product.inputs(k))
 
         self.network.shared_module(self.w)
         tensors = self.network.unravel(self.w)
         own = {k: copies(tensors[k], batch_size(x)).clone() for k in self.coverage.copied}
         for tensor in own.values():
             tensor.requires_grad_()
-        with torch.enable_grad(), ProductTracer(self.w, on_product, on_norm):
+        seen = _Seen(self.coverage, add)
+        active = [*leaves(x), *own.values()]
+        with torch.enable_grad(), Tracer(self.network, self.w, active, seen):
             phi = output_map(self.network.functional(own, x), self.output)
-        return _Pass(phi, products, norms, own)
+        return seen, own, phi
 
     def _add_squares(self, sums: dict[str, Tensor]) -> None:
         for name, squares in sums.items():
-            self.diagonal[name] = self.diagonal.get(name, 0.0) + squares
+            if name in self.diagonal:
+                self.diagonal[name] += squares.view_as(self.diagonal[name])
+
+
+def _parted(parts: Sequence[Tensor], *counts: int) -> Iterator[Sequence[Tensor]]:
+    """Yield so many of a sequence, one after the other, then what is left."""
+    start = 0
+    for count in counts:
+        yield parts[start : start + count]
+        start += count
+    yield parts[start:]
 
 
 def _signs(
@@ -225,8 +335,7 @@ def factor_widths(
     """Return the width of every Kronecker factor of a network, by a pass of one input."""
     widths = []
     for block in find_coverage(network, w, x).blocks:
-        inputs = (block.stop - block.start) // block.rows + (block.bias is not None)
-        widths += [inputs, block.rows]
+        widths += [block.width, block.rows]
     return widths
 
 

@@ -154,8 +154,6 @@ def _leading(
 
 
 _WIDEST = 8192  # largest width of a second moment matrix; 25088 columns would take 5 GB
-_PER_COLUMN = 8  # rows of one batch used per column; more hardly change the moments
-_FEWEST = 4096
 
 
 class Moments:
@@ -175,15 +173,7 @@ class Moments:
         rows: Tensor,  # (R, d)
         share: float = 1.0,
     ) -> None:
-        """Add the outer products of rows, times a share.
-
-        From many more rows than columns, such as all patches of a convolution, an evenly spaced
-        subset is used.
-        """
-        most = max(_FEWEST, _PER_COLUMN * rows.shape[1])
-        if len(rows) > most:
-            share *= len(rows) / most
-            rows = rows[torch.linspace(0, len(rows) - 1, most, device=rows.device).long()]
+        """Add the outer products of rows, times a share."""
         if rows.shape[1] <= _WIDEST:
             if self._sum is None:
                 self._sum = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)

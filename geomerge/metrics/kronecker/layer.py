@@ -29,6 +29,7 @@ class KroneckerLayer:
         leading_blocks: Numbers of leading directions of A (each with all of B) and of B (each
             with all of A) whose eigenvalue products :meth:`apply` uses exactly; all other
             products are replaced by their mean. None uses all exactly.
+        transposed: Whether the weight is stored as (d_in, d_out), as in transposed convolutions.
     """
 
     name: str
@@ -37,13 +38,14 @@ class KroneckerLayer:
     inputs: Factor
     outputs: Factor
     leading_blocks: tuple[int, int] | None = None
+    transposed: bool = False
 
     def matrix(
         self,
         v: Tensor,  # (n,)
     ) -> Tensor:  # (d_out, d_in)
         """Return this layer's matrix in a weight vector."""
-        part = v[self.weight].view(self.outputs.vectors.shape[0], -1)
+        part = self._weight(v)
         return part if self.bias is None else torch.cat([part, v[self.bias].unsqueeze(1)], dim=1)
 
     def write(
@@ -53,10 +55,18 @@ class KroneckerLayer:
     ) -> None:
         """Write this layer's matrix into a weight vector."""
         if self.bias is None:
-            v[self.weight] = matrix.reshape(-1)
+            self._weight(v).copy_(matrix)
         else:
-            v[self.weight] = matrix[:, :-1].reshape(-1)
+            self._weight(v).copy_(matrix[:, :-1])
             v[self.bias] = matrix[:, -1]
+
+    def _weight(
+        self,
+        v: Tensor,  # (n,)
+    ) -> Tensor:  # (d_out, d_in or d_in - 1), a view
+        rows = self.outputs.vectors.shape[0]
+        part = v[self.weight]
+        return part.view(-1, rows).T if self.transposed else part.view(rows, -1)
 
     def coordinates(
         self,
@@ -120,8 +130,7 @@ class KroneckerLayer:
         self,
         v: Tensor,  # (n,)
     ) -> tuple[Tensor, Tensor | None]:  # (d_out, d_in or d_in - 1), (d_out,)
-        weight = v[self.weight].view(len(self.outputs.vectors), -1)
-        return weight, None if self.bias is None else v[self.bias]
+        return self._weight(v), None if self.bias is None else v[self.bias]
 
     def _function(self, function: Callable[[Tensor], Tensor]) -> LeadingBlockFunction:
         """Return the function of the factors' product, cached for steps with one damping."""

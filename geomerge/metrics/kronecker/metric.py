@@ -170,12 +170,11 @@ class KroneckerMetric(Metric):
             for layer in metric.layers:
                 same.setdefault(layer.weight.start, []).append(layer)
         layers = [
-            KroneckerLayer(
-                terms[0].name,
-                terms[0].weight,
-                terms[0].bias,
-                _sum([layer.inputs for layer in terms], share),
-                _sum([layer.outputs for layer in terms], 1 / len(terms)),
+            replace(
+                terms[0],
+                inputs=_sum([layer.inputs for layer in terms], share),
+                outputs=_sum([layer.outputs for layer in terms], 1 / len(terms)),
+                leading_blocks=None,
             )
             for _, terms in sorted(same.items())
         ]

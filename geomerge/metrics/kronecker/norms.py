@@ -119,14 +119,17 @@ class Normed:
         self,
         d: Tensor,  # shaped like out
         axis: int,
-    ) -> Iterator[tuple[Span, Tensor]]:  # (B, size)
+        rows: slice = slice(None),
+    ) -> Iterator[tuple[Span, Tensor]]:  # (b, size)
         """Yield the places of each tensor and the derivatives with respect to it per input.
 
         Args:
             d: Gradient at ``out``.
             axis: Axis of the inputs in ``out``.
+            rows: Inputs.
         """
-        by_scale, by_shift = self._sum(d * self.normal, axis), self._sum(d, axis)
+        at = (slice(None),) * axis + (rows,)
+        by_scale, by_shift = self._sum(d[at] * self.normal[at], axis), self._sum(d[at], axis)
         norm, scale, spread = self.norm, self.call.tensors[0], self.call.spread
         if norm.scale is not None:
             yield norm.scale, by_scale

@@ -1,4 +1,4 @@
-"""Tracer of a forward pass: products of weights with activations, and normalisations.
+"""Tracer of a forward pass: where weights meet activations, and in which operation.
 
 Products are found where they are computed, not where they are declared, so that packed projections
 of attention, functional layers and modules called twice are treated like a Linear layer.
@@ -7,96 +7,85 @@ of attention, functional layers and modules called twice are treated like a Line
 from __future__ import annotations
 
 import types
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from geomerge.metrics.kronecker.norms import NORMS, Norm, NormCall, Normed, norm_call
+from geomerge.metrics.kronecker.products import (
+    PRODUCTS,
+    Block,
+    Product,
+    ProductCall,
+    product_call,
+)
+from geomerge.metrics.kronecker.recurrent import RECURRENT
+from geomerge.metrics.kronecker.uses import LOCAL, Local, Lookup, out_of_place
+from geomerge.networks.network import Network
 
-__all__ = ["Block", "Product", "ProductTracer"]
+__all__ = ["Observer", "Tracer"]
 
+# Whether a tensor follows from inputs (True), from weights alone (their names), or from neither.
+Role = bool | frozenset[str] | None
 
-class Block(NamedTuple):
-    """Complete rows of a weight matrix, as places in the weight vector.
-
-    Attributes:
-        start: Place of the first weight.
-        stop: Place after the last weight.
-        rows: Number of rows, the outputs of the product.
-        bias: Place of the first bias, or None.
-    """
-
-    start: int
-    stop: int
-    rows: int
-    bias: int | None
-
-    def spans(self) -> list[tuple[int, int]]:
-        """Return the places of the weights and of the biases."""
-        weight = (self.start, self.stop)
-        return [weight] if self.bias is None else [weight, (self.bias, self.bias + self.rows)]
-
-
-@dataclass(frozen=True)
-class Product:
-    """Block of weights applied to activations.
-
-    Attributes:
-        block: Places of the weights.
-        out: Output, which no activation in place may change.
-        axis: Axis of the block's rows in ``out``.
-        unfold: Arguments of ``unfold`` for the patches of a convolution, or None.
-    """
-
-    block: Block
-    out: Tensor
-    axis: int
-    unfold: dict[str, Any] | None
-
-    def inputs(
-        self,
-        x: Tensor,  # input of the layer, in its shape
-    ) -> Tensor:  # (R, d_in)
-        """Return the vectors that the matrix is applied to as rows, with a 1 for the bias."""
-        x = x.detach()
-        if self.unfold is not None:
-            x = functional.unfold(x, **self.unfold).transpose(1, 2)  # (B, T, d_in)
-        x = x.reshape(-1, x.shape[-1])
-        return x if self.block.bias is None else torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-
-    def outputs(
-        self,
-        d: Tensor,  # shaped like out
-    ) -> Tensor:  # (R, d_out)
-        """Return the gradients at the outputs of the matrix as rows."""
-        return d.movedim(self.axis, -1).reshape(-1, self.block.rows)
+# Functions of which only the shape, type or device of some tensor counts.
+_LIKE = frozenset({
+    "to", "type_as", "expand_as", "view_as", "reshape_as", "zeros_like", "ones_like", "empty_like",
+    "full_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_empty", "new_full",
+    "new_tensor",
+})  # fmt: skip
+_OF_FIRST = frozenset({"to", "type_as", "expand_as", "view_as", "reshape_as"})
 
 
-class ProductTracer(TorchFunctionMode):
-    """Function mode that reports all products and norms whose weights lie in a weight vector.
+class Observer(Protocol):
+    """What is told of the uses of weights in a forward pass, before activations can change."""
+
+    def product(self, product: Product, name: str) -> bool:
+        """Take a product, or return False where it is to be seen as a local operation."""
+
+    def norm(self, normed: Normed) -> bool:
+        """Take a norm, or return False where it is to be seen as a local operation."""
+
+    def lookup(self, lookup: Lookup) -> bool:
+        """Take a lookup, or return False where its rows are the same for all inputs."""
+
+    def local(self, local: Local) -> None:
+        """Take a local operation."""
+
+    def other(self, names: frozenset[str]) -> None:
+        """Take the names of weights that another operation uses with activations."""
+
+
+class Tracer(TorchFunctionMode):
+    """Function mode that reports where weights meet activations.
 
     Args:
+        network: Network whose module computes.
         w: Weight vector, shape (n,), of which the module's weights are views.
-        on_product: Function of each product and its input, called before the input can change.
-        on_norm: Function of each norm.
+        inputs: Tensors that count as activations.
+        observer: Receiver of the reports.
     """
 
     def __init__(
-        self,
-        w: Tensor,
-        on_product: Callable[[Product, Tensor], None],
-        on_norm: Callable[[Normed], None],
+        self, network: Network, w: Tensor, inputs: list[Tensor], observer: Observer
     ) -> None:
         super().__init__()
         self._storage = w.untyped_storage().data_ptr()
         self._first = int(w.storage_offset())
-        self._on_product = on_product
-        self._on_norm = on_norm
+        self._names = list(network.slices)
+        self._spans = {(place.start, place.stop) for place in network.slices.values()}
+        self._starts = [place.start for place in network.slices.values()]
+        self._observer = observer
+        self._roles = WeakTensorKeyDictionary()
+        for tensor in inputs:
+            self._roles[tensor] = True
 
     def __torch_function__(
         self,
@@ -105,31 +94,138 @@ class ProductTracer(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call a function of torch and report it if it is a product or a norm."""
+        """Call a function of torch and report it where it takes weights."""
         kwargs = kwargs or {}
         if func is functional.multi_head_attention_forward:
             with self:
                 return _attention(*args, **kwargs)
-        if func in NORMS and (called := norm_call(func, args, kwargs)) is not None:
+        if func in RECURRENT:
+            for state in tree_leaves(args[1]):  # one that is zero belongs to each input as well
+                if isinstance(state, Tensor) and self.role(state) is None:
+                    self._roles[state] = True
+            with self:
+                out = RECURRENT[func](*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        roles = [self.role(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        names: frozenset[str] = frozenset().union(*(r for r in roles if isinstance(r, frozenset)))
+        if not names:
+            return self._mark(func(*args, **kwargs), True in roles or None, func, args)
+        if not torch.is_grad_enabled():  # inside of a custom function, or cut off
+            self._observer.other(names)
+            return self._mark(func(*args, **kwargs), True in roles or None, func, args)
+        # What a custom function returns has no role, so that products with it are tried as well.
+        if True in roles or (func in PRODUCTS and self.role(args[0]) is None):
+            out = self._with_activations(func, args, kwargs)
+            if out is not None:
+                return self._mark(out, True, func, args)
+        return self._other(func, args, kwargs, names, True in roles)
+
+    def _with_activations(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Call a function of weights and activations if it is of a known kind, else return None."""
+        out = None
+        if func in PRODUCTS and (call := product_call(func, args, kwargs)) is not None:
+            if call.at_outputs is not None and call.bias is not None:  # of each patch's centre only
+                with self:
+                    shape = (-1, *(1 for _ in call.at_outputs.kernel))
+                    plain = func(call.x, call.weight, None, *args[3:], **_without(kwargs, "bias"))
+                    return plain + call.bias.view(shape)
+            blocks = self._blocks(call)
+            if blocks is not None:
+                out = func(*args, **kwargs)
+                if self._observer.product(Product(blocks, out, call), self.name(call.weight)):
+                    return out.clone()
+        elif func in NORMS and (called := norm_call(func, args, kwargs)) is not None:
             norm = self._norm(called)
             if norm is not None:
                 normal = called.normalise()  # before its input can change in place
                 out = func(*args, **kwargs)
-                self._on_norm(Normed(norm, out, normal, called))
+                if self._observer.norm(Normed(norm, out, normal, called)):
+                    return out.clone()
+        elif func is functional.embedding and len(args) > 1 and self.span(args[1]) is not None:
+            out = func(*args, **kwargs)
+            found = Lookup(self.name(args[1]), out, args[0], len(args[1]))
+            if self.role(args[0]) is True and self._observer.lookup(found):
                 return out.clone()
-        call = _CALLS[func](*args, **kwargs) if func in _CALLS else None
-        block = None if call is None else self._block(call.weight, call.bias)
-        out = func(*args, **kwargs)
-        if call is None or block is None:
-            self.other(func, args, kwargs, out)
-            return out
-        self._on_product(Product(block, out, call.axis, call.unfold), call.x)
-        return out.clone()
+            return None
+        name, plain = out_of_place(func)
+        given = tree_leaves((args, kwargs))
+        if name not in LOCAL or not any(
+            isinstance(leaf, Tensor) and self.role(leaf) is True for leaf in given
+        ):
+            return None
+        if plain is not func:  # an operation in place, which needs what it overwrites
+            changed, args = args[0], (args[0].clone(), *args[1:])
+            self._roles[args[0]] = True
+        local = self._local(name, plain, args, kwargs, out)
+        self._observer.local(local)
+        return local.out.clone() if plain is func else changed.copy_(local.out)
 
-    def other(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
-    ) -> None:
-        """Report any other call; does nothing unless overridden."""
+    def _local(
+        self,
+        name: str,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        out: Tensor | None,
+    ) -> Local:
+        flat, form = tree_flatten((args, dict(kwargs)))
+        roles = [self.role(leaf) if isinstance(leaf, Tensor) else None for leaf in flat]
+        weights = [i for i, role in enumerate(roles) if isinstance(role, frozenset)]
+        active = [i for i, role in enumerate(roles) if role is True]
+        names = [tuple(sorted(r)) for r in roles if isinstance(r, frozenset)]
+        key = (name, *zip(weights, names, strict=True), tuple(active))
+        whole = [self._whole(flat[i]) for i in weights]
+        out = func(*args, **kwargs) if out is None else out
+        return Local(key, func, flat, form, weights, whole, active, out)
+
+    def _whole(self, tensor: Tensor) -> bool:
+        span = self.span(tensor)
+        return tensor.is_contiguous() and span is not None and span in self._spans
+
+    def _other(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        names: frozenset[str],
+        active: bool,
+    ) -> Any:
+        """Call a function of weights alone, or one of an unknown kind."""
+        name = getattr(func, "__name__", "")
+        if not active and func is functional.embedding and len(args) > 1:
+            out = func(*args, **kwargs)
+            if self.span(args[1]) is not None:
+                found = Lookup(self.name(args[1]), out, args[0], len(args[1]))
+                if self._observer.lookup(found):
+                    return self._mark(out.clone(), True, func, args)
+            return self._mark(out, names, func, args)
+        out = func(*args, **kwargs)
+        if name in _LIKE:
+            kept = self.role(args[0]) if name in _OF_FIRST and args else None
+            return self._mark(out, kept, func, args)
+        made = any(isinstance(leaf, Tensor) for leaf in tree_leaves(out))
+        if active and (made or name == "__setitem__"):
+            self._observer.other(names)
+        return self._mark(out, True if active else names, func, args)
+
+    def role(self, tensor: Tensor) -> Role:
+        """Return whether a tensor follows from inputs, or else the weights it is made of."""
+        found: Role = self._roles.get(tensor)
+        if found is None and self.span(tensor) is not None:
+            return frozenset({self.name(tensor)})
+        return found
+
+    def _mark(self, out: Any, role: Role, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if role is not None:
+            for leaf in tree_leaves(out):
+                if isinstance(leaf, Tensor) and self.span(leaf) is None:
+                    self._roles[leaf] = role
+            if getattr(func, "__name__", "") == "__setitem__":
+                self._roles[args[0]] = role
+        return out
 
     def span(self, tensor: Tensor) -> tuple[int, int] | None:
         """Return the places of a tensor in the weight vector, or None if it is not part of it."""
@@ -141,52 +237,34 @@ class ProductTracer(TorchFunctionMode):
         start = int(tensor.storage_offset()) - self._first
         return start, start + 1 + int(sum((size - 1) * step for size, step in steps))
 
-    def _block(self, weight: Tensor, bias: Tensor | None) -> Block | None:
-        place = self.span(weight)
-        if place is None or not weight.is_contiguous():
+    def name(self, tensor: Tensor) -> str:
+        """Return the name of the weights that a part of the weight vector belongs to."""
+        start = int(tensor.storage_offset()) - self._first
+        return self._names[bisect_right(self._starts, start) - 1]
+
+    def _blocks(self, call: ProductCall) -> list[Block] | None:
+        place = self.span(call.weight)
+        if place is None or not call.weight.is_contiguous():
             return None
-        if bias is None:
-            return Block(*place, len(weight), None)
-        added = self.span(bias)
-        return None if added is None else Block(*place, len(weight), added[0])
+        if isinstance(self.role(call.x), frozenset):
+            return None
+        if call.bias is None:
+            return call.blocks(place[0], None)
+        added = self.span(call.bias)
+        return None if added is None else call.blocks(place[0], added[0])
 
     def _norm(self, call: NormCall) -> Norm | None:
         places = [None if tensor is None else self.span(tensor) for tensor in call.tensors]
-        whole = all(tensor is None or tensor.is_contiguous() for tensor in call.tensors)
+        whole = all(
+            tensor is None or (tensor.is_contiguous() and place is not None)
+            for tensor, place in zip(call.tensors, places, strict=True)
+        )
         return Norm(*places) if whole and any(places) else None
 
 
-class _Call(NamedTuple):
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    axis: int
-    unfold: dict[str, Any] | None
+def _without(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key != name}
 
-
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Call | None:
-    return _Call(input, weight, bias, -1, None) if weight.dim() == 2 else None
-
-
-def _conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> _Call | None:
-    if groups != 1 or input.dim() != 4 or isinstance(padding, str):
-        return None
-    patches = {"stride": stride, "padding": padding, "dilation": dilation}
-    return _Call(input, weight, bias, 1, {"kernel_size": tuple(weight.shape[2:]), **patches})
-
-
-_CALLS: dict[Callable[..., Any], Callable[..., _Call | None]] = {
-    functional.linear: _linear,
-    functional.conv2d: _conv2d,
-}
 
 # Attention of torch without the check that passes the call back to the mode instead of running it,
 # so that the mode sees the projections inside.

@@ -5,6 +5,7 @@ import torch
 
 from geomerge.metrics.kronecker import factor
 from geomerge.metrics.kronecker.factor import Moments, factorise
+from geomerge.metrics.kronecker.products import spread
 
 
 def decaying(size: int) -> torch.Tensor:
@@ -33,8 +34,10 @@ def test_wide_matrices_keep_their_leading_part_and_their_trace(
 def test_of_many_rows_evenly_spread_ones_stand_for_all() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(50_000, 6, generator=generator) * torch.arange(1.0, 7.0)
+    index, share = spread(len(rows), 6, rows.device)
+    assert index is not None
     moments = Moments()
-    moments.add(rows)
+    moments.add(rows[index], share)
     exact = (rows.T @ rows / len(rows)).double()
     found = moments.factor(len(rows)).dense()
     assert float((found - exact).norm() / exact.norm()) < 0.05
@@ -42,6 +45,7 @@ def test_of_many_rows_evenly_spread_ones_stand_for_all() -> None:
 
 def test_few_rows_are_all_counted() -> None:
     rows = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+    assert spread(len(rows), 6, rows.device) == (None, 1.0)
     moments = Moments()
     moments.add(rows)
     exact = (rows.T @ rows / len(rows)).double()

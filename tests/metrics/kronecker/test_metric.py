@@ -246,40 +246,6 @@ def test_other_weights_have_the_exact_diagonal(tied: bool) -> None:
     torch.testing.assert_close(metric.diagonal, truth.diagonal()[at], rtol=1e-9, atol=1e-12)
 
 
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.GRU(4, 3, batch_first=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x)[0][:, -1]
-
-
-@pytest.mark.parametrize(
-    ("net", "shape"),
-    [
-        (Recurrent(), (5, 4)),  # cannot be vectorised over inputs
-        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), (4,)),
-        (nn.Sequential(nn.Conv1d(4, 3, 2), nn.Flatten()), (4, 3)),
-    ],
-)
-def test_layers_of_other_kinds_have_the_exact_diagonal(
-    net: nn.Module, shape: tuple[int, ...]
-) -> None:
-    network = Network(net.double())
-    x = torch.randn(3, *shape, dtype=torch.float64)
-    metric = estimate_kronecker(network, network.initial, [x], sign_vectors=None)
-    assert metric.layers == ()
-    phi = [output_map(network.outputs(network.initial, x), "hellinger")]
-    for i in range(network.n):
-        step = torch.zeros(network.n, dtype=torch.float64)
-        step[i] = 1e-6
-        phi.append(output_map(network.outputs(network.initial + step, x), "hellinger"))
-    truth = torch.stack([((p - phi[0]) / 1e-6).square().sum(1).mean() for p in phi[1:]])
-    at = torch.cat([torch.arange(network.n)[s] for s in metric.rest])
-    torch.testing.assert_close(metric.diagonal, truth[at], rtol=1e-4, atol=1e-8)
-
-
 def test_two_sign_vectors_are_exact_for_inputs_ambiguous_between_two_classes() -> None:
     torch.manual_seed(0)
     network = Network(nn.Sequential(nn.Linear(5, 10)).double())

@@ -100,11 +100,11 @@ def test_they_need_no_pass_of_their_own(name: str, monkeypatch: pytest.MonkeyPat
     assert estimate_kronecker(network, network.initial, [x]).rest
 
 
-def test_tensors_with_other_uses_are_left_to_the_other_way() -> None:
+def test_tensors_with_other_uses_have_the_derivatives_of_all_of_them() -> None:
     network, x = made("shared")
     found = find_coverage(network, network.initial, x[:1])
-    assert set(found.normed.values()) == {"twice.weight", "twice.bias", "scale", "tied.bias"}
-    assert found.copied == ["token", "positions"]
+    assert found.copied == ["token"]
+    assert found.one_by_one == ["alone.weight", "alone.bias"]  # the norm of the token
 
 
 def test_inputs_and_positions_in_one_axis_are_not_told_apart() -> None:
