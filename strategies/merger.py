@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from geomerge.continual.memory import Experience, TaskMemory, fit_memory, remember
+from geomerge.continual.memory import Experience, TaskMemory, bytes_by_kind, remember
+from geomerge.continual.memory_limit import fit_memory, usual_limit, with_running_metric
 from geomerge.continual.merge import merge_expert
 from geomerge.continual.options import ContinualOptions
 from geomerge.continual.report import MergeReport
@@ -47,7 +48,7 @@ def accept_options(init: F) -> F:
         for name in (field.name, field.formerly)
         if name is not None
     ]
-    more.append(inspect.Parameter("settings", keyword, default=None))
+    more += [inspect.Parameter(old, keyword, default=None) for old in ("settings", "memory_limit")]
     init.__signature__ = signature.replace(parameters=[*own, *more, rest])  # type: ignore[attr-defined]
     return init
 
@@ -74,6 +75,9 @@ def take_options(
     names = {field.name for field in fields} | {field.formerly for field in fields}
     given = {name: keywords.pop(name) for name in list(keywords) if name in names}
     given = {name: value for name, value in given.items() if value is not None}
+    if keywords.get("memory_limit") is not None:
+        warnings.warn("`memory_limit` is `memory_mb` now", DeprecationWarning, stacklevel=3)
+        given["memory_mb"] = keywords.pop("memory_limit") / 1e6
     if isinstance(memory, str):
         check_known("memory", memory, ("sketch",))
         given["examples"] = 0
@@ -188,23 +192,32 @@ class Merger:
                 start, expert, task, self.memory, network_of, options,
                 free=_free(strategy.model, network),
             )  # fmt: skip
+        memory = [*self.memory, remember(network, w, task, options)]
+        if not options.tells_tasks_apart:
+            memory = with_running_metric(memory, network_of)
+        # Nothing is changed before everything has succeeded.
+        self.memory = fit_memory(memory, _limit(options, network), network_of, w)
+        if number:
             named = network.unravel(w)
             write(strategy.model, {k.removeprefix("model."): v for k, v in named.items()})
             evaluate_again(strategy)
-        self.memory.append(remember(network, w, task, options))
-        if options.memory.memory_limit is not None:
-            self.memory = fit_memory(self.memory, options.memory.memory_limit, network_of, w)
-        if number:
             self.reports.append(
                 replace(
                     report,
                     memory={known.name: known.nbytes for known in self.memory},
+                    stored=bytes_by_kind(self.memory),
                     kept={known.name: known.kept for known in self.memory},
                     expert_seconds=trained - self._began,
                     merge_seconds=time.perf_counter() - trained,
                 )
             )
         self.before = {}
+
+
+def _limit(options: ContinualOptions, network: Network) -> int:
+    """Return the largest number of bytes that the memory may take."""
+    given = options.memory.memory_mb
+    return usual_limit(network) if given is None else int(given * 1e6)
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -15,7 +15,6 @@ from geomerge.options import (
     check_options,
     check_positive,
     option,
-    parse_size,
     piece,
     positive,
     read_names,
@@ -207,8 +206,11 @@ class StreamWalkOptions:
     budget: float | None = option(
         None, "largest change of any earlier task's function", group="walk", check=positive
     )
-    memory_limit: str | None = option(
-        None, "most that geomerge stores of all tasks, such as 20MB", group="walk"
+    memory_mb: float | None = option(
+        None,
+        "megabytes that geomerge may store of all tasks; default 5, or four networks",
+        group="walk",
+        check=positive,
     )
 
     def __post_init__(self) -> None:
@@ -218,8 +220,6 @@ class StreamWalkOptions:
             OptionError: With the value, what was expected and what to do.
         """
         check_options(self)
-        if self.memory_limit is not None:
-            parse_size(self.memory_limit)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
 experience to one with the function of the expert that keeps those of all remembered tasks.
 """
 
-from geomerge.continual.memory import Experience, TaskMemory, fit_memory, remember
+from geomerge.continual.memory import Experience, TaskMemory, remember
+from geomerge.continual.memory_limit import fit_memory
 from geomerge.continual.merge import merge_expert
 from geomerge.continual.options import ContinualOptions
 from geomerge.continual.pseudo_inputs import InputMoments, measure_moments

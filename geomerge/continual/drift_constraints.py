@@ -22,6 +22,8 @@ def quadratic_drifts(
 ) -> list[QuadraticConstraint]:
     """Return the quadratic drift (w - w_k)' g_k (w - w_k) of each task with a sketch.
 
+    Tasks without an origin, and the running metric of several, drift from the network before.
+
     Args:
         memory: Remembered tasks.
         network_of: Function of a head that returns the network as its task sees it.
@@ -29,10 +31,11 @@ def quadratic_drifts(
     """
     drifts = []
     for task in memory:
-        if task.sketch is not None:
+        if (sketch := task.metric) is not None:
             network = network_of(task.head)
-            metric = carry_metric(task.sketch, task.shapes, network)
-            origin = carry_weights(task.origin, task.shapes, network, w)
+            metric = carry_metric(sketch, task.shapes, network)
+            known = len(task.origin) > 0
+            origin = carry_weights(task.origin, task.shapes, network, w) if known else w
             drifts.append(QuadraticConstraint(task.name, metric, origin))
     return drifts
 

@@ -88,18 +88,23 @@ class TaskMemoryOptions:
     examples: int = option(0, "number of unlabelled inputs stored of each task", check=at_least(0))
     pseudo_inputs: int = option(
         5000,
-        "number of pseudo-inputs drawn for each task from the moments of its inputs; 0 stores no "
-        "moments",
+        "largest number of pseudo-inputs drawn for each task from the moments of its inputs; 0 "
+        "stores no moments",
         check=at_least(0),
     )
     rank: int = option(
-        32, "number of leading directions of each class's inputs in the moments", check=positive
+        32,
+        "largest number of leading directions of each class's inputs in the moments",
+        check=positive,
     )
     sketch_inputs: int = option(
         2000, "number of inputs on which a task's metric is measured", check=positive
     )
-    memory_limit: int | None = option(
-        None, "largest number of bytes stored of all tasks; no limit by default", check=positive
+    memory_mb: float | None = option(
+        None,
+        "largest number of megabytes, of 10^6 bytes, stored of all tasks together; default 5, or "
+        "four times the network where that is more",
+        check=positive,
     )
 
     def __post_init__(self) -> None:
@@ -160,6 +165,11 @@ class ContinualOptions(FlatOptions):
     def metric_kind(self) -> MetricKind:
         """The entry of the walk's metric in the registry."""
         return METRICS[self.metric]
+
+    @property
+    def tells_tasks_apart(self) -> bool:
+        """Whether every task needs a sketch of its own."""
+        return self.budget is not None or isinstance(self.metric_tasks, int)
 
     @property
     def measures_tasks(self) -> bool:

@@ -20,6 +20,7 @@ from geomerge.metrics.kronecker.factor import Factor
 
 __all__ = ["Cluster", "InputMoments", "measure_moments"]
 
+_ROUNDED = 0.01  # largest rounding of a mean in half precision, in deviations of the inputs
 _MORE = 8  # oversampling, for the last of the leading directions to be right
 _PRODUCTS = 2
 
@@ -30,8 +31,9 @@ class Cluster:
 
     Attributes:
         share: Share of the group in all inputs.
-        mean: Mean, shape (d,).
-        covariance: Covariance, as leading directions and an isotropic rest.
+        mean: Mean, shape (d,); in half precision where that does not round much.
+        covariance: Covariance, as leading directions, in half precision, and an isotropic rest;
+            groups may share one.
     """
 
     share: float
@@ -62,7 +64,7 @@ class InputMoments:
         parts = []
         ends = [round(count * total) for total in accumulate(c.share for c in self.clusters)]
         for cluster, start, end in zip(self.clusters, [0, *ends], ends, strict=False):
-            u, s = cluster.covariance.vectors, cluster.covariance.values
+            u, s = cluster.covariance.vectors.float(), cluster.covariance.values
             number = end - start
             inside = torch.randn(number, len(s), generator=generator) * s.sqrt()
             outside = torch.randn(number, len(u), generator=generator)
@@ -83,18 +85,46 @@ class InputMoments:
         return inside / whole if whole > 0 else 1.0
 
     @property
+    def shared(self) -> bool:
+        """Whether all groups have one covariance."""
+        return len({id(c.covariance) for c in self.clusters}) == 1
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(
-            t.nbytes
-            for c in self.clusters
-            for t in (c.mean, c.covariance.vectors, c.covariance.values)
+        covariances = {id(c.covariance): c.covariance for c in self.clusters}.values()
+        return sum(c.mean.nbytes for c in self.clusters) + sum(
+            t.nbytes for covariance in covariances for t in (covariance.vectors, covariance.values)
         )
 
     def truncated(self, rank: int) -> InputMoments:
         """Return the moments with fewer leading directions; the rest becomes isotropic."""
-        clusters = (Cluster(c.share, c.mean, c.covariance.truncated(rank)) for c in self.clusters)
-        return InputMoments(self.shape, tuple(clusters))
+        covariances = {id(c.covariance): c.covariance for c in self.clusters}
+        fewer = {key: covariance.truncated(rank) for key, covariance in covariances.items()}
+        return self._with([fewer[id(c.covariance)] for c in self.clusters])
+
+    def with_one_covariance(self, rank: int) -> InputMoments:
+        """Return the moments with the mean covariance of the groups for each of them.
+
+        Args:
+            rank: Number of leading directions of that covariance.
+        """
+        size = len(self.clusters[0].mean)
+        tail = sum(c.share * c.covariance.tail for c in self.clusters)
+        more = [  # rows whose outer products sum to the covariance beyond its isotropic part
+            (c.share * (c.covariance.values - c.covariance.tail).clamp(min=0)).sqrt()[:, None]
+            * c.covariance.vectors.float().T
+            for c in self.clusters
+        ]
+        _, s, vh = torch.linalg.svd(torch.cat(more), full_matrices=False)
+        values = s.square() + tail
+        whole = Factor(vh.T.contiguous(), values, tail if len(values) < size else 0.0)
+        covariance = _in_half(whole.truncated(rank))
+        return self._with([covariance] * len(self.clusters))
+
+    def _with(self, covariances: list[Factor]) -> InputMoments:
+        pairs = zip(self.clusters, covariances, strict=True)
+        return InputMoments(self.shape, tuple(Cluster(c.share, c.mean, f) for c, f in pairs))
 
 
 def measure_moments(
@@ -129,8 +159,18 @@ def measure_moments(
         assert isinstance(batch, Tensor), "only inputs of one tensor have moments here"
         x = batch.flatten(1).cpu()
         mean = x.mean(dim=0)
-        clusters.append(Cluster(len(x) / len(groups), mean, _covariance(x - mean, rank)))
+        covariance = _covariance(x - mean, rank)
+        spread = (covariance.trace / len(mean)) ** 0.5
+        rounded = mean.half()
+        near = bool((rounded.float() - mean).abs().max() <= _ROUNDED * spread)
+        mean = rounded if near else mean
+        clusters.append(Cluster(len(x) / len(groups), mean, _in_half(covariance)))
     return InputMoments(inputs.shape, tuple(clusters))
+
+
+def _in_half(factor: Factor) -> Factor:
+    """Return a factor with eigenvectors of half precision, whose entries are at most one."""
+    return Factor(factor.vectors.half(), factor.values.float(), factor.tail)
 
 
 def _covariance(

@@ -17,6 +17,7 @@ from geomerge.walks.walk import Direction
 __all__ = ["Rehearsal", "RehearsalObjective"]
 
 _MEASURED = 250  # pseudo-inputs and stored inputs of a task on which its drift is measured
+_MOST_MEASURED = 5000  # of all tasks
 
 
 class Rehearsal:
@@ -44,6 +45,7 @@ class Rehearsal:
     ) -> None:
         by_head: dict[int | None, list[tuple[Batch, Tensor]]] = {}
         self._tasks: list[tuple[str, Network, Batch, Tensor]] = []
+        most = min(_MEASURED, max(1, _MOST_MEASURED // max(len(memory), 1)))
         for task in memory:
             x = task.inputs()
             if not batch_size(x):
@@ -54,7 +56,7 @@ class Rehearsal:
             )
             by_head.setdefault(task.head, []).append((x, targets))
             order = torch.randperm(batch_size(x), generator=torch.Generator().manual_seed(seed))
-            few = order[:_MEASURED]
+            few = order[:most]
             measured = to_device(take(x, few), network.device), targets[few.to(network.device)]
             self._tasks.append((task.name, network, *measured))
         self.count = sum(len(tasks) for tasks in by_head.values())
@@ -90,7 +92,7 @@ class Rehearsal:
         self,
         w: Tensor,  # (n,)
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Measure each task on up to 250 inputs.
+        """Measure each task on up to 250 inputs, and all of them on up to 5000.
 
         Returns:
             Mean KL(remembered || network), and the share of answers that changed, by task.

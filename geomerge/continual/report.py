@@ -54,7 +54,10 @@ class MergeReport:
         solves: Number of quadratic programs solved.
         shortened: Number of steps shortened to stay within the budget.
         step_bytes: Largest number of bytes that a step holds: metric, momentum, constraints.
-        memory: Number of bytes stored of each task after the merge.
+        memory: Number of bytes stored of each task after the merge; the running metric of all tasks
+            is among those of the first.
+        stored: Number of bytes stored after the merge of each kind: ``metric``, ``moments``,
+            ``outputs``, ``weights``, ``examples``.
         kept: Share of trace and variance that each task's sketch and moments still have.
         used: Counts of ``inputs``, ``labels``, ``pseudo_inputs`` and ``kept_inputs`` that the walk
             used.
@@ -80,6 +83,7 @@ class MergeReport:
     used: dict[str, int]
     passes: float
     memory: dict[str, int] = field(default_factory=dict)
+    stored: dict[str, int] = field(default_factory=dict)
     kept: dict[str, dict[str, float]] = field(default_factory=dict)
     expert_seconds: float = 0.0
     merge_seconds: float = 0.0

@@ -6,7 +6,7 @@ from typing import Any
 
 from geomerge.continual.options import ContinualOptions
 from geomerge.errors import OptionError
-from geomerge.options import parse_size, recorded
+from geomerge.options import recorded
 from geomerge.strategies.learner import KeptMemory, Learner, make_strategy
 from geomerge.strategies.options import StreamOptions
 from geomerge.strategies.registry import StreamCase, stream_method
@@ -45,7 +45,7 @@ def merge_options(options: StreamOptions) -> ContinualOptions:
         metric=walk.metric,
         labels=walk.labels,
         examples=walk.examples,
-        memory_limit=None if walk.memory_limit is None else parse_size(walk.memory_limit),
+        memory_mb=walk.memory_mb,
         seed=options.seed,
         damping=usual.damping if walk.damping is None else walk.damping,
         learning_rate=usual.learning_rate if walk.walk_rate is None else walk.walk_rate,

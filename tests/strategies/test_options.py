@@ -31,7 +31,7 @@ from geomerge.strategies.options import StreamOptions
         ({"stream": "split-mnist", "epochs": 1}, "give more `epochs`"),
         ({"stream": "split-mnist", "epochs": 0}, "`epochs` to be 1 or more"),
         ({"stream": "split-mnist", "walk_epochs": 5}, "fewer `walk_epochs`"),
-        ({"stream": "split-mnist", "memory_limit": "much"}, "20MB"),
+        ({"stream": "split-mnist", "memory_mb": 0.0}, "positive"),
         ({"stream": "split-mnist", "damping": -1.0}, "damping"),
         ({"stream": "split-mnist", "memory_examples": (0,)}, "`memory_examples`"),
     ],
@@ -60,7 +60,7 @@ def test_recipes_are_those_of_version_0_1() -> None:
             "arch": "mlp-100", "memory_examples": [200, 500], "ewc_lambda": 1000.0,
             "si_lambda": 100.0, "lwf_alpha": 1.0, "walk_epochs": None, "walk_rate": None,
             "metric": "kronecker", "labels": False, "examples": 0, "damping": None,
-            "budget": None, "memory_limit": None, "seed": 0,
+            "budget": None, "memory_mb": None, "seed": 0,
         }
     }  # fmt: skip
 

@@ -1,0 +1,254 @@
+"""Memory of all tasks within a limit: a running metric, fewer directions, fewer pseudo-inputs.
+
+Sums of Kronecker metrics are taken factor by factor, as in a walk that keeps several functions, so
+that one running metric steers the walk as the metrics of all tasks did. What each task then needs
+is moments of its inputs and outputs on pseudo-inputs, and these shrink as tasks come: the number of
+bytes is bounded for any number of tasks, and with it the time of a merge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from geomerge.continual.grown_heads import carry_metric, carry_weights
+from geomerge.continual.memory import (
+    NetworkOf,
+    TaskMemory,
+    answered,
+    bytes_by_kind,
+    in_precision,
+)
+from geomerge.continual.pseudo_inputs import InputMoments
+from geomerge.errors import OptionError
+from geomerge.metrics import KroneckerMetric, combine
+from geomerge.metrics.kronecker.factor import Factor
+from geomerge.metrics.sketch import truncated_metric
+from geomerge.networks.batches import batch_size
+from geomerge.networks.network import Network
+
+__all__ = ["fit_memory", "usual_limit", "with_running_metric"]
+
+_USUAL = 5_000_000
+_NETWORKS = 4  # memory by default, in networks, where that is more
+_METRIC = 0.3  # share of the limit that metrics may take before anything else shrinks
+_SHRINK = 0.7  # factor of ranks and numbers per round
+_OWN_RANK = 8  # of covariances of each class, before classes share one
+_SHARED_RANK = 24  # of the shared covariance at first
+_LEAST_RANK = 4
+_FEW_INPUTS = 1000  # pseudo-inputs of a task, before classes share a covariance
+_LEAST_INPUTS = 200
+
+
+def usual_limit(network: Network) -> int:
+    """Return the default limit in bytes: 5 MB, or four times the network where that is more."""
+    return max(_USUAL, _NETWORKS * network.initial.nbytes)
+
+
+def with_running_metric(memory: Sequence[TaskMemory], network_of: NetworkOf) -> list[TaskMemory]:
+    """Return memories whose sketches have gone into one, that of the first task.
+
+    Args:
+        memory: Memories of all tasks, without origins.
+        network_of: Function of a head that returns the network as its task sees it.
+    """
+    fitted = list(memory)
+    own = [i for i, task in enumerate(fitted) if task.sketch is not None]
+    for later in own[1:]:
+        first = fitted[own[0]]
+        fitted[own[0]] = _joined(first, fitted[later], network_of(first.head), None)
+        fitted[later] = _without_sketch(fitted[later])
+    return fitted
+
+
+def fit_memory(
+    memory: Sequence[TaskMemory],
+    limit: int,
+    network_of: NetworkOf,
+    w: Tensor,  # (n,)
+) -> list[TaskMemory]:
+    """Shrink memories until they fit.
+
+    Metrics that take more than three tenths lose eigenvectors first, then the moments do; then
+    there are fewer pseudo-inputs, classes of a task share one covariance, and at last the oldest
+    sketches are joined.
+
+    Args:
+        memory: Memories of all tasks.
+        limit: Largest number of bytes.
+        network_of: Function of a head that returns the network as its task sees it.
+        w: Weights of the network; weights added since a task was remembered are theirs.
+
+    Returns:
+        The memories, with the shares of trace and variance that are left in ``kept``.
+
+    Raises:
+        OptionError: If even the smallest does not fit.
+    """
+    fitted = list(memory)
+    while (size := sum(task.nbytes for task in fitted)) > limit:
+        smaller = _smaller(fitted, limit, network_of, w)
+        if smaller is None:
+            raise OptionError(
+                f"the memory of {len(fitted)} task{'s' if len(fitted) > 1 else ''} needs "
+                f"{_megabytes(size)} at least ({_said(fitted)}), expected at most `memory_mb` "
+                f"{limit / 1e6:g}; raise `memory_mb`, or lower `examples` or the widths of the "
+                "network"
+            )
+        fitted = smaller
+    for i, (task, before) in enumerate(zip(fitted, memory, strict=True)):
+        if task.moments is not before.moments or len(task.targets) != len(before.targets):
+            network = network_of(task.head)  # other pseudo-inputs need other targets
+            known = len(before.origin) > 0
+            then = carry_weights(before.origin, before.shapes, network, w) if known else w
+            fitted[i] = answered(task, network, then)
+    return fitted
+
+
+def _megabytes(size: int) -> str:
+    return f"{math.ceil(size / 100) / 1e4:g} MB"
+
+
+def _said(memory: Sequence[TaskMemory]) -> str:
+    return ", ".join(f"{kind} {_megabytes(size)}" for kind, size in bytes_by_kind(memory).items())
+
+
+def _smaller(
+    memory: list[TaskMemory], limit: int, network_of: NetworkOf, w: Tensor
+) -> list[TaskMemory] | None:
+    """Return memories one step smaller; None if nothing can shrink."""
+    by_kind = bytes_by_kind(memory)
+    steps = [_fewer_directions, _fewer_pseudo_inputs, _one_covariance, _least]
+    if by_kind.get("metric", 0) > _METRIC * limit:
+        steps.insert(0, _smaller_metrics)
+    else:
+        steps.append(_smaller_metrics)
+    for step in steps:
+        smaller = step(memory)
+        if sum(t.nbytes for t in smaller) < sum(t.nbytes for t in memory):
+            return smaller
+    own = [i for i, task in enumerate(memory) if task.sketch is not None]
+    if len(own) < 2:
+        return None
+    first, second = own[:2]
+    joined = list(memory)
+    joined[first] = _joined(memory[first], memory[second], network_of(memory[first].head), w)
+    joined[second] = _without_sketch(memory[second])
+    return joined
+
+
+def _smaller_metrics(memory: list[TaskMemory]) -> list[TaskMemory]:
+    smaller = []
+    for task in memory:
+        if task.sketch is not None:
+            numbers = int(_SHRINK * task.sketch.nbytes / 2)  # of two bytes
+            sketch = truncated_metric(task.sketch, numbers)
+            task = replace(task, sketch=sketch, kept=task.kept | {"sketch": _leading(sketch)})
+        smaller.append(task)
+    return smaller
+
+
+def _fewer_directions(memory: list[TaskMemory], least: int = _OWN_RANK) -> list[TaskMemory]:
+    """Return memories without the last directions of the largest moments."""
+    every = least < _OWN_RANK  # a covariance that classes share is the last to shrink
+    found = [task.moments for task in memory if task.moments is not None]
+    rank = max((m.rank for m in found if every or not m.shared), default=0)
+    rank = max(least, int(_SHRINK * rank))
+    return [
+        task
+        if task.moments is None
+        or task.moments.rank <= rank
+        or not (every or not task.moments.shared)
+        else _with_moments(task, task.moments.truncated(rank))
+        for task in memory
+    ]
+
+
+def _fewer_pseudo_inputs(memory: list[TaskMemory], least: int = _FEW_INPUTS) -> list[TaskMemory]:
+    counts = [len(task.targets) - batch_size(task.examples) for task in memory]
+    most = max(least, int(_SHRINK * max(counts)))
+    return [
+        task if count <= most else replace(task, targets=task.targets[count - most :])
+        for task, count in zip(memory, counts, strict=True)
+    ]
+
+
+def _one_covariance(memory: list[TaskMemory]) -> list[TaskMemory]:
+    return [
+        task
+        if task.moments is None or task.moments.shared
+        else _with_moments(task, task.moments.with_one_covariance(_SHARED_RANK))
+        for task in memory
+    ]
+
+
+def _least(memory: list[TaskMemory]) -> list[TaskMemory]:
+    return _fewer_pseudo_inputs(_fewer_directions(memory, _LEAST_RANK), _LEAST_INPUTS)
+
+
+def _with_moments(task: TaskMemory, moments: InputMoments) -> TaskMemory:
+    return replace(task, moments=moments, kept=task.kept | {"moments": moments.kept})
+
+
+def _without_sketch(task: TaskMemory) -> TaskMemory:
+    kept = {k: v for k, v in task.kept.items() if k != "sketch"}
+    return replace(task, sketch=None, origin=task.origin.new_empty(0), kept=kept)
+
+
+def _joined(
+    first: TaskMemory,
+    second: TaskMemory,
+    network: Network,
+    w: Tensor | None,  # (n,)
+) -> TaskMemory:
+    """Return the first memory with a sketch of both, and the second's origin if it has one."""
+    metrics = [
+        carry_metric(task.metric, task.shapes, network)
+        for task in (first, second)
+        if task.metric is not None
+    ]
+    metrics = _weighted(metrics, [first.tasks, second.tasks])
+    whole = max(metric.nbytes for metric in metrics) // 4  # numbers of four bytes
+    sketch = in_precision(truncated_metric(combine(metrics), whole), torch.float16)
+    origin = second.origin
+    if w is not None and len(origin):
+        origin = carry_weights(origin, second.shapes, network, w).cpu()
+    return replace(
+        first,
+        shapes=dict(network.shapes),
+        origin=origin,
+        sketch=sketch,
+        tasks=first.tasks + second.tasks,
+        kept=first.kept | {"sketch": _leading(sketch)},
+    )
+
+
+def _weighted(metrics: list[KroneckerMetric], tasks: list[int]) -> list[KroneckerMetric]:
+    """Return metrics whose sum has the mean of all tasks' output factors, not that of two."""
+    both = set.intersection(*({layer.weight.start for layer in g.layers} for g in metrics))
+    weighted = []
+    for metric, count in zip(metrics, tasks, strict=True):
+        share = len(tasks) * count / sum(tasks)
+        layers = (
+            replace(layer, outputs=_scaled(layer.outputs, share))
+            if layer.weight.start in both
+            else layer
+            for layer in metric.layers
+        )
+        weighted.append(replace(metric, layers=tuple(layers)))
+    return weighted
+
+
+def _scaled(factor: Factor, share: float) -> Factor:
+    return Factor(factor.vectors, share * factor.values, share * factor.tail)
+
+
+def _leading(metric: KroneckerMetric) -> float:
+    """Return the share of the trace of all layers in stored eigenvectors."""
+    whole = sum(layer.trace for layer in metric.layers)
+    inside = sum(layer.leading_trace for layer in metric.layers)
+    return inside / whole if whole > 0 else 1.0
