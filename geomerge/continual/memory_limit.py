@@ -23,7 +23,6 @@ from geomerge.continual.memory import (
     bytes_by_kind,
     in_precision,
 )
-from geomerge.continual.pseudo_inputs import InputMoments
 from geomerge.errors import OptionError
 from geomerge.metrics import KroneckerMetric, combine
 from geomerge.metrics.kronecker.factor import Factor
@@ -37,10 +36,11 @@ _USUAL = 5_000_000
 _NETWORKS = 4  # memory by default, in networks, where that is more
 _METRIC = 0.3  # share of the limit that metrics may take before anything else shrinks
 _SHRINK = 0.7  # factor of ranks and numbers per round
-_OWN_RANK = 8  # of covariances of each class, before classes share one
-_SHARED_RANK = 24  # of the shared covariance at first
-_LEAST_RANK = 4
-_FEW_INPUTS = 1000  # pseudo-inputs of a task, before classes share a covariance
+_OUTPUTS = 0.2  # share of the limit that outputs may take before moments shrink
+_BASIS = 128  # directions of a task's common basis at first
+_FEW_DIRECTIONS = 24  # of a common basis, before pseudo-inputs become few
+_LEAST_DIRECTIONS = 4
+_FEW_INPUTS = 1000  # pseudo-inputs of a task, before its basis becomes small
 _LEAST_INPUTS = 200
 
 
@@ -73,8 +73,9 @@ def fit_memory(
 ) -> list[TaskMemory]:
     """Shrink memories until they fit.
 
-    Metrics that take more than three tenths lose eigenvectors first, then the moments do; then
-    there are fewer pseudo-inputs, classes of a task share one covariance, and at last the oldest
+    Metrics that take more than three tenths lose eigenvectors first, and outputs that take more
+    than a fifth lose pseudo-inputs. Then the classes of each task share a basis of their moments,
+    which loses directions, until there are few of those and of pseudo-inputs; at last the oldest
     sketches are joined.
 
     Args:
@@ -122,11 +123,11 @@ def _smaller(
 ) -> list[TaskMemory] | None:
     """Return memories one step smaller; None if nothing can shrink."""
     by_kind = bytes_by_kind(memory)
-    steps = [_fewer_directions, _fewer_pseudo_inputs, _one_covariance, _least]
+    steps = [_fewer_directions, _fewer_pseudo_inputs, _least, _smaller_metrics]
+    if by_kind.get("outputs", 0) > _OUTPUTS * limit:
+        steps.insert(0, _fewer_pseudo_inputs)
     if by_kind.get("metric", 0) > _METRIC * limit:
         steps.insert(0, _smaller_metrics)
-    else:
-        steps.append(_smaller_metrics)
     for step in steps:
         smaller = step(memory)
         if sum(t.nbytes for t in smaller) < sum(t.nbytes for t in memory):
@@ -152,20 +153,25 @@ def _smaller_metrics(memory: list[TaskMemory]) -> list[TaskMemory]:
     return smaller
 
 
-def _fewer_directions(memory: list[TaskMemory], least: int = _OWN_RANK) -> list[TaskMemory]:
-    """Return memories without the last directions of the largest moments."""
-    every = least < _OWN_RANK  # a covariance that classes share is the last to shrink
-    found = [task.moments for task in memory if task.moments is not None]
-    rank = max((m.rank for m in found if every or not m.shared), default=0)
-    rank = max(least, int(_SHRINK * rank))
+def _fewer_directions(memory: list[TaskMemory], least: int = _FEW_DIRECTIONS) -> list[TaskMemory]:
+    """Return memories with common bases, or else without the last directions of the largest."""
+    own = [t.moments is not None and t.moments.basis is None for t in memory]
+    ranks = [task.moments.rank for task in memory if task.moments is not None]
+    rank = _BASIS if any(own) else max(least, int(_SHRINK * max(ranks, default=0)))
     return [
-        task
-        if task.moments is None
-        or task.moments.rank <= rank
-        or not (every or not task.moments.shared)
-        else _with_moments(task, task.moments.truncated(rank))
-        for task in memory
+        _in_basis(task, rank)
+        if task.moments is not None and (apart or task.moments.rank > rank)
+        else task
+        for task, apart in zip(memory, own, strict=True)
     ]
+
+
+def _in_basis(task: TaskMemory, rank: int) -> TaskMemory:
+    assert task.moments is not None
+    moments = task.moments.in_common_basis(rank)
+    if moments.nbytes >= task.moments.nbytes:  # of one or two classes
+        moments = task.moments.in_common_basis(int(_SHRINK * task.moments.rank))
+    return replace(task, moments=moments, kept=task.kept | {"moments": moments.kept})
 
 
 def _fewer_pseudo_inputs(memory: list[TaskMemory], least: int = _FEW_INPUTS) -> list[TaskMemory]:
@@ -177,21 +183,8 @@ def _fewer_pseudo_inputs(memory: list[TaskMemory], least: int = _FEW_INPUTS) -> 
     ]
 
 
-def _one_covariance(memory: list[TaskMemory]) -> list[TaskMemory]:
-    return [
-        task
-        if task.moments is None or task.moments.shared
-        else _with_moments(task, task.moments.with_one_covariance(_SHARED_RANK))
-        for task in memory
-    ]
-
-
 def _least(memory: list[TaskMemory]) -> list[TaskMemory]:
-    return _fewer_pseudo_inputs(_fewer_directions(memory, _LEAST_RANK), _LEAST_INPUTS)
-
-
-def _with_moments(task: TaskMemory, moments: InputMoments) -> TaskMemory:
-    return replace(task, moments=moments, kept=task.kept | {"moments": moments.kept})
+    return _fewer_pseudo_inputs(_fewer_directions(memory, _LEAST_DIRECTIONS), _LEAST_INPUTS)
 
 
 def _without_sketch(task: TaskMemory) -> TaskMemory:

@@ -38,7 +38,7 @@ KNOWN = {
                     "refresh seed stages steps"),
     "stream": ("STREAM", "arch batch budget damping data-root device download epochs ewc-lambda "
                "examples experiences json labels learning-rate log-json lwf-alpha memory-examples "
-               "memory-limit metric only out rate scenario seed si-lambda skip walk-epochs "
+               "memory-mb metric only out rate scenario seed si-lambda skip walk-epochs "
                "walk-rate"),
     "train": ("", "arch data-root device download epochs learning-rate log-json manifold "
               "normalisation out seed sketch"),

@@ -48,12 +48,12 @@ def test_a_stream_leaves_a_table_a_picture_and_a_report(
         (["split-mnst"], "did you mean"),
         (["split-digits", "--only", "ewk"], "did you mean 'ewc'"),
         (["split-digits", "--experiences", "3"], "give 2 or 5"),
-        (["split-digits", "--memory-limit", "lots"], "20MB"),
+        (["split-digits", "--memory-mb", "0"], "positive"),
         (["permuted-mnist", "--data-root", "nowhere"], "no MNIST under nowhere"),
         (["split-digits", *QUICK, "--only", "naive", "--learning-rate", "1e9"], "naive=0.01"),
         (
-            ["split-digits", *QUICK, "--only", "geodesic", "--memory-limit", "1KB"],
-            "raise the limit",
+            ["split-digits", *QUICK, "--only", "geodesic", "--memory-mb", "0.001"],
+            "raise --memory-mb",
         ),
     ],
 )
