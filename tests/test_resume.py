@@ -51,8 +51,9 @@ BOTH = {"manifold": ("a=digits", "b=digits-permuted")}
         {**BOTH, "preset": "joint", "steps": 6, "learn": "damping"},
         {**BOTH, "preset": "joint", "steps": 6, "budget": ("a=0.02",)},
         {"manifold": ("digits",), "preset": "paper", "steps": 15, "budget": ("a=0.01",)},
+        {"manifold": ("digits",), "preset": "surrogate", "steps": 10, "damping": 1e-4},
     ],
-    ids=["sketch", "sketch learned", "joint learned", "joint", "paper"],
+    ids=["sketch", "sketch learned", "joint learned", "joint", "paper", "surrogate"],
 )
 def test_an_interrupted_merge_goes_on_with_the_same_bits(
     small: list[Checkpoint],

@@ -28,6 +28,7 @@ from geomerge.io.files import sha256
 from geomerge.loading import SAMPLE_SEED, DataOptions, load_experts
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import PreparedMerge, prepare
+from geomerge.merging.presets.registry import PRESETS
 from geomerge.networks.hugging_face import (
     load_config,
     load_network,
@@ -146,7 +147,7 @@ class StoredRun:
         experts = load_experts(files, data, output=options.measure.output)
         prepared = prepare(experts, options, Problems(strict=True))
         assert prepared is not None, "strict problems are raised"
-        return prepared
+        return PRESETS[self.report["preset"]](prepared).prepared  # with surrogates, if it takes any
 
     def expert(self, name: str) -> Expert:
         """Return a network with its data, without its sketch, from the run alone.

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geomerge.data import Split
+from geomerge.data import Inputs, Split
 from geomerge.expert import Expert
 from geomerge.merging.plane import LossPlane, plane_of
 from geomerge.merging.result import MergeResult
-from geomerge.networks.batches import Batch, take
+from geomerge.networks.batches import Batch, leaves, take
 
 __all__ = [
     "Answers",
     "ChangedAnswer",
     "LayerDistance",
     "Seen",
+    "SurrogateExamples",
     "changed_answers",
     "layer_distances",
     "look_at",
@@ -35,11 +36,13 @@ class Seen:
         layers: Distance of each tensor of the crossover from the networks.
         answers: Change of the answers on each network's test split.
         plane: Losses around the path; None where the path spans no plane.
+        surrogates: Some of the surrogate inputs of each network that had some.
     """
 
     layers: list[LayerDistance]
     answers: Mapping[str, Answers]
     plane: LossPlane | None
+    surrogates: Mapping[str, SurrogateExamples]
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,39 @@ class Answers:
     shown: list[ChangedAnswer]
 
 
+@dataclass(frozen=True)
+class SurrogateExamples:
+    """Some of the inputs that stood in for those of a network's task.
+
+    Attributes:
+        kind: Kind of the inputs, such as ``"surrogate images"``.
+        inputs: Number of all of them.
+        first: First numbers of the first one, as text.
+        images: Pixels of some, shape (H, W) or (H, W, 3), bytes: black is -2, white 2 deviations.
+    """
+
+    kind: str
+    inputs: int
+    first: str
+    images: list[Tensor]
+
+
 def look_at(merged: MergeResult) -> Seen:
     """Measure all that a report shows of a merge besides its table and its curve."""
-    return Seen(layer_distances(merged), changed_answers(merged), plane_of(merged))
+    surrogates = {k: _surrogates(x) for k, x in merged.preset.prepared.surrogates.items()}
+    return Seen(layer_distances(merged), changed_answers(merged), plane_of(merged), surrogates)
+
+
+def _surrogates(inputs: Inputs) -> SurrogateExamples:
+    few = inputs.raw if isinstance(inputs.raw, Tensor) else leaves(inputs.raw)[0]
+    pixels = (few[:_SHOWN] / 4 + 0.5).clamp(0, 1) if few.is_floating_point() else few[:0]
+    images = [_image(x) for x in pixels] if few.dim() == 4 else []
+    return SurrogateExamples(
+        kind=inputs.name,
+        inputs=len(inputs),
+        first=" ".join(f"{v:.3g}" for v in few[0].flatten()[:_SHOWN].tolist()),
+        images=[image for image in images if image is not None],
+    )
 
 
 def layer_distances(merged: MergeResult) -> list[LayerDistance]:

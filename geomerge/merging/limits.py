@@ -77,11 +77,13 @@ def _constraints(preset: Preset, stage: Stage, bounded: str) -> list[Constraint]
         return []
     if expert.inputs is not None:
         return list(_losses(preset, expert, bounded))
-    if which or expert not in stage.kept or expert.sketch is None:
+    known = expert.sketch is not None or name in preset.prepared.surrogates
+    if which or expert not in stage.kept or not known:
         raise OptionError(
             f"`budget` {bounded} needs inputs of {name}'s task; name it with `inputs`"
         )
-    return [QuadraticConstraint(bounded, expert.sketch.metric, expert.weights)]
+    sketch = preset.prepared.sketch(expert)
+    return [QuadraticConstraint(bounded, sketch.metric, expert.weights)]
 
 
 def _losses(preset: Preset, expert: Expert, bounded: str) -> list[KLConstraint]:

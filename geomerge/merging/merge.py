@@ -67,8 +67,8 @@ def merge(
         >>> a = gm.Expert.from_module(untrained(0), "digits@0-1")
         >>> b = gm.Expert.from_module(untrained(1), "digits@2-3", inputs=False)
         >>> merged = gm.merge([a, b], steps=4, damping=1e-3)
-        >>> merged.preset.name  # b has no sketch: eq. (7) of arXiv 2012.09605
-        'paper'
+        >>> merged.preset.name  # b has neither inputs nor a sketch
+        'surrogate'
         >>> sorted(merged.accuracies)
         ['a', 'b']
         >>> bool(torch.equal(merged.path.at(0), a.weights))
@@ -112,7 +112,7 @@ def _merge(
     walked: Leg | None = None
     stages = []
     for picked in walk_plan(preset, rule, recorder):
-        leg = _picked_leg(picked, folder if walked is None else None)
+        leg = _picked_leg(picked, recorder, folder if walked is None else None)
         if walked is None:
             walked = leg
         else:
@@ -128,16 +128,25 @@ def _merge(
     return MergeResult(preset, rule, stages, path, t, relaxed)
 
 
-def _picked_leg(picked: PickedStage, folder: Path | None) -> Leg:
+def _picked_leg(picked: PickedStage, recorder: Recorder, folder: Path | None) -> Leg:
     """Return a copy of the chosen candidate's leg that ends at the pick, where it shall end.
 
     Args:
         picked: Stage.
+        recorder: Recorder of a shortcut, where the preset has one.
         folder: Folder of the copy; None takes that of the candidates.
     """
-    chosen = picked.chosen
-    leg = chosen.leg.copied(chosen.leg.folder.parent if folder is None else folder)
-    if not picked.preset.walks_on:
+    chosen, preset = picked.chosen, picked.preset
+    place = chosen.leg.folder.parent if folder is None else folder
+    recording = recorder.open(f"{place.name}-shortcut")
+    start, name = chosen.leg.base, chosen.leg.name
+    walk = preset.shortcut(start, chosen.step, picked.w, recording.state)
+    if walk is not None:
+        measure = preset.walker.probe(picked.stage.kept)
+        leg = recording.follow(walk, "straight to the crossover", name, start, measure)
+        return leg.copied(place)
+    leg = chosen.leg.copied(place)
+    if not preset.walks_on:
         leg.cut(chosen.step)
     leg.replace(chosen.step, picked.w)
     return leg

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from geomerge.alignment import Alignment
-from geomerge.data import recorded_normalisation
+from geomerge.data import Inputs, recorded_normalisation
 from geomerge.data.batchnorm import has_statistics
 from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.drift import Probe, Scorer, probe_of
@@ -39,6 +39,7 @@ class PreparedMerge:
         alignments: Permutations of units, by the names of the experts that were aligned.
         notes: Sentences for the user.
         buffers: Tensors of each expert that are no weights, such as counters, by its name.
+        surrogates: Inputs that stand in for those of an expert without any, by its name.
     """
 
     space: WeightSpace
@@ -47,13 +48,14 @@ class PreparedMerge:
     alignments: Mapping[str, Alignment]
     notes: list[str]
     buffers: Mapping[str, Mapping[str, Tensor]]
+    surrogates: Mapping[str, Inputs] = field(default_factory=dict)
     _sketches: dict[str, Sketch] = field(default_factory=dict)
 
     def sketch(self, expert: Expert) -> Sketch:
         """Return an expert's sketch: the one that it brought, else one made of its inputs now.
 
         Args:
-            expert: Expert with a sketch or inputs.
+            expert: Expert with a sketch, inputs or surrogates of them.
         """
         if expert.sketch is not None:
             return expert.sketch
@@ -67,23 +69,32 @@ class PreparedMerge:
         w: Tensor,  # (n,)
     ) -> Sketch:
         """Return a sketch of an expert's function at a point of the space, made of its inputs."""
-        assert expert.inputs is not None, "a sketch is made where there are inputs"
+        inputs = self._with_surrogates(expert).inputs
+        assert inputs is not None, "a sketch is made where there are inputs"
         return make_sketch(
-            expert.network, w, expert.inputs, expert.inputs.name,
+            expert.network, w, inputs, inputs.name,
             output=self.options.measure.output, seed=self.options.machine.seed,
         )  # fmt: skip
 
     def probe(self, expert: Expert) -> Probe | None:
         """Return a probe of an expert's function; None without inputs."""
-        return probe_of(expert, self.options.measure.output)
+        return probe_of(self._with_surrogates(expert), self.options.measure.output)
 
     def scorer(self, experts: Sequence[Expert]) -> Scorer:
         """Return what measures points for a pick among experts."""
-        return Scorer(experts, self.options.measure.output)
+        known = [self._with_surrogates(expert) for expert in experts]
+        return Scorer(known, self.options.measure.output)
 
     def metric_of(self, experts: Sequence[Expert]) -> Callable[[Tensor], Metric]:
         """Return the function of a point that measures the metric of experts there."""
-        return metric_of(experts, self.options.measure, self.options.machine.seed)
+        known = [self._with_surrogates(expert) for expert in experts]
+        return metric_of(known, self.options.measure, self.options.machine.seed)
+
+    def _with_surrogates(self, expert: Expert) -> Expert:
+        """Return an expert whose missing inputs are replaced by surrogates, if it has some."""
+        if expert.inputs is not None or expert.name not in self.surrogates:
+            return expert
+        return replace(expert, inputs=self.surrogates[expert.name])
 
     @property
     def sketched(self) -> frozenset[str]:

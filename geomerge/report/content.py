@@ -12,13 +12,13 @@ import geomerge
 from geomerge.alignment import Alignment
 from geomerge.expert import Expert
 from geomerge.merging import MergeCurvePoint, MergeResult, ResultRow, Seen
-from geomerge.merging.analysis import Answers
+from geomerge.merging.analysis import Answers, SurrogateExamples
 from geomerge.merging.beside import JOINT
 from geomerge.merging.relax import LegRelaxed
 from geomerge.merging.stages import Candidate, PickedStage
 from geomerge.paths.energy import PathMeasure
 
-__all__ = ["EXAMPLES", "example_file", "merge_report"]
+__all__ = ["EXAMPLES", "example_file", "merge_report", "surrogate_file"]
 
 EXAMPLES = "examples"  # folder of a run with images of examples
 PROTOCOLS = {
@@ -31,6 +31,11 @@ PROTOCOLS = {
 def example_file(name: str, index: int) -> str:
     """Return where a run keeps the image of a test example of a network's task."""
     return f"{EXAMPLES}/{name}-{index:05d}.png"
+
+
+def surrogate_file(name: str, index: int) -> str:
+    """Return where a run keeps the image of a surrogate input of a network."""
+    return f"{EXAMPLES}/{name}-surrogate-{index:02d}.png"
 
 
 def merge_report(
@@ -84,6 +89,7 @@ def merge_report(
         "layers": [asdict(layer) for layer in seen.layers],
         "answers": {name: _answers(name, found) for name, found in seen.answers.items()},
         "plane": None if seen.plane is None else asdict(seen.plane),
+        "surrogates": {name: _surrogates(name, found) for name, found in seen.surrogates.items()},
         "diagonal_only": list(merged.diagonal_only),
         "notes": merged.notes,
     }
@@ -180,6 +186,15 @@ def _answers(name: str, found: Answers) -> dict[str, Any]:
             }
             for one in found.shown
         ],
+    }
+
+
+def _surrogates(name: str, found: SurrogateExamples) -> dict[str, Any]:
+    return {
+        "kind": found.kind,
+        "inputs": found.inputs,
+        "first": found.first,
+        "shown": [surrogate_file(name, index) for index in range(len(found.images))],
     }
 
 

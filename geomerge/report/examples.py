@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
 from geomerge.io.files import write_bytes
-from geomerge.merging.analysis import Answers
-from geomerge.report.content import example_file
+from geomerge.merging.analysis import Seen
+from geomerge.report.content import example_file, surrogate_file
 
 __all__ = ["write_examples"]
 
 
-def write_examples(folder: Path, answers: Mapping[str, Answers]) -> None:
-    """Write the images of examples whose answers changed, as small PNG files.
+def write_examples(folder: Path, seen: Seen) -> None:
+    """Write the images of changed answers and of surrogate inputs, as small PNG files.
 
     Args:
         folder: Folder of the run.
-        answers: Changed answers, by network.
+        seen: What the report shows of the merge.
     """
+    for name, changes in seen.answers.items():
+        for example in changes.shown:
+            if example.image is not None:
+                _write(folder / example_file(name, example.index), example.image)
+    for name, found in seen.surrogates.items():
+        for index, image in enumerate(found.images):
+            _write(folder / surrogate_file(name, index), image)
+
+
+def _write(file: Path, image: Tensor) -> None:
     from PIL import Image
 
-    for name, changes in answers.items():
-        for example in changes.shown:
-            if example.image is None:
-                continue
-            file = folder / example_file(name, example.index)
-            file.parent.mkdir(exist_ok=True)
-            picture = io.BytesIO()
-            Image.fromarray(example.image.numpy()).save(picture, format="PNG")
-            write_bytes(file, picture.getvalue())
+    file.parent.mkdir(exist_ok=True)
+    picture = io.BytesIO()
+    Image.fromarray(image.numpy()).save(picture, format="PNG")
+    write_bytes(file, picture.getvalue())

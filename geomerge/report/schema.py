@@ -306,6 +306,15 @@ class Certificate(TypedDict):
     report_sha256: NotRequired[str]
 
 
+class SurrogateEntry(TypedDict):
+    """Inputs that stood in for those of a network's task."""
+
+    kind: str
+    inputs: int
+    first: str
+    shown: list[str]
+
+
 class MergeRunReport(TypedDict):
     """Content of a merge's ``report.json``."""
 
@@ -330,6 +339,7 @@ class MergeRunReport(TypedDict):
     layers: list[LayerEntry]
     answers: dict[str, AnswersEntry]
     plane: PlaneEntry | None
+    surrogates: NotRequired[dict[str, SurrogateEntry]]  # runs before version 0.2 have none
     diagonal_only: list[str]
     notes: list[str]
     command: NotRequired[str]

@@ -77,7 +77,7 @@ def run_merge(
         report, seen = _measured(merged, recipe, work / "beside", progress)
         _write_network(folder, merged.checkpoint(), report, pt)
         report["folders"] = write_model_folders(folder, merged)
-        write_examples(folder, seen.answers)
+        write_examples(folder, seen)
         sketches = {k: Path(file).name for k, file in data.by_network("sketch").items()}
         run.finish(
             folder,

@@ -52,6 +52,25 @@ def edit(run: Path, change: Callable[[dict[str, Any]], None], *, forge: bool) ->
     (run / "report.json").write_text(json.dumps(report))
 
 
+def test_a_run_with_surrogate_inputs_shows_them_and_holds(digits: Path, tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        shutil.copy(digits / name, tmp_path)
+    options = {
+        "manifold": ("digits",), "preset": "surrogate", "damping": 1e-4, "steps": 6, "points": 8,
+        "budget": ("b=1",),
+    }  # fmt: skip
+    folder, report, _ = run_of([tmp_path / "a.pt", tmp_path / "b.pt"], options, out=tmp_path / "s")
+    shown = report["surrogates"]["b"]
+    assert shown["kind"] == "surrogate images"
+    assert shown["shown"]
+    assert all((folder / file).is_file() for file in shown["shown"])
+    assert report["networks"]["b"]["sketch"]["task"] == "surrogate images"
+    assert "What stood in for the inputs of b" in (folder / "report.html").read_text()
+    found = verify_run(folder)
+    assert found.holds
+    assert all(claim.holds for claim in found.claims), found.claims
+
+
 def test_an_untouched_run_holds(run: Path) -> None:
     found = verify_run(run)
     assert found.holds

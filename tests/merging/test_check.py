@@ -48,10 +48,11 @@ def test_every_preset_is_foreseen(digits: Path, tmp_path: Path) -> None:
     save_checkpoint(bare, Checkpoint(load_checkpoint(digits / "b.pt").weights))
     both = {"manifold": ("digits", "digits-permuted")}
     assert check_merge([digits / "a.pt", digits / "b.pt"], both).preset == "joint"
-    paper = check_merge([digits / "a.pt", bare], {"manifold": ("digits",)})
-    assert paper.problems == []
-    assert paper.preset == "paper"
-    assert any("recognised" in note or "nothing says its task" in note for note in paper.notes)
+    unknown = check_merge([digits / "a.pt", bare], {"manifold": ("digits",)})
+    assert unknown.problems == []
+    assert unknown.preset == "surrogate"
+    assert any("recognised" in note or "nothing says its task" in note for note in unknown.notes)
+    assert any("stood in for the inputs of b" in note for note in unknown.notes)
 
 
 def test_all_problems_are_named_at_once(digits: Path, tmp_path: Path) -> None:

@@ -49,9 +49,18 @@ def test_either_side_may_give_the_data(digits: Path) -> None:
     assert min(accuracy(merged.space.network, merged.w, t.test) for t in tasks) > 0.8
 
 
-def test_nothing_known_of_b_takes_the_paper_preset(digits: Path) -> None:
+def test_nothing_known_of_b_takes_surrogate_inputs(digits: Path) -> None:
     a, b = pair(digits)
     merged = merged_of([a, bare(b)], dict(FAST, damping=1e-3))
+    assert merged.preset.name == "surrogate"
+    assert merged.rule.name == "equal-drift"
+    assert accuracy(merged.space.network, merged.w, load_task("digits").test) > 0.6
+    assert torch.equal(merged.path.at(1), merged.space["b"].weights)
+
+
+def test_the_paper_preset_is_taken_by_its_name(digits: Path) -> None:
+    a, b = pair(digits)
+    merged = merged_of([a, bare(b)], dict(FAST, damping=1e-3, preset="paper"))
     assert merged.preset.name == "paper"
     assert merged.rule.name == "a>=0.80"
     assert merged.picked.score.accuracy["b"] is None

@@ -195,6 +195,23 @@ class Preset(ABC):
         """Return a closing leg's walk, from an open end to exactly the crossover."""
         return self.walker.reach(end, crossover, state)
 
+    def shortcut(
+        self,
+        start: Tensor,  # (n,)
+        step: int,
+        crossover: Tensor,  # (n,)
+        state: WalkState,
+    ) -> Walk | None:
+        """Return a shorter walk to the pick than the one it was found on; None keeps that one.
+
+        Args:
+            start: Point that the stage's walks started from.
+            step: Step of the pick.
+            crossover: Picked point, where the walk ends.
+            state: State of the walk.
+        """
+        return None
+
     def describe(self) -> list[LegDescription]:
         """Return the legs of the finished path, in the order of their networks."""
         return [self._leg(expert) for expert in self.space.ends]

@@ -28,7 +28,6 @@ class PaperPreset(Preset):
     """Walk from a network with inputs to the weights of the other, keeping its function."""
 
     about = "from one network, kept on its inputs, to the weights of the other"
-    preference = 2
     retries = 0  # the step's length is bounded, there is no rate to halve
     walks_on = True
 
@@ -42,13 +41,13 @@ class PaperPreset(Preset):
         """Return why it cannot be used: too many networks, damping to learn, or no inputs."""
         if len(prepared.space) > 2:
             return (
-                "more than two networks need inputs of every network's task but one, and a sketch "
-                "of that one, which comes last; name them with `inputs`"
+                "the paper preset walks between two networks; name inputs of every network's task "
+                "but one with `inputs`, and leave `preset` out"
             )
         if prepared.options.walk.learn is not None:
             return (
-                "`learn` damping needs a walk toward functions, and the data allows the "
-                "paper preset only; give a sketch or the inputs of the other network"
+                "`learn` damping needs a walk toward functions, and the paper preset walks "
+                "toward weights; leave one of the two out"
             )
         if all(expert.inputs is None for expert in prepared.space):
             return "no inputs to walk on; name the task of one network with `inputs`, such as mnist"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -32,10 +33,11 @@ class SketchPreset(Preset):
 
     about = "from one network, kept by its sketch, toward the others' functions one after the other"
     preference = 1
+    dampings: ClassVar[tuple[float, ...]] = DAMPINGS
 
     def __init__(self, prepared: PreparedMerge) -> None:
         super().__init__(prepared)
-        roles = _roles(prepared)
+        roles = self.roles(prepared)
         assert roles is not None, "the preset has a problem"
         self.start, others = roles
         self.goal = others[-1]
@@ -43,7 +45,7 @@ class SketchPreset(Preset):
         self._diagonal: tuple[str, ...] = ()
         stages, kept = [], [self.start]
         for expert in others:
-            usual = DAMPINGS if len(kept) == 1 else CHAIN_DAMPINGS
+            usual = self.dampings if len(kept) == 1 else CHAIN_DAMPINGS
             stages.append(Stage(tuple(kept), (expert,), self._candidates(usual)))
             kept.append(expert)
         self.stages = tuple(stages)
@@ -51,12 +53,34 @@ class SketchPreset(Preset):
     @classmethod
     def problem(cls, prepared: PreparedMerge) -> str | None:
         """Return what is missing if no end of the path can be kept while the others are learned."""
-        if _roles(prepared) is not None:
+        if cls.roles(prepared) is not None:
             return None
         return (
             "the sketch preset needs a sketch of one network and inputs of every other's task; "
             "name the task of each with `inputs` and make the sketch with geomerge sketch"
         )
+
+    @classmethod
+    def roles(cls, prepared: PreparedMerge) -> tuple[Expert, list[Expert]] | None:
+        """Return the expert to start from, an end of the path, and the others in their order.
+
+        The last expert is preferred to the first. None if neither can be kept while every other has
+        inputs to be learned on.
+
+        Args:
+            prepared: Experts in one weight space, and the options of their merge.
+        """
+        options, (first, last) = prepared.options, prepared.space.ends
+        # Without a metric to keep a function by, a walk may start anywhere, but only on demand.
+        anywhere = METRICS[options.measure.metric].isotropic and options.preset == cls.name
+        for start in (last, first):
+            others = [expert for expert in prepared.space.experts[::-1] if expert is not start]
+            if start is first:
+                others.reverse()
+            keepable = start.sketch is not None or start.inputs is not None or anywhere
+            if keepable and all(expert.inputs is not None for expert in others):
+                return start, others
+        return None
 
     def conflict(self) -> str | None:
         """Return that a metric needs inputs of the network that is kept where it has none."""
@@ -157,22 +181,3 @@ class SketchPreset(Preset):
     def measurements(self, steps: int) -> int:
         """Return one: the frozen metric is read once."""
         return 1
-
-
-def _roles(prepared: PreparedMerge) -> tuple[Expert, list[Expert]] | None:
-    """Return the expert to start from, an end of the path, and the others in their order.
-
-    The last expert is preferred to the first. None if neither can be kept while every other has
-    inputs to be learned on.
-    """
-    options, (first, last) = prepared.options, prepared.space.ends
-    # Without a metric to keep a function by, a walk may start anywhere, but only on demand.
-    anywhere = METRICS[options.measure.metric].isotropic and options.preset == SketchPreset.name
-    for start in (last, first):
-        others = [expert for expert in prepared.space.experts[::-1] if expert is not start]
-        if start is first:
-            others.reverse()
-        keepable = start.sketch is not None or start.inputs is not None or anywhere
-        if keepable and all(expert.inputs is not None for expert in others):
-            return start, others
-    return None

@@ -10,7 +10,7 @@ from geomerge.report.pages.texts import number
 from geomerge.report.plane import HIGHEST
 from geomerge.report.schema import MergeRunReport
 
-__all__ = ["answers_section", "layers_section", "plane_section"]
+__all__ = ["answers_section", "layers_section", "plane_section", "surrogates_section"]
 
 
 def plane_section(report: MergeRunReport) -> list[Section]:
@@ -127,3 +127,19 @@ def answers_section(report: MergeRunReport) -> list[Section]:
         rows,
     )
     return [Section("Answers that changed", [table, *pictures])]
+
+
+def surrogates_section(report: MergeRunReport) -> list[Section]:
+    """Return some of the inputs that stood in for a task's; no section if there were none."""
+    sections = []
+    for name, found in report.get("surrogates", {}).items():
+        text = (
+            f"Nothing but the weights of {name} was used to keep its function: its metric was "
+            f"measured on {found['inputs']:,} {found['kind']}. The first begins {found['first']}."
+        )
+        pictures = [
+            Picture(file, f"surrogate input {index}, black is -2 and white 2 deviations")
+            for index, file in enumerate(found["shown"])
+        ]
+        sections.append(Section(f"What stood in for the inputs of {name}", [text, *pictures]))
+    return sections

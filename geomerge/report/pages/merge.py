@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from geomerge.report.pages.along import accuracy_figure, along_path
-from geomerge.report.pages.around import answers_section, layers_section, plane_section
+from geomerge.report.pages.around import (
+    answers_section,
+    layers_section,
+    plane_section,
+    surrogates_section,
+)
 from geomerge.report.pages.certified import certificate_section
 from geomerge.report.pages.charts import bars
 from geomerge.report.pages.looks import Axis
@@ -47,6 +52,7 @@ def merge_page(report: MergeRunReport, steps: list[dict[str, Any]]) -> Page:
             _comparison(report),
             layers_section(report),
             *answers_section(report),
+            *surrogates_section(report),
             _made(report),
             certificate_section(report),
         ],

@@ -1,0 +1,104 @@
+"""MNIST and Fashion-MNIST in one network, nothing but the weights of one of the two known.
+
+    python benchmarks/surrogate.py --work build/bench
+
+The metric of the unknown network is measured on surrogate inputs. Points are picked on the
+selection splits (max-min, balanced), or with nothing of the unknown network to pick by (equal
+drift, on the surrogates); numbers are measured on the test splits. *Other way round* has the inputs
+of Fashion-MNIST and the weights of the MNIST network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from common import Rows, expert, prepared, write_results
+
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.pick import parse_pick
+from geomerge.merging.choice import choose_preset
+from geomerge.merging.presets.base import Preset
+from geomerge.merging.recording import Monitor, Recorder
+from geomerge.merging.stages import WalkedStage, walk_stage
+
+TASKS = ("mnist", "fashion-mnist")
+RULES = ("max-min", "balanced")
+UNKNOWN = "equal-drift, nothing of b to pick by"
+
+
+def measure(rows: Rows, arch: str, seed: int, work: Path) -> None:
+    """Walk with the inputs of one task, then of the other, then by eq. (7) alone."""
+    networks = [expert(work, arch, t, seed + 1000 * k, epochs=8) for k, t in enumerate(TASKS)]
+    names = list(TASKS)
+    for title in ("surrogate", "other way round"):
+        known = prepared(networks, (f"a={names[0]}",), preset="surrogate")
+        preset = choose_preset(known)
+        rows.row(title, lambda preset=preset: picks(preset))
+        networks, names = networks[::-1], names[::-1]
+    rows.row("paper", lambda: picks(choose_preset(
+        prepared(networks, (f"a={names[0]}",), preset="paper"))))  # fmt: skip
+
+
+def picks(preset: Preset) -> dict[str, Any]:
+    """Return test accuracies of the crossover by every rule, the network with inputs first."""
+    space = preset.space
+    own = {e.name: e.accuracy("select") for e in space}
+    found: dict[str, Any] = {"experts": [e.accuracy() for e in space]}
+    with TemporaryDirectory() as folder:
+        recorder = Recorder(Path(folder), Monitor(space), preset.options.machine.points)
+        walked = walk_stage(preset, preset.stages[0], preset.begin(), recorder)
+        chosen = {name: walked.picked(parse_pick(name, own)) for name in RULES}
+        if preset.predicts_drifts:
+            chosen[UNKNOWN] = without_task(walked).picked(parse_pick("equal-drift", {}))
+        for name, picked in chosen.items():
+            found[name] = [accuracy(e.network, picked.w, e.task.test) for e in space if e.task]
+            found[f"{name}: damping, step"] = [picked.chosen.damping, picked.chosen.step]
+    return found
+
+
+def without_task(walked: WalkedStage) -> WalkedStage:
+    """Return the walks as they are scored without labels and inputs of the unknown network."""
+    own = walked.stage.kept[0]
+    return replace(walked, stage=replace(walked.stage, kept=(replace(own, task=None),)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/bench"))
+    parser.add_argument("--arch", nargs="+", default=["mlp", "cnn"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    table: dict[str, Any] = {}
+    for arch in given.arch:
+        cases = []
+        for seed in given.seeds:
+            rows = Rows(given.work / f"surrogate-{arch}-{seed}.json")
+            measure(rows, arch, seed, given.work)
+            cases.append(rows.done)
+        table[arch] = summary(cases)
+    write_results("surrogate.json", {"tasks": TASKS, "seeds": given.seeds, "table": table})
+
+
+def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return means over seeds, in percent, by row and rule, and the least of all seeds."""
+    found: dict[str, Any] = {}
+    for title in cases[0]:
+        for rule in (*RULES, UNKNOWN):
+            if rule not in cases[0][title]:
+                continue
+            seeds = [[100 * v for v in case[title][rule]] for case in cases]
+            mean = [statistics.mean(v) for v in zip(*seeds, strict=True)]
+            least = min(min(v) for v in seeds)
+            found[f"{title}, {rule}"] = {"mean": mean, "least": least, "seeds": seeds}
+            print(f"{title:<16} {rule:<38}", *(f"{v:6.2f}" for v in mean), f"  least {least:6.2f}")
+    return found
+
+
+if __name__ == "__main__":
+    main()
