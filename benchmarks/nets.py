@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["resnet18_bn", "resnet18_gn"]
+__all__ = ["resnet18_bn", "resnet18_gn", "resnet20"]
 
 
 def resnet18_bn() -> nn.Module:
@@ -19,3 +19,54 @@ def resnet18_gn() -> nn.Module:
     from torchvision.models import resnet18
 
     return resnet18(num_classes=5, norm_layer=lambda channels: nn.GroupNorm(32, channels))
+
+
+def resnet20(classes: int = 5, width: int = 1) -> nn.Module:
+    """Return the ResNet20 of He et al. 2016 for images of 32 x 32, 1x1 convolutions as shortcuts.
+
+    Args:
+        classes: Number of classes.
+        width: Factor of the channels 16, 32 and 64.
+    """
+    return _ResNet20(classes, width)
+
+
+class _Block(nn.Module):
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.relu = nn.ReLU()
+        self.downsample: nn.Module | None = None
+        if stride > 1:
+            shortcut = nn.Conv2d(before, after, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(x + shortcut)
+
+
+class _ResNet20(nn.Module):
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        widths = [16 * width, 32 * width, 64 * width]
+        self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.relu = nn.ReLU()
+        before = widths[0]
+        for number, after in enumerate(widths, 1):
+            stride = 1 if number == 1 else 2
+            blocks = [_Block(before, after, stride), _Block(after, after, 1)]
+            self.add_module(f"layer{number}", nn.Sequential(*blocks, _Block(after, after, 1)))
+            before = after
+        self.fc = nn.Linear(widths[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        for name in ("layer1", "layer2", "layer3"):
+            x = self.get_submodule(name)(x)
+        return self.fc(x.mean(dim=(2, 3)))

@@ -141,12 +141,12 @@ def test_every_choice_that_cannot_be_had_is_named(digits: Path, tmp_path: Path) 
         [digits / "a.pt", tmp_path / "b.pt"],
         {
             "manifold": ("digits",), "pick": "balanced", "memory": "1MB",
-            "budget": ("a/77=0.1", "b=0.1"),
+            "budget": ("a/77=0.1", "b/3=0.1"),
         },
     )  # fmt: skip
     for piece in (
         "`pick` balanced needs labelled data", "class 77, which a never answers",
-        "`budget` b needs inputs", "`memory` 1MB is too little",
+        "`budget` b/3 needs inputs", "`memory` 1MB is too little",
     ):  # fmt: skip
         assert any(piece in problem for problem in found.problems), piece
     assert len(found.problems) == 4
