@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 __all__ = [
     "CheckpointError",
+    "CheckpointWarning",
     "GeomergeError",
     "NumericalError",
     "OptionError",
@@ -31,6 +32,10 @@ class GeomergeError(Exception):
 
 class CheckpointError(GeomergeError, ValueError):
     """A file of weights cannot be read, built or combined with another."""
+
+
+class CheckpointWarning(UserWarning):
+    """A file of weights left something open, and a choice was made."""
 
 
 class TaskError(GeomergeError, ValueError):

@@ -26,7 +26,9 @@ from geomerge.data import (
 )
 from geomerge.errors import OptionError, Problems, TaskError
 from geomerge.expert import Expert, ExpertLike, as_expert
+from geomerge.io.reading import FileOptions
 from geomerge.metrics import load_sketch
+from geomerge.networks.architectures import rename_like
 from geomerge.networks.hugging_face import load_network
 from geomerge.networks.network import check_device
 from geomerge.options import at_least, check_options, option, piece
@@ -36,6 +38,14 @@ __all__ = ["NAMES", "DataOptions", "ExpertOptions", "find_tasks", "load_expert",
 SAMPLE_SEED = 0  # of the inputs that a walk may use where they are fewer than there are
 NAMES = ascii_lowercase  # of networks, in order
 Arch: TypeAlias = "str | Callable[[], nn.Module] | None"
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """Options that say what is taken of files of networks and of data."""
+
+    files: FileOptions = piece(FileOptions)
+    text: TextOptions = piece(TextOptions)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,6 @@ class DataOptions:
         None, "number of inputs of each task that the walk may use; default all", group="data",
         check=at_least(1), flag="inputs",
     )  # fmt: skip
-    text: TextOptions = piece(TextOptions)
     data_root: str | None = option(
         None, "folder of data sets; default GEOMERGE_DATA, else ./data", group="machine",
         recorded=False,
@@ -69,6 +78,7 @@ class DataOptions:
         recorded=False,
     )  # fmt: skip
     device: str = option("cpu", "device that computes", group="machine", recorded=False)
+    reading: ReadingOptions = piece(ReadingOptions)
 
     def __post_init__(self) -> None:
         """Refuse texts that cannot be read.
@@ -127,7 +137,6 @@ class ExpertOptions:
     normalisation: tuple[str, ...] = option(
         (), "TASK=MEAN/STD instead of the usual normalisation", group="data"
     )
-    text: TextOptions = piece(TextOptions)
     data_root: str | None = option(
         None, "folder of data sets; default GEOMERGE_DATA, else ./data", group="machine",
         recorded=False,
@@ -137,6 +146,7 @@ class ExpertOptions:
         recorded=False,
     )  # fmt: skip
     device: str = option("cpu", "device that computes", group="machine", recorded=False)
+    reading: ReadingOptions = piece(ReadingOptions)
 
     def __post_init__(self) -> None:
         """Refuse texts that cannot be read.
@@ -161,7 +171,7 @@ def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expe
     """
     options = options or ExpertOptions()
     check_device(options.device)
-    expert = _without_data(thing, "", options.arch, options.device)
+    expert = _without_data(thing, "", options)
     task = options.manifold if options.manifold is not None else expert.task or expert.task_name
     if task is None:
         raise OptionError(
@@ -169,7 +179,9 @@ def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expe
         )
     if isinstance(task, str):
         own = normalisation_of(options.normalisation, task)
-        task = expert.load_task(task, own, options.data_root, options.download, options.text)
+        task = expert.load_task(
+            task, own, options.data_root, options.download, options.reading.text
+        )
         expert = expert.with_task(task)
     elif task is not expert.task:
         expert = expert.with_task(task)
@@ -206,7 +218,8 @@ def load_experts(
     experts: dict[str, Expert] = {}
     for name, thing in zip(NAMES, things, strict=False):
         with problems.noted():
-            experts[name] = _without_data(thing, name, data.arch, data.device)
+            like = next(iter(experts.values()), None)
+            experts[name] = _without_data(thing, name, data, like)
     sketches = data.by_network("sketch")
     for name, expert in experts.items():
         with problems.noted():
@@ -245,16 +258,29 @@ def find_tasks(data: DataOptions, problems: Problems) -> None:
                 load_task(entry.partition("=")[2] or entry, data_root=data.data_root)
 
 
-def _without_data(thing: ExpertLike, name: str, arch: Arch, device: str) -> Expert:
-    """Return a network by itself, under the name that options call it by."""
+def _without_data(
+    thing: ExpertLike, name: str, data: DataOptions | ExpertOptions, like: Expert | None = None
+) -> Expert:
+    """Return a network by itself, under the name that options call it by.
+
+    Args:
+        thing: The network.
+        name: Its name in options.
+        data: Architecture, device, and how files are read.
+        like: Another network, by whose names of tensors a bare state dict goes that differs by a
+            prefix.
+    """
     if isinstance(thing, (Expert, nn.Module)):
         made = as_expert(thing, name)
         return replace(made, name=name) if name else made
     if isinstance(thing, (str, Path)):
-        thing = load_network(thing)
+        thing = load_network(thing, data.reading.files)
     elif isinstance(thing, Mapping):
         return as_expert(thing, name)
-    return Expert.from_checkpoint(thing, arch, name=name, device=device)
+    if like is not None and data.arch is None and not thing.meta.get("architecture"):
+        weights = rename_like(thing.weights, like.network.module.state_dict())
+        thing = replace(thing, weights=weights)
+    return Expert.from_checkpoint(thing, data.arch, name=name, device=data.device)
 
 
 def _with_sketch(expert: Expert, file: str, output: str | None) -> Expert:
@@ -329,7 +355,9 @@ def _with_data(expert: Expert, manifold: str | Task | None, data: DataOptions) -
     own = split_normalisations(data.normalisation)
 
     def load(task: str) -> Task:
-        return expert.load_task(task, own.get(task), data.data_root, data.download, data.text)
+        return expert.load_task(
+            task, own.get(task), data.data_root, data.download, data.reading.text
+        )
 
     manifold_name = None if manifold is None else _name(manifold)
     try:

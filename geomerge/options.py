@@ -60,7 +60,8 @@ class OptionField:
         text: Help text, a noun phrase.
         group: Heading in the help that it stands under.
         flag: Flag of the command line, where that is another than the name.
-        recorded: Whether it decides the result, and so belongs in a recipe.
+        recorded: Whether it decides the result, and so belongs in a recipe; ``"given"`` where it
+            belongs there only if it has another value than the default.
         choices: Names that are allowed or completed, or what lists them; None allows any value.
         formerly: Earlier name of the argument, still understood; None if there was none.
         positional: Whether the command line has an argument without a flag for it.
@@ -76,7 +77,7 @@ class OptionField:
     text: str
     group: str
     flag: str | None
-    recorded: bool
+    recorded: bool | str
     choices: Choices | None
     formerly: str | None = None
     positional: bool = False
@@ -87,7 +88,7 @@ class OptionField:
 
 class _Rest(TypedDict, total=False):
     flag: str | None
-    recorded: bool
+    recorded: bool | str
     formerly: str | None
     closed: bool
     positional: bool
@@ -115,12 +116,13 @@ def option(
             ``"a positive number"``, where the value cannot be used, else None.
         **rest: ``flag``, the flag of the command line without dashes, where that is another than
             the name; ``recorded`` (True), whether the option decides the result, and so belongs in
-            a recipe; ``formerly``, the earlier name of the argument, understood with a
-            ``DeprecationWarning``; ``closed`` (True), whether names other than the choices are
-            refused here, else the shell only completes them; ``positional`` (False), whether the
-            command line has an argument without a flag for it; ``read``, the function from the
-            words of the command line to the value, where that is an object; ``write``, the function
-            from the value to these words, which recipes hold too.
+            a recipe, or ``"given"`` where only another value than the default does, since recipes
+            of earlier versions are without it; ``formerly``, the earlier name of the argument,
+            understood with a ``DeprecationWarning``; ``closed`` (True), whether names other than
+            the choices are refused here, else the shell only completes them; ``positional``
+            (False), whether the command line has an argument without a flag for it; ``read``, the
+            function from the words of the command line to the value, where that is an object;
+            ``write``, the function from the value to these words, which recipes hold too.
     """
     known: dict[str, Any] = {"text": text, "group": group, "choices": choices, "check": check}
     return field(default=default, metadata={_KEY: {**known, **_USUAL, **rest}})
@@ -290,6 +292,8 @@ def recorded(options: Any, *others: str) -> dict[str, Any]:
         value = options
         for name in (*one.path, one.name):
             value = getattr(value, name)
+        if one.recorded == "given" and value == one.default:
+            continue
         if one.write is not None:
             value = one.write(value)
         found[one.name] = list(value) if isinstance(value, tuple) else value

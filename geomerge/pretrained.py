@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,15 +10,12 @@ from torch import nn
 
 from geomerge.errors import OptionError, RunError
 from geomerge.expert import Expert
-from geomerge.io.checkpoint import SUFFIXES
-from geomerge.io.files import parse_json, plain_file
-from geomerge.networks.hugging_face import load_network, model_folder
+from geomerge.io.reading import FileOptions
+from geomerge.networks.hugging_face import load_network
 from geomerge.networks.network import check_device
 from geomerge.paths.path import WeightPath
 
-__all__ = ["from_pretrained", "last_configuration", "stored_expert"]
-
-_RESULTS = ("merged.safetensors", "sparse.safetensors")  # of a merge, of a sparsification
+__all__ = ["from_pretrained", "stored_expert"]
 
 
 def from_pretrained(
@@ -27,6 +24,8 @@ def from_pretrained(
     t: float | None = None,
     device: str | torch.device = "cpu",
     arch: str | Callable[[], nn.Module] | None = None,
+    weights_key: str | None = None,
+    leave_out: Sequence[str] = (),
 ) -> nn.Module:
     """Load a network, ready to call.
 
@@ -37,12 +36,13 @@ def from_pretrained(
 
     Args:
         source: Folder of a finished merge, sparsification or reconfiguration, whose result is
-            taken (of a reconfiguration the last configuration), or a network's ``.safetensors``,
-            ``.pt`` or ``.pth`` file.
+            taken (of a reconfiguration the last configuration), or a network's file.
         t: Point of the run's path instead: 0 where it starts, 1 where it ends.
         device: Device of the module.
         arch: Architecture, where the file does not say and the weights do not tell: a name,
             ``module:factory``, or a callable that returns the module.
+        weights_key: Key of the state dict in a file that holds several.
+        leave_out: Names of tensors of a file that are left out, such as ``"aux.*"``.
 
     Returns:
         The module in evaluation mode; its parameters take gradients, so that it can be trained on.
@@ -53,7 +53,8 @@ def from_pretrained(
         OptionError: If there is no such point, device or architecture.
     """
     check_device(device)
-    return stored_expert(source, t=t, arch=arch).module().to(device)
+    files = FileOptions(weights_key, tuple(leave_out))
+    return stored_expert(source, t=t, arch=arch, files=files).module().to(device)
 
 
 def stored_expert(
@@ -61,6 +62,7 @@ def stored_expert(
     *,
     t: float | None = None,
     arch: str | Callable[[], nn.Module] | None = None,
+    files: FileOptions | None = None,
 ) -> Expert:
     """Load a network that a run or a file holds, without data.
 
@@ -68,58 +70,21 @@ def stored_expert(
         source: Folder of a finished run, or a file, as :func:`from_pretrained` takes them.
         t: Point of the run's path instead of its result.
         arch: Architecture, where the run or the file does not say.
+        files: Options of reading a file.
 
     Raises:
         GeomergeError: If there is no such network, or it cannot be rebuilt.
     """
     source = Path(source)
-    if not source.is_dir() and source.suffix not in SUFFIXES and not source.exists():
+    if not source.suffix and not source.exists():
         raise RunError(
             f"no folder or file {source}; name a finished run's folder, or a .safetensors or .pt "
             "file (nothing is downloaded)"
         )
     if t is None:
-        plain = not source.is_dir() or model_folder(source) is not None
-        return Expert.from_checkpoint(load_network(source if plain else _result(source)), arch)
+        return Expert.from_checkpoint(load_network(source, files), arch)
     if not (source / "path").is_dir():
         raise OptionError(
             f"{source} has no path to take t = {t} of; name the folder of a merge or sparsify run"
         )
     return WeightPath(source / "path", arch=arch).expert(t)
-
-
-def last_configuration(run: Path) -> Path:
-    """Return the file of the network that a reconfiguration ended with.
-
-    Args:
-        run: Folder of the run.
-
-    Raises:
-        RunError: If the folder is not of a finished reconfiguration.
-    """
-    try:
-        report = parse_json((run / "report.json").read_text(encoding="utf-8"))
-        return plain_file(run, f"{report['configurations'][-1]['name']}.safetensors")
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise RunError(
-            f"{run} is not the folder of a sparsify or reconfigure run; name such a folder or a "
-            "network's file"
-        ) from error
-
-
-def _result(run: Path) -> Path:
-    """Return the file of a run's result.
-
-    Raises:
-        RunError: If it has none.
-    """
-    result = next((run / name for name in _RESULTS if (run / name).is_file()), None)
-    if result is not None:
-        return result
-    try:
-        return last_configuration(run)
-    except RunError as error:
-        raise RunError(
-            f"{run} holds no network of a finished merge, sparsify or reconfigure run; name such a "
-            "run's folder, or a network's file"
-        ) from error

@@ -90,7 +90,7 @@ def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("nowhere", {}, RunError, "no folder or file .*nowhere; name .*nothing is downloaded"),
         ("nowhere.safetensors", {}, gm.GeomergeError, "no file .*nowhere.safetensors"),
         ("", {}, RunError, "holds no network of a finished"),
-        ("plan.yaml", {}, CheckpointError, "expected a .pt, .pth or .safetensors file"),
+        ("plan.yaml", {}, CheckpointError, "is a text, expected a file of weights"),
         ("a.pt", {"t": 0.5}, OptionError, "has no path to take t = 0.5 of"),
         ("moves", {"t": 0.5}, OptionError, "has no path to take t = 0.5 of"),
         ("merge", {"t": 1.5}, OptionError, "expected t between 0 and 1"),

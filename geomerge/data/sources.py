@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomerge.data.images import IMAGES, LARGEST_IMAGE, RATIO, images_in, read_npz, stack_images
+from geomerge.data.images import IMAGES, LARGEST_IMAGE, RATIO, images_in, stack_images
 from geomerge.errors import TaskError, first_line
 from geomerge.io.containers import check_archive
+from geomerge.io.files import read_regular
+from geomerge.io.npz import read_npz
 
 __all__ = ["NAMED", "USUAL", "Pair", "from_factory", "from_folder", "from_npz"]
 
@@ -104,7 +106,7 @@ def from_folder(folder: Path) -> Data:
 def from_npz(file: Path) -> Data:
     """Read arrays ``x`` and ``y`` (or ``x_train``, ``y_train``), and ``x_test``, ``y_test``."""
     try:
-        found, there = read_npz(file, _ARRAYS)
+        found, there = read_npz(read_regular(file), _ARRAYS)
     except Exception as error:  # zipfile and numpy raise many types
         raise TaskError(
             f"{file} is not a readable .npz of plain arrays ({first_line(error)}); write it with "

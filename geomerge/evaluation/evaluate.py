@@ -46,12 +46,12 @@ def evaluate(
         raise OptionError(f"unknown split {split!r}{did_you_mean(split, MEASURED_SPLITS)}")
     normalisations = split_normalisations(data.normalisation)
     check_normalised(normalisations, tasks, "measured")
-    checkpoint = load_network(file)
+    checkpoint = load_network(file, data.reading.files)
     expert = Expert.from_checkpoint(checkpoint, data.arch, sketch=False, device=data.device)
     rows: list[dict[str, Any]] = []
     for name in tasks:
         task = expert.load_task(
-            name, normalisations.get(name), data.data_root, data.download, data.text
+            name, normalisations.get(name), data.data_root, data.download, data.reading.text
         )
         rows.append(
             {

@@ -1,15 +1,18 @@
-"""A file on disk <-> named weights and what is known about them.
+"""Checkpoints: named weights of a network in a file, and what is known about them.
 
-Two formats are read and written: ``.pt``/``.pth`` (``torch.load`` with ``weights_only=True``) and
-``.safetensors``. Nothing is ever unpickled. A checkpoint written by geomerge carries a JSON text
-(architecture, task, normalisation, training recipe) and may carry the tensors of a sketch.
+Files of ``torch.save``, ``pickle.dump`` and ``numpy.savez`` and safetensors are read, told by their
+content and never by their ending. Nothing is ever unpickled. A checkpoint written by geomerge
+carries a JSON text (architecture, task, normalisation, training recipe) and may carry the tensors
+of a sketch.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from geomerge.errors import CheckpointError, RunError, first_line
+from geomerge.errors import CheckpointError, CheckpointWarning, RunError, first_line
 from geomerge.io.containers import (
     HOW_TO_SAVE,
+    UnreadTypeError,
     check_plain,
     check_safetensors,
-    check_torch,
     safetensors_shapes,
 )
 from geomerge.io.files import (
@@ -34,11 +37,17 @@ from geomerge.io.files import (
     sha256,
     write_bytes,
 )
-from geomerge.io.pickles import ForeignObjectError
+from geomerge.io.formats import format_of, refuse_other_format
+from geomerge.io.npz import read_npz
+from geomerge.io.pickles import StoredArray, StoredTensor
+from geomerge.io.run_files import result_file
+from geomerge.io.state_dicts import choose_state_dict, plain_names, state_dicts_in, unread_in
+from geomerge.io.torch_files import TorchFile, read_torch
 
 __all__ = [
     "SUFFIXES",
     "Checkpoint",
+    "is_safetensors",
     "load_checkpoint",
     "load_header",
     "read_safetensors",
@@ -50,7 +59,6 @@ SUFFIXES = (".pt", ".pth", ".safetensors")
 _META = "geomerge"
 _SKETCH = "geomerge.sketch/"
 _FLOATS = ("F64", "F32", "F16", "BF16")  # types of the format
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
 # What later readers rely on. Everything else in the metadata is only carried along.
 _KINDS = {
     "architecture": (str, type(None)), "task": (str, type(None)), "normalisation": (dict,),
@@ -70,6 +78,7 @@ class Checkpoint:
         sketch: Tensors of the sketch of this network on its own task; empty without one.
         source: The file it was read from, for messages.
         digest: SHA-256 of the file's bytes, empty if it never was a file.
+        notes: Sentences about what was chosen when the file was read.
 
     Example:
         >>> import geomerge as gm
@@ -85,23 +94,35 @@ class Checkpoint:
     sketch: dict[str, Tensor] = field(default_factory=dict)
     source: str = "network"
     digest: str = ""
+    notes: tuple[str, ...] = ()
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(
+    path: str | Path, *, weights_key: str | None = None, leave_out: Sequence[str] = ()
+) -> Checkpoint:
     """Read a checkpoint or a bare state dict without unpickling anything.
 
     What the file claims is held against its bytes first (:mod:`geomerge.io.containers`), so that a
-    file made to do harm costs no more than one that is damaged.
+    file made to do harm costs no more than one that is damaged. The state dict is found under any
+    key, with whatever else a training loop saved beside it, and loses the names of wrappers
+    (``DataParallel``, ``torch.compile``, ``AveragedModel``).
 
     Args:
-        path: A ``.pt``, ``.pth`` or ``.safetensors`` file.
+        path: A file of ``torch.save``, of ``pickle.dump`` or of ``numpy.savez``, or a safetensors
+            file, whatever its ending; or the folder of a finished run, whose result is taken.
+        weights_key: Key of the state dict, where a file holds several, such as ``"model_ema"``;
+            None takes the network's own, and says which where there was a choice.
+        leave_out: Names of tensors that are left out; ``*`` stands for any text, as in ``"aux.*"``.
 
     Returns:
         The weights on the CPU in float32 (integer buffers keep their type).
 
     Raises:
-        CheckpointError: If the file is missing, damaged, claims more than it has, holds objects
-            other than plain tensors, or a number that is not finite.
+        CheckpointError: If the file is missing, damaged, claims more than it has, holds no state
+            dict of plain tensors, or a number that is not finite.
+
+    Warns:
+        CheckpointWarning: If the file holds several state dicts and none is named.
 
     Example:
         >>> import tempfile
@@ -115,26 +136,31 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         (torch.Size([3, 2]), 64)
     """
     path = Path(path)
-    if path.suffix not in (*SUFFIXES, ".bin"):  # the last by transformers, of torch.save too
-        raise CheckpointError(
-            f"expected a .pt, .pth or .safetensors file, got {path}; rename or convert it"
-        )
+    if path.is_dir():
+        path = result_file(path)
     content = _read(path)
-    if path.suffix == ".safetensors":
-        tensors, metadata = read_safetensors(content, path)
-        meta = _parse_meta(metadata.get(_META, "{}"), path)
-        weights = {k: v for k, v in tensors.items() if not k.startswith(_SKETCH)}
-        sketch = {k[len(_SKETCH) :]: v for k, v in tensors.items() if k.startswith(_SKETCH)}
-    else:
-        weights, meta, sketch = _read_torch(content, path)
+    weights, meta, sketch, note = _parse(content, path, weights_key)
+    if leave_out:
+        weights = _without(weights, leave_out, path)
     if not weights:
         raise CheckpointError(f"{path} holds no weights; {HOW_TO_SAVE}")
     check_plain(weights, path)
     check_plain(sketch, path)
     weights = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-    if all(name.startswith("module.") for name in weights):  # saved from DataParallel
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    return Checkpoint(weights, meta, sketch, str(path), sha256(content))
+    if note:
+        warnings.warn(note, CheckpointWarning, stacklevel=2)
+    notes = (note,) if note else ()
+    return Checkpoint(plain_names(weights), meta, sketch, str(path), sha256(content), notes)
+
+
+def is_safetensors(path: str | Path) -> bool:
+    """Return whether a file is one of safetensors by its first bytes, so that it has a header."""
+    try:
+        check_regular(Path(path))
+        with open(path, "rb") as stream:
+            return format_of(stream.read(64)) == "safetensors"
+    except OSError:
+        return False
 
 
 def load_header(path: str | Path) -> Checkpoint:
@@ -223,6 +249,11 @@ def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dic
 
 
 def _not_whole(path: Path, error: Exception) -> CheckpointError:
+    if isinstance(error, UnreadTypeError):
+        return CheckpointError(
+            f"{path} holds {error}, expected floats of 16 bits or more; give the weights that it "
+            "was made from, or convert them to float32"
+        )
     return CheckpointError(
         f"{path} is not a whole safetensors file ({first_line(error)}); copy it again"
     )
@@ -242,35 +273,108 @@ def _cannot_read(path: Path, error: OSError) -> CheckpointError | RunError:
     return RunError(f"cannot read {path} ({reason}); check the path and permissions")
 
 
-def _read_torch(
-    content: bytes, path: Path
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+_Parts = tuple[dict[str, Tensor], dict[str, Any], dict[str, Tensor], str]
+
+
+def _parse(content: bytes, path: Path, key: str | None) -> _Parts:
+    """Return weights, metadata, sketch and a note on what was chosen, of a file's bytes."""
+    form = format_of(content)
+    if form == "safetensors":
+        tensors, metadata = read_safetensors(content, path)
+        meta = _parse_meta(metadata.get(_META, "{}"), path)
+        weights = {k: v for k, v in tensors.items() if not k.startswith(_SKETCH)}
+        sketch = {k[len(_SKETCH) :]: v for k, v in tensors.items() if k.startswith(_SKETCH)}
+        return weights, meta, sketch, ""
+    refuse_other_format(content, path)
+    if form in ("torch", "pickle"):
+        return _parse_torch(content, path, key)
     try:
-        check_torch(content)
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except ForeignObjectError as error:
+        if form != "npz":
+            raise ValueError(f"it begins with {content[:8].hex(' ')}")
+        arrays, _ = read_npz(content)
+        weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    except Exception as error:  # zipfile, numpy and torch raise many types
         raise CheckpointError(
-            f"{path} holds pickled objects or a script ({error}), expected a state dict of plain "
-            f"tensors, and geomerge never unpickles; {HOW_TO_SAVE}"
+            f"{path} is no file of weights ({first_line(error)}), expected one of torch.save or "
+            "safetensors; check that it is the right file and whole"
         ) from error
+    return weights, {}, {}, ""
+
+
+def _parse_torch(content: bytes, path: Path, key: str | None) -> _Parts:
+    try:
+        file = read_torch(content)
     except Exception as error:  # zipfile and torch raise many types
         raise CheckpointError(
             f"{path} is not a whole PyTorch file ({first_line(error)}); copy it again"
         ) from error
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(
-            f"{path} holds a {type(loaded).__name__}, expected a state dict; {HOW_TO_SAVE}"
-        )
-    if isinstance(loaded.get(_META), str):
+    loaded = file.content
+    if type(loaded) is dict and isinstance(loaded.get(_META), str):
         meta = _parse_meta(loaded[_META], path)
         parts = [loaded.get(part, {}) for part in ("state_dict", "sketch")]
-        if not all(isinstance(part, Mapping) for part in parts):
+        if not all(type(part) is dict for part in parts):
             raise CheckpointError(f"{path} is not a whole geomerge checkpoint; write it again")
-        return dict(parts[0]), meta, dict(parts[1])
-    for name in _WRAPPERS:
-        if isinstance(loaded.get(name), Mapping):
-            return dict(loaded[name]), {}, {}
-    return dict(loaded), {}, {}
+        return _built(file, parts[0], path), meta, _built(file, parts[1], path), ""
+    found = state_dicts_in(loaded)
+    unread = unread_in(loaded if not found else [dict(c.others) for c in found])
+    if unread is not None:
+        raise CheckpointError(
+            f"{path} holds {unread}, expected a state dict of plain tensors, and geomerge never "
+            f"unpickles; {HOW_TO_SAVE}"
+        )
+    if not found:
+        raise CheckpointError(f"{path} holds no weights ({_contents(loaded)}); {HOW_TO_SAVE}")
+    chosen = choose_state_dict(found, key, str(path))
+    note = ""
+    if key is None and len(found) > 1:
+        others = " and ".join(repr(c.key) for c in found if c is not chosen)
+        note = (
+            f"{path.name} holds weights under {chosen.key!r}, which were taken, and under "
+            f"{others}; say which with `weights_key`"
+        )
+    return _built(file, chosen.tensors, path), {}, {}, note
+
+
+def _built(file: TorchFile, stored: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    """Return tensors of what a file says of them."""
+    tensors = {}
+    for name, value in stored.items():
+        if not isinstance(name, str) or not isinstance(value, (StoredTensor, StoredArray)):
+            raise CheckpointError(
+                f"{path} holds a {type(value).__name__} under {str(name)[:60]!r}, expected only "
+                f"tensors; {HOW_TO_SAVE}"
+            )
+        try:
+            tensors[name] = file.tensor(value)
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{name[:60]!r} of {path} is {first_line(error)}, expected a plain tensor; "
+                f"{HOW_TO_SAVE}"
+            ) from error
+    return tensors
+
+
+def _contents(loaded: Any) -> str:
+    """Return what a file without weights holds, for messages."""
+    if type(loaded) is not dict or not loaded:
+        return f"a {getattr(loaded, 'name', type(loaded).__name__)}"
+    names = [str(name)[:30] for name in loaded]
+    return "only " + ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def _without(
+    weights: Mapping[str, Tensor], leave_out: Sequence[str], path: Path
+) -> dict[str, Tensor]:
+    for pattern in leave_out:
+        if not any(fnmatchcase(name, pattern) for name in weights):
+            raise CheckpointError(
+                f"`leave_out` names {pattern!r}, and {path} has no such tensor; correct it"
+            )
+    return {
+        name: value
+        for name, value in weights.items()
+        if not any(fnmatchcase(name, pattern) for pattern in leave_out)
+    }
 
 
 def _parse_meta(text: str, path: Path) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 from geomerge.errors import Problems
 from geomerge.expert import Expert, ExpertLike, as_expert
-from geomerge.io.checkpoint import Checkpoint, load_header
+from geomerge.io.checkpoint import Checkpoint, is_safetensors, load_header
 from geomerge.loading import NAMES, DataOptions, find_tasks, load_experts
 from geomerge.merging.choice import plan_merge
 from geomerge.merging.cost import estimate_memory, estimate_time
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import prepare
 from geomerge.merging.same_make import compare_networks
-from geomerge.networks.architectures import recognise
+from geomerge.networks.architectures import recognise, rename_like
 from geomerge.networks.hugging_face import load_network, model_folder
 from geomerge.networks.network import check_device
 from geomerge.options import build_options, option_fields, replace_options
@@ -159,12 +159,15 @@ def _read(
     for file in files:
         read.append(None)
         with problems.noted():
-            light = Path(file).suffix == ".safetensors" and model_folder(file) is None
-            read[-1] = load_header(file) if light else load_network(file)
+            folder = model_folder(file)
+            light = folder is None and not data.reading.files.leave_out and is_safetensors(file)
+            read[-1] = load_header(file) if light else load_network(file, data.reading.files)
     known = len(problems)
-    shapes = [c if data.arch is None else replace(c, meta={}) for c in read if c is not None]
-    if shapes:
-        compare_networks(shapes, head, problems)
+    shapes = [c for c in read if c is not None]
+    if shapes and data.arch is None:  # one that is given may make up for other names
+        first = shapes[0].weights
+        alike = [replace(c, weights=rename_like(c.weights, first)) for c in shapes]
+        compare_networks(alike, head, problems)
     if len(problems) > known and not all(c.digest for c in shapes):
         return None
     return [

@@ -14,7 +14,7 @@ from geomerge.data.batchnorm import has_statistics
 from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.drift import Probe, Scorer, probe_of
 from geomerge.expert import Expert
-from geomerge.io.checkpoint import SUFFIXES, Checkpoint
+from geomerge.io.checkpoint import Checkpoint
 from geomerge.loading import NAMES
 from geomerge.merging.aligning import align_experts
 from geomerge.merging.heads import Heads, arrange_heads, widen_metric
@@ -258,7 +258,7 @@ def _notes(experts: Sequence[Expert]) -> list[str]:
     if not any(expert.meta.get("architecture") for expert in experts):
         first = experts[0]
         kind = recognise(first.network.module.state_dict())
-        if kind is not None and Path(first.source).suffix in SUFFIXES:
+        if kind is not None and Path(first.source).suffix:
             assumed = ", ReLU assumed between layers" if kind == "mlp" else ""
             notes.append(
                 f"{Path(first.source).name} does not say its architecture: recognised by its "

@@ -71,8 +71,10 @@ def _differences(first: Checkpoint, other: Checkpoint, head: str) -> list[str]:
     apart = [name for name in {**one, **two} if _shape(one, name) != _shape(two, name)]
     outputs = [name for name in apart if _is_head(name, one, two)]
     apart = [name for name in apart if name not in outputs]
+    if apart:  # with another layer after it, the last layer of one is no head of the other
+        apart = [name for name in {**one, **two} if name in apart or name in outputs]
     sentences = []
-    if outputs and head == "shared":
+    if outputs and head == "shared" and not apart:
         name = outputs[0]
         sentences.append(
             f"{first.source} and {other.source} have different heads: {name!r} has "

@@ -30,6 +30,7 @@ from geomerge.io.files import (
     read_regular,
     sha256,
 )
+from geomerge.io.reading import FileOptions, read_network
 
 __all__ = [
     "CONFIG",
@@ -75,11 +76,12 @@ def model_folder(path: str | Path) -> Path | None:
     return folder if weights and any((folder / name).is_file() for name in own) else None
 
 
-def load_network(path: str | Path) -> Checkpoint:
-    """Read a network's file or its model folder.
+def load_network(path: str | Path, files: FileOptions | None = None) -> Checkpoint:
+    """Read a network's file, its model folder or a run.
 
     Args:
-        path: A ``.pt``, ``.pth`` or ``.safetensors`` file, or a folder of Hugging Face.
+        path: A file of weights, a folder of Hugging Face, or the folder of a finished run.
+        files: Options of reading a file.
 
     Raises:
         GeomergeError: If it cannot be read.
@@ -88,17 +90,12 @@ def load_network(path: str | Path) -> Checkpoint:
     if folder is not None:
         return load_model_folder(folder)
     path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(
-            f"{path} is a folder without {CONFIG}, expected a network's file or a folder as "
-            "transformers writes it; name the file in it"
-        )
     if path.name.endswith(_INDEX):
         raise CheckpointError(
             f"{path} is an index of weights without a {CONFIG} beside it; name a whole folder as "
             "transformers writes it"
         )
-    return load_checkpoint(path)
+    return read_network(path, files or FileOptions())
 
 
 def load_model_folder(folder: Path) -> Checkpoint:

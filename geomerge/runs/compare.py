@@ -47,8 +47,12 @@ def run_compare(
         GeomergeError: If inputs, options or data are wrong, or the folder holds another run.
     """
     options, data = options or CompareOptions(), data or DataOptions()
-    networks = [load_network(file) for file in files]
-    ancestor = None if base is None else Expert.from_checkpoint(load_network(base), data.arch)
+    networks = [load_network(file, data.reading.files) for file in files]
+    ancestor = (
+        None
+        if base is None
+        else Expert.from_checkpoint(load_network(base, data.reading.files), data.arch)
+    )
     digests = input_digests(networks, data)
     if ancestor is not None:
         digests["base"] = ancestor.digest

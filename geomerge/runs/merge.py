@@ -57,7 +57,7 @@ def run_merge(
         GeomergeError: If inputs, options or data are wrong, or the folder holds another run.
     """
     options, data = options or MergeOptions(), data or DataOptions()
-    networks = [load_network(file) for file in files]
+    networks = [load_network(file, data.reading.files) for file in files]
     recipe = {
         "merge": {**recorded(data, "sketch"), **recorded(options)},
         "inputs": input_digests(networks, data),

@@ -10,11 +10,11 @@ from typing import Any
 
 from geomerge.expert import Expert
 from geomerge.io.files import sha256
+from geomerge.io.run_files import last_configuration
 from geomerge.loading import ExpertOptions, load_expert
 from geomerge.monitor.progress import Progress
 from geomerge.networks.hugging_face import load_network
 from geomerge.options import recorded
-from geomerge.pretrained import last_configuration
 from geomerge.pruning.options import ReconfigureOptions
 from geomerge.pruning.plan import load_plan
 from geomerge.pruning.reconfigure import reconfigure
@@ -61,7 +61,7 @@ def run_reconfigure(
         first, last = _ends(source)
         checkpoint, start = load_network(first), load_network(last)
     else:
-        checkpoint = load_network(source)
+        checkpoint = load_network(source, data.reading.files)
     digests = {"network": checkpoint.digest, "plan": sha256(plan.read_bytes())}
     if start is not None:
         digests["start"] = start.digest

@@ -72,7 +72,7 @@ def run_sparsify(
             "or `params`"
         )
     command = command_line("sparsify", [file], (data, options), shrink=files.shrink)
-    checkpoint = load_network(file)
+    checkpoint = load_network(file, data.reading.files)
     recipe = {
         "sparsify": {**recorded(data), **options.recorded()},
         "inputs": {"network": checkpoint.digest},

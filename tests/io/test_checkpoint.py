@@ -92,14 +92,13 @@ def test_a_damaged_file_ends_in_one_sentence(
 def test_missing_strange_and_empty_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no file"):
         load_checkpoint(tmp_path / "none.pt")
-    with pytest.raises(CheckpointError, match=r"expected a \.pt"):
+    with pytest.raises(GeomergeError, match="holds no network of a finished"):
         load_checkpoint(tmp_path)
     torch.save({}, tmp_path / "empty.pt")
     with pytest.raises(CheckpointError, match="holds no weights"):
         load_checkpoint(tmp_path / "empty.pt")
     torch.save({"fc.weight": torch.zeros(2, 2), "epoch": 3}, tmp_path / "mixed.pt")
-    with pytest.raises(CheckpointError, match="'epoch'"):
-        load_checkpoint(tmp_path / "mixed.pt")
+    assert [*load_checkpoint(tmp_path / "mixed.pt").weights] == ["fc.weight"]
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:

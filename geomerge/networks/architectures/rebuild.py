@@ -1,4 +1,4 @@
-"""Weights -> the network they belong to."""
+"""Networks rebuilt from their weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ from torch.nn.modules.conv import _ConvNd
 
 from geomerge.errors import CheckpointError, OptionError, did_you_mean
 from geomerge.networks.architectures.factory import made_by, network_from_factory
+from geomerge.networks.architectures.fitting import (
+    check_fit,
+    fit_names,
+    listed,
+    plain_counters,
+    what_weights_are,
+)
 from geomerge.networks.architectures.known import KNOWN, NAMED
 
 __all__ = ["rebuild_network", "recognise", "resize_layers"]
+
+_SHOWN = 3  # tensors of another shape that are named
 
 
 def recognise(weights: Mapping[str, Tensor]) -> str | None:
@@ -60,39 +69,70 @@ def rebuild_network(
         CheckpointError: If the architecture is not recognised or the weights do not fit it.
         OptionError: If the architecture's name is unknown.
     """
+    odd = None if architecture else what_weights_are(weights, source)
+    if odd is not None:
+        raise CheckpointError(odd)
     name = architecture or recognise(weights)
+    if name is None or (isinstance(name, str) and name in KNOWN and not KNOWN[name].fit(weights)):
+        weights = _without_prefix(weights)
+        name = name or recognise(weights)
     if name is None:
-        for candidate, known in KNOWN.items():
-            if not known.recognised and _fits(candidate, weights):
-                raise CheckpointError(
-                    f"the weights of {source} may be of a {candidate}, but weights do not tell all "
-                    f"of it (groups of GroupNorm); say --arch {candidate} or module:factory"
-                )
-        raise CheckpointError(
-            f"the weights of {source} are of no architecture that geomerge recognises (stacks of "
-            "Linear layers in a clear order, Avalanche's SimpleMLP and SimpleCNN, torchvision's "
-            "VGG and ResNet, and those that geomerge train makes); say --arch module:factory, a "
-            "callable that returns your nn.Module"
-        )
+        raise CheckpointError(_unknown(weights, source))
     module = _empty(name, weights, source) if isinstance(name, str) else made_by(name)
-    if _other_widths(module, weights):
-        resize_layers(module, weights)
-    expected, got = _shapes(module.state_dict()), _shapes(weights)
     shown = name if isinstance(name, str) else getattr(name, "__qualname__", repr(name))
-    for key in [*expected, *got]:
-        if expected.get(key) != got.get(key):
-            raise CheckpointError(
-                f"{source} does not fit the architecture {shown}: expected {key!r} of shape "
-                f"{expected.get(key, 'none')}, got {got.get(key, 'none')}; check --arch"
-            )
-    module.load_state_dict(dict(weights))
+    fit = fit_names(module, weights)
+    if not fit.missing and not fit.extra and _other_widths(module, fit.tensors):
+        resize_layers(module, fit.tensors)
+    expected = _shapes(module.state_dict())
+    apart = [k for k, v in fit.tensors.items() if expected.get(k, v.shape) != tuple(v.shape)]
+    if apart:
+        told = [f"{k!r} of shape {expected[k]}, got {tuple(fit.tensors[k].shape)}" for k in apart]
+        more = f", and {len(apart) - _SHOWN} more" if len(apart) > _SHOWN else ""
+        lacks = f", and it lacks {listed(fit.missing)}" if fit.missing else ""
+        extra = f", and has {listed(fit.extra)} beside them" if fit.extra else ""
+        odd = what_weights_are(weights, source)
+        raise CheckpointError(
+            odd
+            or f"{source} does not fit the architecture {shown}: expected "
+            f"{'; '.join(told[:_SHOWN])}{more}{lacks}{extra}; check `arch`"
+        )
+    check_fit(fit, source, shown)
+    module.load_state_dict(fit.tensors, strict=False)
     return module.eval().requires_grad_(False)
+
+
+def _unknown(weights: Mapping[str, Tensor], source: str) -> str:
+    """Return the sentence about weights of no architecture that is recognised."""
+    for candidate, known in KNOWN.items():
+        if not known.recognised and _fits(candidate, weights):
+            return (
+                f"the weights of {source} may be of a {candidate}, but weights do not tell all of "
+                f"it (groups of GroupNorm); say --arch {candidate} or module:factory"
+            )
+    return (
+        f"the weights of {source} are of no architecture that geomerge recognises (stacks of "
+        "Linear layers in a clear order, Avalanche's SimpleMLP and SimpleCNN, torchvision's VGG "
+        "and ResNet, and those that geomerge train makes); say --arch module:factory, a callable "
+        "that returns your nn.Module"
+    )
 
 
 def _fits(name: str, weights: Mapping[str, Tensor]) -> bool:
     with torch.device("meta"):  # shapes only, no memory
         module = KNOWN[name].fit(weights)
-    return module is not None and _shapes(module.state_dict()) == _shapes(weights)
+    if module is None:
+        return False
+    own, got = (plain_counters(tensors) for tensors in (module.state_dict(), weights))
+    return _shapes(own) == _shapes(got)
+
+
+def _without_prefix(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return weights without the first part of their names, if all have the same."""
+    firsts = {name.partition(".")[0] for name in plain_counters(weights)}
+    if len(firsts) != 1 or not all("." in name for name in plain_counters(weights)):
+        return weights
+    first = f"{firsts.pop()}."
+    return {name.removeprefix(first): value for name, value in weights.items()}
 
 
 def _empty(name: str, weights: Mapping[str, Tensor], source: str) -> nn.Module:
@@ -163,9 +203,8 @@ def _other_widths(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
     Without units, layers have fewer outputs and others fewer inputs. The head, one Linear layer,
     may have more outputs too; nothing else grows.
     """
-    own, got = _shapes(module.state_dict()), _shapes(weights)
-    if set(own) != set(got):
-        return False
+    got = _shapes(weights)
+    own = {name: shape for name, shape in _shapes(module.state_dict()).items() if name in got}
     changed = {key.rpartition(".")[0] for key in own if own[key] != got[key]}
     layers = {name: module.get_submodule(name) for name in changed}
     linear = {_weight(name) for name, layer in layers.items() if isinstance(layer, nn.Linear)}

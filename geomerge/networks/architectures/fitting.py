@@ -1,0 +1,219 @@
+"""Names of a state dict fitted to a module's: prefixes, ties, counters, buffers of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from geomerge.errors import CheckpointError
+
+__all__ = [
+    "Fit",
+    "check_fit",
+    "fit_names",
+    "listed",
+    "plain_counters",
+    "rename_like",
+    "what_weights_are",
+]
+
+V = TypeVar("V")
+_COUNTERS = re.compile(r"(^|\.)(num_batches_tracked|total_ops|total_params|n_averaged)$")
+_SHOWN = 6
+_SHARD = re.compile(r"-(\d+)-of-(\d+)\.")
+_ADAPTERS = re.compile(r"(^|[._])(lora|hada|lokr|ia3)_|(^|\.)adapter_(down|up)|prompt_encoder")
+_QUANTISED = re.compile(r"(^|\.)(SCB|absmax|quant_map|qweight|qzeros|weight_format|scale_inv)$")
+
+
+class Fit(NamedTuple):
+    """A state dict by the names of a module.
+
+    Attributes:
+        tensors: Tensors that the module has, by its own names.
+        missing: Names of the module that the state dict has not, and that cannot be left out.
+        extra: Tensors that the module has not, and that are no counters.
+    """
+
+    tensors: dict[str, Tensor]
+    missing: list[str]
+    extra: dict[str, Tensor]
+
+
+def fit_names(module: nn.Module, weights: Mapping[str, Tensor]) -> Fit:
+    """Return a state dict by a module's names.
+
+    One prefix of all names, on either side, may be more or less. Counters (of BatchNorm, of
+    operations) may be missing or extra. A tensor that is tied to one that is there may be missing,
+    and so may a buffer of integers, which the module makes itself.
+
+    Args:
+        module: The module.
+        weights: The state dict.
+    """
+    own = module.state_dict()
+    named = _renamed(weights, own)
+    tensors = {name: named[name] for name in own if name in named}
+    missing = [name for name in own if name not in named and _needed(name, own, tensors)]
+    buffers = dict(module.named_buffers())
+    extra = {
+        name: value
+        for name, value in named.items()
+        if name not in own and not _COUNTERS.search(name) and not _same(buffers.get(name), value)
+    }
+    if extra and missing:  # the module itself may know earlier names of some
+        try:
+            left = module.load_state_dict({**tensors, **extra}, strict=False)
+        except RuntimeError:  # other shapes
+            return Fit(tensors, missing, extra)
+        missing = [name for name in missing if name in left.missing_keys]
+        known = {name: extra[name] for name in extra if name not in left.unexpected_keys}
+        return Fit({**tensors, **known}, missing, {k: extra[k] for k in extra if k not in known})
+    return Fit(tensors, missing, extra)
+
+
+def plain_counters(weights: Mapping[str, V]) -> dict[str, V]:
+    """Return tensors without counters, which a network computes without."""
+    return {name: value for name, value in weights.items() if not _COUNTERS.search(name)}
+
+
+def rename_like(weights: Mapping[str, V], like: Mapping[str, Tensor]) -> dict[str, V]:
+    """Return tensors by the names of others that differ by a prefix; as they are if they do not.
+
+    Args:
+        weights: Tensors to rename.
+        like: Tensors whose names are wanted.
+    """
+    named = _renamed(weights, like)
+    return named if set(named) >= set(plain_counters(like)) else dict(weights)
+
+
+def what_weights_are(weights: Mapping[str, Tensor], source: str) -> str | None:
+    """Return what a state dict is that cannot be a whole network, with the remedy, else None.
+
+    Args:
+        weights: The state dict.
+        source: Name of its file.
+    """
+    shard = _SHARD.search(source)
+    if shard is not None and int(shard[2]) > 1:
+        return (
+            f"{source} is one shard of {int(shard[2])} and holds a part of the weights; name the "
+            "folder that has them all, or save the whole state dict in one file"
+        )
+    if any(_QUANTISED.search(name) for name in weights):
+        return (
+            f"{source} holds quantised weights, expected floats; give the weights that they were "
+            "made from"
+        )
+    adapters = [name for name in weights if _ADAPTERS.search(name)]
+    if not adapters:
+        return None
+    if len(adapters) == len(weights):
+        return (
+            f"{source} is an adapter without its base network ({adapters[0]!r}, ...); merge it "
+            "into the base (merge_and_unload in peft) and save the result"
+        )
+    return (
+        f"{source} holds an adapter beside its base network ({adapters[0]!r}, ...); merge it into "
+        "the base (merge_and_unload in peft) and save the result"
+    )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as a sentence lists them, not too many."""
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more
+
+
+def check_fit(fit: Fit, source: str, shown: str) -> None:
+    """Refuse weights that a module has no place for, or that it lacks, all at once.
+
+    Args:
+        fit: The weights, fitted.
+        source: Where they came from.
+        shown: Name of the architecture.
+
+    Raises:
+        CheckpointError: With the names and the remedy.
+    """
+    if fit.missing:
+        odd = what_weights_are({**fit.tensors, **fit.extra}, source)
+        has = f", and has {listed(fit.extra)} in their place" if fit.extra else ""
+        raise CheckpointError(
+            odd
+            or f"{source} does not fit the architecture {shown}: it lacks {listed(fit.missing)}"
+            f"{has}; check `arch`"
+        )
+    if fit.extra:
+        odd = what_weights_are(fit.extra, source)
+        pattern = _pattern([*fit.extra])
+        raise CheckpointError(
+            odd
+            or f"{source} has {len(fit.extra)} tensors that the architecture {shown} has not: "
+            f"{listed(fit.extra)}; check `arch`, or leave them out with `leave_out` {pattern}"
+        )
+
+
+def _renamed(weights: Mapping[str, V], own: Mapping[str, Tensor]) -> dict[str, V]:
+    """Return tensors with the prefix by which most of their names are those of others."""
+    if not set(plain_counters(own)) - set(weights):
+        return dict(weights)
+    best, most = dict(weights), len(set(weights) & set(own))
+    for old in _prefixes(weights):
+        for new in _prefixes(own):
+            named = {_moved(name, old, new, own): value for name, value in weights.items()}
+            count = len(set(named) & set(own))
+            if count > most and len(named) == len(weights):
+                best, most = named, count
+    return best
+
+
+def _moved(name: str, old: str, new: str, own: Mapping[str, Tensor]) -> str:
+    return name if name in own or not name.startswith(old) else new + name.removeprefix(old)
+
+
+def _prefixes(tensors: Mapping[str, object]) -> list[str]:
+    """Return beginnings of names up to a dot: none, one part, or two that all have in common."""
+    firsts = dict.fromkeys(name.partition(".")[0] + "." for name in tensors if "." in name)
+    found = ["", *firsts]
+    if len(firsts) == 1:
+        first = next(iter(firsts))
+        rest = (name.removeprefix(first) for name in tensors)
+        found += dict.fromkeys(first + n.partition(".")[0] + "." for n in rest if "." in n)
+    return found[:64]
+
+
+def _needed(name: str, own: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> bool:
+    """Return whether a tensor of a module has to be in its state dict."""
+    value = own[name]
+    if _COUNTERS.search(name) or not (value.is_floating_point() or value.is_complex()):
+        return False
+    return not any(
+        other in there and tensor.data_ptr() == value.data_ptr() and tensor.shape == value.shape
+        for other, tensor in own.items()
+        if value.data_ptr()
+    )
+
+
+def _same(buffer: Tensor | None, value: Tensor) -> bool:
+    """Return whether a buffer that is not persistent has the values that a file gives."""
+    return (
+        buffer is not None
+        and buffer.shape == value.shape
+        and torch.equal(buffer.to(value.dtype), value)
+    )
+
+
+def _pattern(names: list[str]) -> str:
+    """Return the shortest pattern that stands for all names."""
+    if len(names) == 1:
+        return names[0]
+    firsts = {name.partition(".")[0] for name in names}
+    return (
+        f"{firsts.pop()}.*" if len(firsts) == 1 else " and ".join(sorted(f"{f}*" for f in firsts))
+    )
