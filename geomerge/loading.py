@@ -67,7 +67,7 @@ class DataOptions:
     )
     max_inputs: int | None = option(
         None, "number of inputs of each task that the walk may use; default all", group="data",
-        check=at_least(1), flag="inputs",
+        check=at_least(1), flag="inputs", recorded="given",
     )  # fmt: skip
     data_root: str | None = option(
         None, "folder of data sets; default GEOMERGE_DATA, else ./data", group="machine",

@@ -41,11 +41,12 @@ class TextOptions:
 
     text_column: str | None = option(
         None, "column of the texts of a .csv, .jsonl or .parquet task; default by its name",
-        group="data",
+        group="data", recorded="given",
     )  # fmt: skip
     label_column: str | None = option(
-        None, "column of the labels of such a task; default by its name", group="data"
-    )
+        None, "column of the labels of such a task; default by its name", group="data",
+        recorded="given",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used."""
