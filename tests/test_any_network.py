@@ -116,7 +116,7 @@ NETWORKS = {
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the decomposition of large factors: their leading directions will do here."""
     monkeypatch.setattr("geomerge.metrics.kronecker.factor._WIDEST", 256)
-    monkeypatch.setattr("geomerge.metrics.kronecker.factor.RANK", 32)
+    monkeypatch.setattr("geomerge.metrics.kronecker.factor._WIDE_RANK", 32)
 
 
 def inputs_of(name: str, count: int = 4) -> Inputs:

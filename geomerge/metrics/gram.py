@@ -15,7 +15,7 @@ from torch import Tensor
 from geomerge.data import Inputs
 from geomerge.metrics.base import EigenCoordinates, Metric
 from geomerge.metrics.kernel import gram_matrix
-from geomerge.metrics.kronecker.factor import factorise
+from geomerge.metrics.kronecker.factor import decompose
 from geomerge.metrics.linearisation import Linearisation
 from geomerge.metrics.registry import NetworkSize, metric
 from geomerge.networks.batches import Batch
@@ -37,7 +37,7 @@ class GramMetric(Metric):
     def __init__(self, linearised: Linearisation, kernel: Tensor) -> None:
         self._linearised = linearised
         self.count = len(linearised.outputs)  # N
-        whole = factorise(kernel / self.count)
+        whole = decompose(kernel / self.count)
         # Singular values of J below 100 roundings of the largest are noise (measured in float32;
         # the kernel itself is computed in float64 from rounded derivatives).
         rounded = (100 * torch.finfo(linearised.outputs.dtype).eps) ** 2

@@ -14,7 +14,7 @@ from geomerge.data import Inputs
 from geomerge.errors import NumericalError
 from geomerge.metrics.kronecker.coverage import Coverage, copies, find_coverage, graph_of
 from geomerge.metrics.kronecker.diagonal import squared_derivatives
-from geomerge.metrics.kronecker.factor import RANK, WHOLE, Moments
+from geomerge.metrics.kronecker.factor import Moments, factor_bytes, moment_bytes
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.kronecker.norms import Normed
@@ -77,11 +77,11 @@ def estimate_kronecker(
                 sums.coverage.label(block, network),
                 slice(block.start, block.stop),
                 None if block.bias is None else slice(block.bias, block.bias + block.rows),
-                sums.inputs[block].factor(count).to(w.dtype, w.device),
-                sums.outputs[block].factor(count).to(w.dtype, w.device),
+                sums.inputs.pop(block).factor(count).to(w.dtype, w.device),
+                sums.outputs.pop(block).factor(count).to(w.dtype, w.device),
                 transposed=block.transposed,
             )
-            for block in sums.inputs
+            for block in list(sums.inputs)
         ),
         tuple(network.slices[k] for k in sums.rest),
         torch.cat(flat).to(w.dtype) if flat else w.new_zeros(0),
@@ -339,24 +339,19 @@ def factor_widths(
     return widths
 
 
-_CARRIED = 1152  # directions of a factor that is not decomposed in full
-
-
 def _measuring_bytes(sizes: Sequence[NetworkSize]) -> int:
-    """Second moments of all factors in float64, the result, and the largest decomposition."""
+    """Second moments of all factors, and what the largest decomposition needs beside them."""
     needs = []
     for size in sizes:
         widths = factor_widths(size.network, size.w, size.x)
-        moments = sum(8 * d * d for d in widths)
-        result = sum(4 * d * (d if d <= WHOLE else _CARRIED) for d in widths)
-        largest = max((32 * d * min(d, 3 * _CARRIED) for d in widths), default=0)
-        needs.append(moments + result + largest)
+        largest = max((2 * moment_bytes(d) + 4 * factor_bytes(d) for d in widths), default=0)
+        needs.append(sum(map(moment_bytes, widths)) + largest)
     return max(needs, default=0)
 
 
 def _held_bytes(sizes: Sequence[NetworkSize]) -> int:
     widths = (factor_widths(size.network, size.w, size.x) for size in sizes)
-    return max((4 * sum(d * (d if d <= WHOLE else RANK) for d in of) for of in widths), default=0)
+    return max((sum(map(factor_bytes, of)) for of in widths), default=0)
 
 
 @metric(

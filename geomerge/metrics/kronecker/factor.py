@@ -6,6 +6,7 @@ omitted eigenvalues, so that the trace is preserved.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +14,33 @@ from torch import Tensor
 
 from geomerge.errors import NumericalError
 
-__all__ = ["RANK", "WHOLE", "Factor", "Moments", "factorise"]
+__all__ = [
+    "WHOLE",
+    "Factor",
+    "Moments",
+    "decompose",
+    "factor_bytes",
+    "factorise",
+    "moment_bytes",
+    "stored_rank",
+]
 
-WHOLE = 2048  # largest width of a full decomposition; one of 4608 columns takes a minute
-RANK = 1024  # leading eigenvectors of wider matrices
+WHOLE = 512  # largest width of a full decomposition
+_LEAST = 256  # leading eigenvectors of wider matrices at least
+_PART = 4  # of the width over their number
 _MORE = 64  # further directions, so that the last leading eigenvectors are accurate
-_PRODUCTS = 3
+
+
+def stored_rank(width: int) -> int:
+    """Return the number of eigenvectors that a factor of a width keeps.
+
+    Steps with a damping of a thousandth of the largest eigenvalue change the function by at most
+    two hundredths more than with all of them; ``benchmarks/speed.py`` measures it.
+
+    Args:
+        width: Number of rows of the factor.
+    """
+    return width if width <= WHOLE else min(width, max(_LEAST, width // _PART))
 
 
 @dataclass(frozen=True)
@@ -87,13 +109,27 @@ def factorise(
     """Return the eigen form of a symmetric positive semidefinite matrix.
 
     Args:
-        matrix: Matrix in float64, since ``eigh`` in float32 fails on nearly singular factors.
-            Eigenvalues below zero are rounding and set to zero.
+        matrix: Matrix in float64. Eigenvalues below zero are rounding and set to zero.
 
     Returns:
-        The full eigen form; for matrices wider than 2048 the leading 1024 eigenvectors, from a
-        random start and three products with the matrix (Halko, Martinsson & Tropp 2011,
-        algorithm 4.4).
+        The full eigen form; for matrices wider than 512 as many leading eigenvectors as
+        :func:`stored_rank` says, from a random start and three products with the matrix, in single
+        precision.
+
+    Raises:
+        NumericalError: If the matrix is not finite or the decomposition does not converge.
+    """
+    return decompose(matrix) if len(matrix) <= WHOLE else _leading(matrix)
+
+
+def decompose(
+    matrix: Tensor,  # (d, d)
+) -> Factor:
+    """Return the full eigen form of a symmetric positive semidefinite matrix of any width.
+
+    Args:
+        matrix: Matrix. One in float32 on which ``eigh`` fails, as it does on some nearly singular
+            ones, is decomposed in float64.
 
     Raises:
         NumericalError: If the matrix is not finite or the decomposition does not converge.
@@ -103,12 +139,14 @@ def factorise(
             "a factor of the metric is not finite, expected finite activations and gradients; "
             "check the network's outputs on these inputs"
         )
-    size = len(matrix)
-    if size > WHOLE:
-        return _leading(matrix)
     try:
         values, vectors = torch.linalg.eigh(matrix)
+        failed = not (torch.isfinite(values).all() and torch.isfinite(vectors).all())
     except RuntimeError:  # torch's LinAlgError
+        failed = True
+    if failed and matrix.dtype != torch.float64:
+        return decompose(matrix.double()).to(matrix.dtype, matrix.device)
+    if failed:
         values, vectors = _eigh_by_qr(matrix)
     return Factor(vectors.flip(1).contiguous(), values.flip(0).clamp(min=0), 0.0)
 
@@ -139,21 +177,67 @@ def _eigh_by_qr(
 def _leading(
     matrix: Tensor,  # (d, d), float64
 ) -> Factor:
+    size, rank = len(matrix), stored_rank(len(matrix))
+    trace = float(matrix.diagonal().sum())
+    if not math.isfinite(trace) or trace <= 0:
+        return decompose(matrix).truncated(rank)  # all zero, or not finite
+    single = (matrix / trace).float()
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(len(matrix), RANK + _MORE, generator=generator)
-    single = matrix.float()  # enough for the products that only rotate the basis
-    basis = start.to(single)
-    for _ in range(_PRODUCTS):
-        basis = torch.linalg.qr(single @ basis).Q
-    basis = torch.linalg.qr(basis.double()).Q
-    inside = factorise(basis.T @ (matrix @ basis))
-    vectors = (basis @ inside.vectors[:, :RANK]).contiguous()
-    values = inside.values[:RANK]
-    rest = float(matrix.diagonal().sum() - values.sum())
-    return Factor(vectors, values, max(rest, 0.0) / (len(matrix) - RANK))
+    basis = torch.randn(size, min(rank + _MORE, size), generator=generator).to(single)
+    found = _nystrom(single, single @ torch.linalg.qr(single @ basis).Q)
+    if found is None:
+        return decompose(matrix).truncated(rank)
+    values, vectors = found[0][:rank].to(matrix) * trace, found[1][:, :rank].to(matrix)
+    rest = trace - float(values.sum())
+    return Factor(vectors.contiguous(), values, max(rest, 0.0) / max(size - rank, 1))
 
 
+def _nystrom(
+    matrix: Tensor,  # (d, d)
+    basis: Tensor,  # (d, k)
+) -> tuple[Tensor, Tensor] | None:  # (k,), (d, k)
+    """Return leading eigenvalues and eigenvectors from one product with a basis.
+
+    The Nystrom approximation of Tropp, Yurtsever, Udell & Cevher (2017), algorithm 3, nearly as
+    accurate as one more product with the matrix would make the projection on the basis. None where
+    the numbers do not allow it in double precision either.
+    """
+    basis = torch.linalg.qr(basis).Q
+    product = matrix @ basis
+    shift = 10 * torch.finfo(matrix.dtype).eps * float(product.norm())
+    product += shift * basis
+    inside = basis.T @ product
+    root, failed = torch.linalg.cholesky_ex((inside + inside.T) / 2)
+    if int(failed) and matrix.dtype != torch.float64:
+        return _nystrom(matrix.double(), basis.double())
+    if int(failed):
+        return None
+    left = torch.linalg.solve_triangular(root, product.T, upper=False).T
+    turned = torch.linalg.qr(left)  # for vectors that are orthogonal also where values are tiny
+    found = decompose(turned.R @ turned.R.T)
+    return (found.values - shift).clamp(min=0), turned.Q @ found.vectors
+
+
+_WIDE_RANK = 1024  # eigenvectors of factors whose matrix is never held
 _WIDEST = 8192  # largest width of a second moment matrix; 25088 columns would take 5 GB
+
+
+def moment_bytes(width: int) -> int:
+    """Return the bytes of the second moments of rows while they are summed.
+
+    Args:
+        width: Number of columns of the rows.
+    """
+    return 8 * width * width if width <= _WIDEST else 4 * 2 * _WIDE_RANK * width
+
+
+def factor_bytes(width: int) -> int:
+    """Return the bytes of a factor in float32.
+
+    Args:
+        width: Number of its rows.
+    """
+    return 4 * width * (stored_rank(width) if width <= _WIDEST else _WIDE_RANK)
 
 
 class Moments:
@@ -177,9 +261,15 @@ class Moments:
         if rows.shape[1] <= _WIDEST:
             if self._sum is None:
                 self._sum = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
-            self._sum.add_(rows.T @ rows, alpha=share)
+            if rows.shape[1] <= WHOLE:
+                self._sum.add_(rows.T @ rows, alpha=share)
+                return
+            for start in range(0, rows.shape[1], WHOLE):  # the other half follows by symmetry
+                columns = rows[:, start : start + WHOLE]
+                part = rows[:, : start + WHOLE].T @ columns
+                self._sum[: len(part), start : start + WHOLE].add_(part, alpha=share)
             return
-        for block in (rows * share**0.5).split(RANK):
+        for block in (rows * share**0.5).split(_WIDE_RANK):
             self._trace += float(block.square().sum(dtype=torch.float64))
             self._leading = _leading_rows(
                 block if self._leading is None else torch.cat([self._leading, block])
@@ -192,6 +282,9 @@ class Moments:
             NumericalError: If a row was not finite.
         """
         if self._sum is not None:
+            for start in range(WHOLE, len(self._sum), WHOLE):
+                block = slice(start, start + WHOLE)
+                self._sum[block, :start] = self._sum[:start, block].T
             return factorise(self._sum / count)
         assert self._leading is not None, "rows were added"
         size = self._leading.shape[1]
@@ -204,8 +297,8 @@ class Moments:
 def _leading_rows(
     rows: Tensor,  # (R, d)
 ) -> Tensor:  # (r, d)
-    """Return at most ``RANK`` orthogonal rows with nearly the same sum of outer products."""
-    eigen = factorise(rows.double() @ rows.double().T)
+    """Return at most ``_WIDE_RANK`` orthogonal rows with nearly the same sum of outer products."""
+    eigen = decompose(rows.double() @ rows.double().T)
     significant = eigen.values > eigen.values[:1] * 1e-12
-    keep = min(RANK, int(significant.sum()))
+    keep = min(_WIDE_RANK, int(significant.sum()))
     return eigen.vectors[:, :keep].T.to(rows.dtype) @ rows

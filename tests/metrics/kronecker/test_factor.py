@@ -19,15 +19,15 @@ def test_wide_matrices_keep_their_leading_part_and_their_trace(
 ) -> None:
     matrix = decaying(120)
     whole = factorise(matrix)
-    for name, value in (("WHOLE", 100), ("RANK", 40), ("_MORE", 10)):
+    for name, value in (("WHOLE", 100), ("_LEAST", 40), ("_MORE", 10)):
         monkeypatch.setattr(factor, name, value)
     found = factorise(matrix)
     assert found.vectors.shape == (120, 40)
-    torch.testing.assert_close(found.values, whole.values[:40], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found.values, whole.values[:40], rtol=5e-3, atol=1e-5)
     assert abs(found.trace - float(matrix.trace())) < 1e-9
     gap = (found.dense() - matrix).norm() / matrix.norm()
     best = (whole.truncated(40).dense() - matrix).norm() / matrix.norm()
-    assert gap < 1.05 * best + 1e-6
+    assert gap < 1.05 * best + 1e-5
     assert torch.equal(found.vectors, factorise(matrix).vectors)  # the same start every time
 
 
@@ -66,3 +66,26 @@ def test_a_matrix_on_which_divide_and_conquer_fails_is_decomposed_by_qr(
     again = factorise(matrix)
     torch.testing.assert_close(again.values, whole.values)
     torch.testing.assert_close(again.dense(), matrix)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 0.0])
+def test_wide_matrices_of_any_size_are_decomposed(scale: float) -> None:
+    matrix = decaying(600) * scale
+    found = factorise(matrix)
+    assert found.vectors.shape == (600, 256)
+    torch.testing.assert_close(
+        found.vectors.T @ found.vectors, torch.eye(256).double(), rtol=0, atol=1e-4
+    )
+    assert found.trace == pytest.approx(float(matrix.trace()), rel=1e-6)
+
+
+def test_wide_moments_are_symmetric() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(700, 1100, generator=generator, dtype=torch.float64)
+    rows *= 0.99 ** torch.arange(1100)
+    moments = Moments()
+    moments.add(rows[:300])
+    moments.add(rows[300:])
+    found, truth = moments.factor(700), factorise(rows.T @ rows / 700)
+    torch.testing.assert_close(found.values, truth.values, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.dense(), truth.dense(), rtol=0, atol=1e-3)
