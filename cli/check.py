@@ -22,10 +22,13 @@ def check(
     networks: Annotated[list[Path], typer.Argument(help="the networks, as merge takes them")],
     data: Annotated[Mapping[str, Any], Flags(of=DataOptions, without=("download",))],
     options: Annotated[Mapping[str, Any], Flags(of=MergeOptions)],
+    base: Annotated[
+        Path | None, typer.Option(help="the network that all were fine-tuned from")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what is wrong with a merge's inputs, or what it costs."""
-    found = check_merge(networks, {**data, **options})
+    found = check_merge(networks, {**data, **options}, base)
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
     else:

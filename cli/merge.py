@@ -24,6 +24,12 @@ def merge(
     ],
     data: DataOptions,
     options: MergeOptions,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="the network that all were fine-tuned from", rich_help_panel="what to merge"
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="folder of the run; default runs/A-B-HASH", rich_help_panel="output"),
@@ -36,7 +42,9 @@ def merge(
 ) -> None:
     """Merge networks along a path that keeps what they do."""
     with watched(log_json) as show:
-        folder, report, before = run_merge(networks, options, data, out=out, pt=pt, progress=show)
+        folder, report, before = run_merge(
+            networks, options, data, base=base, out=out, pt=pt, progress=show
+        )
     finish(folder, report, before, None if as_json else show_report, log_json)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from geomerge.certificate.evidence import (
     bracket,
@@ -128,9 +129,7 @@ def _identity(run: StoredRun, name: str) -> list[str]:
     wrong = []
     for key, value in own.items():
         on_path = stored.get(key)
-        if on_path is not None and on_path.shape != value.shape:
-            on_path = on_path[first : first + len(value)]
-        if on_path is None or not torch.equal(value, on_path):
+        if on_path is None or not _contains(on_path, value, first):
             wrong.append(f"{key} differs")
     return wrong
 
@@ -237,3 +236,28 @@ def _differences(where: str, stated: Any, again: Any, tolerance: float = _EXACT)
         for key, first, second in pairs
         for text in _differences(f"{where}/{key}".strip("/"), first, second, tolerance)
     ]
+
+
+def _contains(wide: Tensor, own: Tensor, first: int) -> bool:
+    """Return whether a tensor is another, or one of the blocks that separate heads have of it.
+
+    Args:
+        wide: Tensor of the common head.
+        own: Tensor of one network.
+        first: Row at which the network's own block begins, in the last layer.
+    """
+    if wide.shape == own.shape:
+        return torch.equal(wide, own)
+    if wide.dim() != own.dim() or any(a < b for a, b in zip(wide.shape, own.shape, strict=True)):
+        return False
+    rows = {first, *range(0, len(wide) - len(own) + 1, len(own))}
+    inner = wide.dim() > 1 and wide.shape[1] != own.shape[1]
+    columns = range(0, wide.shape[1] - own.shape[1] + 1, own.shape[1]) if inner else (0,)
+    for row in rows:
+        for at in columns:
+            block = wide[row : row + len(own)]
+            if inner:
+                block = block[:, at : at + own.shape[1]]
+            if block.shape == own.shape and torch.equal(block, own):
+                return True
+    return False

@@ -39,8 +39,9 @@ from geomerge.networks.network import Network
 from geomerge.options import restore_options
 from geomerge.paths.path import WeightPath
 
-__all__ = ["SKETCH_OF", "NotStoredError", "StoredRun"]
+__all__ = ["BASE", "SKETCH_OF", "NotStoredError", "StoredRun"]
 
+BASE = "base"  # name of the common ancestor among the input files
 SKETCH_OF = "sketch of "  # prefix of a network's name, among the names of input files
 
 
@@ -145,7 +146,9 @@ class StoredRun:
             data = replace(data, arch=self._arch)
         files = [self.file(name) for name in self.certificate["data"]]
         experts = load_experts(files, data, output=options.measure.output)
-        prepared = prepare(experts, options, Problems(strict=True))
+        based = BASE in self.certificate["inputs"]
+        base = Expert.load(self.file(BASE), arch=data.arch, inputs=False) if based else None
+        prepared = prepare(experts, options, Problems(strict=True), base)
         assert prepared is not None, "strict problems are raised"
         return PRESETS[self.report["preset"]](prepared).prepared  # with surrogates, if it takes any
 
@@ -179,6 +182,8 @@ class StoredRun:
             return self._given[name]
         if name.startswith(SKETCH_OF):
             own = Path(self.certificate["sketches"][name.removeprefix(SKETCH_OF)]).name
+        elif name == BASE:
+            own = self.report["base"]
         else:
             own = Path(self.report["networks"][name]["file"]).name
         places = (Path(), self.folder.absolute().parent, self.folder.absolute().parents[1])

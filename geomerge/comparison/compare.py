@@ -7,16 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from geomerge.comparison.context import Context
 from geomerge.comparison.options import CompareOptions
 from geomerge.comparison.registry import METHODS, MethodResult
 from geomerge.comparison.row import MethodRow, make_row, split_of
-from geomerge.errors import CheckpointError, OptionError, Problems
+from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.pick import PickRule, parse_pick
-from geomerge.expert import Expert, ExpertLike, as_expert
+from geomerge.expert import ExpertLike, as_expert
 from geomerge.merging.joint_training import joint_samples
 from geomerge.merging.prepare import prepare
 from geomerge.monitor.progress import Progress
@@ -146,7 +144,8 @@ def compare(
     if len(experts) != 2:
         raise OptionError(f"expected two networks to compare on, got {len(experts)}; name two")
     given = [as_expert(thing) for thing in experts]
-    prepared = prepare(given, options.merge, Problems(strict=True))
+    ancestor = None if base is None else as_expert(base)
+    prepared = prepare(given, options.merge, Problems(strict=True), ancestor)
     assert prepared is not None, "strict problems are raised"
     space = prepared.space
     unknown = [expert.name for expert in space if expert.task is None]
@@ -160,7 +159,7 @@ def compare(
         prepared=prepared,
         rule=parse_pick(options.merge.choose.pick or "balanced", select),
         max_samples=options.budget or joint_samples(space, options.merge.walk.steps),
-        base=None if base is None else _ancestor(space, as_expert(base)),
+        base=prepared.base,
         progress=progress,
     )
     rows = []
@@ -175,25 +174,6 @@ def compare(
 def _data(result: MethodResult) -> str:
     parts = {"inputs": result.inputs, "labels": result.labels, "sketch": result.sketches}
     return ", ".join(f"{what} {'+'.join(names)}" for what, names in parts.items() if names) or "-"
-
-
-def _ancestor(space: WeightSpace, base: Expert) -> Tensor:  # (n,)
-    """Return the common ancestor's weights.
-
-    Raises:
-        CheckpointError: If it is not of the networks' architecture.
-        OptionError: If the head is not shared.
-    """
-    if space.head != "shared":
-        raise OptionError("`base` needs a head that both networks share; give `head` as 'shared'")
-    for name, shape in space.network.shapes.items():
-        got = tuple(base.network.shapes[name]) if name in base.network.shapes else "none"
-        if got != tuple(shape):
-            raise CheckpointError(
-                f"{base.source} is no ancestor of the networks: {name!r} has shape {got}, expected "
-                f"{tuple(shape)}; give the network that both were fine-tuned from"
-            )
-    return space.network.ravel(base.network.unravel(base.weights))
 
 
 def _with_changes(options: CompareOptions, changes: dict[str, Any]) -> CompareOptions:

@@ -53,13 +53,18 @@ class Check:
 
 
 def check(
-    experts: Sequence[ExpertLike], options: MergeOptions | None = None, **changes: Any
+    experts: Sequence[ExpertLike],
+    options: MergeOptions | None = None,
+    *,
+    base: ExpertLike | None = None,
+    **changes: Any,
 ) -> Check:
     """Look at everything that a merge will need, and take a few steps to see what it costs.
 
     Args:
         experts: Experts, modules or files of networks, as the merge takes them.
         options: Options of the merge.
+        base: Common ancestor of all; None if there is none.
         changes: Options by name that replace those of ``options``.
 
     Returns:
@@ -81,18 +86,24 @@ def check(
     for thing, name in zip(experts, NAMES, strict=False):
         with found.problems.noted():
             given.append(as_expert(thing, name))
+    ancestor = None
+    with found.problems.noted():
+        ancestor = None if base is None else as_expert(base)
     if not found.problems:
-        _foresee(given, options, found)
+        _foresee(given, options, found, ancestor)
     return found
 
 
-def check_merge(files: Sequence[str | Path], options: Mapping[str, Any]) -> Check:
+def check_merge(
+    files: Sequence[str | Path], options: Mapping[str, Any], base: str | Path | None = None
+) -> Check:
     """Look at everything that a merge of files will need; see :func:`check`.
 
     Args:
         files: Files of the networks.
         options: Options of :class:`~geomerge.merging.MergeOptions` and
             :class:`~geomerge.loading.DataOptions`, by name.
+        base: File or folder of their common ancestor.
 
     Returns:
         All problems at once, those of options and files as well.
@@ -119,12 +130,15 @@ def check_merge(files: Sequence[str | Path], options: Mapping[str, Any]) -> Chec
     else:
         with problems.noted():
             experts = load_experts(things, data, problems, chosen.measure.output)
-    if not data.manifold:
+    ancestor = None
+    with problems.noted():
+        ancestor = None if base is None else Expert.load(base, arch=data.arch, inputs=False)
+    if not data.manifold and not all(expert.sketch for expert in experts):
         problems.note(
             "no inputs to walk on; name the task of one network with `inputs`, such as mnist"
         )
     if len(experts) == len(files) and len(files) > 1:
-        _foresee(experts, chosen, found)
+        _foresee(experts, chosen, found, ancestor)
     else:
         found.networks = {expert.name: _describe(expert) for expert in experts}
     return found
@@ -176,14 +190,16 @@ def _read(
     ]
 
 
-def _foresee(experts: Sequence[Expert], options: MergeOptions, found: Check) -> None:
+def _foresee(
+    experts: Sequence[Expert], options: MergeOptions, found: Check, base: Expert | None
+) -> None:
     """Prepare as the merge would and say what it would do."""
     found.networks = {expert.name: _describe(expert) for expert in experts}
     found.notes = [note for expert in experts for note in expert.notes]
     if found.problems:  # without all data, what the plan misses says nothing
-        prepare(experts, options, found.problems)
+        prepare(experts, options, found.problems, base)
         return
-    planned = plan_merge(experts, options, found.problems)
+    planned = plan_merge(experts, options, found.problems, base)
     if planned is None:
         return
     preset, _ = planned

@@ -18,7 +18,10 @@ __all__ = ["choose_preset", "choose_rule", "plan_merge"]
 
 
 def plan_merge(
-    experts: Sequence[Expert], options: MergeOptions, problems: Problems
+    experts: Sequence[Expert],
+    options: MergeOptions,
+    problems: Problems,
+    base: Expert | None = None,
 ) -> tuple[Preset, PickRule] | None:
     """Prepare a merge and choose its preset and its pick rule.
 
@@ -26,6 +29,7 @@ def plan_merge(
         experts: Experts, in the order of the path.
         options: Options of the merge.
         problems: Collector of all that is in the way; one that is strict raises the first.
+        base: Common ancestor of the experts; None if there is none.
 
     Returns:
         The preset, made for the experts, and the rule. None where something is in the way and the
@@ -35,7 +39,7 @@ def plan_merge(
         GeomergeError: If something is in the way and the problems are strict.
     """
     known = len(problems)
-    prepared = prepare(experts, options, problems)
+    prepared = prepare(experts, options, problems, base)
     if prepared is None:
         return None
     with problems.noted():

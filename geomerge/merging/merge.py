@@ -32,6 +32,7 @@ def merge(
     experts: Sequence[ExpertLike],
     options: MergeOptions | None = None,
     *,
+    base: ExpertLike | None = None,
     folder: str | Path | None = None,
     work: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -43,6 +44,7 @@ def merge(
         experts: Two or more experts, modules or files of networks; the path starts at the first
             (t = 0) and ends at the last (t = 1). They are called a, b, c, ... in order.
         options: Options of the merge.
+        base: Common ancestor of all, that they were fine-tuned from; None if there is none.
         folder: Folder of the path. None takes a temporary folder that goes with the path.
         work: Folder where walks store what they need to go on, on the disk of ``folder``: the
             same call with what an interrupted one left there goes on, and gives the same bits.
@@ -78,7 +80,8 @@ def merge(
     """
     options = replace_options(options or MergeOptions(), **changes)
     given = [as_expert(thing) for thing in experts]
-    planned = plan_merge(given, options, Problems(strict=True))
+    ancestor = None if base is None else as_expert(base)
+    planned = plan_merge(given, options, Problems(strict=True), ancestor)
     assert planned is not None, "strict problems are raised"
     preset, rule = planned
     if folder is not None:

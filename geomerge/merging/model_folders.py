@@ -35,14 +35,14 @@ def folder_names(merged: MergeResult) -> dict[str, str]:
 
 
 def write_model_folders(
-    folder: Path, merged: MergeResult, base: Path | None = None, max_shard_size: str = "5GB"
+    folder: Path, merged: MergeResult, base: str | None = None, max_shard_size: str = "5GB"
 ) -> dict[str, str]:
     """Write the merged network as folders that ``from_pretrained`` of transformers opens.
 
     Args:
         folder: Folder of the run, or any other.
         merged: The merge.
-        base: Common ancestor of the networks, for the card.
+        base: Name of the common ancestor of the networks, for the card.
         max_shard_size: Size beyond which weights are written in several files.
 
     Returns:
@@ -87,12 +87,12 @@ def _with_config(module: nn.Module, config: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _card(merged: MergeResult, expert: Expert, base: Path | None) -> str:
+def _card(merged: MergeResult, expert: Expert, base: str | None) -> str:
     """Return the model card of one head: the Hub's fields, and what was merged how."""
     import yaml
 
     others = [Path(e.source).resolve().name for e in merged.space]
-    bases = [*([base.resolve().name] if base is not None else []), *others]
+    bases = [*([base] if base is not None else []), *others]
     fields = {"library_name": "transformers", "base_model": bases, "tags": ["merge", "geomerge"]}
     head = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     own = Path(expert.source).resolve().name

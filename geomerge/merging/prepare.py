@@ -17,6 +17,7 @@ from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.loading import NAMES
 from geomerge.merging.aligning import align_experts
+from geomerge.merging.ancestor import ancestor_point, named_like
 from geomerge.merging.heads import Heads, arrange_heads, widen_metric
 from geomerge.merging.measuring import metric_of
 from geomerge.merging.options import MergeOptions
@@ -40,6 +41,7 @@ class PreparedMerge:
         notes: Sentences for the user.
         buffers: Tensors of each expert that are no weights, such as counters, by its name.
         surrogates: Inputs that stand in for those of an expert without any, by its name.
+        base: Common ancestor as a point of the space, shape (n,); None if none was given.
     """
 
     space: WeightSpace
@@ -49,6 +51,7 @@ class PreparedMerge:
     notes: list[str]
     buffers: Mapping[str, Mapping[str, Tensor]]
     surrogates: Mapping[str, Inputs] = field(default_factory=dict)
+    base: Tensor | None = None
     _sketches: dict[str, Sketch] = field(default_factory=dict)
 
     def sketch(self, expert: Expert) -> Sketch:
@@ -97,6 +100,18 @@ class PreparedMerge:
         return replace(expert, inputs=self.surrogates[expert.name])
 
     @property
+    def still(self) -> Tensor | None:  # (n,), bool
+        """Mask of the weights that no walk may move; None if all may.
+
+        They are those between separate heads, and with ``keep_zeros`` all common zeros.
+        """
+        fixed = self.heads.fixed(self.space.network)
+        if not self.options.walk.keep_zeros:
+            return fixed
+        zeros = self.space.common_zeros
+        return zeros if fixed is None else zeros | fixed
+
+    @property
     def sketched(self) -> frozenset[str]:
         """Names of the experts whose sketch was made by the merge."""
         return frozenset(self._sketches)
@@ -131,7 +146,10 @@ class PreparedMerge:
 
 
 def prepare(
-    experts: Sequence[Expert], options: MergeOptions, problems: Problems
+    experts: Sequence[Expert],
+    options: MergeOptions,
+    problems: Problems,
+    base: Expert | None = None,
 ) -> PreparedMerge | None:
     """Put experts into one weight space.
 
@@ -139,6 +157,7 @@ def prepare(
         experts: Experts, in the order of the path.
         options: Options of the merge.
         problems: Collector of all that is in the way; one that is strict raises the first.
+        base: Common ancestor of the experts; None if there is none.
 
     Returns:
         The prepared merge. None where it cannot be prepared and the problems are collected.
@@ -162,10 +181,16 @@ def prepare(
         _refuse_equal_tasks(experts, options)
     with problems.noted():
         _refuse_sums(experts, options)
+    with problems.noted():
+        if base is not None and options.align != "none":
+            raise OptionError(
+                f"`align` {options.align} permutes units, and those of fine-tunes of one base are "
+                "in one order already; leave out `align` or the base"
+            )
     if len(problems) > known:
         return None
     with problems.noted():
-        prepared = _in_one_space(experts, options)
+        prepared = _in_one_space(experts, options, base)
         if options.align != "none":
             prepared = _aligned(prepared)
         return _with_statistics(prepared)
@@ -226,11 +251,15 @@ def _refuse_sums(experts: Sequence[Expert], options: MergeOptions) -> None:
         )
 
 
-def _in_one_space(experts: Sequence[Expert], options: MergeOptions) -> PreparedMerge:
+def _in_one_space(
+    experts: Sequence[Expert], options: MergeOptions, base: Expert | None
+) -> PreparedMerge:
     experts = [expert.for_output(options.measure.output) for expert in experts]
     notes = _notes(experts)
     recorded = [e.meta["architecture"] for e in experts if e.meta.get("architecture")]
-    network, heads, weights = arrange_heads(experts, options.head)
+    if base is not None:
+        base = named_like(base, experts)
+    network, heads, weights = arrange_heads(experts, options.head, base)
     placed, buffers = [], {}
     for expert, own in zip(experts, weights, strict=True):
         name, sketch = expert.name, expert.sketch
@@ -249,7 +278,14 @@ def _in_one_space(experts: Sequence[Expert], options: MergeOptions) -> PreparedM
             replace(expert, network=view, weights=own, task=task, sketch=sketch, meta=meta)
         )
     space = WeightSpace(network, tuple(placed), options.head)
-    return PreparedMerge(space, options, heads, {}, notes, buffers)
+    if heads.hidden:
+        notes.append(
+            f"{' and '.join(heads.hidden)} {'is' if len(heads.hidden) == 1 else 'are'} not in the "
+            "base: each network keeps its own, as part of its head"
+        )
+    point, said = (None, []) if base is None else ancestor_point(base, space, heads)
+    found = [*notes, *said]
+    return PreparedMerge(space, options, heads, {}, found, buffers, base=point)
 
 
 def _notes(experts: Sequence[Expert]) -> list[str]:

@@ -118,13 +118,16 @@ class MergeResult:
         if name is None or heads.layer is None:
             return module
         own = self._named(name).name
-        rows = heads.columns[own] if heads.protocol == "separate" else heads.rows[own]
-        layer = module.get_submodule(heads.layer)
-        assert isinstance(layer, nn.Linear), "heads are linear layers"
-        layer.weight = nn.Parameter(layer.weight.detach()[rows].clone())
-        if layer.bias is not None:
-            layer.bias = nn.Parameter(layer.bias.detach()[rows].clone())
-        layer.out_features = len(layer.weight)
+        for name in heads.layers:
+            rows, columns = heads.place(name, own)
+            if name == heads.layer and heads.protocol == "separate":
+                rows = heads.columns[own]
+            layer = module.get_submodule(name)
+            assert isinstance(layer, nn.Linear), "heads are linear layers"
+            layer.weight = nn.Parameter(layer.weight.detach()[rows, columns].clone())
+            if layer.bias is not None:
+                layer.bias = nn.Parameter(layer.bias.detach()[rows].clone())
+            layer.out_features, layer.in_features = layer.weight.shape
         return module
 
     def checkpoint(self) -> Checkpoint:

@@ -202,7 +202,7 @@ def walk_stage(
     """
     walks = CandidateWalks(preset, stage, start)
     name = preset.start.name if preset.start else "middle"
-    goal = "+".join(expert.name for expert in stage.toward)
+    goal = "+".join(expert.name for expert in stage.toward) or "the least predicted drift"
     legs, budgets = [], []
     for damping in stage.candidates:
         label = f"toward {goal}" + (f", damping {damping:g}" if damping else "")

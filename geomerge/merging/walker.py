@@ -110,9 +110,9 @@ class Walker:
         return self._diagonal
 
     def on_plane(self, metric: Metric) -> Metric:
-        """Return the metric in which common zeros do not move, where the options keep them."""
-        zeros = self._prepared.space.common_zeros if self._walk.keep_zeros else None
-        return metric if zeros is None else MaskedMetric(metric, ~zeros)
+        """Return the metric in which weights that no walk may move do not move."""
+        still = self._prepared.still
+        return metric if still is None else MaskedMetric(metric, ~still)
 
     def settings(
         self, damping: float, rate: float, refresh: tuple[int, ...] = (0,)

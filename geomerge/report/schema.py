@@ -327,6 +327,7 @@ class MergeRunReport(TypedDict):
     bn: str | None
     networks: dict[str, NetworkEntry]
     folders: dict[str, str]
+    base: str | None
     alignment: dict[str, AlignmentEntry | None]
     legs: list[LegEntry]
     data: DataEntry

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from geomerge.certificate.certificate import certificate
+from geomerge.certificate.stored_run import BASE
 from geomerge.errors import RunError
+from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
 from geomerge.loading import DataOptions, load_experts
 from geomerge.merging import (
@@ -36,6 +38,7 @@ def run_merge(
     options: MergeOptions | None = None,
     data: DataOptions | None = None,
     *,
+    base: str | Path | None = None,
     out: str | Path | None = None,
     pt: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -46,6 +49,7 @@ def run_merge(
         files: Files of the networks.
         options: Options of the merge.
         data: Tasks, inputs, sketches and architecture of the networks.
+        base: File or folder of the network that all were fine-tuned from.
         out: Folder of the run; default ``runs/A-B-HASH`` of their names.
         pt: Whether ``merged.pt`` is written besides ``merged.safetensors``.
         progress: Function called after each step.
@@ -58,11 +62,12 @@ def run_merge(
     """
     options, data = options or MergeOptions(), data or DataOptions()
     networks = [load_network(file, data.reading.files) for file in files]
-    recipe = {
-        "merge": {**recorded(data, "sketch"), **recorded(options)},
-        "inputs": input_digests(networks, data),
-    }
-    command = command_line("merge", files, (data, options))
+    ancestor = None if base is None else Expert.load(base, arch=data.arch, inputs=False)
+    digests = input_digests(networks, data)
+    if ancestor is not None:
+        digests[BASE] = ancestor.digest
+    recipe = {"merge": {**recorded(data, "sketch"), **recorded(options)}, "inputs": digests}
+    command = command_line("merge", files, (data, options), base=base and Path(base))
     run = RunFolder(out, "-".join(Path(file).stem for file in files), recipe, command)
     if run.before:
         if pt and not (run.path / "merged.pt").exists():
@@ -73,10 +78,13 @@ def run_merge(
     with run.unfinished(data.device, ["merged.pt"]) as folder:
         experts = load_experts(networks, data, output=options.measure.output)
         work = folder / "work"
-        merged = merge(experts, options, folder=folder / "path", work=work, progress=progress)
+        merged = merge(
+            experts, options, base=ancestor, folder=folder / "path", work=work, progress=progress
+        )
         report, seen = _measured(merged, recipe, work / "beside", progress)
         _write_network(folder, merged.checkpoint(), report, pt)
-        report["folders"] = write_model_folders(folder, merged)
+        report["base"] = None if base is None else Path(base).resolve().name
+        report["folders"] = write_model_folders(folder, merged, report["base"])
         write_examples(folder, seen)
         sketches = {k: Path(file).name for k, file in data.by_network("sketch").items()}
         run.finish(

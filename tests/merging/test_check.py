@@ -107,7 +107,7 @@ def test_heads_labels_and_sketches_are_compared(digits: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        {"preset": "joint"},
         {"manifold": ("digits", "digits", "digits")},
         {"manifold": ("c=digits",)},
         {"manifold": ("digits",), "preset": "joint"},

@@ -214,7 +214,13 @@ def _other_widths(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
     more = {key for key in keys if own[key][0] < got[key][0]}
     fewer = {key for key in keys if own[key][0] > got[key][0]}
     read = {key for key in keys if own[key][1:] > got[key][1:]}
-    if any(own[key][1:] < got[key][1:] for key in keys) or not more <= linear or len(more) > 1:
+    if not more <= linear or any(own[key][2:] != got[key][2:] for key in keys):
+        return False
+    if len(more) > 1:  # separate heads of several layers: each is fed by the one before
+        chain = [key for key in own if key in more]
+        grown = [(own[key][0], got[key][0]) for key in chain[:-1]]
+        return grown == [(own[key][1], got[key][1]) for key in chain[1:]] and keys == more
+    if any(own[key][1:] < got[key][1:] for key in keys):
         return False
     return bool(fewer and read) or (len(changed) == 1 and bool(linear) and not read)
 

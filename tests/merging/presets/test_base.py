@@ -4,5 +4,5 @@ from geomerge.merging.presets.registry import PRESETS
 
 
 def test_presets_are_tried_in_the_order_of_preference() -> None:
-    assert PRESETS.names() == ("joint", "sketch", "surrogate", "paper")
-    assert [cls.preference for cls in PRESETS.values()] == [0, 1, 2, None]
+    assert PRESETS.names() == ("joint", "sketch", "sketches", "surrogate", "paper")
+    assert [cls.preference for cls in PRESETS.values()] == [0, 1, 2, 3, None]

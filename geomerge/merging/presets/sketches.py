@@ -1,0 +1,161 @@
+"""Sketches preset: the point of least predicted drift from all networks, without any inputs."""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from geomerge.expert import Expert
+from geomerge.merging.prepare import PreparedMerge
+from geomerge.merging.presets.base import Preset, Stage, StageWalk
+from geomerge.merging.presets.registry import preset
+from geomerge.merging.walker import STRAIGHT_STEPS, Walk
+from geomerge.metrics.kronecker.mean import KroneckerMean
+from geomerge.walks.constraints import Constraints
+from geomerge.walks.state import WalkState
+from geomerge.walks.walk import walk_straight
+
+__all__ = ["SketchesPreset", "mean_of_sketches", "mean_point"]
+
+
+_NO_BASE = (
+    "no common base was given: the sketches preset is for fine-tunes of one, and fails between "
+    "networks that were initialised independently"
+)
+
+
+@preset("sketches")
+class SketchesPreset(Preset):
+    """Move from the mean of all weights to their mean in the metrics of their sketches."""
+
+    about = "from the mean of all weights to their mean in the metrics of the networks' sketches"
+    preference = 2
+    retries = 0  # nothing is drawn, there is no rate to halve
+
+    def __init__(self, prepared: PreparedMerge) -> None:
+        super().__init__(prepared)
+        self.start, self.goal = None, self.space.experts[-1]
+        if prepared.base is None and _NO_BASE not in prepared.notes:
+            prepared.notes.append(_NO_BASE)
+        self.stages = (Stage(self.space.experts, (), self._candidates((DAMPING,))),)
+
+    @classmethod
+    def problem(cls, prepared: PreparedMerge) -> str | None:
+        """Return which networks have neither a sketch nor inputs to make one of."""
+        blind = [e.name for e in prepared.space if e.sketch is None and e.inputs is None]
+        if blind:
+            return (
+                f"the sketches preset needs a sketch of every network and {' and '.join(blind)} "
+                "has none; make it with geomerge sketch, or name their tasks with `inputs`"
+            )
+        if prepared.options.walk.learn is not None:
+            return (
+                "`learn` damping needs a walk on inputs; name them with `inputs`, or leave it out"
+            )
+        return None
+
+    def conflict(self) -> str | None:
+        """Return that another metric than that of the sketches was asked for."""
+        if self.kind.data_free:
+            return None
+        return (
+            f"the sketches preset uses the metric of the sketches, kronecker, and `metric` is "
+            f"{self.kind.name}; leave it out, or name inputs with `inputs`"
+        )
+
+    @cached_property
+    def _mean(self) -> KroneckerMean:
+        return mean_of_sketches(self.prepared)
+
+    def stage_walk(
+        self,
+        stage: Stage,
+        start: Tensor,  # (n,)
+    ) -> StageWalk:
+        """Return what makes the walks: straight ones to the mean of each damping."""
+        return partial(self._walk, start)
+
+    def _walk(
+        self,
+        start: Tensor,  # (n,)
+        damping: float,
+        state: WalkState,
+        rate: float = 1.0,
+        constraints: Constraints | None = None,
+    ) -> Walk:
+        target = mean_point(self.prepared, self._mean, damping)
+        points = walk_straight(start, target, self._mean.mean, STRAIGHT_STEPS, state)
+        return Walk(points, STRAIGHT_STEPS)
+
+    def close(
+        self,
+        end: Expert,
+        crossover: Tensor,  # (n,)
+        state: WalkState,
+    ) -> Walk:
+        """Return the straight line from an end, measured by its sketch."""
+        metric = self.prepared.sketch(end).metric
+        points = walk_straight(end.weights, crossover, metric, STRAIGHT_STEPS, state)
+        return Walk(points, STRAIGHT_STEPS)
+
+    @property
+    def walked_on(self) -> tuple[Expert, ...]:
+        """No network: inputs are not used."""
+        return ()
+
+    @property
+    def predicts_drifts(self) -> bool:
+        """Whether sketches stand for the data: they do for every network."""
+        return True
+
+    def diagonal_only(
+        self,
+        stage: Stage,
+        start: Tensor,  # (n,)
+    ) -> tuple[str, ...]:
+        """Return the tensors of which the mean of the sketches knows only the diagonal."""
+        return self._mean.mean.diagonal_only
+
+    def _measured(self, name: str) -> str:
+        sketch = self.prepared.sketch(self.space[name])
+        label = self.kind.label(self.options.measure.output)
+        return f"{label}, sketch of {sketch.meta['inputs']} inputs, frozen"
+
+    def measurements(self, steps: int) -> int:
+        """Return zero: nothing is measured on the way."""
+        return 0
+
+
+# Share of a layer's mean eigenvalue. Chosen on selection splits of the BERTs' training files; the
+# networks of other tasks that benchmarks/fine_tunes.py trains had no say.
+DAMPING = 0.1
+
+
+def mean_of_sketches(prepared: PreparedMerge) -> KroneckerMean:
+    """Return the solver for the mean of all networks in the metrics of their sketches.
+
+    Args:
+        prepared: Merge of networks with sketches, or with inputs that they are made of.
+    """
+    experts = prepared.space.experts
+    return KroneckerMean(
+        [prepared.sketch(expert).metric for expert in experts],
+        [expert.weights for expert in experts],
+        prepared.space.middle(),
+    )
+
+
+def mean_point(
+    prepared: PreparedMerge, solver: KroneckerMean, damping: float = DAMPING
+) -> Tensor:  # (n,)
+    """Return the mean in the metrics of the sketches, where no weight moves that must not.
+
+    Args:
+        prepared: Merge of the networks.
+        solver: Solver that :func:`mean_of_sketches` returned.
+        damping: Damping as a share of each layer's mean eigenvalue.
+    """
+    w, still = solver.at(damping), prepared.still
+    return w if still is None else torch.where(still, prepared.space.middle(), w)

@@ -1,0 +1,83 @@
+"""Merges without data: least predicted drift, by sketches alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import geomerge as gm
+from geomerge.expert import Expert
+from geomerge.testing import PresetLaws
+
+
+class TestSketches(PresetLaws):
+    name = "sketches"
+
+
+@pytest.fixture(scope="module")
+def tuned() -> tuple[Expert, list[Expert]]:
+    """A base without the experts' pooler and head, and three experts near it with sketches."""
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Tanh())
+    experts = []
+    for k, classes in enumerate((2, 3, 4)):
+        head = nn.Sequential(nn.Linear(12, 6), nn.Tanh(), nn.Linear(6, classes))
+        module = nn.Sequential(trunk, head)
+        moved = gm.Network(module)
+        w = moved.initial + 0.05 * torch.randn(moved.n)
+        x = torch.randn(60, 64) * (1 + k)
+        expert = Expert.from_module(moved.module_at(w), inputs=x).with_sketch()
+        experts.append(replace(expert, inputs=None))
+    return Expert.from_module(nn.Sequential(trunk), inputs=False), experts
+
+
+def test_it_is_the_default_where_there_are_sketches_and_no_inputs(
+    tuned: tuple[Expert, list[Expert]],
+) -> None:
+    base, experts = tuned
+    merged = gm.merge(experts, base=base, head="separate")
+    assert (merged.preset.name, merged.rule.name) == ("sketches", "equal-drift")
+    drift = merged.picked.score.drift
+    middle = merged.preset.prepared.scorer(list(merged.space))(merged.space.middle()).drift
+    assert max(v for v in drift.values() if v) < max(v for v in middle.values() if v)
+
+
+def test_layers_that_the_base_has_not_are_each_networks_own(
+    tuned: tuple[Expert, list[Expert]],
+) -> None:
+    base, experts = tuned
+    merged = gm.merge(experts, base=base, head="separate")
+    assert any("1.0 is not in the base" in note for note in merged.notes)
+    for name, own in zip("abc", experts, strict=True):
+        found = merged.module(name).state_dict()
+        wanted = own.module().state_dict()
+        assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in wanted.items()}
+        x = torch.randn(5, 1, 8, 8)
+        block = merged.expert(name)
+        logits = block.network.logits(block.weights, x)
+        assert torch.allclose(merged.module(name)(x), logits, atol=1e-6)
+        placed = merged.space[name]  # before the merge, with the heads of all
+        before = placed.network.logits(placed.weights, x)
+        assert torch.allclose(before, own.network.logits(own.weights, x), atol=1e-6)
+
+
+def test_no_walk_moves_what_lies_between_the_heads(tuned: tuple[Expert, list[Expert]]) -> None:
+    base, experts = tuned
+    walked = [expert.with_inputs(torch.randn(40, 64)) for expert in experts]
+    merged = gm.merge(walked, base=base, head="separate", steps=3)
+    assert merged.preset.name == "joint"
+    still = merged.preset.prepared.still
+    assert still is not None
+    assert bool(still.any())
+    assert not bool(merged.w[still].any())
+
+
+def test_a_base_of_another_make_is_refused(tuned: tuple[Expert, list[Expert]]) -> None:
+    _, experts = tuned
+    with pytest.raises(gm.errors.CheckpointError, match="is no ancestor"):
+        gm.merge(experts, base=nn.Sequential(nn.Linear(3, 3)), head="separate")
+    with pytest.raises(gm.errors.OptionError, match="`align` weights permutes units"):
+        gm.merge(experts, base=tuned[0], head="separate", align="weights")

@@ -1,0 +1,81 @@
+"""The Kronecker-weighted mean against a dense solution."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from geomerge import KroneckerMetric, Network
+from geomerge.metrics.kronecker.estimate import estimate_kronecker
+from geomerge.metrics.kronecker.mean import KroneckerMean
+
+COUNT = 3
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[list[KroneckerMetric], list[Tensor]]:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 3)).double()
+    network = Network(module)
+    points = [network.initial + 0.3 * torch.randn(network.n).double() for _ in range(COUNT)]
+    inputs = [torch.randn(40, 5).double() * (1 + k) for k in range(COUNT)]
+    pairs = zip(points, inputs, strict=True)
+    return [estimate_kronecker(network, w, [x]) for w, x in pairs], points
+
+
+def dense(metric: KroneckerMetric) -> Tensor:  # (n, n)
+    return torch.stack([metric.mv(e) for e in torch.eye(metric.n).double()])
+
+
+def test_it_solves_the_sum_of_kronecker_products(
+    case: tuple[list[KroneckerMetric], list[Tensor]],
+) -> None:
+    metrics, points = case
+    anchor = torch.stack(points).mean(dim=0)
+    found = KroneckerMean(metrics, points, anchor).at(0.1)
+    mean = KroneckerMean(metrics, points, anchor).mean
+    mu = torch.full_like(anchor, float("inf"))
+    for layer in mean.layers:
+        spans = [layer.weight, layer.bias] if layer.bias is not None else [layer.weight]
+        size = sum(s.stop - s.start for s in spans)
+        for span in spans:
+            mu[span] = 0.1 * layer.trace / size
+    mu[mu.isinf()] = float(mu.min())
+    total = sum((dense(g) for g in metrics), torch.zeros(())) + COUNT * mu.diag()
+    right = sum((g.mv(w) for g, w in zip(metrics, points, strict=True)), torch.zeros(()))
+    assert torch.allclose(found, torch.linalg.solve(total, right + COUNT * mu * anchor), atol=2e-4)
+
+
+def test_networks_that_are_equal_stay_as_they_are(
+    case: tuple[list[KroneckerMetric], list[Tensor]],
+) -> None:
+    metrics, points = case
+    found = KroneckerMean(metrics, [points[0]] * COUNT, points[0]).at(0.1)
+    assert torch.allclose(found, points[0])
+
+
+def test_predicted_drift_falls_with_the_damping(
+    case: tuple[list[KroneckerMetric], list[Tensor]],
+) -> None:
+    metrics, points = case
+    anchor = torch.stack(points).mean(dim=0)
+    solver = KroneckerMean(metrics, points, anchor)
+
+    def drift(w: Tensor) -> float:
+        return sum(g.inner(w - p, w - p) for g, p in zip(metrics, points, strict=True))
+
+    drifts = [drift(solver.at(damping)) for damping in (1e-3, 1e-1, 10.0)]
+    assert drifts == sorted(drifts)
+    assert drifts[-1] < drift(anchor)
+
+
+def test_a_scale_pulls_toward_a_network(case: tuple[list[KroneckerMetric], list[Tensor]]) -> None:
+    metrics, points = case
+    anchor = torch.stack(points).mean(dim=0)
+
+    def drift(scale: float) -> float:
+        w = KroneckerMean(metrics, points, anchor, [scale, 1.0, 1.0]).at(0.01)
+        return metrics[0].inner(w - points[0], w - points[0])
+
+    assert drift(4.0) < drift(1.0) < drift(0.25)
