@@ -18,6 +18,7 @@ from geomerge.io.checkpoint import Checkpoint
 from geomerge.loading import NAMES
 from geomerge.merging.aligning import align_experts
 from geomerge.merging.ancestor import ancestor_point, named_like
+from geomerge.merging.buffers import refuse_different_constants
 from geomerge.merging.heads import Heads, arrange_heads, widen_metric
 from geomerge.merging.measuring import metric_of
 from geomerge.merging.options import MergeOptions
@@ -175,6 +176,9 @@ def prepare(
     for expert in experts:
         with problems.noted():
             _compare_normalisations(expert)
+    if len(problems) == known:  # of one architecture
+        with problems.noted():
+            refuse_different_constants(experts)
     with problems.noted():
         _refuse_unknown_names(experts, options)
     with problems.noted():
