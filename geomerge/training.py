@@ -38,7 +38,7 @@ def train(
     """Train with cross-entropy and stochastic gradient descent.
 
     Momentum 0.9, learning rate falling linearly to zero, buffers updated in training mode. Every
-    example is seen once an epoch; several splits are mixed example by example.
+    example is seen once an epoch; several splits are mixed example by example. Frozen weights stay.
 
     Args:
         network: The network; it is back in evaluation mode afterwards.
@@ -58,7 +58,11 @@ def train(
     """
     w = start.clone()
     module = network.shared_module(w).train()
-    parameters = [p.requires_grad_(True) for p in module.parameters()]
+    named = module.named_parameters()
+    parameters = [p.requires_grad_(True) for name, p in named if name not in network.frozen]
+    for name, layer in module.named_modules():  # statistics of frozen layers stay
+        if f"{name}.running_mean".lstrip(".") in network.frozen:
+            layer.eval()
     optimizer = torch.optim.SGD(parameters, learning_rate, momentum=0.9)
     count = sum(len(s.labels) for s in splits)
     batch = min(batch, count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -56,7 +56,19 @@ class WeightSpace:
 
     def middle(self) -> Tensor:  # (n,)
         """Return the mean of all weights: nearer to each expert than they are to each other."""
-        return torch.stack([expert.weights for expert in self]).mean(dim=0)
+        mean = torch.stack([expert.weights for expert in self]).mean(dim=0)
+        held = self.network.held  # equal in all, and a mean of equal numbers is rounded
+        return mean if held is None else torch.where(held, self.experts[0].weights, mean)
+
+    def holding(self, names: Iterable[str]) -> WeightSpace:
+        """Return the same space with other frozen tensors, which are equal in all experts.
+
+        Args:
+            names: Names of the tensors in the state dict.
+        """
+        names = frozenset(names)
+        experts = [replace(e, network=e.network.holding(names)) for e in self]
+        return replace(self, network=self.network.holding(names), experts=tuple(experts))
 
     @property
     def common_zeros(self) -> Tensor:  # (n,), bool

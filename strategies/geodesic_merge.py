@@ -24,9 +24,10 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     """Merge an expert of every experience into the network before it.
 
     The model is trained on each experience by Avalanche's own loop, with all plugins, loggers and
-    metrics. Then a walk starts at the network before, in the metric of the remembered tasks, toward
-    the expert's function on the new inputs, and the merged weights are written back in place: every
-    ``after_training_exp`` sees those. Of a learned task a sketch, moments of its inputs and outputs
+    metrics. Weights that require no gradient, or that the optimizer does not hold, stay as they are
+    (Avalanche's other strategies add the latter to the optimizer). Then a walk starts at the network
+    before, in the metric of the remembered tasks, toward the expert's function on the new inputs,
+    and the merged weights are written back in place: every ``after_training_exp`` sees those. Of a learned task a sketch, moments of its inputs and outputs
     on pseudo-inputs are stored; examples only if they are asked for.
 
     Args:
@@ -103,6 +104,10 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
             **keywords,
         )
         self.merger = merger
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        names = {name: id(p) in held for name, p in model.named_parameters()}
+        # An optimizer that holds none of the weights is of another model, and Avalanche adds all.
+        self._left_out = {n for n, known in names.items() if not known and any(names.values())}
         self._expert_init = expert_init
         self._first: dict[str, Tensor] | None = None
 
@@ -125,6 +130,14 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     def check_model_and_optimizer(self, reset_optimizer_state: bool = True, **kwargs: Any) -> None:
         """Grow the model and make a fresh optimizer, without the momentum of the last expert."""
         super().check_model_and_optimizer(reset_optimizer_state=reset_optimizer_state, **kwargs)
+
+    def make_optimizer(self, **kwargs: Any) -> None:
+        """Make a fresh optimizer, without the weights that it was never to hold."""
+        super().make_optimizer(**kwargs)
+        parameters = self.model.named_parameters()
+        out = {id(p) for name, p in parameters if name in self._left_out}
+        for group in self.optimizer.param_groups if out else ():
+            group["params"] = [p for p in group["params"] if id(p) not in out]
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         self.merger.begin(self)

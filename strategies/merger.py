@@ -176,7 +176,9 @@ class Merger:
 
         def network_of(wanted: int | None) -> Network:
             if wanted not in views:
-                views[wanted] = Network(_HeadView(model, wanted), strategy.device)
+                # Which weights may move is said to the merge; statistics are measured again.
+                whole = Network(_HeadView(model, wanted), strategy.device)
+                views[wanted] = whole.holding(())
             return views[wanted]
 
         network = network_of(head)
@@ -190,7 +192,7 @@ class Merger:
             start = _before(self.before, network, expert)
             w, report = merge_expert(
                 start, expert, task, self.memory, network_of, options,
-                free=_free(strategy.model, network),
+                free=_free(strategy, network),
             )  # fmt: skip
         memory = [*self.memory, remember(network, w, task, options)]
         if not options.tells_tasks_apart:
@@ -225,9 +227,15 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
 
 
-def _free(model: nn.Module, network: Network) -> Tensor | None:  # (n,)
-    """Return the mask of the weights that may move; None where no weight is frozen."""
-    frozen = ["model." + name for name, p in model.named_parameters() if not p.requires_grad]
+def _free(strategy: Any, network: Network) -> Tensor | None:  # (n,)
+    """Return the mask of the weights that may move; None where no weight is frozen.
+
+    Frozen are weights that require no gradient, and those that the optimizer does not hold.
+    """
+    groups = strategy.optimizer.param_groups
+    trained = {id(p) for group in groups for p in group["params"] if p.requires_grad}
+    parameters = strategy.model.named_parameters()
+    frozen = ["model." + name for name, p in parameters if id(p) not in trained]
     if not frozen:
         return None
     free = torch.ones(network.n, dtype=torch.bool, device=network.device)

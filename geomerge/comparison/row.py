@@ -115,6 +115,9 @@ def _measured(method: Method, context: Context) -> MethodRow:
         answer = result.answer
         if isinstance(answer, Tensor) and not bool(torch.isfinite(answer).all()):
             raise NumericalError("its weights are not finite numbers")
+        held = context.network.held
+        if isinstance(answer, Tensor) and held is not None:  # in both networks alike
+            result = replace(result, answer=torch.where(held, context.a.weights, answer))
     except (NotApplicableError, OptionError) as error:
         result, reason = None, f"does not apply: {error}"
     except NumericalError as error:

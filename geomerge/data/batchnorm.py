@@ -34,8 +34,8 @@ def re_estimate(
 
     Every batch holds as many inputs of each manifold, as REPAIR and stochastic weight averaging
     do it (Jordan et al. 2022; Izmailov et al. 2018); those of a small one come again. Dropout stays
-    off; no other weight changes, and no statistics of layers that these inputs do not pass. Fewer
-    than two inputs have none.
+    off; no other weight changes, and no statistics of frozen layers, nor of layers that these inputs
+    do not pass. Fewer than two inputs have none.
 
     Args:
         network: The network.
@@ -73,6 +73,11 @@ def re_estimate(
 
 
 def _running(network: Network) -> list[nn.modules.batchnorm._BatchNorm]:
-    layers = network.module.modules()
     kind = nn.modules.batchnorm._BatchNorm
-    return [layer for layer in layers if isinstance(layer, kind) and layer.running_mean is not None]
+    return [
+        layer
+        for name, layer in network.module.named_modules()
+        if isinstance(layer, kind)
+        and layer.running_mean is not None
+        and f"{name}.running_mean".lstrip(".") not in network.frozen
+    ]

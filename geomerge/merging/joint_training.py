@@ -78,7 +78,12 @@ def train_jointly(space: WeightSpace, samples: int, seed: int) -> tuple[Tensor, 
     most = space.network.max_batch or count  # a limit on memory leaves no room for more
     batch = min(_BATCH, count, most)
     epochs = samples / batch / (count // batch)
-    w = train(fresh, fresh.initial, splits, epochs=epochs, batch=batch, seed=seed)
+    held = space.network.held
+    fresh = fresh.holding(space.network.frozen)
+    start = fresh.initial
+    if held is not None:  # a backbone that was not trained is part of the make
+        start = torch.where(held, space.experts[0].weights, start)
+    w = train(fresh, start, splits, epochs=epochs, batch=batch, seed=seed)
     return w, int(epochs * (count // batch)) * batch
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from geomerge.alignment import Alignment
@@ -104,13 +105,14 @@ class PreparedMerge:
     def still(self) -> Tensor | None:  # (n,), bool
         """Mask of the weights that no walk may move; None if all may.
 
-        They are those between separate heads, and with ``keep_zeros`` all common zeros.
+        They are frozen ones, those between separate heads, and with ``keep_zeros`` all common
+        zeros.
         """
-        fixed = self.heads.fixed(self.space.network)
-        if not self.options.walk.keep_zeros:
-            return fixed
-        zeros = self.space.common_zeros
-        return zeros if fixed is None else zeros | fixed
+        network = self.space.network
+        masks = [mask for mask in (self.heads.fixed(network), network.held) if mask is not None]
+        if self.options.walk.keep_zeros:
+            masks.append(self.space.common_zeros)
+        return torch.stack(masks).any(dim=0) if masks else None
 
     @property
     def sketched(self) -> frozenset[str]:
@@ -194,7 +196,7 @@ def prepare(
     if len(problems) > known:
         return None
     with problems.noted():
-        prepared = _in_one_space(experts, options, base)
+        prepared = _with_frozen(_in_one_space(experts, options, base))
         if options.align != "none":
             prepared = _aligned(prepared)
         return _with_statistics(prepared)
@@ -320,6 +322,23 @@ def _aligned(prepared: PreparedMerge) -> PreparedMerge:
         for name in alignments
     ]
     return replace(prepared, space=space, alignments=alignments, notes=[*prepared.notes, *notes])
+
+
+def _with_frozen(prepared: PreparedMerge) -> PreparedMerge:
+    """Return the merge with the weights held that all networks have frozen, and have alike."""
+    space = prepared.space
+    frozen = frozenset.intersection(*(expert.network.frozen for expert in space))
+    tensors = [space.network.unravel(expert.weights) for expert in space]
+    equal = {name for name in frozen if all(t[name].equal(tensors[0][name]) for t in tensors)}
+    moved = sorted(frozen - equal)
+    notes = list(prepared.notes)
+    if moved:
+        more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
+        notes.append(
+            f"{moved[0]!r}{more} is frozen in every network and differs between them: the merge "
+            "moves it"
+        )
+    return replace(prepared, space=space.holding(equal), notes=notes)
 
 
 def _with_statistics(prepared: PreparedMerge) -> PreparedMerge:

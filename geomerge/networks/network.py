@@ -53,6 +53,10 @@ class Network:
     (running statistics), so that a path between two networks moves those too. Tied weights appear
     once. Integer buffers, and buffers that are not part of the state dict, are constants.
 
+    Parameters that do not require gradients in the module are frozen: walks leave them as they are,
+    to the bit, and with them the statistics of norm layers all of whose parameters are frozen. A
+    module that requires no gradient at all has nothing frozen: it was made ready for evaluation.
+
     Args:
         module: The network, copied: the copy is in evaluation mode (no dropout, frozen
             statistics), and computes in float32 where the module has half precision.
@@ -70,6 +74,7 @@ class Network:
         initial: Weights that the module came with, shape (n,).
         columns: Outputs that count.
         max_batch: Largest number of inputs in one pass; None passes any number at once.
+        frozen: Names of the frozen tensors.
 
     Example:
         >>> import torch
@@ -104,6 +109,7 @@ class Network:
             if value.is_floating_point() and name in stored
         }
         self.shapes = {name: value.shape for name, value in tensors.items()}
+        self.frozen = frozenset(_frozen(module) & self.shapes.keys())
         self.slices = places(self.shapes)
         self.n = sum(shape.numel() for shape in self.shapes.values())
         parameters = (p for p in module.parameters() if p.is_floating_point())
@@ -121,6 +127,34 @@ class Network:
         """Mask of the parameters, which come before the buffers in the weight vector."""
         return torch.arange(self.n, device=self.device) < self.n_parameters
 
+    @property
+    def movable(self) -> Tensor:  # (n,), bool
+        """Mask of the parameters that a walk may move: all but the frozen ones."""
+        free = self.trained
+        for name in self.frozen:
+            free[self.slices[name]] = False
+        return free
+
+    @property
+    def held(self) -> Tensor | None:  # (n,), bool
+        """Mask of the frozen entries; None where nothing is frozen."""
+        if not self.frozen:
+            return None
+        mask = torch.zeros(self.n, dtype=torch.bool, device=self.device)
+        for name in self.frozen:
+            mask[self.slices[name]] = True
+        return mask
+
+    def holding(self, names: Iterable[str]) -> Network:
+        """Return the same network with other frozen tensors.
+
+        Args:
+            names: Names of the tensors in the state dict.
+        """
+        view = copy.copy(self)
+        view.frozen = frozenset(names)
+        return view
+
     def head_view(self, columns: slice) -> Network:
         """Return the same network with some of its outputs: one head of several."""
         view = copy.copy(self)
@@ -135,7 +169,8 @@ class Network:
 
     def alike(self, module: nn.Module) -> Network:
         """Return another module as a network on the same device whose logits are found alike."""
-        return Network(module, self.device, self._logits_in)
+        made = Network(module, self.device, self._logits_in)
+        return made.holding(self.frozen & made.shapes.keys())
 
     def ravel(self, tensors: Mapping[str, Tensor]) -> Tensor:  # (n,)
         """Return named tensors as a weight vector on this device."""
@@ -154,9 +189,15 @@ class Network:
         self,
         w: Tensor,  # (n,)
     ) -> nn.Module:
-        """Return a new module with its own copy of weights, in evaluation mode, trainable."""
+        """Return a new module with its own copy of weights, in evaluation mode, trainable.
+
+        Frozen parameters require no gradient.
+        """
         own = {name: tensor.detach().clone() for name, tensor in self.unravel(w).items()}
-        return _copy(self.module, own).requires_grad_(True).eval()
+        module = _copy(self.module, own).requires_grad_(True).eval()
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name not in self.frozen)
+        return module
 
     def shared_module(
         self,
@@ -243,12 +284,24 @@ class Network:
             out: Vector that receives the gradient; None makes a new one.
 
         Returns:
-            The loss, and its gradient, shape (n,). Buffers are not trained: their entries are zero.
+            The loss, and its gradient, shape (n,). Buffers are not trained, nor are frozen
+            weights: their entries are zero.
         """
-        module = self.shared_module(w)
         out = torch.empty_like(w) if out is None else out
-        if self.max_batch is not None and batch_size(x) > self.max_batch:
-            return self._gradient_in_parts(w, x, loss_of, out)
+        several = self.max_batch is not None and batch_size(x) > self.max_batch
+        found = (self._gradient_in_parts if several else self._gradient)(w, x, loss_of, out)
+        for name in self.frozen:
+            out[self.slices[name]] = 0
+        return found
+
+    def _gradient(
+        self,
+        w: Tensor,  # (n,)
+        x: Batch,  # (B, ...)
+        loss_of: Callable[[Tensor], Tensor],
+        out: Tensor,  # (n,)
+    ) -> tuple[float, Tensor]:
+        module = self.shared_module(w)
         with _trainable(module) as parameters:
             loss = gradients_into(
                 out[: self.n_parameters],
@@ -352,6 +405,18 @@ def _copy(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             f"{type(module).__name__} cannot be copied ({first_line(error)}); keep only plain "
             "tensors, parameters and modules in it"
         ) from error
+
+
+def _frozen(module: nn.Module) -> frozenset[str]:
+    """Return the names of frozen parameters, and of the buffers of frozen norm layers."""
+    names = {name for name, p in module.named_parameters() if not p.requires_grad}
+    if all(name in names for name, _ in module.named_parameters()):
+        return frozenset()
+    for path, layer in module.named_modules():
+        own = [p.requires_grad for p in layer.parameters(recurse=False)]
+        if own and not any(own) and isinstance(layer, nn.modules.batchnorm._NormBase):
+            names |= {f"{path}.{kind}".lstrip(".") for kind, _ in layer.named_buffers()}
+    return frozenset(names)
 
 
 @contextmanager

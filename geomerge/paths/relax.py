@@ -187,6 +187,7 @@ class _Visit:
         w = torch.lerp(nodes[self._before], nodes[self._before + 1], self._share)
         tensors = network.unravel(w)
         names = [k for k, s in network.slices.items() if s.stop <= network.n_parameters]
+        self._held = network.held
         self._leaves = [tensors[k].requires_grad_(True) for k in names]
         self._phi = output_map(network.functional(tensors, x), output)
         self.phi = self._phi.detach()  # (B, m)
@@ -201,6 +202,8 @@ class _Visit:
             self._phi, self._leaves, by_phi, allow_unused=True, materialize_grads=True
         )
         by_w = torch.cat([part.reshape(-1) for part in parts])
+        if self._held is not None:
+            by_w[self._held[: len(by_w)]] = 0
         gradient[self._before].add_(by_w, alpha=1 - self._share)
         gradient[self._before + 1].add_(by_w, alpha=self._share)
 

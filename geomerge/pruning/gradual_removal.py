@@ -184,7 +184,7 @@ class _GradualRemoval:
         prices: Mapping[str, float],
     ) -> Prescription:
         self._known["left"] = {layer: left.tolist() for layer, left in self._left.items()}
-        free = self._network.trained
+        free = self._network.movable
         target = w.clone()
         for layer, units in self._removal.units.items():
             left = self._left[layer]

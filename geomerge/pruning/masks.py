@@ -30,7 +30,8 @@ __all__ = [
 def prunable(network: Network) -> dict[str, slice]:
     """Return the places of prunable weights: those of linear layers and convolutions.
 
-    Biases and norms are kept: they are few, and a network without them is hardly smaller.
+    Biases and norms are kept: they are few, and a network without them is hardly smaller. So are
+    frozen weights.
 
     Args:
         network: Network.
@@ -41,6 +42,7 @@ def prunable(network: Network) -> dict[str, slice]:
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     layers = network.module.named_modules()
     names = [f"{name}.weight".lstrip(".") for name, layer in layers if isinstance(layer, kinds)]
+    names = [name for name in names if name not in network.frozen]
     return {name: network.slices[name] for name in names if name in network.slices}
 
 

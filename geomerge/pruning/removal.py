@@ -93,7 +93,7 @@ def removal_stages(
             zero = zero.to(w.device)
             target = torch.where(zero, 0.0, w)
             return Prescription(
-                target, network.trained & ~zero, 1 - level, candidates.compensated(w)
+                target, network.movable & ~zero, 1 - level, candidates.compensated(w)
             )
 
         return at

@@ -60,8 +60,8 @@ def weight_stages(
     places = prunable(network)
     if not places:
         raise OptionError(
-            "the network has no linear layer and no convolution, expected at least one: only their "
-            "weights can be removed"
+            "the network has no linear layer and no convolution that is not frozen, expected at "
+            "least one: only their weights can be removed"
         )
     total = sum(place.stop - place.start for place in places.values())
     known = (WalkState() if state is None else state).tensors
@@ -70,7 +70,7 @@ def weight_stages(
     smallest = removable(start.square(), network, places, pattern)
     _check_mask(smallest, places, pattern)
     first, final = (float(mask.sum()) / total for mask in (zero, smallest))
-    parameters = network.trained
+    parameters = network.movable
 
     def stage(level: float) -> Stage:
         def at(w: Tensor, metric: Metric) -> Prescription:
@@ -129,7 +129,7 @@ def restoring_stages(
     Returns:
         Stages, to be called in order. Restored units do not move again.
     """
-    parameters = network.trained
+    parameters = network.movable
     queue = [(layer, unit) for layer, found in returning.items() for unit in found]
     stages = min(stages, len(queue))
 

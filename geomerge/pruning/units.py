@@ -186,7 +186,9 @@ def traced_units(
     groups, refused = trace_groups(network.module, example, norms)
     traced = []
     for group in groups:
-        if (name := _without_weights(network, group)) is None:
+        if (name := _frozen_in(network, group)) is not None:
+            refused.update(dict.fromkeys(group.layers, f"the weights of {name} are frozen"))
+        elif (name := _without_weights(network, group)) is None:
             traced.append(_units(network, group))
         else:
             why = f"the weights of {name} are shared or made from others"
@@ -235,6 +237,13 @@ def _units(network: Network, group: Group) -> Units:
                 start = network.slices[name].start
                 parts.append(Part(name, role, start, shape, int(not touch.outputs), touch.indices))
     return Units(group.layers[0], group.layers, len(group.touches[0].indices), tuple(parts))
+
+
+def _frozen_in(network: Network, group: Group) -> str | None:
+    """Return a layer of a group whose weights are frozen, None without one."""
+    names = {f"{touch.layer}.{kind}" for touch in group.touches for kind in ("weight", "bias")}
+    frozen = sorted(names & network.frozen)
+    return frozen[0].rpartition(".")[0] if frozen else None
 
 
 def _without_weights(network: Network, group: Group) -> str | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.metrics import Metric
+from geomerge.metrics import MaskedMetric, Metric
 from geomerge.monitor.progress import Progress
 from geomerge.paths.leg import Leg, record_leg
 from geomerge.pruning.cost import STEP_PASSES
@@ -151,7 +151,7 @@ class PruneWalker:
         labels = CrossEntropy(problem.network, train, self.options.batch, walked.seed)
         batch = min(self.options.batch, len(train.labels))
         direction = _counted(problem, labels, STEP_PASSES * batch, file.state)
-        free = (walked.weights != 0) & problem.network.trained
+        free = (walked.weights != 0) & problem.network.movable
 
         def stay(w: Tensor, metric: Metric) -> Prescription:
             return Prescription(w, free, 0.0)
@@ -241,7 +241,13 @@ def soft_pull(
         state: State of the walk.
     """
     target = with_zeros(problem, start, plane, pulled=True)
-    return walk_by_pull(start, target, metric_at, PullWalkOptions(), problem.settle, state)
+    held = problem.network.held
+
+    def measure(w: Tensor) -> Metric:
+        metric = metric_at(w)  # a pull moves all weights, but no frozen ones
+        return metric if held is None else MaskedMetric(metric, ~held)
+
+    return walk_by_pull(start, target, measure, PullWalkOptions(), problem.settle, state)
 
 
 def with_zeros(

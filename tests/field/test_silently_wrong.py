@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -113,3 +115,158 @@ def test_without_inputs_only_single_numbers_are_taken_for_counters() -> None:
         problems = Problems()
         prepare(experts, gm.MergeOptions(), problems)
         assert (problems == []) is fits
+
+
+def frozen(seed: int) -> nn.Sequential:
+    """Return a network whose first layers are frozen: a shared backbone."""
+    torch.manual_seed(0)
+    backbone = nn.Linear(6, 8), nn.BatchNorm1d(8)
+    module = nn.Sequential(*backbone, nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    torch.manual_seed(seed)
+    with torch.no_grad():  # near each other, so that paths between them are short
+        for layer in (module[3], module[5]):
+            layer.weight.add_(0.05 * torch.randn_like(layer.weight))
+    for layer in backbone:
+        layer.requires_grad_(False)
+    backbone[1].running_mean.fill_(0.3)
+    return module
+
+
+def assert_backbone_kept(module: nn.Module) -> None:
+    for name, tensor in frozen(0)[:2].state_dict().items():
+        assert torch.equal(module.get_submodule(name[0]).state_dict()[name[2:]], tensor), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"preset": "joint"},
+        pytest.param({"preset": "joint", "metric": "exact"}, marks=pytest.mark.slow),
+        pytest.param({"preset": "joint", "relax": True}, marks=pytest.mark.slow),
+        {"preset": "joint", "budget": {"a": 0.01}},
+        {"preset": "joint", "learn": "damping"},
+        {"preset": "sketch"},
+        {"preset": "paper"},
+        {"preset": "joint", "metric": "euclidean"},
+        {"preset": "joint", "head": "separate", "align": "weights"},
+    ],
+    ids=str,
+)
+def test_frozen_weights_stay_to_the_bit_in_merges(options: dict[str, object]) -> None:
+    tasks = [task_of("a", 1), task_of("b", 2)]
+    experts = [gm.Expert.from_module(frozen(k), task) for k, task in enumerate(tasks)]
+    merged = gm.merge(experts, steps=3, points=8, bn="re-estimate", **options)
+    for t in (0, 0.3, merged.t, 0.8, 1):
+        assert_backbone_kept(merged.path.module(t))
+    module = merged.module()
+    assert [name for name, p in module.named_parameters() if not p.requires_grad] == [
+        "0.weight", "0.bias", "1.weight", "1.bias",
+    ]  # fmt: skip
+    assert not torch.equal(merged.path.module(0.5)[3].weight, frozen(0)[3].weight)
+
+
+def test_frozen_weights_stay_where_three_are_merged_and_in_comparisons() -> None:
+    tasks = [task_of(name, k) for k, name in enumerate("abc")]
+    experts = [gm.Expert.from_module(frozen(k), task) for k, task in enumerate(tasks)]
+    assert_backbone_kept(gm.merge(experts, steps=2, points=8).module())
+    methods = ("average", "slerp", "fisher", "regmean", "joint-training", "fine-tuning")
+    found = gm.compare(experts[:2], only=methods, max_samples=300)
+    for row in found.rows:
+        assert row.result is not None, row.reason
+        assert_backbone_kept(found.space.network.module_at(row.result.answer))
+
+
+def test_frozen_weights_that_differ_are_said_to_move() -> None:
+    modules = [frozen(0), frozen(1)]
+    with torch.no_grad():
+        modules[1][0].weight.add_(1)
+    experts = [gm.Expert.from_module(m, task_of(n)) for m, n in zip(modules, "ab", strict=True)]
+    merged = gm.merge(experts, steps=1, points=8)
+    assert any("'0.weight' is frozen" in note for note in merged.notes)
+    assert torch.equal(merged.module()[0].bias, frozen(0)[0].bias)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sparsity": 0.5},
+        {"sparsity": 0.5, "walk": "pull"},
+        {"sparsity": 0.5, "labels": True},
+        {"nm": "2:4"},
+        {"remove": {"3": 2}},
+        {"remove": {"3": 2}, "choice": "rates"},
+    ],
+    ids=str,
+)
+def test_frozen_weights_stay_to_the_bit_in_sparse_networks(options: dict[str, object]) -> None:
+    dense = gm.Expert.from_module(frozen(0), task_of())
+    result = gm.sparsify(dense, stages=2, steps=4, points=8, bn="re-estimate", **options)
+    assert_backbone_kept(result.module())
+    assert result.rows[-1].zeros > 0
+
+
+def test_units_of_frozen_layers_are_not_removed_nor_restored() -> None:
+    dense = gm.Expert.from_module(frozen(0), task_of())
+    with pytest.raises(gm.GeomergeError, match="frozen"):
+        gm.sparsify(dense, remove={"0": 2}, stages=1, steps=1)
+    plan = [gm.PlanStep("small", {"3": 4}), gm.PlanStep("back", restore={"3": 2})]
+    result = gm.reconfigure(dense, plan, stages=1, steps=2, points=8, bn="re-estimate")
+    for configuration in result.configurations:
+        assert_backbone_kept(configuration.module())
+
+
+def test_a_network_that_requires_no_gradient_at_all_has_nothing_frozen() -> None:
+    experts = [
+        gm.Expert.from_module(frozen(k).requires_grad_(False), task_of("ab"[k])) for k in (0, 1)
+    ]
+    assert not experts[0].network.frozen
+    assert all(p.requires_grad for p in experts[0].module().parameters())
+
+
+class Stream:
+    """Two experiences of Avalanche."""
+
+    def __init__(self) -> None:
+        import geomerge.strategies.avalanche  # noqa: F401, I001 - it quietens the other's imports
+        from avalanche.benchmarks import benchmark_from_datasets
+        from avalanche.benchmarks.utils import as_classification_dataset
+        from torch.utils.data import TensorDataset
+
+        data = []
+        for k in range(2):
+            split = task_of(seed=k).train
+            dataset = TensorDataset(split.inputs.batch(slice(None)), split.labels)
+            dataset.targets = split.labels.tolist()
+            data.append(as_classification_dataset(dataset))
+        self.experiences = benchmark_from_datasets(train=data).train_stream
+
+    def learn(self, model: nn.Module, optimizer: torch.optim.Optimizer, **options: object) -> Any:
+        from avalanche.logging import TextLogger
+        from avalanche.training.plugins import EvaluationPlugin
+
+        from geomerge.strategies import GeodesicMerge
+
+        evaluator = EvaluationPlugin(loggers=[TextLogger(io.StringIO())])
+        strategy = GeodesicMerge(
+            model=model, optimizer=optimizer, train_mb_size=16, train_epochs=1,
+            evaluator=evaluator, **{"pseudo_inputs": 50, **options},
+        )  # fmt: skip
+        for experience in self.experiences:
+            strategy.train(experience)
+        return strategy
+
+
+@pytest.mark.parametrize("how", ["requires_grad", "optimizer"])
+def test_frozen_weights_stay_to_the_bit_in_streams(how: str) -> None:
+    model = frozen(0)
+    model.requires_grad_(True)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    if how == "requires_grad":
+        model[3].requires_grad_(False)
+        held = list(model.parameters())
+    else:
+        held = [p for name, p in model.named_parameters() if name[0] != "3"]
+    Stream().learn(model, torch.optim.SGD(held, lr=0.1))
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert "0.weight" in moved
+    assert moved.isdisjoint({"3.weight", "3.bias"})

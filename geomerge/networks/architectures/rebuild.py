@@ -98,7 +98,7 @@ def rebuild_network(
         )
     check_fit(fit, source, shown)
     module.load_state_dict(fit.tensors, strict=False)
-    return module.eval().requires_grad_(False)
+    return module.eval()  # what a factory froze stays frozen
 
 
 def _unknown(weights: Mapping[str, Tensor], source: str) -> str:
