@@ -24,11 +24,13 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     """Merge an expert of every experience into the network before it.
 
     The model is trained on each experience by Avalanche's own loop, with all plugins, loggers and
-    metrics. Weights that require no gradient, or that the optimizer does not hold, stay as they are
-    (Avalanche's other strategies add the latter to the optimizer). Then a walk starts at the network
-    before, in the metric of the remembered tasks, toward the expert's function on the new inputs,
-    and the merged weights are written back in place: every ``after_training_exp`` sees those. Of a learned task a sketch, moments of its inputs and outputs
+    metrics. Then a walk starts at the network before, in the metric of the remembered tasks, toward
+    the expert's function on the new inputs, and the merged weights are written back in place: every
+    ``after_training_exp`` sees those. Of a learned task a sketch, moments of its inputs and outputs
     on pseudo-inputs are stored; examples only if they are asked for.
+
+    Weights that require no gradient, or that the optimizer does not hold, stay as they are. (Other
+    strategies of Avalanche add the latter to the optimizer.)
 
     Args:
         model: Network; with ``MultiTaskModule`` every task has its head, and heads may grow.

@@ -34,7 +34,7 @@ def re_estimate(
 
     Every batch holds as many inputs of each manifold, as REPAIR and stochastic weight averaging
     do it (Jordan et al. 2022; Izmailov et al. 2018); those of a small one come again. Dropout stays
-    off; no other weight changes, and no statistics of frozen layers, nor of layers that these inputs
+    off; no other weight changes, and no statistics of frozen layers or of layers that these inputs
     do not pass. Fewer than two inputs have none.
 
     Args:
