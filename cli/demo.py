@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,24 @@ def demo(
     print(f"picture: {merged / 'curves.png'}; the network: {merged / 'merged.safetensors'}")
 
 
+def _trained(file: Path, task: str, seed: int) -> bool:
+    """Return whether a demonstration that was interrupted has written a network's file.
+
+    Raises:
+        RunError: If the file is another one.
+    """
+    from geomerge.errors import GeomergeError, RunError
+    from geomerge.io.checkpoint import load_checkpoint
+
+    if file.exists():
+        with suppress(GeomergeError):
+            meta = load_checkpoint(file).meta
+            if meta.get("task") == task and meta.get("training", {}).get("seed") == seed:
+                return True
+        raise RunError(f"{file} exists, and is of no demonstration; choose another `out`")
+    return False
+
+
 def _run(out: Path, seed: int) -> dict[str, Any]:
     from geomerge.data import load_task
     from geomerge.loading import DataOptions
@@ -58,6 +77,9 @@ def _run(out: Path, seed: int) -> dict[str, Any]:
     from geomerge.training import train_checkpoint
 
     for k, (name, task) in enumerate(TASKS.items()):
+        if _trained(out / f"{name}.pt", task, 2 * seed + k):
+            print(f"{out / name}.pt was trained before")
+            continue
         found = train_checkpoint(
             out / f"{name}.pt",
             ARCHITECTURE,

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from geomerge.cli.console import percent, show_notes
 from geomerge.cli.flags import Flags
-from geomerge.cli.options import Json, NetworkFile
+from geomerge.cli.options import Force, Json, NetworkFile
 from geomerge.io.files import check_output, write_bytes
 from geomerge.loading import ExpertOptions, load_expert
 from geomerge.metrics.outputs import TEMPERATURE
@@ -40,8 +40,9 @@ def inspect(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="file of all numbers: .json, replaced at once", rich_help_panel="output"),
+        typer.Option(help="file of all numbers: .json", rich_help_panel="output"),
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Show what a network can lose, and what that costs.
@@ -49,7 +50,7 @@ def inspect(
     The network is measured without each layer, without each unit, and without its weakest weights.
     """
     if out is not None:
-        check_output(out, (".json",))
+        check_output(out, (".json",), replace=force)
     with Console(stderr=True).status(f"measuring {network}"):
         expert = load_expert(network, replace(data, manifold=manifold))
         found = inspect_expert(expert, options)

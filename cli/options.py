@@ -14,6 +14,7 @@ __all__ = [
     "DataRoot",
     "Device",
     "Download",
+    "Force",
     "Json",
     "LogJson",
     "NetworkFile",
@@ -33,6 +34,10 @@ NetworkFile = Annotated[
 NetworkOut = Annotated[
     Path,
     typer.Option(help="file of the network: .pt or .safetensors", rich_help_panel="output"),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="replacement of a file that exists", rich_help_panel="output"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON, printed", rich_help_panel="output")]
 ReportJson = Annotated[

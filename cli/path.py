@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from geomerge.cli.flags import Flags
-from geomerge.cli.options import NetworkOut
+from geomerge.cli.options import Force, NetworkOut
 from geomerge.io.checkpoint import SUFFIXES
 from geomerge.io.files import check_output
 from geomerge.loading import ExpertOptions
@@ -28,8 +28,9 @@ def path(
             rich_help_panel="data",
         ),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Take a network off a finished run's path."""
-    check_output(out, SUFFIXES)
+    check_output(out, SUFFIXES, replace=force)
     stored_expert(run, t=at, arch=data.arch).save(out)
     print(f"{out}: the network " + ("that came out" if at is None else f"at t = {at:g}"))

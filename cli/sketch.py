@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from geomerge.cli.flags import Flags
-from geomerge.cli.options import NetworkFile, Normalisation
+from geomerge.cli.options import Force, NetworkFile, Normalisation
 from geomerge.data import parse_normalisation
 from geomerge.expert import Expert
 from geomerge.io.files import check_output
@@ -50,9 +50,10 @@ def sketch(
     options: _SketchOptions,
     data: Annotated[ExpertOptions, Flags(without=("manifold", "normalisation"))],
     normalisation: Normalisation = None,
+    force: Force = False,
 ) -> None:
     """Measure a network's metric, for merges without its data."""
-    check_output(out, SUFFIXES)
+    check_output(out, SUFFIXES, replace=force)
     checkpoint = load_network(network, data.reading.files)
     expert = Expert.from_checkpoint(checkpoint, data.arch, sketch=False, device=data.device)
     numbers = parse_normalisation(normalisation) if normalisation else None

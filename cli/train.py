@@ -10,8 +10,10 @@ import typer
 
 from geomerge.cli.console import percent, tell_finished, watched
 from geomerge.cli.flags import Flags
-from geomerge.cli.options import LogJson, NetworkOut, Normalisation
+from geomerge.cli.options import Force, LogJson, NetworkOut, Normalisation
 from geomerge.data import Task, load_task, parse_normalisation
+from geomerge.io.checkpoint import SUFFIXES
+from geomerge.io.files import check_output
 from geomerge.loading import ExpertOptions
 from geomerge.networks.architectures import NAMED
 from geomerge.options import at_least, check_options, option
@@ -57,6 +59,7 @@ def train(
     options: _TrainOptions,
     data: Annotated[ExpertOptions, Flags(only=("data_root", "download", "device"))],
     normalisation: Normalisation = None,
+    force: Force = False,
     log_json: LogJson = False,
 ) -> None:
     """Train a network for a task.
@@ -65,6 +68,7 @@ def train(
     """
     from geomerge.training import train_checkpoint
 
+    check_output(out, SUFFIXES, replace=force)
     task = load_task(
         manifold,
         data_root=data.data_root,

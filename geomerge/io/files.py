@@ -36,15 +36,17 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
+def check_output(path: Path, suffixes: tuple[str, ...], *, replace: bool = True) -> None:
     """Refuse an output file before the work that would fill it.
 
     Args:
         path: Where the file will go.
         suffixes: Endings that its name may have.
+        replace: Whether a file that is there may be replaced.
 
     Raises:
-        RunError: If the name ends otherwise, is a folder's, or its folder cannot be written.
+        RunError: If the name ends otherwise, is a folder's or, where it may not be replaced, a
+            file's, or its folder cannot be written.
     """
     path = Path(path)
     if path.suffix not in suffixes:
@@ -53,6 +55,8 @@ def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
         )
     if path.is_dir():
         raise RunError(f"{path} is a folder, expected the name of a file; choose another")
+    if not replace and (path.exists() or path.is_symlink()):
+        raise RunError(f"{path} exists; choose another `out`, or `force` to have it replaced")
     parent = next(p for p in path.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise RunError(f"cannot write into {parent}; choose a folder that you may write to")

@@ -25,10 +25,10 @@ KNOWN = {
               "relax seed sketch steps task"),
     "compare": ("A B", "arch base bn budget data-root device download head json log-json manifold "
                 "normalisation only out output pick seed sketch skip steps task"),
-    "sketch": ("NETWORK", "arch data-root device download inputs manifold normalisation out output "
-               "seed"),
-    "inspect": ("NETWORK", "arch data-root device download inputs json manifold normalisation out "
-                "output seed"),
+    "sketch": ("NETWORK", "arch data-root device download force inputs manifold normalisation out "
+               "output seed"),
+    "inspect": ("NETWORK", "arch data-root device download force inputs json manifold "
+                "normalisation out output seed"),
     "sparsify": ("NETWORK", "arch batch bn budget choose damping data-root device download flops "
                  "inputs json labels learning-rate log-json manifold metric mix nm normalisation "
                  "out output params paths per-layer points pt refresh remove saliency seed shrink "
@@ -40,10 +40,10 @@ KNOWN = {
                "examples experiences json labels learning-rate log-json lwf-alpha memory-examples "
                "memory-mb metric only out rate scenario seed si-lambda skip walk-epochs "
                "walk-rate"),
-    "train": ("", "arch data-root device download epochs learning-rate log-json manifold "
-              "normalisation out seed sketch"),
+    "train": ("", "arch data-root device download epochs force learning-rate log-json "
+              "manifold normalisation out seed sketch"),
     "evaluate": ("NETWORK", "arch data-root device download json manifold normalisation split"),
-    "path": ("RUN", "arch at out"),
+    "path": ("RUN", "arch at force out"),
     "verify": ("RUN", "arch data-root device download json network"),
     "report": ("RUN", "open"),
     "demo": ("", "out seed"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 import geomerge as gm
 from geomerge.errors import CheckpointError, Problems
 from geomerge.merging.prepare import prepare
+
+Command: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def task_of(name: str = "stripes", seed: int = 0, count: int = 120) -> gm.Task:
@@ -270,3 +274,31 @@ def test_frozen_weights_stay_to_the_bit_in_streams(how: str) -> None:
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert "0.weight" in moved
     assert moved.isdisjoint({"3.weight", "3.bias"})
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("train --manifold digits --epochs 0 --no-sketch --out out.pt", "out.pt"),
+        ("sketch a.pt --manifold digits --inputs 10 --out out.safetensors", "out.safetensors"),
+        ("inspect a.pt --manifold digits --inputs 20 --out out.json", "out.json"),
+        ("path runs --out out.pt", "out.pt"),
+        ("demo --out .", "a.pt"),
+    ],
+)
+def test_commands_replace_no_file_without_force(
+    command: str, file: str, geomerge: Command, tmp_path: Path
+) -> None:
+    (tmp_path / file).write_bytes(b"something of the user's")
+    failed = geomerge(*command.split(), cwd=tmp_path)
+    assert failed.returncode == 2
+    assert f"{file} exists" in failed.stderr
+    assert "choose another --out" in failed.stderr
+    assert (tmp_path / file).read_bytes() == b"something of the user's"
+
+
+def test_force_replaces_a_file(geomerge: Command, tmp_path: Path) -> None:
+    words = ["train", "--manifold", "digits", "--epochs", "0", "--no-sketch", "--out", "a.pt"]
+    for more in ([], ["--force", "--seed", "1"]):
+        assert geomerge(*words, *more, cwd=tmp_path).returncode == 0
+    assert gm.load_checkpoint(tmp_path / "a.pt").meta["training"]["seed"] == 1
