@@ -77,6 +77,9 @@ def _brings(brings: dict[str, Any]) -> str:
     parts.append(
         f"a sketch ({sketch['inputs']} inputs of {sketch['task']})" if sketch else "no sketch"
     )
+    if "accuracy" in brings:
+        right = f"{100 * brings['accuracy']:.1f} % of {brings['examples']}"
+        parts.append(f"{right} selection examples right")
     return "; ".join(parts)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import finish, percent, show_notes, watched
+from geomerge.cli.console import finish, percent, show_notes, watched, with_flags
 from geomerge.cli.options import LogJson, ReportJson
 from geomerge.loading import DataOptions
 from geomerge.merging import MergeOptions
@@ -53,6 +53,9 @@ def show_report(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    better = report["crossover"].get("better")
+    if better is not None:
+        print(f"note: {with_flags(better)}")
     names = {s: found["task"] or f"task of {s}" for s, found in report["networks"].items()}
     head = report["head"]
     table = Table(title=f"accuracy on the test splits, %; {head['protocol']} head")
@@ -62,7 +65,8 @@ def show_report(report: dict[str, Any]) -> None:
         values = list(row["test"].values())
         smallest = None if None in values else min(values)
         style = "bold" if row["name"] == "crossover" else None
-        table.add_row(row["name"], *map(percent, values), percent(smallest), style=style)
+        label = row["name"] + (" (hardly trained)" if row.get("hardly_trained") else "")
+        table.add_row(label, *map(percent, values), percent(smallest), style=style)
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     console.print(table)
     console.print(f"{head['protocol']} head: {head['meaning']}")
@@ -106,7 +110,7 @@ def show_report(report: dict[str, Any]) -> None:
             for d in report["data"][use]
         ]
         console.print(f"data of the {use}: " + ("; ".join(parts) or "none"))
-    show_notes(report["notes"])
+    show_notes(note for note in report["notes"] if note != better)
 
 
 def _show_stage(console: Any, stage: dict[str, Any]) -> None:

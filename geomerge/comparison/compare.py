@@ -14,6 +14,7 @@ from geomerge.comparison.row import MethodRow, make_row, split_of
 from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.pick import PickRule, parse_pick
+from geomerge.evaluation.plausibility import doubts
 from geomerge.expert import ExpertLike, as_expert
 from geomerge.merging.joint_training import joint_samples
 from geomerge.merging.prepare import prepare
@@ -148,6 +149,8 @@ def compare(
     prepared = prepare(given, options.merge, Problems(strict=True), ancestor)
     assert prepared is not None, "strict problems are raised"
     space = prepared.space
+    named = [replace(e, name=own.name) for e, own in zip(given, space, strict=True)]
+    prepared.notes[:0] = doubts(named)
     unknown = [expert.name for expert in space if expert.task is None]
     if unknown:
         raise OptionError(

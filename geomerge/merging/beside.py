@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from geomerge.errors import NumericalError
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.drift import select_accuracies
+from geomerge.evaluation.pick import MARGIN
+from geomerge.evaluation.plausibility import at_chance
 from geomerge.evaluation.search import search
 from geomerge.merging.joint_training import NotTrainableError, joint_samples, train_jointly
 from geomerge.merging.presets.base import Preset
@@ -25,11 +27,16 @@ from geomerge.training import straight_line
 __all__ = [
     "JOINT",
     "ResultRow",
+    "better_than_picked",
     "comparison",
     "walks_beside",
 ]
 
-JOINT = "joint training"  # the name of its row
+# Names of rows.
+JOINT = "joint training"
+LINE = "straight line"
+MEAN = "mean of the weights"
+WORSE = "the crossover is worse than"  # how the sentence begins that says so
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,19 @@ class ResultRow:
         name: Name of the row.
         select: Accuracies on the selection splits.
         test: Accuracies on the test splits.
+        hardly_trained: Whether the row is a new network that answers a task at chance.
     """
 
     name: str
     select: Mapping[str, float | None]
     test: Mapping[str, float | None]
+    hardly_trained: bool = False
+
+    @property
+    def smallest(self) -> float | None:
+        """The smallest accuracy on the selection splits; None where one is not known."""
+        known = [share for share in self.select.values() if share is not None]
+        return min(known) if known and len(known) == len(self.select) else None
 
 
 @dataclass(frozen=True)
@@ -105,15 +120,17 @@ def comparison(
         line = straight_line(space.experts[0].weights, space.experts[1].weights)
         scorer = prepared.scorer(space.experts)
         best, _ = search(range(len(line)), lambda i: scorer(space.settle(line[i])), merged.rule)
-        rows.append(_row(merged, "straight line", space.settle(line[best])))
+        rows.append(_row(merged, LINE, space.settle(line[best])))
+        share = best / (len(line) - 1)
     else:
-        rows.append(_row(merged, "mean of the weights", space.settle(space.middle())))
+        rows.append(_row(merged, MEAN, space.settle(space.middle())))
+        share = 0.0
     for beside in walks_beside(merged.preset):
         place = None if work is None else work / beside.folder
         rows.append(_row(merged, beside.row, _walked(merged, beside, progress, place)))
     try:
         w, samples = train_jointly(space, joint_samples(space, steps), seed)
-        rows.append(_row(merged, JOINT, w))
+        rows.append(_reference(merged, w))
         merged.notes.append(
             f"joint training is a new network that saw {samples} labelled examples, as many as a "
             "joint walk takes; the merge used none of them"
@@ -123,7 +140,65 @@ def comparison(
     except NumericalError as error:
         merged.notes.append(f"joint training is not in the table, for it diverged: {error}")
     rows.append(_row(merged, "crossover", merged.w))
+    better = better_than_picked(merged, rows, share)
+    if better is not None:
+        merged.notes.insert(0, better)
     return rows
+
+
+def better_than_picked(merged: MergeResult, rows: Sequence[ResultRow], share: float) -> str | None:
+    """Return what is better than the picked point for the task that suffers most, if anything is.
+
+    Args:
+        merged: The merge.
+        rows: Its table, the crossover last.
+        share: Share of b in the best point of the straight line.
+
+    Returns:
+        A sentence that names the best of the path's own ends and the line (or mean), and says how
+        it is had; None where the picked point is as good as they are.
+    """
+    first, last = (expert.name for expert in merged.space.ends)
+    how = {
+        first: "it is the path at t = 0",
+        last: "it is the path at t = 1",
+        LINE: f"it is {1 - share:.3g} a + {share:.3g} b, as `compare` measures it too",
+        MEAN: "it is the mean of all weights",
+    }
+    picked = rows[-1].smallest
+    rivals = [row for row in rows if row.name in how and row.smallest is not None]
+    if picked is None or not rivals:
+        return None
+    best = max(rivals, key=lambda row: row.smallest or 0.0)
+    assert best.smallest is not None
+    if best.smallest <= picked + MARGIN:
+        return None
+    name = f"network {best.name}" if best.name in (first, last) else f"the {best.name}"
+    return (
+        f"{WORSE} {name} alone: at its worst task {100 * picked:.1f} % against "
+        f"{100 * best.smallest:.1f} % on the selection splits; {how[best.name]}, and more `steps` "
+        "may do better than both"
+    )
+
+
+def _reference(
+    merged: MergeResult,
+    w: Tensor,  # (n,)
+) -> ResultRow:
+    """Return the row of joint training, marked where it has learned nothing of a task."""
+    row = _row(merged, JOINT, w)
+    lost = []
+    for e in merged.space:
+        share = row.select[e.name]
+        if e.task is not None and share is not None and at_chance(share, e.task.select):
+            lost.append(e.task.name)
+    if not lost:
+        return row
+    merged.notes.append(
+        f"joint training hardly trained: it answers {' and '.join(lost)} at chance and is no "
+        "reference here; more `steps` give it more examples"
+    )
+    return replace(row, hardly_trained=True)
 
 
 def _walked(

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from geomerge.errors import Problems
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.plausibility import EXAMPLES
 from geomerge.expert import Expert, ExpertLike, as_expert
 from geomerge.io.checkpoint import Checkpoint, is_safetensors, load_header
 from geomerge.loading import NAMES, DataOptions, find_tasks, load_experts
@@ -32,7 +34,8 @@ class Check:
 
     Attributes:
         networks: What each network brings, by name: ``file``, ``architecture``, ``weights``,
-            ``task``, ``labels``, ``manifold``, ``inputs``, ``sketch``.
+            ``task``, ``labels``, ``manifold``, ``inputs``, ``sketch``; where nothing is in the way,
+            ``accuracy`` on as many ``examples`` of its task's selection split.
         preset: Preset that the merge would choose; None where something is wrong.
         memory: Bytes, by their use.
         time: Seconds by part, and steps by walk.
@@ -203,6 +206,11 @@ def _foresee(
     if planned is None:
         return
     preset, _ = planned
+    for expert in preset.space:
+        if expert.task is not None:
+            few = expert.task.select.first(EXAMPLES)
+            share = accuracy(expert.network, expert.weights, few)
+            found.networks[expert.name] |= {"accuracy": share, "examples": len(few.labels)}
     found.preset, found.notes = preset.name, preset.prepared.notes
     found.memory = estimate_memory(preset)
     with found.problems.noted():

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 
 from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.pick import PickRule, parse_pick
+from geomerge.evaluation.plausibility import doubts
 from geomerge.expert import Expert
 from geomerge.merging.limits import refuse_budgets
 from geomerge.merging.memory import fit_memory
@@ -14,7 +18,9 @@ from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.presets.base import Preset
 from geomerge.merging.presets.registry import PRESETS
 
-__all__ = ["choose_preset", "choose_rule", "plan_merge"]
+__all__ = ["choose_preset", "choose_rule", "plan_merge", "zeros_filled"]
+
+_SPARSE = 0.1  # share of zeros from which on a network is thought to be sparse on purpose
 
 
 def plan_merge(
@@ -55,7 +61,12 @@ def plan_merge(
         with problems.noted():
             rule = choose_rule(preset)
         refuse_budgets(preset, problems)
-    return None if preset is None or rule is None or len(problems) > known else (preset, rule)
+    if preset is None or rule is None or len(problems) > known:
+        return None
+    prepared = preset.prepared
+    named = [replace(e, name=own.name) for e, own in zip(experts, prepared.space, strict=True)]
+    prepared.notes[:0] = [*doubts(named), *zeros_filled(prepared)]
+    return preset, rule
 
 
 def choose_preset(prepared: PreparedMerge) -> Preset:
@@ -107,3 +118,28 @@ def choose_rule(preset: Preset) -> PickRule:
     if problem is not None:
         raise OptionError(problem)
     return rule
+
+
+def zeros_filled(prepared: PreparedMerge) -> list[str]:
+    """Return a sentence on the zeros of sparse networks that a merge does not keep.
+
+    Args:
+        prepared: Experts in one weight space, and the options of their merge.
+    """
+    network = prepared.space.network
+    matrices = [place for name, place in network.slices.items() if len(network.shapes[name]) > 1]
+    matrices = [place for place in matrices if place.stop <= network.n_parameters]
+    if not matrices:
+        return []
+    zero = {
+        e.name: torch.cat([e.weights[place] == 0 for place in matrices]) for e in prepared.space
+    }
+    sparse = [name for name, mask in zero.items() if float(mask.float().mean()) >= _SPARSE]
+    if not sparse or prepared.options.walk.keep_zeros:
+        return []
+    shares = " and ".join(f"{float(zero[n].float().mean()):.1%} of those of {n}" for n in sparse)
+    common = float(torch.stack([*zero.values()]).all(dim=0).float().mean())
+    return [
+        f"{shares} are zero, of the weights in matrices, and the merge fills them; `keep_zeros` "
+        f"keeps those that are zero in every network, {common:.1%}"
+    ]

@@ -13,7 +13,7 @@ from geomerge.alignment import Alignment
 from geomerge.expert import Expert
 from geomerge.merging import MergeCurvePoint, MergeResult, ResultRow, Seen
 from geomerge.merging.analysis import Answers, SurrogateExamples
-from geomerge.merging.beside import JOINT
+from geomerge.merging.beside import JOINT, WORSE
 from geomerge.merging.relax import LegRelaxed
 from geomerge.merging.stages import Candidate, PickedStage
 from geomerge.paths.energy import PathMeasure
@@ -78,11 +78,18 @@ def merge_report(
             "step": last.step,
             "select": dict(last.score.accuracy),
             "drift": dict(last.score.drift),
+            "better": next((n for n in merged.notes if n.startswith(WORSE)), None),
         },
         "stages": [_stage(picked) for picked in merged.stages],
         "relaxed": [_relaxed(r) for r in merged.relaxed],
         "results": [
-            {"name": row.name, "select": dict(row.select), "test": dict(row.test)} for row in rows
+            {
+                "name": row.name,
+                "select": dict(row.select),
+                "test": dict(row.test),
+                "hardly_trained": row.hardly_trained,
+            }
+            for row in rows
         ],
         "curve": [asdict(point) for point in curve],
         "path": {"points": len(merged.path.ts), "lengths": merged.path.lengths},

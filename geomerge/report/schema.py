@@ -88,6 +88,7 @@ class CrossoverEntry(TypedDict):
     step: int
     select: dict[str, float | None]
     drift: dict[str, float | None]
+    better: NotRequired[str | None]
 
 
 class CandidateEntry(TypedDict):
@@ -164,6 +165,7 @@ class ResultEntry(TypedDict):
     name: str
     select: dict[str, float | None]
     test: dict[str, float | None]
+    hardly_trained: NotRequired[bool]
 
 
 class CurveEntry(TypedDict):

@@ -5,15 +5,21 @@ from __future__ import annotations
 import io
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import geomerge as gm
+from geomerge.data import Normalisation
 from geomerge.errors import CheckpointError, Problems
+from geomerge.merging import beside
+from geomerge.merging.beside import better_than_picked, comparison
+from geomerge.merging.choice import plan_merge
 from geomerge.merging.prepare import prepare
 
 Command: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
@@ -302,3 +308,131 @@ def test_force_replaces_a_file(geomerge: Command, tmp_path: Path) -> None:
     for more in ([], ["--force", "--seed", "1"]):
         assert geomerge(*words, *more, cwd=tmp_path).returncode == 0
     assert gm.load_checkpoint(tmp_path / "a.pt").meta["training"]["seed"] == 1
+
+
+def trained(task: gm.Task, seed: int = 0, steps: int = 60) -> nn.Sequential:
+    """Return a linear network that was trained for a task."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(task.train.inputs.batch(slice(0, 1)).numel(), 3))
+    x, y = task.train.inputs.batch(slice(None)), task.train.labels
+    optimizer = torch.optim.Adam(module.parameters(), 0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(x), y).backward()
+        optimizer.step()
+    return module
+
+
+def turned(task: gm.Task, name: str) -> gm.Task:
+    """Return a task with the same inputs, whose every label is another."""
+    splits = {
+        part: replace(split, labels=(split.labels + 1) % 3)
+        for part in ("train", "select", "test")
+        if (split := getattr(task, part))
+    }
+    return replace(task, name=name, **splits)
+
+
+def notes_on(experts: list[gm.Expert], **options: object) -> str:
+    planned = plan_merge(experts, gm.MergeOptions(**options), Problems(strict=True))
+    assert planned is not None
+    return "\n".join(planned[0].prepared.notes)
+
+
+def test_check_measures_each_network_and_asks_whether_tasks_are_exchanged() -> None:
+    first = task_of("first", count=1200)
+    second = turned(first, "second")
+    modules = trained(first), trained(second)
+    right = [gm.Expert.from_module(m, t) for m, t in zip(modules, (first, second), strict=True)]
+    found = gm.check(right)
+    assert found.networks["a"]["accuracy"] > 0.9
+    assert found.networks["a"]["examples"] == 200
+    assert not any("exchanged" in note or "chance" in note for note in found.notes)
+    wrong = [gm.Expert.from_module(m, t) for m, t in zip(modules, (second, first), strict=True)]
+    assert "a answers second at chance" in notes_on(wrong)
+    assert "exchanged?" in notes_on(wrong)
+    merged = gm.merge(wrong, steps=1, points=8)
+    assert any("exchanged?" in note for note in merged.notes)
+    one = [gm.Expert.from_module(modules[0], task) for task in (second, first)]
+    assert "exchanged" not in notes_on(one)
+    assert "a answers second at chance" in notes_on(one)
+
+
+@pytest.mark.parametrize(
+    ("used", "said"),
+    [
+        (Normalisation((0.0,), (1.0,)), "without any normalisation"),
+        (Normalisation((0.5,), (0.5,)), r"[-1, 1]"),
+        (Normalisation((0.0,), (1 / 255,)), "bytes that are not scaled"),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_a_network_of_another_normalisation_is_told_so(
+    used: Normalisation | None, said: str | None
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(1200) % 3
+    x = torch.randint(0, 10, (1200, 1, 2, 3), generator=generator) + 80 * y[:, None, None, None]
+    task = gm.Task.from_tensors(
+        x.byte(), y, name="grey", normalisation=Normalisation((0.9,), (0.1,))
+    )
+    seen = gm.Task.from_tensors(x.byte(), y, normalisation=used or task.normalisation)
+    modules = [trained(seen, seed, 400) for seed in (0, 1)]
+    notes = notes_on([gm.Expert.from_module(module, task) for module in modules])
+    assert ("hardly trained with this normalisation" in notes) is (said is not None)
+    assert said is None or (said in notes and "`normalisation` grey=" in notes)
+
+
+def test_small_splits_equal_weights_and_filled_zeros_are_said() -> None:
+    small, large = task_of("small"), task_of("large", count=1200)
+    module = trained(large)
+    twice = [gm.Expert.from_module(module, task) for task in (large, small)]
+    notes = notes_on(twice)
+    assert "the accuracies on small are of 20 test and 20 selection examples" in notes
+    assert "accuracies on large" not in notes
+    assert "the same weights" in notes
+    others = [trained(large, seed) for seed in (1, 2)]
+    assert "the same weights" not in notes_on([gm.Expert.from_module(m, large) for m in others])
+    with torch.no_grad():
+        for k, other in enumerate(others):
+            other[1].weight[:, k : k + 3] = 0
+    sparse = [gm.Expert.from_module(m, large) for m in others]
+    said = "50.0% of those of a and 50.0% of those of b are zero"
+    assert said in notes_on(sparse)
+    assert "`keep_zeros` keeps those that are zero in every network, 33.3%" in notes_on(sparse)
+    assert said not in notes_on(sparse, keep_zeros=True)
+
+
+def test_a_crossover_that_is_worse_than_an_end_or_the_line_is_said_first() -> None:
+    task = task_of(count=1200)
+    experts = [gm.Expert.from_module(trained(task, seed), task) for seed in (0, 1)]
+    merged = gm.merge(experts, steps=1, points=8)
+    rows = comparison(merged)
+    names = [row.name for row in rows]
+    assert better_than_picked(merged, rows, 0.5) is None  # all are good
+    for better, how in (("b", "t = 1"), ("straight line", "0.3 a + 0.7 b")):
+        worse = [
+            replace(row, select={"a": 0.9 if row.name == better else 0.6, "b": 0.95})
+            for row in rows
+        ]
+        said = better_than_picked(merged, worse, 0.7)
+        assert said is not None
+        assert said.startswith("the crossover is worse than")
+        assert better in said
+        assert how in said
+        assert "60.0 % against 90.0 %" in said
+    assert names[-1] == "crossover"
+
+
+def test_a_reference_that_hardly_trained_is_marked() -> None:
+    task = task_of(count=1200)
+    experts = [gm.Expert.from_module(trained(task, seed), task) for seed in (0, 1)]
+    with patch.object(
+        beside, "train_jointly", lambda space, *_: (torch.zeros_like(space.middle()), 9)
+    ):
+        merged = gm.merge(experts, steps=1, points=8)
+        rows = {row.name: row for row in comparison(merged)}
+    assert rows["joint training"].hardly_trained
+    assert not rows["crossover"].hardly_trained
+    assert any("hardly trained" in note for note in merged.notes)

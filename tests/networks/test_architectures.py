@@ -33,8 +33,7 @@ def test_named_networks_are_rebuilt_from_their_weights(name: str) -> None:
     x = torch.randn(2, *shape)
     for architecture in (name, None) if name != "resnet18-gn-cifar" else (name,):
         again = rebuild_network(net.state_dict(), architecture, "test")
-        with torch.no_grad():
-            assert torch.equal(again(x), net(x))
+        assert torch.equal(again(x), net(x))
 
 
 def test_every_name_is_tested() -> None:

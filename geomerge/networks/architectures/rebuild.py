@@ -98,7 +98,9 @@ def rebuild_network(
         )
     check_fit(fit, source, shown)
     module.load_state_dict(fit.tensors, strict=False)
-    return module.eval()  # what a factory froze stays frozen
+    if all(p.requires_grad for p in module.parameters()):
+        module.requires_grad_(False)  # else a factory has frozen some, and that says which
+    return module.eval()
 
 
 def _unknown(weights: Mapping[str, Tensor], source: str) -> str:

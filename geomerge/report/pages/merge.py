@@ -100,7 +100,11 @@ def worst_drop(report: MergeRunReport, row: ResultEntry | None) -> float | None:
 def _verdict(report: MergeRunReport) -> list[str]:
     ours = worst_drop(report, _row(report, "crossover"))
     at = report["crossover"]
-    verdict = [f"Picked at t = {at['t']:.3f} of the path by {at['pick']}, on the selection splits."]
+    better = at.get("better")
+    verdict = [] if better is None else [f"{better[:1].upper()}{better[1:]}."]
+    verdict += [
+        f"Picked at t = {at['t']:.3f} of the path by {at['pick']}, on the selection splits."
+    ]
     if ours is None:
         return [*verdict, "The worst drop is unknown, because not every task is known."]
     below = "below" if ours >= 0 else "above"

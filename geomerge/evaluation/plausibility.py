@@ -1,0 +1,176 @@
+"""Plausibility of experts and their tasks: accuracies at chance, exchanged tasks, normalisation.
+
+Nothing here decides anything: each function returns sentences for the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from geomerge.data import Normalisation, Split
+from geomerge.data.normalisation import PLAIN
+from geomerge.errors import GeomergeError
+from geomerge.evaluation.accuracy import accuracy
+from geomerge.expert import Expert
+
+__all__ = ["EXAMPLES", "at_chance", "doubts", "few_examples", "normalisation_doubt"]
+
+EXAMPLES = 500  # of a selection split, on which networks are looked at before any work
+FEW = 100  # examples from which on an accuracy is given without saying of how many
+_RISE = 0.1  # of the accuracy, from which on another normalisation is thought to be the right one
+_IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def at_chance(share: float, split: Split) -> bool:
+    """Return whether an accuracy is no better than guesses of one class for all, by chance.
+
+    Args:
+        share: Accuracy, in [0, 1].
+        split: Examples that it was measured on.
+    """
+    count = len(split.labels)
+    guessed = float(torch.bincount(split.labels.cpu()).max()) / count
+    bound: float = guessed + 3 * (guessed * (1 - guessed) / count) ** 0.5
+    return share <= bound
+
+
+def doubts(experts: Sequence[Expert]) -> list[str]:
+    """Return what looks wrong about several experts and their tasks.
+
+    Args:
+        experts: Experts with their names.
+
+    Returns:
+        Sentences: on equal weights, accuracies at chance, tasks that seem to be exchanged,
+        normalisations that a network was not trained with, and small splits.
+    """
+    found = list(_same_weights(experts))
+    known = {e.name: accuracy(e.network, e.weights, _few(e)) for e in experts if e.task is not None}
+    lost = [e for e in experts if e.name in known and at_chance(known[e.name], _few(e))]
+    told: set[str] = set()
+    for one, other in combinations(lost, 2):
+        crossed = _on(one, other), _on(other, one)
+        if crossed[0] is None or crossed[1] is None:
+            continue
+        if not at_chance(crossed[0], _few(other)) and not at_chance(crossed[1], _few(one)):
+            told |= {one.name, other.name}
+            assert one.task is not None
+            assert other.task is not None
+            found.append(
+                f"{one.name} answers {one.task.name} at chance ({_percent(known[one.name])}) and "
+                f"{other.task.name} well ({_percent(crossed[0])}), {other.name} the other way "
+                f"round ({_percent(known[other.name])} and {_percent(crossed[1])}): exchanged? "
+                "give each network its own task"
+            )
+    for expert in experts:
+        if expert.task is None or expert.name in told:
+            continue
+        doubt = normalisation_doubt(expert, known[expert.name])
+        if doubt is not None:
+            found.append(doubt)
+        elif expert in lost:
+            found.append(
+                f"{expert.name} answers {expert.task.name} at chance "
+                f"({_percent(known[expert.name])} of {len(_few(expert).labels)} examples): check "
+                "its task, its architecture and its normalisation"
+            )
+    return found + few_examples(experts)
+
+
+def few_examples(experts: Sequence[Expert]) -> list[str]:
+    """Return on how few examples accuracies are measured, for tasks with small splits.
+
+    Args:
+        experts: Experts; those without a task are left out.
+    """
+    found = []
+    for expert in experts:
+        if expert.task is None:
+            continue
+        select, test = len(expert.task.select.labels), len(expert.task.test.labels)
+        if min(select, test) < FEW:
+            found.append(
+                f"the accuracies on {expert.task.name} are of {test} test and {select} "
+                f"selection examples: one more that is right is {100 / test:.1f} and "
+                f"{100 / select:.1f} points"
+            )
+    return list(dict.fromkeys(found))
+
+
+def normalisation_doubt(expert: Expert, share: float | None = None) -> str | None:
+    """Return a sentence where the accuracy is far higher with another normalisation.
+
+    Args:
+        expert: Expert with a task.
+        share: Accuracy on the first examples of its selection split; None measures it.
+    """
+    assert expert.task is not None, "only tasks have a normalisation"
+    few, raw = _few(expert), expert.task.select.inputs.raw
+    if not isinstance(raw, Tensor) or not (raw.is_floating_point() or raw.dtype == torch.uint8):
+        return None
+    if raw.dtype != torch.uint8 and expert.task.normalisation == PLAIN:
+        return None  # numbers as they were given
+    own = accuracy(expert.network, expert.weights, few) if share is None else share
+    if own > 1 - _RISE:
+        return None
+    best, words = own + _RISE, None
+    for other, kind in _others(raw):
+        if other == expert.task.normalisation:
+            continue
+        inputs = replace(few.inputs, normalisation=other)
+        found = accuracy(expert.network, expert.weights, Split(inputs, few.labels))
+        if found >= best:
+            best, words = found, (kind, other)
+    if words is None:
+        return None
+    numbers = "/".join(",".join(f"{x:.4g}" for x in part) for part in (words[1].mean, words[1].std))
+    name = expert.task.name
+    return (
+        f"{expert.name or expert.source} has {_percent(own)} of {name} right as it is normalised "
+        f"here and {_percent(best)} {words[0]}, so it was hardly trained with this normalisation; "
+        f"give `normalisation` {name}={numbers}"
+    )
+
+
+def _others(raw: Tensor) -> Iterator[tuple[Normalisation, str]]:
+    """Yield normalisations that networks are usually trained with, and what they are called."""
+    yield PLAIN, "without any normalisation"
+    yield Normalisation((0.5,), (0.5,)), "with inputs scaled to [-1, 1]"
+    if raw.dim() == 4 and raw.shape[1] == 3:
+        yield _IMAGENET, "with ImageNet's"
+    if raw.dtype == torch.uint8:
+        yield Normalisation((0.0,), (1 / 255,)), "with bytes that are not scaled"
+
+
+def _few(expert: Expert) -> Split:
+    assert expert.task is not None, "only tasks have examples"
+    return expert.task.select.first(EXAMPLES)
+
+
+def _on(expert: Expert, other: Expert) -> float | None:
+    """Return an expert's accuracy on another's task; None where it cannot take its inputs."""
+    few = _few(other)
+    try:
+        first = few.inputs.batch(slice(0, 4))
+        expert.network.check_inputs(expert.weights, first, int(few.labels.max()) + 1, "the other")
+    except GeomergeError:
+        return None
+    return accuracy(expert.network, expert.weights, few)
+
+
+def _same_weights(experts: Sequence[Expert]) -> Iterator[str]:
+    for one, other in combinations(experts, 2):
+        if one.network.shapes == other.network.shapes and one.weights.equal(other.weights):
+            yield (
+                f"{one.name} ({one.source}) and {other.name} ({other.source}) have the same "
+                "weights, so there is nothing to merge; name another file if that was not meant"
+            )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
