@@ -12,11 +12,12 @@ from torch.utils.data import Dataset, default_collate
 from geomerge.errors import TaskError, first_line
 from geomerge.networks.batches import Batch, as_batch, concat, leaves, shape_of
 
-__all__ = ["Examples", "collect", "collect_inputs", "examples_of", "in_batches"]
+__all__ = ["Examples", "class_names_of", "collect", "collect_inputs", "examples_of", "in_batches"]
 
 Examples: TypeAlias = tuple[Batch, Tensor]  # inputs (N, ...), labels (N,)
 
 _LABELS = ("labels", "label")
+_NESTED = 8  # subsets of subsets
 _COLLATED = 256  # examples of a dataset at a time
 
 
@@ -39,6 +40,16 @@ def examples_of(x: Any, y: Any, source: str) -> Examples:
             "or a mapping of tensors, labels as one tensor; convert them"
         )
     return inputs, labels
+
+
+def class_names_of(dataset: Any) -> tuple[str, ...]:
+    """Return the names of a dataset's classes, as torchvision's datasets have them; else none."""
+    for _ in range(_NESTED):
+        names = getattr(dataset, "classes", None)
+        if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+            return tuple(names)
+        dataset = getattr(dataset, "dataset", None)  # of a subset
+    return ()
 
 
 def collect(batches: Iterable[Any], source: str, label: str | None = None) -> Examples:

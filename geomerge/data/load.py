@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from geomerge.data import sources
@@ -68,16 +69,22 @@ def load_task(
                 "arrays, or leave the classes out"
             )
         return found
-    train, test = found
+    (train, test), select, names = found
     if whole in sources.NAMED:
         normalisation = normalisation or Normalisation(*sources.USUAL[whole])
     if classes is not None:
         train = take_classes(train, classes, name)
         test = take_classes(test, classes, name) if test is not None else None
-    return make_task(name, train, test, normalisation, device)
+        select = take_classes(select, classes, name) if select is not None else None
+        names = [names[k] for k in classes] if names else []
+    task = make_task(name, train, test, normalisation, device, select)
+    return replace(task, class_names=tuple(names))
 
 
-def _read(name: str, root: Path, download: bool) -> sources.Data | Task:
+def _read(
+    name: str, root: Path, download: bool
+) -> tuple[sources.Data, sources.Pair | None, list[str]] | Task:
+    """Return training and test examples, those for selection, and names of classes, if known."""
     path = Path(name)
     if is_text_file(name):
         raise TaskError(
@@ -85,14 +92,14 @@ def _read(name: str, root: Path, download: bool) -> sources.Data | Task:
             "numbers of; give the network as such a folder"
         )
     if name in sources.NAMED:
-        return sources.NAMED[name](root, download)
+        return sources.NAMED[name](root, download), None, []
     if path.suffix == ".npz":
-        return sources.from_npz(path)
+        return sources.from_npz(path), None, []
     if path.is_dir():
         return sources.from_folder(path)
     if ":" in name:
         made = call_factory(name)
-        return made if isinstance(made, Task) else sources.from_factory(made, name)
+        return made if isinstance(made, Task) else (sources.from_factory(made, name), None, [])
     raise TaskError(
         f"unknown task {name!r}, and no such folder{did_you_mean(name, sources.NAMED)} "
         "(or a folder of images, an .npz file, module:factory)"

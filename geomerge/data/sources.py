@@ -30,7 +30,9 @@ USUAL = {  # the field's usual normalisation: mean, deviation per channel
     "digits": ((0.3053,), (0.3761,)),
     "digits-permuted": ((0.3053,), (0.3761,)),
 }
-_ARRAYS = ("x", "y", "x_train", "y_train", "x_test", "y_test")
+_VALIDATION = ("val", "valid", "validation")
+_SPLITS = ("", "_train", "_test", *(f"_{name}" for name in _VALIDATION))
+_ARRAYS = tuple(f"{letter}{split}" for split in _SPLITS for letter in "xy")
 _LARGEST_CLASS = 2**20
 
 
@@ -56,7 +58,7 @@ def _cifar10(root: Path, download: bool) -> Data:
             return _from_zip(root / name)
     for name in ("cifar10", "cifar10-images"):
         if (root / name / "train").is_dir():
-            return from_folder(root / name)
+            return from_folder(root / name)[0]
     from torchvision import datasets
 
     def part(train: bool) -> Pair:
@@ -94,13 +96,32 @@ NAMED: Mapping[str, Callable[[Path, bool], Data]] = {
 }
 
 
-def from_folder(folder: Path) -> Data:
-    """Read images in ``folder/CLASS/*``, or in ``train`` and ``test`` folders of that form."""
-    if not (folder / "train").is_dir():
-        return _read_classes(folder)[0], None
+def from_folder(folder: Path) -> tuple[Data, Pair | None, list[str]]:
+    """Read images in ``folder/CLASS/*``, or in folders of splits of that form.
+
+    Splits are ``train`` and ``test``. A ``val``, ``valid`` or ``validation`` is the test split of a
+    folder without ``test``, as in ImageNet, and the selection split of one with it.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Training and test examples, those for the selection split where the folder has them, and
+        the names of the classes by their numbers.
+    """
+    if not _has_classes(folder / "train"):
+        whole, classes = _read_classes(folder)
+        return (whole, None), None, classes
     train, classes = _read_classes(folder / "train")
-    test = folder / "test"
-    return train, _read_classes(test, classes)[0] if test.is_dir() else None
+    parts = [folder / name for name in ("test", *_VALIDATION)]
+    held = [_read_classes(part, classes)[0] for part in parts if _has_classes(part)][:2]
+    test, select = (*held, None, None)[:2]
+    return (train, test), select, classes
+
+
+def _has_classes(folder: Path) -> bool:
+    """Return whether a folder is a split: its images lie in folders, and not in itself."""
+    return folder.is_dir() and any(p.is_dir() and p.name[0] != "." for p in folder.iterdir())
 
 
 def from_npz(file: Path) -> Data:
@@ -159,7 +180,8 @@ def _from_arrays(arrays: Mapping[str, Any], source: str) -> Data:
             f"{source} holds {sorted(arrays)}, expected arrays x and y (or x_train and y_train, "
             "and x_test and y_test); rename them"
         )
-    return train, pair("x_test", "y_test")
+    held = [pair(f"x_{name}", f"y_{name}") for name in ("test", *_VALIDATION)]
+    return train, next((found for found in held if found is not None), None)
 
 
 def _read_classes(folder: Path, classes: list[str] | None = None) -> tuple[Pair, list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geomerge.data.collect import Examples, collect, examples_of, in_batches
+from geomerge.data.collect import Examples, class_names_of, collect, examples_of, in_batches
 from geomerge.data.normalisation import PLAIN, Normalisation
 from geomerge.errors import TaskError
 from geomerge.networks.batches import (
@@ -170,6 +170,7 @@ class Task:
         classes: Number of classes of the labels.
         input_shape: Shape of one input, see :data:`~geomerge.networks.batches.Shape`.
         first_class: Label that the task's own class 0 has, where several tasks share a head.
+        class_names: Names of the task's own classes by their numbers; empty where not known.
 
     Example:
         >>> import torch
@@ -187,6 +188,7 @@ class Task:
     classes: int
     input_shape: Shape
     first_class: int = 0
+    class_names: tuple[str, ...] = ()
 
     @classmethod
     def from_tensors(
@@ -286,14 +288,24 @@ class Task:
             device: Device of the batches.
 
         Raises:
-            TaskError: If an example holds no label, or anything that is no tensor.
+            TaskError: If an example holds no label, or anything that is no tensor, or the test
+                split names other classes than the training data.
         """
+        names = class_names_of(dataset)
+        for what, part in (("test", test), ("selection", select)):
+            own = class_names_of(part)
+            if own and names and own != names[: len(own)]:
+                raise TaskError(
+                    f"the {what} split of {name} has the classes {', '.join(own)}, and the "
+                    f"training data {', '.join(names)}: one class has two numbers; number them alike"
+                )
         loaders = [None if data is None else in_batches(data) for data in (dataset, test, select)]
         assert loaders[0] is not None
-        return cls.from_loader(
+        task = cls.from_loader(
             loaders[0], test=loaders[1], select=loaders[2], name=name, label=label,
             normalisation=normalisation, device=device,
         )  # fmt: skip
+        return replace(task, class_names=names)
 
     @property
     def normalisation(self) -> Normalisation:

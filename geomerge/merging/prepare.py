@@ -186,6 +186,8 @@ def prepare(
     with problems.noted():
         _refuse_equal_tasks(experts, options)
     with problems.noted():
+        _refuse_class_names(experts, options)
+    with problems.noted():
         _refuse_sums(experts, options)
     with problems.noted():
         if base is not None and options.align != "none":
@@ -243,6 +245,31 @@ def _refuse_equal_tasks(experts: Sequence[Expert], options: MergeOptions) -> Non
         raise OptionError(
             f"two networks are for {max(known, key=known.count)}, and `head` {options.head} gives "
             "each task outputs of its own; use `head` shared"
+        )
+
+
+def _refuse_class_names(experts: Sequence[Expert], options: MergeOptions) -> None:
+    """Refuse a shared head of tasks that give one name of a class two numbers."""
+    if options.head != "shared":
+        return
+    known: dict[str, tuple[int, str]] = {}
+    apart: dict[str, str] = {}
+    for expert in experts:
+        task = expert.task
+        for k, name in enumerate(() if task is None else task.class_names, 0):
+            assert task is not None
+            number, before = known.setdefault(name, (k + task.first_class, task.name))
+            if number != k + task.first_class:
+                apart[name] = (
+                    f"{name!r} is class {number} of {before} and class {k + task.first_class} of "
+                    f"{task.name}"
+                )
+    if apart:
+        first, *more = apart.values()
+        others = f", and {len(more)} more classes have two numbers" if more else ""
+        raise OptionError(
+            f"{first}{others}: in a shared head class k of every task is output k; use `head` "
+            "offset or separate, or train networks with one number for each class"
         )
 
 

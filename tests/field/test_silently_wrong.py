@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import geomerge as gm
@@ -436,3 +438,91 @@ def test_a_reference_that_hardly_trained_is_marked() -> None:
     assert rows["joint training"].hardly_trained
     assert not rows["crossover"].hardly_trained
     assert any("hardly trained" in note for note in merged.notes)
+
+
+def write_images(folder: Path, classes: Sequence[str], count: int = 12) -> None:
+    for k, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(np.full((4, 4), 60 * k + i, np.uint8)).save(folder / name / f"{i}.png")
+
+
+class Named(torch.utils.data.TensorDataset):
+    def __init__(self, *classes: str) -> None:
+        y = torch.arange(60) % len(classes)
+        super().__init__(torch.randn(60, 6), y)
+        self.classes = list(classes)
+
+
+def of_folders(first: Sequence[str], second: Sequence[str], place: Path) -> list[gm.Task]:
+    for name, classes in (("A", first), ("B", second)):
+        write_images(place / name, classes)
+    return [gm.load_task(str(place / name)) for name in "AB"]
+
+
+def of_datasets(first: Sequence[str], second: Sequence[str], place: Path) -> list[gm.Task]:
+    datasets = (torch.utils.data.Subset(Named(*names), range(60)) for names in (first, second))
+    return [
+        gm.Task.from_dataset(data, name=name) for data, name in zip(datasets, "AB", strict=True)
+    ]
+
+
+@pytest.mark.parametrize("make", [of_folders, of_datasets])
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (("ant", "cat", "dog"), "'cat' is class 0 of"),
+        (("dog", "fox"), "'dog' is class 1 of"),
+        (("cat", "dog"), None),
+        (("one", "two", "three"), None),
+    ],
+    ids=str,
+)
+def test_one_name_of_a_class_has_one_number_in_a_shared_head(
+    second: Sequence[str], said: str | None, make: Callable[..., list[gm.Task]], tmp_path: Path
+) -> None:
+    tasks = make(("cat", "dog", "fox"), second, tmp_path)
+    n = tasks[0].train.inputs.batch(slice(0, 1)).numel()
+    modules = [nn.Sequential(nn.Flatten(), nn.Linear(n, 3)) for _ in tasks]
+    experts = [gm.Expert.from_module(m, task) for m, task in zip(modules, tasks, strict=True)]
+    problems = Problems()
+    prepare(experts, gm.MergeOptions(), problems)
+    assert len(problems) == (said is not None)
+    assert said is None or said in problems[0]
+    assert prepare(experts, gm.MergeOptions(head="offset"), Problems(strict=True)) is not None
+
+
+def test_classes_keep_their_names_where_some_are_taken(tmp_path: Path) -> None:
+    write_images(tmp_path / "A", ("cat", "dog", "fox"))
+    assert gm.load_task(f"{tmp_path / 'A'}@2,0").class_names == ("fox", "cat")
+    with pytest.raises(gm.GeomergeError, match="one class has two numbers"):
+        gm.Task.from_dataset(Named("cat", "dog", "fox"), test=Named("dog", "fox"))
+
+
+@pytest.mark.parametrize("name", ["test", "val", "valid", "validation"])
+def test_held_out_folders_are_the_test_split(name: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "train", "abc")
+    write_images(tmp_path / name, "abc", 10)
+    task = gm.load_task(str(tmp_path))
+    assert len(task.test.labels) == 30
+    assert len(task.train.labels) + len(task.select.labels) == 36
+
+
+def test_validation_beside_a_test_split_is_for_selection(tmp_path: Path) -> None:
+    for split, count in (("train", 12), ("val", 11), ("test", 10)):
+        write_images(tmp_path / split, "abc", count)
+    task = gm.load_task(str(tmp_path))
+    assert [len(s.labels) for s in (task.train, task.select, task.test)] == [36, 33, 30]
+
+
+def test_train_may_be_the_name_of_a_class(tmp_path: Path) -> None:
+    write_images(tmp_path, ("bus", "train"))
+    assert gm.load_task(str(tmp_path)).class_names == ("bus", "train")
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_validation_arrays_are_the_test_split(name: str, tmp_path: Path) -> None:
+    x, y = np.zeros((30, 4), np.float32), np.arange(30) % 3
+    arrays = {"x_train": x, "y_train": y, f"x_{name}": x[:12], f"y_{name}": y[:12]}
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert len(gm.load_task(str(tmp_path / "a.npz")).test.labels) == 12
