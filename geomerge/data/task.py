@@ -297,7 +297,8 @@ class Task:
             if own and names and own != names[: len(own)]:
                 raise TaskError(
                     f"the {what} split of {name} has the classes {', '.join(own)}, and the "
-                    f"training data {', '.join(names)}: one class has two numbers; number them alike"
+                    f"training data {', '.join(names)}: one class has two numbers; number them "
+                    "alike"
                 )
         loaders = [None if data is None else in_batches(data) for data in (dataset, test, select)]
         assert loaders[0] is not None
