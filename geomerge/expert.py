@@ -36,6 +36,7 @@ from geomerge.networks.hugging_face import (
     recorded_architecture,
 )
 from geomerge.networks.network import Network
+from geomerge.networks.wrappers import mark_merged, plain_module
 
 __all__ = ["Expert", "ExpertLike", "as_expert", "text_encoder"]
 
@@ -118,7 +119,7 @@ class Expert:
             GeomergeError: If the network does not take the task's inputs.
         """
         network = Network(module, device, logits)
-        kind = type(module)
+        kind = type(plain_module(module))
         made = cls(
             name, network, network.initial, sketch=sketch, source=kind.__qualname__,
             digest=weights_digest(network, network.initial),
@@ -218,7 +219,10 @@ class Expert:
 
     def module(self) -> nn.Module:
         """Return a new module with these weights and all outputs, which can be trained."""
-        return self.network.module_at(self.weights)
+        module = self.network.module_at(self.weights)
+        if "merged" in self.meta:
+            mark_merged(module)
+        return module
 
     def accuracy(self, split: str = "test", task: Task | None = None) -> float:
         """Return the share of a split that is labelled correctly, in [0, 1].

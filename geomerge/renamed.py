@@ -124,7 +124,6 @@ NAMES = {
     "runs.stream_options": {"NAMES": "strategies.options.STREAMS"},
     "strategies": {
         "MergeSettings": "continual.ContinualOptions",
-        "save_checkpoint": "strategies.strategy_file.save_strategy",
     },
     "walk": {
         "FunctionWalk": "walks.walk.FunctionWalkOptions",

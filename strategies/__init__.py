@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from geomerge.strategies.registry import stream_method as stream_method
     from geomerge.strategies.result import StreamResult as StreamResult
     from geomerge.strategies.strategy_file import maybe_load_checkpoint as maybe_load_checkpoint
+    from geomerge.strategies.strategy_file import save_checkpoint as save_checkpoint
     from geomerge.strategies.strategy_file import save_strategy as save_strategy
     from geomerge.strategies.table import stream as stream
 
@@ -39,6 +40,7 @@ _HOME = {
     "merge_metrics": "strategies.metrics",
     # its files ---------------------------------------------------------------------------------
     "maybe_load_checkpoint": "strategies.strategy_file",
+    "save_checkpoint": "strategies.strategy_file",
     "save_strategy": "strategies.strategy_file",
     # streams with baselines --------------------------------------------------------------------
     "STREAM_METHODS": "strategies.registry",

@@ -40,6 +40,9 @@ def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tenso
 
     Returns:
         Inputs, shape (N, ...), and labels, shape (N,).
+
+    Raises:
+        OptionError: If inputs are no tensors.
     """
     dataset = experience.dataset.eval()
     collate = getattr(dataset, "collate_fn", None)
@@ -48,6 +51,11 @@ def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tenso
         dataset = Subset(dataset, torch.randperm(len(dataset), generator=generator)[:most].tolist())
     xs, ys = [], []
     for x, y, *_ in DataLoader(dataset, batch_size=_BATCH, collate_fn=collate):
+        if not isinstance(x, Tensor):
+            raise OptionError(
+                f"the inputs of an experience come as a {type(x).__name__}, expected one tensor; "
+                "have the dataset return one"
+            )
         # Bytes are the numbers that the model is given, not pixels to be scaled.
         xs.append(x.float() if x.dtype == torch.uint8 else x)
         ys.append(torch.as_tensor(y))

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from geomerge.continual.memory import TaskMemory
 from geomerge.continual.options import ContinualOptions
 from geomerge.continual.report import MergeReport
+from geomerge.networks.wrappers import plain_module
 from geomerge.options import check_known
 from geomerge.strategies.avalanche import SupervisedTemplate
 from geomerge.strategies.merger import Merger, accept_options, take_options
@@ -107,7 +108,8 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         )
         self.merger = merger
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        names = {name: id(p) in held for name, p in model.named_parameters()}
+        plain = plain_module(model)
+        names = {name: id(p) in held for name, p in plain.named_parameters()}
         # An optimizer that holds none of the weights is of another model, and Avalanche adds all.
         self._left_out = {n for n, known in names.items() if not known and any(names.values())}
         self._expert_init = expert_init
@@ -136,7 +138,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     def make_optimizer(self, **kwargs: Any) -> None:
         """Make a fresh optimizer, without the weights that it was never to hold."""
         super().make_optimizer(**kwargs)
-        parameters = self.model.named_parameters()
+        parameters = plain_module(self.model).named_parameters()
         out = {id(p) for name, p in parameters if name in self._left_out}
         for group in self.optimizer.param_groups if out else ():
             group["params"] = [p for p in group["params"] if id(p) not in out]
@@ -153,7 +155,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     @torch.no_grad()
     def _restart(self) -> None:
         """Write the first weights into the model; weights added since stay."""
-        parameters = dict(self.model.named_parameters())
+        parameters = dict(plain_module(self.model).named_parameters())
         if self._first is None:
             self._first = {name: p.detach().clone() for name, p in parameters.items()}
         for name, p in self._first.items():
@@ -163,7 +165,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     def _put_back(self) -> None:
         """Restore weights that training has not changed, such as other heads, to learned values."""
         assert self._first is not None
-        for name, p in self.model.named_parameters():
+        for name, p in plain_module(self.model).named_parameters():
             if name in self._first and torch.equal(p[: len(self._first[name])], self._first[name]):
                 before = self.merger.before[name]
                 p[: len(before)].copy_(before)

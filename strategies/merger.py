@@ -13,7 +13,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from geomerge.continual.memory import Experience, TaskMemory, bytes_by_kind, remember
+from geomerge.continual.memory import (
+    Experience,
+    TaskMemory,
+    bytes_by_kind,
+    check_continuous,
+    remember,
+)
 from geomerge.continual.memory_limit import fit_memory, usual_limit, with_running_metric
 from geomerge.continual.merge import merge_expert
 from geomerge.continual.options import ContinualOptions
@@ -21,6 +27,7 @@ from geomerge.continual.report import MergeReport
 from geomerge.data import as_they_are
 from geomerge.errors import NumericalError, OptionError
 from geomerge.networks.network import Network
+from geomerge.networks.wrappers import mark_merged, plain_module, was_merged
 from geomerge.options import check_known, option_fields, replace_options
 from geomerge.strategies.avalanche import OnlineCLExperience, is_multi_task_module
 from geomerge.strategies.experience import collect, task_label
@@ -29,6 +36,12 @@ from geomerge.strategies.in_place import evaluate_again, write
 __all__ = ["Merger", "accept_options", "take_options"]
 
 F = TypeVar("F", bound=Callable[..., None])
+
+WITHOUT_MEMORY = (
+    "the model was merged before, and this strategy starts without the memory of what it learned "
+    "then, so it may forget that; to go on with the memory, save the strategy that learned it with "
+    "geomerge.strategies.save_strategy(strategy, file) and resume with maybe_load_checkpoint"
+)
 
 
 def accept_options(init: F) -> F:
@@ -138,22 +151,30 @@ class Merger:
 
         Raises:
             OptionError: If the stream is split for online learning, an experience has several task
-                labels and the model a head for each, or the model is not of float32.
+                labels and the model a head for each, pseudo-inputs are wanted of inputs that have
+                none, or the model is not of float32.
         """
         if isinstance(strategy.experience, OnlineCLExperience):
             raise OptionError(
                 "a merge needs whole experiences and this stream is split for online learning; "
                 "train on the stream that it was made from"
             )
-        if is_multi_task_module(strategy.model):
+        model = plain_module(strategy.model)
+        if is_multi_task_module(model):
             task_label(strategy.experience)
-        wrong = {str(t.dtype) for _, t in _tensors(strategy.model)} - {"torch.float32"}
+        if not self.memory and was_merged(model):
+            warnings.warn(WITHOUT_MEMORY, UserWarning, stacklevel=2)
+        with torch.random.fork_rng(devices=[]):  # a loader draws a seed: training must not notice
+            x, _ = collect(strategy.experience, 1, self.options.seed)
+        if self.options.memory.pseudo_inputs:
+            check_continuous(as_they_are(x))
+        wrong = {str(t.dtype) for _, t in _tensors(model)} - {"torch.float32"}
         if wrong:
             raise OptionError(
                 f"the model holds {', '.join(sorted(wrong))}, expected torch.float32 throughout; "
                 "call model.float()"
             )
-        self.before = {k: t.detach().clone() for k, t in _tensors(strategy.model)}
+        self.before = {k: t.detach().clone() for k, t in _tensors(model)}
         self._began = time.perf_counter()
 
     def finish(self, strategy: Any) -> None:
@@ -165,13 +186,14 @@ class Merger:
         """
         trained = time.perf_counter()
         experience = strategy.experience
-        head = task_label(experience) if is_multi_task_module(strategy.model) else None
+        live = plain_module(strategy.model)
+        head = task_label(experience) if is_multi_task_module(live) else None
         number = len(self.memory)
         options = replace_options(self.options, seed=self.options.seed + number)
         x, labels = collect(experience, options.inputs, options.seed)
         task = Experience(as_they_are(x, strategy.device), f"task {number}", head, labels)
 
-        model = copy.deepcopy(strategy.model)
+        model = copy.deepcopy(live)
         views: dict[int | None, Network] = {}
 
         def network_of(wanted: int | None) -> Network:
@@ -201,8 +223,9 @@ class Merger:
         self.memory = fit_memory(memory, _limit(options, network), network_of, w)
         if number:
             named = network.unravel(w)
-            write(strategy.model, {k.removeprefix("model."): v for k, v in named.items()})
+            write(live, {k.removeprefix("model."): v for k, v in named.items()})
             evaluate_again(strategy)
+            mark_merged(live)
             self.reports.append(
                 replace(
                     report,
@@ -234,7 +257,7 @@ def _free(strategy: Any, network: Network) -> Tensor | None:  # (n,)
     """
     groups = strategy.optimizer.param_groups
     trained = {id(p) for group in groups for p in group["params"] if p.requires_grad}
-    parameters = strategy.model.named_parameters()
+    parameters = plain_module(strategy.model).named_parameters()
     frozen = ["model." + name for name, p in parameters if id(p) not in trained]
     if not frozen:
         return None

@@ -13,9 +13,10 @@ from typing import Any
 import dill
 
 from geomerge.io.files import write_bytes
-from geomerge.strategies.avalanche import maybe_load_checkpoint, save_checkpoint
+from geomerge.strategies.avalanche import maybe_load_checkpoint
+from geomerge.strategies.avalanche import save_checkpoint as save_whole
 
-__all__ = ["maybe_load_checkpoint", "save_strategy"]
+__all__ = ["maybe_load_checkpoint", "save_checkpoint", "save_strategy"]
 
 
 def save_strategy(strategy: Any, file: str | Path) -> None:
@@ -35,7 +36,11 @@ def save_strategy(strategy: Any, file: str | Path) -> None:
     try:
         with warnings.catch_warnings():  # dill warns of those classes, and finds them on loading
             warnings.simplefilter("ignore", dill.PicklingWarning)
-            save_checkpoint(strategy, buffer)
+            save_whole(strategy, buffer)
     finally:
         dill.settings["byref"] = before
     write_bytes(Path(file), buffer.getvalue())
+
+
+# Avalanche's own function of this name fails with present versions of torch.
+save_checkpoint = save_strategy

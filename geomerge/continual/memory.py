@@ -33,6 +33,7 @@ __all__ = [
     "answered",
     "answers",
     "bytes_by_kind",
+    "check_continuous",
     "in_precision",
     "remember",
 ]
@@ -168,6 +169,23 @@ def answers(
     return log_probabilities(network, w, inputs, batch).clamp(min=UNSEEN)
 
 
+def check_continuous(inputs: Inputs) -> None:
+    """Refuse inputs that pseudo-inputs cannot be drawn for: integers, or several tensors.
+
+    Args:
+        inputs: Some inputs of an experience.
+
+    Raises:
+        OptionError: If they have no moments.
+    """
+    if not inputs.continuous or not isinstance(inputs.raw, Tensor):
+        raise OptionError(
+            "pseudo-inputs are drawn from the moments of inputs, and these are "
+            f"{'integers' if isinstance(inputs.raw, Tensor) else 'several tensors'}; give "
+            "`pseudo_inputs` as 0 and a number of `examples`"
+        )
+
+
 def remember(
     network: Network,
     w: Tensor,  # (n,)
@@ -198,12 +216,7 @@ def remember(
         sketch = in_precision(measured, torch.float16)
         kept["sketch"] = 1.0
     if keep.pseudo_inputs:
-        if not inputs.continuous or not isinstance(inputs.raw, Tensor):
-            raise OptionError(
-                "pseudo-inputs are drawn from the moments of inputs, and these are "
-                f"{'integers' if isinstance(inputs.raw, Tensor) else 'several tensors'}; give "
-                "`pseudo_inputs` as 0 and a number of `examples`"
-            )
+        check_continuous(inputs)
         sample = inputs.sample(min(_MOMENTS, len(inputs)), seed)
         groups = network.all_logits(w, sample.batches(_BATCH)).argmax(dim=1)
         moments = measure_moments(sample, groups, keep.rank)

@@ -18,6 +18,7 @@ from geomerge.merging.options import MergeOptions
 from geomerge.merging.presets.base import Preset
 from geomerge.merging.relax import LegRelaxed
 from geomerge.merging.stages import Candidate, PickedStage
+from geomerge.networks.wrappers import mark_merged
 from geomerge.notebook import Curve, card, drawing, sentences, table
 from geomerge.options import recorded
 from geomerge.paths.path import WeightPath
@@ -114,6 +115,7 @@ class MergeResult:
             OptionError: If there is none of the name.
         """
         module = self.merged.module()
+        mark_merged(module)
         heads = self.preset.prepared.heads
         if name is None or heads.layer is None:
             return module

@@ -16,6 +16,7 @@ from geomerge.errors import CheckpointError, OptionError, TaskError, first_line
 from geomerge.networks.batches import Batch, arguments, batch_size, leaves, pass_to, shape_of, split
 from geomerge.networks.gradients import gradients_into
 from geomerge.networks.outputs import logits_in
+from geomerge.networks.wrappers import plain_module
 
 __all__ = ["Network", "check_device", "places"]
 
@@ -59,7 +60,8 @@ class Network:
 
     Args:
         module: The network, copied: the copy is in evaluation mode (no dropout, frozen
-            statistics), and computes in float32 where the module has half precision.
+            statistics), and computes in float32 where the module has half precision. Of one that
+            is compiled or wrapped in ``DataParallel`` the module inside is taken.
         device: Device that computes.
         logits: Function of the module's output that returns the logits, shape (B, m); None finds
             them, see :func:`~geomerge.networks.outputs.logits_in`.
@@ -98,6 +100,7 @@ class Network:
         logits: Callable[[Any], Tensor] | None = None,
     ) -> None:
         check_device(device)
+        module = plain_module(module)
         self.columns = slice(None)
         self.max_batch: int | None = None
         self.device = torch.device(device)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_streams import learn
 from torch import Tensor, nn
 
 import geomerge as gm
@@ -235,39 +235,6 @@ def test_a_network_that_requires_no_gradient_at_all_has_nothing_frozen() -> None
     assert all(p.requires_grad for p in experts[0].module().parameters())
 
 
-class Stream:
-    """Two experiences of Avalanche."""
-
-    def __init__(self) -> None:
-        import geomerge.strategies.avalanche  # noqa: F401, I001 - it quietens the other's imports
-        from avalanche.benchmarks import benchmark_from_datasets
-        from avalanche.benchmarks.utils import as_classification_dataset
-        from torch.utils.data import TensorDataset
-
-        data = []
-        for k in range(2):
-            split = task_of(seed=k).train
-            dataset = TensorDataset(split.inputs.batch(slice(None)), split.labels)
-            dataset.targets = split.labels.tolist()
-            data.append(as_classification_dataset(dataset))
-        self.experiences = benchmark_from_datasets(train=data).train_stream
-
-    def learn(self, model: nn.Module, optimizer: torch.optim.Optimizer, **options: object) -> Any:
-        from avalanche.logging import TextLogger
-        from avalanche.training.plugins import EvaluationPlugin
-
-        from geomerge.strategies import GeodesicMerge
-
-        evaluator = EvaluationPlugin(loggers=[TextLogger(io.StringIO())])
-        strategy = GeodesicMerge(
-            model=model, optimizer=optimizer, train_mb_size=16, train_epochs=1,
-            evaluator=evaluator, **{"pseudo_inputs": 50, **options},
-        )  # fmt: skip
-        for experience in self.experiences:
-            strategy.train(experience)
-        return strategy
-
-
 @pytest.mark.parametrize("how", ["requires_grad", "optimizer"])
 def test_frozen_weights_stay_to_the_bit_in_streams(how: str) -> None:
     model = frozen(0)
@@ -278,7 +245,7 @@ def test_frozen_weights_stay_to_the_bit_in_streams(how: str) -> None:
         held = list(model.parameters())
     else:
         held = [p for name, p in model.named_parameters() if name[0] != "3"]
-    Stream().learn(model, torch.optim.SGD(held, lr=0.1))
+    learn(model, torch.optim.SGD(held, lr=0.1))
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert "0.weight" in moved
     assert moved.isdisjoint({"3.weight", "3.bias"})
