@@ -355,6 +355,8 @@ def _with_frozen(prepared: PreparedMerge) -> PreparedMerge:
     """Return the merge with the weights held that all networks have frozen, and have alike."""
     space = prepared.space
     frozen = frozenset.intersection(*(expert.network.frozen for expert in space))
+    if not frozen:
+        return replace(prepared, space=space.holding(()))
     tensors = [space.network.unravel(expert.weights) for expert in space]
     equal = {name for name in frozen if all(t[name].equal(tensors[0][name]) for t in tensors)}
     moved = sorted(frozen - equal)
