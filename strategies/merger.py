@@ -38,9 +38,10 @@ __all__ = ["Merger", "accept_options", "take_options"]
 F = TypeVar("F", bound=Callable[..., None])
 
 WITHOUT_MEMORY = (
-    "the model was merged before, and this strategy starts without the memory of what it learned "
-    "then, so it may forget that; to go on with the memory, save the strategy that learned it with "
-    "geomerge.strategies.save_strategy(strategy, file) and resume with maybe_load_checkpoint"
+    "the model was merged or learned by a strategy before, and this one starts without the memory "
+    "of what it learned then, so it may forget that; to go on with the memory, save the strategy "
+    "that learned it with geomerge.strategies.save_strategy(strategy, file), and resume it with "
+    "maybe_load_checkpoint"
 )
 
 
@@ -225,7 +226,6 @@ class Merger:
             named = network.unravel(w)
             write(live, {k.removeprefix("model."): v for k, v in named.items()})
             evaluate_again(strategy)
-            mark_merged(live)
             self.reports.append(
                 replace(
                     report,
@@ -236,6 +236,7 @@ class Merger:
                     merge_seconds=time.perf_counter() - trained,
                 )
             )
+        mark_merged(live)
         self.before = {}
 
 
