@@ -47,5 +47,6 @@ def main() -> None:
         sys.exit(app(prog_name="geomerge", standalone_mode=False))
     except USAGE_ERROR as error:
         sys.exit(fail(usage_sentence(error), log_json=LOG_JSON in sys.argv))
-    except typer.Abort:
+    except typer.Abort:  # between the works of a command, which say themselves what to do
+        fail("interrupted; run the same command again", log_json=LOG_JSON in sys.argv)
         sys.exit(INTERRUPTED)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import USER_ERROR, fail, show_notes
+from geomerge.cli.console import USER_ERROR, fail, show_notes, working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Json
 from geomerge.loading import DataOptions
@@ -28,7 +28,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Say what is wrong with a merge's inputs, or what it costs."""
-    found = check_merge(networks, {**data, **options}, base)
+    with working("checking " + " and ".join(map(str, networks))):
+        found = check_merge(networks, {**data, **options}, base)
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
     else:

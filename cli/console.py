@@ -126,9 +126,24 @@ def watched(log_json: bool, resumes: bool = True) -> Iterator[Callable[[Progress
         with log_lines(sys.stderr) if log_json else progress() as show:
             yield show
     except KeyboardInterrupt:
-        then = "goes on where this one stopped" if resumes else "starts from the beginning"
+        then = "goes on where this one stopped" if resumes else "starts anew, nothing was written"
         _say("interrupted", f"interrupted; the same command {then}", log_json)
         raise SystemExit(INTERRUPTED) from None
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show that a command is at work and for how long, on a terminal, where nothing else is shown.
+
+    Args:
+        what: What it does, such as "measuring a.pt".
+    """
+    from geomerge.monitor.progress import Progress
+
+    with watched(log_json=False, resumes=False) as show:
+        if show is not None:
+            show(Progress(what, 0, 1, {}, whole=True))
+        yield
 
 
 def _say(event: str, message: str, log_json: bool) -> None:

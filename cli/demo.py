@@ -10,6 +10,7 @@ import typer
 
 from geomerge.cli.console import percent, watched
 from geomerge.cli.merge import show_report
+from geomerge.cli.train import watch_training
 
 __all__ = ["demo"]
 
@@ -78,16 +79,16 @@ def _run(out: Path, seed: int) -> dict[str, Any]:
 
     for k, (name, task) in enumerate(TASKS.items()):
         if _trained(out / f"{name}.pt", task, 2 * seed + k):
-            print(f"{out / name}.pt was trained before")
+            print(f"{name}: trained before, {out / name}.pt")
             continue
-        found = train_checkpoint(
-            out / f"{name}.pt",
-            ARCHITECTURE,
-            load_task(task),
-            epochs=30,
-            learning_rate=0.02,
-            seed=2 * seed + k,
-        )
+        number = 2 * seed + k
+        with watched(log_json=False) as show:
+            data = load_task(task)
+            watch = show and watch_training(show, ARCHITECTURE, data, number, "cpu")
+            found = train_checkpoint(
+                out / f"{name}.pt", ARCHITECTURE, data, epochs=30, learning_rate=0.02,
+                seed=number, on_step=watch,
+            )  # fmt: skip
         print(f"{name}: {ARCHITECTURE} trained on {task}, {percent(found['test'])} % on test")
     with watched(log_json=False) as show:
         _, report, _ = run_merge(

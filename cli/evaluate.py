@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from geomerge.cli.console import percent, show_notes
+from geomerge.cli.console import percent, show_notes, working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Json, NetworkFile
 from geomerge.evaluation.evaluate import evaluate as measure
@@ -26,7 +26,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a network's accuracy on tasks."""
-    report = measure(network, manifold, split, data)
+    with working(f"measuring {network}"):
+        report = measure(network, manifold, split, data)
     if as_json:
         print(json.dumps(report, indent=1))
         return

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from geomerge.cli.console import percent, show_notes
+from geomerge.cli.console import percent, show_notes, working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Force, Json, NetworkFile
 from geomerge.io.files import check_output, write_bytes
@@ -51,7 +51,7 @@ def inspect(
     """
     if out is not None:
         check_output(out, (".json",), replace=force)
-    with Console(stderr=True).status(f"measuring {network}"):
+    with working(f"measuring {network}"):
         expert = load_expert(network, replace(data, manifold=manifold))
         found = inspect_expert(expert, options)
     text = json.dumps(found.to_json(), indent=1, allow_nan=False)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from geomerge.cli.console import working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Force, NetworkOut
 from geomerge.io.checkpoint import SUFFIXES
@@ -32,5 +33,7 @@ def path(
 ) -> None:
     """Take a network off a finished run's path."""
     check_output(out, SUFFIXES, replace=force)
-    stored_expert(run, t=at, arch=data.arch).save(out)
+    with working(f"reading {run}"):
+        expert = stored_expert(run, t=at, arch=data.arch)
+    expert.save(out)
     print(f"{out}: the network " + ("that came out" if at is None else f"at t = {at:g}"))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from geomerge.cli.console import working
 from geomerge.runs.run import open_run
 
 __all__ = ["report"]
@@ -19,4 +20,6 @@ def report(
     ] = False,
 ) -> None:
     """Write the page of a finished run again."""
-    print(f"written to {open_run(run).write_page(open=open_it)}")
+    with working(f"drawing {run}"):
+        page = open_run(run).write_page(open=open_it)
+    print(f"written to {page}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from geomerge.cli.console import working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Force, NetworkFile, Normalisation
 from geomerge.data import parse_normalisation
@@ -54,13 +55,14 @@ def sketch(
 ) -> None:
     """Measure a network's metric, for merges without its data."""
     check_output(out, SUFFIXES, replace=force)
-    checkpoint = load_network(network, data.reading.files)
-    expert = Expert.from_checkpoint(checkpoint, data.arch, sketch=False, device=data.device)
-    numbers = parse_normalisation(normalisation) if normalisation else None
-    task = expert.load_task(manifold, numbers, data.data_root, data.download, data.reading.text)
-    made = expert.with_task(task).with_sketch(
-        inputs=options.inputs, output=options.output, seed=options.seed
-    )
+    with working(f"measuring {network}"):
+        checkpoint = load_network(network, data.reading.files)
+        expert = Expert.from_checkpoint(checkpoint, data.arch, sketch=False, device=data.device)
+        numbers = parse_normalisation(normalisation) if normalisation else None
+        task = expert.load_task(manifold, numbers, data.data_root, data.download, data.reading.text)
+        made = expert.with_task(task).with_sketch(
+            inputs=options.inputs, output=options.output, seed=options.seed
+        )
     assert made.sketch is not None
     save_sketch(out, made.sketch)
     meta = made.sketch.meta

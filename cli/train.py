@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from geomerge.monitor.progress import Progress
 
-__all__ = ["train"]
+__all__ = ["train", "watch_training"]
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ def train(
     from geomerge.training import train_checkpoint
 
     check_output(out, SUFFIXES, replace=force)
-    task = load_task(
-        manifold,
-        data_root=data.data_root,
-        download=data.download,
-        normalisation=parse_normalisation(normalisation) if normalisation else None,
-        device=data.device,
-    )
     arch, seed, device = options.arch, options.seed, data.device
     with watched(log_json, resumes=False) as show:
+        task = load_task(
+            manifold,
+            data_root=data.data_root,
+            download=data.download,
+            normalisation=parse_normalisation(normalisation) if normalisation else None,
+            device=device,
+        )
         accuracies = train_checkpoint(
             out,
             arch,
@@ -87,7 +87,7 @@ def train(
             seed=seed,
             sketch=options.sketch,
             device=device,
-            on_step=None if show is None else _watcher(show, arch, task, seed, device),
+            on_step=None if show is None else watch_training(show, arch, task, seed, device),
         )
     tell_finished(log_json, file=str(out))
     print(
@@ -96,10 +96,18 @@ def train(
     )
 
 
-def _watcher(
+def watch_training(
     show: Callable[[Progress], None], arch: str, task: Task, seed: int, device: str
 ) -> Callable[[int, int, Tensor], None]:
-    """Return a function that shows each step of a training, with the accuracy now and then."""
+    """Return a function that shows each step of a training, with the accuracy now and then.
+
+    Args:
+        show: Function that shows progress.
+        arch: Architecture of the network.
+        task: Task that it is trained for.
+        seed: Seed of the training.
+        device: Device of the training.
+    """
     from geomerge.evaluation.accuracy import accuracy
     from geomerge.merging.recording import EVERY, EXAMPLES
     from geomerge.monitor.progress import Progress

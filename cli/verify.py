@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from geomerge.certificate.verify import verify_run
-from geomerge.cli.console import show_notes
+from geomerge.cli.console import show_notes, working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Json
 from geomerge.errors import OptionError
@@ -36,14 +36,15 @@ def verify(
     The exit code is 1 if a claim does not hold. Claims whose data or input files are missing are
     not checked, and do not count.
     """
-    found = verify_run(
-        run,
-        networks=_places(network or ()),
-        arch=data.arch,
-        data_root=data.data_root,
-        download=data.download,
-        device=data.device,
-    )
+    with working(f"verifying {run}"):
+        found = verify_run(
+            run,
+            networks=_places(network or ()),
+            arch=data.arch,
+            data_root=data.data_root,
+            download=data.download,
+            device=data.device,
+        )
     if as_json:
         print(json.dumps({"holds": found.holds, **asdict(found)}, indent=1))
     else:

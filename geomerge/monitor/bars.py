@@ -71,8 +71,11 @@ def _in_terminal(board: Board, console: Console) -> Iterator[Callable[[], None]]
         transient=True,
         redirect_stdout=sys.stdout.isatty(),  # a file gets what is printed into it
     )
-    with live:
-        yield lambda: None  # rich draws in a thread of its own, between reports too
+    try:
+        with live:
+            yield lambda: None  # rich draws in a thread of its own, between reports too
+    finally:
+        live.stop()  # an interruption while it starts would leave its thread drawing
 
 
 @contextmanager
