@@ -36,7 +36,7 @@ from geomerge.networks.hugging_face import (
     network_digest,
 )
 from geomerge.networks.network import Network
-from geomerge.options import restore_options
+from geomerge.options import replace_options, restore_options
 from geomerge.paths.path import WeightPath
 
 __all__ = ["BASE", "SKETCH_OF", "NotStoredError", "StoredRun"]
@@ -123,7 +123,7 @@ class StoredRun:
 
     def aligned(self, name: str) -> bool:
         """Return whether a network's units were permuted before the merge."""
-        return self.recipe.get("align", "none") != "none" and name != self.path.ends[0]
+        return self.report["alignment"].get(name) is not None
 
     @cached_property
     def prepared(self) -> PreparedMerge:
@@ -134,6 +134,8 @@ class StoredRun:
             GeomergeError: If data cannot be had.
         """
         options = restore_options(MergeOptions, self.recipe)
+        found = [one["method"] for one in self.report["alignment"].values() if one is not None]
+        options = replace_options(options, align=found[0] if found else "none")
         names = self.certificate["sketches"]
         data = replace(
             restore_options(DataOptions, self.recipe),

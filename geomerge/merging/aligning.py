@@ -8,6 +8,7 @@ from torch import Tensor
 
 from geomerge.alignment import Alignment, align_weights, permuted_metric
 from geomerge.alignment.align import pooled_inputs
+from geomerge.errors import OptionError
 from geomerge.expert import Expert
 from geomerge.merging.heads import Heads
 from geomerge.merging.options import MergeOptions
@@ -16,6 +17,8 @@ from geomerge.networks.network import Network
 from geomerge.weight_space import WeightSpace
 
 __all__ = ["align_experts"]
+
+_NAMED = 3  # layers that a message names
 
 
 def align_experts(
@@ -33,9 +36,11 @@ def align_experts(
         The space with the permuted experts, and the alignments by name.
 
     Raises:
-        OptionError: If there is nothing to trace the network with, or it cannot be traced.
+        OptionError: If there is nothing to trace the network with, it cannot be traced, or no unit
+            of it can change places.
     """
     network, seed = space.network, options.machine.seed
+    assert options.align is not None, "a method was chosen"
     inputs = pooled_inputs(space.experts, seed)
     first, *others = space.experts
     alignments = {}
@@ -48,6 +53,11 @@ def align_experts(
             inputs=inputs,
             seed=seed,
         )
+    for tried in alignments.values():
+        if not tried.groups and tried.fixed:
+            few = list(tried.fixed.items())[:_NAMED]
+            why = "; ".join(f"{layer}: {reason}" for layer, reason in few)
+            raise OptionError(f"no units can be matched ({why}); set `align` to none")
     weights = {
         e.name: alignments[e.name].permute(e.weights) if e.name in alignments else e.weights.clone()
         for e in space

@@ -11,6 +11,7 @@ from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.pick import PickRule, parse_pick
 from geomerge.evaluation.plausibility import doubts
 from geomerge.expert import Expert
+from geomerge.merging.auto_align import align_where_it_helps
 from geomerge.merging.limits import refuse_budgets
 from geomerge.merging.memory import fit_memory
 from geomerge.merging.options import MergeOptions
@@ -72,6 +73,9 @@ def plan_merge(
 def choose_preset(prepared: PreparedMerge) -> Preset:
     """Return the preset that the options name, else the preferred one of those that can be used.
 
+    Where the options say nothing of alignment and the preset walks from the mean of the networks,
+    they are aligned if that helps.
+
     Args:
         prepared: Experts in one weight space, and the options of their merge.
 
@@ -87,7 +91,11 @@ def choose_preset(prepared: PreparedMerge) -> Preset:
     for cls in tried:
         problem = cls.problem(prepared)
         if problem is None:
-            return cls(prepared)
+            preset = cls(prepared)
+            # From an expert a walk learns functions, wherever their units are.
+            if prepared.options.align is None and preset.start is None:
+                preset = cls(align_where_it_helps(prepared))
+            return preset
     assert problem is not None
     raise OptionError(problem)
 

@@ -177,7 +177,9 @@ class MergeOptions(FlatOptions):
         preset: Name of the preset, one of ``PRESETS``.
         head: Protocol of the head: ``"shared"``, ``"offset"`` or ``"separate"``.
         align: Method by which the units of every network after the first are permuted, so that
-            they are like the first's; their functions stay. ``"none"`` permutes none.
+            they are like the first's; their functions stay. ``"none"`` permutes none, None
+            tries activations where a walk starts from the mean of convolutional networks, and
+            keeps the order that makes the mean better.
         bn: Policy for running statistics, ``"keep"`` or ``"re-estimate"``.
         relax: Whether the finished path is relaxed to least energy.
         measure: Choice of the metric.
@@ -200,9 +202,9 @@ class MergeOptions(FlatOptions):
     head: str = option(
         "shared", "protocol of the outputs that tasks share", group="what to merge", choices=HEADS
     )
-    align: str = option(
-        "none", "method that permutes the units of b, ... to be like a's", group="what to merge",
-        choices=ALIGN,
+    align: str | None = option(
+        None, "method that permutes the units of b, ... to be like a's; default where it helps",
+        group="what to merge", choices=ALIGN,
     )  # fmt: skip
     bn: str | None = option(
         None, "policy for BatchNorm statistics; default by the inputs given", group="walk",

@@ -28,7 +28,7 @@ from geomerge.metrics import METRICS, Metric, Sketch, make_sketch
 from geomerge.networks.architectures import recognise
 from geomerge.weight_space import WeightSpace
 
-__all__ = ["PreparedMerge", "prepare"]
+__all__ = ["PreparedMerge", "aligned_merge", "prepare"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,8 +199,8 @@ def prepare(
         return None
     with problems.noted():
         prepared = _with_frozen(_in_one_space(experts, options, base))
-        if options.align != "none":
-            prepared = _aligned(prepared)
+        if options.align not in (None, "none"):
+            prepared = aligned_merge(prepared)
         return _with_statistics(prepared)
     return None
 
@@ -338,7 +338,16 @@ def _notes(experts: Sequence[Expert]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _aligned(prepared: PreparedMerge) -> PreparedMerge:
+def aligned_merge(prepared: PreparedMerge) -> PreparedMerge:
+    """Return a merge whose experts have their units in the order of the first's.
+
+    Args:
+        prepared: Merge with the method in its options.
+
+    Raises:
+        OptionError: If there is nothing to trace the network with, it cannot be traced, or none of
+            its units can be matched.
+    """
     space, alignments = align_experts(prepared.space, prepared.heads, prepared.options)
     what = "the same function"
     if prepared.heads.layer is not None:  # the others' rows are not permuted with it
