@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from torch import nn
 
+from geomerge.alignment import METHODS
 from geomerge.errors import OptionError
 from geomerge.merging.prepare import PreparedMerge, aligned_merge
 from geomerge.options import replace_options
 
 __all__ = ["align_where_it_helps"]
 
-METHOD = "activations"
 # Walks between stacks of Linear layers end at the same accuracies with and without alignment.
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SHARE = 0.8  # of the functional change at the mean that alignment must fall below
@@ -32,18 +32,20 @@ def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
     """
     if not any(isinstance(layer, LAYERS) for layer in prepared.space.network.module.modules()):
         return prepared
-    before = _change(prepared)
-    tried = replace(prepared, options=replace_options(prepared.options, align=METHOD))
-    try:
-        tried = aligned_merge(tried)
-    except OptionError as error:
-        return _noted(prepared, f"units stayed as they came: {error}")
-    after = _change(tried)
-    if not tried.alignments or after >= SHARE * before:
-        why = f"the functional change at the mean is {before:.3g}, with units aligned {after:.3g}"
-        return _noted(prepared, f"units stayed as they came: {why}")
-    why = f"the functional change at the mean is {after:.3g}, with units as they came {before:.3g}"
-    return _noted(tried, f"`align` {METHOD} was chosen: {why}")
+    tried: dict[str, PreparedMerge] = {"none": prepared}
+    for name in METHODS:
+        named = replace(prepared, options=replace_options(prepared.options, align=name))
+        try:
+            tried[name] = aligned_merge(named)
+        except OptionError as error:
+            return _noted(prepared, f"`align` none was chosen: {error}")
+    changes = {name: _change(one) for name, one in tried.items()}
+    best = min(METHODS, key=lambda name: changes[name])
+    if changes[best] >= SHARE * changes["none"]:
+        best = "none"
+    listed = ", ".join(f"{name} {change:.3g}" for name, change in changes.items())
+    why = f"functional change at the mean of the networks by method: {listed}"
+    return _noted(tried[best], f"`align` {best} was chosen ({why})")
 
 
 def _change(prepared: PreparedMerge) -> float:

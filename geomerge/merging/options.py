@@ -177,9 +177,9 @@ class MergeOptions(FlatOptions):
         preset: Name of the preset, one of ``PRESETS``.
         head: Protocol of the head: ``"shared"``, ``"offset"`` or ``"separate"``.
         align: Method by which the units of every network after the first are permuted, so that
-            they are like the first's; their functions stay. ``"none"`` permutes none, None
-            tries activations where a walk starts from the mean of convolutional networks, and
-            keeps the order that makes the mean better.
+            they are like the first's; their functions stay. ``"none"`` permutes none; None tries
+            every method where a walk starts from the mean of convolutional networks, and takes
+            the one by which the mean is nearest to all functions.
         bn: Policy for running statistics, ``"keep"`` or ``"re-estimate"``.
         relax: Whether the finished path is relaxed to least energy.
         measure: Choice of the metric.

@@ -37,10 +37,10 @@ def test_convolutional_networks_are_aligned_where_their_mean_is_better() -> None
     a = convolutions(1)
     merged = gm.merge(experts(a, permuted(a)), **FAST)
     assert merged.preset.name == "joint"
-    assert any("`align` activations was chosen" in note for note in merged.notes)
+    assert any("`align` weights was chosen" in note for note in merged.notes)
     torch.testing.assert_close(merged.path.at(1), merged.path.at(0))
     found = gm.check(experts(a, permuted(a)), **FAST)
-    assert any("`align` activations was chosen" in note for note in found.notes)
+    assert any("`align` weights was chosen" in note for note in found.notes)
 
 
 def test_networks_near_each_other_stay_as_they_came() -> None:
@@ -50,7 +50,7 @@ def test_networks_near_each_other_stay_as_they_came() -> None:
             p += 0.01 * torch.randn_like(p)
     merged = gm.merge(experts(a, b), **FAST)
     assert not merged.preset.prepared.alignments
-    assert any("units stayed as they came" in note for note in merged.notes)
+    assert any("`align` none was chosen" in note for note in merged.notes)
 
 
 def test_alignment_can_be_left_out_and_is_not_tried_without_convolutions() -> None:
@@ -62,7 +62,7 @@ def test_alignment_can_be_left_out_and_is_not_tried_without_convolutions() -> No
     ]
     merged = gm.merge(experts(*stacks), **FAST)
     assert not merged.preset.prepared.alignments
-    assert not any("units" in note for note in merged.notes)
+    assert not any("`align`" in note for note in merged.notes)
 
 
 def test_a_network_none_of_whose_units_can_be_matched_is_refused_with_the_layer() -> None:
