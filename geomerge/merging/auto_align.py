@@ -21,7 +21,7 @@ SHARE = 0.8  # of the functional change at the mean that alignment must fall bel
 def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
     """Align convolutional networks for a walk that starts from their mean, if that is nearer.
 
-    What decides is the largest functional change from an expert to the mean of all, measured on
+    Fine-tunes of one base are in one order already. What decides is the largest functional change from an expert to the mean of all, measured on
     inputs without labels.
 
     Args:
@@ -30,7 +30,8 @@ def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
     Returns:
         The merge as it was or aligned; a note says which of the two, and why.
     """
-    if not any(isinstance(layer, LAYERS) for layer in prepared.space.network.module.modules()):
+    layers = prepared.space.network.module.modules()
+    if prepared.base is not None or not any(isinstance(layer, LAYERS) for layer in layers):
         return prepared
     tried: dict[str, PreparedMerge] = {"none": prepared}
     for name in METHODS:

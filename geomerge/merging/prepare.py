@@ -190,7 +190,7 @@ def prepare(
     with problems.noted():
         _refuse_sums(experts, options)
     with problems.noted():
-        if base is not None and options.align != "none":
+        if base is not None and options.align not in (None, "none"):
             raise OptionError(
                 f"`align` {options.align} permutes units, and those of fine-tunes of one base are "
                 "in one order already; leave out `align` or the base"
