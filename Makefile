@@ -1,7 +1,7 @@
 # Two targets set everything up on a fresh machine: `make demo` and `make test`.
 
 VENV ?= .venv
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 RUN := $(VENV)/bin
 # The environment is made anew when what it must hold changes.
 STAMP := $(VENV)/deps-$(shell sed -n "/^requires-python/p;/^dependencies/,/^\]/p;/^\[project.optional/,/^\[project.scripts/p" pyproject.toml | sha256sum | cut -c1-16)

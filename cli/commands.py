@@ -42,6 +42,9 @@ COMMANDS = {
     "path": Entry("networks and runs", "Take a network off a finished run's path."),
     "verify": Entry("networks and runs", "Check the certificate of a finished merge."),
     "report": Entry("networks and runs", "Write the page of a finished run again."),
+    "doctor": Entry(
+        "networks and runs", "Show versions, solvers, devices and data, fit for a report."
+    ),
     "demo": Entry("networks and runs", "Train and merge two small networks, in a minute."),
 }
 

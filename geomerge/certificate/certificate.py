@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,12 @@ def report_digest(report: Mapping[str, Any]) -> str:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Return versions, platform, device and threads: all that may change a last digit."""
-    packages = ("geomerge", "torch", "numpy", "qpth")
+    versions = {name: version(name) for name in ("geomerge", "torch", "numpy")}
+    with suppress(PackageNotFoundError):  # qpth is not there for every Python
+        versions["qpth"] = version("qpth")
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **versions,
         "platform": platform.platform(),
         "device": str(device),
         "threads": torch.get_num_threads(),

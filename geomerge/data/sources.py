@@ -17,7 +17,7 @@ from geomerge.io.containers import check_archive
 from geomerge.io.files import read_regular
 from geomerge.io.npz import read_npz
 
-__all__ = ["NAMED", "USUAL", "Pair", "from_factory", "from_folder", "from_npz"]
+__all__ = ["NAMED", "USUAL", "Pair", "from_factory", "from_folder", "from_npz", "stored_names"]
 
 Pair = tuple[Tensor, Tensor]  # inputs (N, ...), labels (N,)
 Data = tuple[Pair, Pair | None]  # training, test
@@ -94,6 +94,22 @@ NAMED: Mapping[str, Callable[[Path, bool], Data]] = {
     "digits": _digits(permuted=False),
     "digits-permuted": _digits(permuted=True),
 }
+
+
+_STORED = {  # files of named data sets, any of which is enough
+    "mnist": ("MNIST/raw",),
+    "fashion-mnist": ("FashionMNIST/raw",),
+    "cifar10": (
+        "cifar10-images.zip", "cifar10.zip", "cifar10/train", "cifar10-images/train",
+        "cifar-10-batches-py",
+    ),
+}  # fmt: skip
+
+
+def stored_names(root: Path) -> list[str]:
+    """Return the names of the data sets that a folder holds, without opening them."""
+    names = {**_STORED, "rotated-mnist": _STORED["mnist"]}
+    return [name for name, files in names.items() if any((root / f).exists() for f in files)]
 
 
 def from_folder(folder: Path) -> tuple[Data, Pair | None, list[str]]:

@@ -46,6 +46,7 @@ KNOWN = {
     "path": ("RUN", "arch at force out"),
     "verify": ("RUN", "arch data-root device download json network"),
     "report": ("RUN", "open"),
+    "doctor": ("", "data-root json"),
     "demo": ("", "out seed"),
 }  # fmt: skip
 

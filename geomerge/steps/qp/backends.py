@@ -5,6 +5,10 @@ no status: a program that did not converge, because of cycling or because anothe
 batch ended the iterations, looks like a solution. Therefore every answer is polished and verified.
 If the optimality conditions fail, the program is solved again by itself with qpth, and then with
 clarabel (Goulart & Chen 2024).
+
+Where qpth cannot be imported (it asks for NumPy below 2, of which there is none from Python 3.13
+on) clarabel solves all programs, one after the other. Derivatives come from the verified solution
+in both cases (:mod:`geomerge.steps.qp.solve`), and so are the same.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from torch import Tensor
 from geomerge.errors import QPError
 from geomerge.steps.qp.kkt import Program
 
-__all__ = ["solve_program"]
+__all__ = ["qp_solver", "solve_program"]
 
 _TOLERANCE = 1e-7
 _CLOSE = 1e-6  # polishing reaches rounding error from here; 1e-9 takes twice the time
@@ -32,6 +36,16 @@ _REASONS = {
     "PrimalInfeasible": "its rows contradict each other; raise limits or make rows soft",
     "DualInfeasible": "its objective falls without end; bound the variables by rows",
 }
+
+
+@cache
+def qp_solver() -> str:
+    """Return the solver that programs go to first: ``"qpth"`` where it can be imported."""
+    try:
+        _qpth_layer()
+    except ImportError:
+        return "clarabel"
+    return "qpth"
 
 
 def solve_program(
@@ -50,9 +64,14 @@ def solve_program(
     Raises:
         QPError: If a program has no solution or none that satisfies the conditions.
     """
-    z, multipliers = program.polish(*_qpth(program, n_slacks))
+    if qp_solver() == "clarabel":
+        parts = [_clarabel(program.element(i))[:2] for i in range(len(program.linear))]
+        start = torch.cat([z for z, _ in parts]), torch.cat([y for _, y in parts])
+    else:
+        start = _qpth(program, n_slacks)
+    z, multipliers = program.polish(*start)
     residual = program.residual(z, multipliers)
-    names = ["qpth"] * len(z)
+    names = [qp_solver()] * len(z)
     for i in (residual > _TOLERANCE).nonzero()[:, 0].tolist():
         z[i], multipliers[i], residual[i], names[i] = _solve_single(program, i, n_slacks)
     return z, multipliers, residual, tuple(names)
@@ -64,7 +83,7 @@ def _solve_single(
     n_slacks: int,
 ) -> tuple[Tensor, Tensor, Tensor, str]:  # (n,), (m,), ()
     single = program.element(i)
-    if len(program.linear) > 1:
+    if len(program.linear) > 1 and qp_solver() == "qpth":
         z, multipliers = single.polish(*_qpth(single, n_slacks))
         residual = single.residual(z, multipliers)
         if residual <= _TOLERANCE:

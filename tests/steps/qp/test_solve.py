@@ -378,6 +378,38 @@ def test_an_element_that_a_batch_spoils_is_solved_alone(monkeypatch: pytest.Monk
     torch.testing.assert_close(solution.z, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_without_qpth_solutions_and_gradients_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, soft: bool
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    p = random_problem(generator, 12, 6, 8)
+    mask = torch.arange(8) % 2 == 0 if soft else None
+    results = {}
+    for name in ("qpth", "clarabel"):
+        monkeypatch.setattr(backends, "qp_solver", lambda name=name: name)
+        given = [t.clone().requires_grad_() for t in p]
+        solution = solve_qp(*given, soft=mask)
+        assert set(solution.solvers) == {name}
+        weight = torch.arange(6.0).double()
+        (solution.z @ weight + solution.multipliers.square().sum(1)).sum().backward()
+        results[name] = [solution.z.detach(), *(t.grad for t in given)]
+    for k, (one, two) in enumerate(zip(*results.values(), strict=True)):
+        close = 1e-6 if k == 0 else 1e-5
+        torch.testing.assert_close(one, two, rtol=close, atol=close)
+
+
+def test_programs_are_solved_where_qpth_cannot_be_imported() -> None:
+    code = (
+        "import sys\nsys.modules['qpth'] = None\n"
+        "import torch\nfrom geomerge.steps.qp.solve import solve_qp\n"
+        "one = torch.eye(2)\nprint(solve_qp(one, one[0], one, one[1]).solvers)"
+    )
+    run = [sys.executable, "-W", "error", "-c", code]
+    out = subprocess.run(run, check=True, text=True, capture_output=True)
+    assert out.stdout.strip() == "('clarabel',)"
+
+
 def test_qpth_is_imported_when_a_program_is_solved_and_not_before() -> None:
     code = (
         "import sys, torch\nfrom geomerge.steps.qp.solve import solve_qp\n"
