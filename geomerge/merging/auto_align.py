@@ -21,8 +21,8 @@ SHARE = 0.8  # of the functional change at the mean that alignment must fall bel
 def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
     """Align convolutional networks for a walk that starts from their mean, if that is nearer.
 
-    Fine-tunes of one base are in one order already. What decides is the largest functional change from an expert to the mean of all, measured on
-    inputs without labels.
+    Fine-tunes of one base are in one order already. What decides is the largest functional change
+    from an expert to the mean of all, measured on inputs without labels.
 
     Args:
         prepared: Experts with inputs, as they came.
