@@ -12,14 +12,15 @@ from geomerge.cli.console import working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Force, NetworkFile, Normalisation
 from geomerge.data import parse_normalisation
+from geomerge.errors import OptionError
 from geomerge.expert import Expert
 from geomerge.io.files import check_output
 from geomerge.loading import ExpertOptions
 from geomerge.metrics import save_sketch
 from geomerge.metrics.outputs import OUTPUTS
-from geomerge.metrics.sketch import SUFFIXES
-from geomerge.networks.hugging_face import load_network
-from geomerge.options import at_least, check_options, option
+from geomerge.metrics.sketch import SHARE, SKETCH_FILE, SUFFIXES
+from geomerge.networks.hugging_face import load_network, model_folder
+from geomerge.options import at_least, check_options, option, positive
 
 __all__ = ["sketch"]
 
@@ -33,6 +34,10 @@ class _SketchOptions:
         10_000, "number of inputs to measure on, at most", check=at_least(1), group="metric"
     )
     seed: int = option(0, "seed of the choice of inputs", group="metric")
+    sketch_size: float = option(
+        SHARE, "bytes of the sketch, as a share of those of the weights in float32",
+        check=positive, group="output",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -44,16 +49,27 @@ def sketch(
         str,
         typer.Option(help="task of the network; its labels are not used", rich_help_panel="data"),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(help="file of the sketch: .safetensors", rich_help_panel="output"),
-    ],
     options: _SketchOptions,
     data: Annotated[ExpertOptions, Flags(without=("manifold", "normalisation"))],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"file of the sketch: .safetensors; default {SKETCH_FILE} in the network's "
+            "folder, where merge finds it",
+            rich_help_panel="output",
+        ),
+    ] = None,
     normalisation: Normalisation = None,
     force: Force = False,
 ) -> None:
     """Measure a network's metric, for merges without its data."""
+    folder = model_folder(network)
+    if out is None and folder is None:
+        raise OptionError(
+            f"{network} is no folder that its sketch could lie in; say where with `out`, such as "
+            f"{network.stem}-sketch.safetensors"
+        )
+    out = out or (folder or Path()) / SKETCH_FILE
     check_output(out, SUFFIXES, replace=force)
     with working(f"measuring {network}"):
         checkpoint = load_network(network, data.reading.files)
@@ -64,10 +80,10 @@ def sketch(
             inputs=options.inputs, output=options.output, seed=options.seed
         )
     assert made.sketch is not None
-    save_sketch(out, made.sketch)
-    meta = made.sketch.meta
-    size = sum(t.numel() for t in made.sketch.tensors().values()) / expert.network.n
-    print(f"{out}: {meta['inputs']} inputs of {manifold}, {size:.2f} x the weights")
+    save_sketch(out, made.sketch, options.sketch_size)
+    tensors, meta = made.sketch.small(options.sketch_size)
+    size = sum(t.nbytes for t in tensors.values()) / (4 * expert.network.n)
+    print(f"{out}: {meta['inputs']} inputs of {manifold}, {size:.2f} x the weights' bytes")
     for name, kept in meta["kept"].items():
         if kept < 1:
             print(f"  {name}: truncated, {100 * kept:.2f} % of its trace kept exactly")

@@ -25,8 +25,8 @@ from geomerge.data.collect import collect_inputs
 from geomerge.errors import GeomergeError, OptionError, TaskError, did_you_mean
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
-from geomerge.metrics import Sketch, make_sketch
-from geomerge.metrics.sketch import restore_sketch, weights_digest
+from geomerge.metrics import Sketch, load_sketch, make_sketch
+from geomerge.metrics.sketch import SKETCH_FILE, restore_sketch, weights_digest
 from geomerge.networks.architectures import rebuild_network
 from geomerge.networks.batches import Batch, as_batch
 from geomerge.networks.hugging_face import (
@@ -38,7 +38,7 @@ from geomerge.networks.hugging_face import (
 from geomerge.networks.network import Network
 from geomerge.networks.wrappers import mark_merged, plain_module
 
-__all__ = ["Expert", "ExpertLike", "as_expert", "text_encoder"]
+__all__ = ["Expert", "ExpertLike", "as_expert", "folder_sketch", "text_encoder"]
 
 SPLITS = ("train", "select", "test")
 # True: those of the task's training split. Batches hold labels or not.
@@ -163,6 +163,8 @@ class Expert:
                 checkpoint.sketch, meta.get("sketch", {}), network, made.weights, made.source
             )
             made = replace(made, sketch=restored)
+        elif sketch and (file := folder_sketch(checkpoint.source)) is not None:
+            made = replace(made, sketch=load_sketch(file, network, made.weights))
         return made
 
     @classmethod
@@ -399,6 +401,13 @@ class Expert:
             own = made.task.train.inputs if inputs and made.task is not None else None
             return replace(made, inputs=own)
         return made.with_inputs(inputs)
+
+
+def folder_sketch(source: str) -> Path | None:
+    """Return the sketch that lies in a model folder; None where there is none."""
+    folder = model_folder(source)
+    file = None if folder is None else folder / SKETCH_FILE
+    return file if file is not None and file.is_file() else None
 
 
 def text_encoder(folder: Path, config: Mapping[str, Any]) -> TextEncoder:

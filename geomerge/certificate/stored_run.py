@@ -29,6 +29,7 @@ from geomerge.loading import SAMPLE_SEED, DataOptions, load_experts
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.presets.registry import PRESETS
+from geomerge.metrics.sketch import SKETCH_FILE
 from geomerge.networks.hugging_face import (
     load_config,
     load_network,
@@ -183,7 +184,9 @@ class StoredRun:
         if name in self._given:
             return self._given[name]
         if name.startswith(SKETCH_OF):
-            own = Path(self.certificate["sketches"][name.removeprefix(SKETCH_OF)]).name
+            stated = Path(self.certificate["sketches"][name.removeprefix(SKETCH_OF)])
+            inside = stated.name == SKETCH_FILE and ".." not in stated.parts
+            own = str(Path(*stated.parts[-2:])) if inside else stated.name
         elif name == BASE:
             own = self.report["base"]
         else:

@@ -89,7 +89,8 @@ def walks_beside(preset: Preset) -> Iterator[WalkBeside]:
         plain = preset.again(
             metric="euclidean", damping=None, learning_rate=None, learn=None, budget=None
         )
-        yield WalkBeside("Euclidean walk", "Euclidean walk ", "euclidean", plain)
+        if plain.conflict() is None:
+            yield WalkBeside("Euclidean walk", "Euclidean walk ", "euclidean", plain)
     if preset.options.walk.learn is not None:  # did it pay, against the dampings that it replaces?
         fixed = preset.again(learn=None, damping=None)
         tried = ", ".join(f"{mu:g}" for mu in fixed.stages[0].candidates)

@@ -32,10 +32,19 @@ from geomerge.metrics.kronecker.factor import Factor
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.registry import BATCH
+from geomerge.metrics.sketch_size import (
+    diagonal_of_parts,
+    diagonal_parts,
+    halved,
+    numbers_left,
+    orthonormal,
+)
 from geomerge.networks.network import Network
 from geomerge.notebook import card
 
 __all__ = [
+    "SHARE",
+    "SKETCH_FILE",
     "Sketch",
     "load_sketch",
     "make_sketch",
@@ -47,6 +56,8 @@ __all__ = [
 
 _META = "geomerge_sketch"
 SUFFIXES = (".safetensors",)
+SKETCH_FILE = "geomerge-sketch.safetensors"  # in a folder of Hugging Face
+SHARE = 0.25  # of the bytes of the weights, what `geomerge sketch` writes
 SIZE = 3.0  # largest count of stored numbers per weight
 INPUTS = 10_000
 
@@ -82,6 +93,24 @@ class Sketch:
                 tensors[f"{layer.name}/{side}.tail"] = torch.tensor([factor.tail])
         tensors["diagonal"] = self.metric.diagonal.float().cpu()
         return tensors
+
+    def small(self, share: float = SHARE) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and the record of a sketch that takes little room.
+
+        Eigenvectors with the smallest trace for their size are dropped first; the others are in
+        bfloat16, and diagonals of large tables are kept by row and column.
+
+        Args:
+            share: Bytes as a share of those of the weights in float32. Every factor keeps at least
+                one eigenvector.
+        """
+        shapes = {k: tuple(v) for k, v in self.meta.get("shapes", {}).items()}
+        parts = diagonal_parts(self.metric, shapes)
+        left = numbers_left(self.metric, parts, share)
+        few = Sketch(truncated_metric(self.metric, left), self.meta)
+        kept = {layer.name: round(_stored_share(layer), 6) for layer in few.metric.layers}
+        tensors = {k: v for k, v in few.tensors().items() if k != "diagonal"}
+        return {**halved(tensors), **parts}, {**self.meta, "kept": kept}
 
 
 def weights_digest(
@@ -144,19 +173,28 @@ def make_sketch(
             "kept": {layer.name: round(_stored_share(layer), 6) for layer in metric.layers},
             "places": {layer.name: _places(layer) for layer in metric.layers},
             "diagonal": list(metric.diagonal_only),
+            "shapes": {k: list(network.shapes[k]) for k in metric.diagonal_only},
             "transposed": [layer.name for layer in metric.layers if layer.transposed],
         },
     )
 
 
-def save_sketch(path: str | Path, sketch: Sketch) -> None:
+def save_sketch(path: str | Path, sketch: Sketch, share: float | None = None) -> None:
     """Write a sketch to a safetensors file of its own.
+
+    Args:
+        path: Where the file goes.
+        sketch: Sketch.
+        share: Bytes of the file as a share of those of the weights in float32; None stores all of
+            the sketch in float32.
 
     Raises:
         RunError: If the name does not end in ``.safetensors`` or the file cannot be written.
     """
     check_output(Path(path), SUFFIXES)
-    content = safetensors.torch.save(sketch.tensors(), {_META: canonical_json(sketch.meta)})
+    whole = (sketch.tensors(), sketch.meta)
+    tensors, meta = whole if share is None else sketch.small(share)
+    content = safetensors.torch.save(tensors, {_META: canonical_json(meta)})
     write_bytes(Path(path), content)
 
 
@@ -237,7 +275,9 @@ def restore_sketch(
             raise ValueError("layers that overlap or lie outside of the weights")
         starts = {start for start, _ in held}
         rest = tuple(k for k, place in network.slices.items() if place.start not in starts)
-        diagonal = tensors["diagonal"].to(network.device)
+        whole = tensors.get("diagonal")
+        known = diagonal_of_parts(tensors, [*rest]) if whole is None else whole
+        diagonal = known.to(network.device)
         size = sum(network.shapes[k].numel() for k in rest)
         if diagonal.shape != (size,) or sum(b - a for a, b in held) != network.n - size:
             raise KeyError("diagonal")
@@ -277,7 +317,7 @@ def _restore_layer(
     (start, stop), *bias = places
     factors = {}
     for side in ("inputs", "outputs"):
-        vectors = tensors[f"{name}/{side}.vectors"]
+        vectors = orthonormal(tensors[f"{name}/{side}.vectors"])
         values = tensors[f"{name}/{side}.values"]
         if vectors.shape[1:] != values.shape:
             raise ValueError(f"{name}: {tuple(vectors.shape)}, {tuple(values.shape)}")

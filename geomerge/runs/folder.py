@@ -14,13 +14,14 @@ import torch
 import geomerge
 from geomerge.data import Task
 from geomerge.errors import RunError, first_line
+from geomerge.expert import folder_sketch
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.io.files import canonical_json, parse_json, sha256, write_bytes
 from geomerge.io.folders import resumable_folder
 from geomerge.loading import NAMES, DataOptions
 from geomerge.runs.kinds import kind_of, write_page
 
-__all__ = ["RunFolder", "input_digests", "read_json"]
+__all__ = ["RunFolder", "input_digests", "read_json", "sketch_files"]
 
 
 class RunFolder:
@@ -117,10 +118,17 @@ class RunFolder:
 def input_digests(networks: Sequence[Checkpoint], data: DataOptions) -> dict[str, str]:
     """Return the SHA-256 of the files of networks, and of the sketches that options name."""
     digests = {name: c.digest for name, c in zip(NAMES, networks, strict=False)}
-    for name, file in data.by_network("sketch").items():
+    for name, file in sketch_files(networks, data).items():
         if Path(file).is_file():
             digests[f"sketch of {name}"] = sha256(Path(file).read_bytes())
     return digests
+
+
+def sketch_files(networks: Sequence[Checkpoint], data: DataOptions) -> dict[str, str]:
+    """Return the files of sketches by the names of networks: named, or in their model folders."""
+    found = {name: folder_sketch(c.source) for name, c in zip(NAMES, networks, strict=False)}
+    own = {name: str(file) for name, file in found.items() if file is not None}
+    return {**own, **data.by_network("sketch")}
 
 
 def _finished(folder: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:

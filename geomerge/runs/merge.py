@@ -23,12 +23,13 @@ from geomerge.merging import (
     merge,
 )
 from geomerge.merging.model_folders import write_model_folders
+from geomerge.metrics.sketch import SKETCH_FILE
 from geomerge.monitor.progress import Progress
 from geomerge.networks.hugging_face import load_network
 from geomerge.options import recorded
 from geomerge.report import merge_report, write_examples
 from geomerge.runs.command import command_line
-from geomerge.runs.folder import RunFolder, input_digests
+from geomerge.runs.folder import RunFolder, input_digests, sketch_files
 
 __all__ = ["run_merge"]
 
@@ -86,7 +87,7 @@ def run_merge(
         report["base"] = None if base is None else Path(base).resolve().name
         report["folders"] = write_model_folders(folder, merged, report["base"])
         write_examples(folder, seen)
-        sketches = {k: Path(file).name for k, file in data.by_network("sketch").items()}
+        sketches = {k: _stated(Path(file)) for k, file in sketch_files(networks, data).items()}
         run.finish(
             folder,
             report,
@@ -94,6 +95,11 @@ def run_merge(
             certify=partial(certificate, folder, merged, sketches),
         )
     return run.outcome
+
+
+def _stated(sketch: Path) -> str:
+    """Return the name of a sketch's file, with its folder where each network's has the same."""
+    return str(Path(*sketch.parts[-2:])) if sketch.name == SKETCH_FILE else sketch.name
 
 
 def _measured(

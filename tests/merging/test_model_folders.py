@@ -19,6 +19,7 @@ import geomerge as gm
 from geomerge.certificate.verify import verify_run
 from geomerge.errors import CheckpointError
 from geomerge.loading import DataOptions
+from geomerge.metrics.sketch import SKETCH_FILE
 from geomerge.networks.hugging_face import load_network
 from geomerge.runs import run_merge
 
@@ -90,3 +91,22 @@ def test_models_that_compute_otherwise_are_refused(place: Path, tmp_path: Path) 
         gm.merge([place / "colour", words])
     with pytest.raises(CheckpointError, match="of one architecture"):
         gm.merge([place / "colour", base])
+
+
+def test_sketches_in_the_folders_are_merged_without_data(place: Path) -> None:
+    with chdir(place):
+        for task in NAMES.values():
+            expert = gm.Expert.load(task, f"{task}-train.csv").with_sketch()
+            assert expert.sketch is not None
+            gm.save_sketch(Path(task) / SKETCH_FILE, expert.sketch, 0.4)
+        options = gm.MergeOptions(head="separate", points=8)
+        _, report, _ = run_merge(["colour", "count"], options, base="base", out="blind")
+        assert report["preset"] == "sketches"
+        assert not report["data"]["walk"]
+        assert report["base"] == "base"
+        assert all(claim.holds for claim in verify_run("blind").claims)
+        for task in NAMES.values():
+            (place / task / SKETCH_FILE).unlink()
+    one, two = (load_network(place / "blind" / name).weights for name in NAMES.values())
+    own = ("classifier", "bert.pooler")
+    assert all(torch.equal(one[k], two[k]) == (not k.startswith(own)) for k in one if k in two)

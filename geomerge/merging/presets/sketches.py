@@ -58,7 +58,7 @@ class SketchesPreset(Preset):
 
     def conflict(self) -> str | None:
         """Return that another metric than that of the sketches was asked for."""
-        if self.kind.data_free:
+        if self.kind.data_free and not self.kind.isotropic:
             return None
         return (
             f"the sketches preset uses the metric of the sketches, kronecker, and `metric` is "

@@ -1,0 +1,93 @@
+"""Small sketches: leading eigenvectors in bfloat16, diagonals of tables by row and column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from geomerge.metrics.kronecker.metric import KroneckerMetric
+
+__all__ = ["diagonal_of_parts", "diagonal_parts", "halved", "numbers_left", "orthonormal"]
+
+_ROWS, _COLUMNS, _WHOLE = "diagonal.rows:", "diagonal.columns:", "diagonal:"
+_HALF = 2  # bytes of a number in bfloat16
+_TABLE = 1024  # numbers of a diagonal from which it is worth factoring
+
+
+def diagonal_parts(
+    metric: KroneckerMetric, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """Return what is stored of a metric's diagonal.
+
+    The diagonal of a large table, such as that of an embedding, becomes the outer product of its
+    row and column sums, divided by the whole (Adafactor, Shazeer & Stern 2018): how often a token
+    occurs times how much each of its entries matters.
+
+    Args:
+        metric: Metric.
+        shapes: Shapes of the tensors of its diagonal, by name.
+    """
+    parts: dict[str, Tensor] = {}
+    sizes = [span.stop - span.start for span in metric.rest]
+    for name, own in zip(metric.diagonal_only, metric.diagonal.split(sizes), strict=True):
+        shape = shapes.get(name, (len(own),))
+        if len(shape) != 2 or len(own) < _TABLE or min(shape) < 2:
+            parts[f"{_WHOLE}{name}"] = own.bfloat16().cpu()
+            continue
+        table = own.view(shape).double()
+        parts[f"{_ROWS}{name}"] = table.sum(dim=1).float().cpu()
+        columns = table.sum(dim=0) / table.sum().clamp(min=1e-300)
+        parts[f"{_COLUMNS}{name}"] = columns.float().cpu()
+    return parts
+
+
+def diagonal_of_parts(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor:
+    """Return the diagonal that :func:`diagonal_parts` took apart, in float32.
+
+    Args:
+        tensors: Stored tensors.
+        names: Names of the tensors of the diagonal, in order.
+
+    Raises:
+        KeyError: If a part is missing.
+    """
+    parts = []
+    for name in names:
+        if f"{_ROWS}{name}" in tensors:
+            rows, columns = tensors[f"{_ROWS}{name}"], tensors[f"{_COLUMNS}{name}"]
+            parts.append(torch.outer(rows.float(), columns.float()).reshape(-1))
+        else:
+            parts.append(tensors[f"{_WHOLE}{name}"].float())
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def numbers_left(metric: KroneckerMetric, parts: Mapping[str, Tensor], share: float) -> int:
+    """Return how many numbers the eigenvectors may have, by :func:`truncated_metric`'s count.
+
+    Args:
+        metric: Metric.
+        parts: What is stored of its diagonal.
+        share: Bytes of the sketch as a share of those of the weights in float32.
+    """
+    left = share * 4 * metric.n - sum(part.nbytes for part in parts.values())
+    return int(left) // _HALF + metric.diagonal.numel()
+
+
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return stored tensors with the eigenvectors and eigenvalues in bfloat16."""
+    return {
+        name: value.bfloat16() if name.endswith((".vectors", ".values")) else value
+        for name, value in tensors.items()
+    }
+
+
+def orthonormal(vectors: Tensor) -> Tensor:  # (d, r)
+    """Return eigenvectors that were rounded to bfloat16 as orthonormal ones in float32."""
+    if vectors.dtype != torch.bfloat16:
+        return vectors
+    basis, upper = torch.linalg.qr(vectors.double())
+    signs = upper.diagonal().sign()
+    turned: Tensor = basis * torch.where(signs == 0, torch.ones_like(signs), signs)
+    return turned.float()
