@@ -159,8 +159,10 @@ def bert(work: Path) -> dict[str, Any]:
     for name, make in data_free(case).items():
         rows.row(name, lambda make=make: tested(case, tasks, make()))
 
-    def with_inputs(count: int, walk: Callable[[PreparedMerge], Tensor]) -> list[float]:
-        few = [blind(e, inputs=e.inputs.sample(count, 0), sketch=None) for e in experts]
+    def with_inputs(
+        count: int, walk: Callable[[PreparedMerge], Tensor], known: list[Expert] = experts
+    ) -> list[float]:
+        few = [blind(e, inputs=e.inputs.sample(count, 0)) for e in known]
         found = prepared(few, base, steps=STEPS, preset="joint")
         return tested(found, tasks, walk(found))
 
@@ -170,6 +172,8 @@ def bert(work: Path) -> dict[str, Any]:
         again: Callable[[PreparedMerge], Tensor] = lambda c: regmean(c, again=True)  # noqa: E731
         rows.row(f"RegMean++, {count} inputs", lambda n=count, r=again: with_inputs(n, r))
         rows.row(f"joint walk, {count} inputs", lambda n=count: with_inputs(n, joint))
+        title = f"joint walk, sketches and {count} inputs"
+        rows.row(title, lambda n=count: with_inputs(n, joint, sketched))
     return rows.done
 
 

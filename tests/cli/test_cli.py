@@ -62,7 +62,7 @@ def test_own_data_and_own_network(geomerge: Callable[..., Any], tmp_path: Path) 
     ("args", "message"),
     [
         (("merge", "none.pt", "b.pt", "--manifold", "digits"), "no file none.pt"),
-        (("merge", "a.pt", "b.pt"), "name the task of one network"),
+        (("merge", "a.pt", "b.pt", "--preset", "joint"), "needs inputs of every network's task"),
         (("merge", "a.pt", "b.pt", "--manifold", "digtis"), "did you mean 'digits'"),
         (("merge", "a.pt", "b.pt", "--manifold", "digits", "--pick", "max"), "did you mean"),
         (("merge", "a.pt", "cut.pt", "--manifold", "digits"), "cut.pt is not a whole"),
