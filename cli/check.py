@@ -51,13 +51,13 @@ def _show(found: Check, relax: bool) -> None:
     if found.memory is not None:
         held = {k: v for k, v in found.memory.items() if "disk" not in k}
         parts = ", ".join(f"{what} {_size(value)}" for what, value in held.items())
-        print(f"memory, estimated: {_size(sum(held.values()))} and activations ({parts})")
+        print(f"memory at most, estimated: {_size(sum(held.values()))} ({parts})")
         path, most = found.memory["path_on_disk"], found.memory["disk_while_walking"]
         print(f"disk, estimated: {_size(path)} for the path, {_size(most)} while walking")
     if found.time is not None:
         whole = _duration(found.time["seconds"])
         took = ", ".join(f"{what} {_duration(s)}" for what, s in found.time["parts"].items())
-        print(f"time, estimated here and now: {whole} ({took})")
+        print(f"time, estimated here and now: {whole} ({took}); {found.time['assumed']}")
         walks = ", ".join(f"{count} {what}" for what, count in found.time["steps"].items())
         print(f"steps, at most: {walks}")
         if relax:

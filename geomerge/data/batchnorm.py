@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geomerge.data import Inputs
 from geomerge.networks.batches import concat, pass_to
-from geomerge.networks.network import Network
+from geomerge.networks.network import Network, inputs_at_once
 
 __all__ = ["BATCH", "BN", "has_statistics", "re_estimate"]
 
@@ -44,7 +44,8 @@ def re_estimate(
         seed: Chooses them.
     """
     samples = [inputs.sample(_INPUTS, seed) for inputs in manifolds]
-    share = max(1, BATCH // len(samples))
+    most = min(BATCH, *(inputs_at_once(s.shape) for s in samples))
+    share = max(1, most // len(samples))
     w = w.clone()
     module = network.shared_module(w)
     layers = _running(network)

@@ -23,6 +23,7 @@ from geomerge.networks.batches import (
     take,
     trimmed,
 )
+from geomerge.networks.network import inputs_at_once
 
 __all__ = ["Inputs", "Split", "Task", "as_they_are", "make_task"]
 
@@ -114,6 +115,7 @@ class Inputs:
         """
         lengths = self._lengths()
         if lengths is None:
+            size = min(size, 4 * inputs_at_once(self.shape))  # of large ones
             starts = range(0, len(self), size)
             yield from ((at, self.batch(at)) for at in (slice(s, s + size) for s in starts))
             return

@@ -215,6 +215,19 @@ def _foresee(
     found.memory = estimate_memory(preset)
     with found.problems.noted():
         found.time = estimate_time(preset)
+        found.notes += _slow(found.time["one_by_one"])
+
+
+def _slow(seconds: Mapping[str, float]) -> list[str]:
+    """Return which weights are measured input by input, and how long it takes."""
+    if not seconds:
+        return []
+    names = list(seconds)
+    few = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [
+        f"the metric of {few} is measured input by input, {max(seconds.values()):.2g} s for each: "
+        "they are used in a way that no cheaper form is known for"
+    ]
 
 
 def _describe(expert: Expert) -> dict[str, Any]:

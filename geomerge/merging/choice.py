@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,7 @@ from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.presets.base import Preset
 from geomerge.merging.presets.registry import PRESETS
+from geomerge.weight_space import WeightSpace
 
 __all__ = ["choose_preset", "choose_rule", "plan_merge", "zeros_filled"]
 
@@ -109,8 +110,8 @@ def choose_rule(preset: Preset) -> PickRule:
     Raises:
         OptionError: If the rule needs data that is not there.
     """
-    own = {e.name: e.accuracy("select") if e.task else None for e in preset.space}
-    unlabelled = [name for name, value in own.items() if value is None]
+    own = _SelectAccuracies(preset.space)
+    unlabelled = [expert.name for expert in preset.space if expert.task is None]
     drifts, text = preset.predicts_drifts, preset.options.choose.pick
     if text is None:
         labelled = [name for name in own if name not in unlabelled]
@@ -151,3 +152,26 @@ def zeros_filled(prepared: PreparedMerge) -> list[str]:
         f"{shares} are zero, of the weights in matrices, and the merge fills them; `keep_zeros` "
         f"keeps those that are zero in every network, {common:.1%}"
     ]
+
+
+class _SelectAccuracies(Mapping[str, float | None]):
+    """Accuracy of each expert on its selection split, measured when a rule first asks for it."""
+
+    def __init__(self, space: WeightSpace) -> None:
+        self._space = space
+        self._known: dict[str, float] = {}
+
+    def __getitem__(self, name: str) -> float | None:
+        if name not in list(self):
+            raise KeyError(name)
+        if self._space[name].task is None:
+            return None
+        if name not in self._known:
+            self._known[name] = self._space[name].accuracy("select")
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([expert.name for expert in self._space])
+
+    def __len__(self) -> int:
+        return len(self._space)

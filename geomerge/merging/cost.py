@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,15 +19,17 @@ from geomerge.expert import Expert
 from geomerge.merging.beside import walks_beside
 from geomerge.merging.curve import POINTS
 from geomerge.merging.joint_training import NotTrainableError, joint_samples, train_jointly
-from geomerge.merging.memory import data_bytes, network_size, sketch_bytes
+from geomerge.merging.measuring import inputs_of
+from geomerge.merging.memory import PROCESS, data_bytes, network_size, pass_bytes, sketch_bytes
+from geomerge.merging.pace import pace_of, training_pace
 from geomerge.merging.plane import EXAMPLES, grid_points
-from geomerge.merging.presets.base import Preset
+from geomerge.merging.presets.base import Preset, Stage
 from geomerge.merging.stages import CandidateWalks
 from geomerge.merging.walker import Walk
-from geomerge.metrics import METRICS
+from geomerge.metrics.registry import MeasuringPace, NetworkSize
 from geomerge.paths.leg import record_leg
 from geomerge.walks.state import WalkState
-from geomerge.walks.walk import WalkPoint, WeightWalkOptions
+from geomerge.walks.walk import FunctionWalkOptions, WalkPoint, WeightWalkOptions
 
 __all__ = ["estimate_memory", "estimate_time"]
 
@@ -35,7 +38,7 @@ _NUMBER = 4  # bytes
 
 
 def estimate_memory(preset: Preset) -> dict[str, int]:
-    """Return bytes by their use; activations of a batch come on top.
+    """Return bytes by their use; all but those on disk may be held at once.
 
     Args:
         preset: Preset of the merge.
@@ -43,25 +46,33 @@ def estimate_memory(preset: Preset) -> dict[str, int]:
     space, points = preset.space, preset.options.machine.points
     weights = _NUMBER * space.network.n
     tried = max(len(stage.candidates) for stage in preset.stages)
+    walked = [expert for expert in space if expert.inputs is not None]
+    batch = min([FunctionWalkOptions.batch, *(len(inputs_of(expert)) for expert in walked)])
+    sizes = [network_size(expert) for expert in walked]
     return {
+        "libraries": PROCESS,
         "weights": 2 * weights * len(space),  # as they came, and as vectors
         "data": data_bytes(space),
-        "metric": _metric_bytes(preset),
+        "metric": _metric_bytes(preset, sizes),
+        "measuring": preset.kind.measuring_bytes(sizes),
+        "activations": min(space.network.max_batch or batch, batch) * pass_bytes(walked),
         "walk": _WALK_COPIES * weights,
         "path_on_disk": (points + 2) * weights,
         "disk_while_walking": (2 * points + (tried - 1) * points + 2) * weights,
     }
 
 
-def _metric_bytes(preset: Preset) -> int:
-    kind = METRICS[preset.options.measure.metric]
+def _metric_bytes(preset: Preset, sizes: Sequence[NetworkSize]) -> int:
+    kind = preset.kind
     if not (kind.needs_inputs and kind.data_free):  # it holds activations or nothing
         return 0
-    measured = [network_size(expert) for expert in preset.space if expert.inputs is not None]
     stored = sketch_bytes(expert for stage in preset.stages for expert in stage.kept)
-    return stored + kind.held_bytes(measured)
+    return stored + kind.held_bytes(sizes)
 
 
+_TRIAL = 10.0  # seconds that running parts for a moment may take
+_MEASURED = 4  # passes that measuring a metric takes, about
+_DECOMPOSED = 2e-7  # seconds per weight of decompositions, about
 _SECONDS = 0.5  # for which a walk is run
 _LEAST, _MOST = 3, 40  # of its steps
 _STATES = 1.05  # writing a walk's state takes a twentieth of its time
@@ -74,38 +85,102 @@ _REPORT = 7.0  # seconds, of pictures and pages; networks hardly matter
 
 
 def estimate_time(preset: Preset) -> dict[str, Any]:
-    """Run every part of a merge for a moment and multiply.
+    """Estimate the seconds of a merge, in ten seconds of work at most.
+
+    A merge of small networks has every part run for a moment. Of a larger one, passes of a few
+    inputs and two decompositions are timed, and multiplied by what the merge will make of them.
 
     Args:
         preset: Preset of the merge, for the networks as the merge prepares them.
 
     Returns:
-        ``"steps"`` of each walk at most, ``"parts"`` in seconds, ``"seconds"``, their sum.
+        ``"steps"`` of each walk at most, ``"parts"`` in seconds, ``"seconds"``, their sum,
+        ``"assumed"``, what the numbers rest on, and ``"one_by_one"``, seconds per input by the
+        names of the weights for which the network is differentiated input by input.
     """
-    space = preset.space
     steps: dict[str, int] = {}
-    walks = _stages(preset, steps) + _closing(preset, steps)
-    scorer, first = preset.prepared.scorer(space.experts), space.experts[0].weights
-    score = _seconds(lambda: scorer(first))
-    test = _seconds(lambda: [_tested(expert) for expert in space])
+    training = max(training_pace(expert) for expert in preset.space)
     picks = sum(len(stage.candidates) for stage in preset.stages)
-    beside = _training(preset)
-    for other in walks_beside(preset):
-        beside += _stages(other.preset, {})
-        picks += sum(len(stage.candidates) for stage in other.preset.stages)
-    rows = len(space) + 4  # the networks, line, Euclidean walk, joint training, crossover
+    beside = [other.preset for other in walks_beside(preset)]
+    picks += sum(len(stage.candidates) for other in beside for stage in other.stages)
+    slow: dict[str, float] = {}
+    if _trial(preset, training) <= _TRIAL:
+        walks = _stages(preset, steps) + _closing(preset, steps)
+        scorer, first = preset.prepared.scorer(preset.space.experts), preset.space.experts[0]
+        score = _seconds(lambda: scorer(first.weights))
+        test = _seconds(lambda: [_tested(expert) for expert in preset.space])
+        others = _training(preset) + sum(_stages(other, {}) for other in beside)
+        assumed = "each part was run for a moment"
+        drawn = _drawn(preset)
+        passed = sum(len(e.task.select.labels) for e in preset.space if e.task is not None)
+        plane = drawn / passed * score if passed else 0.0
+    else:
+        pace = pace_of(preset, training)
+        plane = _drawn(preset) * pace.forward
+        _count(preset, steps)
+        walks = sum(pace.stage(preset, stage) for stage in preset.stages) + pace.closing(preset)
+        score, test = pace.score(preset), pace.tested(preset)
+        plain = replace(pace, measuring=MeasuringPace(0.0, 0.0))
+        others = pace.joint_training(preset)
+        others += sum(
+            (plain if other.kind.isotropic else pace).stage(other, stage)
+            for other in beside for stage in other.stages
+        )  # fmt: skip
+        own = pace.measuring
+        slow = dict.fromkeys(own.one_by_one, own.one_by_one_seconds)
+        assumed = (
+            f"extrapolated from passes of a few inputs: {pace.training:.2g} s per input of a "
+            f"walk's step, {own.each:.2g} s per input of the metric and {own.besides:.2g} s for "
+            "each of its measurements"
+        )
+    rows = len(preset.space) + 4  # the networks, line, Euclidean walk, joint training, crossover
     scores = _SCORED * (picks + 1) + _CURVE + _CERTIFIED + rows
-    known = [expert.task.select for expert in space if expert.task is not None]
-    passed = sum(len(select.labels) for select in known)
-    drawn = grid_points(space) ** 2 * EXAMPLES * len(known)
-    scores_of_plane = drawn / passed if passed else 0.0
     parts = {
         "walks": walks,
-        "rows beside": beside,
-        "measurements": (scores + scores_of_plane) * score + (rows + 2) * test,
+        "rows beside": others,
+        "measurements": scores * score + plane + (rows + 2) * test,
         "report": _REPORT,
     }
-    return {"steps": steps, "parts": parts, "seconds": sum(parts.values())}
+    return {
+        "steps": steps,
+        "parts": parts,
+        "seconds": sum(parts.values()),
+        "assumed": assumed,
+        "one_by_one": slow,
+    }
+
+
+def _drawn(preset: Preset) -> int:
+    """Return how many passes of one input the plane of a report takes."""
+    known = [expert for expert in preset.space if expert.task is not None]
+    return grid_points(preset.space) ** 2 * EXAMPLES * len(known)
+
+
+def _trial(preset: Preset, training: float) -> float:
+    """Return about how many seconds it takes to run every part of a merge for a moment."""
+    space, batch = preset.space, FunctionWalkOptions.batch
+    counts = [len(e.inputs) for e in space if e.inputs is not None]
+    measured = sum(min(preset.kind.inputs, count) for count in counts)
+    tasks = [expert.task for expert in space if expert.task is not None]
+    scored = sum(len(task.select.labels) + len(task.test.labels) for task in tasks)
+    walks = 2 * len(preset.stages) + len(preset.open_ends)
+    passes = (_MEASURED * measured + _LEAST * batch) * walks + 2 * scored + sum(_TRAINED)
+    return passes * training + walks * space.network.n * _DECOMPOSED
+
+
+def _count(preset: Preset, steps: dict[str, int]) -> None:
+    """Put down how many steps the walks take at most."""
+    for stage in preset.stages:
+        tried, count = len(stage.candidates), preset.steps_of(stage)
+        steps[_goal(stage)] = count * tried
+    for expert in preset.open_ends:
+        steps[f"from {expert.name} to the crossover"] = preset.close_steps
+
+
+def _goal(stage: Stage) -> str:
+    tried = len(stage.candidates)
+    goal = " and ".join(expert.name for expert in stage.toward)
+    return f"toward {goal}" + (f", {tried} dampings" if tried > 1 else "")
 
 
 def _stages(preset: Preset, steps: dict[str, int]) -> float:
@@ -123,8 +198,7 @@ def _stages(preset: Preset, steps: dict[str, int]) -> float:
         count = walk().steps
         first, step = _run(walk, start, walks.measure, preset.options.machine.points)
         total += tried * (preset.measurements(count) * first + count * step)
-        goal = " and ".join(expert.name for expert in stage.toward)
-        steps[f"toward {goal}" + (f", {tried} dampings" if tried > 1 else "")] = count * tried
+        steps[_goal(stage)] = count * tried
     return total
 
 

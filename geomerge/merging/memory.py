@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -22,13 +22,14 @@ from geomerge.options import parse_size, replace_options
 from geomerge.walks.walk import FunctionWalkOptions
 from geomerge.weight_space import WeightSpace
 
-__all__ = ["data_bytes", "fit_memory", "network_size", "sketch_bytes"]
+__all__ = ["PROCESS", "data_bytes", "fit_memory", "network_size", "pass_bytes", "sketch_bytes"]
 
 _NUMBER = 4  # bytes
 _COPIES = 14  # of the weights at most: a walk, its state while it is written, the path reopened
 _ALIVE = 6  # activations as large as the largest, with what a convolution needs for a moment
-_PROCESS = 900_000_000  # Python, torch and the other libraries, with their buffers
+PROCESS = 900_000_000  # Python, torch and the other libraries, with their buffers
 _EVALUATED = 1000  # inputs normalised at a time
+_PASS = 2 * 10**9  # bytes of a pass's activations without a limit
 
 
 def fit_memory(prepared: PreparedMerge) -> PreparedMerge:
@@ -47,8 +48,10 @@ def fit_memory(prepared: PreparedMerge) -> PreparedMerge:
     """
     space, options = prepared.space, prepared.options
     walked = [expert for expert in space if expert.inputs is not None]
-    if options.machine.memory is None or not walked:
+    if not walked:
         return prepared
+    if options.machine.memory is None:
+        return _in_usual_passes(prepared, walked)
     limit = parse_size(options.machine.memory)
     held = _held(space)
     sizes = [network_size(expert, _pass_bytes(expert)) for expert in walked]
@@ -82,6 +85,28 @@ def fit_memory(prepared: PreparedMerge) -> PreparedMerge:
     )
 
 
+def _in_usual_passes(prepared: PreparedMerge, walked: Sequence[Expert]) -> PreparedMerge:
+    """Return a merge whose passes stay within two gigabytes, where no limit was asked for."""
+    single = pass_bytes(walked)
+    if single * _EVALUATED <= _PASS:
+        return prepared
+    most = max(1, _PASS // single)
+    if most >= FunctionWalkOptions.batch:
+        return prepared
+    note = f"large activations: passes of {most} inputs, {most * single / 1e9:.1f} GB each"
+    return replace(prepared, space=prepared.space.limited(most), notes=[*prepared.notes, note])
+
+
+def pass_bytes(experts: Iterable[Expert]) -> int:
+    """Return the bytes that each further input adds to a pass of the hungriest network.
+
+    Args:
+        experts: Experts with inputs; those with inputs of one shape are alike.
+    """
+    shapes = {str(inputs_of(expert).shape): expert for expert in experts}
+    return max((_pass_bytes(expert) for expert in shapes.values()), default=0)
+
+
 def network_size(expert: Expert, pass_bytes: int = 0) -> NetworkSize:
     """Return what the memory of a metric of an expert depends on.
 
@@ -112,7 +137,7 @@ def _held(space: WeightSpace) -> int:
     The process would be another when an interrupted merge goes on, and so would the passes.
     """
     loaded = data_bytes(space) + sketch_bytes(space)
-    return _PROCESS + 2 * loaded + 2 * _NUMBER * space.network.n * (len(space) + 1)
+    return PROCESS + 2 * loaded + 2 * _NUMBER * space.network.n * (len(space) + 1)
 
 
 def _pass_bytes(expert: Expert) -> int:

@@ -26,11 +26,12 @@ from geomerge.walks.walk import (
     walk_toward_weights,
 )
 
-__all__ = ["DAMPING", "RATE", "STRAIGHT_STEPS", "Walk", "Walker", "steps_taken"]
+__all__ = ["CLOSE_STEPS", "DAMPING", "RATE", "STRAIGHT_STEPS", "Walk", "Walker", "steps_taken"]
 
 DAMPING = 1e-3  # of corrections, and of the legs that close a path
 RATE = 0.1  # of corrections
 STRAIGHT_STEPS = 20
+CLOSE_STEPS = 300  # of the legs that close a path, at most
 
 
 class Walk(NamedTuple):
@@ -86,9 +87,22 @@ class Walker:
         def measure(w: Tensor) -> Metric:
             metric = measured(w)
             self._diagonal = metric.diagonal_only
+            self._say(metric.one_by_one)
             return self.on_plane(metric.truncate(damping))
 
         return measure
+
+    def _say(self, names: tuple[str, ...]) -> None:
+        """Note for which weights measuring took long."""
+        if not names:
+            return
+        few = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        note = (
+            f"the metric of {few} was measured input by input, which takes long: they are used in "
+            "a way that no cheaper form is known for"
+        )
+        if note not in self._prepared.notes:
+            self._prepared.notes.append(note)
 
     def diagonal_only(
         self,
@@ -146,7 +160,7 @@ class Walker:
     ) -> Walk:
         """Walk from an expert to exactly the target, keeping the expert's function on the way."""
         gap = float((target - expert.weights).norm())
-        walk = WeightWalkOptions(steps=300, radius=max(0.1, gap / 200), damping=DAMPING)
+        walk = WeightWalkOptions(steps=CLOSE_STEPS, radius=max(0.1, gap / 200), damping=DAMPING)
         points = self.approach_and_close(expert, target, walk, state)
         return Walk(points, walk.steps + STRAIGHT_STEPS)
 

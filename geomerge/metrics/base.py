@@ -110,6 +110,11 @@ class Metric(ABC):
         return ()
 
     @property
+    def one_by_one(self) -> tuple[str, ...]:
+        """Names of the tensors that took derivatives of the whole network input by input."""
+        return ()
+
+    @property
     def nbytes(self) -> int:
         """Bytes of stored factors; 0 for a metric without any."""
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BATCH",
     "METRICS",
+    "MeasuringPace",
     "MetricKind",
     "MetricOptions",
     "NetworkSize",
@@ -28,6 +30,7 @@ __all__ = [
     "data_free_metrics",
     "measure_metric",
     "metric",
+    "seconds_per_input",
 ]
 
 BATCH = 500  # inputs per pass
@@ -52,6 +55,51 @@ class NetworkSize(NamedTuple):
     pass_bytes: int
 
 
+class MeasuringPace(NamedTuple):
+    """Time that measuring a metric takes on this machine.
+
+    Attributes:
+        each: Seconds per input.
+        besides: Seconds per measurement besides.
+        product: Seconds of a product with the metric's damped inverse.
+        one_by_one: Names of the weights for which the whole network is differentiated input by
+            input.
+        one_by_one_seconds: Seconds per input that these take.
+    """
+
+    each: float
+    besides: float
+    product: float = 0.0
+    one_by_one: tuple[str, ...] = ()
+    one_by_one_seconds: float = 0.0
+
+
+_MOMENT = 0.4  # seconds after which a pass is long enough to tell
+
+
+def seconds_per_input(run: Callable[[int], object], most: int) -> float:
+    """Return the seconds per input of something, from more and more inputs for a moment.
+
+    Args:
+        run: Function of the number of inputs.
+        most: Largest number.
+    """
+    began = time.perf_counter()
+    run(1)  # also sets up
+    first = time.perf_counter() - began
+    count, took = 1, first
+    while count < most and took < _MOMENT and first < 4 * _MOMENT:
+        count = min(2 * count, most)
+        began = time.perf_counter()
+        run(count)
+        took = time.perf_counter() - began
+    return took / count
+
+
+# Pace of a metric's measurement: from a network, weights (n,), inputs and output.
+PaceOf: TypeAlias = Callable[[Network, Tensor, Inputs, str], MeasuringPace]
+
+
 # Bytes as a function of the networks whose metrics are measured.
 Bytes: TypeAlias = Callable[[Sequence[NetworkSize]], int]
 
@@ -74,6 +122,8 @@ class MetricKind:
         measuring_bytes: Function that returns the memory of a measurement.
         held_bytes: Function that returns the memory of the result; 0 where it depends on the
             size of a pass only.
+        pace: Function that returns how long a measurement takes, or None where a measurement on
+            a few inputs tells.
     """
 
     cls: type[Metric]
@@ -84,6 +134,7 @@ class MetricKind:
     cheaper: str | None
     measuring_bytes: Bytes
     held_bytes: Bytes
+    pace: PaceOf | None = None
 
     @property
     def name(self) -> str:
@@ -122,6 +173,7 @@ def metric(
     cheaper: str | None = None,
     measuring_bytes: Bytes = _nothing,
     held_bytes: Bytes = _nothing,
+    pace: PaceOf | None = None,
 ) -> Callable[[Measure], Measure]:
     """Return a decorator that puts a measuring function into the registry of metrics.
 
@@ -146,11 +198,12 @@ def metric(
         cheaper: Name of the metric that replaces this one where memory is short, or None.
         measuring_bytes: Function that returns the memory of a measurement.
         held_bytes: Function that returns the memory of the result.
+        pace: Function that returns how long a measurement takes.
     """
 
     def put(measure: Measure) -> Measure:
         kind = MetricKind(
-            cls, about, measure, needs_inputs, inputs, cheaper, measuring_bytes, held_bytes
+            cls, about, measure, needs_inputs, inputs, cheaper, measuring_bytes, held_bytes, pace
         )
         METRICS.add(cls.name, kind)
         return measure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,12 +14,24 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from geomerge.errors import CheckpointError, OptionError, TaskError, first_line
-from geomerge.networks.batches import Batch, arguments, batch_size, leaves, pass_to, shape_of, split
+from geomerge.networks.batches import (
+    Batch,
+    Shape,
+    arguments,
+    batch_size,
+    is_plain,
+    leaves,
+    pass_to,
+    shape_of,
+    split,
+)
 from geomerge.networks.gradients import gradients_into
 from geomerge.networks.outputs import logits_in
 from geomerge.networks.wrappers import plain_module
 
-__all__ = ["Network", "check_device", "places"]
+__all__ = ["Network", "check_device", "inputs_at_once", "places"]
+
+_NUMBERS = 2**23  # of inputs in one pass without gradients, whose activations are many times more
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -36,6 +49,16 @@ def check_device(device: str | torch.device) -> str | torch.device:
             f"cannot compute on {device!r} ({first_line(error)}); set `device` to 'cpu'"
         ) from error
     return device
+
+
+def inputs_at_once(shape: Shape) -> int:
+    """Return how many inputs a pass without gradients has at most, for large ones.
+
+    Args:
+        shape: Shape of one input.
+    """
+    numbers = math.prod(shape) if is_plain(shape) else 1
+    return max(1, _NUMBERS // max(numbers, 1))
 
 
 def places(shapes: Mapping[str, torch.Size]) -> dict[str, slice]:
@@ -259,9 +282,10 @@ class Network:
         """Return the logits without derivatives; faster than :meth:`outputs`."""
         with torch.no_grad():
             module = self.shared_module(w)
-            if self.max_batch is None or batch_size(x) <= self.max_batch:
+            most = min(self.max_batch or _NUMBERS, inputs_at_once(shape_of(x)))
+            if batch_size(x) <= most:
                 return self.call(module, x)
-            return torch.cat([self.call(module, part) for part in split(x, self.max_batch)])
+            return torch.cat([self.call(module, part) for part in split(x, most)])
 
     def all_logits(
         self,

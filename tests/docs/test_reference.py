@@ -20,7 +20,7 @@ PAGES = "\n".join(page.read_text() for page in sorted((ROOT / "docs" / "api").gl
 # Listed name by name, shown by their help, in a guide's table, or made of what is there.
 WITHIN = {
     "geomerge.report.pages.assets", "geomerge.report.templates",  # no Python
-    
+
     "geomerge", "geomerge.cli", "geomerge.comparison.methods", "geomerge.report.pages",
     "geomerge.strategies.methods",
 }  # fmt: skip

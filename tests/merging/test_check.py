@@ -4,16 +4,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from merges import merged_of
+from torch import nn
 
-from geomerge import Checkpoint, load_checkpoint, save_checkpoint
+from geomerge import Checkpoint, Expert, load_checkpoint, load_task, save_checkpoint
 from geomerge.errors import GeomergeError
-from geomerge.merging.check import check_merge
+from geomerge.merging.check import check, check_merge
 
 
 def changed(source: Path, file: Path, **tensors: torch.Tensor | None) -> Path:
@@ -172,7 +174,7 @@ def test_a_network_that_cannot_be_aligned_is_named(digits: Path, tmp_path: Path)
         "from geomerge import Checkpoint, save_checkpoint; from odd import make\n"
         "meta = {'architecture': 'odd:make', 'task': 'digits'}\n"
         "for name in 'ab': save_checkpoint(f'{name}.pt', Checkpoint(make().state_dict(), meta))\n"
-        "from geomerge.merging.check import check_merge\n"
+        "from geomerge.merging.check import check, check_merge\n"
         "options = {'manifold': ('digits',), 'align': 'weights', 'pick': 'b>=0.x'}\n"
         "print(*check_merge(['a.pt', 'b.pt'], options).problems, sep='\\n')\n"
     )
@@ -238,3 +240,47 @@ def test_the_command_says_it_and_exits(
     assert "Traceback" not in shown.stderr
     assert len(shown.stderr.splitlines()) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("preset", ["joint", "sketch", "paper"])
+def test_large_merges_are_extrapolated_to_the_same_steps(
+    digits: Path, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [digits / "a.pt", digits / "b.pt"]
+    both = ("a=digits", "b=digits-permuted")
+    options: dict[str, Any] = {"manifold": both, "steps": 3, "preset": preset}
+    tried = check_merge(files, options).time
+    monkeypatch.setattr("geomerge.merging.cost._TRIAL", 0.0)
+    found = check_merge(files, options).time
+    assert tried is not None
+    assert found is not None
+    assert found["steps"] == tried["steps"]
+    assert "extrapolated" in found["assumed"]
+    assert all(seconds > 0 for seconds in found["parts"].values())
+
+
+class Cut(nn.Module):
+    """A scale that no cheaper form is known for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((x.view(-1, 8, 8) * self.scale).flatten(1))
+
+
+def test_what_is_measured_input_by_input_is_said_with_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("geomerge.merging.cost._TRIAL", 0.0)
+    monkeypatch.setattr("geomerge.metrics.kronecker.uses.LOCAL", frozenset())
+    monkeypatch.setattr("geomerge.metrics.kronecker.tracing.LOCAL", frozenset())
+    task = load_task("digits")
+    experts = [Expert.from_module(Cut(), task=task) for _ in range(2)]
+    found = check([replace(e, inputs=task.train.inputs) for e in experts], steps=3)
+    (said,) = [note for note in found.notes if "input by input" in note]
+    assert "scale" in said
+    assert found.time is not None
+    assert found.time["one_by_one"]["scale"] > 0

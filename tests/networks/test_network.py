@@ -84,3 +84,15 @@ def test_a_network_that_is_not_deterministic_is_refused() -> None:
     network = Network(Noisy())
     with pytest.raises(CheckpointError, match="two different outputs"):
         network.check_inputs(network.initial, torch.zeros(2, 4), 3, "mnist")
+
+
+def test_large_inputs_pass_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = Network(nn.Linear(6, 3).double())
+    x = torch.randn(7, 6, dtype=torch.float64)
+    whole = network.logits(network.initial, x)
+    monkeypatch.setattr("geomerge.networks.network._NUMBERS", 13)
+    seen = []
+    network.module.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    torch.testing.assert_close(network.logits(network.initial, x), whole)
+    assert seen == [2, 2, 2, 1]

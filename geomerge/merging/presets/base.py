@@ -10,11 +10,12 @@ from torch import Tensor
 
 from geomerge.expert import Expert
 from geomerge.merging.prepare import PreparedMerge
-from geomerge.merging.walker import Walk, Walker
+from geomerge.merging.walker import CLOSE_STEPS, STRAIGHT_STEPS, Walk, Walker
 from geomerge.metrics import METRICS
 from geomerge.options import replace_options
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
+from geomerge.walks.walk import FunctionWalkOptions
 
 __all__ = ["LegDescription", "Preset", "Stage", "StageWalk"]
 
@@ -157,6 +158,31 @@ class Preset(ABC):
         Args:
             steps: Most points that the walk gives.
         """
+
+    def steps_of(self, stage: Stage) -> int:
+        """Return how many points a walk of a stage gives at most, without walking.
+
+        Args:
+            stage: One of the stages.
+        """
+        return (self.options.walk.steps or FunctionWalkOptions.steps) * max(1, len(stage.learned))
+
+    def measuring(self, stage: Stage) -> tuple[int, int]:
+        """Return how often the walks of a stage measure the metric, and on how many inputs in all.
+
+        Args:
+            stage: One of the stages.
+        """
+        if self.kind.isotropic:
+            return 0, 0
+        times = self.measurements(self.steps_of(stage)) * len(stage.candidates)
+        counts = [len(e.inputs) for e in stage.kept or stage.learned if e.inputs is not None]
+        return times, times * sum(min(self.kind.inputs, count) for count in counts)
+
+    @property
+    def close_steps(self) -> int:
+        """Most points of a leg that closes the path."""
+        return CLOSE_STEPS + STRAIGHT_STEPS
 
     def again(self, **changes: Any) -> Preset:
         """Return the same preset for the same experts, with other options.

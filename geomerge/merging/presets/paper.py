@@ -99,6 +99,11 @@ class PaperPreset(Preset):
         """Return how often the metric is measured again."""
         return steps // WeightWalkOptions.refresh
 
+    def steps_of(self, stage: Stage) -> int:
+        """Return the points of the way out, back and straight to the target."""
+        steps = self.options.walk.steps or WeightWalkOptions.steps
+        return steps if self.kind.isotropic else steps + BACK_STEPS + STRAIGHT_STEPS
+
     def describe(self) -> list[LegDescription]:
         """Return the only leg, from one network to the other."""
         assert self.start is not None

@@ -13,6 +13,7 @@ from geomerge.merging.presets.base import LegDescription, Preset, Stage, StageWa
 from geomerge.merging.presets.registry import preset
 from geomerge.merging.walker import Walk, steps_taken
 from geomerge.metrics import METRICS, EuclideanMetric, Metric, Sketch, combine
+from geomerge.metrics.sketch import INPUTS
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import FunctionWalkOptions, walk_toward_function
@@ -177,6 +178,16 @@ class SketchPreset(Preset):
                 "frozen"
             )
         return self._described(expert.name, "the crossover", names, metric)
+
+    def measuring(self, stage: Stage) -> tuple[int, int]:
+        """Return how many sketches are made, and of how many inputs in all."""
+        if not self.kind.data_free:
+            times, inputs = super().measuring(stage)
+            return 1, inputs // max(times, 1)
+        made = [e.inputs for e in stage.kept if e.sketch is None and e.inputs is not None]
+        if self.kind.isotropic:
+            return 0, 0
+        return len(made), sum(min(INPUTS, len(inputs)) for inputs in made)
 
     def measurements(self, steps: int) -> int:
         """Return one: the frozen metric is read once."""

@@ -123,6 +123,15 @@ class SketchesPreset(Preset):
         label = self.kind.label(self.options.measure.output)
         return f"{label}, sketch of {sketch.meta['inputs']} inputs, frozen"
 
+    def steps_of(self, stage: Stage) -> int:
+        """Return the points of a straight line."""
+        return STRAIGHT_STEPS
+
+    @property
+    def close_steps(self) -> int:
+        """Points of a straight line."""
+        return STRAIGHT_STEPS
+
     def measurements(self, steps: int) -> int:
         """Return zero: nothing is measured on the way."""
         return 0

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geomerge.data import Inputs
 from geomerge.errors import NumericalError
 from geomerge.metrics.kronecker.coverage import Coverage, copies, find_coverage, graph_of
 from geomerge.metrics.kronecker.diagonal import squared_derivatives
-from geomerge.metrics.kronecker.factor import Moments, factor_bytes, moment_bytes
+from geomerge.metrics.kronecker.factor import Moments
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.kronecker.norms import Normed
@@ -22,11 +21,10 @@ from geomerge.metrics.kronecker.products import Block, Product
 from geomerge.metrics.kronecker.tracing import Tracer
 from geomerge.metrics.kronecker.uses import Local, Lookup, rows_squared
 from geomerge.metrics.outputs import output_map
-from geomerge.metrics.registry import BATCH, NetworkSize, metric
 from geomerge.networks.batches import Batch, batch_size, leaves, split, take
 from geomerge.networks.network import Network
 
-__all__ = ["estimate_kronecker", "factor_widths"]
+__all__ = ["KroneckerSums", "estimate_kronecker", "factor_widths"]
 
 _ELEMENTS = 2**26  # activations or derivatives held at a time: 256 MiB in float32
 
@@ -57,13 +55,13 @@ def estimate_kronecker(
     Raises:
         NumericalError: If activations or gradients are not finite, or there is no input.
     """
-    sums: _Accumulator | None = None
+    sums: KroneckerSums | None = None
     generator = torch.Generator().manual_seed(seed)
     count = 0
     for batch in batches:
         if sums is None:
             coverage = find_coverage(network, w, take(batch, slice(0, 1)))
-            sums = _Accumulator(network, w, output, coverage, sign_vectors)
+            sums = KroneckerSums(network, w, output, coverage, sign_vectors)
         count += batch_size(batch)
         for x in split(batch, sums.batch):
             sums.add(x, generator)
@@ -86,6 +84,7 @@ def estimate_kronecker(
         tuple(network.slices[k] for k in sums.rest),
         torch.cat(flat).to(w.dtype) if flat else w.new_zeros(0),
         tuple(sums.rest),
+        tuple(sums.coverage.one_by_one),
     )
 
 
@@ -137,8 +136,20 @@ class _Seen:
         return outs + [local.out for local in self.locals]
 
 
-class _Accumulator:
-    """Sums of moments and squared derivatives over inputs."""
+class KroneckerSums:
+    """Sums of moments and squared derivatives over inputs.
+
+    Args:
+        network: Network to measure.
+        w: Weights at which to measure, shape (n,).
+        output: Name of the output map.
+        coverage: Roles of the weights.
+        sign_vectors: Number of random sign vectors; None uses every output.
+        held: Whether sums of moments are held; without them a pass only takes its time.
+
+    Attributes:
+        batch: Number of inputs that a pass may have.
+    """
 
     def __init__(
         self,
@@ -147,7 +158,9 @@ class _Accumulator:
         output: str,
         coverage: Coverage,
         sign_vectors: int | None,
+        held: bool = True,
     ) -> None:
+        self._held = held
         self.network, self.w, self.output, self.coverage = network, w, output, coverage
         self.sign_vectors = sign_vectors
         in_blocks = {name for names in coverage.blocks.values() for name in names}
@@ -198,7 +211,7 @@ class _Accumulator:
                 )
                 for product, d in zip(seen.products, gradients, strict=False):
                     for k, block in enumerate(product.blocks):
-                        moments = self.outputs.setdefault(block, Moments())
+                        moments = self._moments(self.outputs, block)
                         found, share = product.outputs(d, k)
                         moments.add(found, share * count / rows[block])
                 self._add_at_once(seen, own, gradients[len(seen.products) :], count)
@@ -278,7 +291,7 @@ class _Accumulator:
 
         def add(product: Product) -> None:
             for k, block in enumerate(product.blocks):
-                self.inputs.setdefault(block, Moments()).add(*product.inputs(k))
+                self._moments(self.inputs, block).add(*product.inputs(k))
 
         self.network.shared_module(self.w)
         tensors = self.network.unravel(self.w)
@@ -290,6 +303,9 @@ class _Accumulator:
         with torch.enable_grad(), Tracer(self.network, self.w, active, seen):
             phi = output_map(self.network.functional(own, x), self.output)
         return seen, own, phi
+
+    def _moments(self, of_blocks: dict[Block, Moments], block: Block) -> Moments:
+        return of_blocks.setdefault(block, Moments()) if self._held else Moments()
 
     def _add_squares(self, sums: dict[str, Tensor]) -> None:
         for name, squares in sums.items():
@@ -333,32 +349,13 @@ def factor_widths(
     x: Batch,  # (1, ...)
 ) -> list[int]:
     """Return the width of every Kronecker factor of a network, by a pass of one input."""
-    widths = []
-    for block in find_coverage(network, w, x).blocks:
-        widths += [block.width, block.rows]
-    return widths
+    return block_widths(find_coverage(network, w, x))
 
 
-def _measuring_bytes(sizes: Sequence[NetworkSize]) -> int:
-    """Second moments of all factors, and what the largest decomposition needs beside them."""
-    needs = []
-    for size in sizes:
-        widths = factor_widths(size.network, size.w, size.x)
-        largest = max((2 * moment_bytes(d) + 4 * factor_bytes(d) for d in widths), default=0)
-        needs.append(sum(map(moment_bytes, widths)) + largest)
-    return max(needs, default=0)
+def block_widths(coverage: Coverage) -> list[int]:
+    """Return the width of every Kronecker factor of a network whose weights' roles are known.
 
-
-def _held_bytes(sizes: Sequence[NetworkSize]) -> int:
-    widths = (factor_widths(size.network, size.w, size.x) for size in sizes)
-    return max((sum(map(factor_bytes, of)) for of in widths), default=0)
-
-
-@metric(
-    KroneckerMetric, "Kronecker factors per layer, cheap and storable as a sketch",
-    cheaper="euclidean", measuring_bytes=_measuring_bytes, held_bytes=_held_bytes,
-)  # fmt: skip
-def _measure(
-    network: Network, w: Tensor, inputs: Inputs, output: str, seed: int
-) -> KroneckerMetric:
-    return estimate_kronecker(network, w, inputs.equal_batches(BATCH), output, seed)
+    Args:
+        coverage: Roles of the weights.
+    """
+    return [width for block in coverage.blocks for width in (block.width, block.rows)]

@@ -34,6 +34,7 @@ class KroneckerMetric(Metric):
         rest: Slices of all other weights.
         diagonal: Diagonal of the metric on these slices, concatenated.
         diagonal_only: Names of the tensors in these slices, for reports.
+        one_by_one: Names of those that took derivatives of the whole network input by input.
     """
 
     n: int
@@ -41,6 +42,7 @@ class KroneckerMetric(Metric):
     rest: tuple[slice, ...]
     diagonal: Tensor
     diagonal_only: tuple[str, ...] = ()
+    one_by_one: tuple[str, ...] = ()
     name = "kronecker"
     additive = True
     data_free = True

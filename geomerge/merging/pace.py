@@ -1,0 +1,189 @@
+"""Pace of a merge: seconds of a network's passes from a few inputs, and of all walks from those.
+
+Where a merge is small enough, its parts are run for a moment instead: :mod:`geomerge.merging.cost`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from geomerge.data import Inputs
+from geomerge.expert import Expert
+from geomerge.merging.joint_training import joint_samples
+from geomerge.merging.presets.base import Preset, Stage
+from geomerge.metrics.registry import MeasuringPace, MetricOptions, seconds_per_input
+from geomerge.walks.walk import FunctionWalkOptions, WeightWalkOptions
+
+__all__ = ["MergePace", "pace_of", "training_pace"]
+
+_CORRECTED = 3  # products with the metric in a step of a leg that closes a path
+_PROBED = 256  # inputs on which the change of each step is measured
+_CLOSED = 0.75  # of the steps that a leg to the crossover may take are taken, about
+_REESTIMATED = 2000  # inputs of each task from which running statistics are measured
+
+
+def _known_inputs(expert: Expert) -> Inputs | None:
+    """Return inputs that an expert brings: for walks, else of its selection split."""
+    if expert.inputs is not None:
+        return expert.inputs
+    return None if expert.task is None else expert.task.select.inputs
+
+
+def training_pace(expert: Expert) -> float:
+    """Return the seconds per input of a pass forwards and backwards; 0 without inputs.
+
+    Args:
+        expert: Expert whose network passes some of its inputs.
+    """
+    x = _known_inputs(expert)
+    if x is None:
+        return 0.0
+
+    def run(count: int) -> None:
+        batch = x.batch(slice(0, count))
+        expert.network.gradient(expert.weights, batch, lambda logits: logits.square().sum())
+
+    return seconds_per_input(run, min(len(x), FunctionWalkOptions.batch))
+
+
+def _measuring_pace(expert: Expert, options: MetricOptions) -> MeasuringPace:
+    """Return how long measuring a metric takes.
+
+    Args:
+        expert: Expert with inputs.
+        options: Choice of the metric.
+    """
+    kind, x = options.kind, expert.inputs
+    if x is None or not kind.needs_inputs:
+        return MeasuringPace(0.0, 0.0)
+    if kind.pace is not None:
+        return kind.pace(expert.network, expert.weights, x, options.output)
+    measure = partial(kind.measure, expert.network, expert.weights)
+    each = seconds_per_input(
+        lambda count: measure(x.first(count), options.output, 0), min(len(x), kind.inputs)
+    )
+    return MeasuringPace(each, 0.0)
+
+
+@dataclass(frozen=True)
+class MergePace:
+    """Seconds of what a merge consists of.
+
+    Attributes:
+        forward: Of a pass forwards, per input.
+        training: Of a pass forwards and backwards, per input.
+        measuring: Of the metric's measurements.
+    """
+
+    forward: float
+    training: float
+    measuring: MeasuringPace
+
+    def measured(self, times: int, inputs: int) -> float:
+        """Return the seconds of measurements of the metric.
+
+        Args:
+            times: Their number.
+            inputs: Number of their inputs, all together.
+        """
+        own = self.measuring
+        return times * own.besides + inputs * (own.each + own.one_by_one_seconds)
+
+    def step(self, count: int, probed: bool, products: int = 1) -> float:
+        """Return the seconds of a step.
+
+        Args:
+            count: Number of inputs that there are.
+            probed: Whether its change is measured.
+            products: Number of products with the metric.
+        """
+        batch = min(FunctionWalkOptions.batch, count)
+        return (
+            batch * self.training
+            + probed * _PROBED * self.forward
+            + (products * self.measuring.product)
+        )
+
+    def stage(self, preset: Preset, stage: Stage) -> float:
+        """Return the seconds of the walks of a stage.
+
+        Args:
+            preset: Preset that walks.
+            stage: One of its stages.
+        """
+        sizes = [len(e.inputs) for e in (stage.learned or stage.kept) if e.inputs is not None]
+        step = self.step(max(sizes, default=0), preset.walker.probe(stage.kept) is not None)
+        steps = preset.steps_of(stage) * len(stage.candidates)
+        return self.measured(*preset.measuring(stage)) + steps * step
+
+    def closing(self, preset: Preset) -> float:
+        """Return the seconds of the legs that close a path.
+
+        Args:
+            preset: Preset that walks.
+        """
+        total = 0.0
+        for expert in preset.open_ends:
+            count = len(expert.inputs) if expert.inputs is not None else 0
+            steps = preset.close_steps
+            times = int(_CLOSED * steps) // WeightWalkOptions.refresh + 1
+            if preset.kind.isotropic:
+                times = 0
+            total += self.measured(times, times * min(preset.kind.inputs, count))
+            total += _CLOSED * steps * self.step(count, True, _CORRECTED)
+        return total
+
+    def score(self, preset: Preset) -> float:
+        """Return the seconds of measuring one point for a pick, with its running statistics.
+
+        Args:
+            preset: Preset that walks.
+        """
+        space = preset.space
+        known = [expert.task.select for expert in space if expert.task is not None]
+        count = sum(len(split.labels) + min(_PROBED, len(split.labels)) for split in known)
+        if space.bn == "re-estimate":
+            count += sum(min(_REESTIMATED, len(e.inputs)) for e in space if e.inputs is not None)
+        return count * self.forward
+
+    def tested(self, preset: Preset) -> float:
+        """Return the seconds of the accuracies on test splits.
+
+        Args:
+            preset: Preset that walks.
+        """
+        tasks = [expert.task for expert in preset.space if expert.task is not None]
+        return self.forward * sum(len(task.test.labels) for task in tasks)
+
+    def joint_training(self, preset: Preset) -> float:
+        """Return the seconds of the joint training that a merge is compared with.
+
+        Args:
+            preset: Preset that walks.
+        """
+        space = preset.space
+        if space.head != "shared" or any(expert.task is None for expert in space):
+            return 0.0
+        return self.training * joint_samples(space, preset.options.walk.steps)
+
+
+def pace_of(preset: Preset, training: float) -> MergePace:
+    """Measure the pace of a merge's network on a few inputs.
+
+    Args:
+        preset: Preset of the merge.
+        training: Seconds per input of a pass forwards and backwards.
+    """
+    walked = [expert for expert in preset.space if expert.inputs is not None]
+    expert = (walked or list(preset.space))[0]
+    x = _known_inputs(expert)
+    assert x is not None, "presets walk only where there are inputs"
+
+    def run(count: int) -> Tensor:
+        return expert.network.logits(expert.weights, x.batch(slice(0, count)))
+
+    forward = seconds_per_input(run, min(len(x), _PROBED))
+    return MergePace(forward, training, _measuring_pace(expert, preset.options.measure))

@@ -1,0 +1,113 @@
+"""Kronecker metric in the registry: its measurement, and its needs of memory and time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from geomerge.data import Inputs
+from geomerge.metrics.kronecker.coverage import find_coverage
+from geomerge.metrics.kronecker.diagonal import squared_derivatives
+from geomerge.metrics.kronecker.estimate import (
+    KroneckerSums,
+    block_widths,
+    estimate_kronecker,
+    factor_widths,
+)
+from geomerge.metrics.kronecker.factor import (
+    WHOLE,
+    factor_bytes,
+    factorise,
+    moment_bytes,
+    stored_rank,
+)
+from geomerge.metrics.kronecker.metric import KroneckerMetric
+from geomerge.metrics.registry import BATCH, MeasuringPace, NetworkSize, metric, seconds_per_input
+from geomerge.networks.network import Network
+
+__all__: list[str] = []
+
+
+def _measuring_bytes(sizes: Sequence[NetworkSize]) -> int:
+    """Second moments of all factors, and what the largest decomposition needs beside them."""
+    needs = []
+    for size in sizes:
+        widths = factor_widths(size.network, size.w, size.x)
+        largest = max((2 * moment_bytes(d) + 4 * factor_bytes(d) for d in widths), default=0)
+        needs.append(sum(map(moment_bytes, widths)) + largest)
+    return max(needs, default=0)
+
+
+def _held_bytes(sizes: Sequence[NetworkSize]) -> int:
+    widths = (factor_widths(size.network, size.w, size.x) for size in sizes)
+    return max((sum(map(factor_bytes, of)) for of in widths), default=0)
+
+
+_LEADING = 0.5  # of the stored directions count with the usual dampings, about
+_SIDE = 768
+_TRIED = (256, 768)  # widths that are decomposed to see how fast the machine is
+
+
+def _pace(network: Network, w: Tensor, inputs: Inputs, output: str) -> MeasuringPace:
+    """Accumulate a few inputs, and decompose two factors for all."""
+    began = time.perf_counter()
+    coverage = find_coverage(network, w, inputs.batch(slice(0, 1)))
+    sums = KroneckerSums(network, w, output, coverage, 2, held=False)
+    traced = time.perf_counter() - began
+    generator = torch.Generator().manual_seed(0)
+    most = min(sums.batch, BATCH, len(inputs))
+    each = seconds_per_input(lambda k: sums.add(inputs.batch(slice(0, k)), generator), most)
+    slow = 0.0
+    if coverage.one_by_one:
+        x = inputs.batch(slice(0, 1))
+        signs = torch.ones(1, 2, network.logits(w, x).shape[1]).to(w)
+        began = time.perf_counter()
+        squared_derivatives(network, w, coverage.one_by_one, x, signs, output)
+        slow = time.perf_counter() - began
+    besides = traced + _decomposing(block_widths(coverage), w.device)
+    product = sum(_product_operations(block.rows, block.width) for block in coverage.blocks)
+    return MeasuringPace(each, besides, product / _speed(w), tuple(coverage.one_by_one), slow)
+
+
+def _product_operations(rows: int, columns: int) -> float:
+    return 4.0 * rows * columns * (stored_rank(rows) + stored_rank(columns)) * _LEADING
+
+
+def _speed(w: Tensor) -> float:
+    """Return the operations per second of a product of matrices."""
+    matrix = torch.ones(_SIDE, _SIDE, dtype=w.dtype, device=w.device)
+    matrix @ matrix
+    began = time.perf_counter()
+    matrix @ matrix
+    return 2.0 * _SIDE**3 / (time.perf_counter() - began)
+
+
+def _decomposing(widths: Sequence[int], device: torch.device) -> float:
+    """Return the seconds that decompositions of factors take, from two of them."""
+    unit = []
+    for width in _TRIED:
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn(width, width, generator=generator).to(device)
+        matrix = (rows.T @ rows).double()
+        factorise(matrix[:64, :64])
+        began = time.perf_counter()
+        factorise(matrix)
+        unit.append((time.perf_counter() - began) / _operations(width))
+    return sum(unit[width > WHOLE] * _operations(width) for width in widths)
+
+
+def _operations(width: int) -> float:
+    return float(width) ** 3 if width <= WHOLE else float(width) ** 2 * stored_rank(width)
+
+
+@metric(
+    KroneckerMetric, "Kronecker factors per layer, cheap and storable as a sketch",
+    cheaper="euclidean", measuring_bytes=_measuring_bytes, held_bytes=_held_bytes, pace=_pace,
+)  # fmt: skip
+def _measure(
+    network: Network, w: Tensor, inputs: Inputs, output: str, seed: int
+) -> KroneckerMetric:
+    return estimate_kronecker(network, w, inputs.equal_batches(BATCH), output, seed)
