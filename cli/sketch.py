@@ -75,7 +75,9 @@ def sketch(
         checkpoint = load_network(network, data.reading.files)
         expert = Expert.from_checkpoint(checkpoint, data.arch, sketch=False, device=data.device)
         numbers = parse_normalisation(normalisation) if normalisation else None
-        task = expert.load_task(manifold, numbers, data.data_root, data.download, data.reading.text)
+        task = expert.load_task(
+            manifold, numbers, data.data_root, data.download, data.reading.examples
+        )
         made = expert.with_task(task).with_sketch(
             inputs=options.inputs, output=options.output, seed=options.seed
         )

@@ -57,7 +57,7 @@ def train(
     ],
     out: NetworkOut,
     options: _TrainOptions,
-    data: Annotated[ExpertOptions, Flags(only=("data_root", "download", "device"))],
+    data: Annotated[ExpertOptions, Flags(only=_READ)],
     normalisation: Normalisation = None,
     force: Force = False,
     log_json: LogJson = False,
@@ -116,7 +116,9 @@ def watch_training(
 
     # Another module, so that measuring does not touch the network in training.
     network = Network(create_network(arch, task.input_shape, task.classes, seed), device)
-    few = task.select.first(EXAMPLES)
+    name, classes = task.name, task.classes
+    fitted = task.fitted(lambda x: network.check_inputs(network.initial, x, classes, name))
+    few = fitted.select.first(EXAMPLES)
     found: dict[str, float] = {}
 
     def watch(step: int, steps: int, w: Tensor) -> None:

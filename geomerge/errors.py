@@ -10,17 +10,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 __all__ = [
     "CheckpointError",
     "CheckpointWarning",
     "GeomergeError",
+    "NoLabelsError",
     "NumericalError",
     "OptionError",
     "Problems",
     "QPError",
     "RunError",
     "TaskError",
+    "TaskWarning",
     "did_you_mean",
     "first_line",
 ]
@@ -40,6 +43,22 @@ class CheckpointWarning(UserWarning):
 
 class TaskError(GeomergeError, ValueError):
     """A task's data is unknown, missing, empty or does not fit the network."""
+
+
+class NoLabelsError(TaskError):
+    """Data has no labels, and something needs them.
+
+    Attributes:
+        inputs: The inputs, which can serve a walk.
+    """
+
+    def __init__(self, message: str, inputs: Any) -> None:
+        super().__init__(message)
+        self.inputs = inputs
+
+
+class TaskWarning(UserWarning):
+    """Data left something open, and a choice was made."""
 
 
 class OptionError(GeomergeError, ValueError):

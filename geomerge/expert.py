@@ -10,12 +10,13 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from geomerge.data import (
+    ExampleOptions,
     Inputs,
     Normalisation,
     Task,
     TextEncoder,
-    TextOptions,
     as_they_are,
+    fit_inputs,
     is_text_file,
     load_task,
     load_text_task,
@@ -252,7 +253,7 @@ class Expert:
         normalisation: Normalisation | None = None,
         data_root: str | None = None,
         download: bool = False,
-        columns: TextOptions | None = None,
+        files: ExampleOptions | None = None,
     ) -> Task:
         """Load a task, normalised as given or as this network was trained.
 
@@ -263,7 +264,7 @@ class Expert:
             normalisation: Normalisation instead of the recorded or usual one.
             data_root: Folder of the named data sets.
             download: Whether torchvision may fetch a missing data set.
-            columns: Columns of a table of texts.
+            files: Columns of tables, size and channels of images.
 
         Raises:
             TaskError: If the data cannot be had.
@@ -271,7 +272,7 @@ class Expert:
         folder = model_folder(self.source)
         if is_text_file(name) and folder is not None:
             encoder = text_encoder(folder, self.meta.get("config", {}))
-            return load_text_task(Path(name), encoder, columns, str(self.network.device))
+            return load_text_task(Path(name), encoder, files, str(self.network.device))
         sketched = dict(self.sketch.meta) if self.sketch else {}
         return load_task(
             name,
@@ -281,6 +282,7 @@ class Expert:
             or recorded_normalisation(self.meta, name)
             or recorded_normalisation(sketched, name),
             device=str(self.network.device),
+            files=files,
         )
 
     def with_task(self, task: Task) -> Expert:
@@ -296,8 +298,10 @@ class Expert:
         columns, offset = self._place(task.name)
         network = self.network if columns is None else self.network.head_view(columns)
         shifted = task.shifted(offset) if offset else task
-        first = task.train.inputs.batch(slice(0, 4))
-        network.check_inputs(self.weights, first, shifted.classes, task.name)
+        classes = shifted.classes
+        shifted = shifted.fitted(
+            lambda x: network.check_inputs(self.weights, x, classes, task.name)
+        )
         return replace(self, network=network, task=shifted)
 
     def with_inputs(self, inputs: Inputs | Batch | Mapping[str, Tensor] | Iterable[Any]) -> Expert:
@@ -314,9 +318,9 @@ class Expert:
             whole = as_batch(inputs) if isinstance(inputs, (Tensor, tuple, Mapping)) else None
             batch = collect_inputs(inputs, "`inputs`") if whole is None else whole
             inputs = as_they_are(batch, self.network.device)
-        first = inputs.batch(slice(0, 4))
-        self.network.check_inputs(self.weights, first, 0, inputs.name or "`inputs`")
-        return replace(self, inputs=inputs)
+        name = inputs.name or "`inputs`"
+        found = fit_inputs(inputs, lambda x: self.network.check_inputs(self.weights, x, 0, name))
+        return replace(self, inputs=found)
 
     def with_sketch(
         self, *, inputs: int = 10_000, output: str = "hellinger", seed: int = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_lowercase
@@ -15,16 +16,16 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from geomerge.data import (
+    ExampleOptions,
     Inputs,
     Task,
-    TextOptions,
     check_normalised,
     is_text_file,
     load_task,
     normalisation_of,
     split_normalisations,
 )
-from geomerge.errors import OptionError, Problems, TaskError
+from geomerge.errors import NoLabelsError, OptionError, Problems, TaskError
 from geomerge.expert import Expert, ExpertLike, as_expert
 from geomerge.io.reading import FileOptions
 from geomerge.metrics import load_sketch
@@ -45,7 +46,7 @@ class ReadingOptions:
     """Options that say what is taken of files of networks and of data."""
 
     files: FileOptions = piece(FileOptions)
-    text: TextOptions = piece(TextOptions)
+    examples: ExampleOptions = piece(ExampleOptions)
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expe
     if isinstance(task, str):
         own = normalisation_of(options.normalisation, task)
         task = expert.load_task(
-            task, own, options.data_root, options.download, options.reading.text
+            task, own, options.data_root, options.download, options.reading.examples
         )
         expert = expert.with_task(task)
     elif task is not expert.task:
@@ -255,7 +256,12 @@ def find_tasks(data: DataOptions, problems: Problems) -> None:
     for entry in data.manifold:
         with problems.noted():
             if isinstance(entry, str) and not is_text_file(entry):  # needs its tokenizer
-                load_task(entry.partition("=")[2] or entry, data_root=data.data_root)
+                with suppress(NoLabelsError):  # inputs are enough for a walk
+                    load_task(
+                        entry.partition("=")[2] or entry,
+                        data_root=data.data_root,
+                        files=data.reading.examples,
+                    )
 
 
 def _without_data(
@@ -356,7 +362,7 @@ def _with_data(expert: Expert, manifold: str | Task | None, data: DataOptions) -
 
     def load(task: str) -> Task:
         return expert.load_task(
-            task, own.get(task), data.data_root, data.download, data.reading.text
+            task, own.get(task), data.data_root, data.download, data.reading.examples
         )
 
     manifold_name = None if manifold is None else _name(manifold)
@@ -366,7 +372,8 @@ def _with_data(expert: Expert, manifold: str | Task | None, data: DataOptions) -
         elif expert.task is None or expert.task.name != name:
             expert = expert.with_task(load(name))
     except (TaskError, OptionError) as error:
-        if name in (data.by_network("task").get(expert.name), manifold_name):
+        unlabelled = isinstance(error, NoLabelsError) and name == manifold_name
+        if not unlabelled and name in (data.by_network("task").get(expert.name), manifold_name):
             raise
         expert = _noted(expert, f"{expert.name} is not measured: {error}")
     if manifold is not None:
@@ -386,7 +393,11 @@ def _with_data(expert: Expert, manifold: str | Task | None, data: DataOptions) -
 def _inputs_of(expert: Expert, manifold: str | Task, load: Callable[[str], Task]) -> Inputs:
     if expert.task is not None and expert.task.name == _name(manifold):
         return expert.task.train.inputs
-    return (load(manifold) if isinstance(manifold, str) else manifold).train.inputs
+    try:
+        return (load(manifold) if isinstance(manifold, str) else manifold).train.inputs
+    except NoLabelsError as error:
+        inputs: Inputs = error.inputs
+        return inputs
 
 
 def _noted(expert: Expert, note: str) -> Expert:

@@ -124,9 +124,8 @@ def train_checkpoint(
     check_output(Path(file), SUFFIXES)
     module = create_network(architecture, task.input_shape, task.classes, seed)
     network = Network(module, device)
-    network.check_inputs(
-        network.initial, task.train.inputs.batch(slice(0, 4)), task.classes, task.name
-    )
+    classes, name = task.classes, task.name
+    task = task.fitted(lambda x: network.check_inputs(network.initial, x, classes, name))
     w = train(
         network,
         network.initial,

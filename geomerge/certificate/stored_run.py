@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from geomerge.certificate.certificate import report_digest
 from geomerge.data import (
+    ExampleOptions,
     Inputs,
     Normalisation,
     Task,
-    TextOptions,
     is_text_file,
     load_task,
     load_text_task,
@@ -253,7 +253,7 @@ class StoredRun:
         owner = next(k for k, d in self.certificate["data"].items() if name in _names(d))
         folder = self.folder / self.report.get("folders", {}).get(owner, "")
         encoder = text_encoder(folder, load_config(folder))
-        columns = restore_options(TextOptions, self.recipe)
+        columns = restore_options(ExampleOptions, self.recipe)
         return load_text_task(Path(name), encoder, columns, str(torch.device(self._device)))
 
     def _load_task(self, name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Task:

@@ -9,18 +9,26 @@ from geomerge.data.normalisation import (
     recorded_normalisation,
     split_normalisations,
 )
-from geomerge.data.task import Inputs, Split, Task, as_they_are, make_task
-from geomerge.data.text import TextEncoder, TextOptions, is_text_file, load_text_task
+from geomerge.data.task import (
+    Inputs,
+    Split,
+    Task,
+    as_they_are,
+    fit_inputs,
+    make_task,
+)
+from geomerge.data.text import ExampleOptions, TextEncoder, is_text_file, load_text_task
 
 __all__ = [
+    "ExampleOptions",
     "Inputs",
     "Normalisation",
     "Split",
     "Task",
     "TextEncoder",
-    "TextOptions",
     "as_they_are",
     "check_normalised",
+    "fit_inputs",
     "is_text_file",
     "load_task",
     "load_text_task",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geomerge.errors import TaskError
 
-__all__ = ["IMAGES", "LARGEST_IMAGE", "RATIO", "images_in", "stack_images"]
+__all__ = ["IMAGES", "LARGEST_IMAGE", "RATIO", "images_in", "resized", "stack_images"]
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 LARGEST_IMAGE = 16 * 2**20  # bytes of one packed image; more is no image of a data set
@@ -34,12 +34,19 @@ def images_in(folder: Path) -> list[Path]:
     )
 
 
-def stack_images(items: Iterable[tuple[bytes, int, str]], source: str) -> tuple[Tensor, Tensor]:
+def stack_images(
+    items: Iterable[tuple[bytes, int, str]],
+    source: str,
+    size: int | None = None,
+    channels: int | None = None,
+) -> tuple[Tensor, Tensor]:
     """Unpack images of one size.
 
     Args:
         items: Bytes, class and name of each.
         source: Where they are from, for messages.
+        size: Side in pixels to which they are resized; None leaves them as they are.
+        channels: Number of channels, 1 or 3; None takes grey images as grey if all are.
 
     Returns:
         Pixels, shape (N, channels, height, width), and classes, (N,).
@@ -53,21 +60,62 @@ def stack_images(items: Iterable[tuple[bytes, int, str]], source: str) -> tuple[
     labels: list[int] = []
     for content, label, name in items:
         try:
-            image = Image.open(io.BytesIO(content), formats=_FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(content), formats=_FORMATS)
             if image.width * image.height > max(_SMALL, RATIO * len(content)):
                 raise ValueError("far more pixels than bytes")
-            pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+            grey = channels == 1 or (channels is None and image.mode in ("1", "L", "LA"))
+            image = image.convert("L" if grey else "RGB")
+            if size is not None:  # as torchvision resizes images of PIL
+                image = image.resize((size, size), Image.Resampling.BILINEAR)
+            pixels = np.asarray(image)
         except Exception as error:  # each format raises its own types
             raise TaskError(f"{name} in {source} is not a readable image; remove it") from error
-        if images and pixels.shape != images[0].shape:
+        if images and pixels.shape[:2] != images[0].shape[:2]:
             raise TaskError(
                 f"{name} in {source} has shape {pixels.shape}, expected {images[0].shape} as the "
-                "first; bring all images to one size"
+                "first; bring all images to one size with `image_size`"
             )
         images.append(pixels)
         labels.append(label)
     if not images:
         raise TaskError(f"no images in {source}, expected CLASS/image.png; check the folder")
+    if len({pixels.ndim for pixels in images}) > 1:  # grey ones among coloured ones
+        images = [p if p.ndim == 3 else np.repeat(p[:, :, None], 3, axis=2) for p in images]
     x = torch.from_numpy(np.stack(images))
     x = x.unsqueeze(1) if x.dim() == 3 else x.permute(0, 3, 1, 2).contiguous()
     return x, torch.tensor(labels)
+
+
+def resized(
+    x: Tensor,  # (N, channels, height, width)
+    size: int | None,
+    channels: int | None,
+    source: str,
+) -> Tensor:  # (N, channels, size, size)
+    """Return images of arrays in another size and with other channels.
+
+    Args:
+        x: Images, bytes or floats.
+        size: Side in pixels; None leaves it.
+        channels: Number of channels, 1 or 3; None leaves it. A fourth, of transparency, goes.
+        source: Where they are from, for messages.
+
+    Raises:
+        TaskError: If they are no images.
+    """
+    if size is None and channels is None:
+        return x
+    if x.dim() != 4 or x.shape[1] not in (1, 3, 4):
+        raise TaskError(
+            f"{source} has inputs of shape {tuple(x.shape[1:])}, expected images (channels, "
+            "height, width) for `image_size` and `channels`; leave these out"
+        )
+    from torchvision.transforms.v2 import functional
+
+    if channels is not None and x.shape[1] != channels:
+        colours = x[:, :3] if x.shape[1] == 4 else x
+        x = functional.rgb_to_grayscale(colours) if channels == 1 else colours
+        x = x.expand(-1, channels, -1, -1).contiguous()
+    if size is not None and x.shape[2:] != (size, size):
+        x = functional.resize(x, [size, size], antialias=True)
+    return x

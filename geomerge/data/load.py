@@ -1,4 +1,4 @@
-"""``"mnist"``, a folder, an ``.npz`` or ``module:factory`` -> train, select and test splits."""
+"""Tasks loaded by name: data sets, folders of images, files of arrays, tables, factories."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from geomerge.data import sources
+from geomerge.data.arrays import Examples, examples_in
 from geomerge.data.classes import split_classes, take_classes
-from geomerge.data.normalisation import (
-    Normalisation,
-)
-from geomerge.data.task import Task, make_task
-from geomerge.data.text import is_text_file
-from geomerge.errors import TaskError, did_you_mean
+from geomerge.data.images import resized
+from geomerge.data.normalisation import Normalisation
+from geomerge.data.task import Task, make_task, unlabelled_inputs
+from geomerge.data.tensor_files import arrays_of_file, arrays_of_table
+from geomerge.data.text import ExampleOptions, is_text_file
+from geomerge.errors import NoLabelsError, TaskError, did_you_mean
 from geomerge.networks.architectures import call_factory
 from geomerge.networks.network import check_device
 
@@ -27,25 +28,30 @@ def load_task(
     download: bool = False,
     normalisation: Normalisation | None = None,
     device: str = "cpu",
+    files: ExampleOptions | None = None,
 ) -> Task:
     """Load a task by name.
 
     Args:
         name: ``mnist``, ``rotated-mnist`` (a quarter turn), ``fashion-mnist``, ``cifar10``,
-            ``digits``, ``digits-permuted``; or a folder of images by class; or an ``.npz`` file
-            with ``x`` and ``y``; or ``module:factory``, a callable that returns a :class:`Task` or
-            a mapping of arrays. ``NAME@0-4`` or ``NAME@1,3,5`` are only those classes of it,
-            numbered from 0 on.
+            ``digits``, ``digits-permuted``; or a folder of images by class; or a file of arrays
+            ``x`` and ``y`` (``.npz``, or ``.pt`` with a tuple, a mapping or a ``TensorDataset``);
+            or a table of numbers with column names (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``);
+            or ``module:factory``, a callable that returns a :class:`Task` or a mapping of arrays.
+            Files are told by their content. ``NAME@0-4`` or ``NAME@1,3,5`` are only those classes
+            of it, numbered from 0 on.
         data_root: Folder of the named data sets; default ``GEOMERGE_DATA``, else ``./data``.
         download: Whether torchvision may fetch a missing data set.
         normalisation: Instead of the usual one.
         device: Where batches go.
+        files: Columns of tables, size and channels of images; None takes them as they are.
 
     Returns:
         The task with its selection split cut.
 
     Raises:
         TaskError: If the name is unknown or the data is missing, empty or damaged.
+        NoLabelsError: If a file has inputs and no labels.
         OptionError: If there is no such device.
 
     Example:
@@ -61,7 +67,13 @@ def load_task(
     check_device(device)
     root = Path(data_root or os.environ.get("GEOMERGE_DATA") or "data")
     whole, classes = split_classes(name)
-    found = _read(whole, root, download)
+    files = files or ExampleOptions()
+    try:
+        found = _read(whole, root, download, files)
+    except NoLabelsError as error:
+        x = resized(error.inputs, files.image_size, files.channels, name)
+        inputs = unlabelled_inputs(x, name, device, normalisation)
+        raise NoLabelsError(str(error), inputs) from error
     if isinstance(found, Task):
         if classes is not None:
             raise TaskError(
@@ -69,7 +81,7 @@ def load_task(
                 "arrays, or leave the classes out"
             )
         return found
-    (train, test), select, names = found
+    train, test, select, names = found
     if whole in sources.NAMED:
         normalisation = normalisation or Normalisation(*sources.USUAL[whole])
     if classes is not None:
@@ -81,26 +93,40 @@ def load_task(
     return replace(task, class_names=tuple(names))
 
 
-def _read(
-    name: str, root: Path, download: bool
-) -> tuple[sources.Data, sources.Pair | None, list[str]] | Task:
-    """Return training and test examples, those for selection, and names of classes, if known."""
+def _read(name: str, root: Path, download: bool, files: ExampleOptions) -> Examples | Task:
+    """Return training, test and selection examples and names of classes, as far as there are some.
+
+    A file is told by its content.
+    """
     path = Path(name)
-    if is_text_file(name):
-        raise TaskError(
-            f"{name} is a table of texts, which the tokenizer of a Hugging Face folder makes "
-            "numbers of; give the network as such a folder"
-        )
     if name in sources.NAMED:
-        return sources.NAMED[name](root, download), None, []
-    if path.suffix == ".npz":
-        return sources.from_npz(path), None, []
-    if path.is_dir():
-        return sources.from_folder(path)
-    if ":" in name:
+        train, test = sources.NAMED[name](root, download)
+        found: Examples = (train, test, None, [])
+    elif path.is_dir():
+        return sources.from_folder(path, files.image_size, files.channels)
+    elif is_text_file(name):
+        found = examples_in(arrays_of_table(path, files), name)
+    elif path.is_file() or path.suffix == ".npz":
+        found = examples_in(arrays_of_file(path), name)
+    elif ":" in name:
         made = call_factory(name)
-        return made if isinstance(made, Task) else (sources.from_factory(made, name), None, [])
-    raise TaskError(
-        f"unknown task {name!r}, and no such folder{did_you_mean(name, sources.NAMED)} "
-        "(or a folder of images, an .npz file, module:factory)"
+        if isinstance(made, Task):
+            return made
+        found = sources.from_factory(made, name)
+    else:
+        raise TaskError(
+            f"unknown task {name!r}, and no such file or folder{did_you_mean(name, sources.NAMED)} "
+            "(or a folder of images, a file of arrays or a table, module:factory)"
+        )
+    return _resized(found, files, name)
+
+
+def _resized(found: Examples, files: ExampleOptions, name: str) -> Examples:
+    train, test, select = (
+        None
+        if pair is None
+        else (resized(pair[0], files.image_size, files.channels, name), pair[1])
+        for pair in found[:3]
     )
+    assert train is not None
+    return train, test, select, found[3]

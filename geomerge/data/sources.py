@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from geomerge.data.arrays import Examples, examples_in
 from geomerge.data.images import IMAGES, LARGEST_IMAGE, RATIO, images_in, stack_images
 from geomerge.errors import TaskError, first_line
 from geomerge.io.containers import check_archive
-from geomerge.io.files import read_regular
-from geomerge.io.npz import read_npz
 
-__all__ = ["NAMED", "USUAL", "Pair", "from_factory", "from_folder", "from_npz", "stored_names"]
+__all__ = ["NAMED", "USUAL", "Pair", "from_factory", "from_folder", "stored_names"]
 
 Pair = tuple[Tensor, Tensor]  # inputs (N, ...), labels (N,)
 Data = tuple[Pair, Pair | None]  # training, test
@@ -31,9 +30,6 @@ USUAL = {  # the field's usual normalisation: mean, deviation per channel
     "digits-permuted": ((0.3053,), (0.3761,)),
 }
 _VALIDATION = ("val", "valid", "validation")
-_SPLITS = ("", "_train", "_test", *(f"_{name}" for name in _VALIDATION))
-_ARRAYS = tuple(f"{letter}{split}" for split in _SPLITS for letter in "xy")
-_LARGEST_CLASS = 2**20
 
 
 def _mnist(kind: str, turns: int = 0) -> Callable[[Path, bool], Data]:
@@ -58,7 +54,7 @@ def _cifar10(root: Path, download: bool) -> Data:
             return _from_zip(root / name)
     for name in ("cifar10", "cifar10-images"):
         if (root / name / "train").is_dir():
-            return from_folder(root / name)[0]
+            return from_folder(root / name)[:2]
     from torchvision import datasets
 
     def part(train: bool) -> Pair:
@@ -112,7 +108,7 @@ def stored_names(root: Path) -> list[str]:
     return [name for name, files in names.items() if any((root / f).exists() for f in files)]
 
 
-def from_folder(folder: Path) -> tuple[Data, Pair | None, list[str]]:
+def from_folder(folder: Path, size: int | None = None, channels: int | None = None) -> Examples:
     """Read images in ``folder/CLASS/*``, or in folders of splits of that form.
 
     Splits are ``train`` and ``test``. A ``val``, ``valid`` or ``validation`` is the test split of a
@@ -120,19 +116,22 @@ def from_folder(folder: Path) -> tuple[Data, Pair | None, list[str]]:
 
     Args:
         folder: The folder.
+        size: Side in pixels to which images are resized.
+        channels: Number of their channels.
 
     Returns:
-        Training and test examples, those for the selection split where the folder has them, and
-        the names of the classes by their numbers.
+        Training examples, test and selection examples where the folder has them, and the names of
+        the classes by their numbers.
     """
+    look = partial(_read_classes, size=size, channels=channels)
     if not _has_classes(folder / "train"):
-        whole, classes = _read_classes(folder)
-        return (whole, None), None, classes
-    train, classes = _read_classes(folder / "train")
+        whole, classes = look(folder)
+        return whole, None, None, classes
+    train, classes = look(folder / "train")
     parts = [folder / name for name in ("test", *_VALIDATION)]
-    held = [_read_classes(part, classes)[0] for part in parts if _has_classes(part)][:2]
+    held = [look(part, classes)[0] for part in parts if _has_classes(part)][:2]
     test, select = (*held, None, None)[:2]
-    return (train, test), select, classes
+    return train, test, select, classes
 
 
 def _has_classes(folder: Path) -> bool:
@@ -140,74 +139,30 @@ def _has_classes(folder: Path) -> bool:
     return folder.is_dir() and any(p.is_dir() and p.name[0] != "." for p in folder.iterdir())
 
 
-def from_npz(file: Path) -> Data:
-    """Read arrays ``x`` and ``y`` (or ``x_train``, ``y_train``), and ``x_test``, ``y_test``."""
-    try:
-        found, there = read_npz(read_regular(file), _ARRAYS)
-    except Exception as error:  # zipfile and numpy raise many types
-        raise TaskError(
-            f"{file} is not a readable .npz of plain arrays ({first_line(error)}); write it with "
-            "numpy.savez(x=..., y=...)"
-        ) from error
-    return _from_arrays({**dict.fromkeys(there), **found}, str(file))
-
-
-def from_factory(made: Any, spec: str) -> Data:
-    """Take what a factory returned: a mapping of arrays with the names of :func:`from_npz`."""
+def from_factory(made: Any, spec: str) -> Examples:
+    """Take what a factory returned: a mapping of arrays with the names of an ``.npz``."""
     if not isinstance(made, Mapping):
         raise TaskError(
             f"{spec!r} returned a {type(made).__name__}, expected a Task or a mapping with x and "
             "y; return one"
         )
-    return _from_arrays(made, spec)
+    return examples_in(made, spec)
 
 
-def _from_arrays(arrays: Mapping[str, Any], source: str) -> Data:
-    def pair(x: str, y: str) -> Pair | None:
-        if x not in arrays or y not in arrays:
-            return None
-        numbers = [np.asarray(arrays[name]) for name in (x, y)]
-        if numbers[0].dtype.kind not in "buif" or numbers[1].dtype.kind not in "bui":
-            raise TaskError(
-                f"{source} holds inputs of type {numbers[0].dtype} and labels of type "
-                f"{numbers[1].dtype}, expected numbers and whole numbers; convert them"
-            )
-        if 0 in numbers[0].shape or numbers[0].ndim < 2 or numbers[1].size == 0:
-            raise TaskError(
-                f"{source} holds inputs of shape {numbers[0].shape} and labels of shape "
-                f"{numbers[1].shape}, expected one row of numbers or one image for each label; "
-                "correct them"
-            )
-        if int(numbers[1].max()) >= _LARGEST_CLASS:
-            raise TaskError(
-                f"{source} has a class numbered {numbers[1].max()}, expected class numbers from 0 "
-                f"on and under {_LARGEST_CLASS}; number them anew"
-            )
-        with np.errstate(over="ignore"):  # what overflows is refused as not finite
-            inputs, labels = (
-                torch.from_numpy(n if n.dtype == np.uint8 else n.astype(kind))
-                for n, kind in zip(numbers, (np.float32, np.int64), strict=True)
-            )
-        return inputs, labels.long()
-
-    train = pair("x", "y") or pair("x_train", "y_train")
-    if train is None:
-        raise TaskError(
-            f"{source} holds {sorted(arrays)}, expected arrays x and y (or x_train and y_train, "
-            "and x_test and y_test); rename them"
-        )
-    held = [pair(f"x_{name}", f"y_{name}") for name in ("test", *_VALIDATION)]
-    return train, next((found for found in held if found is not None), None)
-
-
-def _read_classes(folder: Path, classes: list[str] | None = None) -> tuple[Pair, list[str]]:
+def _read_classes(
+    folder: Path,
+    classes: list[str] | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+) -> tuple[Pair, list[str]]:
     try:
         found = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
         classes = _known_classes(found, classes, str(folder))
         files = [(p, k) for k, c in enumerate(classes) for p in images_in(folder / c)]
     except OSError as error:
         raise TaskError(f"cannot list {folder} ({error.strerror}); check the path") from error
-    return stack_images(((p.read_bytes(), k, str(p)) for p, k in files), str(folder)), classes
+    items = ((p.read_bytes(), k, str(p)) for p, k in files)
+    return stack_images(items, str(folder), size, channels), classes
 
 
 def _known_classes(found: list[str], classes: list[str] | None, source: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,6 +140,64 @@ class Inputs:
     def take(self, index: Tensor | slice) -> Inputs:
         """Return some of the inputs."""
         return replace(self, raw=take(self.raw, index))
+
+
+def fit_inputs(inputs: Inputs, check: Callable[[Batch], None]) -> Inputs:
+    """Return inputs in the form that a network takes.
+
+    Whole numbers stay whole for a network that takes them, such as one that begins with an
+    embedding, and are floats for any other. Images without channels get one where that helps.
+
+    Args:
+        inputs: The inputs.
+        check: Function of a small batch that raises a ``TaskError`` where the network refuses it.
+
+    Raises:
+        TaskError: If the network takes them in no form.
+    """
+    try:
+        check(inputs.batch(slice(0, 4)))
+        return inputs
+    except TaskError as error:
+        for other in _other_forms(inputs):
+            with suppress(TaskError):
+                check(other.batch(slice(0, 4)))
+                return other
+        raise error
+
+
+def _other_forms(inputs: Inputs) -> Iterator[Inputs]:
+    raw = inputs.raw
+    if not isinstance(raw, Tensor):
+        return
+    whole = not raw.is_floating_point() and raw.dtype != torch.uint8
+    if whole:
+        yield replace(inputs, raw=raw.to(torch.float32))
+    if raw.dim() == 3:
+        yield replace(inputs, raw=(raw.to(torch.float32) if whole else raw).unsqueeze(1))
+
+
+def unlabelled_inputs(
+    x: Tensor,  # (N, ...)
+    name: str,
+    device: str = "cpu",
+    normalisation: Normalisation | None = None,
+) -> Inputs:
+    """Return inputs of data without labels, normalised as those of a task would be.
+
+    Args:
+        x: The inputs.
+        name: Name for reports.
+        device: Device of the batches.
+        normalisation: Normalisation; None measures that of byte images.
+
+    Raises:
+        TaskError: If they are too few or not finite.
+    """
+    _check(name, "unlabelled", x, torch.zeros(len(x), dtype=torch.long))
+    normalisation = normalisation or _measure(x)
+    _check_normalisation(name, x, normalisation)
+    return Inputs(x, normalisation, device, name)
 
 
 def as_they_are(
@@ -314,6 +373,34 @@ class Task:
     def normalisation(self) -> Normalisation:
         """Normalisation of all inputs."""
         return self.train.inputs.normalisation
+
+    def fitted(self, check: Callable[[Batch], None]) -> Task:
+        """Return the task with its inputs in the form that a network takes; see :func:`fit_inputs`.
+
+        Args:
+            check: Function of a small batch that raises a ``TaskError`` where the network refuses
+                it.
+
+        Raises:
+            TaskError: If the network takes the inputs in no form.
+        """
+        inputs = fit_inputs(self.train.inputs, check)
+        if inputs is self.train.inputs:
+            return self
+        assert isinstance(inputs.raw, Tensor)
+        dtype, dims = inputs.raw.dtype, inputs.raw.dim()
+
+        def formed(raw: Batch) -> Batch:
+            assert isinstance(raw, Tensor)
+            made = raw.to(dtype)
+            return made.unsqueeze(1) if made.dim() < dims else made
+
+        train, select, test = (
+            Split(replace(s.inputs, raw=formed(s.inputs.raw)), s.labels)
+            for s in (self.train, self.select, self.test)
+        )
+        shape = train.inputs.shape
+        return replace(self, train=train, select=select, test=test, input_shape=shape)
 
     def shifted(self, offset: int) -> Task:
         """Return the task with its classes numbered from ``offset`` on."""

@@ -16,14 +16,15 @@ from geomerge.data.collect import Examples
 from geomerge.data.task import Task, make_task
 from geomerge.errors import OptionError, TaskError, did_you_mean, first_line
 from geomerge.networks.batches import Batch
-from geomerge.options import check_options, option
+from geomerge.options import at_least, check_options, option
 
 __all__ = [
     "TEXT_FILES",
+    "ExampleOptions",
     "TextEncoder",
-    "TextOptions",
     "is_text_file",
     "load_text_task",
+    "read_rows",
     "read_table",
 ]
 
@@ -36,8 +37,8 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class TextOptions:
-    """Options that say which columns of a table of texts are read."""
+class ExampleOptions:
+    """Options that say what is read of files of examples."""
 
     text_column: str | None = option(
         None, "column of the texts of a .csv, .jsonl or .parquet task; default by its name",
@@ -46,6 +47,14 @@ class TextOptions:
     label_column: str | None = option(
         None, "column of the labels of such a task; default by its name", group="data",
         recorded="given",
+    )  # fmt: skip
+    image_size: int | None = option(
+        None, "side in pixels to which images are resized", group="data", check=at_least(1),
+        recorded="given",
+    )  # fmt: skip
+    channels: int | None = option(
+        None, "channels of images: 1 makes them grey, 3 coloured", group="data",
+        check=lambda count: None if count in (1, 3) else "1 or 3", recorded="given",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -83,7 +92,7 @@ def is_text_file(name: str) -> bool:
 
 
 def load_text_task(
-    file: Path, encoder: TextEncoder, columns: TextOptions | None = None, device: str = "cpu"
+    file: Path, encoder: TextEncoder, columns: ExampleOptions | None = None, device: str = "cpu"
 ) -> Task:
     """Load a task from a table of texts.
 
@@ -100,7 +109,7 @@ def load_text_task(
         TaskError: If the file is missing or damaged, or labels are no classes of the network.
         OptionError: If the columns are not clear.
     """
-    columns = columns or TextOptions()
+    columns = columns or ExampleOptions()
     train, test = _pair(file)
     texts, labels = read_table(train, columns, encoder)
     tables = [(texts, labels)]
@@ -116,7 +125,7 @@ def load_text_task(
 
 
 def read_table(
-    file: Path, columns: TextOptions, encoder: TextEncoder
+    file: Path, columns: ExampleOptions, encoder: TextEncoder
 ) -> tuple[list[str], list[str]]:
     """Read the texts and the labels of a table.
 
@@ -129,17 +138,7 @@ def read_table(
         TaskError: If the file cannot be read or has no rows.
         OptionError: If the columns are not clear.
     """
-    try:
-        rows = _READERS[file.suffix.lower()](file)
-    except FileNotFoundError as error:
-        raise TaskError(f"no file {file}; check the name of the task") from error
-    except (OSError, ValueError, csv.Error, ArithmeticError) as error:
-        raise TaskError(
-            f"{file} is no readable table of texts ({first_line(error)}); write it as CSV in UTF-8 "
-            "with a line of column names"
-        ) from error
-    if not rows:
-        raise TaskError(f"{file} has no rows, expected texts with labels; check the file")
+    rows = read_rows(file)
     names = list(rows[0])
     text, label = _columns(file, names, columns)
     short = [i for i, row in enumerate(rows) if row.get(text) is None or row.get(label) is None]
@@ -148,6 +147,29 @@ def read_table(
             f"row {short[0] + 1} of {file} has no {text!r} or no {label!r}; complete or remove it"
         )
     return [str(row[text]) for row in rows], [_as_text(row[label]) for row in rows]
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table, values by the names of their columns; at least one.
+
+    Args:
+        file: A file that ends in one of :data:`TEXT_FILES`.
+
+    Raises:
+        TaskError: If the file cannot be read or has no rows.
+    """
+    try:
+        rows = _READERS[file.suffix.lower()](file)
+    except FileNotFoundError as error:
+        raise TaskError(f"no file {file}; check the name of the task") from error
+    except (OSError, ValueError, csv.Error, ArithmeticError) as error:
+        raise TaskError(
+            f"{file} is no readable table ({first_line(error)}); write it as CSV in UTF-8 "
+            "with a line of column names"
+        ) from error
+    if not rows:
+        raise TaskError(f"{file} has no rows, expected examples with labels; check the file")
+    return rows
 
 
 def _pair(file: Path) -> tuple[Path, Path | None]:
@@ -161,7 +183,7 @@ def _pair(file: Path) -> tuple[Path, Path | None]:
     return file, None
 
 
-def _columns(file: Path, names: list[str], columns: TextOptions) -> tuple[str, str]:
+def _columns(file: Path, names: list[str], columns: ExampleOptions) -> tuple[str, str]:
     chosen = []
     for argument, usual in (("text_column", _TEXTS), ("label_column", _LABELS)):
         given = getattr(columns, argument)

@@ -51,7 +51,7 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     for name in tasks:
         task = expert.load_task(
-            name, normalisations.get(name), data.data_root, data.download, data.reading.text
+            name, normalisations.get(name), data.data_root, data.download, data.reading.examples
         )
         rows.append(
             {

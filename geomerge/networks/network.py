@@ -26,6 +26,7 @@ from geomerge.networks.batches import (
     split,
 )
 from geomerge.networks.gradients import gradients_into
+from geomerge.networks.input_shapes import what_inputs
 from geomerge.networks.outputs import logits_in
 from geomerge.networks.wrappers import plain_module
 
@@ -411,10 +412,19 @@ class Network:
                 f"the network takes {_counted(needed)} and {source} has {given}; give a task "
                 "whose inputs are a tuple or a mapping of as many tensors"
             )
+        expected = what_inputs(self.module, x)
+        if expected is not None:
+            takes, remedy = expected
+            return f"the network takes {takes}, and {source} has {_described(x)}; {remedy}"
         return (
             f"the network cannot take the inputs of {source}, of shape {shape_of(x)} "
             f"({first_line(error)}); name the task it was trained for"
         )
+
+
+def _described(x: Batch) -> str:
+    kind = "inputs" if isinstance(x, Tensor) and x.is_floating_point() else "whole numbers"
+    return f"{kind} of shape {shape_of(x)}"
 
 
 def _copy(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

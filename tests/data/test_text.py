@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import geomerge as gm
-from geomerge.data import TextEncoder, TextOptions, load_text_task
+from geomerge.data import ExampleOptions, TextEncoder, load_text_task
 from geomerge.data.text import read_table
 from geomerge.errors import OptionError, TaskError
 from geomerge.networks.batches import concat, trimmed
@@ -28,7 +28,7 @@ def test_labels_are_matched_by_the_names_of_the_network(
 ) -> None:
     file = model_folders.write_table(tmp_path / "all.csv", "count", 60)
     task = load_text_task(file, encoder)
-    texts, labels = read_table(file, TextOptions(), encoder)
+    texts, labels = read_table(file, ExampleOptions(), encoder)
     word = {"one": 0, "two": 1, "three": 2}
     assert all(
         CLASSES[label] == next(word[w] for w in text.split() if w in word)
@@ -55,10 +55,10 @@ def test_json_lines_and_other_columns(encoder: TextEncoder, tmp_path: Path) -> N
     file.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(OptionError, match="not clear; name it with `text_column`"):
         load_text_task(file, encoder)
-    columns = TextOptions("said", "of")
+    columns = ExampleOptions("said", "of")
     assert load_text_task(file, encoder, columns).classes == 3
     with pytest.raises(OptionError, match="no column 'sad'; did you mean 'said'"):
-        load_text_task(file, encoder, TextOptions("sad", "of"))
+        load_text_task(file, encoder, ExampleOptions("sad", "of"))
 
 
 @pytest.mark.parametrize(
@@ -96,5 +96,6 @@ def test_padding_counts_nowhere(encoder: TextEncoder, tmp_path: Path) -> None:
 
 
 def test_texts_need_a_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text,label\nsome words,0\n")
     with pytest.raises(TaskError, match="the tokenizer of a Hugging Face folder"):
         gm.load_task(str(tmp_path / "x.csv"))
