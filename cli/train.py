@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["train", "watch_training"]
 
+_READ = ("data_root", "download", "device", "label_column", "image_size", "channels")
+
 
 @dataclass(frozen=True)
 class _TrainOptions:
@@ -77,6 +79,7 @@ def train(
             download=data.download,
             normalisation=parse_normalisation(normalisation) if normalisation else None,
             device=device,
+            files=data.reading.examples,
         )
         accuracies = train_checkpoint(
             out,

@@ -63,7 +63,7 @@ def test_tied_weights_appear_once() -> None:
 def test_inputs_that_do_not_fit_are_refused() -> None:
     network = Network(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
     w = network.initial
-    with pytest.raises(TaskError, match="cannot take the inputs of mnist"):
+    with pytest.raises(TaskError, match="takes 4 numbers, and mnist has inputs"):
         network.check_inputs(w, torch.zeros(2, 5), 3, "mnist")
     with pytest.raises(TaskError, match="3 outputs and mnist has 10 classes"):
         network.check_inputs(w, torch.zeros(2, 4), 10, "mnist")
