@@ -116,6 +116,7 @@ def test_modules_import_only_from_layers_above() -> None:
         ("vl_convert", "geomerge.report.pages.render"),
         ("typer", "geomerge.cli"),
         ("transformers", "geomerge.networks.hugging_face"),
+        ("peft", "geomerge.networks.adapters"),
     ],
 )
 def test_outside_packages_have_one_door(package: str, home: str) -> None:

@@ -74,7 +74,7 @@ class PreparedMerge:
         w: Tensor,  # (n,)
     ) -> Sketch:
         """Return a sketch of an expert's function at a point of the space, made of its inputs."""
-        inputs = self._with_surrogates(expert).inputs
+        inputs = self.with_surrogates(expert).inputs
         assert inputs is not None, "a sketch is made where there are inputs"
         return make_sketch(
             expert.network, w, inputs, inputs.name,
@@ -83,19 +83,19 @@ class PreparedMerge:
 
     def probe(self, expert: Expert) -> Probe | None:
         """Return a probe of an expert's function; None without inputs."""
-        return probe_of(self._with_surrogates(expert), self.options.measure.output)
+        return probe_of(self.with_surrogates(expert), self.options.measure.output)
 
     def scorer(self, experts: Sequence[Expert]) -> Scorer:
         """Return what measures points for a pick among experts."""
-        known = [self._with_surrogates(expert) for expert in experts]
+        known = [self.with_surrogates(expert) for expert in experts]
         return Scorer(known, self.options.measure.output)
 
     def metric_of(self, experts: Sequence[Expert]) -> Callable[[Tensor], Metric]:
         """Return the function of a point that measures the metric of experts there."""
-        known = [self._with_surrogates(expert) for expert in experts]
+        known = [self.with_surrogates(expert) for expert in experts]
         return metric_of(known, self.options.measure, self.options.machine.seed)
 
-    def _with_surrogates(self, expert: Expert) -> Expert:
+    def with_surrogates(self, expert: Expert) -> Expert:
         """Return an expert whose missing inputs are replaced by surrogates, if it has some."""
         if expert.inputs is not None or expert.name not in self.surrogates:
             return expert

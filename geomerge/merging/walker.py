@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from geomerge.data import Inputs
 from geomerge.evaluation.drift import Probe
 from geomerge.expert import Expert
 from geomerge.merging.measuring import inputs_of
@@ -63,16 +64,19 @@ class Walker:
     def direction(self, expert: Expert) -> KLToTeacher:
         """Return the direction toward an expert's function, from the first batch on."""
         seed = self._prepared.options.machine.seed
-        targets, inputs = self.targets(expert), inputs_of(expert)
+        targets, inputs = self.targets(expert), self._inputs(expert)
         return KLToTeacher(expert.network, targets, inputs, FunctionWalkOptions.batch, seed)
 
     def targets(self, expert: Expert) -> Tensor:  # (N, m)
         """Return an expert's log-probabilities on its inputs."""
         if expert.name not in self._targets:
             self._targets[expert.name] = log_probabilities(
-                expert.network, expert.weights, inputs_of(expert)
+                expert.network, expert.weights, self._inputs(expert)
             )
         return self._targets[expert.name]
+
+    def _inputs(self, expert: Expert) -> Inputs:
+        return inputs_of(self._prepared.with_surrogates(expert))
 
     def probe(self, kept: Sequence[Expert]) -> Probe | None:
         """Return what measures steps: where one function is kept, and there are inputs for it."""

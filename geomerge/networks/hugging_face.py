@@ -31,6 +31,7 @@ from geomerge.io.files import (
     sha256,
 )
 from geomerge.io.reading import FileOptions, read_network
+from geomerge.networks.adapters import ADAPTER, ADAPTER_WEIGHTS, AdapterFolder
 
 __all__ = [
     "CONFIG",
@@ -46,7 +47,6 @@ __all__ = [
 ]
 
 CONFIG = "config.json"
-ADAPTER = "adapter_config.json"
 _INDEX = ".index.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _ENDINGS = {  # of the names of architectures, with the class that builds them
@@ -57,7 +57,9 @@ _ENDINGS = {  # of the names of architectures, with the class that builds them
     "ForMaskedLM": "AutoModelForMaskedLM",
     "Model": "AutoModel",
 }
-_WEIGHT_FILES = re.compile(r"(.*\.(safetensors|bin|pt|pth|h5|msgpack|onnx|gguf|index\.json))|\..*")
+_WEIGHT_FILES = re.compile(
+    r"(adapter_config\.json|.*\.(safetensors|bin|pt|pth|h5|msgpack|onnx|gguf|index\.json))|\..*"
+)
 _LARGEST = 16 * 2**20  # bytes of a JSON file that is no vocabulary
 
 
@@ -72,23 +74,26 @@ def model_folder(path: str | Path) -> Path | None:
     own = (CONFIG, ADAPTER)
     if path.is_dir() or path.name in own or path.name.endswith(_INDEX):
         return folder if any((folder / name).is_file() for name in own) else None
-    weights = path.name in (*_WEIGHTS, "adapter_model.safetensors") and path.is_file()
+    weights = path.name in (*_WEIGHTS, ADAPTER_WEIGHTS) and path.is_file()
     return folder if weights and any((folder / name).is_file() for name in own) else None
 
 
-def load_network(path: str | Path, files: FileOptions | None = None) -> Checkpoint:
+def load_network(
+    path: str | Path, files: FileOptions | None = None, base: str | Path | None = None
+) -> Checkpoint:
     """Read a network's file, its model folder or a run.
 
     Args:
         path: A file of weights, a folder of Hugging Face, or the folder of a finished run.
         files: Options of reading a file.
+        base: Base of a LoRA adapter, where it is not the recorded one.
 
     Raises:
         GeomergeError: If it cannot be read.
     """
     folder = model_folder(path)
     if folder is not None:
-        return load_model_folder(folder)
+        return load_model_folder(folder, None if base is None else Path(base))
     path = Path(path)
     if path.name.endswith(_INDEX):
         raise CheckpointError(
@@ -98,12 +103,13 @@ def load_network(path: str | Path, files: FileOptions | None = None) -> Checkpoi
     return read_network(path, files or FileOptions())
 
 
-def load_model_folder(folder: Path) -> Checkpoint:
+def load_model_folder(folder: Path, base: Path | None = None) -> Checkpoint:
     """Read a model folder.
 
     Args:
         folder: Folder with ``config.json`` and ``model.safetensors``, shards of it with an index,
-            or ``pytorch_model.bin``.
+            or ``pytorch_model.bin``; or of a LoRA adapter, which is added to its base.
+        base: Folder of an adapter's base; None takes the recorded one, if it is on this machine.
 
     Returns:
         All tensors of the module's state dict in float32, tied ones under each of their names;
@@ -114,10 +120,7 @@ def load_model_folder(folder: Path) -> Checkpoint:
         RunError: If transformers is not installed.
     """
     if not (folder / CONFIG).is_file():
-        raise CheckpointError(
-            f"{folder} is a LoRA adapter without its base, expected a whole model; merge it into "
-            "its base first (peft: model.merge_and_unload()) and name that folder"
-        )
+        return _load_adapter(folder, base)
     config = load_config(folder)
     files = _weight_files(folder)
     kinds, names = set(), []
@@ -145,12 +148,34 @@ def load_model_folder(folder: Path) -> Checkpoint:
     return Checkpoint(weights, meta, {}, str(folder), network_digest(folder))
 
 
+def _load_adapter(folder: Path, base: Path | None) -> Checkpoint:
+    """Read a LoRA adapter as a whole model: its base with the low rank differences added."""
+    adapter = AdapterFolder(folder, _read_json(folder / ADAPTER))
+    whole = adapter.base(base)
+    model = ConfiguredModel(adapter.architecture(load_config(whole)), str(folder))
+    module, info = model.load(whole, _weight_files(whole))
+    absent = sorted(name for name in info["missing_keys"] if not adapter.brings(name))
+    if absent:
+        raise CheckpointError(
+            f"neither {folder} nor its base {whole} has {absent[0]!r}; save the adapter with that "
+            "module among `modules_to_save` of peft"
+        )
+    weights = adapter.applied(module).state_dict()
+    check_plain(weights, folder)
+    meta = {"architecture": repr(model), "config": dict(model.config)}
+    digest = sha256(f"{network_digest(folder)} {network_digest(whole)}".encode())
+    return Checkpoint(weights, meta, {}, str(folder), digest)
+
+
 def network_digest(path: Path) -> str:
     """Return the SHA-256 of a network's file; of a model folder that of its weights and config."""
     folder = model_folder(path)
     if folder is None:
         return sha256(read_regular(path))
-    files = [folder / CONFIG, *_weight_files(folder)]
+    if (folder / CONFIG).is_file():
+        files = [folder / CONFIG, *_weight_files(folder)]
+    else:
+        files = [folder / ADAPTER, folder / ADAPTER_WEIGHTS]
     parts = {file.name: sha256(read_regular(file)) for file in files}
     return sha256(canonical_json(parts).encode())
 

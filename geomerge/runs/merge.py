@@ -62,7 +62,7 @@ def run_merge(
         GeomergeError: If inputs, options or data are wrong, or the folder holds another run.
     """
     options, data = options or MergeOptions(), data or DataOptions()
-    networks = [load_network(file, data.reading.files) for file in files]
+    networks = [load_network(file, data.reading.files, base) for file in files]
     ancestor = None if base is None else Expert.load(base, arch=data.arch, inputs=False)
     digests = input_digests(networks, data)
     if ancestor is not None:

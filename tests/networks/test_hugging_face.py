@@ -150,7 +150,7 @@ def test_a_configuration_of_another_model_is_refused(
 
 def test_an_adapter_without_its_base_says_so(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    with pytest.raises(CheckpointError, match="LoRA adapter without its base"):
+    with pytest.raises(CheckpointError, match="is a LoRA adapter of 'an unnamed base'"):
         load_network(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -30,7 +31,7 @@ class JointPreset(Preset):
     """Walk from the middle toward the functions of all networks, in the metric of all."""
 
     about = "from the middle of all networks toward all functions, on inputs of every task"
-    preference = 0
+    preference: ClassVar[int | None] = 0
 
     def __init__(self, prepared: PreparedMerge) -> None:
         super().__init__(prepared)

@@ -1,0 +1,155 @@
+"""Joint surrogate preset: toward all functions, on texts of tokens drawn by their sketches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from geomerge.data import Inputs, as_they_are
+from geomerge.data.text import TextEncoder
+from geomerge.expert import Expert, text_encoder
+from geomerge.merging.prepare import PreparedMerge
+from geomerge.merging.presets.joint import JointPreset
+from geomerge.merging.presets.registry import preset
+from geomerge.merging.presets.sketches import mean_of_sketches, mean_point
+from geomerge.networks.hugging_face import model_folder
+
+__all__ = ["JointSurrogatePreset", "token_weights"]
+
+DRAWN = 4000  # texts of each network
+
+
+@preset("joint-surrogate")
+class JointSurrogatePreset(JointPreset):
+    """Walk from the sketches' mean toward all functions, on texts drawn without any data.
+
+    A sketch tells how often a token occurs: the metric of its row in the embedding is zero where it
+    never did. Tokens of surrogate texts are drawn by the root of that.
+    """
+
+    about = "from the mean of sketches toward all functions, on texts of tokens drawn by sketches"
+    preference = None  # by its name only: the walk takes time
+
+    def __init__(self, prepared: PreparedMerge) -> None:
+        super().__init__(_with_texts(prepared))
+
+    @classmethod
+    def problem(cls, prepared: PreparedMerge) -> str | None:
+        """Return which networks have no sketch, or none that tells how often tokens occur."""
+        for expert in prepared.space:
+            if expert.sketch is None and expert.inputs is None:
+                return (
+                    f"the joint-surrogate preset needs a sketch of every network and {expert.name} "
+                    "has none; make it with geomerge sketch, or name its task with `inputs`"
+                )
+            if expert.inputs is None and _frequencies(expert) is None:
+                return (
+                    "the joint-surrogate preset draws texts, and the sketch of "
+                    f"{expert.name} is of no model folder with an embedding of tokens; use "
+                    "`preset` sketches, or name its task with `inputs`"
+                )
+        return None
+
+    def begin(self) -> Tensor:  # (n,)
+        """Return the sketches' mean."""
+        return self.space.settle(mean_point(self.prepared, mean_of_sketches(self.prepared)))
+
+    @property
+    def walked_on(self) -> tuple[Expert, ...]:
+        """Networks whose own inputs are used, where they have some."""
+        return tuple(expert for expert in self.space if expert.inputs is not None)
+
+    @property
+    def predicts_drifts(self) -> bool:
+        """Whether drifts are measured where the data measures none: on the surrogate texts."""
+        return True
+
+    def _measured(self, name: str) -> str:
+        drawn = self.prepared.surrogates.get(name)
+        text = super()._measured(name)
+        return text if drawn is None else text.replace(f"{name}'s inputs", drawn.name)
+
+
+def token_weights(
+    diagonal: Tensor,  # (V, d)
+) -> Tensor:  # (V,)
+    """Return weights by which tokens are drawn, from the metric of their rows in an embedding."""
+    return diagonal.clamp(min=0).sum(dim=1).sqrt()
+
+
+def _frequencies(expert: Expert) -> Tensor | None:  # (V,)
+    """Return the weights of tokens by an expert's sketch; None if it has no embedding of them."""
+    vocabulary = expert.meta.get("config", {}).get("vocab_size")
+    if expert.sketch is None or model_folder(expert.source) is None:
+        return None
+    network, metric = expert.network, expert.sketch.metric
+    for name in metric.diagonal_only:
+        shape = network.shapes[name]
+        if len(shape) == 2 and shape[0] == vocabulary:
+            whole = metric.diagonal_of(lambda eigenvalues: eigenvalues)
+            return token_weights(whole[network.slices[name]].view(shape))
+    return None
+
+
+def _with_texts(prepared: PreparedMerge) -> PreparedMerge:
+    """Return the merge with surrogate texts for every network without inputs."""
+    drawn: dict[str, Inputs] = dict(prepared.surrogates)
+    for expert in prepared.space:
+        weights = _frequencies(expert)
+        if expert.inputs is not None or expert.name in drawn or weights is None:
+            continue
+        folder = model_folder(expert.source)
+        assert folder is not None, "frequencies are of model folders"
+        encoder = text_encoder(folder, expert.meta.get("config", {}))
+        texts = draw_texts(encoder, weights, DRAWN, prepared.options.machine.seed)
+        own = as_they_are(dict(texts), prepared.space.network.device)
+        drawn[expert.name] = replace(own, name="surrogate texts")
+    if drawn.keys() == prepared.surrogates.keys():
+        return prepared
+    note = (
+        f"{DRAWN} surrogate texts, tokens drawn by the sketch, stood in for the inputs of "
+        f"{' and '.join(drawn)}"
+    )
+    return replace(prepared, notes=[*prepared.notes, note], surrogates=drawn)
+
+
+_SHORTEST, _LONGEST = 4, 14  # tokens drawn for a text
+
+
+def draw_texts(
+    encoder: TextEncoder, weights: Tensor, count: int, seed: int
+) -> Mapping[str, Tensor]:  # (count, T) each
+    """Return texts of independent tokens, framed as the tokenizer frames a text.
+
+    Args:
+        encoder: Tokenizer.
+        weights: Weight of each token, shape (V,).
+        count: Number of texts.
+        seed: Seed of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    empty, word = (encoder.encode([text]) for text in ("", "a"))
+    assert isinstance(empty, dict)
+    assert isinstance(word, dict)
+    frame, known = empty["input_ids"][0].long(), word["input_ids"][0].long()
+    common = int((frame == known[: len(frame)]).long().cumprod(dim=0).sum())
+    first, last = frame[:common], frame[common:]
+    chosen = weights.double().cpu().clone()
+    special = list(getattr(encoder.tokenizer, "all_special_ids", []))
+    chosen[torch.tensor(special, dtype=torch.long)] = 0
+    longest = max(1, min(_LONGEST, encoder.max_length - len(frame)))
+    drawn = torch.multinomial(chosen, count * longest, replacement=True, generator=generator)
+    lengths = torch.randint(min(_SHORTEST, longest), longest + 1, (count,), generator=generator)
+    rows = [
+        torch.cat([first, tokens[:length], last])
+        for tokens, length in zip(drawn.view(count, longest), lengths.tolist(), strict=True)
+    ]
+    size = len(frame) + longest
+    ids, mask = (torch.zeros(count, size, dtype=torch.long) for _ in range(2))
+    for k, row in enumerate(rows):
+        ids[k, : len(row)], mask[k, : len(row)] = row, 1
+    others = {name: torch.zeros_like(ids) for name in word}
+    return {**others, "input_ids": ids, "attention_mask": mask}

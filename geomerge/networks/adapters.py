@@ -1,0 +1,133 @@
+"""LoRA adapters of peft: low rank differences from a base, read as whole models.
+
+The only module that imports ``peft``, an optional dependency. Nothing is downloaded: the base is a
+model folder on this machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geomerge.errors import CheckpointError, RunError, first_line
+from geomerge.io.containers import safetensors_shapes
+from geomerge.io.files import check_regular
+
+__all__ = ["ADAPTER", "ADAPTER_WEIGHTS", "AdapterFolder"]
+
+ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_HEADS = ("classifier", "score")
+_STEMS = ("ForMaskedLM", "ForCausalLM", "LMHeadModel", "ForSequenceClassification", "Model")
+_ENDINGS = {"SEQ_CLS": "ForSequenceClassification", "CAUSAL_LM": "ForCausalLM"}
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """Folder of a LoRA adapter.
+
+    Attributes:
+        folder: The folder.
+        config: Content of ``adapter_config.json``.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+
+    def base(self, given: Path | None) -> Path:
+        """Return the folder of the base: the one that is given, else the recorded one.
+
+        Args:
+            given: Folder of the base; None looks for the recorded one on this machine.
+
+        Raises:
+            CheckpointError: If it is no LoRA adapter, or the base is not at hand.
+        """
+        kind, recorded = self.config.get("peft_type"), self.config.get("base_model_name_or_path")
+        if kind != "LORA":
+            raise CheckpointError(
+                f"{self.folder} is an adapter of type {str(kind)[:40]!r}, expected LORA; merge it "
+                "into its base with peft and name that folder"
+            )
+        if given is not None:
+            return given
+        named = str(recorded or "")
+        for place in (Path(named), self.folder.parent / named, self.folder / named):
+            if named and (place / "config.json").is_file():
+                return place
+        raise CheckpointError(
+            f"{self.folder} is a LoRA adapter of {named[:80] or 'an unnamed base'!r}, which is not "
+            "a folder here; name its base's folder with `base`"
+        )
+
+    def architecture(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the configuration of the whole model: the base's, with the adapter's own head.
+
+        Args:
+            config: Content of the base's ``config.json``.
+
+        Raises:
+            CheckpointError: If the adapter's weights are missing or damaged.
+        """
+        shapes = self._shapes()
+        ending = _ENDINGS.get(str(self.config.get("task_type")))
+        names = config.get("architectures") or [""]
+        made = dict(config)
+        if ending is not None and not str(names[0]).endswith(ending):
+            stem = next((e for e in _STEMS if str(names[0]).endswith(e)), "")
+            made["architectures"] = [str(names[0]).removesuffix(stem) + ending]
+        for name, (_, shape) in shapes.items():
+            head = len(shape) == 2 and any(name.endswith(f".{head}.weight") for head in _HEADS)
+            if head and len(made.get("id2label") or {}) != shape[0]:
+                made["id2label"] = {str(k): f"LABEL_{k}" for k in range(shape[0])}
+                made["label2id"] = {v: int(k) for k, v in made["id2label"].items()}
+        return made
+
+    def brings(self, name: str) -> bool:
+        """Return whether the adapter has a tensor of the model as a whole, such as its head's."""
+        return f"base_model.model.{name}" in self._shapes()
+
+    def applied(self, module: Any) -> Any:
+        """Return a base module with the adapter merged into its weights.
+
+        Args:
+            module: Base, of the architecture that :meth:`architecture` returns.
+
+        Raises:
+            CheckpointError: If the adapter is another base's.
+            RunError: If peft is not installed.
+        """
+        try:
+            peft = importlib.import_module("peft")
+        except ImportError as error:
+            raise RunError(
+                "LoRA adapters need the package peft, which is not installed; install it with "
+                "pip install 'geomerge[hf]'"
+            ) from error
+        try:
+            with warnings.catch_warnings():  # of names that peft and transformers will change
+                warnings.simplefilter("ignore")
+                adapted = peft.PeftModel.from_pretrained(
+                    module, str(self.folder), local_files_only=True
+                )
+                return adapted.merge_and_unload()
+        except Exception as error:  # peft raises many types
+            raise CheckpointError(
+                f"the adapter of {self.folder} does not fit its base ({first_line(error)}); name "
+                "the base that it was trained on with `base`"
+            ) from error
+
+    def _shapes(self) -> dict[str, tuple[str, list[int]]]:
+        file = self.folder / ADAPTER_WEIGHTS
+        try:
+            check_regular(file)
+            with open(file, "rb") as stream:
+                return safetensors_shapes(stream, file.stat().st_size)[0]
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.folder} has no whole {ADAPTER_WEIGHTS} ({first_line(error)}); save the "
+                "adapter again, as safetensors"
+            ) from error
