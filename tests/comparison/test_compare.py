@@ -87,7 +87,10 @@ def test_what_fails_or_does_not_apply_leaves_the_others(
 
 def test_heads_of_their_own(digits: Path) -> None:
     experts = experts_of([digits / f"{k}.pt" for k in "ab"], BOTH)
-    only = ("ensemble", "average", "regmean", "zipit", "wise-ft", "ewc", "joint-training")
+    only = (
+        "ensemble", "average", "regmean", "activation-matching", "zipit", "wise-ft", "ewc",
+        "joint-training",
+    )  # fmt: skip
     merge = MergeOptions(steps=30, head="separate")
     found = compare(experts, CompareOptions(merge, only=only))
     rows = {row.method.name: row for row in found.rows}

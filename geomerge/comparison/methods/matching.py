@@ -1,36 +1,35 @@
-"""Weight matching (Git Re-Basin, Ainsworth et al. 2023) and REPAIR (Jordan et al. 2023)."""
+"""Weight matching (Ainsworth et al. 2023), activation matching and REPAIR (Jordan et al. 2023)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from geomerge.alignment import align_weights
 from geomerge.comparison.context import Context, NotApplicableError
 from geomerge.comparison.registry import MethodResult, method
 from geomerge.data.batchnorm import has_statistics, re_estimate
+from geomerge.merging.aligning import align_experts
+from geomerge.options import replace_options
 
 __all__ = ["matched"]
 
 
-def matched(context: Context) -> Tensor:  # (n,)
-    """Return b with its units permuted to be near a's weights.
+def matched(context: Context, by: str = "weights") -> tuple[Tensor, Tensor]:  # (n,), (n,)
+    """Return a and b with b's units in the order of a's.
+
+    In a widened head the rows of b's classes, which a has too, are in that order as well.
+
+    Args:
+        context: Case of the comparison.
+        by: Method of the alignment.
 
     Raises:
-        NotApplicableError: If heads were widened.
-        OptionError: If the network's units cannot be traced.
+        OptionError: If the network's units cannot be traced, or none can change places.
     """
-    if context.space.head != "shared":
-        raise NotApplicableError(
-            "is made here for a shared head: widened ones hold rows of the other network, which "
-            "would take part in the matching of units; give `head` as 'shared'"
-        )
-    assert context.a.task is not None, "a comparison has both tasks"
-    example = context.a.task.select.inputs.batch(slice(0, 2))
-    permuted, _ = align_weights(
-        context.network, context.a.weights, context.b.weights, seed=context.seed, example=example
-    )
-    return permuted
+    options = replace_options(context.options, align=by)
+    space, _ = align_experts(context.space, context.prepared.heads, options)
+    a, b = space.experts
+    return a.weights, b.weights
 
 
 @method(
@@ -40,8 +39,8 @@ def matched(context: Context) -> Tensor:  # (n,)
 )
 def weight_matching(context: Context) -> MethodResult:
     """Permute b, then pick the best point of the line, with interpolated running statistics."""
-    b = matched(context)
-    t, w = context.pick_share(lambda t: torch.lerp(context.a.weights, b, t))
+    a, b = matched(context)
+    t, w = context.pick_share(lambda t: torch.lerp(a, b, t))
     return MethodResult(w, chosen={"t": t})
 
 
@@ -52,9 +51,28 @@ def repair(context: Context) -> MethodResult:
         raise NotApplicableError(
             "the network has no BatchNorm statistics to measure again: see weight-matching"
         )
+    return _line_with_statistics(context, "weights")
+
+
+@method(
+    "activation-matching",
+    "matching",
+    "b's units permuted to match a's activations, statistics measured again where there are any",
+)
+def activation_matching(context: Context) -> MethodResult:
+    """Permute b by activations on both tasks' inputs, and pick the best point of the line."""
+    return _line_with_statistics(context, "activations")
+
+
+def _line_with_statistics(context: Context, by: str) -> MethodResult:
     inputs = context.inputs(context.a, context.b)
-    a, b = context.a.weights, matched(context)
-    t, w = context.pick_share(
-        lambda t: re_estimate(context.network, torch.lerp(a, b, t), inputs, context.seed)
-    )
+    a, b = matched(context, by)
+
+    def point(t: float) -> Tensor:
+        w = torch.lerp(a, b, t)
+        if not has_statistics(context.network):
+            return w
+        return re_estimate(context.network, w, inputs, context.seed)
+
+    t, w = context.pick_share(point)
     return MethodResult(w, inputs=("a", "b"), chosen={"t": t})

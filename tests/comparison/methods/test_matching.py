@@ -15,6 +15,10 @@ class TestWeightMatching(MethodLaws):
     name = "weight-matching"
 
 
+class TestActivationMatching(MethodLaws):
+    name = "activation-matching"
+
+
 class TestRepair(MethodLaws):
     name = "repair"
 
