@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/bench"))
     parser.add_argument("--networks", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--means", action="store_true", help="no walks, the means alone")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     both, steps = experts(given.networks, given.work), given.steps
@@ -129,7 +130,7 @@ def main() -> None:
         rows.row(f"mean, align {align}", partial(mean, both, align))
     # Two measurements of the metric on both tasks' inputs are as many samples as eight steps.
     more = 2 * 2 * INPUTS // (2 * 256) + 1
-    for align in ("none", "activations"):
+    for align in () if given.means else ("none", "activations"):
         rows.row(f"joint walk, align {align}", partial(walk, both, align=align, steps=steps))
         rows.row(
             f"distillation, align {align}",

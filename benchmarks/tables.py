@@ -38,6 +38,34 @@ def merge() -> str:
     return markdown(["", *results], table)
 
 
+def surrogate() -> str:
+    """One of two networks known by its weights only, by network and pick."""
+    table = []
+    for arch, rows in read("surrogate.json")["table"].items():
+        for name, row in rows.items():
+            other = name.startswith("other way round")  # whose numbers begin with Fashion-MNIST
+            mean = row["mean"][::-1] if other else row["mean"]
+            text = f"{arch}, {name.replace('surrogate, ', '')}"
+            table.append([text, percent(mean), f"{row['least']:.1f}", str(len(row["seeds"]))])
+    return markdown(["network, pick", "MNIST / Fashion-MNIST", "least of all", "seeds"], table)
+
+
+def resnet20() -> str:
+    """Halves of CIFAR-10 in one ResNet20, from few inputs."""
+    rows = read("resnet20.json")["table"]
+    alone = rows["experts"]["test"]
+    table = []
+    for name, row in rows.items():
+        drop = max(100 * (a - b) for a, b in zip(alone, row["test"], strict=True))
+        own = row.get("statistics per task")
+        table.append([
+            name, percent([100 * v for v in row["test"]]),
+            percent([100 * v for v in own]) if own else "-", f"{drop:.1f}",
+        ])  # fmt: skip
+    header = ["", "classes 0-4 / 5-9", "with statistics per task", "worst drop"]
+    return markdown(header, table)
+
+
 def heads() -> str:
     """Pairs of tasks under the head protocols."""
     results = read("heads.json")["table"]
@@ -277,6 +305,7 @@ def headline() -> str:
     """One line per job: what was measured, and what stands closest to it."""
     merged, sparse = read("merge.json")["table"]["mlp"], read("sparsify.json")["table"]
     stream = read("continual_permuted_10.json")["table"]
+    unknown = read("surrogate.json")["table"]["mlp"]["surrogate, max-min"]
 
     def two(name: str) -> str:
         return percent(merged[name]["mean"])
@@ -291,6 +320,9 @@ def headline() -> str:
         ["the same, inputs of MNIST and a sketch of the other network",
          two("sketch walk, balanced"), f"experts {experts}",
          f"fine-tuning {two('b fine-tuned on MNIST, best step')}"],
+        ["the same, inputs of MNIST and nothing but the weights of the other network",
+         percent(unknown["mean"]), f"experts {experts}",
+         f"paper preset {two('paper preset, max-min')}"],
         ["LeNet-300-100 at 98 % zeros, no labels", f"{sparse['98 %: walk']['mean']:.2f}",
          f"dense {sparse['dense']['mean']:.2f}",
          f"one-shot magnitude {sparse['98 %: one-shot magnitude']['mean']:.2f}"],
@@ -305,7 +337,8 @@ def headline() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "merge": merge, "heads": heads, "three": three, "cifar": cifar,
+    "merge": merge, "surrogate": surrogate, "resnet20": resnet20, "heads": heads,
+    "three": three, "cifar": cifar,
     "sparsify": sparsify, "sparsify few": sparsify_few, "sparsify vgg": sparsify_vgg,
     "continual": continual, "compare": compare, "steps": steps, "limits": limits,
 }  # fmt: skip
