@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     from avalanche.evaluation import PluginMetric
     from avalanche.evaluation.metric_results import MetricValue
     from avalanche.logging import CSVLogger
-    from avalanche.models import MultiTaskModule, SimpleMLP, as_multitask
+    from avalanche.models import DynamicModule, MultiTaskModule, SimpleMLP, as_multitask
     from avalanche.models.utils import is_multi_task_module
     from avalanche.training.plugins import (
         EvaluationPlugin,
@@ -42,6 +42,7 @@ __all__ = [
     "CSVLogger",
     "ConstantSequence",
     "DataAttribute",
+    "DynamicModule",
     "EWCPlugin",
     "EvaluationPlugin",
     "ExperienceBalancedBuffer",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from geomerge.continual.feature_merge import FeatureMemory
 from geomerge.continual.memory import TaskMemory
 from geomerge.continual.options import ContinualOptions
 from geomerge.continual.report import MergeReport
@@ -28,7 +29,8 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     metrics. Then a walk starts at the network before, in the metric of the remembered tasks, toward
     the expert's function on the new inputs, and the merged weights are written back in place: every
     ``after_training_exp`` sees those. Of a learned task a sketch, moments of its inputs and outputs
-    on pseudo-inputs are stored; examples only if they are asked for.
+    on pseudo-inputs are stored; where those fail on the first inputs, statistics of classes in
+    feature space, from which the head is written. Examples are stored only if asked for.
 
     Weights that require no gradient, or that the optimizer does not hold, stay as they are. (Other
     strategies of Avalanche add the latter to the optimizer.)
@@ -124,6 +126,11 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     def memory(self) -> list[TaskMemory]:
         """Memory of each task."""
         return self.merger.memory
+
+    @property
+    def features(self) -> FeatureMemory | None:
+        """Class statistics in feature space; None where the head is trained."""
+        return self.merger.features.memory
 
     @property
     def memory_bytes(self) -> int:

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from geomerge.continual.memory import (
+    LARGEST_GAP,
     Experience,
     TaskMemory,
     bytes_by_kind,
     check_continuous,
+    pseudo_input_gap,
     remember,
 )
 from geomerge.continual.memory_limit import fit_memory, usual_limit, with_running_metric
@@ -31,6 +33,7 @@ from geomerge.networks.wrappers import mark_merged, plain_module, was_merged
 from geomerge.options import check_known, option_fields, replace_options
 from geomerge.strategies.avalanche import OnlineCLExperience, is_multi_task_module
 from geomerge.strategies.experience import collect, task_label
+from geomerge.strategies.feature_merger import FeatureMerger, report_of
 from geomerge.strategies.in_place import evaluate_again, write
 
 __all__ = ["Merger", "accept_options", "take_options"]
@@ -130,7 +133,8 @@ class Merger:
 
     Attributes:
         options: Options of the merges.
-        memory: Memory of each task.
+        memory: Memory of each task, where the head is trained.
+        features: Merges in feature space, where the head is a discriminant.
         reports: Report of each merge, one for every experience after the first.
         before: Tensors of the network before the experience that is being learned.
     """
@@ -138,14 +142,18 @@ class Merger:
     def __init__(self, options: ContinualOptions) -> None:
         self.options = options
         self.memory: list[TaskMemory] = []
+        self.features = FeatureMerger(options)
         self.reports: list[MergeReport] = []
         self.before: dict[str, Tensor] = {}
         self._began = 0.0
+        self._head = options.features.head
+        self._notes: list[str] = []  # for the next report
 
     @property
     def memory_bytes(self) -> int:
         """Number of bytes stored of all earlier tasks."""
-        return sum(task.nbytes for task in self.memory)
+        statistics = self.features.memory
+        return sum(t.nbytes for t in self.memory) + (0 if statistics is None else statistics.nbytes)
 
     def begin(self, strategy: Any) -> None:
         """Copy the network before an experience; its heads must have grown.
@@ -153,21 +161,19 @@ class Merger:
         Raises:
             OptionError: If the stream is split for online learning, an experience has several task
                 labels and the model a head for each, pseudo-inputs are wanted of inputs that have
-                none, or the model is not of float32.
+                none, the model is not of float32, or a discriminant cannot be written into it.
         """
         if isinstance(strategy.experience, OnlineCLExperience):
             raise OptionError(
                 "a merge needs whole experiences and this stream is split for online learning; "
                 "train on the stream that it was made from"
             )
-        model = plain_module(strategy.model)
-        if is_multi_task_module(model):
-            task_label(strategy.experience)
-        if not self.memory and was_merged(model):
+        model, head = plain_module(strategy.model), self._head_of(strategy)
+        if not self.memory and self.features.memory is None and was_merged(model):
             warnings.warn(WITHOUT_MEMORY, UserWarning, stacklevel=2)
         with torch.random.fork_rng(devices=[]):  # a loader draws a seed: training must not notice
-            x, _ = collect(strategy.experience, 1, self.options.seed)
-        if self.options.memory.pseudo_inputs:
+            x, _ = collect(strategy.experience, 2, self.options.seed)
+        if self.options.memory.pseudo_inputs and self._head != "discriminant":
             check_continuous(as_they_are(x))
         wrong = {str(t.dtype) for _, t in _tensors(model)} - {"torch.float32"}
         if wrong:
@@ -175,69 +181,144 @@ class Merger:
                 f"the model holds {', '.join(sorted(wrong))}, expected torch.float32 throughout; "
                 "call model.float()"
             )
+        self.features.release()
         self.before = {k: t.detach().clone() for k, t in _tensors(model)}
+        if self._head == "discriminant":
+            classifier = self.features.classifier(model, x.to(strategy.device), head)
+            seed = self.options.seed + strategy.clock.train_exp_counter
+            self.features.begin(model, classifier, seed)
         self._began = time.perf_counter()
 
     def finish(self, strategy: Any) -> None:
         """Merge the trained expert into the network before, in place, and remember the task.
 
+        Nothing is changed before everything has succeeded.
+
         Raises:
             NumericalError: If its weights are not finite, or the walk diverges at any rate.
-            OptionError: If an option does not fit the model or the experience.
+            OptionError: If an option does not fit the model or the experience, or the memory is too
+                small.
         """
         trained = time.perf_counter()
-        experience = strategy.experience
-        live = plain_module(strategy.model)
-        head = task_label(experience) if is_multi_task_module(live) else None
-        number = len(self.memory)
+        experience, number = strategy.experience, len(self.memory)
+        if self.features.memory is not None:
+            number = self.features.memory.tasks
         options = replace_options(self.options, seed=self.options.seed + number)
         x, labels = collect(experience, options.inputs, options.seed)
-        task = Experience(as_they_are(x, strategy.device), f"task {number}", head, labels)
-
-        model = copy.deepcopy(live)
-        views: dict[int | None, Network] = {}
-
-        def network_of(wanted: int | None) -> Network:
-            if wanted not in views:
-                # Which weights may move is said to the merge; statistics are measured again.
-                whole = Network(_HeadView(model, wanted), strategy.device)
-                views[wanted] = whole.holding(())
-            return views[wanted]
-
-        network = network_of(head)
-        w = expert = network.initial
-        if not bool(expert.isfinite().all()):
+        inputs = as_they_are(x, strategy.device)
+        task = Experience(inputs, f"task {number}", self._head_of(strategy), labels)
+        model = plain_module(strategy.model)
+        networks = _Networks(model, strategy.device)
+        network = networks(task.head)
+        if not bool(network.initial.isfinite().all()):
             raise NumericalError(
                 f"the weights trained on {task.name} are not finite, expected finite ones; train "
                 "with a smaller learning rate"
             )
-        if self.memory:
-            start = _before(self.before, network, expert)
-            w, report = merge_expert(
-                start, expert, task, self.memory, network_of, options,
-                free=_free(strategy, network),
-            )  # fmt: skip
-        memory = [*self.memory, remember(network, w, task, options)]
-        if not options.tells_tasks_apart:
-            memory = with_running_metric(memory, network_of)
-        # Nothing is changed before everything has succeeded.
-        self.memory = fit_memory(memory, _limit(options, network), network_of, w)
-        if number:
-            named = network.unravel(w)
-            write(live, {k.removeprefix("model."): v for k, v in named.items()})
+        limit = _limit(options, network)
+        if self._head == "auto":
+            self._choose_head(model, network, task)
+        report: MergeReport | None
+        if self._head == "discriminant":
+            report = self._merge_features(model, task, limit)
+        else:
+            report = self._merge_all(strategy, task, networks, limit, options)
+        if report is not None and number:
             evaluate_again(strategy)
             self.reports.append(
                 replace(
                     report,
-                    memory={known.name: known.nbytes for known in self.memory},
-                    stored=bytes_by_kind(self.memory),
-                    kept={known.name: known.kept for known in self.memory},
+                    notes=[*self._notes, *report.notes],
                     expert_seconds=trained - self._began,
                     merge_seconds=time.perf_counter() - trained,
                 )
             )
-        mark_merged(live)
+            self._notes = []
+        mark_merged(model)
         self.before = {}
+
+    def _merge_all(
+        self,
+        strategy: Any,
+        task: Experience,
+        networks: _Networks,
+        limit: int,
+        options: ContinualOptions,
+    ) -> MergeReport | None:
+        """Merge head and all, and remember the task."""
+        network = networks(task.head)
+        w, report = network.initial, None
+        if self.memory:
+            start = _before(self.before, network, w)
+            w, report = merge_expert(
+                start, w, task, self.memory, networks, options,
+                free=_free(strategy, network),
+            )  # fmt: skip
+        memory = [*self.memory, remember(network, w, task, options)]
+        if not options.tells_tasks_apart:
+            memory = with_running_metric(memory, networks)
+        self.memory = fit_memory(memory, limit, networks, w)
+        if report is None:
+            return None
+        named = network.unravel(w)
+        write(plain_module(strategy.model), {k.removeprefix("model."): v for k, v in named.items()})
+        return replace(
+            report,
+            memory={known.name: known.nbytes for known in self.memory},
+            stored=bytes_by_kind(self.memory),
+            kept={known.name: known.kept for known in self.memory},
+        )
+
+    def _merge_features(self, model: nn.Module, task: Experience, limit: int) -> MergeReport:
+        """Merge below the head, and write the head from class statistics."""
+        merge = self.features.merge(model, self.before, task, limit)
+        self.features.write(model, merge, task)
+        self.features.release()
+        memory = merge.chosen.memory
+        return replace(
+            report_of(merge, task), memory={"all tasks": memory.nbytes}, stored=memory.by_kind
+        )
+
+    def _choose_head(self, model: nn.Module, network: Network, task: Experience) -> None:
+        """Take the trained head where pseudo-inputs pass for inputs, else the discriminant."""
+        self._head = "trained"
+        try:
+            features = self.features.network(model, task)
+        except OptionError:  # no classifier that could be written
+            return
+        gap = pseudo_input_gap(network, features, task, self.options)
+        if gap is not None and gap > LARGEST_GAP:
+            self._head = "discriminant"
+            self._notes.append(
+                "the features of pseudo-inputs of the first experience differ from those of inputs "
+                f"by {gap:.2f} deviations, over {LARGEST_GAP}: the head is the discriminant of "
+                "class statistics"
+            )
+
+    def _head_of(self, strategy: Any) -> int | None:
+        multi = is_multi_task_module(plain_module(strategy.model))
+        return task_label(strategy.experience) if multi else None
+
+
+class _Networks:
+    """Networks that a strategy's model is for the inputs of each head, made once.
+
+    Args:
+        model: The model, which is copied.
+        device: Device that computes.
+    """
+
+    def __init__(self, model: nn.Module, device: Any) -> None:
+        self._model = copy.deepcopy(model)
+        self._device = device
+        self._made: dict[int | None, Network] = {}
+
+    def __call__(self, head: int | None) -> Network:
+        """Return the network as the inputs of a head see it."""
+        if head not in self._made:
+            # Which weights may move is said to the merge; statistics are measured again.
+            self._made[head] = Network(_HeadView(self._model, head), self._device).holding(())
+        return self._made[head]
 
 
 def _limit(options: ContinualOptions, network: Network) -> int:

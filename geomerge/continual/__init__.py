@@ -4,6 +4,7 @@
 experience to one with the function of the expert that keeps those of all remembered tasks.
 """
 
+from geomerge.continual.class_statistics import ClassStatistics, measure_statistics
 from geomerge.continual.memory import Experience, TaskMemory, remember
 from geomerge.continual.memory_limit import fit_memory
 from geomerge.continual.merge import merge_expert
@@ -13,6 +14,7 @@ from geomerge.continual.report import MergeReport
 from geomerge.renamed import old_names
 
 __all__ = [
+    "ClassStatistics",
     "ContinualOptions",
     "Experience",
     "InputMoments",
@@ -20,6 +22,7 @@ __all__ = [
     "TaskMemory",
     "fit_memory",
     "measure_moments",
+    "measure_statistics",
     "merge_expert",
     "remember",
 ]

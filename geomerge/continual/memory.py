@@ -26,6 +26,7 @@ from geomerge.networks.network import Network
 from geomerge.walks.objectives import log_probabilities
 
 __all__ = [
+    "LARGEST_GAP",
     "UNSEEN",
     "Experience",
     "NetworkOf",
@@ -35,13 +36,17 @@ __all__ = [
     "bytes_by_kind",
     "check_continuous",
     "in_precision",
+    "pseudo_input_gap",
     "remember",
 ]
 
 NetworkOf = Callable[[int | None], Network]  # the network as a function of the inputs of a head
 
+LARGEST_GAP = 0.05  # of features on pseudo-inputs, for a head that is rehearsed on them
 UNSEEN = -30.0  # log-probability of classes that are masked, or came later
 _BATCH = 500
+_DRAWN = 1000
+_BEYOND_CHANCE = 3.0
 _MOMENTS = 5000  # inputs on which moments are measured
 
 
@@ -217,9 +222,7 @@ def remember(
         kept["sketch"] = 1.0
     if keep.pseudo_inputs:
         check_continuous(inputs)
-        sample = inputs.sample(min(_MOMENTS, len(inputs)), seed)
-        groups = network.all_logits(w, sample.batches(_BATCH)).argmax(dim=1)
-        moments = measure_moments(sample, groups, keep.rank)
+        moments = _moments(network, w, inputs, options, seed)
         kept["moments"] = moments.kept
     examples = to_device(inputs.sample(keep.examples, seed + 1).batch(slice(None)), "cpu")
     unanswered = torch.empty(keep.pseudo_inputs + batch_size(examples), 0)
@@ -229,6 +232,49 @@ def remember(
         examples, seed, unanswered, kept,
     )  # fmt: skip
     return answered(memory, network, w)
+
+
+def pseudo_input_gap(
+    network: Network,
+    features: Network,
+    experience: Experience,
+    options: ContinualOptions,
+) -> float | None:
+    """Return how far the mean features on pseudo-inputs are from those on inputs.
+
+    Perceptrons have a gap under 0.03 on MNIST and Fashion-MNIST; networks of convolutions have one
+    of 0.09 to 0.15 on MNIST and of 0.11 to 0.16 on CIFAR-10, where rehearsing on pseudo-inputs
+    harms. A gap that chance explains is 0.
+
+    Args:
+        network: Network that has learned the experience, at its own weights.
+        features: The same up to the inputs of its classifier.
+        experience: Inputs.
+        options: Options of moments and pseudo-inputs.
+
+    Returns:
+        The distance in units of the features' root mean square deviation; None where no
+        pseudo-inputs are wanted.
+    """
+    inputs, keep = experience.inputs, options.memory
+    if not keep.pseudo_inputs or not inputs.continuous or not isinstance(inputs.raw, Tensor):
+        return None
+    moments = _moments(network, network.initial, inputs, options, options.seed)
+    drawn = as_they_are(moments.draw(_DRAWN, options.seed), network.device)
+    seen = inputs.sample(_DRAWN, options.seed)
+    one, two = (features.all_logits(features.initial, x.batches(_BATCH)) for x in (seen, drawn))
+    spread = (one - one.mean(dim=0)).square().sum(dim=1).mean().sqrt()
+    gap = float((one.mean(dim=0) - two.mean(dim=0)).norm() / spread.clamp(min=1e-12))
+    chance = 1 / len(one) + 1 / len(two)  # expected square of the gap of two samples
+    return gap if gap**2 > _BEYOND_CHANCE * chance else 0.0
+
+
+def _moments(
+    network: Network, w: Tensor, inputs: Inputs, options: ContinualOptions, seed: int
+) -> InputMoments:
+    sample = inputs.sample(min(_MOMENTS, len(inputs)), seed)
+    groups = network.all_logits(w, sample.batches(_BATCH)).argmax(dim=1)
+    return measure_moments(sample, groups, options.memory.rank)
 
 
 def answered(

@@ -30,7 +30,7 @@ from geomerge.metrics.sketch import truncated_metric
 from geomerge.networks.batches import batch_size
 from geomerge.networks.network import Network
 
-__all__ = ["fit_memory", "usual_limit", "with_running_metric"]
+__all__ = ["fit_memory", "megabytes", "summed", "usual_limit", "with_running_metric"]
 
 _USUAL = 5_000_000
 _NETWORKS = 4  # memory by default, in networks, where that is more
@@ -96,7 +96,7 @@ def fit_memory(
         if smaller is None:
             raise OptionError(
                 f"the memory of {len(fitted)} task{'s' if len(fitted) > 1 else ''} needs "
-                f"{_megabytes(size)} at least ({_said(fitted)}), expected at most `memory_mb` "
+                f"{megabytes(size)} at least ({_said(fitted)}), expected at most `memory_mb` "
                 f"{limit / 1e6:g}; raise `memory_mb`, or lower `examples` or the widths of the "
                 "network"
             )
@@ -110,12 +110,13 @@ def fit_memory(
     return fitted
 
 
-def _megabytes(size: int) -> str:
+def megabytes(size: int) -> str:
+    """Return a number of bytes as megabytes, rounded up."""
     return f"{math.ceil(size / 100) / 1e4:g} MB"
 
 
 def _said(memory: Sequence[TaskMemory]) -> str:
-    return ", ".join(f"{kind} {_megabytes(size)}" for kind, size in bytes_by_kind(memory).items())
+    return ", ".join(f"{kind} {megabytes(size)}" for kind, size in bytes_by_kind(memory).items())
 
 
 def _smaller(
@@ -199,14 +200,11 @@ def _joined(
     w: Tensor | None,  # (n,)
 ) -> TaskMemory:
     """Return the first memory with a sketch of both, and the second's origin if it has one."""
-    metrics = [
-        carry_metric(task.metric, task.shapes, network)
-        for task in (first, second)
-        if task.metric is not None
-    ]
-    metrics = _weighted(metrics, [first.tasks, second.tasks])
-    whole = max(metric.nbytes for metric in metrics) // 4  # numbers of four bytes
-    sketch = in_precision(truncated_metric(combine(metrics), whole), torch.float16)
+    assert first.metric is not None
+    assert second.metric is not None
+    one = carry_metric(first.metric, first.shapes, network)
+    two = carry_metric(second.metric, second.shapes, network)
+    sketch = in_precision(summed(one, two, (first.tasks, second.tasks)), torch.float16)
     origin = second.origin
     if w is not None and len(origin):
         origin = carry_weights(origin, second.shapes, network, w).cpu()
@@ -220,7 +218,24 @@ def _joined(
     )
 
 
-def _weighted(metrics: list[KroneckerMetric], tasks: list[int]) -> list[KroneckerMetric]:
+def summed(
+    first: KroneckerMetric, second: KroneckerMetric, tasks: tuple[int, int]
+) -> KroneckerMetric:
+    """Return the sum of the metrics of several tasks each, as large as the larger of both.
+
+    Input factors are summed, and output factors are the mean over all tasks.
+
+    Args:
+        first: Metric of some tasks.
+        second: Metric of others.
+        tasks: Number of tasks of each.
+    """
+    metrics = _weighted([first, second], tasks)
+    whole = max(metric.nbytes for metric in metrics) // 4  # numbers of four bytes
+    return truncated_metric(combine(metrics), whole)
+
+
+def _weighted(metrics: list[KroneckerMetric], tasks: tuple[int, int]) -> list[KroneckerMetric]:
     """Return metrics whose sum has the mean of all tasks' output factors, not that of two."""
     both = set.intersection(*({layer.weight.start for layer in g.layers} for g in metrics))
     weighted = []

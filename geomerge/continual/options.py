@@ -18,13 +18,16 @@ from geomerge.options import (
 )
 
 __all__ = [
+    "HEADS",
     "STATISTICS",
     "ContinualOptions",
     "ContinualWalkOptions",
+    "FeatureOptions",
     "TaskMemoryOptions",
     "walk_metrics",
 ]
 
+HEADS = ("auto", "trained", "discriminant")
 STATISTICS = ("measured", "expert", "before")
 
 
@@ -39,6 +42,10 @@ def walk_metrics() -> tuple[str, ...]:
 
 def _share(value: float) -> str | None:
     return None if 0 <= value < 1 else "a share in [0, 1)"
+
+
+def _part(value: float) -> str | None:
+    return None if 0 <= value <= 1 else "a share in [0, 1]"
 
 
 def _tasks(value: Any) -> str | None:
@@ -112,6 +119,36 @@ class TaskMemoryOptions:
         check_options(self)
 
 
+@dataclass(frozen=True)
+class FeatureOptions:
+    """Options of a head in closed form, and of the features below it."""
+
+    head: str = option(
+        "auto",
+        "head: 'trained' and merged with all else; 'discriminant', the linear discriminant of "
+        "class statistics in feature space; 'auto' takes the first where pseudo-inputs pass for "
+        "inputs",
+        choices=HEADS,
+    )
+    classifier: str | None = option(
+        None,
+        "name of the linear layer whose inputs are the features; default the last that is called",
+    )
+    moving: float = option(
+        0.5,
+        "share of the layers below a discriminant, from the last one down, that may move after the "
+        "first experience; 0 freezes the features",
+        check=_part,
+    )
+    old_weight: float = option(
+        2.0, "weight of the network before in the mean with the expert", check=positive
+    )
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_options(self)
+
+
 @dataclass(frozen=True, init=False)
 class ContinualOptions(FlatOptions):
     """Options of the merge after an experience; options of the pieces are keywords too.
@@ -160,6 +197,7 @@ class ContinualOptions(FlatOptions):
     seed: int = option(0, "seed of the order of inputs and of all draws")
     walk: ContinualWalkOptions = piece(ContinualWalkOptions)
     memory: TaskMemoryOptions = piece(TaskMemoryOptions)
+    features: FeatureOptions = piece(FeatureOptions)
 
     @property
     def metric_kind(self) -> MetricKind:

@@ -68,15 +68,17 @@ class InputMoments:
         """
         generator = torch.Generator().manual_seed(seed)
         parts = []
-        ends = [round(count * total) for total in accumulate(c.share for c in self.clusters)]
-        for cluster, start, end in zip(self.clusters, [0, *ends], ends, strict=False):
+        for cluster, number in zip(self.clusters, self._numbers(count), strict=True):
             mean, u, s = self._of(cluster)
-            number = end - start
             inside = torch.randn(number, len(s), generator=generator) * s.sqrt()
             outside = torch.randn(number, len(u), generator=generator)
             outside -= outside @ u @ u.T
             parts.append(mean + inside @ u.T + cluster.covariance.tail**0.5 * outside)
         return torch.cat(parts).view(-1, *self.shape)
+
+    def _numbers(self, count: int) -> list[int]:
+        ends = [round(count * total) for total in accumulate(c.share for c in self.clusters)]
+        return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
     @property
     def rank(self) -> int:
@@ -190,7 +192,8 @@ def measure_moments(
         rounded = mean.half()
         near = bool((rounded.float() - mean).abs().max() <= _ROUNDED * spread)
         mean = rounded if near else mean
-        clusters.append(Cluster(len(x) / len(groups), mean, _in_half(covariance)))
+        share = len(x) / len(groups)
+        clusters.append(Cluster(share, mean, _in_half(covariance)))
     shape = inputs.shape
     assert isinstance(shape, tuple), "inputs of one tensor"
     return InputMoments(torch.Size(shape), tuple(clusters))

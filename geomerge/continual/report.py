@@ -12,6 +12,11 @@ __all__ = ["MergeReport", "PathPoint"]
 class PathPoint:
     """A measured point of the walk.
 
+    Where the head is a discriminant, the points are the network before and its mean with the
+    expert: ``new`` is the predicted error over all classes, ``drift`` the share of the features'
+    variance that cannot be predicted from the old ones, ``changed`` the share of old classes'
+    features with another class.
+
     Attributes:
         step: Number of the step; 0 is the end of the straight first step.
         length: Length of the path from the network before up to here, in the metric of the walk.
@@ -57,7 +62,7 @@ class MergeReport:
         memory: Number of bytes stored of each task after the merge; the running metric of all tasks
             is among those of the first.
         stored: Number of bytes stored after the merge of each kind: ``metric``, ``moments``,
-            ``outputs``, ``weights``, ``examples``.
+            ``outputs``, ``weights``, ``examples``, ``statistics``.
         kept: Share of trace and variance that each task's sketch and moments still have.
         used: Counts of ``inputs``, ``labels``, ``pseudo_inputs`` and ``kept_inputs`` that the walk
             used.

@@ -1,0 +1,331 @@
+"""Merge of an expert in feature space, with a head in closed form from class statistics.
+
+The head leaves the merge: it is the linear discriminant of class means and covariance. The layers
+below become the mean of the network before and the expert, each weighted by the Kronecker metric
+of its features, and the statistics of old classes are carried to the new features. The network
+before is a candidate too, for which nothing has to be carried; the better of both by predicted
+accuracy is the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from geomerge.continual.class_statistics import (
+    ClassStatistics,
+    Discriminant,
+    measure_statistics,
+)
+from geomerge.continual.feature_map import FeatureMap, fit_feature_map, views
+from geomerge.continual.kronecker_mean import kronecker_mean
+from geomerge.continual.memory import Experience, in_precision
+from geomerge.continual.memory_limit import megabytes, summed
+from geomerge.continual.options import ContinualOptions
+from geomerge.data import Inputs
+from geomerge.data.batchnorm import has_statistics, re_estimate
+from geomerge.errors import NumericalError, OptionError
+from geomerge.metrics import KroneckerMetric
+from geomerge.metrics.kronecker.estimate import estimate_kronecker
+from geomerge.metrics.sketch import truncated_metric
+from geomerge.networks.network import Network
+
+__all__ = ["FeatureCandidate", "FeatureCase", "FeatureMemory", "FeatureMerge", "merge_features"]
+
+SHRINKAGES = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+_BATCH = 500
+_MAPPED = 2000  # inputs on which the map of features is fitted, times their views
+_DRAWN = 200  # features of each class by which accuracy is predicted
+_HELD_OUT = 5  # one of so many examples scores the shrinkage
+_SHRINK = 0.7
+
+
+@dataclass(frozen=True)
+class FeatureMemory:
+    """Memory of all learned classes.
+
+    Attributes:
+        statistics: Statistics of the classes in the features of the network.
+        metric: Sum of the metrics of the features of all tasks, on layers that may move; None where
+            none may.
+        tasks: Number of tasks.
+        right: Number of held-out examples that the discriminant classified rightly with each
+            shrinkage, over all tasks.
+    """
+
+    statistics: ClassStatistics
+    metric: KroneckerMetric | None
+    tasks: int
+    right: Tensor
+
+    @property
+    def by_kind(self) -> dict[str, int]:
+        """Number of bytes stored of each kind."""
+        metric = 0 if self.metric is None else self.metric.nbytes
+        return {"metric": metric, "statistics": self.statistics.nbytes + self.right.nbytes}
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of everything stored."""
+        return sum(self.by_kind.values())
+
+    @property
+    def shrinkage(self) -> float:
+        """Shrinkage with the most held-out examples right."""
+        return SHRINKAGES[int(self.right.argmax())]
+
+    def discriminants(self) -> dict[int | None, Discriminant]:
+        """Return the discriminant of each head."""
+        heads = dict.fromkeys(head for head, _ in self.statistics.keys)
+        return {head: self.statistics.discriminant(head, self.shrinkage) for head in heads}
+
+
+@dataclass(frozen=True)
+class FeatureCase:
+    """What a merge in feature space starts from; weights are those below the classifier.
+
+    Attributes:
+        network: Network whose outputs are the features.
+        start: Weights of the network before, shape (n,).
+        expert: Weights of the expert, shape (n,).
+        experience: Inputs and labels of the experience.
+        free: Mask of the weights that may move, shape (n,).
+    """
+
+    network: Network
+    start: Tensor
+    expert: Tensor
+    experience: Experience
+    free: Tensor
+
+
+@dataclass(frozen=True)
+class FeatureCandidate:
+    """A network that the merge may end at.
+
+    Attributes:
+        name: ``"before"``, the network before, or ``"mean"``.
+        weights: Weights, shape (n,).
+        memory: Memory with the statistics of all classes in its features.
+        predicted: Predicted accuracy: the mean over old classes of the share of features, drawn
+            from their Gaussians, that the discriminant classifies rightly, and over new ones of
+            held-out examples.
+        unexplained: Share of its features' variance that the map from the old ones leaves over.
+        changed: Share of drawn old features whose class the new discriminant changes.
+    """
+
+    name: str
+    weights: Tensor
+    memory: FeatureMemory
+    predicted: float
+    unexplained: float = 0.0
+    changed: float = 0.0
+
+
+@dataclass(frozen=True)
+class FeatureMerge:
+    """Result of a merge in feature space.
+
+    Attributes:
+        chosen: The candidate with the best predicted accuracy.
+        candidates: All of them.
+        notes: Notes, in sentences.
+    """
+
+    chosen: FeatureCandidate
+    candidates: list[FeatureCandidate]
+    notes: list[str] = field(default_factory=list)
+
+
+def merge_features(
+    case: FeatureCase,
+    memory: FeatureMemory | None,
+    options: ContinualOptions,
+    limit: int,
+) -> FeatureMerge:
+    """Merge an expert into the network before it, in feature space.
+
+    Args:
+        case: Network, weights and experience.
+        memory: Memory of the classes so far; None in the first experience, whose expert is taken as
+            it is.
+        options: Options of the merge.
+        limit: Largest number of bytes of the memory.
+
+    Raises:
+        OptionError: If the labels are missing, or the memory cannot fit.
+        NumericalError: If features are not finite.
+    """
+    if case.experience.labels is None:
+        raise OptionError(
+            "a head of class statistics needs the labels of the experience; give them"
+        )
+    merge = _FeatureMerge(case, memory, options, limit)
+    if memory is None:
+        candidates = [merge.candidate("expert", case.expert)]
+    else:
+        candidates = [merge.candidate("before", case.start)]
+        if memory.metric is not None and merge.moved:
+            candidates.append(merge.candidate("mean", merge.mean(memory.metric)))
+    chosen = max(candidates, key=lambda c: c.predicted)
+    return FeatureMerge(replace(chosen, memory=merge.finished(chosen)), candidates)
+
+
+class _FeatureMerge:
+    """One merge; the arguments are those of :func:`merge_features`."""
+
+    def __init__(
+        self,
+        case: FeatureCase,
+        memory: FeatureMemory | None,
+        options: ContinualOptions,
+        limit: int,
+    ) -> None:
+        self._case, self._memory, self._options, self._limit = case, memory, options, limit
+        experience = case.experience
+        assert experience.labels is not None, "checked before"
+        self._inputs, self._head = experience.inputs, experience.head
+        self._labels = experience.labels.cpu()
+        generator = torch.Generator().manual_seed(options.seed)
+        order = torch.randperm(len(self._labels), generator=generator)
+        self._held_out = order[: max(1, len(order) // _HELD_OUT)]
+        self._fitted = order[len(self._held_out) :]
+        self._seen = self._inputs.sample(_MAPPED, options.seed)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the expert has changed any weight that may move."""
+        case = self._case
+        return bool(((case.start != case.expert) & case.free).any())
+
+    def mean(self, old: KroneckerMetric) -> Tensor:  # (n,)
+        """Return the mean of the network before and the expert."""
+        case = self._case
+        metrics = in_precision(old, torch.float32), self._measured(case.expert)
+        weight = self._options.features.old_weight
+        w = torch.where(
+            case.free, kronecker_mean(case.start, case.expert, metrics, weight), case.start
+        )
+        if has_statistics(case.network):
+            settled = re_estimate(case.network, w, [self._inputs], self._options.seed)
+            w = torch.where(case.free, settled, w)
+        return w
+
+    def candidate(self, name: str, w: Tensor) -> FeatureCandidate:
+        """Return a candidate, its accuracy predicted."""
+        features = self._features(w, self._inputs)
+        if not bool(features.isfinite().all()):
+            raise NumericalError(
+                f"the features of {self._case.experience.name} are not finite, expected finite "
+                "ones; train with a smaller learning rate"
+            )
+        carry = self._map(w) if self._memory is not None and name != "before" else None
+        fitted = self._with(carry, features[self._fitted], self._labels[self._fitted])
+        right = self._right(fitted, features[self._held_out], self._labels[self._held_out])
+        total = right if self._memory is None else self._memory.right + right
+        shrinkage = SHRINKAGES[int(total.argmax())]
+        old = [] if self._memory is None else self._predicted(fitted, shrinkage)
+        new_classes = len(self._labels.unique())
+        new = float(right[int(total.argmax())]) / len(self._held_out)
+        predicted = (sum(old) + new_classes * new) / (len(old) + new_classes)
+        tasks = 1 if self._memory is None else self._memory.tasks + 1
+        metric = None if self._memory is None else self._memory.metric
+        whole = self._with(carry, features, self._labels)
+        memory = FeatureMemory(whole, metric, tasks, total)
+        unexplained = 0.0 if carry is None else carry.unexplained
+        return FeatureCandidate(
+            name, w, memory, predicted, unexplained, self._changed(memory, carry)
+        )
+
+    def finished(self, chosen: FeatureCandidate) -> FeatureMemory:
+        """Return the memory of a candidate, with the metric of the experience, within the limit."""
+        metric = None
+        if bool(self._case.free[: self._case.network.n_parameters].any()):
+            metric = self._measured(chosen.weights)
+            if chosen.memory.metric is not None:
+                tasks = chosen.memory.tasks - 1, 1
+                metric = summed(in_precision(chosen.memory.metric, torch.float32), metric, tasks)
+            metric = in_precision(metric, torch.float16)
+        return _fitted(replace(chosen.memory, metric=metric), self._limit)
+
+    def _with(self, carry: FeatureMap | None, features: Tensor, labels: Tensor) -> ClassStatistics:
+        new = measure_statistics(features, labels, self._head)
+        if self._memory is None:
+            return new
+        old = self._memory.statistics
+        return (old if carry is None else carry.carry(old)).joined(new)
+
+    def _right(self, statistics: ClassStatistics, features: Tensor, labels: Tensor) -> Tensor:
+        found = [statistics.discriminant(self._head, s)(features) == labels for s in SHRINKAGES]
+        return torch.stack([one.sum() for one in found])
+
+    def _predicted(self, statistics: ClassStatistics, shrinkage: float) -> list[float]:
+        """Return the share of drawn features of each old class that are classified rightly."""
+        assert self._memory is not None
+        drawn = statistics.draw(_DRAWN, self._options.seed)
+        own = {(self._head, int(c)) for c in self._labels.unique()}
+        shares = []
+        for i, (head, c) in enumerate(statistics.keys):
+            if (head, c) not in own:
+                found = statistics.discriminant(head, shrinkage)(drawn[i])
+                shares.append(float((found == c).float().mean()))
+        return shares
+
+    def _changed(self, memory: FeatureMemory, carry: FeatureMap | None) -> float:
+        """Return the share of drawn old features whose class has changed."""
+        if self._memory is None:
+            return 0.0
+        old, changed = self._memory.statistics, []
+        drawn = old.draw(_DRAWN, self._options.seed)
+        now = memory.discriminants()
+        for head, before in self._memory.discriminants().items():
+            x = drawn[old.rows(head)].flatten(0, 1)
+            moved = x if carry is None else (x.double() @ carry.matrix.T + carry.shift).float()
+            changed.append(float((before(x) != now[head](moved)).float().mean()))
+        return sum(changed) / len(changed)
+
+    def _map(self, w: Tensor) -> FeatureMap:
+        pairs = [[], []]  # type: list[list[Tensor]]
+        for batch in self._seen.batches(_BATCH):
+            for x in views(batch):
+                pairs[0].append(self._case.network.logits(self._case.start, x))
+                pairs[1].append(self._case.network.logits(w, x))
+        return fit_feature_map(torch.cat(pairs[0]), torch.cat(pairs[1]))
+
+    def _features(self, w: Tensor, inputs: Inputs) -> Tensor:  # (N, d)
+        return self._case.network.all_logits(w, inputs.batches(_BATCH)).cpu()
+
+    def _measured(self, w: Tensor) -> KroneckerMetric:
+        """Return the metric of the features at w, on layers that may move."""
+        sample = self._inputs.sample(self._options.memory.sketch_inputs, self._options.seed)
+        # One probe an input is an unbiased estimate of the metric of all features.
+        metric = estimate_kronecker(
+            self._case.network, w, sample.batches(_BATCH), "logits", self._options.seed, 1
+        )
+        free = self._case.free
+        layers = tuple(layer for layer in metric.layers if bool(free[layer.weight].any()))
+        return replace(metric, layers=layers)
+
+
+def _fitted(memory: FeatureMemory, limit: int) -> FeatureMemory:
+    """Return a memory that fits: the metric loses eigenvectors first, then the covariance does."""
+    while memory.nbytes > limit:
+        statistics, metric = memory.statistics, memory.metric
+        smaller = memory
+        if metric is not None:
+            smaller = replace(
+                memory, metric=truncated_metric(metric, int(_SHRINK * metric.nbytes / 2))
+            )
+        if smaller.nbytes == memory.nbytes:
+            rank = int(_SHRINK * len(statistics.covariance.values))
+            smaller = replace(memory, statistics=statistics.truncated(max(rank, 1)))
+        if smaller.nbytes == memory.nbytes:
+            kinds = ", ".join(f"{k} {megabytes(size)}" for k, size in memory.by_kind.items())
+            raise OptionError(
+                f"the memory of {len(statistics.keys)} classes needs {megabytes(memory.nbytes)} at "
+                f"least ({kinds}), expected at most `memory_mb` {limit / 1e6:g}; raise `memory_mb`"
+            )
+        memory = smaller
+    return memory
