@@ -42,7 +42,7 @@ from geomerge.merging.stages import walk_plan
 
 SEEDS = (0, 1, 2)
 SKETCHED = 2000  # inputs of each sketch, and of each task's Gram matrices
-FEW = (16, 64, 256)
+FEW = (16, 64)
 TESTED = 3000
 STEPS = 120  # of each teacher in the joint walk
 NAMES = ("noun", "verb", "pos")

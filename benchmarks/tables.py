@@ -85,6 +85,17 @@ def three() -> str:
     return markdown(["", " / ".join(results["tasks"])], table)
 
 
+def fine_tunes() -> str:
+    """Three BERTs in one trunk."""
+    results = read("fine_tunes_bert.json")
+    table = [
+        [name, percent(row["mean"]), f"{100 * row['kept']:.1f}", f"{row['worst_drop']:.1f}"]
+        for name, row in results["table"].items()
+    ]
+    heading = " / ".join(results["tasks"])
+    return markdown(["", heading, "share of the networks alone, %", "worst drop"], table)
+
+
 def cifar() -> str:
     """Halves of CIFAR-10, one head each."""
     table = []
@@ -338,7 +349,7 @@ def headline() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "merge": merge, "surrogate": surrogate, "resnet20": resnet20, "heads": heads,
-    "three": three, "cifar": cifar,
+    "three": three, "cifar": cifar, "fine tunes": fine_tunes,
     "sparsify": sparsify, "sparsify few": sparsify_few, "sparsify vgg": sparsify_vgg,
     "continual": continual, "compare": compare, "steps": steps, "limits": limits,
 }  # fmt: skip
