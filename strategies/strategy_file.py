@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from geomerge.strategies.avalanche import save_checkpoint as save_whole
 __all__ = ["maybe_load_checkpoint", "save_checkpoint", "save_strategy"]
 
 
-def save_strategy(strategy: Any, file: str | Path) -> None:
+def save_strategy(strategy: Any, file: str | Path, exclude: Sequence[str] | None = None) -> None:
     """Save a strategy after an experience; a run that goes on from the file has the same bits.
 
     The order of arguments is that of Avalanche's own ``save_checkpoint``: the strategy first.
@@ -27,6 +28,7 @@ def save_strategy(strategy: Any, file: str | Path) -> None:
     Args:
         strategy: Any strategy of Avalanche.
         file: File to write.
+        exclude: Names of attributes of the strategy that are not saved.
     """
     # torch deletes the submodules that its optimisers' classes come from, so dill takes them for
     # classes that cannot be imported and fails to store them by value (avalanche-lib 0.6.0).
@@ -36,7 +38,7 @@ def save_strategy(strategy: Any, file: str | Path) -> None:
     try:
         with warnings.catch_warnings():  # dill warns of those classes, and finds them on loading
             warnings.simplefilter("ignore", dill.PicklingWarning)
-            save_whole(strategy, buffer)
+            save_whole(strategy, buffer, exclude)
     finally:
         dill.settings["byref"] = before
     write_bytes(Path(file), buffer.getvalue())

@@ -163,7 +163,7 @@ def better_than_picked(merged: MergeResult, rows: Sequence[ResultRow], share: fl
     how = {
         first: "it is the path at t = 0",
         last: "it is the path at t = 1",
-        LINE: f"it is {1 - share:.3g} a + {share:.3g} b, as `compare` measures it too",
+        LINE: f"it is {1 - share:.3g} a + {share:.3g} b, which a comparison of methods has as well",
         MEAN: "it is the mean of all weights",
     }
     picked = rows[-1].smallest
