@@ -28,9 +28,9 @@ OPTIONS = (
 WORDS = set(
     re.findall(
         r"\w+",
-        "a an and are as asks at bounds can cannot changes does each fixes for gives has in instead "
-        "is it keeps lets may measures mixes moves must names needs not of once one or out reaches "
-        "speaks takes than that the to together too wants where which with",
+        "a an and are as asks at bounds can cannot changes does each fixes for gives has in "
+        "instead is it keeps lets may measures mixes moves must names needs not of once one or out "
+        "reaches speaks takes than that the to together too wants where which with",
     )
 )
 
