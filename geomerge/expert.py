@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from geomerge.data import (
@@ -23,7 +24,14 @@ from geomerge.data import (
     recorded_normalisation,
 )
 from geomerge.data.collect import collect_inputs
-from geomerge.errors import GeomergeError, OptionError, TaskError, did_you_mean
+from geomerge.errors import (
+    CheckpointError,
+    GeomergeError,
+    OptionError,
+    TaskError,
+    did_you_mean,
+    first_line,
+)
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
 from geomerge.metrics import Sketch, load_sketch, make_sketch
@@ -41,6 +49,7 @@ from geomerge.networks.wrappers import mark_merged, plain_module
 
 __all__ = ["Expert", "ExpertLike", "as_expert", "folder_sketch", "text_encoder"]
 
+_KINDS = (torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32, torch.float64)
 SPLITS = ("train", "select", "test")
 # True: those of the task's training split. Batches hold labels or not.
 InputsLike: TypeAlias = "bool | Inputs | Batch | Mapping[str, Tensor] | Iterable[Any]"
@@ -297,6 +306,7 @@ class Expert:
         """
         columns, offset = self._place(task.name)
         network = self.network if columns is None else self.network.head_view(columns)
+        network = network.with_constants({**network.constants, **self._constants(task.name)})
         shifted = task.shifted(offset) if offset else task
         classes = shifted.classes
         shifted = shifted.fitted(
@@ -388,6 +398,29 @@ class Expert:
             return None, 0
         columns = slice(*known["outputs"]) if known["outputs"] else slice(None)
         return columns, known["offset"]
+
+    def _constants(self, task: str) -> dict[str, Tensor]:
+        """Return the buffers that a merged network has for a task alone.
+
+        Raises:
+            CheckpointError: If what is recorded are no buffers of the network.
+        """
+        block = self.meta.get("head", {}).get("tasks", {}).get(task) or {}
+        kinds = {str(kind): kind for kind in _KINDS}
+        buffers = {name for name, _ in self.network.module.named_buffers()}
+        found = {}
+        try:
+            for name, kept in block.get("constants", {}).items():
+                values = torch.tensor(kept["values"], dtype=kinds[kept["dtype"]])
+                found[name] = values.reshape(kept["shape"])
+            if not found.keys() <= buffers:
+                raise ValueError("no such buffer")
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the buffers that {self.source} records for {task} are not those of the network "
+                f"({first_line(error)}); write the file again"
+            ) from error
+        return found
 
     def _with_data(self, task: Task | str | None, inputs: InputsLike) -> Expert:
         made = self

@@ -26,6 +26,7 @@ from geomerge.data import (
     split_normalisations,
 )
 from geomerge.errors import NoLabelsError, OptionError, Problems, TaskError
+from geomerge.evaluation.plausibility import few_examples, normalisation_doubt
 from geomerge.expert import Expert, ExpertLike, as_expert
 from geomerge.io.reading import FileOptions
 from geomerge.metrics import load_sketch
@@ -187,7 +188,10 @@ def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expe
     elif task is not expert.task:
         expert = expert.with_task(task)
     assert expert.task is not None
-    return replace(expert, inputs=expert.task.train.inputs)
+    doubt = normalisation_doubt(expert)
+    notes = [*([] if doubt is None else [doubt]), *few_examples([expert])]
+    notes = [*expert.notes, *(note for note in notes if note not in expert.notes)]
+    return replace(expert, inputs=expert.task.train.inputs, notes=tuple(notes))
 
 
 def load_experts(

@@ -149,6 +149,11 @@ def compare(
     prepared = prepare(given, options.merge, Problems(strict=True), ancestor)
     assert prepared is not None, "strict problems are raised"
     space = prepared.space
+    if space.network.constants:
+        raise OptionError(
+            f"the networks differ in {', '.join(map(repr, space.network.constants))}, buffers that "
+            "a comparison cannot keep for each task; merge the networks, which can"
+        )
     named = [replace(e, name=own.name) for e, own in zip(given, space, strict=True)]
     prepared.notes[:0] = doubts(named)
     unknown = [expert.name for expert in space if expert.task is None]

@@ -8,6 +8,7 @@ from typing import Any
 
 from geomerge.data import check_normalised, split_normalisations
 from geomerge.errors import OptionError, did_you_mean
+from geomerge.evaluation.plausibility import normalisation_doubt
 from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.loading import ExpertOptions
@@ -49,10 +50,13 @@ def evaluate(
     checkpoint = load_network(file, data.reading.files)
     expert = Expert.from_checkpoint(checkpoint, data.arch, sketch=False, device=data.device)
     rows: list[dict[str, Any]] = []
+    doubts: list[str] = []
     for name in tasks:
         task = expert.load_task(
             name, normalisations.get(name), data.data_root, data.download, data.reading.examples
         )
+        doubt = normalisation_doubt(expert.with_task(task))
+        doubts += [] if doubt is None else [doubt]
         rows.append(
             {
                 "task": name,
@@ -62,7 +66,7 @@ def evaluate(
             }
         )
     architecture, recognised = expert.meta.get("architecture"), recognise(checkpoint.weights)
-    notes = [*expert.warnings, *expert.notes]
+    notes = [*expert.warnings, *expert.notes, *doubts]
     if architecture is None and recognised is not None:
         assumed = ", ReLU assumed between layers" if recognised == "mlp" else ""
         notes.append(f"recognised by its weights as a {recognised}{assumed}")

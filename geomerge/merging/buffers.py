@@ -7,7 +7,8 @@ path: one network can have only one of them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,9 @@ from geomerge.expert import Expert
 from geomerge.networks.batches import Batch, pass_to
 from geomerge.networks.network import Network
 
-__all__ = ["refuse_different_constants"]
+__all__ = ["constants_to_json", "different_constants"]
 
+MOST_NUMBERS = 100_000  # of all constants of a task, in the metadata of a file
 _INPUTS = 64
 _SHOWN = 3
 # Of layers that are no BatchNorm of torch, by their usual names: statistics, counters, and the
@@ -28,33 +30,54 @@ _STATISTICS = ("running_", "moving_", "ema_", "num_batches_tracked", "n_averaged
 _VECTORS = ("_u", "_v", "weight_u", "weight_v")
 
 
-def refuse_different_constants(experts: Sequence[Expert]) -> None:
-    """Refuse experts whose buffers differ where training does not change them.
+def different_constants(
+    experts: Sequence[Expert], separate: bool = False
+) -> dict[str, dict[str, Tensor]]:
+    """Return the buffers of each expert that differ, and that training does not change.
 
     A buffer that makes no difference to the outputs on a few inputs, such as a counter, may differ.
 
     Args:
         experts: Experts; the first is the one whose buffers a merged network would have.
+        separate: Whether the task of each input is known, so that each task may keep its own.
+
+    Returns:
+        Buffers by the name of the expert and their own; all have those that differ anywhere. None
+        where none differ.
 
     Raises:
-        CheckpointError: If buffers differ that are no statistics.
+        CheckpointError: If such buffers differ and not every task can keep its own.
     """
     first = experts[0]
     own = _buffers(first)
+    found: set[str] = set()
     for other in experts[1:]:
         theirs = _buffers(other)
         apart = [name for name in own if name in theirs and _differ(own[name], theirs[name])]
         apart = [name for name in apart if not _is_statistic(first.network.module, name)]
         if apart:
             apart = _constants(other, {name: own[name] for name in apart})
-        if apart:
+        found |= {*apart}
+        known = all(expert.task is not None for expert in experts)
+        size = sum(own[name].numel() for name in found)
+        if apart and not (separate and known and size <= MOST_NUMBERS):
             listed = ", ".join(repr(name) for name in apart[:_SHOWN])
             more = f" and {len(apart) - _SHOWN} more" if len(apart) > _SHOWN else ""
             raise CheckpointError(
                 f"{first.name} and {other.name} differ in {listed}{more}, buffers that training "
                 "does not change, such as permutations, masks or anchors, and a merged network has "
-                "only one of each; merge networks that were trained with the same ones"
+                "only one of each; merge networks that were trained with the same ones, or give "
+                f"each its task and use `head` separate, which keeps up to {MOST_NUMBERS} numbers"
             )
+    return {e.name: {k: b for k, b in _buffers(e).items() if k in found} for e in experts if found}
+
+
+def constants_to_json(constants: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return buffers as the metadata of a merged network keeps them for a task."""
+    return {
+        name: {"dtype": str(b.dtype), "shape": list(b.shape), "values": b.flatten().tolist()}
+        for name, b in constants.items()
+    }
 
 
 def _buffers(expert: Expert) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from geomerge.io.checkpoint import Checkpoint
 from geomerge.loading import NAMES
 from geomerge.merging.aligning import align_experts
 from geomerge.merging.ancestor import ancestor_point, named_like
-from geomerge.merging.buffers import refuse_different_constants
+from geomerge.merging.buffers import constants_to_json, different_constants
 from geomerge.merging.heads import Heads, arrange_heads, widen_metric
 from geomerge.merging.measuring import metric_of
 from geomerge.merging.options import MergeOptions
@@ -128,7 +129,7 @@ class PreparedMerge:
 
     def checkpoint(self, expert: Expert) -> Checkpoint:
         """Return an expert as a path stores it: with the common head, aligned, with all buffers."""
-        weights = self.space.network.state_dict(expert.weights)
+        weights = expert.network.state_dict(expert.weights)
         meta = {**expert.meta, **self.head_meta}
         return Checkpoint({**weights, **self.buffers[expert.name]}, meta, {}, expert.source)
 
@@ -137,7 +138,7 @@ class PreparedMerge:
         """Metadata by which a merged network's outputs are told apart; empty in a shared head."""
         if self.space.head == "shared":
             return {}
-        blocks = {}
+        blocks: dict[str, dict[str, Any]] = {}
         for expert in self.space:
             columns = expert.network.columns
             if expert.task is not None:
@@ -145,6 +146,9 @@ class PreparedMerge:
                 blocks[expert.task.name] = {
                     "outputs": own, "offset": self.heads.offsets[expert.name],
                 }  # fmt: skip
+                if expert.network.constants:
+                    kept = constants_to_json(expert.network.constants)
+                    blocks[expert.task.name]["constants"] = kept
         return {"head": {"protocol": self.space.head, "tasks": blocks}}
 
 
@@ -178,9 +182,15 @@ def prepare(
     for expert in experts:
         with problems.noted():
             _compare_normalisations(expert)
+    constants: dict[str, dict[str, Tensor]] = {}
     if len(problems) == known:  # of one architecture
         with problems.noted():
-            refuse_different_constants(experts)
+            constants = different_constants(experts, options.head == "separate")
+            if constants and options.align not in (None, "none"):
+                raise OptionError(
+                    f"`align` {options.align} permutes units, and buffers of the networks differ "
+                    "that may belong to them; leave `align` out"
+                )
     with problems.noted():
         _refuse_unknown_names(experts, options)
     with problems.noted():
@@ -198,7 +208,8 @@ def prepare(
     if len(problems) > known:
         return None
     with problems.noted():
-        prepared = _with_frozen(_in_one_space(experts, options, base))
+        prepared = _with_constants(_in_one_space(experts, options, base), constants)
+        prepared = _with_frozen(prepared)
         if options.align not in (None, "none"):
             prepared = aligned_merge(prepared)
         return _with_statistics(prepared)
@@ -360,6 +371,23 @@ def aligned_merge(prepared: PreparedMerge) -> PreparedMerge:
     return replace(prepared, space=space, alignments=alignments, notes=[*prepared.notes, *notes])
 
 
+def _with_constants(
+    prepared: PreparedMerge, constants: Mapping[str, Mapping[str, Tensor]]
+) -> PreparedMerge:
+    """Return the merge with buffers of each expert's own, where they differ."""
+    if not constants:
+        return prepared
+    space = prepared.space
+    experts = [replace(e, network=e.network.with_constants(constants[e.name])) for e in space]
+    network = space.network.with_constants(constants[experts[0].name])
+    names = ", ".join(repr(name) for name in constants[experts[0].name])
+    note = f"each task keeps its own {names}, which training does not change"
+    return replace(
+        prepared, space=replace(space, network=network, experts=tuple(experts)),
+        notes=[*prepared.notes, note],
+    )  # fmt: skip
+
+
 def _with_frozen(prepared: PreparedMerge) -> PreparedMerge:
     """Return the merge with the weights held that all networks have frozen, and have alike."""
     space = prepared.space
@@ -393,11 +421,17 @@ def _with_statistics(prepared: PreparedMerge) -> PreparedMerge:
             f"`bn` re-estimate needs inputs of every network's task and {' and '.join(blind)} has "
             "none; name them with `inputs`, or use `bn` keep"
         )
+    if options.bn == "re-estimate" and space.network.constants:
+        raise OptionError(
+            "`bn` re-estimate mixes inputs of all tasks in one network, and here each task has "
+            "buffers of its own; use `bn` keep"
+        )
     shapes = {str(expert.inputs.shape) for expert in space if expert.inputs is not None}
     if options.bn == "re-estimate" and len(shapes) > 1:
         raise OptionError(
             "`bn` re-estimate mixes inputs of all tasks, and theirs have different shapes; use "
             "`bn` keep"
         )
-    bn = options.bn or ("keep" if blind or len(shapes) > 1 else "re-estimate")
+    apart = blind or len(shapes) > 1 or space.network.constants
+    bn = options.bn or ("keep" if apart else "re-estimate")
     return replace(prepared, space=replace(space, bn=bn))

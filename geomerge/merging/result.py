@@ -119,7 +119,11 @@ class MergeResult:
         heads = self.preset.prepared.heads
         if name is None or heads.layer is None:
             return module
-        own = self._named(name).name
+        expert = self._named(name)
+        own = expert.name
+        for buffer, value in expert.network.constants.items():
+            owner, _, last = buffer.rpartition(".")
+            module.get_submodule(owner).register_buffer(last, value.clone())
         for name in heads.layers:
             rows, columns = heads.place(name, own)
             if name == heads.layer and heads.protocol == "separate":

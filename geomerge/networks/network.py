@@ -101,6 +101,7 @@ class Network:
         columns: Outputs that count.
         max_batch: Largest number of inputs in one pass; None passes any number at once.
         frozen: Names of the frozen tensors.
+        constants: Buffers that this view has in the place of the module's own, by their names.
 
     Example:
         >>> import torch
@@ -127,6 +128,7 @@ class Network:
         module = plain_module(module)
         self.columns = slice(None)
         self.max_batch: int | None = None
+        self.constants: Mapping[str, Tensor] = {}
         self.device = torch.device(device)
         self._logits_in = logits or logits_in
         stored = set(module.state_dict())
@@ -182,6 +184,18 @@ class Network:
         view.frozen = frozenset(names)
         return view
 
+    def with_constants(self, constants: Mapping[str, Tensor]) -> Network:
+        """Return the same network with buffers of its own, such as a task's permutation.
+
+        All views of one module must have constants of the same names.
+
+        Args:
+            constants: Values by the buffers' names in the module.
+        """
+        view = copy.copy(self)
+        view.constants = {name: value.to(self.device) for name, value in constants.items()}
+        return view
+
     def head_view(self, columns: slice) -> Network:
         """Return the same network with some of its outputs: one head of several."""
         view = copy.copy(self)
@@ -224,6 +238,7 @@ class Network:
         module = _copy(self.module, own).requires_grad_(True).eval()
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in self.frozen)
+        _put(module, {name: value.clone() for name, value in self.constants.items()})
         return module
 
     def shared_module(
@@ -237,8 +252,9 @@ class Network:
         """
         views = self.unravel(w)
         for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
-            if name in views:
+            if name in views and name not in self.constants:
                 tensor.data = views[name]
+        _put(self.module, self.constants)
         return self.module
 
     def state_dict(
@@ -272,7 +288,7 @@ class Network:
             x: Inputs.
         """
         args, kwargs = arguments(x)
-        out = functional_call(self.module, dict(tensors), args, kwargs)
+        out = functional_call(self.module, {**tensors, **self.constants}, args, kwargs)
         return self._logits_in(out)[:, self.columns]
 
     def logits(
@@ -442,6 +458,13 @@ def _copy(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             f"{type(module).__name__} cannot be copied ({first_line(error)}); keep only plain "
             "tensors, parameters and modules in it"
         ) from error
+
+
+def _put(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Set buffers of a module by their names."""
+    for name, value in buffers.items():
+        owner, _, last = name.rpartition(".")
+        module.get_submodule(owner)._buffers[last] = value
 
 
 def _frozen(module: nn.Module) -> frozenset[str]:

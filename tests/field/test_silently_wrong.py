@@ -493,3 +493,63 @@ def test_validation_arrays_are_the_test_split(name: str, tmp_path: Path) -> None
     arrays = {"x_train": x, "y_train": y, f"x_{name}": x[:12], f"y_{name}": y[:12]}
     np.savez(tmp_path / "a.npz", **arrays)
     assert len(gm.load_task(str(tmp_path / "a.npz")).test.labels) == 12
+
+
+@pytest.mark.parametrize(
+    ("values", "use"),
+    [(ORDERS, permuted), (tuple(mask.float() for mask in MASKS), masked)],
+    ids=["permutation", "mask of floats"],
+)
+def test_each_task_keeps_its_own_constants_where_heads_are_separate(
+    values: tuple[Tensor, Tensor], use: Callable[[Tensor, Tensor], Tensor], tmp_path: Path
+) -> None:
+    tasks = [task_of("first", 1, 1200), task_of("second", 2, 1200)]
+    torch.manual_seed(0)
+    modules = [WithBuffer(value, use, True) for value in values]
+    experts = [gm.Expert.from_module(m, task) for m, task in zip(modules, tasks, strict=True)]
+    merged = gm.merge(experts, head="separate", steps=2, points=8)
+    for expert, module, task in zip(experts, modules, tasks, strict=True):
+        x = task.test.inputs.batch(slice(None))
+        found = merged.expert(task.name)
+        made = merged.module(task.name)
+        assert torch.equal(made.own, module.own)
+        torch.testing.assert_close(made(x), found.network.logits(found.weights, x))
+        # Either end of the path is the network as it came.
+        t = float(task is tasks[1])
+        end = merged.path.expert(t).with_task(task)
+        torch.testing.assert_close(end.network.logits(end.weights, x), module(x).detach())
+        assert expert.accuracy() == end.accuracy()
+    merged.save(tmp_path / "run")
+    stored = gm.load_checkpoint(tmp_path / "run" / "merged.safetensors")
+    again = gm.Expert.from_checkpoint(stored, lambda: WithBuffer(values[0], use, True))
+    for task in tasks:
+        assert again.accuracy(task=task) == merged.expert(task.name).accuracy()
+    broken = {**stored.meta["head"]["tasks"]["first"], "constants": {"own": {"values": "x"}}}
+    meta = {"head": {**stored.meta["head"], "tasks": {"first": broken}}}
+    with pytest.raises(CheckpointError, match="not those of the network"):
+        replace(again, meta=meta).with_task(tasks[0])
+    with pytest.raises(gm.GeomergeError, match="cannot keep for each task"):
+        gm.compare(experts, head="separate")
+
+
+def test_evaluate_and_sparsify_tell_of_another_normalisation(
+    geomerge: Command, tmp_path: Path
+) -> None:
+    y = torch.arange(300) % 3
+    x = (torch.randint(0, 10, (300, 1, 2, 3)) + 80 * y[:, None, None, None]).byte()
+    np.savez(tmp_path / "grey.npz", x=x.numpy(), y=y.numpy())
+    plain = gm.Task.from_tensors(x, y, normalisation=Normalisation((0.0,), (1.0,)))
+    torch.save(trained(plain, 0, 400).state_dict(), tmp_path / "a.pt")
+    words = ["a.pt", "--manifold", "grey.npz", "--arch", "net:make"]
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.Linear(6, 3))\n"
+    )
+    words += ["--normalisation", "grey.npz=0.9/0.1"]
+    told = geomerge("evaluate", *words, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "give --normalisation grey.npz=0/1" in told.stdout
+    told = geomerge("inspect", *words, "--inputs", "50", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    flat = " ".join(told.stdout.split())
+    assert "give --normalisation grey.npz=0/1" in flat
+    assert "are of 50 test and 50 selection examples" in flat
