@@ -38,8 +38,9 @@ from geomerge.strategies import GeodesicMerge
 class Naive(GeodesicMerge):
     """GeodesicMerge with short walks, so that the tests take no longer than Naive's."""
 
-    def __init__(self, *arguments, **keywords):
-        super().__init__(*arguments, **{"pseudo_inputs": 20, **keywords})
+    def __init__(self, model, optimizer, criterion=None, **keywords):
+        given = {"pseudo_inputs": 20, **keywords}
+        super().__init__(model=model, optimizer=optimizer, criterion=criterion, **given)
 
 
 for module in (avalanche.training, avalanche.training.supervised, wrappers):

@@ -89,10 +89,10 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
     @accept_options
     def __init__(
         self,
+        *,
         model: nn.Module,
         optimizer: Optimizer,
         criterion: Any = None,
-        *,
         memory: str | int | None = None,
         options: ContinualOptions | None = None,
         expert_init: str = "warm",

@@ -21,8 +21,9 @@ SHARE = 0.8  # of the functional change at the mean that alignment must fall bel
 def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
     """Align convolutional networks for a walk that starts from their mean, if that is nearer.
 
-    Fine-tunes of one base are in one order already. What decides is the largest functional change
-    from an expert to the mean of all, measured on inputs without labels.
+    Fine-tunes of one base are in one order already, and buffers of a task alone may belong to an
+    order. What decides is the largest functional change from an expert to the mean of all, measured
+    on inputs without labels.
 
     Args:
         prepared: Experts with inputs, as they came.
@@ -31,7 +32,8 @@ def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
         The merge as it was or aligned; a note says which of the two, and why.
     """
     layers = prepared.space.network.module.modules()
-    if prepared.base is not None or not any(isinstance(layer, LAYERS) for layer in layers):
+    fixed = prepared.base is not None or bool(prepared.space.network.constants)
+    if fixed or not any(isinstance(layer, LAYERS) for layer in layers):
         return prepared
     tried: dict[str, PreparedMerge] = {"none": prepared}
     for name in METHODS:
