@@ -38,7 +38,9 @@ COMMANDS = {
     "reconfigure": Entry("make networks smaller", "Remove and restore units, step by step."),
     "stream": Entry("learn one task after another", "Learn a stream of tasks, with baselines."),
     "train": Entry("networks and runs", "Train a network for a task."),
-    "evaluate": Entry("networks and runs", "Measure a network's accuracy on tasks."),
+    "evaluate": Entry(
+        "networks and runs", "Measure accuracies of networks on tasks, in one table."
+    ),
     "path": Entry("networks and runs", "Take a network off a finished run's path."),
     "verify": Entry("networks and runs", "Check the certificate of a finished merge."),
     "report": Entry("networks and runs", "Write the page of a finished run again."),

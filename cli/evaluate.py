@@ -1,15 +1,17 @@
-"""``geomerge evaluate``: accuracies of a network."""
+"""``geomerge evaluate``: accuracies of networks on tasks."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import percent, show_notes, working
+from geomerge.cli.console import percent, plain_table, show_notes, working
 from geomerge.cli.flags import Flags
-from geomerge.cli.options import Json, NetworkFile
+from geomerge.cli.options import Json
 from geomerge.evaluation.evaluate import evaluate as measure
 from geomerge.loading import ExpertOptions
 
@@ -17,7 +19,10 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    network: NetworkFile,
+    networks: Annotated[
+        list[Path],
+        typer.Argument(help="the networks: files of weights, folders of Hugging Face or of runs"),
+    ],
     manifold: Annotated[
         list[str], typer.Option(help="task to measure; may be given several times")
     ],
@@ -25,14 +30,42 @@ def evaluate(
     split: Annotated[str, typer.Option(metavar="[test|select]", help="split to measure")] = "test",
     as_json: Json = False,
 ) -> None:
-    """Measure a network's accuracy on tasks."""
-    with working(f"measuring {network}"):
-        report = measure(network, manifold, split, data)
+    """Measure accuracies of networks on tasks, in one table."""
+    reports = []
+    for network in networks:
+        with working(f"measuring {network}"):
+            reports.append(measure(network, manifold, split, data))
     if as_json:
-        print(json.dumps(report, indent=1))
+        found = reports[0] if len(reports) == 1 else {"networks": reports}
+        print(json.dumps(found, indent=1))
         return
-    show_notes(report["notes"])
-    if report["head"] != "shared":
-        print(f"note: {report['head']} head, classes of each task where the merge put them")
-    for row in report["tasks"]:
+    for network, report in zip(networks, reports, strict=True):
+        own = f"{network}: " if len(reports) > 1 else ""
+        show_notes(f"{own}{note}" for note in report["notes"])
+        if report["head"] != "shared":
+            print(
+                f"note: {own}{report['head']} head, classes of each task where the merge put them"
+            )
+    if len(reports) > 1:
+        _show_table(networks, reports, split)
+        return
+    for row in reports[0]["tasks"]:
         print(f"{row['task']}: {percent(row['accuracy'])} % of {row['examples']} {split} examples")
+
+
+def _show_table(networks: Sequence[Path], reports: Sequence[Mapping[str, Any]], split: str) -> None:
+    from rich.console import Console
+
+    rows = [
+        [str(network), *(percent(row["accuracy"]) for row in report["tasks"])]
+        for network, report in zip(networks, reports, strict=True)
+    ]
+    tasks = reports[0]["tasks"]
+    headings = ["network", *(row["task"] for row in tasks)]
+    counts = ", ".join(f"{row['examples']} of {row['task']}" for row in tasks)
+    table = plain_table(
+        f"accuracy in % on the {split} split", headings, rows, lambda _: False, ("network",)
+    )
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(f"examples: {counts}")

@@ -42,7 +42,7 @@ KNOWN = {
                "walk-rate"),
     "train": ("", "arch data-root device download epochs force learning-rate log-json "
               "manifold normalisation out seed sketch"),
-    "evaluate": ("NETWORK", "arch data-root device download json manifold normalisation split"),
+    "evaluate": ("NETWORKS...", "arch data-root device download json manifold normalisation split"),
     "path": ("RUN", "arch at force out"),
     "verify": ("RUN", "arch data-root device download json network"),
     "report": ("RUN", "open"),
