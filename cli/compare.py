@@ -8,38 +8,31 @@ from typing import Annotated, Any
 import typer
 
 from geomerge.cli.console import finish, plain_table, show_notes, watched
-from geomerge.cli.flags import Flags, names_in
+from geomerge.cli.flags import Flags
 from geomerge.cli.options import LogJson, ReportJson
 from geomerge.comparison import CompareOptions
 from geomerge.loading import DataOptions
-from geomerge.merging import MergeOptions
 from geomerge.runs.compare import run_compare
 
 __all__ = ["compare"]
 
 _WIDTH = 100  # of the table
+# A comparison decides all other options of its walks.
+_FLAGS = (
+    "only", "skip", "max_samples", "output", "head", "bn", "steps", "pick", "seed",
+)  # fmt: skip
 
 
 def compare(
     a: Annotated[Path, typer.Argument(help="the first network")],
     b: Annotated[Path, typer.Argument(help="the second, of the same architecture")],
     data: DataOptions,
-    merge: Annotated[MergeOptions, Flags(only=("output", "head", "bn", "steps", "pick", "seed"))],
+    options: Annotated[CompareOptions, Flags(only=_FLAGS)],
     out: Annotated[
         Path | None,
         typer.Option(
             help="folder of the run; default runs/compare-A-B-HASH", rich_help_panel="output"
         ),
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="rows of the table, such as slerp,regmean,joint-walk")
-    ] = None,
-    skip: Annotated[
-        list[str] | None, typer.Option(help="rows to leave out, such as joint-training,ewc")
-    ] = None,
-    budget: Annotated[
-        int | None,
-        typer.Option(help="samples that each trained row may see; default those of joint-walk"),
     ] = None,
     base: Annotated[
         Path | None, typer.Option(help="the network that both were fine-tuned from")
@@ -48,9 +41,6 @@ def compare(
     log_json: LogJson = False,
 ) -> None:
     """Compare all methods that make one network of two."""
-    options = CompareOptions(
-        merge, tuple(names_in(only or ())), tuple(names_in(skip or ())), budget
-    )
     with watched(log_json) as show:
         folder, report, before = run_compare(
             [a, b], options, data, base=base, out=out, progress=show

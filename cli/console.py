@@ -66,21 +66,23 @@ def speaking(flags: Mapping[str, str], log_json: bool) -> Iterator[None]:
 
 @contextmanager
 def _notes_of_warnings(log_json: bool) -> Iterator[None]:
-    """Say the library's warnings of the block as notes after it, but none that was a note before.
+    """Print what the block had to assume as notes after it, but none that was a note before.
 
-    A warning says what had to be assumed; results have the same sentences in their notes.
+    Results have the same sentences in their notes.
     """
+    from geomerge.errors import AssumptionWarning
+
     heard: list[str] = []
     usual: Any = warnings.showwarning
 
     def listen(message: Any, category: Any, filename: str, *rest: Any, **more: Any) -> None:
-        if issubclass(category, UserWarning) and "geomerge" in Path(filename).parts:
+        if issubclass(category, AssumptionWarning):
             heard.append(str(message))
         else:
             usual(message, category, filename, *rest, **more)
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("always", category=UserWarning, module="geomerge")
+        warnings.simplefilter("always", AssumptionWarning)
         warnings.showwarning = listen
         yield
     for note in dict.fromkeys(heard):

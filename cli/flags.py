@@ -16,9 +16,9 @@ from typer.models import OptionInfo
 from geomerge.cli.complete import completion
 from geomerge.cli.console import speaking
 from geomerge.errors import OptionError
-from geomerge.options import OptionField, build_options, option_fields
+from geomerge.options import OptionField, build_options, option_fields, read_names
 
-__all__ = ["Flags", "command", "names_in"]
+__all__ = ["Flags", "command"]
 
 _TYPES: Mapping[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "Path": Path}
 _METAVARS = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
@@ -212,7 +212,7 @@ def _values(
         else:
             parts = word or ()
             if option.choices is not None and option.closed:  # such as slerp,regmean
-                parts = names_in(parts)
+                parts = read_names(parts)
             yield option.name, tuple(_value(option.name, kind, part) for part in parts)
 
 
@@ -229,12 +229,6 @@ def _value(name: str, kind: type, word: Any) -> Any:
     except ValueError:
         expected = "a whole number" if kind is int else "a number"
         raise OptionError(f"expected `{name}` to be {expected}, got {word!r}; correct it") from None
-
-
-def names_in(words: Iterable[str]) -> Iterator[str]:
-    """Yield the names in words, with commas between them."""
-    for word in words:
-        yield from (name.strip() for name in word.split(",") if name.strip())
 
 
 def _flags_by_name(context: typer.Context) -> dict[str, str]:

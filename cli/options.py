@@ -10,21 +10,13 @@ import typer
 from geomerge.cli.console import LOG_JSON
 
 __all__ = [
-    "Arch",
-    "DataRoot",
-    "Device",
-    "Download",
     "Force",
     "Json",
     "LogJson",
     "NetworkFile",
     "NetworkOut",
     "Normalisation",
-    "Normalisations",
-    "Output",
-    "Points",
     "ReportJson",
-    "Seed",
 ]
 
 NetworkFile = Annotated[
@@ -55,21 +47,3 @@ Normalisation = Annotated[
     str | None,
     typer.Option(help="MEAN/STD instead of the usual normalisation", rich_help_panel="data"),
 ]
-Arch = Annotated[str | None, typer.Option(help="Architecture, where the file does not say.")]
-Normalisations = Annotated[
-    list[str] | None, typer.Option(help="TASK=MEAN/STD instead of the usual one.")
-]
-DataRoot = Annotated[
-    str | None, typer.Option(help="Folder of data sets; default GEOMERGE_DATA, else ./data.")
-]
-Device = Annotated[str, typer.Option(help="Where to compute.")]
-Download = Annotated[
-    bool, typer.Option("--download", help="Let torchvision fetch a missing data set.")
-]
-
-# What is measured, kept and drawn.
-Output = Annotated[
-    str, typer.Option(help="What the metric measures: hellinger, tempered, logits or softmax.")
-]
-Points = Annotated[int, typer.Option(help="Most networks stored on a path.")]
-Seed = Annotated[int, typer.Option(help="Of everything drawn.")]

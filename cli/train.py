@@ -16,7 +16,8 @@ from geomerge.io.checkpoint import SUFFIXES
 from geomerge.io.files import check_output
 from geomerge.loading import ExpertOptions
 from geomerge.networks.architectures import NAMED
-from geomerge.options import at_least, check_options, option
+from geomerge.options import option
+from geomerge.training import TrainOptions, train_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,23 +30,14 @@ _READ = ("data_root", "download", "device", "label_column", "image_size", "chann
 
 
 @dataclass(frozen=True)
-class _TrainOptions:
+class _NetworkOptions:
     arch: str = option(
-        "mlp", "architecture: mlp, cnn, resnet18-cifar, ... (docs/networks.md) or module:factory",
+        "mlp",
+        "architecture: mlp, mlp:tanh, cnn, resnet18-cifar, ... (docs/networks.md) or "
+        "module:factory",
         group="training", choices=NAMED, closed=False,
     )  # fmt: skip
-    epochs: float = option(8, "passes over the training split", check=at_least(0), group="training")
-    learning_rate: float = option(
-        0.05,
-        "learning rate of the first step; it falls to zero",
-        check=at_least(0),
-        group="training",
-    )
-    seed: int = option(0, "seed of the weights and of the order of examples", group="training")
     sketch: bool = option(True, "a sketch of the network in its file", group="output")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 def train(
@@ -58,7 +50,8 @@ def train(
         ),
     ],
     out: NetworkOut,
-    options: _TrainOptions,
+    made: _NetworkOptions,
+    options: Annotated[TrainOptions, Flags(without=("batch",))],
     data: Annotated[ExpertOptions, Flags(only=_READ)],
     normalisation: Normalisation = None,
     force: Force = False,
@@ -68,10 +61,8 @@ def train(
 
     5000 examples are left out of the training; merges and sparsifications choose by them later.
     """
-    from geomerge.training import train_checkpoint
-
     check_output(out, SUFFIXES, replace=force)
-    arch, seed, device = options.arch, options.seed, data.device
+    arch, seed, device = made.arch, options.seed, data.device
     with watched(log_json, resumes=False) as show:
         task = load_task(
             manifold,
@@ -85,10 +76,8 @@ def train(
             out,
             arch,
             task,
-            epochs=options.epochs,
-            learning_rate=options.learning_rate,
-            seed=seed,
-            sketch=options.sketch,
+            options,
+            sketch=made.sketch,
             device=device,
             on_step=None if show is None else watch_training(show, arch, task, seed, device),
         )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from geomerge.comparison.compare import compare as compare
     from geomerge.data import Task as Task
     from geomerge.data import load_task as load_task
+    from geomerge.errors import AssumptionWarning as AssumptionWarning
     from geomerge.errors import GeomergeError as GeomergeError
     from geomerge.expert import Expert as Expert
     from geomerge.io.checkpoint import Checkpoint as Checkpoint
@@ -94,6 +95,7 @@ _HOME = {
     "walk_toward_function": "walks.walk",
     "walk_toward_weights": "walks.walk",
     # runs on disk, and what happens in them
+    "AssumptionWarning": "errors",
     "GeomergeError": "errors",
     "Run": "runs.run",
     "from_pretrained": "pretrained",

@@ -8,11 +8,14 @@ classes double as built-in exceptions so that callers may catch either.
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 __all__ = [
+    "AssumptionWarning",
     "CheckpointError",
     "CheckpointWarning",
     "GeomergeError",
@@ -26,6 +29,7 @@ __all__ = [
     "TaskWarning",
     "did_you_mean",
     "first_line",
+    "warn_assumption",
 ]
 
 
@@ -77,6 +81,10 @@ class QPError(NumericalError):
     """A quadratic program has no solution, or none that could be verified."""
 
 
+class AssumptionWarning(UserWarning):
+    """Something that files leave open, such as a network's activation, had to be assumed."""
+
+
 class Problems(list[str]):
     """Sentences about everything that is wrong, each with its remedy, none twice.
 
@@ -119,6 +127,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return "; known: " + ", ".join(names)
+
+
+def warn_assumption(sentence: str) -> None:
+    """Warn of something that had to be assumed, at the line of the caller outside of geomerge.
+
+    Args:
+        sentence: What was assumed, and how to say it instead.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("geomerge"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(sentence, AssumptionWarning, stacklevel=level)
 
 
 def first_line(error: BaseException) -> str:

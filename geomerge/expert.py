@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,7 +37,13 @@ from geomerge.evaluation.accuracy import accuracy
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
 from geomerge.metrics import Sketch, load_sketch, make_sketch
 from geomerge.metrics.sketch import SKETCH_FILE, restore_sketch, weights_digest
-from geomerge.networks.architectures import rebuild_network
+from geomerge.networks.architectures import (
+    assumption,
+    factory_name,
+    identify,
+    plain_name,
+    rebuild_network,
+)
 from geomerge.networks.batches import Batch, as_batch
 from geomerge.networks.hugging_face import (
     load_network,
@@ -47,7 +54,7 @@ from geomerge.networks.hugging_face import (
 from geomerge.networks.network import Network
 from geomerge.networks.wrappers import mark_merged, plain_module
 
-__all__ = ["Expert", "ExpertLike", "as_expert", "folder_sketch", "text_encoder"]
+__all__ = ["Expert", "folder_sketch", "text_encoder"]
 
 _KINDS = (torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32, torch.float64)
 SPLITS = ("train", "select", "test")
@@ -134,7 +141,7 @@ class Expert:
             name, network, network.initial, sketch=sketch, source=kind.__qualname__,
             digest=weights_digest(network, network.initial),
         )  # fmt: skip
-        return made._with_data(task, inputs)
+        return made.with_data(task, inputs)
 
     @classmethod
     def from_checkpoint(
@@ -159,14 +166,23 @@ class Expert:
             CheckpointError: If the weights fit no known architecture, or the sketch is of others.
         """
         architecture = arch or recorded_architecture(checkpoint.meta)
+        assumed = None if architecture else assumption(checkpoint.weights, checkpoint.source)
         module = rebuild_network(checkpoint.weights, architecture, checkpoint.source)
         network = Network(module, device)
         meta = dict(checkpoint.meta)
-        if isinstance(arch, str):
-            meta["architecture"] = arch
+        known = factory_name(architecture) if callable(architecture) else architecture
+        notes: tuple[str, ...] = ()
+        if known is not None:
+            recorded, meta["architecture"] = meta.get("architecture"), plain_name(known)
+            if recorded is not None and plain_name(recorded) != meta["architecture"]:
+                notes = (
+                    f"{Path(checkpoint.source).name} says that it is a {recorded}, and was taken "
+                    f"for a {known} as `arch` says",
+                )
         made = cls(
             name, network, network.initial, source=checkpoint.source, meta=meta,
             digest=checkpoint.digest or weights_digest(network, network.initial),
+            warnings=() if assumed is None else (assumed,), notes=notes,
         )  # fmt: skip
         if sketch and checkpoint.sketch:
             restored = restore_sketch(
@@ -207,7 +223,7 @@ class Expert:
         """
         checkpoint = load_network(path)
         made = cls.from_checkpoint(checkpoint, arch, name=name, sketch=sketch, device=device)
-        return made._with_data(task, inputs)
+        return made.with_data(task, inputs)
 
     @property
     def task_name(self) -> str | None:
@@ -217,10 +233,25 @@ class Expert:
         sketched = self.sketch.meta.get("task") if self.sketch else None
         return self.meta.get("task") or sketched
 
+    @cached_property
+    def architecture(self) -> str | None:
+        """Name of the architecture: as stated, else that of a known network of equal outputs.
+
+        None where the network can only be rebuilt by a callable of its own.
+        """
+        stated = self.meta.get("architecture")
+        if stated is not None:
+            return str(stated)
+        inputs = self.inputs or (self.task.train.inputs if self.task is not None else None)
+        x = None if inputs is None else inputs.batch(slice(0, 4))
+        return identify(self.network.head_view(slice(None)), self.weights, x)
+
     @property
     def checkpoint(self) -> Checkpoint:
         """The network as a checkpoint, with its sketch: a copy of the weights."""
         meta = dict(self.meta)
+        if self.architecture is not None:
+            meta["architecture"] = self.architecture
         if self.task is not None and not {"task", "tasks"} & meta.keys():
             meta |= {"task": self.task.name, "normalisation": self.task.normalisation.to_json()}
         if self.sketch is not None:
@@ -422,7 +453,16 @@ class Expert:
             ) from error
         return found
 
-    def _with_data(self, task: Task | str | None, inputs: InputsLike) -> Expert:
+    def with_data(self, task: Task | str | None = None, inputs: InputsLike = True) -> Expert:
+        """Return the expert with a task and with inputs that a walk may use.
+
+        Args:
+            task: Task, or its name; None takes the recorded one, if its data is available.
+            inputs: Inputs that a walk may use, as in :meth:`from_module`.
+
+        Raises:
+            GeomergeError: If the network does not take them.
+        """
         made = self
         if isinstance(task, str):
             made = made.with_task(made.load_task(task))
@@ -464,33 +504,3 @@ def text_encoder(folder: Path, config: Mapping[str, Any]) -> TextEncoder:
     classes = {str(label): int(k) for k, label in named.items()} if named else None
     usual = TextEncoder(tokenizer, classes=classes)
     return replace(usual, max_length=length) if 0 < length < 10**6 else usual
-
-
-ExpertLike: TypeAlias = Expert | nn.Module | Checkpoint | Mapping[str, Tensor] | str | Path
-
-
-def as_expert(thing: ExpertLike, name: str = "") -> Expert:
-    """Return an expert of whatever stands for one.
-
-    Args:
-        thing: An expert, a module, a checkpoint, a state dict, or the path of a file.
-        name: Name for an expert that has none.
-
-    Raises:
-        OptionError: If it is something else.
-        GeomergeError: If it cannot be read or rebuilt.
-    """
-    if isinstance(thing, Expert):
-        return thing if thing.name else replace(thing, name=name)
-    if isinstance(thing, nn.Module):
-        return Expert.from_module(thing, name=name)
-    if isinstance(thing, (str, Path)):
-        return Expert.load(thing, name=name)
-    if isinstance(thing, Mapping) and all(isinstance(v, Tensor) for v in thing.values()):
-        thing = Checkpoint(dict(thing), source="state dict")
-    if isinstance(thing, Checkpoint):
-        return Expert.from_checkpoint(thing, name=name)._with_data(None, True)
-    raise OptionError(
-        f"expected an Expert, a module, a checkpoint or the path of a file, got a "
-        f"{type(thing).__name__}; make one with Expert.from_module or Expert.load"
-    )

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import nn
 
@@ -24,22 +24,32 @@ from geomerge.data import (
     load_task,
     normalisation_of,
     split_normalisations,
+    task_of,
 )
+from geomerge.data.options import PlaceOptions
 from geomerge.errors import NoLabelsError, OptionError, Problems, TaskError
 from geomerge.evaluation.plausibility import few_examples, normalisation_doubt
-from geomerge.expert import Expert, ExpertLike, as_expert
+from geomerge.expert import Expert
+from geomerge.expert_like import Arch, ExpertLike, Opened, as_experts, opened, rebuilt
+from geomerge.io.checkpoint import Checkpoint
 from geomerge.io.reading import FileOptions
 from geomerge.metrics import load_sketch
-from geomerge.networks.architectures import rename_like
-from geomerge.networks.hugging_face import load_network
 from geomerge.networks.network import check_device
-from geomerge.options import at_least, check_options, option, piece
+from geomerge.options import at_least, build_options, check_options, option, option_fields, piece
 
-__all__ = ["NAMES", "DataOptions", "ExpertOptions", "find_tasks", "load_expert", "load_experts"]
+__all__ = [
+    "NAMES",
+    "DataOptions",
+    "ExpertOptions",
+    "data_among",
+    "find_tasks",
+    "given_experts",
+    "load_expert",
+    "load_experts",
+]
 
 SAMPLE_SEED = 0  # of the inputs that a walk may use where they are fewer than there are
 NAMES = ascii_lowercase  # of networks, in order
-Arch: TypeAlias = "str | Callable[[], nn.Module] | None"
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,27 @@ class ReadingOptions:
     examples: ExampleOptions = piece(ExampleOptions)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _NormalisedOptions(PlaceOptions):
+    """Options of any number of networks' data."""
+
+    normalisation: tuple[str, ...] = option(
+        (), "TASK=MEAN/STD instead of the usual normalisation", group="data"
+    )
+    reading: ReadingOptions = piece(ReadingOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse texts that cannot be read.
+
+        Raises:
+            OptionError: With the text, what was expected and what to do.
+        """
+        check_options(self)
+        split_normalisations(self.normalisation)
+
+
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(_NormalisedOptions):
     """Options that say which data belongs to which of several networks, called a, b, c, ..."""
 
     manifold: tuple[str | Task, ...] = option(
@@ -64,23 +93,10 @@ class DataOptions:
     arch: Arch = option(
         None, "architecture of all networks, where the files do not say", group="what to merge"
     )
-    normalisation: tuple[str, ...] = option(
-        (), "TASK=MEAN/STD instead of the usual normalisation", group="data"
-    )
     max_inputs: int | None = option(
         None, "number of inputs of each task that the walk may use; default all", group="data",
         check=at_least(1), flag="inputs", recorded="given",
     )  # fmt: skip
-    data_root: str | None = option(
-        None, "folder of data sets; default GEOMERGE_DATA, else ./data", group="machine",
-        recorded=False,
-    )  # fmt: skip
-    download: bool = option(
-        False, "permission for torchvision to fetch a missing data set", group="machine",
-        recorded=False,
-    )  # fmt: skip
-    device: str = option("cpu", "device that computes", group="machine", recorded=False)
-    reading: ReadingOptions = piece(ReadingOptions)
 
     def __post_init__(self) -> None:
         """Refuse texts that cannot be read.
@@ -88,17 +104,19 @@ class DataOptions:
         Raises:
             OptionError: With the text, what was expected and what to do.
         """
-        check_options(self)
+        given = self.manifold
+        entries = list(given) if isinstance(given, (tuple, list)) else [given]
+        object.__setattr__(self, "manifold", _tasks_of(entries))
+        super().__post_init__()
         self.manifolds()
         self.by_network("sketch")
         self.by_network("task")
-        split_normalisations(self.normalisation)
 
     def manifolds(self) -> tuple[dict[str, str | Task], list[str | Task]]:
         """Split ``manifold`` into the entries that name a network and the others, in order."""
         given: dict[str, str | Task] = {}
         rest: list[str | Task] = []
-        for entry in [self.manifold] if isinstance(self.manifold, (str, Task)) else self.manifold:
+        for entry in self.manifold:
             match = re.match(r"([a-z])=", entry) if isinstance(entry, str) else None
             if match is None or not isinstance(entry, str):
                 rest.append(entry)
@@ -129,35 +147,58 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class ExpertOptions:
+class ExpertOptions(_NormalisedOptions):
     """Options that say how one network is rebuilt, and where its data lies."""
 
     manifold: str | Task | None = option(
         None, "task whose inputs keep the function; default the network's own", group="data"
     )
     arch: Arch = option(None, "architecture, where the file does not say", group="data")
-    normalisation: tuple[str, ...] = option(
-        (), "TASK=MEAN/STD instead of the usual normalisation", group="data"
-    )
-    data_root: str | None = option(
-        None, "folder of data sets; default GEOMERGE_DATA, else ./data", group="machine",
-        recorded=False,
-    )  # fmt: skip
-    download: bool = option(
-        False, "permission for torchvision to fetch a missing data set", group="machine",
-        recorded=False,
-    )  # fmt: skip
-    device: str = option("cpu", "device that computes", group="machine", recorded=False)
-    reading: ReadingOptions = piece(ReadingOptions)
 
-    def __post_init__(self) -> None:
-        """Refuse texts that cannot be read.
 
-        Raises:
-            OptionError: With the text, what was expected and what to do.
-        """
-        check_options(self)
-        split_normalisations(self.normalisation)
+def _tasks_of(entries: Sequence[Any]) -> tuple[str | Task, ...]:
+    """Return names as they are and a task of every other thing, each of another name."""
+    found: list[str | Task] = []
+    for entry in entries:
+        made = entry if isinstance(entry, (str, Task)) else task_of(entry)
+        names = [one if isinstance(one, str) else one.name for one in found]
+        if isinstance(made, Task) and made is not entry and made.name in names:
+            made = replace(made, name=f"{made.name}-{len(found) + 1}")
+        found.append(made)
+    return tuple(found)
+
+
+def given_experts(things: Sequence[ExpertLike], changes: dict[str, Any]) -> list[Expert]:
+    """Return the networks that a recipe is called with, and the data that its keywords name.
+
+    Args:
+        things: Networks.
+        changes: Keywords of the call, out of which those of data are taken.
+
+    Raises:
+        GeomergeError: If a network or data cannot be used.
+    """
+    if isinstance(things, (str, Path, Expert, nn.Module, Checkpoint, Mapping)):
+        raise OptionError(
+            f"expected a list of networks, got a {type(things).__name__}; put them into one, such "
+            "as [a, b]"
+        )
+    data = data_among(changes)
+    return as_experts(things) if data is None else load_experts(things, data)
+
+
+def data_among(changes: dict[str, Any]) -> DataOptions | None:
+    """Take the keywords of data out of those of a call; None if there are none.
+
+    Args:
+        changes: Keywords; those of :class:`DataOptions` are removed, and ``inputs``, which stands
+            for ``manifold``.
+    """
+    if "inputs" in changes:
+        changes["manifold"] = changes.pop("inputs")
+    names = {one.name for one in option_fields(DataOptions)}
+    data = {name: changes.pop(name) for name in [*changes] if name in names}
+    return build_options(DataOptions, data) if data else None
 
 
 def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expert:
@@ -173,7 +214,7 @@ def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expe
     """
     options = options or ExpertOptions()
     check_device(options.device)
-    expert = _without_data(thing, "", options)
+    expert = rebuilt(opened(thing, options.reading.files), options.arch, device=options.device)
     task = options.manifold if options.manifold is not None else expert.task or expert.task_name
     if task is None:
         raise OptionError(
@@ -220,11 +261,17 @@ def load_experts(
     if len(things) > len(NAMES):
         raise OptionError(f"expected at most {len(NAMES)} networks, got {len(things)}")
     check_device(data.device)
+    given: dict[str, Opened] = {}
     experts: dict[str, Expert] = {}
     for name, thing in zip(NAMES, things, strict=False):
         with problems.noted():
+            given[name] = opened(thing, data.reading.files)
+    for name, one in given.items():
+        with problems.noted():
             like = next(iter(experts.values()), None)
-            experts[name] = _without_data(thing, name, data, like)
+            experts[name] = rebuilt(
+                one, data.arch, name=name, device=data.device, among=[*given.values()], like=like
+            )
     sketches = data.by_network("sketch")
     for name, expert in experts.items():
         with problems.noted():
@@ -266,31 +313,6 @@ def find_tasks(data: DataOptions, problems: Problems) -> None:
                         data_root=data.data_root,
                         files=data.reading.examples,
                     )
-
-
-def _without_data(
-    thing: ExpertLike, name: str, data: DataOptions | ExpertOptions, like: Expert | None = None
-) -> Expert:
-    """Return a network by itself, under the name that options call it by.
-
-    Args:
-        thing: The network.
-        name: Its name in options.
-        data: Architecture, device, and how files are read.
-        like: Another network, by whose names of tensors a bare state dict goes that differs by a
-            prefix.
-    """
-    if isinstance(thing, (Expert, nn.Module)):
-        made = as_expert(thing, name)
-        return replace(made, name=name) if name else made
-    if isinstance(thing, (str, Path)):
-        thing = load_network(thing, data.reading.files)
-    elif isinstance(thing, Mapping):
-        return as_expert(thing, name)
-    if like is not None and data.arch is None and not thing.meta.get("architecture"):
-        weights = rename_like(thing.weights, like.network.module.state_dict())
-        thing = replace(thing, weights=weights)
-    return Expert.from_checkpoint(thing, data.arch, name=name, device=data.device)
 
 
 def _with_sketch(expert: Expert, file: str, output: str | None) -> Expert:

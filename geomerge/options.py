@@ -21,6 +21,7 @@ __all__ = [
     "OptionField",
     "at_least",
     "build_options",
+    "callable_name",
     "check_known",
     "check_options",
     "check_positive",
@@ -44,8 +45,6 @@ _USUAL = {
     "flag": None, "recorded": True, "formerly": None, "closed": True, "positional": False,
     "read": None, "write": None,
 }  # fmt: skip
-# Where the data lies and what computes change nothing that a recipe stands for.
-_PLACES = ("data_root", "download", "device")
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,11 @@ def piece(cls: type[T]) -> T:
 
 
 def option_fields(cls: type[Any], path: tuple[str, ...] = ()) -> Iterator[OptionField]:
-    """Yield every option of an options class, those of its pieces where the piece stands."""
-    for one in fields(cls):
+    """Yield every option of an options class, those of its pieces where the piece stands.
+
+    Fields that are keywords only, such as those of a base class, come last.
+    """
+    for one in sorted(fields(cls), key=lambda field: field.kw_only is True):
         known = one.metadata.get(_KEY)
         if known is not None:
             yield OptionField(
@@ -143,13 +145,9 @@ def option_fields(cls: type[Any], path: tuple[str, ...] = ()) -> Iterator[Option
                 known["flag"], known["recorded"], known["choices"], known["formerly"],
                 known["positional"], known["closed"], known["read"], known["write"],
             )  # fmt: skip
-        elif is_dataclass(one.default_factory):
-            assert isinstance(one.default_factory, type)
-            yield from option_fields(one.default_factory, (*path, one.name))
         else:
-            yield OptionField(
-                one.name, path, one.default, one.type, "", "", None, one.name not in _PLACES, None
-            )
+            assert isinstance(one.default_factory, type), f"{one.name} is no option and no piece"
+            yield from option_fields(one.default_factory, (*path, one.name))
 
 
 def check_options(options: Any) -> None:
@@ -199,6 +197,8 @@ class FlatOptions:
                 value = one.default_factory()
             else:
                 raise TypeError(f"{type(self).__name__} needs {one.name!r}")
+            if isinstance(value, (str, list)) and str(one.type).startswith("tuple["):
+                value = (value,) if isinstance(value, str) else tuple(value)
             object.__setattr__(self, one.name, value)
         self.__post_init__()
 
@@ -244,15 +244,19 @@ def _by_piece(cls: type[Any], values: Mapping[str, Any], options: Any = None) ->
     changes: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
-        if name in earlier and name not in own and name not in nested:
-            warnings.warn(f"`{name}` is called `{earlier[name]}` now", DeprecationWarning, 4)
-            name = earlier[name]
+        now = earlier.get(name)
+        if now is not None and name not in own and (now in own or name not in nested):
+            warnings.warn(f"`{name}` is called `{now}` now", DeprecationWarning, 4)
+            name = now
         if name in own:
             changes[name] = value
         elif name in nested:
             inner.setdefault(nested[name][0], {})[name] = value
         else:
             known = {*own, *nested}
+            where = getattr(cls, "elsewhere", {}).get(name)
+            if where is not None:
+                raise OptionError(f"`{name}` is no option of {cls.__name__}; give it to {where}")
             raise OptionError(f"unknown option `{name}`{did_you_mean(name, known)}")
     for name, part in inner.items():
         if name in changes:
@@ -296,8 +300,16 @@ def recorded(options: Any, *others: str) -> dict[str, Any]:
             continue
         if one.write is not None:
             value = one.write(value)
+        elif callable(value):
+            value = callable_name(value)
         found[one.name] = list(value) if isinstance(value, tuple) else value
     return found
+
+
+def callable_name(value: Callable[..., Any]) -> str:
+    """Return ``module:name`` of a function or class that was given as an object."""
+    own = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{getattr(value, '__module__', type(value).__module__)}:{own}"
 
 
 def restore_options(cls: type[T], values: Mapping[str, Any]) -> T:

@@ -1,8 +1,9 @@
-"""Network x task -> trained weights: the plainest loop, to make end points and baselines."""
+"""Training with labels by stochastic gradient descent, for end points and baselines of merges."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,72 @@ from geomerge.metrics import make_sketch
 from geomerge.networks.architectures import create_network
 from geomerge.networks.batches import Batch, concat
 from geomerge.networks.network import Network
+from geomerge.options import at_least, check_options, option, positive, replace_options
 from geomerge.walks.objectives import CrossEntropy
 
-__all__ = ["fine_tune", "straight_line", "train", "train_checkpoint"]
+__all__ = [
+    "FineTuneOptions",
+    "TrainOptions",
+    "fine_tune",
+    "straight_line",
+    "train",
+    "train_checkpoint",
+]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of a training from the beginning.
+
+    Attributes:
+        epochs: Number of passes over the examples; a fraction stops within one.
+        learning_rate: Learning rate of the first step; it falls linearly to zero.
+        batch: Number of examples per step.
+        seed: Seed of the order of examples and of dropout, and of new weights.
+    """
+
+    epochs: float = option(8, "passes over the training split", check=at_least(0), group="training")
+    learning_rate: float = option(
+        0.05,
+        "learning rate of the first step; it falls to zero",
+        check=at_least(0),
+        group="training",
+    )
+    batch: int = option(128, "number of examples per step", check=at_least(1), group="training")
+    seed: int = option(0, "seed of the weights and of the order of examples", group="training")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class FineTuneOptions:
+    """Options of a fine-tuning at a constant rate.
+
+    Attributes:
+        learning_rate: Learning rate.
+        batch: Number of examples per step.
+        seed: Seed of the order of examples.
+    """
+
+    learning_rate: float = option(0.02, "learning rate", check=positive)
+    batch: int = option(256, "number of examples per step", check=at_least(1))
+    seed: int = option(0, "seed of the order of examples")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
+        check_options(self)
 
 
 def train(
     network: Network,
     start: Tensor,  # (n,)
     splits: list[Split],
+    options: TrainOptions | None = None,
     *,
-    epochs: float = 8,
-    learning_rate: float = 0.05,
-    batch: int = 128,
-    seed: int = 0,
     on_step: Callable[[int, int, Tensor], None] | None = None,
+    **changes: Any,
 ) -> Tensor:  # (n,)
     """Train with cross-entropy and stochastic gradient descent.
 
@@ -41,21 +93,23 @@ def train(
     example is seen once an epoch; several splits are mixed example by example. Frozen weights stay.
 
     Args:
-        network: The network; it is back in evaluation mode afterwards.
-        start: Where to start.
+        network: Network; it is back in evaluation mode afterwards.
+        start: Weights to start from.
         splits: Labelled examples.
-        epochs: Passes over them; a fraction stops within one.
-        learning_rate: Of the first step.
-        batch: Examples per step.
-        seed: Of the order of examples and of dropout.
-        on_step: Called after each step with its number, the number of all steps and the weights.
+        options: Options of the training.
+        on_step: Function called after each step with its number, the number of all steps and the
+            weights.
+        changes: Options by name that replace those of ``options``.
 
     Returns:
         The trained weights.
 
     Raises:
         NumericalError: If the loss stops being finite.
+        OptionError: If an option cannot be used.
     """
+    options = replace_options(options or TrainOptions(), **changes)
+    learning_rate, seed = options.learning_rate, options.seed
     w = start.clone()
     module = network.shared_module(w).train()
     named = module.named_parameters()
@@ -65,8 +119,8 @@ def train(
             layer.eval()
     optimizer = torch.optim.SGD(parameters, learning_rate, momentum=0.9)
     count = sum(len(s.labels) for s in splits)
-    batch = min(batch, count)
-    steps = int(epochs * (count // batch))
+    batch = min(options.batch, count)
+    steps = int(options.epochs * (count // batch))
     order = _mixed(splits, batch, seed)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -94,26 +148,24 @@ def train_checkpoint(
     file: str | Path,
     architecture: str,
     task: Task,
+    options: TrainOptions | None = None,
     *,
-    epochs: float = 8,
-    learning_rate: float = 0.05,
-    seed: int = 0,
     sketch: bool = True,
     device: str = "cpu",
     on_step: Callable[[int, int, Tensor], None] | None = None,
+    **changes: Any,
 ) -> dict[str, float]:
     """Train a new network for a task and write it with all that a merge will want to know.
 
     Args:
-        file: Where it goes.
-        architecture: A name or ``module:factory``.
-        task: The task; its selection split is left out of the training.
-        epochs: Passes over the training split.
-        learning_rate: Of the first step.
-        seed: Of weights and of the order of examples.
-        sketch: Whether to measure and keep a sketch.
-        device: Where to compute.
-        on_step: As in :func:`train`.
+        file: File that is written.
+        architecture: Name of the architecture, or ``module:factory``.
+        task: Task; its selection split is left out of the training.
+        options: Options of the training.
+        sketch: Whether a sketch is measured and stored too.
+        device: Device that computes, that of the task.
+        on_step: Function called after each step, as in :func:`train`.
+        changes: Options by name that replace those of ``options``.
 
     Returns:
         Accuracies on ``"select"`` and ``"test"``.
@@ -121,28 +173,22 @@ def train_checkpoint(
     Raises:
         GeomergeError: If the network does not fit the task, or the file cannot be written.
     """
+    options = replace_options(options or TrainOptions(), **changes)
+    seed = options.seed
     check_output(Path(file), SUFFIXES)
     module = create_network(architecture, task.input_shape, task.classes, seed)
     network = Network(module, device)
     classes, name = task.classes, task.name
     task = task.fitted(lambda x: network.check_inputs(network.initial, x, classes, name))
-    w = train(
-        network,
-        network.initial,
-        [task.train],
-        epochs=epochs,
-        learning_rate=learning_rate,
-        seed=seed,
-        on_step=on_step,
-    )
+    w = train(network, network.initial, [task.train], options, on_step=on_step)
     made = make_sketch(network, w, task.train.inputs, task.name, seed=seed) if sketch else None
     meta: dict[str, Any] = {
         "architecture": architecture,
         "task": task.name,
         "normalisation": task.normalisation.to_json(),
         "training": {
-            "epochs": epochs,
-            "learning_rate": learning_rate,
+            "epochs": options.epochs,
+            "learning_rate": options.learning_rate,
             "seed": seed,
             "selection_seed": SELECTION_SEED,
             "selection_size": len(task.select.labels),
@@ -188,12 +234,11 @@ def fine_tune(
     network: Network,
     start: Tensor,  # (n,)
     split: Split,
-    *,
     steps: int,
-    learning_rate: float = 0.02,
-    batch: int = 256,
+    options: FineTuneOptions | None = None,
+    *,
     stiffness: Tensor | None = None,  # (n,)
-    seed: int = 0,
+    **changes: Any,
 ) -> Iterator[Tensor]:
     """Fine-tune with labels by plain stochastic gradient descent at a constant rate.
 
@@ -204,11 +249,10 @@ def fine_tune(
         start: Weights to start from.
         split: Labelled examples.
         steps: Number of steps.
-        learning_rate: Learning rate.
-        batch: Number of examples per step.
+        options: Options of the fine-tuning.
         stiffness: Stiffness k of a penalty sum_i k_i (w_i - start_i)^2 / 2; None is no penalty. Its
             part of each step is taken implicitly, so that no stiffness is too large for the rate.
-        seed: Seed of the order of examples.
+        changes: Options by name that replace those of ``options``.
 
     Yields:
         Weights after each step, shape (n,).
@@ -216,7 +260,9 @@ def fine_tune(
     Raises:
         NumericalError: If the loss stops being finite.
     """
-    objective = CrossEntropy(network, split, batch, seed)
+    options = replace_options(options or FineTuneOptions(), **changes)
+    learning_rate = options.learning_rate
+    objective = CrossEntropy(network, split, options.batch, options.seed)
     w = start
     for step in range(steps):
         loss, v = objective(w)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geomerge.continual.options import walk_metrics
+from geomerge.data.options import PlaceOptions
 from geomerge.errors import OptionError
 from geomerge.options import (
     FlatOptions,
@@ -26,7 +27,6 @@ __all__ = [
     "SCENARIOS",
     "STREAMS",
     "BaselineOptions",
-    "StreamDataOptions",
     "StreamKind",
     "StreamOptions",
     "StreamTrainingOptions",
@@ -222,21 +222,6 @@ class StreamWalkOptions:
         check_options(self)
 
 
-@dataclass(frozen=True)
-class StreamDataOptions:
-    """Options that decide no result: where data lies, and what computes."""
-
-    data_root: str | None = option(
-        None, "folder of data sets; default GEOMERGE_DATA, else ./data", group="machine",
-        recorded=False,
-    )  # fmt: skip
-    download: bool = option(
-        False, "permission for torchvision to fetch a missing data set", group="machine",
-        recorded=False,
-    )  # fmt: skip
-    device: str = option("cpu", "device that computes", group="machine", recorded=False)
-
-
 @dataclass(frozen=True, init=False)
 class StreamOptions(FlatOptions):
     """Options of a table of methods on a stream; options of the pieces are keywords too.
@@ -290,7 +275,7 @@ class StreamOptions(FlatOptions):
         "seed of permutations, the order of classes, weights and the order of examples",
         check=_seed,
     )
-    data: StreamDataOptions = piece(StreamDataOptions)
+    data: PlaceOptions = piece(PlaceOptions)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used.

@@ -155,7 +155,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network = Network(module)
         train = load_task(task).train
         *_, w = fine_tune(network, network.initial, train, steps=200, learning_rate=0.1)
-        save_checkpoint(folder / f"{name}.pt", Checkpoint(network.state_dict(w), {"task": task}))
+        meta = {"task": task, "architecture": "mlp"}
+        save_checkpoint(folder / f"{name}.pt", Checkpoint(network.state_dict(w), meta))
     return folder
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from geomerge import Checkpoint, Expert, Task, load_checkpoint, load_task, save_checkpoint
 from geomerge.errors import CheckpointError, OptionError, TaskError
-from geomerge.expert import as_expert
+from geomerge.expert_like import as_expert
 from geomerge.metrics import KroneckerMetric
 
 GENERATOR = torch.Generator().manual_seed(0)

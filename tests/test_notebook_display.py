@@ -111,13 +111,16 @@ def test_a_merge_and_its_path_show_themselves(digits: Path, options: dict[str, A
 
 def test_a_task_without_labels_is_not_measured(digits: Path, options: dict[str, Any]) -> None:
     a, b = (load_checkpoint(digits / f"{name}.pt") for name in "ab")
-    merged = merged_of([a, replace(b, meta={}, sketch={})], dict(options, damping=1e-3))
+    merged = merged_of(
+        [a, replace(b, meta={"architecture": "lenet-300-100"}, sketch={})],
+        dict(options, damping=1e-3),
+    )
     assert "not measured" in read(merged._repr_html_()).text
 
 
 def test_a_sketch_shows_its_layers(digits: Path) -> None:
     checkpoint = load_checkpoint(digits / "a.pt")
-    network = Network(rebuild_network(checkpoint.weights, None, "a"))
+    network = Network(rebuild_network(checkpoint.weights, "mlp", "a"))
     inputs = load_task("digits").train.inputs
     sketch = make_sketch(network, network.initial, inputs, EVIL, count=100)
     found = read(sketch._repr_html_())

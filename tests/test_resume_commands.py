@@ -194,7 +194,7 @@ def test_an_interrupted_comparison_makes_the_missing_rows_only(
     save_checkpoint(tmp_path / "b.pt", other)
     methods = ("a", "ensemble", "slerp", "ties", "fine-tuning", "wise-ft", "joint-walk")
     data = DataOptions(manifold=("digits", "digits-permuted"))
-    options = CompareOptions(MergeOptions(steps=6), only=methods, budget=4000)
+    options = CompareOptions(MergeOptions(steps=6), only=methods, max_samples=4000)
 
     def run(out: str) -> dict[str, Any]:
         files = tmp_path / "a.pt", tmp_path / "b.pt"

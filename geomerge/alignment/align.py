@@ -13,7 +13,8 @@ from geomerge.alignment.groups import PermutationGroup, find_groups
 from geomerge.alignment.weights import match_weights
 from geomerge.data import Inputs, as_they_are
 from geomerge.errors import OptionError
-from geomerge.expert import Expert, ExpertLike, as_expert
+from geomerge.expert import Expert
+from geomerge.expert_like import ExpertLike, as_experts
 from geomerge.metrics import KroneckerMetric, Sketch
 from geomerge.metrics.kronecker.factor import Factor
 from geomerge.metrics.kronecker.layer import KroneckerLayer
@@ -116,7 +117,7 @@ def align(a: ExpertLike, b: ExpertLike, *, method: str = "weights", seed: int = 
         >>> bool(torch.equal(found.aligned(b).weights, a.weights)), found.groups
         (True, {'0': 6})
     """
-    first, second = as_expert(a, "a"), as_expert(b, "b")
+    first, second = as_experts([a, b])
     if first.network.shapes != second.network.shapes:
         raise OptionError(
             f"{first.source} and {second.source} are not of one architecture; give networks of the "

@@ -15,7 +15,8 @@ from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.pick import PickRule, parse_pick
 from geomerge.evaluation.plausibility import doubts
-from geomerge.expert import ExpertLike, as_expert
+from geomerge.expert_like import ExpertLike, as_expert
+from geomerge.loading import given_experts
 from geomerge.merging.joint_training import joint_samples
 from geomerge.merging.prepare import prepare
 from geomerge.monitor.progress import Progress
@@ -141,11 +142,11 @@ def compare(
         >>> sorted(found.rows[-1].test)
         ['a', 'b']
     """
-    options = _with_changes(options or CompareOptions(), changes)
-    if len(experts) != 2:
-        raise OptionError(f"expected two networks to compare on, got {len(experts)}; name two")
-    given = [as_expert(thing) for thing in experts]
-    ancestor = None if base is None else as_expert(base)
+    given = given_experts(experts, changes)
+    options = replace_options(options or CompareOptions(), **changes)
+    if len(given) != 2:
+        raise OptionError(f"expected two networks to compare on, got {len(given)}; name two")
+    ancestor = None if base is None else as_expert(base, among=given)
     prepared = prepare(given, options.merge, Problems(strict=True), ancestor)
     assert prepared is not None, "strict problems are raised"
     space = prepared.space
@@ -166,7 +167,7 @@ def compare(
     context = Context(
         prepared=prepared,
         rule=parse_pick(options.merge.choose.pick or "balanced", select),
-        max_samples=options.budget or joint_samples(space, options.merge.walk.steps),
+        max_samples=options.max_samples or joint_samples(space, options.merge.walk.steps),
         base=prepared.base,
         progress=progress,
     )
@@ -182,15 +183,3 @@ def compare(
 def _data(result: MethodResult) -> str:
     parts = {"inputs": result.inputs, "labels": result.labels, "sketch": result.sketches}
     return ", ".join(f"{what} {'+'.join(names)}" for what, names in parts.items() if names) or "-"
-
-
-def _with_changes(options: CompareOptions, changes: dict[str, Any]) -> CompareOptions:
-    """Return options with others by their flat names."""
-    rows = {name: tuple(changes[name]) for name in ("only", "skip") if name in changes}
-    rest = {k: v for k, v in changes.items() if k not in (*rows, "max_samples")}
-    return replace(
-        options,
-        **rows,
-        budget=changes.get("max_samples", options.budget),
-        merge=replace_options(options.merge, **rest),
-    )

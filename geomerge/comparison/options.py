@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from geomerge.comparison.registry import METHODS
 from geomerge.errors import OptionError
 from geomerge.merging.options import MergeOptions
-from geomerge.options import check_known, recorded
+from geomerge.options import (
+    FlatOptions,
+    at_least,
+    check_known,
+    option,
+    piece,
+    read_names,
+    recorded,
+)
 
 __all__ = ["CompareOptions"]
 
@@ -25,22 +33,53 @@ _DECIDED = (
 )
 
 
-@dataclass(frozen=True)
-class CompareOptions:
-    """Options of a comparison.
+@dataclass(frozen=True, init=False)
+class CompareOptions(FlatOptions):
+    """Options of a comparison; options of a merge are keywords too.
 
     Attributes:
-        merge: Head, statistics, pick, seed and steps of the walks; ``pick`` is
-            ``"balanced"`` unless it says another.
+        merge: Head, statistics, pick, seed and steps of the walks; ``pick`` is ``"balanced"``
+            unless it says another.
         only: Methods of the table; all if empty.
         skip: Methods to leave out.
-        budget: Most samples that each trained row may see; None takes as many as the joint walk.
+        max_samples: Largest number of samples that each trained row may see; None takes as many as
+            the joint walk.
+
+    Raises:
+        OptionError: If an option cannot be used.
+
+    Example:
+        >>> import geomerge as gm
+        >>> options = gm.CompareOptions(only=("slerp", "average"), max_samples=5000, steps=20)
+        >>> options.methods, options.merge.walk.steps
+        (('average', 'slerp'), 20)
     """
 
-    merge: MergeOptions = field(default_factory=MergeOptions)
-    only: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    budget: int | None = None
+    merge: MergeOptions = piece(MergeOptions)
+    only: tuple[str, ...] = option(
+        (),
+        "rows of the table, such as slerp,regmean,joint-walk; default all",
+        group="table",
+        choices=METHODS.names,
+        closed=False,
+        read=read_names,
+    )
+    skip: tuple[str, ...] = option(
+        (),
+        "rows to leave out, such as joint-training,ewc",
+        group="table",
+        choices=METHODS.names,
+        closed=False,
+        read=read_names,
+    )
+    max_samples: int | None = option(
+        None,
+        "number of samples that each trained row may see; default that of joint-walk",
+        group="table",
+        flag="budget",
+        formerly="budget",
+        check=at_least(1),
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used.
@@ -48,14 +87,11 @@ class CompareOptions:
         Raises:
             OptionError: With the value, what was expected and what to do.
         """
+        super().__post_init__()
         for name in (*self.only, *self.skip):
             check_known("method", name, METHODS.names())
         if not self.methods:
-            raise OptionError("--only and --skip leave no method; name one with --only")
-        if self.budget is not None and self.budget < 1:
-            raise OptionError(
-                f"expected a positive --budget of samples, got {self.budget}; try 100000"
-            )
+            raise OptionError("`only` and `skip` leave no method; name one with `only`")
         usual, given = recorded(MergeOptions()), recorded(self.merge)
         for name in _DECIDED:
             if given[name] != usual[name]:
@@ -72,4 +108,5 @@ class CompareOptions:
 
     def recorded(self) -> dict[str, Any]:
         """Return all that decides the result, as JSON keeps it."""
-        return {"methods": list(self.methods), "budget": self.budget, **recorded(self.merge)}
+        own = {"methods": list(self.methods), "max_samples": self.max_samples}
+        return own | recorded(self.merge)

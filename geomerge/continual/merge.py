@@ -231,7 +231,11 @@ class _Merge:
         )
         objective = RehearsalObjective(self._objective(), self._rehearsal)
         points = walk_toward_function(
-            walk.weights[0], lambda _: self._metric, [objective], options, walk.limits
+            walk.weights[0],
+            lambda _: self._metric,
+            [objective],
+            options,
+            budgets=walk.limits,
         )
         for step, point in enumerate(points, start=1):
             walk.taken += 1

@@ -1,6 +1,6 @@
 """Tasks: inputs with labels in three splits, and the data sets that they come from."""
 
-from geomerge.data.load import load_task
+from geomerge.data.load import load_task, task_of
 from geomerge.data.normalisation import (
     Normalisation,
     check_normalised,
@@ -37,4 +37,5 @@ __all__ = [
     "parse_normalisation",
     "recorded_normalisation",
     "split_normalisations",
+    "task_of",
 ]

@@ -1,10 +1,15 @@
-"""Tasks loaded by name: data sets, folders of images, files of arrays, tables, factories."""
+"""Tasks by name, of data sets, folders, files of arrays, tables and factories; and of objects."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
 from geomerge.data import sources
 from geomerge.data.arrays import Examples, examples_in
@@ -18,11 +23,11 @@ from geomerge.errors import NoLabelsError, TaskError, did_you_mean
 from geomerge.networks.architectures import call_factory
 from geomerge.networks.network import check_device
 
-__all__ = ["load_task"]
+__all__ = ["load_task", "task_of"]
 
 
 def load_task(
-    name: str,
+    name: str | Task | Iterable[Any] | Callable[[], Any],
     *,
     data_root: str | Path | None = None,
     download: bool = False,
@@ -39,7 +44,8 @@ def load_task(
             or a table of numbers with column names (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``);
             or ``module:factory``, a callable that returns a :class:`Task` or a mapping of arrays.
             Files are told by their content. ``NAME@0-4`` or ``NAME@1,3,5`` are only those classes
-            of it, numbered from 0 on.
+            of it, numbered from 0 on. Objects serve like their names: a :class:`Task`, a
+            ``Dataset``, a ``DataLoader`` or other batches with labels, or such a callable itself.
         data_root: Folder of the named data sets; default ``GEOMERGE_DATA``, else ``./data``.
         download: Whether torchvision may fetch a missing data set.
         normalisation: Instead of the usual one.
@@ -65,6 +71,8 @@ def load_task(
         5
     """
     check_device(device)
+    if not isinstance(name, str):
+        return task_of(name, normalisation, device)
     root = Path(data_root or os.environ.get("GEOMERGE_DATA") or "data")
     whole, classes = split_classes(name)
     files = files or ExampleOptions()
@@ -91,6 +99,38 @@ def load_task(
         names = [names[k] for k in classes] if names else []
     task = make_task(name, train, test, normalisation, device, select)
     return replace(task, class_names=tuple(names))
+
+
+def task_of(thing: Any, normalisation: Normalisation | None = None, device: str = "cpu") -> Task:
+    """Return a task of an object that stands for one.
+
+    Args:
+        thing: A :class:`Task`, a ``Dataset``, a ``DataLoader`` or another iterable of batches with
+            labels, or a callable that returns a task or a mapping of arrays.
+        normalisation: Normalisation instead of the usual one, where it is no task already.
+        device: Device of the batches.
+
+    Raises:
+        TaskError: If it is nothing of these, or its data cannot be used.
+    """
+    if isinstance(thing, Task):
+        return thing
+    name = getattr(thing, "__name__", type(thing).__name__)
+    if isinstance(thing, Dataset) and not isinstance(thing, IterableDataset):
+        return Task.from_dataset(thing, name=name, normalisation=normalisation, device=device)
+    if callable(thing):
+        made = thing()
+        if isinstance(made, Task):
+            return made
+        train, test, select, names = sources.from_factory(made, name)
+        task = make_task(name, train, test, normalisation, device, select)
+        return replace(task, class_names=tuple(names))
+    if isinstance(thing, Iterable) and not isinstance(thing, (str, bytes, Mapping, Tensor)):
+        return Task.from_loader(thing, name=name, normalisation=normalisation, device=device)
+    raise TaskError(
+        f"expected the name of a task, a Task, a Dataset, a DataLoader or a callable, got a "
+        f"{type(thing).__name__}; make one with Task.from_tensors"
+    )
 
 
 def _read(name: str, root: Path, download: bool, files: ExampleOptions) -> Examples | Task:

@@ -61,7 +61,7 @@ def split_normalisations(texts: Sequence[str]) -> dict[str, Normalisation]:
     for text in texts:
         task, equals, numbers = text.rpartition("=")
         if not equals:
-            raise OptionError(f"expected TASK=MEAN/STD for --normalisation, got {text!r}")
+            raise OptionError(f"expected TASK=MEAN/STD in `normalisation`, got {text!r}")
         found[task] = parse_normalisation(numbers)
     return found
 
@@ -83,8 +83,8 @@ def recorded_normalisation(meta: Mapping[str, Any], task: str) -> Normalisation 
         mean, std = [], []
     if not mean or not std or not all(map(math.isfinite, [*mean, *std])):
         raise TaskError(
-            f"the normalisation recorded for {task} is no mean and deviation; give one with "
-            f"--normalisation {task}=MEAN/STD"
+            f"the normalisation recorded for {task} is no mean and deviation; give `normalisation` "
+            f"{task}=MEAN/STD"
         )
     return Normalisation(tuple(mean), tuple(std))
 
@@ -103,7 +103,7 @@ def normalisation_of(texts: Sequence[str], manifold: str) -> Normalisation | Non
     for name in found:
         if name != manifold:
             raise OptionError(
-                f"--normalisation names {name!r}, the manifold is {manifold!r}; name that"
+                f"`normalisation` names {name!r}, the manifold is {manifold!r}; name that"
             )
     return found.get(manifold)
 
@@ -122,6 +122,6 @@ def check_normalised(names: Iterable[str], tasks: Collection[str], use: str) -> 
     for name in names:
         if name not in tasks:
             raise OptionError(
-                f"--normalisation names {name!r}, a task that is not {use}"
+                f"`normalisation` names {name!r}, a task that is not {use}"
                 f"{did_you_mean(name, tasks)}"
             )

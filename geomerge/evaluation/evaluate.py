@@ -65,18 +65,13 @@ def evaluate(
                 "accuracy": expert.accuracy(split, task),
             }
         )
-    architecture, recognised = expert.meta.get("architecture"), recognise(checkpoint.weights)
-    notes = [*expert.warnings, *expert.notes, *doubts]
-    if architecture is None and recognised is not None:
-        assumed = ", ReLU assumed between layers" if recognised == "mlp" else ""
-        notes.append(f"recognised by its weights as a {recognised}{assumed}")
     return {
         "file": Path(file).name,
         "sha256": checkpoint.digest,
-        "architecture": architecture,
-        "recognised": recognised,
+        "architecture": expert.meta.get("architecture"),
+        "recognised": recognise(checkpoint.weights),
         "head": expert.meta.get("head", {}).get("protocol", "shared"),
-        "notes": notes,
+        "notes": [*expert.warnings, *expert.notes, *doubts],
         "tasks": rows,
     }
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomerge.errors import CheckpointError, CheckpointWarning, RunError, first_line
 from geomerge.io.containers import (
@@ -195,19 +195,25 @@ def load_header(path: str | Path) -> Checkpoint:
     return Checkpoint(weights, meta, source=str(path))
 
 
-def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(
+    path: str | Path, checkpoint: Checkpoint | nn.Module | Mapping[str, Tensor]
+) -> None:
     """Write a checkpoint; the same content gives the same bytes, whenever and wherever.
 
     Args:
         path: A ``.pt``, ``.pth`` or ``.safetensors`` file, replaced in one step.
-        checkpoint: What to write; without sketch a safetensors file holds only the weights and
-            opens in any other tool.
+        checkpoint: Weights with metadata and sketch, or a module or a state dict alone. Without a
+            sketch a safetensors file holds only the weights and opens in any other tool.
 
     Raises:
         RunError: If the suffix is unknown or the place cannot be written.
     """
     path = Path(path)
     check_output(path, SUFFIXES)
+    if isinstance(checkpoint, nn.Module):
+        checkpoint = checkpoint.state_dict()
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint(dict(checkpoint))
     weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.weights.items()}
     meta = canonical_json(checkpoint.meta)
     if path.suffix == ".safetensors":

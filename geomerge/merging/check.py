@@ -10,15 +10,16 @@ from typing import Any, TypeVar
 from geomerge.errors import Problems
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.plausibility import EXAMPLES
-from geomerge.expert import Expert, ExpertLike, as_expert
+from geomerge.expert import Expert
+from geomerge.expert_like import ExpertLike, as_expert, opened, rebuilt
 from geomerge.io.checkpoint import Checkpoint, is_safetensors, load_header
-from geomerge.loading import NAMES, DataOptions, find_tasks, load_experts
+from geomerge.loading import NAMES, DataOptions, data_among, find_tasks, load_experts
 from geomerge.merging.choice import plan_merge
 from geomerge.merging.cost import estimate_memory, estimate_time
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import prepare
 from geomerge.merging.same_make import compare_networks
-from geomerge.networks.architectures import recognise, rename_like
+from geomerge.networks.architectures import rename_like
 from geomerge.networks.hugging_face import load_network, model_folder
 from geomerge.networks.network import check_device
 from geomerge.options import build_options, option_fields, replace_options
@@ -68,7 +69,8 @@ def check(
         experts: Experts, modules or files of networks, as the merge takes them.
         options: Options of the merge.
         base: Common ancestor of all; None if there is none.
-        changes: Options by name that replace those of ``options``.
+        changes: Options by name that replace those of ``options``, and data, as the merge takes
+            them.
 
     Returns:
         All problems at once. Without any, the merge's preset and estimates of its cost.
@@ -84,14 +86,24 @@ def check(
         'no inputs to walk on; name the task of one network with `inputs`, such as mnist'
     """
     found = Check()
+    data = data_among(changes)
     options = replace_options(options or MergeOptions(), **changes)
-    given = []
-    for thing, name in zip(experts, NAMES, strict=False):
+    things, given = [], []
+    if data is not None:
+        given = load_experts(experts, data, found.problems)
+        experts = ()
+    for thing in experts:
         with found.problems.noted():
-            given.append(as_expert(thing, name))
+            things.append(opened(thing))
+    for one, name in zip(things, NAMES, strict=False):
+        with found.problems.noted():
+            like = next(iter(given), None)
+            made = rebuilt(one, among=things, like=like)
+            made = made if made.name else replace(made, name=name)
+            given.append(made if isinstance(one, Expert) else made.with_data())
     ancestor = None
     with found.problems.noted():
-        ancestor = None if base is None else as_expert(base)
+        ancestor = None if base is None else as_expert(base, among=given)
     if not found.problems:
         _foresee(given, options, found, ancestor)
     return found
@@ -232,11 +244,10 @@ def _slow(seconds: Mapping[str, float]) -> list[str]:
 
 def _describe(expert: Expert) -> dict[str, Any]:
     sketch, inputs = expert.sketch, expert.inputs
-    known = expert.meta.get("architecture") or recognise(expert.network.module.state_dict())
     numbers = sum(t.numel() for t in sketch.tensors().values()) if sketch is not None else 0
     return {
         "file": expert.source,
-        "architecture": known,
+        "architecture": expert.architecture,
         "weights": expert.network.n,
         "task": expert.task_name,
         "labels": expert.task is not None,

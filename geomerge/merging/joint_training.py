@@ -13,7 +13,7 @@ from geomerge.data import Task
 from geomerge.errors import GeomergeError, OptionError
 from geomerge.expert import Expert
 from geomerge.merging.presets.joint import REFRESH
-from geomerge.networks.architectures import create_network, recognise
+from geomerge.networks.architectures import create_network
 from geomerge.networks.network import Network
 from geomerge.training import train
 from geomerge.walks.walk import FunctionWalkOptions
@@ -94,7 +94,7 @@ def _untrained(space: WeightSpace, task: Task, seed: int) -> Network:
         NotTrainableError: If there is no way to make one.
     """
     first, network = space.experts[0], space.network
-    architecture = first.meta.get("architecture") or recognise(network.module.state_dict())
+    architecture = first.architecture
     if architecture is not None:
         with suppress(OptionError):  # recognised by its tensors, and of widths that have no name
             x = task.train.inputs.batch(slice(0, 1))

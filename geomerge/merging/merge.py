@@ -11,7 +11,8 @@ from typing import Any
 
 from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.pick import PickRule
-from geomerge.expert import ExpertLike, as_expert
+from geomerge.expert_like import ExpertLike, as_expert
+from geomerge.loading import given_experts
 from geomerge.merging.choice import plan_merge
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import PreparedMerge
@@ -50,7 +51,9 @@ def merge(
             same call with what an interrupted one left there goes on, and gives the same bits.
             None stores nothing.
         progress: Function called after each step.
-        changes: Options by name that replace those of ``options``.
+        changes: Options by name that replace those of ``options``; and the data of networks that
+            are no experts, as :class:`~geomerge.loading.DataOptions` has it: ``inputs`` (tasks by
+            name or as objects, one for each network), ``arch``, ``task``, ``sketch``, ....
 
     Returns:
         The merged network, with the path and the crossover. No network is changed.
@@ -78,9 +81,9 @@ def merge(
         >>> merged.path.at(0.5).shape == merged.w.shape
         True
     """
+    given = given_experts(experts, changes)
     options = replace_options(options or MergeOptions(), **changes)
-    given = [as_expert(thing) for thing in experts]
-    ancestor = None if base is None else as_expert(base)
+    ancestor = None if base is None else as_expert(base, among=given)
     planned = plan_merge(given, options, Problems(strict=True), ancestor)
     assert planned is not None, "strict problems are raised"
     preset, rule = planned

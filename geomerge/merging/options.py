@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
-from typing import Any
+from typing import Any, ClassVar
 
 from geomerge.alignment import METHODS
 from geomerge.data.batchnorm import BN
@@ -196,6 +196,11 @@ class MergeOptions(FlatOptions):
         geomerge.errors.OptionError: unknown head 'sharde'; did you mean 'shared'?
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("manifold", "inputs", "arch", "task", "sketch", "normalisation", "data_root", "download",
+         "device"),
+        "gm.merge itself, as in gm.merge([a, b], inputs='mnist', steps=60)",
+    )  # fmt: skip
     preset: str | None = option(
         None, "preset; default what the data allows", group="walk", choices=PRESETS.names
     )

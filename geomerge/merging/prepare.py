@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,9 +23,8 @@ from geomerge.merging.buffers import constants_to_json, different_constants
 from geomerge.merging.heads import Heads, arrange_heads, widen_metric
 from geomerge.merging.measuring import metric_of
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.same_make import compare_networks
+from geomerge.merging.same_make import check_same_function, compare_networks
 from geomerge.metrics import METRICS, Metric, Sketch, make_sketch
-from geomerge.networks.architectures import recognise
 from geomerge.weight_space import WeightSpace
 
 __all__ = ["PreparedMerge", "aligned_merge", "prepare"]
@@ -172,10 +170,22 @@ def prepare(
     Raises:
         GeomergeError: If something is in the way and the problems are strict.
     """
-    known = len(problems)
+    found = Problems(strict=problems.strict)
+    prepared = _prepared(experts, options, found, base)
+    for sentence in found:
+        problems.note(sentence)
+    return prepared
+
+
+def _prepared(
+    experts: Sequence[Expert],
+    options: MergeOptions,
+    problems: Problems,
+    base: Expert | None,
+) -> PreparedMerge | None:
     with problems.noted():
         experts = _named(experts)
-    if len(problems) > known:
+    if problems:
         return None
     parts = [Checkpoint(e.network.module.state_dict(), e.meta, {}, e.source) for e in experts]
     compare_networks(parts, options.head, problems)
@@ -183,7 +193,7 @@ def prepare(
         with problems.noted():
             _compare_normalisations(expert)
     constants: dict[str, dict[str, Tensor]] = {}
-    if len(problems) == known:  # of one architecture
+    if not problems:  # of one architecture
         with problems.noted():
             constants = different_constants(experts, options.head == "separate")
             if constants and options.align not in (None, "none"):
@@ -205,10 +215,11 @@ def prepare(
                 f"`align` {options.align} permutes units, and those of fine-tunes of one base are "
                 "in one order already; leave out `align` or the base"
             )
-    if len(problems) > known:
+    if problems:
         return None
     with problems.noted():
         prepared = _with_constants(_in_one_space(experts, options, base), constants)
+        check_same_function(experts, prepared.space, prepared.heads.rows)
         prepared = _with_frozen(prepared)
         if options.align not in (None, "none"):
             prepared = aligned_merge(prepared)
@@ -300,7 +311,8 @@ def _in_one_space(
 ) -> PreparedMerge:
     experts = [expert.for_output(options.measure.output) for expert in experts]
     notes = _notes(experts)
-    recorded = [e.meta["architecture"] for e in experts if e.meta.get("architecture")]
+    known = (e.meta.get("architecture") for e in experts)
+    architecture = next(filter(None, known), None) or experts[0].architecture
     if base is not None:
         base = named_like(base, experts)
     network, heads, weights = arrange_heads(experts, options.head, base)
@@ -317,7 +329,7 @@ def _in_one_space(
             k: v.detach().cpu().clone() for k, v in state.items() if k not in expert.network.shapes
         }
         view = network.head_view(heads.columns[name])
-        meta = {**expert.meta, "architecture": recorded[0]} if recorded else expert.meta
+        meta = {**expert.meta, "architecture": architecture} if architecture else expert.meta
         placed.append(
             replace(expert, network=view, weights=own, task=task, sketch=sketch, meta=meta)
         )
@@ -334,18 +346,7 @@ def _in_one_space(
 
 def _notes(experts: Sequence[Expert]) -> list[str]:
     """Return what had to be assumed of the experts, and which of their data is missing."""
-    notes = []
-    if not any(expert.meta.get("architecture") for expert in experts):
-        first = experts[0]
-        kind = recognise(first.network.module.state_dict())
-        if kind is not None and Path(first.source).suffix:
-            assumed = ", ReLU assumed between layers" if kind == "mlp" else ""
-            notes.append(
-                f"{Path(first.source).name} does not say its architecture: recognised by its "
-                f"weights as a {kind}{assumed}"
-            )
-    for expert in experts:
-        notes += [*expert.warnings, *expert.notes]
+    notes = [note for expert in experts for note in (*expert.warnings, *expert.notes)]
     return list(dict.fromkeys(notes))
 
 

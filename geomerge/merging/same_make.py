@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from geomerge.errors import CheckpointError, Problems
+from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
+from geomerge.metrics.outputs import nearly_equal
+from geomerge.weight_space import WeightSpace
 
-__all__ = ["compare_networks"]
+__all__ = ["check_same_function", "compare_networks"]
 
 _SHOWN = 3
 # Of a configuration of transformers: what two fine-tunes of one base may say differently.
@@ -19,6 +22,8 @@ _FREE = {
     "label2id", "num_labels", "problem_type", "sep_token_id", "tie_word_embeddings", "torch_dtype",
     "transformers_version", "use_cache",
 }  # fmt: skip
+_INPUTS = 8
+_SAME = 1e-4  # relative difference of logits that rounding explains
 
 
 def compare_networks(networks: Sequence[Checkpoint], head: str, problems: Problems) -> None:
@@ -64,6 +69,39 @@ def _compare_configurations(first: Checkpoint, other: Checkpoint) -> None:
             f"{str(one[name])[:40]} and {str(two[name])[:40]} in their config.json; give "
             "fine-tunes of one base"
         )
+
+
+def check_same_function(
+    experts: Sequence[Expert], space: WeightSpace, rows: Mapping[str, slice]
+) -> None:
+    """Refuse experts that are other functions in the common network than by themselves.
+
+    Equal tensors do not make equal networks: one may have Tanh where another has ReLU.
+
+    Args:
+        experts: Experts by themselves, in the order of the space.
+        space: The experts in one network.
+        rows: Outputs of the common network that are an expert's own, by its name.
+
+    Raises:
+        CheckpointError: If the outputs of one differ.
+    """
+    for expert, placed in zip(experts, space, strict=True):
+        own = next((e for e in (placed, *space) if e.inputs is not None or e.task), None)
+        if own is None:
+            continue
+        inputs = own.inputs if own.inputs is not None else own.task.train.inputs
+        x = inputs.batch(slice(0, _INPUTS))
+        alone = expert.network.head_view(slice(None)).logits(expert.weights, x)
+        whole = placed.network.head_view(slice(None))
+        together = whole.logits(placed.weights, x)[:, rows[expert.name]]
+        if not nearly_equal(together, alone, _SAME):
+            first = space.experts[0]
+            raise CheckpointError(
+                f"{expert.source} is another function than {first.source} with its weights: equal "
+                "tensors, and for example another activation; give networks of one make, or say "
+                "`arch` where a file does not"
+            )
 
 
 def _differences(first: Checkpoint, other: Checkpoint, head: str) -> list[str]:

@@ -206,7 +206,7 @@ class Walker:
             direction = self.direction(expert)
             direction.skip(steps_taken(returned))
             yield from walk_toward_function(
-                w, metric_back, [direction], back, constraints, state=returned
+                w, metric_back, [direction], back, budgets=constraints, state=returned
             )
             returned.values["over"] = True
         w = returned.tensors.get("w", w)

@@ -25,7 +25,7 @@ from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.io.files import parse_json, plain_file, write_bytes
 from geomerge.metrics.sketch import weights_digest
-from geomerge.networks.architectures import rebuild_network
+from geomerge.networks.architectures import assumption, rebuild_network
 from geomerge.networks.hugging_face import recorded_architecture
 from geomerge.networks.network import Network
 from geomerge.notebook import card, ruler, table
@@ -101,9 +101,12 @@ class WeightPath:
             ) from error
         self._ends = {end: load_checkpoint(self.folder / f"{end}.safetensors") for end in self.ends}
         a = self._ends[self.ends[0]]
+        self.warnings: tuple[str, ...] = ()
         if network is None:
-            module = rebuild_network(a.weights, arch or recorded_architecture(a.meta), a.source)
-            network = Network(module, device)
+            stated = arch or recorded_architecture(a.meta)
+            assumed = None if stated else assumption(a.weights, a.source)
+            self.warnings = () if assumed is None else (assumed,)
+            network = Network(rebuild_network(a.weights, stated, a.source), device)
         self.network = network
         shapes = [{k: v.shape for k, v in c.weights.items()} for c in self._ends.values()]
         if any(other != shapes[0] for other in shapes):
@@ -177,6 +180,7 @@ class WeightPath:
         return Expert(
             f"t={t:g}", self.network, w, source=f"{self.folder} at t = {t:g}",
             meta=dict(checkpoint.meta), digest=weights_digest(self.network, w),
+            warnings=self.warnings,
         )  # fmt: skip
 
     def module(self, t: float) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs
 from geomerge.errors import OptionError
-from geomerge.expert import ExpertLike, as_expert
+from geomerge.expert_like import ExpertLike, as_expert
 from geomerge.metrics import KroneckerMetric
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.kronecker.layer import KroneckerLayer
@@ -226,7 +226,7 @@ def inspect(
         **vars(findings),
         file=Path(expert.source).name,
         sha256=expert.digest,
-        architecture=expert.meta.get("architecture"),
+        architecture=expert.architecture,
         recognised=recognise(network.state_dict(w)),
         manifold=task.name,
         output=options.output,

@@ -12,7 +12,8 @@ from torch import Tensor
 from geomerge.data import Inputs, Split, Task
 from geomerge.data.batchnorm import has_statistics, re_estimate
 from geomerge.errors import OptionError
-from geomerge.expert import Expert, ExpertLike, as_expert
+from geomerge.expert import Expert
+from geomerge.expert_like import ExpertLike, as_expert
 from geomerge.metrics import Metric, measure_metric, output_map
 from geomerge.networks.network import Network
 from geomerge.pruning.cost import METRIC_PASSES, Cost

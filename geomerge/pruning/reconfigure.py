@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from geomerge.errors import OptionError
-from geomerge.expert import Expert, ExpertLike
+from geomerge.expert import Expert
+from geomerge.expert_like import ExpertLike
 from geomerge.io.folders import place_of
 from geomerge.monitor.progress import Progress
 from geomerge.notebook import card, sentences, table

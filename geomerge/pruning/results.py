@@ -41,6 +41,8 @@ def pruned_expert(
 ) -> Expert:
     """Return the network of a problem at other weights as an expert without a sketch."""
     meta = {key: problem.expert.meta[key] for key in _KEPT if key in problem.expert.meta}
+    if problem.expert.architecture is not None:
+        meta["architecture"] = problem.expert.architecture
     if "tasks" not in meta:
         meta.setdefault("task", problem.task.name)
         meta.setdefault("normalisation", problem.task.normalisation.to_json())

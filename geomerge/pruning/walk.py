@@ -111,7 +111,7 @@ class PruneWalker:
         walk = walk_toward_plane(
             start, [with_zeros(problem, start, stage) for stage in stages],
             _metric_at(problem, state), self._against_drift(seed, state), settings,
-            problem.settle, problem.large_drift, place.file,
+            problem.settle, place.file, large=problem.large_drift,
         )  # fmt: skip
         leg = self._record(start, walk, 2 * len(stages), place)
         return self._scored(place.name, leg, settings, seed)
@@ -158,7 +158,7 @@ class PruneWalker:
 
         walk = walk_toward_plane(
             walked.weights, [stay], _metric_at(problem, file.state), direction, settings,
-            problem.settle, math.log(problem.task.classes), file,
+            problem.settle, file, large=math.log(problem.task.classes),
         )  # fmt: skip
         problem.cost.kept_in(file.state.part("cost"))
         folder = walked.leg.folder / "labels"

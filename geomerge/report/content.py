@@ -210,7 +210,7 @@ def _network(expert: Expert, class_offset: int) -> dict[str, Any]:
     return {
         "file": Path(expert.source).name,
         "sha256": expert.digest,
-        "architecture": meta.get("architecture"),
+        "architecture": expert.architecture,
         "task": expert.task.name if expert.task else meta.get("task"),
         "outputs": [columns.start, columns.stop] if columns.stop else None,
         "class_offset": class_offset,

@@ -253,7 +253,7 @@ def _facts(
         "torch": torch.__version__,
         "recipe": recipe,
         "network": NetworkReport(
-            Path(expert.source).name, expert.digest, expert.meta.get("architecture"), task.name
+            Path(expert.source).name, expert.digest, expert.architecture, task.name
         ),
         "metric": problem.options.geometry.metric,
         "output": problem.output,

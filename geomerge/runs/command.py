@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from geomerge.options import option_fields
+from geomerge.options import callable_name, option_fields, read_names
 
 __all__ = ["command_line"]
-
-_JOINED = ("only", "skip")  # all in one word
 
 
 def command_line(command: str, subjects: Sequence[str | Path], options: Any, **more: Any) -> str:
@@ -48,10 +46,13 @@ def _said(options: Any) -> list[str]:
         value = options
         for name in (*one.path, one.name):
             value = getattr(value, name)
-        if one.recorded and not one.positional and value != one.default:
-            words += _flag(
-                one.flag or one.name, value if one.write is None else tuple(one.write(value))
-            )
+        if not one.recorded or one.positional or value == one.default:
+            continue
+        if one.write is not None:
+            value = tuple(one.write(value))
+        elif one.read is read_names:  # all in one word
+            value = ",".join(value)
+        words += _flag(one.flag or one.name, value)
     return words
 
 
@@ -61,8 +62,6 @@ def _flag(name: str, value: Any) -> list[str]:
         return []
     if value is True:
         return [flag]
-    if isinstance(value, tuple) and name in _JOINED:
-        return [flag, ",".join(map(str, value))]
     if isinstance(value, tuple):
         return [word for item in value for word in (flag, _word(name, item))]
     return [flag, _word(name, value)]
@@ -72,4 +71,6 @@ def _word(name: str, value: Any) -> str:
     if name == "sketch":  # b=FILE
         network, _, file = str(value).partition("=")
         return f"{network}={Path(file).name}"
+    if callable(value):
+        return callable_name(value)
     return Path(value).name if isinstance(value, Path) else str(value)

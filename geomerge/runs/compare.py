@@ -10,7 +10,7 @@ import torch
 
 import geomerge
 from geomerge.comparison import CompareOptions, Comparison, MethodRow, compare
-from geomerge.expert import Expert
+from geomerge.expert_like import opened, rebuilt
 from geomerge.loading import DataOptions, load_experts
 from geomerge.monitor.progress import Progress
 from geomerge.networks.hugging_face import load_network
@@ -51,7 +51,7 @@ def run_compare(
     ancestor = (
         None
         if base is None
-        else Expert.from_checkpoint(load_network(base, data.reading.files), data.arch)
+        else rebuilt(opened(base, data.reading.files), data.arch, among=networks)
     )
     digests = input_digests(networks, data)
     if ancestor is not None:
@@ -83,7 +83,7 @@ def _report(found: Comparison, recipe: dict[str, Any]) -> dict[str, Any]:
             e.name: {
                 "file": Path(e.source).name,
                 "sha256": e.digest,
-                "architecture": e.meta.get("architecture"),
+                "architecture": e.architecture,
                 "task": e.task.name if e.task else None,
                 "manifold": e.inputs.name if e.inputs else None,
                 "expert_test": found.experts[e.name],

@@ -10,7 +10,7 @@ from typing import Any
 from geomerge.certificate.certificate import certificate
 from geomerge.certificate.stored_run import BASE
 from geomerge.errors import RunError
-from geomerge.expert import Expert
+from geomerge.expert_like import opened, rebuilt
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
 from geomerge.loading import DataOptions, load_experts
 from geomerge.merging import (
@@ -63,7 +63,11 @@ def run_merge(
     """
     options, data = options or MergeOptions(), data or DataOptions()
     networks = [load_network(file, data.reading.files, base) for file in files]
-    ancestor = None if base is None else Expert.load(base, arch=data.arch, inputs=False)
+    ancestor = (
+        None
+        if base is None
+        else rebuilt(opened(base, data.reading.files), data.arch, among=networks)
+    )
     digests = input_digests(networks, data)
     if ancestor is not None:
         digests[BASE] = ancestor.digest

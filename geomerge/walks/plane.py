@@ -13,8 +13,8 @@ Then steps :math:`-(g + \mu I)^{-1} J'r / N` with momentum reduce the accumulate
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -70,6 +70,8 @@ class PlaneWalkOptions:
         learning_rate: Learning rate of the first of these; it falls linearly to zero.
         momentum: Share of the last direction in the next.
         refresh: Number of stages between two measurements of the metric.
+        large: Largest drift, at which nothing of the function is left. If the drift rises by a
+            share of it, the walk returns to the start of its stage with half the learning rate.
     """
 
     damping: float = 0.1
@@ -77,6 +79,7 @@ class PlaneWalkOptions:
     learning_rate: float = 0.1
     momentum: float = 0.9
     refresh: int = 3
+    large: float = 1.0
 
 
 def walk_toward_plane(
@@ -86,8 +89,8 @@ def walk_toward_plane(
     anchor: Callable[[Tensor], tuple[float, Tensor]],
     walk: PlaneWalkOptions,
     settle: Callable[[Tensor], Tensor] | None = None,
-    large: float = 1.0,
     kept: StateFile | None = None,
+    **changes: Any,
 ) -> Iterator[WalkPoint]:
     """Walk from ``start`` through the stages, preserving the function that the anchor measures.
 
@@ -99,10 +102,9 @@ def walk_toward_plane(
             :class:`~geomerge.walks.objectives.OutputDrift`.
         walk: Settings of the walk.
         settle: Function that updates running statistics after each prescribed move.
-        large: Largest drift, at which nothing of the function is left. If the drift rises by a
-            share of it, the walk returns to the start of its stage with half the learning rate.
         kept: State of the walk on disk, written at intervals. For resuming, the anchor is at its
             next batch, number ``batches`` of the state's values, and the stages are restored.
+        changes: Settings by name that replace those of ``walk``.
 
     Yields:
         The remaining ones of two points per stage: after the prescribed move with its
@@ -112,6 +114,7 @@ def walk_toward_plane(
     Raises:
         NumericalError: If the drift rises for every learning rate.
     """
+    walk = replace(walk, **changes)
     kept = StateFile() if kept is None else kept
     values, tensors = kept.state.values, kept.state.tensors
     w = tensors.setdefault("w", start)
@@ -149,7 +152,7 @@ def walk_toward_plane(
             drift, v = anchor(w)
             if recent is None:
                 first = recent = drift
-            limit = _WORSE * first + _LARGE * large
+            limit = _WORSE * first + _LARGE * walk.large
             recent = _RECENT * recent + (1 - _RECENT) * drift
             if not recent < limit:
                 # The steps are too long for this network: start the stage again with shorter ones.

@@ -6,9 +6,10 @@ it is measured again at regular intervals. A walk holds a few vectors of the len
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from geomerge.walks.state import WalkState
 
 __all__ = [
     "FunctionWalkOptions",
+    "WalkControl",
     "WalkPoint",
     "WeightWalkOptions",
     "walk_straight",
@@ -101,15 +103,30 @@ class WeightWalkOptions:
     until: float = 0.05
 
 
+@dataclass(frozen=True)
+class WalkControl:
+    """Constraints of a walk toward a function, and what else decides its steps.
+
+    Attributes:
+        budgets: Constraints; steps that violate one are solved again with its row.
+        learner: Learner of mu; None keeps that of the settings.
+        settle: Function that updates running statistics whenever the metric is measured.
+        state: State of the walk, for resuming; the directions are those of the next step.
+    """
+
+    budgets: Constraints | None = None
+    learner: DampingLearner | None = None
+    settle: Callable[[Tensor], Tensor] | None = None
+    state: WalkState | None = None
+
+
 def walk_toward_function(
     start: Tensor,  # (n,)
     metric_at: Callable[[Tensor], Metric],
     directions: Sequence[Direction],
     walk: FunctionWalkOptions,
-    budgets: Constraints | None = None,
-    learner: DampingLearner | None = None,
-    settle: Callable[[Tensor], Tensor] | None = None,
-    state: WalkState | None = None,
+    control: WalkControl | Constraints | None = None,
+    **changes: Any,
 ) -> Iterator[WalkPoint]:
     """Walk from ``start`` toward the functions of one or several teachers.
 
@@ -121,10 +138,8 @@ def walk_toward_function(
         metric_at: Function that measures the metric of the preserved functions at a point.
         directions: Functions that return a distance and v at a point, one for each teacher.
         walk: Settings of the walk.
-        budgets: Constraints; steps that violate one are solved again with its row.
-        learner: Learner of mu.
-        settle: Function that updates running statistics whenever the metric is measured.
-        state: State of the walk, for resuming; the directions are those of the next step.
+        control: Constraints, learner of mu, running statistics and state.
+        changes: Fields of :class:`WalkControl` by name that replace those of ``control``.
 
     Yields:
         One point per remaining step; all teachers together have ``walk.steps`` each.
@@ -132,7 +147,22 @@ def walk_toward_function(
     Raises:
         NumericalError: If the distance to a teacher stops being finite.
     """
-    state = WalkState() if state is None else state
+    if isinstance(control, Constraints):
+        warnings.warn("give constraints as `budgets`, by name", DeprecationWarning, stacklevel=2)
+        control = WalkControl(control)
+    control = replace(control or WalkControl(), **changes)
+    return _toward_function(start, metric_at, directions, walk, control)
+
+
+def _toward_function(
+    start: Tensor,  # (n,)
+    metric_at: Callable[[Tensor], Metric],
+    directions: Sequence[Direction],
+    walk: FunctionWalkOptions,
+    control: WalkControl,
+) -> Iterator[WalkPoint]:
+    budgets, learner, settle = control.budgets, control.learner, control.settle
+    state = WalkState() if control.state is None else control.state
     w, momentum = start, torch.zeros_like(start)
     buffer = None  # Reuse the buffer of v: allocating it costs more than filling it.
     damping = walk.damping

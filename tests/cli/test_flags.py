@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import geomerge
 from geomerge.cli.commands import GroupedCommand
 from geomerge.cli.console import show_notes
 from geomerge.cli.flags import Flags, command
-from geomerge.errors import OptionError
+from geomerge.errors import OptionError, warn_assumption
 from geomerge.options import check_options, option, piece
-
-FILE = str(Path(geomerge.__file__).parent / "x.py")
 
 
 def _positive(value: float) -> str | None:
@@ -177,7 +173,7 @@ def test_an_option_may_be_an_argument() -> None:
 @pytest.mark.parametrize("told", [False, True])
 def test_a_warning_of_the_library_is_a_note_once(told: bool) -> None:
     def warn() -> None:
-        warnings.warn_explicit("ReLU is assumed; give `head`", UserWarning, FILE, 1, "geomerge.x")
+        warn_assumption("ReLU is assumed; give `head`")
 
     def tool(options: Options) -> None:
         warn()

@@ -14,6 +14,7 @@ from geomerge import MergeOptions, load_checkpoint
 from geomerge.comparison import METHODS, CompareOptions, compare
 from geomerge.comparison.registry import GROUPS, Method, MethodResult
 from geomerge.errors import CheckpointError, NumericalError, OptionError
+from geomerge.options import replace_options
 from geomerge.report.labels import place_names
 
 BOTH = {"manifold": ("digits", "digits-permuted")}
@@ -106,9 +107,6 @@ def test_an_ancestor_must_be_one(digits: Path) -> None:
     other = nn.Linear(64, 10)
     with pytest.raises(CheckpointError, match="no ancestor"):
         compare(experts, only, base=other)
-    separate = CompareOptions(MergeOptions(head="separate"))
-    with pytest.raises(OptionError, match=r"`head` as .shared."):
-        compare(experts, separate, base=digits / "a.pt")
 
 
 @pytest.mark.parametrize(
@@ -117,13 +115,23 @@ def test_an_ancestor_must_be_one(digits: Path) -> None:
         ({"only": ("slurp",)}, "did you mean 'slerp'"),
         ({"skip": ("tise",)}, "did you mean 'ties'"),
         ({"only": ("ties",), "skip": ("ties",)}, "leave no method"),
-        ({"budget": 0}, "positive --budget"),
+        ({"max_samples": 0}, "expected `max_samples` to be 1 or more, got 0"),
         ({"merge": MergeOptions(metric="euclidean")}, "chooses metric itself"),
     ],
 )
 def test_options_are_checked(given: dict[str, object], part: str) -> None:
     with pytest.raises(OptionError, match=part):
         CompareOptions(**given)  # type: ignore[arg-type]
+
+
+def test_another_number_of_samples_is_another_recipe() -> None:
+    two = [CompareOptions(max_samples=count) for count in (4000, 5000)]
+    assert two[0].recorded() != two[1].recorded()
+    assert two[0].recorded()["max_samples"] == 4000
+    with pytest.warns(DeprecationWarning, match="`budget` is called `max_samples` now"):
+        earlier = CompareOptions(budget=4000)
+    assert earlier == two[0]
+    assert replace_options(two[1], max_samples=4000, only="slerp").only == ("slerp",)
 
 
 def test_labels_need_the_tasks(digits: Path) -> None:

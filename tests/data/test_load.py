@@ -119,7 +119,7 @@ def test_npz_and_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_bad_data_ends_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="did you mean 'mnist'"):
         load_task("mnits")
-    with pytest.raises(TaskError, match="allow torchvision to fetch it with --download"):
+    with pytest.raises(TaskError, match="allow torchvision to fetch it with `download`"):
         load_task("mnist", data_root=tmp_path)
     np.savez(tmp_path / "wrong.npz", other=np.zeros(3))
     with pytest.raises(TaskError, match="expected arrays x and y"):

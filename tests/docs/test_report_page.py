@@ -145,7 +145,7 @@ def test_compare(digits: Path, tmp_path: Path) -> None:
     options = CompareOptions(
         MergeOptions(steps=8),
         only=("a", "b", "straight-line", "task-arithmetic", "wise-ft", "joint-walk", "sketch-walk"),
-        budget=2000,
+        max_samples=2000,
     )
     files, data = [digits / "a.pt", digits / "b.pt"], DataOptions(manifold=BOTH)
     _, report, _ = run_compare(files, options, data, out=tmp_path / "c")

@@ -118,7 +118,8 @@ def test_every_network_is_aligned_with_the_first(digits: Path, tmp_path: Path) -
 def test_what_cannot_be_told_is_refused(digits: Path) -> None:
     with pytest.raises(OptionError, match="unknown align 'weight'"):
         split_options(dict(FAST, align="weight"))
-    bare = [Checkpoint(c.weights, {}, {}, "bare.pt") for c in pair(digits)]
+    known = {"architecture": "mlp"}
+    bare = [Checkpoint(c.weights, known, {}, "bare.pt") for c in pair(digits)]
     with pytest.raises(OptionError, match="expected inputs of a task to align networks with"):
         prepared_of(bare, dict(FAST, manifold=()))
 

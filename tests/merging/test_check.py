@@ -13,7 +13,14 @@ import torch
 from merges import merged_of
 from torch import nn
 
-from geomerge import Checkpoint, Expert, load_checkpoint, load_task, save_checkpoint
+from geomerge import (
+    AssumptionWarning,
+    Checkpoint,
+    Expert,
+    load_checkpoint,
+    load_task,
+    save_checkpoint,
+)
 from geomerge.errors import GeomergeError
 from geomerge.merging.check import check, check_merge
 
@@ -50,10 +57,12 @@ def test_every_preset_is_foreseen(digits: Path, tmp_path: Path) -> None:
     save_checkpoint(bare, Checkpoint(load_checkpoint(digits / "b.pt").weights))
     both = {"manifold": ("digits", "digits-permuted")}
     assert check_merge([digits / "a.pt", digits / "b.pt"], both).preset == "joint"
-    unknown = check_merge([digits / "a.pt", bare], {"manifold": ("digits",)})
+    with pytest.warns(AssumptionWarning, match="bare.pt does not say its architecture"):
+        unknown = check_merge([digits / "a.pt", bare], {"manifold": ("digits",)})
     assert unknown.problems == []
     assert unknown.preset == "surrogate"
-    assert any("recognised" in note or "nothing says its task" in note for note in unknown.notes)
+    assert any("that of a.pt was assumed" in note for note in unknown.notes)
+    assert any("nothing says its task" in note for note in unknown.notes)
     assert any("stood in for the inputs of b" in note for note in unknown.notes)
 
 

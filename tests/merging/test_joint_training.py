@@ -48,7 +48,7 @@ def test_widths_that_have_no_name_are_trained_too() -> None:
     for seed, task in enumerate(("digits", "digits-permuted")):
         torch.manual_seed(seed)
         module = nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.ReLU(), nn.Linear(7, 10))
-        networks.append(Checkpoint(module.state_dict(), {"task": task}))
+        networks.append(Checkpoint(module.state_dict(), {"task": task, "architecture": "mlp"}))
     space = prepared_of(networks, BOTH).space
     w, _ = train_jointly(space, 20_000, seed=0)
     first = space.experts[0]

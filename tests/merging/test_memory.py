@@ -21,7 +21,7 @@ def wide(seed: int, width: int) -> Checkpoint:
         nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, width), nn.ReLU(),
         nn.Linear(width, 10),
     )  # fmt: skip
-    return Checkpoint(Network(net).module.state_dict())
+    return Checkpoint(Network(net).module.state_dict(), {"architecture": "mlp"})
 
 
 def normed() -> nn.Module:

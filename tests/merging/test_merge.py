@@ -21,7 +21,7 @@ def pair(folder: Path) -> tuple[Checkpoint, Checkpoint]:
 
 
 def bare(checkpoint: Checkpoint) -> Checkpoint:
-    return Checkpoint(checkpoint.weights, {}, {}, "bare.pt")
+    return Checkpoint(checkpoint.weights, {"architecture": "lenet-300-100"}, {}, "bare.pt")
 
 
 def test_the_sketch_preset_does_both_tasks(digits: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_sketch_without_data_of_b_picks_by_drift(digits: Path) -> None:
     a, b = pair(digits)
     unknown = Checkpoint(
         b.weights,
-        {"sketch": {**b.meta["sketch"], "task": "gone"}},
+        {"sketch": {**b.meta["sketch"], "task": "gone"}, "architecture": "lenet-300-100"},
         b.sketch,
         "b.pt",
     )
@@ -181,8 +181,9 @@ def test_an_interrupted_run_can_go_on_and_is_no_run_yet(digits: Path, tmp_path: 
 
 def test_networks_that_do_not_belong_together(digits: Path) -> None:
     a, _ = pair(digits)
-    wide = Checkpoint({k: v.repeat(2, *[1] * (v.dim() - 1)) if "2." in k else v
-                       for k, v in a.weights.items()}, {}, {}, "wide.pt")  # fmt: skip
+    wide = replace(a, source="wide.pt", sketch={}, weights={
+        k: v.repeat(2, *[1] * (v.dim() - 1)) if "2." in k else v for k, v in a.weights.items()
+    })  # fmt: skip
     with pytest.raises(CheckpointError, match="different heads"):
         merged_of([a, wide], FAST)
     other = Checkpoint({"x.weight": torch.zeros(2, 2)}, {}, {}, "other.pt")

@@ -308,8 +308,9 @@ def test_a_relaxed_path_of_few_points_is_what_was_measured(digits: Path) -> None
 
 def test_learning_needs_a_walk_toward_functions(digits: Path) -> None:
     a, b = pair(digits)
+    known = {"architecture": "lenet-300-100"}
     with pytest.raises(OptionError, match="`learn` damping needs a walk toward functions"):
-        merged_of([a, Checkpoint(b.weights, {}, {}, "bare.pt")], dict(SKETCH, learn="damping"))
+        merged_of([a, replace(b, meta=known, sketch={})], dict(SKETCH, learn="damping"))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from geomerge.networks.architectures import rebuild_network
 @pytest.fixture
 def network(digits: Path) -> Network:
     checkpoint = load_checkpoint(digits / "a.pt")
-    return Network(rebuild_network(checkpoint.weights, None, "a"))
+    return Network(rebuild_network(checkpoint.weights, "mlp", "a"))
 
 
 def test_a_sketch_survives_the_disk(network: Network, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,18 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
+from geomerge import AssumptionWarning, Network
 from geomerge.errors import CheckpointError, OptionError
-from geomerge.networks.architectures import NAMED, create_network, rebuild_network, recognise
+from geomerge.networks.architectures import (
+    NAMED,
+    assumption,
+    create_network,
+    factory_name,
+    identify,
+    rebuild_network,
+    recognise,
+)
+from geomerge.networks.architectures.activations import ACTIVATIONS
 
 SHAPES = {
     "mlp": (1, 8, 8),
@@ -22,6 +34,8 @@ SHAPES = {
     "resnet18-cifar": (2, 8, 8),
     "resnet34": (1, 32, 32),
 }
+# Weights of these leave nothing open.
+TELLING = ("simple-cnn", "vgg11-cifar", "resnet18", "vgg11", "resnet34")
 OF_TORCHVISION = [name for name in NAMED if name.startswith(("vgg", "resne", "wide"))]
 OF_TORCHVISION = [name for name in OF_TORCHVISION if name not in SHAPES or name == "resnet34"]
 
@@ -31,9 +45,63 @@ def test_named_networks_are_rebuilt_from_their_weights(name: str) -> None:
     shape = SHAPES[name]
     net = create_network(name, shape, 10, seed=1).eval().requires_grad_(False)
     x = torch.randn(2, *shape)
-    for architecture in (name, None) if name != "resnet18-gn-cifar" else (name,):
-        again = rebuild_network(net.state_dict(), architecture, "test")
-        assert torch.equal(again(x), net(x))
+    again = rebuild_network(net.state_dict(), name, "test")
+    assert torch.equal(again(x), net(x))
+    if name == "resnet18-gn-cifar":
+        return
+    assumed = assumption(net.state_dict(), "test")
+    assert (assumed is None) == (name in TELLING)
+    told = nullcontext() if assumed is None else pytest.warns(AssumptionWarning, match="assumed")
+    with told:
+        again = rebuild_network(net.state_dict(), None, "test")
+    assert torch.equal(again(x), net(x))
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet-300-100", "simple-mlp", "cnn"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_are_stated_and_identified(name: str, activation: str) -> None:
+    shape, own = SHAPES[name], f"{name}:{activation}"
+    net = create_network(own, shape, 10, seed=1).eval()
+    x = torch.randn(2, *shape)
+    again = rebuild_network(net.state_dict(), own, "test")
+    assert torch.equal(again(x), net(x))
+    usual = rebuild_network(net.state_dict(), name, "test")
+    assert torch.equal(usual(x), net(x)) == (activation == "relu")
+    network = Network(net)
+    found = identify(network, network.initial, x)
+    known = "mlp" if name == "lenet-300-100" else name  # weights do not tell these apart
+    assert found == (known if activation == "relu" else f"{known}:{activation}")
+
+
+def test_a_network_of_its_own_is_not_identified() -> None:
+    torch.manual_seed(0)
+    sines = Network(Sines())
+    assert recognise(sines.module.state_dict()) == "mlp"
+    assert identify(sines, sines.initial, torch.randn(3, 4)) is None
+    assert identify(sines, sines.initial) is None
+
+
+class Sines(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(4, 5), nn.Linear(5, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self[1](torch.sin(self[0](x)))
+
+
+def test_an_activation_that_cannot_be_stated_is_refused() -> None:
+    weights = create_network("mlp", (4,), 3, seed=0).state_dict()
+    with pytest.raises(OptionError, match="unknown activation 'tahn'; did you mean 'tanh'"):
+        rebuild_network(weights, "mlp:tahn", "x.pt")
+    with pytest.raises(OptionError, match="resnet18 has activations of its own"):
+        create_network("resnet18:tanh", (3, 32, 32), 3, seed=0)
+
+
+def test_factories_have_names_by_which_they_are_imported() -> None:
+    assert factory_name(nn.Identity) == "torch.nn.modules.linear:Identity"
+    assert factory_name(lambda: nn.Identity()) is None
+    assert factory_name(partial(nn.Linear, 2, 2)) is None
+    assert rebuild_network({}, "torch.nn.modules.linear:Identity", "x.pt") is not None
 
 
 def test_every_name_is_tested() -> None:
@@ -52,7 +120,7 @@ def test_networks_of_torchvision_are_recognised(name: str) -> None:
 def test_the_number_of_groups_is_never_guessed() -> None:
     weights = create_network("resnet18-gn-cifar", (3, 32, 32), 5, seed=0).state_dict()
     assert recognise(weights) is None
-    with pytest.raises(CheckpointError, match="say --arch resnet18-gn-cifar"):
+    with pytest.raises(CheckpointError, match="say `arch` resnet18-gn-cifar"):
         rebuild_network(weights, None, "x.pt")
 
 
@@ -84,7 +152,7 @@ class Named(nn.Module):
 
 def test_stacks_of_linear_layers_keep_their_own_names() -> None:
     user = nn.Sequential(nn.Flatten(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 3))
-    net = rebuild_network(user.state_dict(), None, "test")
+    net = rebuild_network(user.state_dict(), "mlp", "test")
     assert list(net.state_dict()) == ["1.weight", "1.bias", "3.weight", "3.bias"]
     x = torch.randn(2, 1, 3, 3)
     torch.testing.assert_close(net(x), user(x))
@@ -93,7 +161,7 @@ def test_stacks_of_linear_layers_keep_their_own_names() -> None:
 def test_layers_are_ordered_by_number_or_by_shape() -> None:
     numbered = Named(fc1=(4, 4), fc2=(4, 4), fc10=(4, 4))
     shuffled = dict(sorted(numbered.state_dict().items()))  # fc1, fc10, fc2
-    net = rebuild_network(shuffled, None, "test")
+    net = rebuild_network(shuffled, "mlp", "test")
     x = torch.randn(2, 4)
     expected = numbered.fc10(numbered.fc2(numbered.fc1(x).relu()).relu())
     torch.testing.assert_close(net(x), expected)
@@ -103,7 +171,7 @@ def test_layers_are_ordered_by_number_or_by_shape() -> None:
 def test_an_unclear_order_is_refused() -> None:
     weights = Named(zebra=(4, 4), ape=(4, 4)).state_dict()
     assert recognise(weights) is None
-    with pytest.raises(CheckpointError, match="say --arch module:factory"):
+    with pytest.raises(CheckpointError, match="say `arch` module:factory"):
         rebuild_network(weights, None, "x.pt")
 
 

@@ -14,7 +14,7 @@ from geomerge.merging.presets.sketches import mean_of_sketches, mean_point
 from geomerge.merging.walker import Walk, steps_taken
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
-from geomerge.walks.walk import walk_toward_function
+from geomerge.walks.walk import WalkControl, walk_toward_function
 
 __all__ = ["EUCLIDEAN_RATE", "REFRESH", "JointPreset"]
 
@@ -80,8 +80,8 @@ class JointPreset(Preset):
             direction.skip((steps_taken(state) + len(experts) - 1 - k) // len(experts))
         learner = walker.learner(damping, state)
         points = walk_toward_function(
-            start, walker.metric_at(experts, damping), directions, walk, constraints, learner,
-            space.settle, state,
+            start, walker.metric_at(experts, damping), directions, walk,
+            WalkControl(constraints, learner, space.settle, state),
         )  # fmt: skip
         return Walk(points, walk.steps * len(experts))
 

@@ -126,7 +126,13 @@ class SketchPreset(Preset):
         direction = walker.direction(learned)
         direction.skip(steps_taken(state))
         points = walk_toward_function(
-            start, lambda w: metric, [direction], walk, constraints, learner, state=state
+            start,
+            lambda w: metric,
+            [direction],
+            walk,
+            budgets=constraints,
+            learner=learner,
+            state=state,
         )
         return Walk(points, walk.steps)
 

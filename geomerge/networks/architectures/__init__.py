@@ -1,12 +1,24 @@
-"""Metadata, weight names or ``module:factory`` -> ``nn.Module``.
+"""Architectures: networks by name, by ``module:factory``, or recognised by their weights.
 
 A network is rebuilt from the names and shapes of its weights wherever they say enough, so that a
 bare state dict needs no specification and keeps its own names.
 """
 
-from geomerge.networks.architectures.factory import call_factory
+from geomerge.networks.architectures.factory import call_factory, factory_name
 from geomerge.networks.architectures.fitting import rename_like
-from geomerge.networks.architectures.known import NAMED, create_network
-from geomerge.networks.architectures.rebuild import rebuild_network, recognise
+from geomerge.networks.architectures.identify import identify
+from geomerge.networks.architectures.known import NAMED, create_network, plain_name
+from geomerge.networks.architectures.rebuild import assumption, rebuild_network, recognise
 
-__all__ = ["NAMED", "call_factory", "create_network", "rebuild_network", "recognise", "rename_like"]
+__all__ = [
+    "NAMED",
+    "assumption",
+    "call_factory",
+    "create_network",
+    "factory_name",
+    "identify",
+    "plain_name",
+    "rebuild_network",
+    "recognise",
+    "rename_like",
+]

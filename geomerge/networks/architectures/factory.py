@@ -1,4 +1,4 @@
-"""``module:factory`` -> what the user's own callable returns."""
+"""Factories of networks: callables, and their names ``module:factory``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from torch import nn
 
 from geomerge.errors import OptionError, first_line
 
-__all__ = ["call_factory", "import_factory", "made_by", "network_from_factory"]
+__all__ = ["call_factory", "factory_name", "import_factory", "made_by", "network_from_factory"]
 
 
 def import_factory(spec: str) -> Callable[[], Any]:
@@ -36,7 +37,7 @@ def import_factory(spec: str) -> Callable[[], Any]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = attrgetter(attribute)(importlib.import_module(module))
     except Exception as error:  # the module is the user's own code
         raise OptionError(
             f"cannot import {spec!r} ({first_line(error)}); expected module:factory with the "
@@ -46,6 +47,24 @@ def import_factory(spec: str) -> Callable[[], Any]:
         raise OptionError(f"{spec!r} is a {type(found).__name__}, expected a callable; name one")
     factory: Callable[[], Any] = found
     return factory
+
+
+def factory_name(factory: Callable[[], Any]) -> str | None:
+    """Return ``module:factory`` by which a callable can be imported again; None without one.
+
+    Functions of a script or notebook, functions inside of others and lambdas have none.
+    """
+    module = getattr(factory, "__module__", None)
+    own = getattr(factory, "__qualname__", None)
+    if not module or not own or module == "__main__" or "<" in own:
+        return None
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return None
+    try:
+        found = attrgetter(own)(sys.modules[module])
+    except (KeyError, AttributeError):
+        return None
+    return f"{module}:{own}" if found is factory else None
 
 
 def call_factory(spec: str) -> Any:

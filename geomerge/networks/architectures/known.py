@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable
 from functools import partial
+from importlib.machinery import PathFinder
 from typing import NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from geomerge.errors import OptionError, did_you_mean
+from geomerge.networks.architectures.activations import (
+    ACTIVATIONS,
+    USUAL,
+    check_activation,
+    split_activation,
+)
 from geomerge.networks.architectures.factory import network_from_factory
 from geomerge.networks.architectures.small import (
     SimpleCnn,
@@ -25,7 +34,7 @@ from geomerge.networks.architectures.stacks import LinearStack, fit_stack
 from geomerge.networks.architectures.transformer import VisionTransformer, fit_transformer
 from geomerge.networks.architectures.zoo import RESNETS, VGGS, fit_resnet, fit_vgg, resnet, vgg
 
-__all__ = ["KNOWN", "NAMED", "Known", "create_network"]
+__all__ = ["KNOWN", "NAMED", "Known", "create_network", "is_factory", "known_as", "plain_name"]
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -34,18 +43,24 @@ class Known(NamedTuple):
     """An architecture.
 
     Attributes:
-        create: Makes an untrained network for inputs of a shape and a number of classes.
-        fit: Makes an empty network for weights named like this architecture's, else None.
-        takes: The inputs it takes, as a sentence says it.
-        accepts: Whether it takes inputs of a shape.
+        create: Function that makes an untrained network for inputs of a shape and a number of
+            classes; where the activation is open, it takes its name as ``between``.
+        fit: Function that makes an empty network for weights named like this architecture's, else
+            returns None; it takes ``between`` as well.
+        takes: Inputs that it takes, as a sentence says it.
+        accepts: Function of a shape: whether it takes such inputs.
         recognised: Whether weights alone say that they are this architecture's.
+        assumed: What weights leave open, as it is assumed; empty where they tell all.
+        activated: Whether another activation can be stated, as in ``mlp:tanh``.
     """
 
-    create: Callable[[Shape, int], nn.Module]
-    fit: Callable[[Mapping[str, Tensor]], nn.Module | None]
+    create: Callable[..., nn.Module]
+    fit: Callable[..., nn.Module | None]
     takes: str = "inputs of any shape"
     accepts: Callable[[Shape], bool] = lambda shape: True
     recognised: bool = True
+    assumed: str = ""
+    activated: bool = False
 
 
 def create_network(
@@ -54,8 +69,8 @@ def create_network(
     """Make an untrained network.
 
     Args:
-        architecture: One of :data:`NAMED`, or ``module:factory`` for a callable that takes no
-            argument and returns an ``nn.Module``.
+        architecture: One of :data:`NAMED`, some of them with an activation as in ``mlp:tanh``, or
+            ``module:factory`` for a callable that takes no argument and returns an ``nn.Module``.
         input_shape: Shape of one input, for the named ones.
         classes: Number of outputs, for the named ones.
         seed: Seed of the initial weights; the global generator is left as it was.
@@ -66,31 +81,66 @@ def create_network(
     Raises:
         OptionError: If the name is unknown or does not fit the inputs.
     """
-    if ":" not in architecture and architecture not in KNOWN:
-        raise OptionError(
-            f"unknown architecture {architecture!r}{did_you_mean(architecture, NAMED)} "
-            "(or module:factory)"
-        )
+    factory = is_factory(architecture)
+    known, own = (None, {}) if factory else known_as(architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if ":" in architecture:
+        if known is None:
             return network_from_factory(architecture)
-        known = KNOWN[architecture]
         if not known.accepts(tuple(input_shape)):
             raise OptionError(
                 f"{architecture} takes {known.takes}, the task gives inputs of shape "
-                f"{tuple(input_shape)}; use --arch mlp or another task"
+                f"{tuple(input_shape)}; use `arch` mlp or another task"
             )
-        return known.create(tuple(input_shape), classes)
+        return known.create(tuple(input_shape), classes, **own)
+
+
+def is_factory(architecture: str) -> bool:
+    """Return whether a text is ``module:factory`` and no name with an activation."""
+    name, colon, own = architecture.partition(":")
+    if not colon or name not in KNOWN:
+        return bool(colon)
+    if KNOWN[name].activated and own in ACTIVATIONS:
+        return False
+    return PathFinder.find_spec(name, [os.getcwd(), *sys.path]) is not None
+
+
+def known_as(architecture: str) -> tuple[Known, dict[str, str]]:
+    """Return the architecture of a name, and the activation for its functions where one is stated.
+
+    Args:
+        architecture: One of :data:`NAMED`, with an activation or without.
+
+    Raises:
+        OptionError: If there is no such architecture or activation.
+    """
+    name, own = split_activation(architecture)
+    if name not in KNOWN:
+        raise OptionError(
+            f"unknown architecture {name!r}{did_you_mean(name, NAMED)} (or module:factory)"
+        )
+    known = KNOWN[name]
+    if not known.activated and ":" in architecture:
+        raise OptionError(
+            f"{name} has activations of its own, got {architecture!r}; leave :{own} out, or give "
+            "module:factory"
+        )
+    return known, {"between": check_activation(own)} if known.activated else {}
+
+
+def plain_name(architecture: str) -> str:
+    """Return a name without the activation that it has anyway: ``mlp`` for ``mlp:relu``."""
+    name, own = split_activation(architecture)
+    return name if own == USUAL and not is_factory(architecture) else architecture
 
 
 def _stack(*hidden: int) -> Known:
-    def create(shape: Shape, classes: int) -> nn.Module:
+    def create(shape: Shape, classes: int, between: str = USUAL) -> nn.Module:
         sizes = [torch.Size(shape).numel(), *hidden, classes]
         names = [f"layers.{i}" for i in range(len(sizes) - 1)]
-        return LinearStack(names, sizes, [True] * len(names))
+        return LinearStack(names, sizes, [True] * len(names), between)
 
-    return Known(create, fit_stack)
+    return Known(create, fit_stack, assumed="ReLU between its layers", activated=True)
 
 
 def _square(least: int, multiple: int = 1) -> Callable[[Shape], bool]:
@@ -115,21 +165,29 @@ def _resnet(name: str, *, small: bool = False, groups: bool = False) -> Known:
         "images",
         lambda shape: len(shape) == 3,
         recognised=not groups,  # weights do not tell how many groups
+        assumed="stride 1 without pooling after its first convolution" if small else "",
     )
 
 
 # Weights get the first name that fits.
 KNOWN: dict[str, Known] = {
     "simple-mlp": Known(
-        lambda shape, classes: SimpleMlp([torch.Size(shape).numel(), 512, classes]), fit_simple_mlp
+        lambda shape, classes, between=USUAL: SimpleMlp(
+            [torch.Size(shape).numel(), 512, classes], between
+        ),
+        fit_simple_mlp,
+        assumed="ReLU between its layers",
+        activated=True,
     ),
     "mlp": _stack(400, 400),
     "lenet-300-100": _stack(300, 100),
     "cnn": Known(
-        lambda shape, classes: cnn(shape[0], shape[1], classes),
+        lambda shape, classes, between=USUAL: cnn(shape[0], shape[1], classes, between=between),
         fit_cnn,
         "square images of at least 4 pixels",
         _square(4),
+        assumed="ReLU with pooling of 2 x 2 pixels after its convolutions",
+        activated=True,
     ),
     "simple-cnn": Known(
         lambda shape, classes: SimpleCnn(shape[0], classes),
@@ -142,6 +200,7 @@ KNOWN: dict[str, Known] = {
         fit_transformer,
         "square images whose side is a multiple of 4",
         _square(4, 4),
+        assumed="attention of 4 heads with GELU in its layers",
     ),
     "vgg11-cifar": Known(
         lambda shape, classes: VggCifar(classes),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from geomerge.errors import CheckpointError, OptionError, did_you_mean
+from geomerge.errors import CheckpointError, warn_assumption
 from geomerge.networks.architectures.factory import made_by, network_from_factory
 from geomerge.networks.architectures.fitting import (
     check_fit,
@@ -18,9 +19,9 @@ from geomerge.networks.architectures.fitting import (
     plain_counters,
     what_weights_are,
 )
-from geomerge.networks.architectures.known import KNOWN, NAMED
+from geomerge.networks.architectures.known import KNOWN, is_factory, known_as
 
-__all__ = ["rebuild_network", "recognise", "resize_layers"]
+__all__ = ["assumption", "rebuild_network", "recognise", "resize_layers"]
 
 _SHOWN = 3  # tensors of another shape that are named
 
@@ -47,6 +48,29 @@ def recognise(weights: Mapping[str, Tensor]) -> str | None:
     return next(told, None)
 
 
+def assumption(weights: Mapping[str, Tensor], source: str) -> str | None:
+    """Return what has to be assumed to rebuild a network from its weights alone.
+
+    Args:
+        weights: A state dict that does not come with its architecture.
+        source: Name of the weights in the sentence.
+
+    Returns:
+        A sentence; None where the weights tell all, or are of no architecture that is known.
+    """
+    name = recognise(weights) or recognise(_without_prefix(weights))
+    if name is None or not KNOWN[name].assumed:
+        return None
+    known = KNOWN[name]
+    if known.activated and len(weights) <= 2:  # one layer: nothing is between
+        return None
+    instead = f"`arch` such as {name}:tanh" if known.activated else "`arch` as module:factory"
+    return (
+        f"{Path(source).name} does not say its architecture: recognised by its weights as "
+        f"{name}, and {known.assumed} was assumed; say {instead} if it has another"
+    )
+
+
 def rebuild_network(
     weights: Mapping[str, Tensor],
     architecture: str | Callable[[], nn.Module] | None,
@@ -58,8 +82,10 @@ def rebuild_network(
         weights: A state dict. Where only the rows of one Linear layer are others than the
             architecture's, that layer is the head, and it is made as large as the weights say. So
             are layers with fewer outputs or inputs, of a network that some units were removed of.
-        architecture: A name, ``module:factory``, a callable that returns the module, or None to
-            recognise it from the weights.
+        architecture: A name, some of them with an activation as in ``mlp:tanh``,
+            ``module:factory``, a callable that returns the module, or None to recognise it from the
+            weights, with an :class:`~geomerge.errors.AssumptionWarning` where they leave something
+            open.
         source: Where the weights came from, for messages.
 
     Returns:
@@ -73,11 +99,14 @@ def rebuild_network(
     if odd is not None:
         raise CheckpointError(odd)
     name = architecture or recognise(weights)
-    if name is None or (isinstance(name, str) and name in KNOWN and not KNOWN[name].fit(weights)):
+    if name is None or (isinstance(name, str) and not _can_be(name, weights)):
         weights = _without_prefix(weights)
         name = name or recognise(weights)
     if name is None:
         raise CheckpointError(_unknown(weights, source))
+    assumed = assumption(weights, source) if architecture is None else None
+    if assumed is not None:
+        warn_assumption(assumed)
     module = _empty(name, weights, source) if isinstance(name, str) else made_by(name)
     shown = name if isinstance(name, str) else getattr(name, "__qualname__", repr(name))
     fit = fit_names(module, weights)
@@ -109,14 +138,22 @@ def _unknown(weights: Mapping[str, Tensor], source: str) -> str:
         if not known.recognised and _fits(candidate, weights):
             return (
                 f"the weights of {source} may be of a {candidate}, but weights do not tell all of "
-                f"it (groups of GroupNorm); say --arch {candidate} or module:factory"
+                f"it (groups of GroupNorm); say `arch` {candidate} or module:factory"
             )
     return (
         f"the weights of {source} are of no architecture that geomerge recognises (stacks of "
         "Linear layers in a clear order, Avalanche's SimpleMLP and SimpleCNN, torchvision's VGG "
-        "and ResNet, and those that geomerge train makes); say --arch module:factory, a callable "
+        "and ResNet, and those that geomerge train makes); say `arch` module:factory, a callable "
         "that returns your nn.Module"
     )
+
+
+def _can_be(name: str, weights: Mapping[str, Tensor]) -> bool:
+    """Return whether weights have the names of a named architecture; a factory's may have any."""
+    if is_factory(name):
+        return True
+    known, own = known_as(name)
+    return known.fit(weights, **own) is not None
 
 
 def _fits(name: str, weights: Mapping[str, Tensor]) -> bool:
@@ -138,16 +175,13 @@ def _without_prefix(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _empty(name: str, weights: Mapping[str, Tensor], source: str) -> nn.Module:
-    if ":" in name:
+    if is_factory(name):
         return network_from_factory(name)
-    if name not in KNOWN:
-        raise OptionError(
-            f"unknown architecture {name!r}{did_you_mean(name, NAMED)} (or module:factory)"
-        )
-    module = KNOWN[name].fit(weights)
+    known, own = known_as(name)
+    module = known.fit(weights, **own)
     if module is None:
         raise CheckpointError(
-            f"the weights of {source} are not those of a {name}; leave --arch out to have them "
+            f"the weights of {source} are not those of a {name}; leave `arch` out to have them "
             "recognised, or say module:factory"
         )
     return module

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from geomerge.networks.architectures.activations import USUAL, activation
+
 __all__ = [
     "SimpleCnn",
     "SimpleMlp",
@@ -20,25 +22,29 @@ __all__ = [
 
 
 def cnn(
-    channels: int, side: int, classes: int, widths: tuple[int, int, int] = (16, 32, 128)
+    channels: int,
+    side: int,
+    classes: int,
+    widths: tuple[int, int, int] = (16, 32, 128),
+    between: str = USUAL,
 ) -> nn.Module:
     """Make two convolutions and a hidden layer, for square images."""
     first, second, hidden = widths
     return nn.Sequential(
         nn.Conv2d(channels, first, 3, padding=1),
-        nn.ReLU(),
+        activation(between),
         nn.MaxPool2d(2),
         nn.Conv2d(first, second, 3, padding=1),
-        nn.ReLU(),
+        activation(between),
         nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(second * (side // 4) ** 2, hidden),
-        nn.ReLU(),
+        activation(between),
         nn.Linear(hidden, classes),
     )
 
 
-def fit_cnn(weights: Mapping[str, Tensor]) -> nn.Module | None:
+def fit_cnn(weights: Mapping[str, Tensor], between: str = USUAL) -> nn.Module | None:
     """Return an empty :func:`cnn` for weights named like one, or None."""
     keys = {f"{i}.{kind}" for i in (0, 3, 7, 9) for kind in ("weight", "bias")}
     if set(weights) != keys:
@@ -48,7 +54,7 @@ def fit_cnn(weights: Mapping[str, Tensor]) -> nn.Module | None:
         return None
     cells = hidden.shape[1] // conv2.shape[0]
     widths = (conv1.shape[0], conv2.shape[0], hidden.shape[0])
-    return cnn(conv1.shape[1], 4 * round(cells**0.5), out.shape[0], widths)
+    return cnn(conv1.shape[1], 4 * round(cells**0.5), out.shape[0], widths, between)
 
 
 class VggCifar(nn.Module):
@@ -89,12 +95,13 @@ class SimpleMlp(nn.Module):
 
     Args:
         sizes: Units of the input, the hidden layers and the output.
+        between: Name of the activation.
     """
 
-    def __init__(self, sizes: list[int]) -> None:
+    def __init__(self, sizes: list[int], between: str = USUAL) -> None:
         super().__init__()
         first, *more = [
-            (nn.Linear(d_in, d_out), nn.ReLU(inplace=True), nn.Dropout(0.5))
+            (nn.Linear(d_in, d_out), activation(between), nn.Dropout(0.5))
             for d_in, d_out in itertools.pairwise(sizes[:-1])
         ]
         self.features = nn.Sequential(*first, *(nn.Sequential(*layer) for layer in more))
@@ -109,14 +116,14 @@ class SimpleMlp(nn.Module):
         return out
 
 
-def fit_simple_mlp(weights: Mapping[str, Tensor]) -> SimpleMlp | None:
+def fit_simple_mlp(weights: Mapping[str, Tensor], between: str = USUAL) -> SimpleMlp | None:
     """Return an empty :class:`SimpleMlp` for weights named like one, or None."""
     layers = ["features.0", *(f"features.{i}.0" for i in range(3, len(weights) // 2 + 1))]
     matrices = [weights.get(f"{layer}.weight") for layer in [*layers, "classifier"]]
     found = [matrix for matrix in matrices if matrix is not None and matrix.dim() == 2]
     if len(found) < len(matrices):
         return None
-    return SimpleMlp([found[0].shape[1], *(len(matrix) for matrix in found)])
+    return SimpleMlp([found[0].shape[1], *(len(matrix) for matrix in found)], between)
 
 
 class SimpleCnn(nn.Module):

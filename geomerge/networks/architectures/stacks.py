@@ -6,8 +6,9 @@ import itertools
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
+
+from geomerge.networks.architectures.activations import USUAL, activation
 
 __all__ = ["LinearStack", "fit_stack"]
 
@@ -16,17 +17,22 @@ _MOST_TRIES = 10_000  # orders looked at before an order counts as unclear
 
 
 class LinearStack(nn.Module):
-    """Linear layers with ReLU between them, under any dotted names.
+    """Linear layers with an activation between them, under any dotted names.
 
     Args:
         names: The dotted name of each layer, as in the state dict.
         sizes: Units of the input and of each layer, one more than there are names.
         bias: Whether each layer has a bias.
+        between: Name of the activation, one of
+            :data:`~geomerge.networks.architectures.activations.ACTIVATIONS`.
     """
 
-    def __init__(self, names: list[str], sizes: list[int], bias: list[bool]) -> None:
+    def __init__(
+        self, names: list[str], sizes: list[int], bias: list[bool], between: str = USUAL
+    ) -> None:
         super().__init__()
         self._order = names
+        self._between = (activation(between),)  # in a tuple: no name that a layer may have
         for name, d_in, d_out, b in zip(names, sizes[:-1], sizes[1:], bias, strict=True):
             *parents, last = name.split(".")
             owner: nn.Module = self
@@ -42,19 +48,21 @@ class LinearStack(nn.Module):
     ) -> Tensor:  # (B, m)
         """Return the logits of a batch; each input is flattened."""
         x = x.flatten(1)
+        (between,) = self._between
         for i, name in enumerate(self._order):
-            x = self.get_submodule(name)(torch.relu(x) if i else x)
+            x = self.get_submodule(name)(between(x) if i else x)
         return x
 
 
-def fit_stack(weights: Mapping[str, Tensor]) -> LinearStack | None:
+def fit_stack(weights: Mapping[str, Tensor], between: str = USUAL) -> LinearStack | None:
     """Return an empty stack for weights that are one, or None."""
     stack = _linear_order(weights)
     if stack is None:
         return None
     sizes = [weights[f"{stack[0]}.weight"].shape[1]]
     sizes += [weights[f"{layer}.weight"].shape[0] for layer in stack]
-    return LinearStack(stack, sizes, [f"{layer}.bias" in weights for layer in stack])
+    bias = [f"{layer}.bias" in weights for layer in stack]
+    return LinearStack(stack, sizes, bias, between)
 
 
 def _linear_order(weights: Mapping[str, Tensor]) -> list[str] | None:

@@ -1,0 +1,74 @@
+"""Architectures of modules, identified by their weights and their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import GeomergeError
+from geomerge.networks.architectures.activations import ACTIVATIONS, USUAL
+from geomerge.networks.architectures.known import KNOWN, plain_name
+from geomerge.networks.architectures.rebuild import rebuild_network, recognise
+from geomerge.networks.architectures.stacks import fit_stack
+from geomerge.networks.batches import Batch
+from geomerge.networks.network import Network
+
+__all__ = ["identify"]
+
+_INPUTS = 4
+_SAME = 1e-5  # relative difference of the outputs that rounding explains
+
+
+def identify(
+    network: Network,
+    w: Tensor,  # (n,)
+    x: Batch | None = None,  # (B, ...)
+) -> str | None:
+    """Return the name of a network's architecture, where one of that name has the same outputs.
+
+    Weights leave the activation open, so the named network is made of them with each activation,
+    and its outputs are compared.
+
+    Args:
+        network: Network with all its outputs.
+        w: Weights of the network.
+        x: Inputs that it takes; None draws inputs for a stack of Linear layers, and identifies no
+            other network.
+
+    Returns:
+        A name such as ``"mlp:tanh"``; None where there is none.
+    """
+    state = network.state_dict(w)
+    name = recognise(state)
+    if name is None:
+        return None
+    if x is None:
+        x = _drawn(state)
+        if x is None:
+            return None
+    known = [f"{name}:{one}" for one in (USUAL, *ACTIVATIONS)] if KNOWN[name].activated else [name]
+    try:
+        expected = network.logits(w, x)
+        for architecture in known:
+            module = rebuild_network(state, architecture, "network")
+            other = network.alike(module)
+            got = other.logits(other.initial, x)
+            if got.shape == expected.shape and _same(got, expected):
+                return plain_name(architecture)
+    except (GeomergeError, RuntimeError, ValueError, TypeError):  # the inputs do not fit
+        return None
+    return None
+
+
+def _drawn(state: Mapping[str, Tensor]) -> Tensor | None:
+    stack = fit_stack(state)
+    if stack is None:
+        return None
+    first = next(iter(stack.parameters()))
+    return torch.randn(_INPUTS, first.shape[1], generator=torch.Generator().manual_seed(0))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).norm() <= _SAME * other.norm())
