@@ -338,6 +338,8 @@ class Expert:
         columns, offset = self._place(task.name)
         network = self.network if columns is None else self.network.head_view(columns)
         network = network.with_constants({**network.constants, **self._constants(task.name)})
+        if self.weights.dtype == torch.float64:
+            task = task.of_dtype(torch.float64)
         shifted = task.shifted(offset) if offset else task
         classes = shifted.classes
         shifted = shifted.fitted(
@@ -359,6 +361,8 @@ class Expert:
             whole = as_batch(inputs) if isinstance(inputs, (Tensor, tuple, Mapping)) else None
             batch = collect_inputs(inputs, "`inputs`") if whole is None else whole
             inputs = as_they_are(batch, self.network.device)
+        if self.weights.dtype == torch.float64:
+            inputs = inputs.of_dtype(torch.float64)
         name = inputs.name or "`inputs`"
         found = fit_inputs(inputs, lambda x: self.network.check_inputs(self.weights, x, 0, name))
         return replace(self, inputs=found)

@@ -187,6 +187,18 @@ def test_everything_that_stands_for_a_network_becomes_an_expert(tmp_path: Path) 
         as_expert(3)  # type: ignore[arg-type]
 
 
+def test_double_precision_takes_the_inputs_of_a_task() -> None:
+    task = load_task("digits")
+    expert = Expert.from_module(digits_network().double(), task)
+    assert expert.weights.dtype == torch.float64
+    assert expert.inputs is not None
+    assert expert.inputs.batch(slice(0, 2)).dtype == torch.float64
+    single = Expert.from_module(digits_network(), task)
+    assert expert.accuracy() == pytest.approx(single.accuracy(), abs=0.01)
+    assert expert.with_inputs(X.new_zeros(3, 1, 8, 8)).inputs.dtype == torch.float64
+    assert task.train.inputs.dtype == torch.float32
+
+
 def test_half_precision_is_computed_in_single_precision() -> None:
     module = made().half()
     expert = Expert.from_module(module, STRIPES)

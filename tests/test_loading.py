@@ -5,10 +5,26 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from geomerge import Checkpoint, Expert, Task, load_task, save_checkpoint
+from geomerge import (
+    Checkpoint,
+    Expert,
+    MergeOptions,
+    Task,
+    check,
+    load_task,
+    merge,
+    save_checkpoint,
+)
 from geomerge.errors import OptionError, Problems, TaskError
-from geomerge.loading import DataOptions, ExpertOptions, load_expert, load_experts
+from geomerge.loading import (
+    DataOptions,
+    ExpertOptions,
+    given_experts,
+    load_expert,
+    load_experts,
+)
 from geomerge.options import recorded
 
 TASKS = ("digits", "digits-permuted")
@@ -140,3 +156,45 @@ def test_one_network_comes_with_its_task_and_inputs(files: list[Path]) -> None:
 def test_recipes_hold_what_decides_the_result() -> None:
     assert set(recorded(DataOptions(), "sketch")) == {"manifold", "task", "arch", "normalisation"}
     assert set(recorded(ExpertOptions())) == {"manifold", "arch", "normalisation"}
+
+
+def test_data_stands_beside_the_networks_of_a_recipe(tmp_path: Path) -> None:
+    module = network(0)
+    file = tmp_path / "b.pt"
+    torch.save(network(1).state_dict(), file)
+    split = load_task("digits").train
+    data = TensorDataset(split.inputs.batch(slice(0, 200)), split.labels[:200])
+    state = Checkpoint(network(2).state_dict(), {"architecture": "mlp"})
+    for inputs in ("digits", ["digits"], load_task("digits"), data, DataLoader(data, 50)):
+        for things in ([module, state], [module.state_dict(), network(1)]):
+            (first, _) = given_experts(things, {"inputs": inputs, "arch": "mlp"})
+            assert first.inputs is not None
+            assert first.task is not None
+    changes = {
+        "inputs": [data, lambda: load_task("digits")],
+        "arch": lambda: network(5),
+        "steps": 3,
+    }
+    a, b = given_experts([module, str(file)], changes)
+    assert changes == {"steps": 3}
+    assert (a.task.name, b.task.name) == ("TensorDataset", "digits")
+    assert check([module, file], inputs="digits", arch="mlp").problems == []
+
+
+def test_what_is_no_list_of_networks_is_refused() -> None:
+    with pytest.raises(OptionError, match="expected a list of networks, got a Sequential"):
+        merge(network(0), network(1))  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="`manifold` is no option of MergeOptions; give it to"):
+        MergeOptions(manifold="digits")
+    with pytest.raises(TaskError, match="or a callable, got a int"):
+        load_task(3)  # type: ignore[arg-type]
+
+
+def test_a_module_and_a_state_dict_are_saved(tmp_path: Path) -> None:
+    module = network(0)
+    for k, thing in enumerate((module, module.state_dict())):
+        file = tmp_path / f"{k}.safetensors"
+        save_checkpoint(file, thing)
+        assert torch.equal(
+            Expert.load(file, arch="mlp").weights, Expert.from_module(module).weights
+        )

@@ -71,6 +71,10 @@ class Inputs:
         """Whether all inputs are floats or pixels, so that two of them can be mixed."""
         return all(x.is_floating_point() or x.dtype == torch.uint8 for x in leaves(self.raw))
 
+    def of_dtype(self, dtype: torch.dtype) -> Inputs:
+        """Return the same inputs with floating batches of another type."""
+        return self if dtype == self.dtype else replace(self, dtype=dtype)
+
     def batch(self, index: Tensor | slice) -> Batch:  # (B, ...)
         """Return normalised inputs on the device; integers and booleans as they are.
 
@@ -401,6 +405,13 @@ class Task:
         )
         shape = train.inputs.shape
         return replace(self, train=train, select=select, test=test, input_shape=shape)
+
+    def of_dtype(self, dtype: torch.dtype) -> Task:
+        """Return the task with floating inputs of another type."""
+        train, select, test = (
+            Split(s.inputs.of_dtype(dtype), s.labels) for s in (self.train, self.select, self.test)
+        )
+        return replace(self, train=train, select=select, test=test)
 
     def shifted(self, offset: int) -> Task:
         """Return the task with its classes numbered from ``offset`` on."""
