@@ -29,7 +29,7 @@ from geomerge.continual.report import MergeReport
 from geomerge.data import as_they_are
 from geomerge.errors import NumericalError, OptionError
 from geomerge.networks.network import Network
-from geomerge.networks.wrappers import mark_merged, plain_module, was_merged
+from geomerge.networks.wrappers import mark_merged, plain_module, was_merged, without_graph
 from geomerge.options import check_known, option_fields, replace_options
 from geomerge.strategies.avalanche import OnlineCLExperience, is_multi_task_module
 from geomerge.strategies.experience import collect, task_label
@@ -309,7 +309,7 @@ class _Networks:
     """
 
     def __init__(self, model: nn.Module, device: Any) -> None:
-        self._model = copy.deepcopy(model)
+        self._model = copy.deepcopy(model, without_graph(model))
         self._device = device
         self._made: dict[int | None, Network] = {}
 

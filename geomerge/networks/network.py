@@ -28,7 +28,7 @@ from geomerge.networks.batches import (
 from geomerge.networks.gradients import gradients_into
 from geomerge.networks.input_shapes import what_inputs
 from geomerge.networks.outputs import logits_in
-from geomerge.networks.wrappers import plain_module
+from geomerge.networks.wrappers import plain_module, without_graph
 
 __all__ = ["Network", "check_device", "inputs_at_once", "places"]
 
@@ -445,7 +445,7 @@ def _described(x: Batch) -> str:
 
 def _copy(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of a module that has some tensors in the place of its own."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {**without_graph(module)}
     for name, own in [*module.named_parameters(), *module.named_buffers()]:
         if name in tensors:
             isolated = tensors[name].detach()

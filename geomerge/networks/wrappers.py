@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["mark_merged", "plain_module", "was_merged"]
+__all__ = ["mark_merged", "plain_module", "was_merged", "without_graph"]
 
 _MARK = "_geomerge_merged"
 
@@ -41,6 +41,21 @@ def _inside(module: nn.Module) -> nn.Module | None:
     if isinstance(module, kinds) or type(module).__name__ == "AveragedModel":
         return module.module  # type: ignore[return-value]
     return None
+
+
+def without_graph(module: nn.Module) -> dict[int, Tensor]:
+    """Return what a deep copy of a module puts in the place of tensors that belong to a graph.
+
+    Modules keep such tensors in attributes, for example the features of their last batch.
+
+    Args:
+        module: Module to copy.
+
+    Returns:
+        Memo of ``copy.deepcopy``: detached tensors by the ``id`` of those in the module.
+    """
+    values = (value for part in module.modules() for value in vars(part).values())
+    return {id(v): v.detach() for v in values if isinstance(v, Tensor) and not v.is_leaf}
 
 
 def mark_merged(module: nn.Module) -> None:

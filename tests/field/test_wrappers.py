@@ -152,3 +152,25 @@ def test_token_streams_are_told_at_the_start_and_the_advice_works() -> None:
         learn(model, data=data)
     assert torch.equal(model.bag.weight, before)  # before any training
     assert len(learn(model, data=data, pseudo_inputs=0, examples=10).memory) == 2
+
+
+class Remembering(nn.Module):
+    """Keeps the features of its last batch, with their graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.features = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features = self.body(x).relu()
+        return self.head(self.features)
+
+
+def test_modules_that_keep_tensors_of_a_graph_are_copied() -> None:
+    model = Remembering()
+    model(torch.randn(4, 6)).sum().backward()
+    expert = gm.Expert.from_module(model, gm.Task.from_tensors(*three_classes()))
+    assert not model.features.is_leaf  # the user's module is as it was
+    assert expert.module() is not model
+    assert len(learn(Remembering()).merge_reports) == 1
