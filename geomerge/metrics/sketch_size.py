@@ -13,6 +13,7 @@ __all__ = ["diagonal_of_parts", "diagonal_parts", "halved", "numbers_left", "ort
 
 _ROWS, _COLUMNS, _WHOLE = "diagonal.rows:", "diagonal.columns:", "diagonal:"
 _HALF = 2  # bytes of a number in bfloat16
+_ENTRY = 170  # bytes of a tensor in the file's header and record
 _TABLE = 1024  # numbers of a diagonal from which it is worth factoring
 
 
@@ -72,6 +73,7 @@ def numbers_left(metric: KroneckerMetric, parts: Mapping[str, Tensor], share: fl
         share: Bytes of the sketch as a share of those of the weights in float32.
     """
     left = share * 4 * metric.n - sum(part.nbytes for part in parts.values())
+    left -= _ENTRY * (6 * len(metric.layers) + len(parts))
     return int(left) // _HALF + metric.diagonal.numel()
 
 

@@ -66,15 +66,18 @@ class KroneckerMean:
         residual = self._pull(x)
         direction = z = self._precondition(residual, mus, outside)
         rho = first = self._dots(residual, z)
+        done = first <= 0
         for _ in range(_ITERATIONS):
             product = self._product(direction) + count * mu * direction
             alpha = rho / self._dots(direction, product).clamp(min=1e-300)
+            alpha[done] = 0.0  # a block that goes on at its rounding errors comes apart
             step = alpha.to(x)[self._blocks]
             x += step * direction
             residual -= step * product
             z = self._precondition(residual, mus, outside)
             after = self._dots(residual, z)
-            if bool((after <= _TOLERANCE * first).all()):
+            done |= after <= _TOLERANCE * first
+            if bool(done.all()):
                 break
             beta = (after / rho.clamp(min=1e-300)).to(x)[self._blocks]
             direction = z + beta * direction

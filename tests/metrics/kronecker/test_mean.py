@@ -79,3 +79,23 @@ def test_a_scale_pulls_toward_a_network(case: tuple[list[KroneckerMetric], list[
         return metrics[0].inner(w - points[0], w - points[0])
 
     assert drift(4.0) < drift(1.0) < drift(0.25)
+
+
+def test_layers_that_are_done_wait_for_the_others() -> None:
+    """In float32, from few inputs, one layer takes many more products than another."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(60, 40), nn.Tanh(), nn.Linear(40, 2))
+    network = Network(module)
+    points = [network.initial + 0.3 * torch.randn(network.n) for _ in range(COUNT)]
+    scales = torch.logspace(-3, 1, 60)
+    inputs = [torch.randn(15, 60) * scales for _ in range(COUNT)]
+    pairs = zip(points, inputs, strict=True)
+    metrics = [estimate_kronecker(network, w, [x]) for w, x in pairs]
+    anchor = torch.stack(points).mean(dim=0)
+    found = KroneckerMean(metrics, points, anchor).at(0.1)
+
+    def drift(w: Tensor) -> float:
+        return sum(g.inner(w - p, w - p) for g, p in zip(metrics, points, strict=True))
+
+    assert drift(found) < drift(anchor)
+    assert float((found - anchor).norm()) < float((points[0] - anchor).norm())
