@@ -1,4 +1,4 @@
-"""Streams of MNIST at the default memory of 5 MB: accuracy, and what is stored by kind.
+"""Streams of MNIST at the default memory of 5 MB: accuracy and bytes.
 
     python benchmarks/stream_memory.py --work build/bench
 
@@ -46,7 +46,6 @@ def main() -> None:
             "seeds": [row["accuracy"] for row in found],
             "tasks": [statistics.mean(task) for task in zip(*lasts, strict=True)],
             "megabytes": max(row["kept"]["megabytes"] for row in found),
-            "stored": found[0]["merges"][-1]["stored"],
             "merge by expert": statistics.mean(row["merge by expert"] or 0.0 for row in found),
             "settings": SETTINGS[name],
         }

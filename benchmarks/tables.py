@@ -347,11 +347,20 @@ def headline() -> str:
     return markdown(["", "geomerge", "upper bound", "usual alternative"], table)
 
 
+def stream_memory() -> str:
+    """Streams at the default memory."""
+    table = []
+    for name, row in read("stream_memory.json")["table"].items():
+        table.append([name, f"{100 * row['accuracy']:.2f}", f"{row['megabytes']:.2f}"])
+    return markdown(["stream", "accuracy", "MB"], table)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "merge": merge, "surrogate": surrogate, "resnet20": resnet20, "heads": heads,
     "three": three, "cifar": cifar, "fine tunes": fine_tunes,
     "sparsify": sparsify, "sparsify few": sparsify_few, "sparsify vgg": sparsify_vgg,
-    "continual": continual, "compare": compare, "steps": steps, "limits": limits,
+    "continual": continual, "stream memory": stream_memory,
+    "compare": compare, "steps": steps, "limits": limits,
 }  # fmt: skip
 
 
