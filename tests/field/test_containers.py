@@ -85,6 +85,10 @@ CONTAINERS: dict[str, Callable[[State], Any]] = {
         key: lambda s, key=key: {key: s, **training_state(s)}
         for key in ("state_dict", "net", "weights", "params", "generator", "my_best_model")
     },
+    "an average of a parallel module": lambda s: {
+        "state_dict_ema": {f"module.{k}": v for k, v in s.items()},
+        "epoch": 3,
+    },
     "two keys": lambda s: {"checkpoint": {"model": s}, **training_state(s)},
     "three keys": lambda s: {"state": {"run": {"net": s}}},
     "beside the tensors": lambda s: {**s, **training_state(s, loss=0.5)},
@@ -254,6 +258,15 @@ def test_tensors_without_a_place_are_named_at_once_and_left_out_on_demand(
     assert_same(gm.from_pretrained(file, arch=make, leave_out=["aux.*"]).state_dict(), state)
     with pytest.raises(CheckpointError, match=r"names 'axu\.\*', and .* has no such tensor"):
         gm.load_checkpoint(file, leave_out=["axu.*"])
+
+
+def test_copies_among_the_names_are_left_out_by_one_pattern(state: State) -> None:
+    copies = {f"ema_{k.replace('.', '_')}": v for k, v in state.items()}  # as mmengine names them
+    with pytest.raises(CheckpointError, match=r"leave them out with `leave_out` ema_\*$"):
+        rebuild_network({**state, **copies}, make, "a.pth")
+    more = {"5.weight": ONE, "5.bias": ONE, "11.bias": ONE}
+    with pytest.raises(CheckpointError, match=r"`leave_out` 5\.weight and 5\.bias and 11\.bias$"):
+        rebuild_network({**state, **more}, make, "a.pth")
 
 
 def test_one_difference_is_said_once(tmp_path: Path, state: State) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from os.path import commonprefix
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -151,7 +153,7 @@ def check_fit(fit: Fit, source: str, shown: str) -> None:
         )
     if fit.extra:
         odd = what_weights_are(fit.extra, source)
-        pattern = _pattern([*fit.extra])
+        pattern = _pattern([*fit.extra], fit.tensors)
         raise CheckpointError(
             odd
             or f"{source} has {len(fit.extra)} tensors that the architecture {shown} has not: "
@@ -209,11 +211,11 @@ def _same(buffer: Tensor | None, value: Tensor) -> bool:
     )
 
 
-def _pattern(names: list[str]) -> str:
-    """Return the shortest pattern that stands for all names."""
+def _pattern(names: list[str], kept: Iterable[str]) -> str:
+    """Return a pattern that stands for names and for none that are kept, else the names."""
     if len(names) == 1:
         return names[0]
-    firsts = {name.partition(".")[0] for name in names}
-    return (
-        f"{firsts.pop()}.*" if len(firsts) == 1 else " and ".join(sorted(f"{f}*" for f in firsts))
-    )
+    pattern = f"{commonprefix(names)}*"
+    if pattern == "*" or any(fnmatchcase(name, pattern) for name in kept):
+        return " and ".join(names)
+    return pattern
