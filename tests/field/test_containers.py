@@ -146,7 +146,7 @@ def test_a_choice_is_said_and_can_be_made(tmp_path: Path, state: State) -> None:
     assert "weights_key" in found.notes[0]
     for key, wanted in (("model", state), ("model_ema", zeros)):
         assert_same(gm.load_checkpoint(file, weights_key=key).weights, wanted)
-        module = gm.from_pretrained(file, weights_key=key)
+        module = gm.from_pretrained(file, arch=make, weights_key=key)
         assert_same(module.state_dict(), wanted)
     with pytest.raises(CheckpointError, match="which are 'model_ema' and 'model', got 'ema'"):
         gm.load_checkpoint(file, weights_key="ema")

@@ -215,7 +215,7 @@ def _pattern(names: list[str], kept: Iterable[str]) -> str:
     """Return a pattern that stands for names and for none that are kept, else the names."""
     if len(names) == 1:
         return names[0]
-    pattern = f"{commonprefix(names)}*"
+    pattern = f"{commonprefix(names)}*"  # noqa: RUF071
     if pattern == "*" or any(fnmatchcase(name, pattern) for name in kept):
         return " and ".join(names)
     return pattern
