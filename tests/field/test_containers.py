@@ -20,6 +20,9 @@ from geomerge.errors import CheckpointError, CheckpointWarning
 from geomerge.merging.check import check_merge
 from geomerge.networks.architectures import create_network, rebuild_network, recognise
 
+# Bare state dicts of stacks leave their activation open, which other tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore::geomerge.errors.AssumptionWarning")
+
 State = dict[str, Tensor]
 ONE = torch.ones(1)
 

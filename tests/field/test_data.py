@@ -18,6 +18,9 @@ from geomerge.data import ExampleOptions
 from geomerge.errors import NoLabelsError, TaskError, TaskWarning
 from geomerge.merging.check import check_merge
 
+# Bare state dicts of stacks leave their activation open, which other tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore::geomerge.errors.AssumptionWarning")
+
 Y = np.arange(60) % 3
 X = np.random.default_rng(0).random((60, 4), dtype=np.float32)
 
