@@ -215,7 +215,7 @@ def test_options_are_checked_before_any_work(wrong: dict[str, object], message: 
 def test_what_the_data_does_not_allow_is_said(digits: Path) -> None:
     a, b = pair(digits)
     with pytest.raises(OptionError, match="name the task of one network with `inputs`"):
-        merged_of([a, b], {})
+        merged_of([a, bare(b)], {})
     with pytest.raises(OptionError, match="needs labelled data of all tasks and b has none"):
         merged_of([a, bare(b)], dict(FAST, pick="balanced"))
     with pytest.raises(OptionError, match="needs a sketch of one network and inputs"):
