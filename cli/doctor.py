@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import torch
 
+from geomerge.cli.console import working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Json
 from geomerge.data.sources import stored_names
@@ -31,7 +32,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Show versions, solvers, devices and data, fit for a report."""
-    found = _examine(data.data_root)
+    with working("looking for versions, devices and data"):
+        found = _examine(data.data_root)
     if as_json:
         print(json.dumps(found, indent=1))
         return

@@ -88,7 +88,9 @@ def small() -> Checkpoint:
     network = Network(stack())
     train = load_task("digits").train
     *_, w = fine_tune(network, network.initial, train, steps=200, learning_rate=0.1)
-    return Checkpoint(network.state_dict(w), {"task": "digits"}, source="small")
+    return Checkpoint(
+        network.state_dict(w), {"architecture": "mlp", "task": "digits"}, source="small"
+    )
 
 
 SHARES = (0.0, 0.1, 0.3, 0.2, 0.2)
@@ -190,7 +192,9 @@ def test_an_interrupted_comparison_makes_the_missing_rows_only(
     network = Network(stack())
     train = load_task("digits-permuted").train
     *_, w = fine_tune(network, network.initial, train, steps=200, learning_rate=0.1)
-    other = Checkpoint(network.state_dict(w), {"task": "digits-permuted"}, source="other")
+    other = Checkpoint(
+        network.state_dict(w), small.meta | {"task": "digits-permuted"}, source="other"
+    )
     save_checkpoint(tmp_path / "b.pt", other)
     methods = ("a", "ensemble", "slerp", "ties", "fine-tuning", "wise-ft", "joint-walk")
     data = DataOptions(manifold=("digits", "digits-permuted"))

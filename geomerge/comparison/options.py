@@ -91,7 +91,7 @@ class CompareOptions(FlatOptions):
         for name in (*self.only, *self.skip):
             check_known("method", name, METHODS.names())
         if not self.methods:
-            raise OptionError("`only` and `skip` leave no method; name one with `only`")
+            raise OptionError("no method is left by `only` and `skip`; name one with `only`")
         usual, given = recorded(MergeOptions()), recorded(self.merge)
         for name in _DECIDED:
             if given[name] != usual[name]:

@@ -156,7 +156,7 @@ def _read(name: str, root: Path, download: bool, files: ExampleOptions) -> Examp
     else:
         raise TaskError(
             f"unknown task {name!r}, and no such file or folder{did_you_mean(name, sources.NAMED)} "
-            "(or a folder of images, a file of arrays or a table, module:factory)"
+            "(or a folder of images, a file of data, module:factory)"
         )
     return _resized(found, files, name)
 

@@ -114,7 +114,7 @@ def test_an_ancestor_must_be_one(digits: Path) -> None:
     [
         ({"only": ("slurp",)}, "did you mean 'slerp'"),
         ({"skip": ("tise",)}, "did you mean 'ties'"),
-        ({"only": ("ties",), "skip": ("ties",)}, "leave no method"),
+        ({"only": ("ties",), "skip": ("ties",)}, "no method is left"),
         ({"max_samples": 0}, "expected `max_samples` to be 1 or more, got 0"),
         ({"merge": MergeOptions(metric="euclidean")}, "chooses metric itself"),
     ],

@@ -18,8 +18,9 @@ MAIN = "from geomerge.cli.app import main; main()"
 COMMAND = [sys.executable, "-W", "ignore", "-c", MAIN]
 # Each step, or each measurement, takes a while: there is time to press Ctrl-C.
 SLOW = (
-    "import time, torch; cat = torch.cat; "
-    "torch.cat = lambda *a, **k: (time.sleep(0.2), cat(*a, **k))[1]"
+    "import time, torch; cat, call = torch.cat, torch.nn.Module.__call__; "
+    "torch.cat = lambda *a, **k: (time.sleep(0.2), cat(*a, **k))[1]; "
+    "torch.nn.Module.__call__ = lambda *a, **k: (time.sleep(0.02), call(*a, **k))[1]"
 )
 
 

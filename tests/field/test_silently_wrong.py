@@ -122,7 +122,7 @@ def test_statistics_and_counters_may_differ(make: Callable[[int], nn.Module]) ->
 def test_without_inputs_only_single_numbers_are_taken_for_counters() -> None:
     for values, fits in (((torch.tensor(2), torch.tensor(3)), True), (ORDERS, False)):
         a, b = (WithBuffer(value, permuted, True) for value in values)
-        a.use = unused
+        a.use = b.use = unused
         experts = [gm.Expert.from_module(a, task_of()), gm.Expert.from_module(b)]
         problems = Problems()
         prepare(experts, gm.MergeOptions(), problems)

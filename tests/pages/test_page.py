@@ -98,7 +98,7 @@ def test_names_cannot_put_anything_into_the_page(runs: dict[str, Path], tmp_path
 def test_a_merge_of_networks_without_tasks_has_a_page(digits: Path, tmp_path: Path) -> None:
     for name in "ab":
         found = load_checkpoint(digits / f"{name}.pt")
-        save_checkpoint(tmp_path / f"{name}.pt", Checkpoint(found.weights, {}))
+        save_checkpoint(tmp_path / f"{name}.pt", Checkpoint(found.weights, {"architecture": "mlp"}))
     options = {
         "manifold": ("a=digits-permuted", "b=digits"),
         "task": (),

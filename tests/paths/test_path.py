@@ -17,8 +17,9 @@ from geomerge.walks.walk import walk_straight
 def networks() -> tuple[Network, Checkpoint, Checkpoint]:
     torch.manual_seed(0)
     network = Network(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
-    a = Checkpoint(network.state_dict(network.initial))
-    b = Checkpoint(network.state_dict(network.initial + torch.randn(network.n)))
+    known = {"architecture": "mlp"}
+    a = Checkpoint(network.state_dict(network.initial), known)
+    b = Checkpoint(network.state_dict(network.initial + torch.randn(network.n)), known)
     return network, a, b
 
 

@@ -33,7 +33,7 @@ def checked(found: SparsifyResult, dense: Expert, folder: Path) -> Network:
     assert torch.equal(path.at(1.0), network.initial)
     assert torch.equal(found.chosen.weights, network.initial)
     assert torch.equal(found.expert.weights, network.initial)
-    assert found.expert.meta.get("architecture") == dense.meta.get("architecture")
+    assert found.expert.architecture == dense.architecture
     assert found.expert.checkpoint.meta["task"] == "digits"
     gone = torch.zeros(network.n, dtype=torch.bool)
     for t in path.ts:  # what went stays away

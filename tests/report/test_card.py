@@ -15,7 +15,7 @@ import yaml
 from merges import run_of
 from torch import nn
 
-from geomerge import Checkpoint, load_task, save_checkpoint
+from geomerge import AssumptionWarning, Checkpoint, load_task, save_checkpoint
 from geomerge.certificate.verify import verify_run
 from geomerge.io.files import sha256
 from geomerge.loading import ExpertOptions
@@ -165,10 +165,11 @@ def test_a_network_of_no_known_task_has_a_card_without_its_numbers(tmp_path: Pat
         module = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 10))
         save_checkpoint(tmp_path / f"{name}.pt", Checkpoint(module.state_dict()))
     options = {"manifold": ("a=digits",), "preset": "paper", "steps": 3, "points": 8}
-    folder, _, _ = run_of([tmp_path / "a.pt", tmp_path / "b.pt"], options, out=tmp_path / "run")
+    with pytest.warns(AssumptionWarning, match="ReLU between its layers was assumed"):
+        folder, _, _ = run_of([tmp_path / "a.pt", tmp_path / "b.pt"], options, out=tmp_path / "run")
     head, body = parts(folder)
     assert [r["dataset"]["name"] for r in head["model-index"][0]["results"]] == ["digits"]
-    assert "| b | `b.pt` | not known | told by the weights |" in body
+    assert "| b | `b.pt` | not known | `mlp` |" in body
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,9 @@ def test_tasks_are_named_without_folders(name: str, plain: str) -> None:
 def test_data_sets_of_the_hub_are_linked(real_data: Path, tmp_path: Path, tiny_runs: Path) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(784, 4), nn.ReLU(), nn.Linear(4, 10))
-    save_checkpoint(tmp_path / "a.pt", Checkpoint(module.state_dict(), {"task": "mnist"}))
+    save_checkpoint(
+        tmp_path / "a.pt", Checkpoint(module.state_dict(), {"architecture": "mlp", "task": "mnist"})
+    )
     options = SparsifyOptions(sparsity=0.5, steps=2, stages=1, inputs=50)
     data = ExpertOptions(data_root=str(real_data))
     folder, _, _ = run_sparsify(tmp_path / "a.pt", options, data, out=tmp_path / "run")
