@@ -22,6 +22,7 @@ from geomerge.networks.network import Network
 __all__ = ["SURROGATES", "noise_images", "surrogate_inputs"]
 
 SURROGATES = 10_000
+BYTES = 512 * 2**20  # of all surrogate inputs; large images get fewer
 SCALES = (1, 3, 5, 7, 11)  # widths of the mean filters, in pixels
 CONTRAST = 2.0  # largest deviation of an image, in units of normalised inputs
 _SMOOTHINGS = 2
@@ -72,7 +73,7 @@ def surrogate_inputs(
         network: Network that takes the inputs.
         w: Weights of the network.
         like: Inputs of another task, of the same form.
-        count: Number of surrogate inputs.
+        count: Number of surrogate inputs; fewer of those that take more than 512 MB.
         seed: Seed of the draws.
 
     Returns:
@@ -99,6 +100,7 @@ def surrogate_inputs(
             f"surrogate inputs have the form of {like.name or '`inputs`'}, and {error}; or give "
             "`inputs` or a sketch of the network that has none"
         ) from error
+    count = min(count, max(1, BYTES // sum(leaf[0].nbytes for leaf in leaves(few))))
     generator = torch.Generator().manual_seed(seed)
     seen = map_leaves(lambda leaf: leaf.cpu(), like.sample(_SEEN, seed).batch(slice(None)))
     rows = torch.randint(batch_size(seen), (count,), generator=generator)

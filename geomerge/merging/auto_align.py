@@ -9,12 +9,16 @@ from torch import nn
 from geomerge.alignment import METHODS
 from geomerge.errors import OptionError
 from geomerge.merging.prepare import PreparedMerge, aligned_merge
+from geomerge.networks.batches import leaves
 from geomerge.options import replace_options
 
 __all__ = ["align_where_it_helps"]
 
 # Walks between stacks of Linear layers end at the same accuracies with and without alignment.
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Larger networks, or inputs, are aligned by name only: trying it would take minutes.
+WEIGHTS = 20_000_000
+NUMBERS = 16_384  # of one input: 3 x 64 x 64 and somewhat more
 SHARE = 0.8  # of the functional change at the mean that alignment must fall below
 
 
@@ -35,6 +39,17 @@ def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
     fixed = prepared.base is not None or bool(prepared.space.network.constants)
     if fixed or not any(isinstance(layer, LAYERS) for layer in layers):
         return prepared
+    numbers = max(
+        sum(leaf[0].numel() for leaf in leaves(e.inputs.batch(slice(0, 1))))
+        for e in prepared.space
+        if e.inputs is not None
+    )
+    if prepared.space.network.n > WEIGHTS or numbers > NUMBERS:
+        return _noted(
+            prepared,
+            "`align` none was chosen: networks or inputs are too large to try the methods; units "
+            "of networks that were initialised independently are matched by `align` weights",
+        )
     tried: dict[str, PreparedMerge] = {"none": prepared}
     for name in METHODS:
         named = replace(prepared, options=replace_options(prepared.options, align=name))

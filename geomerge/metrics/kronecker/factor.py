@@ -34,8 +34,7 @@ _MORE = 64  # further directions, so that the last leading eigenvectors are accu
 def stored_rank(width: int) -> int:
     """Return the number of eigenvectors that a factor of a width keeps.
 
-    Steps with a damping of a thousandth of the largest eigenvalue change the function by at most
-    two hundredths more than with all of them; ``benchmarks/speed.py`` measures it.
+    All others have one eigenvalue, the mean of theirs (:meth:`Factor.truncated`).
 
     Args:
         width: Number of rows of the factor.
