@@ -32,6 +32,8 @@ def test_mnist_and_fashion_in_one_network(real_data: Path, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_the_trained_vgg11_is_recognised_and_measured(real_data: Path) -> None:
     from geomerge.evaluation.evaluate import evaluate
+    from geomerge.loading import ExpertOptions
 
-    found = evaluate(real_data / "vgg11_cifar10.pt", ["cifar10"], data_root=str(real_data))
+    place = ExpertOptions(data_root=str(real_data))
+    found = evaluate(real_data / "vgg11_cifar10.pt", ["cifar10"], data=place)
     assert found["tasks"][0]["accuracy"] == pytest.approx(0.8389, abs=2e-3)
