@@ -30,7 +30,7 @@ def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
     on inputs without labels.
 
     Args:
-        prepared: Experts with inputs, as they came.
+        prepared: Experts as they came.
 
     Returns:
         The merge as it was or aligned; a note says which of the two, and why.
@@ -39,12 +39,14 @@ def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
     fixed = prepared.base is not None or bool(prepared.space.network.constants)
     if fixed or not any(isinstance(layer, LAYERS) for layer in layers):
         return prepared
-    numbers = max(
-        sum(leaf[0].numel() for leaf in leaves(e.inputs.batch(slice(0, 1))))
-        for e in prepared.space
-        if e.inputs is not None
-    )
-    if prepared.space.network.n > WEIGHTS or numbers > NUMBERS:
+    numbers = [
+        sum(leaf[0].numel() for leaf in leaves(expert.inputs.batch(slice(0, 1))))
+        for expert in prepared.space
+        if expert.inputs is not None
+    ]
+    if not numbers:
+        return _noted(prepared, "`align` none was chosen: no inputs tell whether it helps")
+    if prepared.space.network.n > WEIGHTS or max(numbers) > NUMBERS:
         return _noted(
             prepared,
             "`align` none was chosen: networks or inputs are too large to try the methods; units "

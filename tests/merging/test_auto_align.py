@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -71,3 +73,19 @@ def test_a_network_none_of_whose_units_can_be_matched_is_refused_with_the_layer(
     pair = [gm.Expert.from_module(module, inputs=x) for _ in range(2)]
     with pytest.raises(OptionError, match=r"no units can be matched \(.*0: .*groups"):
         gm.merge(pair, align="activations", **FAST)
+
+
+def test_without_inputs_nothing_is_tried() -> None:
+    a, b = (e.with_sketch(inputs=50) for e in experts(convolutions(1), convolutions(2)))
+    merged = gm.merge([replace(e, inputs=None) for e in (a, b)], **FAST)
+    assert merged.preset.name == "sketches"
+    assert not merged.preset.prepared.alignments
+    assert any("no inputs tell whether it helps" in note for note in merged.notes)
+
+
+def test_large_inputs_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geomerge.merging.auto_align.NUMBERS", 63)
+    a = convolutions(1)
+    merged = gm.merge(experts(a, permuted(a)), **FAST)
+    assert not merged.preset.prepared.alignments
+    assert any("too large to try" in note for note in merged.notes)
