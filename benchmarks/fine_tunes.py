@@ -36,7 +36,7 @@ from geomerge.evaluation.accuracy import accuracy
 from geomerge.expert import Expert
 from geomerge.merging.choice import choose_preset, choose_rule
 from geomerge.merging.prepare import PreparedMerge, prepare
-from geomerge.merging.presets.sketches import mean_of_sketches, mean_point
+from geomerge.merging.presets.sketches import mean_point
 from geomerge.merging.recording import Monitor, Recorder
 from geomerge.merging.stages import walk_plan
 
@@ -111,7 +111,7 @@ def _matrix(w: Tensor, layer: nn.Module, spans: list[slice]) -> Tensor:  # (d_in
 
 def kronecker(case: PreparedMerge) -> Tensor:
     """Mean in the metrics of the sketches."""
-    return mean_point(case, mean_of_sketches(case))
+    return mean_point(case)
 
 
 def joint(case: PreparedMerge) -> Tensor:

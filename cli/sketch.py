@@ -82,8 +82,7 @@ def sketch(
             inputs=options.inputs, output=options.output, seed=options.seed
         )
     assert made.sketch is not None
-    save_sketch(out, made.sketch, options.sketch_size)
-    tensors, meta = made.sketch.small(options.sketch_size)
+    tensors, meta = save_sketch(out, made.sketch, options.sketch_size)
     size = sum(t.nbytes for t in tensors.values()) / (4 * expert.network.n)
     print(f"{out}: {meta['inputs']} inputs of {manifold}, {size:.2f} x the weights' bytes")
     for name, kept in meta["kept"].items():

@@ -44,6 +44,7 @@ __all__ = [
     "data_among",
     "find_tasks",
     "given_experts",
+    "load_base",
     "load_expert",
     "load_experts",
 ]
@@ -199,6 +200,24 @@ def data_among(changes: dict[str, Any]) -> DataOptions | None:
     names = {one.name for one in option_fields(DataOptions)}
     data = {name: changes.pop(name) for name in [*changes] if name in names}
     return build_options(DataOptions, data) if data else None
+
+
+def load_base(
+    base: ExpertLike | None, networks: Sequence[Opened], data: DataOptions
+) -> Expert | None:
+    """Return the common ancestor of networks, without data; None if none is given.
+
+    Args:
+        base: The ancestor.
+        networks: Its fine-tunes, whose architecture a file has that does not say its own.
+        data: Architecture, and what is read of files.
+
+    Raises:
+        GeomergeError: If it cannot be read or rebuilt.
+    """
+    if base is None:
+        return None
+    return rebuilt(opened(base, data.reading.files), data.arch, among=networks)
 
 
 def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expert:

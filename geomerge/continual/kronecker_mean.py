@@ -51,7 +51,7 @@ def kronecker_mean(
         product = torch.outer(by_b, by_a), torch.outer(1 - by_b, 1 - by_a)
         total = weight * product[0] + product[1] + _LEAST
         one.write((middle + b @ ((b.T @ pull @ a) / total) @ a.T).to(out), out)
-    names = [dict(zip(g.diagonal_only, _spans(g), strict=False)) for g in metrics]
+    names = [dict(zip(g.diagonal_only, g.diagonals, strict=False)) for g in metrics]
     for name in names[0].keys() & names[1].keys():
         (place, d1), (_, d2) = names[0][name], names[1][name]
         d1, d2 = weight * d1 + _LEAST * weight * _mean(d1, d2), d2 + _LEAST * _mean(d1, d2)
@@ -63,11 +63,6 @@ def kronecker_mean(
 
 def _mean(one: Tensor, other: Tensor) -> float:
     return float(one.mean() + other.mean()) / 2
-
-
-def _spans(metric: KroneckerMetric) -> list[tuple[slice, Tensor]]:
-    sizes = [span.stop - span.start for span in metric.rest]
-    return list(zip(metric.rest, metric.diagonal.split(sizes), strict=True))
 
 
 def _dense(factor: Factor) -> Tensor:  # (d, d), in float64

@@ -26,7 +26,7 @@ from geomerge.io.containers import (
     UnreadTypeError,
     check_plain,
     check_safetensors,
-    safetensors_shapes,
+    safetensors_header,
 )
 from geomerge.io.files import (
     canonical_json,
@@ -177,9 +177,7 @@ def load_header(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     try:
-        check_regular(path)
-        with open(path, "rb") as stream:
-            shapes, metadata = safetensors_shapes(stream, path.stat().st_size)
+        shapes, metadata = safetensors_header(path)
         tensors = {
             name: torch.empty(
                 shape, dtype=torch.float32 if kind in _FLOATS else torch.int64, device="meta"

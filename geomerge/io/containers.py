@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import CheckpointError
-from geomerge.io.files import parse_json
+from geomerge.io.files import check_regular, parse_json
 
 __all__ = [
     "HOW_TO_SAVE",
@@ -26,6 +26,7 @@ __all__ = [
     "check_archive",
     "check_plain",
     "check_safetensors",
+    "safetensors_header",
     "safetensors_shapes",
 ]
 
@@ -73,6 +74,23 @@ def check_safetensors(content: bytes) -> dict[str, str]:
     """
     _, metadata = safetensors_shapes(io.BytesIO(content), len(content))
     return metadata
+
+
+def safetensors_header(
+    file: Path,
+) -> tuple[dict[str, tuple[str, list[int]]], dict[str, str]]:
+    """Read the header of a file as :func:`safetensors_shapes` does.
+
+    Args:
+        file: The file.
+
+    Raises:
+        OSError: If it cannot be read, or is a device or a pipe.
+        ValueError: As :func:`check_safetensors`.
+    """
+    check_regular(file)
+    with open(file, "rb") as stream:
+        return safetensors_shapes(stream, file.stat().st_size)
 
 
 def safetensors_shapes(

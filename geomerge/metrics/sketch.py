@@ -179,7 +179,9 @@ def make_sketch(
     )
 
 
-def save_sketch(path: str | Path, sketch: Sketch, share: float | None = None) -> None:
+def save_sketch(
+    path: str | Path, sketch: Sketch, share: float | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Write a sketch to a safetensors file of its own.
 
     Args:
@@ -187,6 +189,9 @@ def save_sketch(path: str | Path, sketch: Sketch, share: float | None = None) ->
         sketch: Sketch.
         share: Bytes of the file as a share of those of the weights in float32; None stores all of
             the sketch in float32.
+
+    Returns:
+        The tensors and the record that were written.
 
     Raises:
         RunError: If the name does not end in ``.safetensors`` or the file cannot be written.
@@ -196,6 +201,7 @@ def save_sketch(path: str | Path, sketch: Sketch, share: float | None = None) ->
     tensors, meta = whole if share is None else sketch.small(share)
     content = safetensors.torch.save(tensors, {_META: canonical_json(meta)})
     write_bytes(Path(path), content)
+    return tensors, meta
 
 
 def load_sketch(

@@ -31,8 +31,7 @@ def diagonal_parts(
         shapes: Shapes of the tensors of its diagonal, by name.
     """
     parts: dict[str, Tensor] = {}
-    sizes = [span.stop - span.start for span in metric.rest]
-    for name, own in zip(metric.diagonal_only, metric.diagonal.split(sizes), strict=True):
+    for name, (_, own) in zip(metric.diagonal_only, metric.diagonals, strict=True):
         shape = shapes.get(name, (len(own),))
         if len(shape) != 2 or len(own) < _TABLE or min(shape) < 2:
             parts[f"{_WHOLE}{name}"] = own.bfloat16().cpu()

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from geomerge.errors import CheckpointError, RunError, first_line
-from geomerge.io.containers import safetensors_shapes
-from geomerge.io.files import check_regular
+from geomerge.io.containers import safetensors_header
 
 __all__ = ["ADAPTER", "ADAPTER_WEIGHTS", "AdapterFolder"]
 
@@ -123,9 +122,7 @@ class AdapterFolder:
     def _shapes(self) -> dict[str, tuple[str, list[int]]]:
         file = self.folder / ADAPTER_WEIGHTS
         try:
-            check_regular(file)
-            with open(file, "rb") as stream:
-                return safetensors_shapes(stream, file.stat().st_size)[0]
+            return safetensors_header(file)[0]
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{self.folder} has no whole {ADAPTER_WEIGHTS} ({first_line(error)}); save the "

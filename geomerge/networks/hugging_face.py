@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from geomerge.errors import CheckpointError, RunError, first_line
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint
-from geomerge.io.containers import check_plain, safetensors_shapes
+from geomerge.io.containers import check_plain, safetensors_header
 from geomerge.io.files import (
     canonical_json,
     check_regular,
@@ -426,9 +426,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _checked_header(file: Path) -> dict[str, tuple[str, list[int]]]:
     try:
-        check_regular(file)
-        with open(file, "rb") as stream:
-            return safetensors_shapes(stream, file.stat().st_size)[0]
+        return safetensors_header(file)[0]
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{file} is not a whole safetensors file ({first_line(error)}); copy it again"

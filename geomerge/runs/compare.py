@@ -10,8 +10,7 @@ import torch
 
 import geomerge
 from geomerge.comparison import CompareOptions, Comparison, MethodRow, compare
-from geomerge.expert_like import opened, rebuilt
-from geomerge.loading import DataOptions, load_experts
+from geomerge.loading import DataOptions, load_base, load_experts
 from geomerge.monitor.progress import Progress
 from geomerge.networks.hugging_face import load_network
 from geomerge.options import recorded
@@ -48,14 +47,8 @@ def run_compare(
     """
     options, data = options or CompareOptions(), data or DataOptions()
     networks = [load_network(file, data.reading.files) for file in files]
-    ancestor = (
-        None
-        if base is None
-        else rebuilt(opened(base, data.reading.files), data.arch, among=networks)
-    )
-    digests = input_digests(networks, data)
-    if ancestor is not None:
-        digests["base"] = ancestor.digest
+    ancestor = load_base(base, networks, data)
+    digests = input_digests(networks, data, ancestor)
     recipe = {"compare": {**options.recorded(), **recorded(data, "sketch")}, "inputs": digests}
     stem = "-".join(["compare", *(Path(file).stem for file in files)])
     command = command_line("compare", files, (data, options), base=base and Path(base))

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 import geomerge
+from geomerge.certificate.stored_run import BASE
 from geomerge.data import Task
 from geomerge.errors import RunError, first_line
-from geomerge.expert import folder_sketch
+from geomerge.expert import Expert, folder_sketch
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.io.files import canonical_json, parse_json, sha256, write_bytes
 from geomerge.io.folders import resumable_folder
@@ -115,12 +116,16 @@ class RunFolder:
         self.report = report
 
 
-def input_digests(networks: Sequence[Checkpoint], data: DataOptions) -> dict[str, str]:
-    """Return the SHA-256 of the files of networks, and of the sketches that options name."""
+def input_digests(
+    networks: Sequence[Checkpoint], data: DataOptions, base: Expert | None = None
+) -> dict[str, str]:
+    """Return the SHA-256 of the files of networks, their sketches and their common ancestor."""
     digests = {name: c.digest for name, c in zip(NAMES, networks, strict=False)}
     for name, file in sketch_files(networks, data).items():
         if Path(file).is_file():
             digests[f"sketch of {name}"] = sha256(Path(file).read_bytes())
+    if base is not None:
+        digests[BASE] = base.digest
     return digests
 
 

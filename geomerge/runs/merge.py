@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from geomerge.certificate.certificate import certificate
-from geomerge.certificate.stored_run import BASE
 from geomerge.errors import RunError
-from geomerge.expert_like import opened, rebuilt
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
-from geomerge.loading import DataOptions, load_experts
+from geomerge.loading import DataOptions, load_base, load_experts
 from geomerge.merging import (
     MergeOptions,
     MergeResult,
@@ -63,14 +61,8 @@ def run_merge(
     """
     options, data = options or MergeOptions(), data or DataOptions()
     networks = [load_network(file, data.reading.files, base) for file in files]
-    ancestor = (
-        None
-        if base is None
-        else rebuilt(opened(base, data.reading.files), data.arch, among=networks)
-    )
-    digests = input_digests(networks, data)
-    if ancestor is not None:
-        digests[BASE] = ancestor.digest
+    ancestor = load_base(base, networks, data)
+    digests = input_digests(networks, data, ancestor)
     recipe = {"merge": {**recorded(data, "sketch"), **recorded(options)}, "inputs": digests}
     command = command_line("merge", files, (data, options), base=base and Path(base))
     run = RunFolder(out, "-".join(Path(file).stem for file in files), recipe, command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from geomerge.comparison.context import Context
 from geomerge.comparison.registry import MethodResult, method
-from geomerge.merging.presets.sketches import mean_of_sketches, mean_point
+from geomerge.merging.presets.sketches import mean_point
 from geomerge.metrics.sketch import INPUTS
 
 __all__ = ["kronecker_mean"]
@@ -15,7 +15,7 @@ def kronecker_mean(context: Context) -> MethodResult:
     """Solve for the mean in the metrics of the sketches; those that are missing are made."""
     made = [expert for expert in (context.a, context.b) if expert.sketch is None]
     samples = sum(min(INPUTS, len(x)) for x in context.inputs(*made))
-    w = mean_point(context.prepared, mean_of_sketches(context.prepared))
+    w = mean_point(context.prepared)
     return MethodResult(
         context.settled(w),
         inputs=tuple(expert.name for expert in made),

@@ -10,7 +10,7 @@ from torch import Tensor
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.base import Preset, Stage, StageWalk
 from geomerge.merging.presets.registry import preset
-from geomerge.merging.presets.sketches import mean_of_sketches, mean_point
+from geomerge.merging.presets.sketches import mean_point
 from geomerge.merging.walker import Walk, steps_taken
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
@@ -53,7 +53,7 @@ class JointPreset(Preset):
         """Return where the walk starts: at the sketches' mean where there is a common base."""
         if self.prepared.base is None or not self.kind.data_free:
             return super().begin()
-        return self.space.settle(mean_point(self.prepared, mean_of_sketches(self.prepared)))
+        return self.space.settle(mean_point(self.prepared))
 
     def stage_walk(
         self,

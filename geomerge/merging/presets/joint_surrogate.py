@@ -14,12 +14,13 @@ from geomerge.expert import Expert, text_encoder
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.joint import JointPreset
 from geomerge.merging.presets.registry import preset
-from geomerge.merging.presets.sketches import mean_of_sketches, mean_point
+from geomerge.merging.presets.sketches import mean_point
 from geomerge.networks.hugging_face import model_folder
 
 __all__ = ["JointSurrogatePreset", "token_weights"]
 
 DRAWN = 4000  # texts of each network
+_SHORTEST, _LONGEST = 4, 14  # tokens drawn for a text
 
 
 @preset("joint-surrogate")
@@ -55,7 +56,7 @@ class JointSurrogatePreset(JointPreset):
 
     def begin(self) -> Tensor:  # (n,)
         """Return the sketches' mean."""
-        return self.space.settle(mean_point(self.prepared, mean_of_sketches(self.prepared)))
+        return self.space.settle(mean_point(self.prepared))
 
     @property
     def walked_on(self) -> tuple[Expert, ...]:
@@ -114,9 +115,6 @@ def _with_texts(prepared: PreparedMerge) -> PreparedMerge:
         f"{' and '.join(drawn)}"
     )
     return replace(prepared, notes=[*prepared.notes, note], surrogates=drawn)
-
-
-_SHORTEST, _LONGEST = 4, 14  # tokens drawn for a text
 
 
 def draw_texts(

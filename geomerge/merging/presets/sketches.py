@@ -19,7 +19,9 @@ from geomerge.walks.walk import walk_straight
 
 __all__ = ["SketchesPreset", "mean_of_sketches", "mean_point"]
 
-
+# Share of a layer's mean eigenvalue. Chosen on selection splits of the BERTs' training files; the
+# networks of other tasks that benchmarks/fine_tunes.py trains had no say.
+DAMPING = 0.1
 _NO_BASE = (
     "no common base was given: the sketches preset is for fine-tunes of one, and fails between "
     "networks that were initialised independently"
@@ -137,11 +139,6 @@ class SketchesPreset(Preset):
         return 0
 
 
-# Share of a layer's mean eigenvalue. Chosen on selection splits of the BERTs' training files; the
-# networks of other tasks that benchmarks/fine_tunes.py trains had no say.
-DAMPING = 0.1
-
-
 def mean_of_sketches(prepared: PreparedMerge) -> KroneckerMean:
     """Return the solver for the mean of all networks in the metrics of their sketches.
 
@@ -157,14 +154,14 @@ def mean_of_sketches(prepared: PreparedMerge) -> KroneckerMean:
 
 
 def mean_point(
-    prepared: PreparedMerge, solver: KroneckerMean, damping: float = DAMPING
+    prepared: PreparedMerge, solver: KroneckerMean | None = None, damping: float = DAMPING
 ) -> Tensor:  # (n,)
     """Return the mean in the metrics of the sketches, where no weight moves that must not.
 
     Args:
         prepared: Merge of the networks.
-        solver: Solver that :func:`mean_of_sketches` returned.
+        solver: Solver that :func:`mean_of_sketches` returned; None makes one.
         damping: Damping as a share of each layer's mean eigenvalue.
     """
-    w, still = solver.at(damping), prepared.still
+    w, still = (solver or mean_of_sketches(prepared)).at(damping), prepared.still
     return w if still is None else torch.where(still, prepared.space.middle(), w)

@@ -101,11 +101,8 @@ class KroneckerMean:
         out = torch.empty_like(v)
         for layer, mu in zip(self.mean.layers, mus, strict=True):
             layer.apply(partial(_inverse, mu), v, out)
-        start = 0
-        for span in self.mean.rest:
-            length = span.stop - span.start
-            out[span] = v[span] / (self.mean.diagonal[start : start + length] + outside)
-            start += length
+        for place, diagonal in self.mean.diagonals:
+            out[place] = v[place] / (diagonal + outside)
         return out / len(self._metrics)
 
     def _dots(self, u: Tensor, v: Tensor) -> Tensor:  # (blocks,)

@@ -53,6 +53,12 @@ class KroneckerMetric(Metric):
         factors = [f for layer in self.layers for f in (layer.inputs, layer.outputs)]
         return self.diagonal.nbytes + sum(f.vectors.nbytes + f.values.nbytes for f in factors)
 
+    @property
+    def diagonals(self) -> list[tuple[slice, Tensor]]:
+        """Place and diagonal of each slice of the weights outside of layers."""
+        sizes = [span.stop - span.start for span in self.rest]
+        return list(zip(self.rest, self.diagonal.split(sizes), strict=True))
+
     def __repr__(self) -> str:
         covered = f"{len(self.layers)} layers, {len(self.rest)} diagonals"
         return f"<KroneckerMetric of {self.n:,} weights: {covered}, {self.nbytes / 1e6:.3g} MB>"
@@ -98,11 +104,8 @@ class KroneckerMetric(Metric):
         out = torch.empty_like(v)
         for layer in self.layers:
             layer.apply(function, v, out)
-        start = 0
-        for s in self.rest:
-            length = s.stop - s.start
-            out[s] = v[s] * function(self.diagonal[start : start + length])
-            start += length
+        for place, diagonal in self.diagonals:
+            out[place] = v[place] * function(diagonal)
         return out
 
     def _compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
@@ -129,11 +132,8 @@ class KroneckerMetric(Metric):
         for layer in self.layers:
             (a, by_a), (b, by_b) = layer.inputs.squares(), layer.outputs.squares()
             layer.write(b @ function(by_b[:, None] * by_a[None, :]) @ a.T, out)
-        start = 0
-        for s in self.rest:
-            length = s.stop - s.start
-            out[s] = function(self.diagonal[start : start + length])
-            start += length
+        for place, diagonal in self.diagonals:
+            out[place] = function(diagonal)
         return out
 
     def truncate(self, damping: float) -> KroneckerMetric:
@@ -184,10 +184,8 @@ class KroneckerMetric(Metric):
         covered = [span for layer in layers for span in (layer.weight, layer.bias) if span]
         rest: dict[int, tuple[slice, str, Tensor]] = {}
         for metric in metrics:
-            sizes = [span.stop - span.start for span in metric.rest]
-            names = metric.diagonal_only or ("",) * len(sizes)
-            parts = metric.diagonal.split(sizes)
-            for span, name, part in zip(metric.rest, names, parts, strict=True):
+            names = metric.diagonal_only or ("",) * len(metric.rest)
+            for (span, part), name in zip(metric.diagonals, names, strict=True):
                 if any(s.start <= span.start and span.stop <= s.stop for s in covered):
                     continue
                 before = rest.get(span.start)
