@@ -1,5 +1,6 @@
-"""Halves of CIFAR-10 in one ResNet20 with two heads: the joint walk and distillation, with and
-without alignment, from a thousand unlabelled inputs of each.
+"""Halves of CIFAR-10 in one ResNet20 with two heads, with and without alignment.
+
+The joint walk and distillation see a thousand unlabelled inputs of each half.
 
     python benchmarks/resnet20.py --work build/bench --networks data/resnet20-cifar
 
