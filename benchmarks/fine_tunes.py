@@ -27,8 +27,14 @@ from common import Rows, write_results
 from torch import Tensor, nn
 
 import geomerge as gm
-from geomerge.comparison.layers import matrix_layers
-from geomerge.comparison.methods.regmean import layer_grams, regression_mean
+from geomerge.comparison.methods.dare import drop_and_rescale
+from geomerge.comparison.methods.regmean import layer_grams, regress
+from geomerge.comparison.methods.task_matrices import (
+    isotropic,
+    least_interference,
+    merge_task_matrices,
+    orthogonal_singular_vectors,
+)
 from geomerge.comparison.methods.task_vectors import task_arithmetic, ties
 from geomerge.data import Normalisation, Task
 from geomerge.errors import Problems
@@ -42,7 +48,7 @@ from geomerge.merging.stages import walk_plan
 
 SEEDS = (0, 1, 2)
 SKETCHED = 2000  # inputs of each sketch, and of each task's Gram matrices
-FEW = (16, 64)
+FEW = (16, 64, 256)
 TESTED = 3000
 STEPS = 120  # of each teacher in the joint walk
 NAMES = ("noun", "verb", "pos")
@@ -72,41 +78,22 @@ def fisher(case: PreparedMerge) -> Tensor:
     )
 
 
-def regmean(case: PreparedMerge, again: bool = False) -> Tensor:
-    """Least squares in each matrix layer, off-diagonal entries scaled; the rest averaged.
-
-    Args:
-        case: Fine-tunes with inputs.
-        again: Whether the inputs of a layer come through the layers merged before it (RegMean++,
-            arXiv 2508.03121).
-    """
-    network, experts = case.space.network, case.space.experts
-    layers = matrix_layers(network)
-    w = case.space.middle()
-    points = [e.weights.clone() for e in experts]
+def regmean(case: PreparedMerge, through: bool = False) -> Tensor:
+    """Regression mean of each matrix layer; ``through`` is RegMean++."""
+    experts = case.space.experts
     grams = [layer_grams(e.network, e.weights, e.inputs) for e in experts]
-    still = case.heads.layers
-    for name in (name for name in layers if name in grams[0] and name not in still):
-        if again:
-            grams = [
-                layer_grams(e.network, p, e.inputs) for e, p in zip(experts, points, strict=True)
-            ]
-        scaled = [REGMEAN * g[name] + (1 - REGMEAN) * g[name].diagonal().diag() for g in grams]
-        spans = [network.slices[f"{name}.weight"]]
-        spans += [network.slices[n] for n in [f"{name}.bias"] if n in network.slices]
-        matrices = [_matrix(e.weights, layers[name], spans) for e in experts]
-        merged = regression_mean(matrices, scaled).T.to(w)
-        for point in [w, *points]:
-            point[spans[0]] = (merged[:, :-1] if len(spans) > 1 else merged).reshape(-1)
-            if len(spans) > 1:
-                point[spans[1]] = merged[:, -1]
-    return w
+    heads = case.heads.layers
+    return regress(experts, grams, case.space.middle(), REGMEAN, through=through, heads=heads)
 
 
-def _matrix(w: Tensor, layer: nn.Module, spans: list[slice]) -> Tensor:  # (d_in, d_out)
-    weight = w[spans[0]].view(len(layer.get_parameter("weight")), -1)
-    parts = [weight] + [w[span].unsqueeze(1) for span in spans[1:]]
-    return torch.cat(parts, dim=1).T.double()
+def matrices(case: PreparedMerge, merge: Callable[[Tensor], Tensor], scale: float = 1.0) -> Tensor:
+    """Merged task matrices, added to the base."""
+    assert case.base is not None
+    vectors = [e.weights for e in case.space]
+    heads = case.heads.layers
+    return case.base + scale * merge_task_matrices(
+        case.space.network, case.base, vectors, merge, heads
+    )
 
 
 def kronecker(case: PreparedMerge) -> Tensor:
@@ -124,6 +111,12 @@ def joint(case: PreparedMerge) -> Tensor:
     return picked.w
 
 
+def dropped(base: Tensor, vectors: Sequence[Tensor]) -> list[Tensor]:
+    """Return networks with a tenth of their task vectors, rescaled."""
+    generator = torch.Generator().manual_seed(0)
+    return [base + drop_and_rescale(w - base, generator) for w in vectors]
+
+
 def data_free(case: PreparedMerge) -> dict[str, Callable[[], Tensor]]:
     """Return the rows that see no data, by name."""
     vectors = [e.weights for e in case.space]
@@ -133,6 +126,10 @@ def data_free(case: PreparedMerge) -> dict[str, Callable[[], Tensor]]:
         "average": case.space.middle,
         "task arithmetic": lambda: task_arithmetic(base, vectors, ARITHMETIC),
         "TIES": lambda: ties(base, vectors, TIES),
+        "DARE": lambda: task_arithmetic(base, dropped(base, vectors), ARITHMETIC),
+        "ISO-C": lambda: matrices(case, isotropic),
+        "TSV-M": lambda: matrices(case, orthogonal_singular_vectors),
+        "WUDI": lambda: matrices(case, least_interference),
         "Fisher, diagonal": lambda: fisher(case),
         "Kronecker mean (sketches)": lambda: kronecker(case),
     }
@@ -169,8 +166,10 @@ def bert(work: Path) -> dict[str, Any]:
     rows.row(f"RegMean, {SKETCHED} inputs", lambda: with_inputs(SKETCHED, regmean))
     for count in FEW:
         rows.row(f"RegMean, {count} inputs", lambda n=count: with_inputs(n, regmean))
-        again: Callable[[PreparedMerge], Tensor] = lambda c: regmean(c, again=True)  # noqa: E731
-        rows.row(f"RegMean++, {count} inputs", lambda n=count, r=again: with_inputs(n, r))
+        rows.row(
+            f"RegMean++, {count} inputs",
+            lambda n=count: with_inputs(n, lambda c: regmean(c, through=True)),
+        )
         rows.row(f"joint walk, {count} inputs", lambda n=count: with_inputs(n, joint))
         title = f"joint walk, sketches and {count} inputs"
         rows.row(title, lambda n=count: with_inputs(n, joint, sketched))
@@ -232,8 +231,6 @@ def trained(module: nn.Module, x: Tensor, y: Tensor, rate: float, seed: int) -> 
 def cnn(work: Path, seed: int) -> dict[str, Any]:
     """Train the base and its fine-tunes of one seed, and measure merges of 2, 4 and 6."""
     rows = Rows(work / f"fine-tunes-cnn-{seed}.json")
-    if len(rows.done) >= 1 + 3 * 6:
-        return rows.done
     tasks = [image_task(name) for name in CNN]
     file = work / f"fine-tunes-cnn-{seed}.pt"
     if not file.exists():
@@ -261,7 +258,11 @@ def cnn(work: Path, seed: int) -> dict[str, Any]:
         case = prepared([blind(e) for e in sketched[:count]], base)
         few = [blind(e, inputs=e.inputs.sample(SKETCHED, 0)) for e in sketched[:count]]
         seeing = prepared(few, base)
-        made = {**data_free(case), f"RegMean, {SKETCHED} inputs": lambda s=seeing: regmean(s)}
+        made = {
+            **data_free(case),
+            f"RegMean, {SKETCHED} inputs": lambda s=seeing: regmean(s),
+            f"RegMean++, {SKETCHED} inputs": lambda s=seeing: regmean(s, through=True),
+        }
         for name, make in made.items():
             rows.row(
                 f"{count}: {name}", lambda m=make, c=case: tested(c, tasks[: len(c.space)], m())

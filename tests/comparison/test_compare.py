@@ -36,7 +36,7 @@ def test_all_methods_on_two_networks(digits: Path) -> None:
     rows = {row.method.name: row for row in found.rows}
     assert list(rows) == list(METHODS)
     reasons = {name for name, row in rows.items() if row.reason is not None}
-    assert reasons == {"dare", "iso-c", "repair", "task-arithmetic", "ties"}
+    assert reasons == {"dare", "iso-c", "repair", "task-arithmetic", "ties", "tsv-m", "wudi"}
     assert all(row.reason.startswith("does not apply: ") for row in rows.values() if row.reason)
     assert rows["a"].test["a"] == found.experts["a"]
     worst = {

@@ -1,6 +1,14 @@
-"""RegMean (Jin et al. 2023): least squares over the inputs of each matrix layer."""
+"""Least squares over the inputs of each matrix layer: RegMean (Jin et al. 2023), RegMean++.
+
+RegMean takes the inputs that a layer has in each network by itself. RegMean++ (arXiv 2508.03121)
+merges layers in the order in which they compute and takes the inputs that come through the layers
+merged before.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +18,11 @@ from geomerge.comparison.layers import matrix_layers, visit_inputs
 from geomerge.comparison.registry import MethodResult, method
 from geomerge.data import Inputs
 from geomerge.errors import NumericalError
+from geomerge.expert import Expert
 from geomerge.metrics.kernel import position_inputs
 from geomerge.networks.network import Network
 
-__all__ = ["layer_grams", "regression_mean"]
+__all__ = ["layer_grams", "regress", "regression_mean"]
 
 INPUTS = 2000  # of each task
 _RIDGE = 1e-10  # of the mean diagonal; in directions without inputs the mean stays
@@ -50,6 +59,7 @@ def layer_grams(
     network: Network,
     w: Tensor,  # (n,)
     inputs: Inputs,
+    only: str | None = None,
 ) -> dict[str, Tensor]:
     """Return X' X of the inputs of each Linear and Conv2d layer, in float64.
 
@@ -59,11 +69,17 @@ def layer_grams(
         network: Network.
         w: Weights of the network.
         inputs: Inputs, all of which are passed.
+        only: Name of the one layer that is looked at; None looks at all.
+
+    Returns:
+        Matrices by the names of their layers, in the order in which these compute.
     """
     layers = matrix_layers(network)
     grams: dict[str, Tensor] = {}
 
     def add(name: str, x: Tensor) -> None:
+        if only not in (None, name):
+            return
         rows = position_inputs(layers[name], x, len(x)).flatten(0, 1)
         grams[name] = (rows.T @ rows).double() + grams.get(name, 0.0)
 
@@ -71,29 +87,77 @@ def layer_grams(
     return grams
 
 
+def regress(
+    experts: Sequence[Expert],
+    grams: Sequence[dict[str, Tensor]],
+    w: Tensor,  # (n,)
+    scale: float,
+    *,
+    through: bool = False,
+    heads: Sequence[str] = (),
+) -> Tensor:  # (n,)
+    """Return a point whose matrix layers are regression means of experts, the rest as it was.
+
+    Args:
+        experts: Experts in one weight space, with the inputs of their tasks.
+        grams: Gram matrices of each by layer, as :func:`layer_grams` returns them at its weights.
+        w: Point that all but the matrix layers is taken from: the mean of the experts.
+        scale: Factor of the Gram matrices' off-diagonal entries, alpha of the paper, in [0, 1].
+        through: Whether the inputs of a layer come through the layers merged before it (RegMean++);
+            their Gram matrices are measured here, those that are given name the layers.
+        heads: Names of the layers that stay as they are: those of separate heads.
+
+    Raises:
+        NumericalError: If a Gram matrix is not finite.
+    """
+    network, w = experts[0].network, w.clone()
+    layers = matrix_layers(network)
+    for name in grams[0]:
+        if name in heads or any(name not in own for own in grams):
+            continue
+        seen = [own[name] for own in grams]
+        if through:
+            seen = [layer_grams(e.network, w, _inputs(e), name)[name] for e in experts]
+        matrices = [_matrix(network, layers[name], name, e.weights) for e in experts]
+        merged = regression_mean(matrices, [_scaled(gram, scale) for gram in seen])
+        _put(network, name, w, merged)
+    return w
+
+
+def _inputs(expert: Expert) -> Inputs:
+    assert expert.inputs is not None, "Gram matrices are measured where there are inputs"
+    return expert.inputs
+
+
 @method(
     "regmean", "activations", "least squares in each Linear and Conv2d layer, the rest averaged"
 )
 def regmean(context: Context) -> MethodResult:
     """Merge by the Gram matrices of both networks, at the best scale of off-diagonal entries."""
-    a, b = context.a, context.b
-    network = context.network
-    few = [x.sample(INPUTS, context.seed) for x in context.inputs(a, b)]
-    grams = [layer_grams(network, e.weights, x) for e, x in zip((a, b), few, strict=True)]
-    layers = matrix_layers(network)
-    mean = context.space.middle()
+    return _best(context, through=False)
 
-    def point(k: int) -> Tensor:
-        w = mean.clone()
-        for name in grams[0].keys() & grams[1].keys():
-            pair = [_scaled(g[name], SCALES[k]) for g in grams]
-            matrices = [_matrix(network, layers[name], name, e.weights) for e in (a, b)]
-            _put(network, layers[name], name, w, regression_mean(matrices, pair))
-        return context.settled(w)
 
-    points = [point(k) for k in range(len(SCALES))]
+@method(
+    "regmean++", "activations", "the same on the inputs that come through the layers merged before"
+)
+def regmean_plus_plus(context: Context) -> MethodResult:
+    """Merge layer after layer, each on what comes through those before, at the best scale."""
+    return _best(context, through=True)
+
+
+def _best(context: Context, through: bool) -> MethodResult:
+    pair = (context.a, context.b)
+    few = [x.sample(INPUTS, context.seed) for x in context.inputs(*pair)]
+    experts = [replace(e, inputs=x) for e, x in zip(pair, few, strict=True)]
+    grams = [layer_grams(e.network, e.weights, _inputs(e)) for e in experts]
+    mean, heads = context.space.middle(), context.prepared.heads.layers
+    points = [
+        context.settled(regress(experts, grams, mean, scale, through=through, heads=heads))
+        for scale in SCALES
+    ]
     best, w = context.pick(len(points), points.__getitem__)
-    samples = sum(map(len, few))
+    passes = 1 + len(SCALES) * len(grams[0]) * through
+    samples = sum(map(len, few)) * passes
     return MethodResult(w, inputs=("a", "b"), samples=samples, chosen={"alpha": SCALES[best]})
 
 
@@ -109,7 +173,7 @@ def _matrix(network: Network, layer: nn.Module, name: str, w: Tensor) -> Tensor:
     return weight.T.double()
 
 
-def _put(network: Network, layer: nn.Module, name: str, w: Tensor, matrix: Tensor) -> None:
+def _put(network: Network, name: str, w: Tensor, matrix: Tensor) -> None:
     rows = matrix.T.to(w)
     if f"{name}.bias" in network.slices:
         w[network.slices[f"{name}.bias"]] = rows[:, -1]

@@ -10,7 +10,7 @@ from torch import Tensor
 from geomerge.comparison.context import Context, NotApplicableError
 from geomerge.comparison.registry import MethodResult, method
 
-__all__ = ["SCALES", "pick_scale", "task_arithmetic", "ties", "trim"]
+__all__ = ["SCALES", "ancestor_of", "pick_scale", "task_arithmetic", "ties", "trim"]
 
 SCALES = tuple(k / 10 for k in range(1, 16))
 KEPT = 0.2  # share of each task vector left by trimming, as in the paper
@@ -25,6 +25,19 @@ def task_arithmetic(
     return base + scale * torch.stack([w - base for w in networks]).sum(dim=0)
 
 
+def ancestor_of(context: Context) -> Tensor:  # (n,)
+    """Return the weights of the network that both were fine-tuned from.
+
+    Raises:
+        NotApplicableError: If there is no ancestor.
+    """
+    if context.base is None:
+        raise NotApplicableError(
+            "needs the network that both were fine-tuned from; give it as `base`, if there is one"
+        )
+    return context.base
+
+
 def pick_scale(context: Context, merged: Callable[[Tensor, float], Tensor]) -> MethodResult:
     """Pick the best of :data:`SCALES`; running statistics are the networks' mean.
 
@@ -36,11 +49,7 @@ def pick_scale(context: Context, merged: Callable[[Tensor, float], Tensor]) -> M
     Raises:
         NotApplicableError: If there is no ancestor.
     """
-    base = context.base
-    if base is None:
-        raise NotApplicableError(
-            "needs the network that both were fine-tuned from; give it as `base`, if there is one"
-        )
+    base = ancestor_of(context)
     mean = context.space.middle()
 
     def point(k: int) -> Tensor:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from geomerge.comparison.methods.regmean import layer_grams, regression_mean
+from geomerge.comparison.methods.regmean import layer_grams, regress, regression_mean
 from geomerge.testing.method_laws import MethodLaws, method_case, small_normed_cnn
 
 
 class TestRegmean(MethodLaws):
     name = "regmean"
+
+
+class TestRegmeanPlusPlus(MethodLaws):
+    name = "regmean++"
+
+    def make_network(self) -> nn.Module:
+        return small_normed_cnn()
 
 
 class TestRegmeanOfConvolutions(MethodLaws):
@@ -47,3 +54,29 @@ def test_gram_matrices_are_those_of_the_layers_inputs() -> None:
     grams = layer_grams(context.network, context.a.weights, inputs)
     assert set(grams) == {"1", "3"}
     torch.testing.assert_close(grams["1"], (rows.T @ rows).double(), rtol=1e-5, atol=1e-3)
+
+
+def test_inputs_of_a_layer_come_through_the_layers_merged_before() -> None:
+    context = method_case()
+    experts = [context.a, context.b]
+    grams = [
+        layer_grams(e.network, e.weights, x)
+        for e, x in zip(experts, context.inputs(*experts), strict=True)
+    ]
+    mean = context.space.middle()
+    alone = regress(experts, grams, mean, 1.0)
+    chained = regress(experts, grams, mean, 1.0, through=True)
+    network = context.network
+    first, last = network.slices["1.weight"], network.slices["3.weight"]
+    torch.testing.assert_close(chained[first], alone[first])  # nothing is merged before it
+    seen = [layer_grams(network, chained, x, "3")["3"] for x in context.inputs(*experts)]
+    matrices = [
+        torch.cat(
+            [e.weights[last].view(3, 12), e.weights[network.slices["3.bias"]][:, None]], dim=1
+        ).T.double()
+        for e in experts
+    ]
+    wanted = regression_mean(matrices, seen)[:-1].T.float()
+    torch.testing.assert_close(chained[last].view(3, 12), wanted, rtol=1e-4, atol=1e-5)
+    kept = regress(experts, grams, mean, 1.0, heads=["3"])
+    assert torch.equal(kept[last], mean[last])
