@@ -112,7 +112,7 @@ def factorise(
 
     Returns:
         The full eigen form; for matrices wider than 512 as many leading eigenvectors as
-        :func:`stored_rank` says, from a random start and three products with the matrix, in single
+        :func:`stored_rank` says, from a random start and two products with the matrix, in single
         precision.
 
     Raises:
@@ -183,7 +183,7 @@ def _leading(
     single = (matrix / trace).float()
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(size, min(rank + _MORE, size), generator=generator).to(single)
-    found = _nystrom(single, single @ torch.linalg.qr(single @ basis).Q)
+    found = _nystrom(single, torch.linalg.qr(single @ basis).Q)
     if found is None:
         return decompose(matrix).truncated(rank)
     values, vectors = found[0][:rank].to(matrix) * trace, found[1][:, :rank].to(matrix)
@@ -193,7 +193,7 @@ def _leading(
 
 def _nystrom(
     matrix: Tensor,  # (d, d)
-    basis: Tensor,  # (d, k)
+    basis: Tensor,  # (d, k), orthonormal columns
 ) -> tuple[Tensor, Tensor] | None:  # (k,), (d, k)
     """Return leading eigenvalues and eigenvectors from one product with a basis.
 
@@ -201,20 +201,21 @@ def _nystrom(
     accurate as one more product with the matrix would make the projection on the basis. None where
     the numbers do not allow it in double precision either.
     """
-    basis = torch.linalg.qr(basis).Q
     product = matrix @ basis
     shift = 10 * torch.finfo(matrix.dtype).eps * float(product.norm())
     product += shift * basis
     inside = basis.T @ product
     root, failed = torch.linalg.cholesky_ex((inside + inside.T) / 2)
     if int(failed) and matrix.dtype != torch.float64:
-        return _nystrom(matrix.double(), basis.double())
+        return _nystrom(matrix.double(), torch.linalg.qr(basis.double()).Q)
     if int(failed):
         return None
     left = torch.linalg.solve_triangular(root, product.T, upper=False).T
-    turned = torch.linalg.qr(left)  # for vectors that are orthogonal also where values are tiny
-    found = decompose(turned.R @ turned.R.T)
-    return (found.values - shift).clamp(min=0), turned.Q @ found.vectors
+    # The product in double precision keeps vectors orthogonal also where values are tiny.
+    wide = left.double()
+    found = decompose(wide.T @ wide)
+    roots = found.values.clamp(min=float(shift) ** 2).sqrt()
+    return (found.values - shift).clamp(min=0), left @ (found.vectors / roots).to(left)
 
 
 _WIDE_RANK = 1024  # eigenvectors of factors whose matrix is never held

