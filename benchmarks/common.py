@@ -1,4 +1,4 @@
-"""What the benchmarks share: experts kept in a work folder, walks picked from by several rules."""
+"""Shared parts of the benchmarks: experts kept in a work folder, walks picked by several rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make docs/crossover.png: two networks trained and merged by the commands of the README."""
+"""Picture docs/crossover.png: two networks trained and merged by the commands of the README."""
 
 from __future__ import annotations
 

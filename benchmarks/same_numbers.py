@@ -1,4 +1,4 @@
-"""Whether the command line gives the same numbers as before, to the bit: for changes of code alone.
+"""Comparison of the command line's numbers with earlier ones, to the bit, after refactorings.
 
     python benchmarks/same_numbers.py --record build/before.json
     python benchmarks/same_numbers.py --check build/before.json

@@ -1,4 +1,4 @@
-"""What a walk that sparsifies a network competes with: masks, masked training, least squares.
+"""Baselines of sparsification: masks, masked training, least squares.
 
 Functions of a network, its dense weights and inputs. Each result says what it cost in forward
 passes: a training step on B inputs counts as 3 B, the dense network's outputs on N inputs, computed

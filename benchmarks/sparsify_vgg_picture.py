@@ -1,4 +1,4 @@
-"""Make docs/vgg11.png from results/sparsify_vgg.json: figures 2A, 2B and 2D of the paper.
+"""Picture docs/vgg11.png from results/sparsify_vgg.json: figures 2A, 2B and 2D of the paper.
 
 python benchmarks/sparsify_vgg_picture.py
 """

@@ -1,4 +1,4 @@
-"""What steps and metrics cost, each beside a baseline in the same run, in turns.
+"""Time and memory of steps and metrics, each beside a baseline in the same run, in turns.
 
     python benchmarks/steps.py --work build/bench
 

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST in one network, nothing but the weights of one of the two known.
+"""MNIST and Fashion-MNIST in one network, with the weights alone of one of the two.
 
     python benchmarks/surrogate.py --work build/bench
 

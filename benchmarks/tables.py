@@ -1,4 +1,4 @@
-"""Write the numbers of benchmarks/results/ into README and documentation, between markers."""
+"""Tables of README and documentation, written from benchmarks/results/ between markers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands of the command line, loaded when they are asked for, and the layout of their help."""
+"""Commands of the command line, imported on first use, and the layout of their help."""
 
 from __future__ import annotations
 

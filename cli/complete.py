@@ -1,4 +1,4 @@
-"""Names that the shell completes."""
+"""Shell completion of the names of tasks, presets, metrics and methods."""
 
 from __future__ import annotations
 

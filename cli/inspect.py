@@ -1,4 +1,4 @@
-"""``geomerge inspect``: the damage that a network takes without layers, units and weights."""
+"""``geomerge inspect``: damage to a network by the removal of layers, units and weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands have beside those of the library."""
+"""Options of several commands that the library does not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``geomerge stream``: learn tasks one after the other, with geomerge and with others."""
+"""``geomerge stream``: continual learning of a stream of tasks, by geomerge and other methods."""
 
 from __future__ import annotations
 

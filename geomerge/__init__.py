@@ -1,4 +1,4 @@
-"""Merge, sparsify and extend trained networks along paths that keep their function.
+"""Merging, sparsification and extension of trained networks, along paths that preserve functions.
 
 Names are imported when first used, so that ``import geomerge`` and the command line start fast.
 """

@@ -1,4 +1,4 @@
-"""What can go wrong, each with its remedy.
+"""Exceptions of geomerge, whose messages give a remedy, and its warnings.
 
 Every message is one sentence that says what was expected, what was got and what to do. It names
 arguments in backticks, as Python has them; the command line puts its flags in their place. The

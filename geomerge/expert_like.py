@@ -1,4 +1,4 @@
-"""Experts of whatever stands for a network: a module, a checkpoint, a state dict or a file."""
+"""Conversion of modules, checkpoints, state dicts and files to experts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experts from files and texts: networks, tasks, inputs and sketches, as a command line names them.
+"""Experts from files and texts: networks, tasks, inputs and sketches by their names.
 
 Only the command line and these loaders know texts; everything else takes and returns objects.
 """

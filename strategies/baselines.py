@@ -1,4 +1,4 @@
-"""Baselines that Avalanche lacks: averages of weights, and synaptic intelligence that works."""
+"""Baselines missing from Avalanche: averages of weights, and a corrected synaptic intelligence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear classifier at the end of a model: where it is, what lies below, how it is written."""
+"""Linear classifier at the end of a model: its place, its input features, its weights."""
 
 from __future__ import annotations
 

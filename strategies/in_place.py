@@ -1,4 +1,4 @@
-"""Writing of weights into a model that Avalanche is training, and its evaluation afterwards."""
+"""In-place change of the weights of a model in training, and its evaluation afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learners of the stream table: a strategy of Avalanche, its pace, and what it stores."""
+"""Learners of the stream table: a strategy of Avalanche, its training schedule, its memory."""
 
 from __future__ import annotations
 

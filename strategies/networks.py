@@ -1,4 +1,4 @@
-"""Perceptrons that learn a stream, and their accuracy."""
+"""Multilayer perceptrons of streams, and their accuracy."""
 
 from __future__ import annotations
 

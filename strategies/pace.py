@@ -1,4 +1,4 @@
-"""Pace of training that all rows share: fast batches, a falling learning rate, counts."""
+"""Training schedule shared by all rows: fast batches, a falling learning rate, counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of strategies: Avalanche's checkpoints, with a fault worked round and written atomically.
+"""Files of strategies: Avalanche's checkpoints, written atomically, one fault corrected.
 
 They are pickles: load only those that you have written yourself.
 """

@@ -1,4 +1,4 @@
-"""Alignment of networks: units of one put in the order of another's, its function unchanged."""
+"""Alignment of networks: permutations of units that leave the functions unchanged."""
 
 from geomerge.alignment.align import METHODS, Alignment, align, align_weights, permuted_metric
 

@@ -1,4 +1,4 @@
-"""Matching of units by activations: orders in which those of two networks correlate most.
+"""Activation matching: permutations of units that maximise the correlation of activations.
 
 Each unit of a is matched with one of b so that the sum of their correlations over inputs is
 largest (Li et al. 2015, convergent learning; Tatro et al. 2020; Jordan et al. 2022, REPAIR).

@@ -1,4 +1,4 @@
-"""Permutation groups: units of a network that can change places, permuted as one.
+"""Permutation groups: units of a network that are permuted together, and the tensors involved.
 
 A layer's outputs may come in any order if everything that reads them follows. Layers whose outputs
 are added must agree on one order, and so are one group.

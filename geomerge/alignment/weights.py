@@ -1,4 +1,4 @@
-r"""Weight matching: orders of units that bring one network's weights nearest to another's.
+r"""Weight matching: permutations of units that minimise the distance to another's weights.
 
 Weight matching of Git Re-Basin (Ainsworth, Hayase & Srinivasa 2023, algorithm 1). With all groups
 but one in place, :math:`\langle a, P b \rangle` is linear in the permutation of that one, and the

@@ -1,4 +1,4 @@
-"""Arrays and tables of examples: which are inputs, which labels, and how both are numbered."""
+"""Arrays and tables of examples: columns of inputs and labels, and the numbers of classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``NAME@0-4``: a task made of some classes of another."""
+"""Tasks of some classes of another task, written ``NAME@0-4``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed images -> one tensor, none unpacked that claims far more than its bytes can hold."""
+"""Decoding of compressed images into one tensor, with a limit on the decompressed size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How inputs are normalised, as the user, a checkpoint or a set of inputs says it."""
+"""Normalisation of inputs: given by the user, recorded in a checkpoint, or usual for a data set."""
 
 from __future__ import annotations
 

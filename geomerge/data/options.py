@@ -1,4 +1,4 @@
-"""Options of the place of data and of the device, which decide no result."""
+"""Options of data folders and of the device, which do not change results."""
 
 from __future__ import annotations
 

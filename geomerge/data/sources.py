@@ -1,4 +1,4 @@
-"""Where tasks come from: named data sets, image folders, ``.npz`` files, ``module:factory``."""
+"""Sources of tasks: named data sets, image folders, ``.npz`` files, ``module:factory``."""
 
 from __future__ import annotations
 

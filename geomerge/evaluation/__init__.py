@@ -1,4 +1,4 @@
-"""Accuracy, and the pick of a point by it."""
+"""Accuracies, functional changes and pick rules of points in weight space."""
 
 from geomerge.renamed import old_names
 

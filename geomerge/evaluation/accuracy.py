@@ -26,12 +26,12 @@ def accuracy(
 
 
 def share_right(scores: Callable[[Batch], Tensor], split: Split, batch: int = 2000) -> float:
-    """Return the share of a split whose largest score is that of its label, in [0, 1].
+    """Return the share of examples whose label has the largest score, in [0, 1].
 
     Args:
-        scores: Inputs, shape (B, ...), to a score of each class, shape (B, m).
+        scores: Function of inputs, shape (B, ...), that returns scores of classes, shape (B, m).
         split: Labelled examples.
-        batch: Inputs at a time.
+        batch: Number of inputs in one pass.
     """
     right, of = right_by_class(scores, split, batch)
     return int(right.sum()) / int(of.sum())
@@ -40,12 +40,12 @@ def share_right(scores: Callable[[Batch], Tensor], split: Split, batch: int = 20
 def right_by_class(
     scores: Callable[[Batch], Tensor], split: Split, batch: int = 2000
 ) -> tuple[Tensor, Tensor]:
-    """Return how many examples of each class get their label's largest score, of how many.
+    """Return the number of correctly labelled examples of each class, and of all its examples.
 
     Args:
-        scores: As in :func:`share_right`.
+        scores: Function of inputs, shape (B, ...), that returns scores of classes, shape (B, m).
         split: Labelled examples.
-        batch: Inputs at a time.
+        batch: Number of inputs in one pass.
 
     Returns:
         Two counts by class number, shape (C,) each, C one more than the largest label.

@@ -30,13 +30,13 @@ _INPUTS = 256
 class Probe:
     """Meter of the functional change between two points, on a few inputs of one task.
 
-    Steps follow each other, so the logits of the last point are kept.
+    The logits of the last point are cached: each step begins where the last one ended.
 
     Args:
-        network: Network as the task sees it.
+        network: Network with the outputs of the task.
         inputs: Inputs of the task, of which the first are used.
         output: Output phi whose change is measured, such as ``"hellinger"``.
-        count: Number of inputs that are used, at most.
+        count: Largest number of inputs.
     """
 
     def __init__(self, network: Network, inputs: Inputs, output: str, count: int = _INPUTS) -> None:
@@ -60,7 +60,7 @@ class Probe:
 
 
 def probe_of(expert: Expert, output: str) -> Probe | None:
-    """Return a probe of an expert's function, on inputs that a walk may not use if there are any.
+    """Return a probe of an expert's function, on its selection split, else on its inputs.
 
     Args:
         expert: Expert with a task or inputs; None is returned for one without either.
@@ -77,7 +77,7 @@ def predicted_change(
     expert: Expert,
     w: Tensor,  # (n,)
 ) -> float | None:
-    """Return the change of an expert's function that its sketch predicts; None without a sketch."""
+    """Return the functional change that an expert's sketch predicts; None without a sketch."""
     if expert.sketch is None:
         return None
     gap = w - expert.weights
@@ -89,11 +89,11 @@ def function_change(
     w: Tensor,  # (n,)
     output: str,
 ) -> dict[str, float | None]:
-    """Return how far the function at other weights is from an expert's on the expert's own inputs.
+    """Return the functional change from an expert to other weights, on the expert's own inputs.
 
     Args:
-        expert: Expert; the inputs of its task's selection split are taken, else its inputs.
-        w: The other weights.
+        expert: Expert with a task, whose selection split is used, or with inputs.
+        w: Weights that are compared with the expert's.
         output: Output phi whose change is measured.
 
     Returns:
@@ -113,13 +113,13 @@ def mean_kl(
     after: Tensor,  # (n,)
     inputs: Inputs,
 ) -> float:
-    """Return the mean KL divergence of a network's answers at one point from those at another.
+    """Return the mean KL(before || after) of a network's output distributions, in nats.
 
     Args:
-        network: Network as the task sees it.
+        network: Network with the outputs of the task.
         before: Weights of the reference distribution.
         after: Weights of the other distribution.
-        inputs: Inputs that the mean is over.
+        inputs: Inputs of the mean.
     """
     total, count = 0.0, 0
     for _, x in inputs.parts(2000):
@@ -143,7 +143,7 @@ class Scorer:
     """Meter of points for a pick: accuracies on selection splits, drifts and distances.
 
     Args:
-        experts: Experts that count.
+        experts: Experts from which drifts and distances are measured.
         output: Output whose change is the drift.
     """
 
@@ -155,7 +155,7 @@ class Scorer:
         self,
         w: Tensor,  # (n,)
     ) -> Score:
-        """Return all that can be measured of a point."""
+        """Return the measurements of a point."""
         gaps = {e.name: float((w - e.weights).norm()) for e in self._experts}
         total = sum(gaps.values()) or 1.0
         return Score(

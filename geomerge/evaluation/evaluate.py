@@ -36,8 +36,8 @@ def evaluate(
         data: Architecture of the network, normalisation and place of the data.
 
     Returns:
-        The file's digest, architecture and head, the notes on what had to be assumed, and for each
-        task the accuracy in [0, 1] and the number of examples.
+        The file's digest, architecture and head, notes on assumptions, and for each task the
+        accuracy in [0, 1] and the number of examples.
 
     Raises:
         GeomergeError: If the file, a task or an option cannot be used.

@@ -1,7 +1,7 @@
 """Pick rules: the value of a point by its accuracies, drifts and distances.
 
-Every number that a rule sees was measured on selection splits, never on a test split. A rule is a
-function of a :class:`Score` with the decorator :func:`pick`.
+All these numbers are measured on selection splits, never on test splits. A rule is a function of a
+:class:`Score` with the decorator :func:`pick`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
     "pick",
 ]
 
-MARGIN = 0.005  # of the walks whose values are this near to the best the shortest is taken
+MARGIN = 0.005  # difference from the best value within which the shortest walk is taken
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _always(score: Score) -> bool:
 
 @dataclass(frozen=True)
 class PickRule:
-    """Order of points, the best of which is picked.
+    """Order of points, the highest of which is picked.
 
     Attributes:
         name: Name, as in the options.
@@ -75,19 +75,19 @@ class PickRule:
 
     @property
     def uses_labels(self) -> bool:
-        """Whether the rule looks at accuracies."""
+        """Whether the rule uses accuracies, which need labels."""
         return self.needs != "drifts"
 
     def level(self, score: Score) -> tuple[bool, bool]:
-        """Return what counts before the value: whether budgets and the condition are met."""
+        """Return whether budgets and the condition are met, which rank before the value."""
         return score.feasible, self.meets(score)
 
     def rank(self, score: Score) -> tuple[bool, bool, float]:
-        """Return what points are ordered by; the highest is the best."""
+        """Return the key by which points are ordered; the highest is the best."""
         return *self.level(score), self.value(score)
 
     def problem(self, unlabelled: Sequence[str], drifts: bool) -> str | None:
-        """Return why the data does not allow the rule, None where it does.
+        """Return the reason why the data does not allow the rule; None where it does.
 
         Args:
             unlabelled: Names of the networks without labelled data.
@@ -116,7 +116,7 @@ class Pick:
     Attributes:
         name: Name, as in the options.
         value: Value of a point, given the experts' accuracies; the higher the better.
-        needs: Data that the rule needs, as of :class:`PickRule`.
+        needs: Measurements that the rule needs, as in :class:`PickRule`.
         margin: Difference to the best value within which the shortest path wins.
     """
 
@@ -205,10 +205,10 @@ def parse_pick(text: str, experts: Experts) -> PickRule:
 
 
 def _floor(text: str, name: str, least: float) -> PickRule:
-    """Return the rule that one network's accuracy shall not fall below a floor."""
+    """Return the rule with a floor under one network's accuracy."""
 
     def meets(score: Score) -> bool:
-        if name not in score.accuracy:  # an early walk, in which the network does not count yet
+        if name not in score.accuracy:  # a stage before that of the network
             return True
         (accuracy,) = _known([score.accuracy[name]])
         return accuracy >= least

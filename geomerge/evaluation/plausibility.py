@@ -1,6 +1,6 @@
 """Plausibility of experts and their tasks: accuracies at chance, exchanged tasks, normalisation.
 
-Nothing here decides anything: each function returns sentences for the user.
+Nothing depends on these findings: each function returns sentences for the user.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from geomerge.expert import Expert
 
 __all__ = ["EXAMPLES", "at_chance", "doubts", "few_examples", "normalisation_doubt"]
 
-EXAMPLES = 500  # of a selection split, on which networks are looked at before any work
-FEW = 100  # examples from which on an accuracy is given without saying of how many
-_RISE = 0.1  # of the accuracy, from which on another normalisation is thought to be the right one
+EXAMPLES = 500  # examples of a selection split that are used before a merge
+FEW = 100  # examples of a split below which the number stands beside the accuracy
+_RISE = 0.1  # rise of the accuracy from which another normalisation is proposed
 _IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def at_chance(share: float, split: Split) -> bool:
-    """Return whether an accuracy is no better than guesses of one class for all, by chance.
+    """Return whether an accuracy is within three deviations of that of the most frequent class.
 
     Args:
         share: Accuracy, in [0, 1].
@@ -40,7 +40,7 @@ def at_chance(share: float, split: Split) -> bool:
 
 
 def doubts(experts: Sequence[Expert]) -> list[str]:
-    """Return what looks wrong about several experts and their tasks.
+    """Return doubts about several experts and their tasks.
 
     Args:
         experts: Experts with their names.
@@ -83,7 +83,7 @@ def doubts(experts: Sequence[Expert]) -> list[str]:
 
 
 def few_examples(experts: Sequence[Expert]) -> list[str]:
-    """Return on how few examples accuracies are measured, for tasks with small splits.
+    """Return sentences on the resolution of accuracies, for tasks with small splits.
 
     Args:
         experts: Experts; those without a task are left out.
@@ -114,7 +114,7 @@ def normalisation_doubt(expert: Expert, share: float | None = None) -> str | Non
     if not isinstance(raw, Tensor) or not (raw.is_floating_point() or raw.dtype == torch.uint8):
         return None
     if raw.dtype != torch.uint8 and expert.task.normalisation == PLAIN:
-        return None  # numbers as they were given
+        return None  # floating-point inputs of an unknown scale
     own = accuracy(expert.network, expert.weights, few) if share is None else share
     if own > 1 - _RISE:
         return None
@@ -138,7 +138,7 @@ def normalisation_doubt(expert: Expert, share: float | None = None) -> str | Non
 
 
 def _others(raw: Tensor) -> Iterator[tuple[Normalisation, str]]:
-    """Yield normalisations that networks are usually trained with, and what they are called."""
+    """Yield usual normalisations of inputs, each with its description."""
     yield PLAIN, "without any normalisation"
     yield Normalisation((0.5,), (0.5,)), "with inputs scaled to [-1, 1]"
     if raw.dim() == 4 and raw.shape[1] == 3:

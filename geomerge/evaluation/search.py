@@ -17,15 +17,15 @@ COARSE = 12  # points measured first; then those around the best
 def search(
     marks: Sequence[int], measure: Callable[[int], Score], rule: PickRule
 ) -> tuple[int, dict[int, Score]]:
-    """Find the best of a row of points: some spread over all of them first, then near the best.
+    """Find the best of a sequence of points: a coarse search, then a finer one around the best.
 
     Args:
-        marks: Points, in order.
-        measure: Function that measures one of them.
-        rule: Order of measured points.
+        marks: Numbers of the points, in order.
+        measure: Function of a point's number that returns its score.
+        rule: Pick rule that orders the scores.
 
     Returns:
-        The best point, the first of equals, and all that was measured.
+        The best point, the first of equals, and the scores of all points measured.
     """
     stride = max(1, len(marks) // COARSE)
     scores = {i: measure(marks[i]) for i in {*range(0, len(marks), stride), len(marks) - 1}}
@@ -45,13 +45,13 @@ def shortest_of_best(
     length: Callable[[Walk], float],
     margin: float = MARGIN,
 ) -> Walk:
-    """Return the shortest of the walks whose value is nearly the best.
+    """Return the shortest walk of those within a margin of the best value.
 
     Args:
         walks: Walks to choose from.
         value: Value of a walk; the higher the better.
         length: Length of a walk's path.
-        margin: Difference to the best value that is near enough.
+        margin: Largest difference from the best value.
     """
     best = max(map(value, walks))
     return min((walk for walk in walks if value(walk) >= best - margin), key=length)

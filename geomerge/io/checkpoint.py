@@ -1,4 +1,4 @@
-"""Checkpoints: named weights of a network in a file, and what is known about them.
+"""Checkpoints: named tensors of a network in a file, with metadata.
 
 Files of ``torch.save``, ``pickle.dump`` and ``numpy.savez`` and safetensors are read, told by their
 content and never by their ending. Nothing is ever unpickled. A checkpoint written by geomerge

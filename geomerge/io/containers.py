@@ -1,4 +1,4 @@
-"""What files from outside claim, held against their bytes before anything is built from them.
+"""Validation of weight files: claimed sizes against actual bytes, before any allocation.
 
 Each check reads bytes, headers and lists of contents, and allocates no more than those. A claim
 that does not hold is a ``ValueError`` with a few words; who opened the file makes a sentence of it.

@@ -1,4 +1,4 @@
-"""Write files so that nothing is ever half-written, and name their bytes."""
+"""Atomic writes of files, and SHA-256 digests of their bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all, by one process or by several in turn."""
+"""Atomic writes of folders, by one process at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formats of files, told by their first bytes, and what to do about those that hold no weights."""
+"""File formats, recognised by their first bytes, with remedies for those without weights."""
 
 from __future__ import annotations
 

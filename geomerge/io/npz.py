@@ -1,4 +1,4 @@
-"""Archives of NumPy arrays, none unpacked that claims more than its bytes can hold."""
+"""NumPy archives (``.npz``), read with a limit on the decompressed size."""
 
 from __future__ import annotations
 

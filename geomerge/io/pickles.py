@@ -1,4 +1,4 @@
-"""Pickles as inert values, read from their opcodes: nothing in them is ever run.
+"""Pickles as inert values, parsed from their opcodes without running any code.
 
 ``torch.save`` and ``pickle.dump`` write names, tuples, dictionaries, references to storages and any
 other object. Tensors become :class:`StoredTensor`, arrays of NumPy :class:`StoredArray`, and

@@ -1,4 +1,4 @@
-"""Rows that a merge is compared with: its networks, a line, a Euclidean walk, joint training."""
+"""Baselines of a merge: its networks, a line, a Euclidean walk, joint training."""
 
 from __future__ import annotations
 

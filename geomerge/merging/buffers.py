@@ -1,4 +1,4 @@
-"""Differing buffers of experts: statistics, which a walk may mix, and constants, which it may not.
+"""Differing buffers of experts: statistics, which can be averaged, and constants, which cannot.
 
 A path moves weights. A permutation, a mask or an anchor is part of the function and no point of a
 path: one network can have only one of them.

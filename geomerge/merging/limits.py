@@ -1,4 +1,4 @@
-"""Budgets of a stage's walk: limits on how much worse a network, or one of its classes, may get."""
+"""Budgets of a stage's walk: limits on the loss of a network, or of one of its classes."""
 
 from __future__ import annotations
 

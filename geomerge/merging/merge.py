@@ -1,4 +1,4 @@
-"""Merge of networks: a path between them, and the network on it that does every task."""
+"""Merge of networks: a path between them, and the picked network for all tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preparation of a merge: one weight space for all experts, and all that is in the way of it."""
+"""Preparation of a merge: one weight space for all experts, or the problems that prevent it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of walks, as bars for people and as lines for programs."""
+"""Progress of walks, as bars in a terminal or a notebook and as JSON lines."""
 
 from geomerge.monitor.bars import progress, sparkline
 from geomerge.monitor.lines import log_lines, write_line

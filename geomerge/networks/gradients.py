@@ -1,4 +1,4 @@
-"""Gradients by a module's parameters -> one vector that is there already.
+"""Gradients with respect to a module's parameters, written into a preallocated vector.
 
 A gradient that autograd makes is a new tensor at every pass. From 32 MiB on the C library asks the
 system for its memory anew each time, which costs more than the product that fills it. So linear

@@ -1,4 +1,4 @@
-"""Input shapes that a module takes, read off the layer that refuses a batch."""
+"""Input shapes of a module, inferred from the first layer that fails on a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules without the wrappers around them, and the mark of modules that a merge has made."""
+"""Wrappers of modules and their removal, and the mark of modules made by a merge."""
 
 from __future__ import annotations
 

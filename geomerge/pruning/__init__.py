@@ -1,1 +1,1 @@
-"""Sparsification and reconfiguration: what can go, in which order, and the walks there."""
+"""Sparsification and reconfiguration: removable weights and units, their order, and the walks."""

@@ -1,4 +1,4 @@
-"""Gradual removal of units: a quadratic program chooses the removal rates of each stage.
+"""Gradual removal of units, with removal rates of each stage from a quadratic program.
 
 A unit is removed by shrinking its columns in its consumers. Once these are zero, its producing
 weights are set to zero, too. Between stages the columns of partly removed units are fixed.

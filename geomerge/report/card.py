@@ -155,7 +155,7 @@ def _write_sparse(
 def _metadata(
     title: str, tags: list[str], results: Sequence[tuple[Task, str, float]]
 ) -> dict[str, Any]:
-    """Return the fields that stand above the text; no licence is stated, because it is unknown.
+    """Return the YAML fields above the text; no licence is stated, because it is unknown.
 
     Args:
         title: Name of the network.

@@ -1,4 +1,4 @@
-"""Methods on two networks -> a table's cells and a picture."""
+"""Picture of a comparison: accuracy on both tasks, a point for each method."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from geomerge.report.picture import STYLES, write_picture
 
 __all__ = ["GROUPS", "draw_compare"]
 
-# Of each group of methods: what it is called, its marker, its grey.
+# Description, marker and grey of each group of methods.
 _LOOKS = {
     "networks": ("the networks themselves", "*", "white"),
     "weights": ("weights alone", "o", "0.85"),
@@ -20,18 +20,19 @@ _LOOKS = {
     "walks": ("walks", "P", "black"),
 }
 GROUPS = {group: words for group, (words, _, _) in _LOOKS.items()}
-_ZOOM = 15.0  # points below the experts that the second picture shows
-_ABOVE = 2.0  # and above the best: room for names
+_ZOOM = 15.0  # percentage points below the experts in the right plot
+_ABOVE = 2.0  # percentage points above the best there: space for names
 
 
 def draw_compare(report: dict[str, Any], file: Path) -> None:
     """Draw ``compare.png``: accuracy on one task against that on the other, a point for each row.
 
-    Left the whole plane with the curves that led to points, right the corner near the experts.
+    The left plot has the whole plane with the paths of methods, the right one the corner near the
+    experts.
 
     Args:
-        report: The content of ``report.json``.
-        file: Where the picture goes.
+        report: Content of ``report.json``.
+        file: File of the picture.
     """
     from matplotlib.figure import Figure
 
@@ -63,7 +64,7 @@ def draw_compare(report: dict[str, Any], file: Path) -> None:
 
 
 def _gap(row: dict[str, Any], experts: list[float]) -> float:
-    """Return how far a row is below the experts on its worse task, in points."""
+    """Return the worst drop of a row below the experts, in percentage points."""
     a, b = (float(e - 100 * row["test"][s]) for e, s in zip(experts, "ab", strict=True))
     return max(a, b)
 
@@ -76,14 +77,14 @@ def _draw(
     low: list[float],
     high: list[float],
 ) -> None:
-    """Draw the curves of all rows, the points of some, and names beside some of those."""
+    """Draw the paths of all rows, the points of some, and the names of some of those."""
     axis.set_xlim(low[0], high[0])
     axis.set_ylim(low[1], high[1])
     curved = [row for row in rows if row["curve"]]
     for k, row in enumerate(curved):
         color, line, _ = STYLES[k % len(STYLES)]
         xs, ys = ([100 * point[side] for point in row["curve"]] for side in "ab")
-        label = f"the way of {row['name']}"
+        label = f"path of {row['name']}"
         axis.plot(xs, ys, line, color=color, lw=1.3, alpha=0.8, zorder=2, label=label)
     for row in shown:
         x, y = (100 * row["test"][side] for side in "ab")

@@ -1,4 +1,4 @@
-"""A finished merge -> the plain data of its report; nothing is computed here."""
+"""Report of a merge: the content of ``report.json``, without any measurement."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ PROTOCOLS = {
 
 
 def example_file(name: str, index: int) -> str:
-    """Return where a run keeps the image of a test example of a network's task."""
+    """Return the file of a test example's image, relative to the folder of the run."""
     return f"{EXAMPLES}/{name}-{index:05d}.png"
 
 
 def surrogate_file(name: str, index: int) -> str:
-    """Return where a run keeps the image of a surrogate input of a network."""
+    """Return the file of a surrogate input's image, relative to the folder of the run."""
     return f"{EXAMPLES}/{name}-surrogate-{index:02d}.png"
 
 
@@ -45,14 +45,14 @@ def merge_report(
     curve: list[MergeCurvePoint],
     seen: Seen,
 ) -> dict[str, Any]:
-    """Return what ``report.json`` holds.
+    """Return the content of ``report.json``.
 
     Args:
-        merged: The merge.
-        recipe: What identifies it.
-        rows: The table.
-        curve: The accuracy curves.
-        seen: What else there is to look at.
+        merged: Result of the merge.
+        recipe: Options and digests of inputs, which identify the run.
+        rows: Rows of the table of results.
+        curve: Measurements at the points of the path.
+        seen: Analysis: changed answers, losses in a plane, distances by layer, surrogate inputs.
     """
     space, prepared, last = merged.space, merged.preset.prepared, merged.picked
     return {
@@ -124,7 +124,7 @@ def _stage(picked: PickedStage) -> dict[str, Any]:
 
 
 def _learned(chosen: Candidate) -> dict[str, Any]:
-    """Return how the damping went along the walk: the same number everywhere if not learned."""
+    """Return the damping along the walk, constant if it is not learned."""
     values = [s.damping for s in chosen.steps if s.damping is not None]
     if not values:
         return {"first": None, "last": None, "smallest": None, "largest": None}

@@ -65,14 +65,14 @@ class LegEntry(TypedDict):
     length: float
 
 
-# "for" is a word of Python.
+# Functional syntax, because "for" is a keyword of Python.
 UsedData = TypedDict(
     "UsedData", {"for": str, "task": str | None, "split": str, "inputs": int, "labels": bool}
 )
 
 
 class DataEntry(TypedDict):
-    """Data that the walks, the pick and the row of joint training used."""
+    """Data of the walks, of the pick and of the row of joint training."""
 
     walk: list[UsedData]
     pick: list[UsedData]
@@ -80,7 +80,7 @@ class DataEntry(TypedDict):
 
 
 class CrossoverEntry(TypedDict):
-    """The point that was picked."""
+    """The picked point."""
 
     t: float
     pick: str
@@ -121,7 +121,7 @@ class PriceEntry(TypedDict):
 
 
 class BudgetsEntry(TypedDict):
-    """Budgets of a walk, and the quadratic programs that they caused."""
+    """Budgets of a walk, and its quadratic programs."""
 
     limits: dict[str, float]
     steps: int
@@ -309,7 +309,7 @@ class Certificate(TypedDict):
 
 
 class SurrogateEntry(TypedDict):
-    """Inputs that stood in for those of a network's task."""
+    """Surrogate inputs of one network."""
 
     kind: str
     inputs: int

@@ -1,4 +1,4 @@
-"""Methods on a stream of tasks -> a table's cells and a picture."""
+"""Picture of a stream: accuracies after each experience, averages and forgetting."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from geomerge.report.picture import STYLES, write_picture
 
 __all__ = ["draw_stream"]
 
-_NUMBERS = 10  # most experiences whose accuracies are written into the heat map
+_NUMBERS = 10  # largest number of experiences with accuracies written into the heat map
 _MARKERS = "os^DvPX*<>ph"
-_DARK = 0.5  # share of the scale over which numbers are white
+_DARK = 0.5  # share of the scale above which numbers are white
 
 
 def draw_stream(report: dict[str, Any], file: Path) -> None:
     """Draw ``stream.png``: every task's accuracy after each experience, averages, forgetting.
 
     Args:
-        report: The content of ``report.json``.
-        file: Where the picture goes.
+        report: Content of ``report.json``.
+        file: File of the picture.
     """
     from matplotlib.figure import Figure
 
@@ -37,14 +37,14 @@ def draw_stream(report: dict[str, Any], file: Path) -> None:
 
 
 def _matrix(axis: Any, row: dict[str, Any], count: int) -> None:
-    """Draw accuracies of one method: tasks down, experiences across."""
+    """Draw a heat map of one method's accuracies: tasks in rows, experiences in columns."""
     values = [
         [100 * line[task] if task < len(line) else float("nan") for line in row["matrix"]]
         for task in range(count)
     ]
     known = [v for line in values for v in line if v == v]
     low, high = min(known), max(known)
-    margin = 0.3 * (high - low + 1)  # so that no learned task is as white as those to come
+    margin = 0.3 * (high - low + 1)  # white is left to the tasks not yet learned
     image = axis.imshow(values, cmap="Greys", vmin=low - margin, vmax=high + margin)
     axis.set_title(f"{row['name']}: accuracy on each task (%)")
     axis.set_xlabel("after experience")
@@ -102,6 +102,6 @@ def _forgetting(axis: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def _style(k: int) -> dict[str, Any]:
-    """Return a line's looks; its marker is its own, for those who see no colours."""
+    """Return the style of a line; markers differ, for readers who see no colours."""
     color, line, _ = STYLES[k % len(STYLES)]
     return {"color": color, "ls": line, "marker": _MARKERS[k % len(_MARKERS)]}

@@ -9,8 +9,8 @@ __all__ = ["DATA_MEANING", "compare_markdown", "compare_table", "stream_markdown
 
 DATA_MEANING = (
     "data: x inputs, y labels, s the sketch of a network, of a's or b's task; samples: inputs "
-    "passed through a network to make the row; min: the smaller on test; drop: the worst below the "
-    "network trained for a task, in points; sel.: selection split; s: seconds"
+    "passed through a network to make the row; min: the smaller on test; drop: the worst drop "
+    "below the network of a task, in points; sel.: selection split; s: seconds"
 )
 _HEADINGS = (
     "method", "acc", "BWT", "forget", "MB", "inputs", "labels", "passes", "train", "merge",
@@ -18,10 +18,10 @@ _HEADINGS = (
 
 
 def compare_table(report: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Return the table's headings and its cells; rows that came to nothing are left out.
+    """Return the headings and cells of the table; methods without a result are left out.
 
     Args:
-        report: The content of ``report.json``.
+        report: Content of ``report.json``.
     """
     headings = (
         "method", "test a", "test b", "min", "drop", "sel. a", "sel. b", "data", "s", "samples",
@@ -76,10 +76,10 @@ def compare_markdown(report: dict[str, Any]) -> str:
 
 
 def stream_table(report: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Return the table's headings and its cells.
+    """Return the headings and cells of the table.
 
     Args:
-        report: The content of ``report.json``.
+        report: Content of ``report.json``.
     """
     rows = []
     for row in report["rows"]:
@@ -117,9 +117,9 @@ def stream_markdown(report: dict[str, Any]) -> str:
         "",
         "acc, BWT and forget are accuracies on the test splits, in percent: average over all tasks "
         "after the last, mean change of each task since it was learned (backward transfer), mean "
-        "loss since it was best. MB, inputs and labels are of what is kept between experiences "
-        "beside the network itself; labels are those that it was made with. passes: examples "
-        "passed forwards and backwards, in epochs; train and merge: seconds.",
+        "loss since it was best. MB, inputs and labels: memory kept between experiences beside the "
+        "network itself, examples in it, and labels that it was made from. passes: examples passed "
+        "forwards and backwards, in epochs; train and merge: seconds.",
         "",
         *[f"- {row['name']}: {row['about']}" for row in report["rows"]],
         *[f"- {name} is not in the table: {why}" for name, why in report["diverged"].items()],

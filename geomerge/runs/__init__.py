@@ -1,4 +1,4 @@
-"""Runs: the commands' recipes, whose results are folders that are written whole or not at all."""
+"""Runs of the commands, each with a folder that is written whole or not at all."""
 
 from geomerge.runs.merge import run_merge
 from geomerge.runs.reconfigure import run_reconfigure

@@ -30,7 +30,7 @@ def command_line(command: str, subjects: Sequence[str | Path], options: Any, **m
 
 
 def _short(files: Sequence[str | Path]) -> list[str]:
-    """Return files with as few of their folders as it takes to tell them apart."""
+    """Return files with the fewest parent folders that make them distinct."""
     parts = [Path(file).parts for file in files]
     most = max(map(len, parts), default=1)
     for count in range(1, most + 1):
@@ -50,7 +50,7 @@ def _said(options: Any) -> list[str]:
             continue
         if one.write is not None:
             value = tuple(one.write(value))
-        elif one.read is read_names:  # all in one word
+        elif one.read is read_names:  # names separated by commas
             value = ",".join(value)
         words += _flag(one.flag or one.name, value)
     return words

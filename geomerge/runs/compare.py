@@ -1,4 +1,4 @@
-"""Run of a comparison: two networks' files in, a folder with recipe, table, report and page out."""
+"""Runs of comparisons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders: what a run is known by, and the protocol by which its folder is written."""
+"""Run folders: identity of a run by its recipe, and the protocol that writes its folder."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ class RunFolder:
 
     @contextmanager
     def unfinished(self, device: str, optional: Sequence[str] = ()) -> Iterator[Path]:
-        """Give a folder to write the run into, that of an interrupted call if there is one.
+        """Open a folder for the files of the run, that of an interrupted call if there is one.
 
         Args:
             device: Device that computes; another one would give other bits.
             optional: Names of files that are written on demand only. Those of an interrupted call,
-                which may have been told otherwise, are removed.
+                whose demands may have been others, are removed.
 
         Yields:
-            The folder. Its subfolder ``work`` keeps what an interrupted call needs to go on; it is
-            removed in the end.
+            The folder. Its subfolder ``work`` holds the state for resuming; it is removed at the
+            end.
 
         Raises:
             RunError: If the folder cannot be written, or another process works on it.
@@ -91,7 +91,7 @@ class RunFolder:
         tasks: Mapping[str, Task | None] | None = None,
         certify: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
-        """Write what every run of a kind ends with: pictures, card, table, recipe, report, page.
+        """Write the last files of a run: pictures, card, table, recipe, report, page.
 
         Args:
             folder: Unfinished folder of the run, with its networks and its path.
@@ -150,10 +150,10 @@ def _finished(folder: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Return the object that a run's file holds.
+    """Return the JSON object in a file of a run.
 
     Raises:
-        RunError: If there is none.
+        RunError: If the file holds none.
     """
     try:
         content = parse_json(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Kinds of runs: the pictures, the card, the table and the page that each ends with."""
+"""Kinds of runs, each with its pictures, model card, table and page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunKind:
-    """What the runs of one command end with; everything is made of the report alone.
+    """Last files of the runs of one command, all made from the report alone.
 
     Attributes:
         name: Name of the command, and of its options in the recipe.
@@ -96,10 +96,10 @@ KINDS = {
 
 
 def kind_of(report: Report) -> RunKind:
-    """Return the kind of the run that a report is of.
+    """Return the kind of a report's run.
 
     Raises:
-        RunError: If it is of none.
+        RunError: If the report names no command.
     """
     found = [KINDS[name] for name in report.get("recipe", ()) if name in KINDS]
     if not found:

@@ -1,4 +1,4 @@
-"""Run of a merge: files in, the folder of a finished run out."""
+"""Runs of merges."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _measured(
     work: Path,
     progress: Callable[[Progress], None] | None,
 ) -> tuple[dict[str, Any], Seen]:
-    """Return the report of a merge, and what it shows of the test examples."""
+    """Return the report of a merge, and its analysis with the images of examples."""
     rows = comparison(merged, progress, work)
     seen = look_at(merged)
     return merge_report(merged, recipe, rows, curves(merged), seen), seen

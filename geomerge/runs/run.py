@@ -52,13 +52,13 @@ class Run:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """All that decided the result."""
+        """Options and digests of inputs: all that decides the result."""
         recipe: dict[str, Any] = self.report["recipe"]
         return recipe
 
     @property
     def notes(self) -> list[str]:
-        """What the run assumed, left out or could not do, in sentences."""
+        """Sentences on assumptions, omissions and limits of the run."""
         return list(self.report.get("notes", []))
 
     @cached_property
@@ -112,7 +112,7 @@ class Run:
         download: bool = False,
         device: str = "cpu",
     ) -> Verification:
-        """Make every claim of a merge's certificate again, as :func:`verify_run` does."""
+        """Verify every claim of a merge's certificate, as :func:`verify_run` does."""
         return verify_run(
             self.folder, networks=networks, arch=self._arch,
             data_root=data_root, download=download, device=device,

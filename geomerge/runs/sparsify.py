@@ -130,7 +130,7 @@ def _write_shrunk(folder: Path, result: SparsifyResult) -> dict[str, Any]:
 
 
 def _finish(x: Batch) -> None:
-    """Wait until the accelerator, which works asynchronously, is done."""
+    """Synchronise with the accelerator, whose kernels run asynchronously."""
     device = leaves(x)[0].device
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -65,7 +65,7 @@ def test_a_run_with_surrogate_inputs_shows_them_and_holds(digits: Path, tmp_path
     assert shown["shown"]
     assert all((folder / file).is_file() for file in shown["shown"])
     assert report["networks"]["b"]["sketch"]["task"] == "surrogate images"
-    assert "What stood in for the inputs of b" in (folder / "report.html").read_text()
+    assert "Surrogate inputs of b" in (folder / "report.html").read_text()
     found = verify_run(folder)
     assert found.holds
     assert all(claim.holds for claim in found.claims), found.claims

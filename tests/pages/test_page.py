@@ -161,7 +161,7 @@ def test_a_comparison_in_which_nothing_applies_has_a_page(
         row["reason"] = "does not apply: it needs --base"
     file.write_text(json.dumps(report))
     page = open_run(tmp_path / "run").write_page().read_text()
-    assert "No method of those that were tried applies" in page
+    assert "No method applies to these networks" in page
     assert page.count("does not apply: it needs --base") == len(report["rows"])
 
 

@@ -1,1 +1,1 @@
-"""Presets of a merge: how the networks' weights are walked, one file each."""
+"""Presets of a merge: walks between the networks' weights, one file each."""

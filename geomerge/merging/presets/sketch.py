@@ -1,4 +1,4 @@
-"""Sketch preset: from one network, kept by its sketch, toward the functions of the others."""
+"""Sketch preset: from one network, its sketch as metric, toward the functions of the others."""
 
 from __future__ import annotations
 

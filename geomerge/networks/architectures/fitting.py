@@ -1,4 +1,4 @@
-"""Names of a state dict fitted to a module's: prefixes, ties, counters, buffers of its own."""
+"""Names of a state dict mapped to a module's: prefixes, ties, counters, own buffers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The architectures that have names: how each is made, and how weights of it look."""
+"""Named architectures: constructors, and recognition by the weights."""
 
 from __future__ import annotations
 

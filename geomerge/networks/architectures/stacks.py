@@ -1,4 +1,4 @@
-"""Linear layers in a row, in the order that their names and shapes say."""
+"""Stacks of Linear layers, in the order of their names and shapes."""
 
 from __future__ import annotations
 

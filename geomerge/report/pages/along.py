@@ -17,11 +17,11 @@ _KINDS = ("predicted", "measured")  # of functional changes
 
 
 def accuracy_figure(report: MergeRunReport, start: int | None) -> Figure:
-    """Return the accuracy curves crossing, with the pick marked.
+    """Return the figure of accuracies along the path, with the crossover marked.
 
     Args:
         report: Content of ``report.json``.
-        start: First place of the explorer. None makes a chart that does not follow it.
+        start: First position of the explorer. None makes a chart without one.
     """
     curve, t = report["curve"], report["crossover"]["t"]
     labels = _labels(report)
@@ -37,7 +37,7 @@ def accuracy_figure(report: MergeRunReport, start: int | None) -> Figure:
     return Figure(
         "Accuracy along the path",
         f"Accuracy of every task from {first} (t = 0) to {last} (t = 1), on the selection splits; "
-        "t is the share of the path's length. The dotted line is the network that was picked.",
+        "t is the share of the path's length. The dotted line marks the picked network.",
         lines(
             rows,
             Axis("t", f"t, from {first} (0) to {last} (1)"),
@@ -51,7 +51,7 @@ def accuracy_figure(report: MergeRunReport, start: int | None) -> Figure:
 
 
 def _distance_figure(report: MergeRunReport, start: int | None) -> Figure:
-    """Return the distances, for merges whose tasks are unknown."""
+    """Return the figure of distances, for merges whose tasks are unknown."""
     rows = [
         {"i": i, "t": p["t"], "network": f"to {name}", "distance": value}
         for i, p in enumerate(report["curve"])
@@ -73,7 +73,7 @@ def _distance_figure(report: MergeRunReport, start: int | None) -> Figure:
 
 
 def along_path(report: MergeRunReport, steps: list[dict[str, Any]]) -> Section:
-    """Return the part of the page that moves along the path.
+    """Return the interactive section on the points of the path.
 
     Args:
         report: Content of ``report.json``.
@@ -88,7 +88,7 @@ def along_path(report: MergeRunReport, steps: list[dict[str, Any]]) -> Section:
         for kind in _KINDS
     }
     explorer = Explorer(
-        label="Place on the path (t)",
+        label="Position on the path (t)",
         names=[
             f"t = {p['t']:.3f}" + (", the crossover" if i == start else "")
             for i, p in enumerate(curve)
@@ -106,9 +106,9 @@ def along_path(report: MergeRunReport, steps: list[dict[str, Any]]) -> Section:
     return Section(
         "Along the path",
         [
-            "Move along the path: every number and the figures below follow. Drift is the mean "
-            "squared change of a network's outputs on its own task, as the metric predicts it and "
-            "as it was measured.",
+            "The slider moves along the path: the numbers and the figures below are of its point. "
+            "Drift is the mean squared change of a network's outputs on its own task, predicted by "
+            "the metric and measured.",
             explorer,
             *figures,
             *_steps(steps),
@@ -163,8 +163,8 @@ def _drift(report: MergeRunReport, start: int) -> list[Figure]:
     return [
         Figure(
             "Drift from each network, predicted and measured",
-            "Where the two lines of a network part, the quadratic model of its function has ended: "
-            "it holds near the network and not beyond. Logarithmic.",
+            "Where the two lines of a network diverge, the quadratic model of its function no "
+            "longer holds: it is accurate near the network only. The scale is logarithmic.",
             lines(
                 rows, Axis("t", "t"), Axis("drift", "mean squared change of outputs", log=True),
                 "of", mark=(report["crossover"]["t"], ""), start=start,
@@ -195,7 +195,7 @@ def _classes(report: MergeRunReport, start: int) -> list[Figure]:
         figures.append(
             Figure(
                 f"Classes of {label} at this point",
-                "Accuracy of each class on the selection split at the place chosen above.",
+                "Accuracy of each class on the selection split at the position chosen above.",
                 bars(rows, "class", Axis("accuracy", "accuracy, %", (0, 100)), start=start),
                 Table(
                     f"Accuracy of each class of {label} along the path",
@@ -224,8 +224,8 @@ def _steps(steps: list[dict[str, Any]]) -> list[Figure]:
     return [
         Figure(
             "Change of each step, predicted and measured",
-            "Change of the kept function by each step, as the metric predicts it and as measured. "
-            "Logarithmic; on long walks not every step is shown.",
+            "Change of the preserved function by each step, predicted by the metric and measured. "
+            "The scale is logarithmic; of long walks not every step is shown.",
             lines(
                 rows,
                 Axis("step", "step, in the order walked"),

@@ -14,7 +14,7 @@ __all__ = ["answers_section", "layers_section", "plane_section", "surrogates_sec
 
 
 def plane_section(report: MergeRunReport) -> list[Section]:
-    """Return the losses in the plane around the path; no section if none was measured."""
+    """Return the section of losses in a plane around the path; none if they were not measured."""
     plane = report["plane"]
     if plane is None:
         return []
@@ -45,7 +45,7 @@ def plane_section(report: MergeRunReport) -> list[Section]:
                 f"between the ends, is projected; the path leaves the plane by up to {off:.2g}.",
                 heat(cells, *axes, track=track, marks=marks),
                 Table(
-                    "Where the path passes",
+                    "Points of the path in the plane",
                     ("t", "x", "y", "off the plane"),
                     [
                         [f"{p['t']:.3f}", number(p["x"]), number(p["y"]), number(p["off"])]
@@ -54,7 +54,7 @@ def plane_section(report: MergeRunReport) -> list[Section]:
                 ),
             )
         )
-    return [Section("The losses around the path", figures)]
+    return [Section("Losses around the path", figures)]
 
 
 def _shown(loss: float | None) -> float:
@@ -62,7 +62,7 @@ def _shown(loss: float | None) -> float:
 
 
 def layers_section(report: MergeRunReport) -> Section:
-    """Return the distance of each tensor from the networks."""
+    """Return the section of distances from the networks by tensor."""
     names = list(report["networks"])
     rows = [
         {
@@ -88,13 +88,13 @@ def layers_section(report: MergeRunReport) -> Section:
         ],
     )
     figure = Figure(
-        "How far the crossover lies from each network, layer by layer",
+        "Distance of the crossover from each network, by layer",
         "Distance of each tensor as a share of the distance between the ends; on the straight "
         "line between these their two shares add up to one.",
         bars(rows, "layer", Axis("share", "share of the ends' distance"), series="to"),
         table,
     )
-    return Section("Layer by layer", [figure])
+    return Section("Layers", [figure])
 
 
 def _class(number: int | None) -> str:
@@ -102,7 +102,7 @@ def _class(number: int | None) -> str:
 
 
 def answers_section(report: MergeRunReport) -> list[Section]:
-    """Return how answers on the test splits changed; no section if no task is known."""
+    """Return the section of changed answers on test splits; none if no task is known."""
     rows, pictures = [], []
     for name, answers in report["answers"].items():
         task = report["networks"][name]["task"]
@@ -122,24 +122,24 @@ def answers_section(report: MergeRunReport) -> list[Section]:
     if not rows:
         return []
     table = Table(
-        "Answers on the test split, before (the task's own network) and now",
-        ("task", "right both times", "lost", "gained", "wrong both times", "of"),
+        "Answers on the test split: the task's own network and the merged one",
+        ("task", "both right", "lost", "gained", "both wrong", "of"),
         rows,
     )
-    return [Section("Answers that changed", [table, *pictures])]
+    return [Section("Changed answers", [table, *pictures])]
 
 
 def surrogates_section(report: MergeRunReport) -> list[Section]:
-    """Return some of the inputs that stood in for a task's; no section if there were none."""
+    """Return sections of surrogate inputs, one for each network that was merged by them."""
     sections = []
     for name, found in report.get("surrogates", {}).items():
         text = (
-            f"Nothing but the weights of {name} was used to keep its function: its metric was "
-            f"measured on {found['inputs']:,} {found['kind']}. The first begins {found['first']}."
+            f"Of {name} the weights alone were used: its metric was measured on "
+            f"{found['inputs']:,} {found['kind']}. The first begins {found['first']}."
         )
         pictures = [
-            Picture(file, f"surrogate input {index}, black is -2 and white 2 deviations")
+            Picture(file, f"surrogate input {index}; black is -2, white 2 standard deviations")
             for index, file in enumerate(found["shown"])
         ]
-        sections.append(Section(f"What stood in for the inputs of {name}", [text, *pictures]))
+        sections.append(Section(f"Surrogate inputs of {name}", [text, *pictures]))
     return sections

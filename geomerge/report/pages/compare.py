@@ -1,4 +1,4 @@
-"""The report of a comparison -> its page."""
+"""Page of a comparison: worst drops, accuracies on both tasks, paths, and all methods."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def compare_page(report: dict[str, Any]) -> Page:
     """Return the page of a comparison.
 
     Args:
-        report: The content of ``report.json``.
+        report: Content of ``report.json``.
     """
     rows = sorted(_known(report), key=lambda row: row["worst_drop"])
     networks = report["networks"]
     title = f"{networks['a']['task']} and {networks['b']['task']} in one network"
     last = [_about(report), made_section(report, exact=False)]
     if not rows:
-        verdict = ["No method of those that were tried applies; each says why below."]
+        verdict = ["No method applies to these networks; the reasons are listed below."]
         return Page("compare", title, [], verdict, None, last)
     merged = [row for row in rows if row["group"] != "networks"] or rows
     best = min(merged, key=lambda row: _select_drop(report, row))
     return Page(
         kind="compare",
-        title=f"{len(merged)} ways to {title}",
+        title=f"{title}: {len(merged)} methods",
         numbers=[
             Number(
                 percent(best["test"][side]),
@@ -44,15 +44,15 @@ def compare_page(report: dict[str, Any]) -> Page:
             for side, network in networks.items()
         ],
         verdict=[
-            f"On the selection splits {best['name']} falls least below the networks alone, and is "
-            f"shown here; on test its worst drop is {points(best['worst_drop'])} points.",
+            f"{best['name']} has the smallest worst drop on the selection splits, and is shown "
+            f"here; on test its worst drop is {points(best['worst_drop'])} points.",
             *(
                 better_by(row["name"], best["worst_drop"], row["worst_drop"])
                 for row in merged
                 if row["name"] in _NAMED and row is not best
             ),
-            f"Points were picked by {report['pick']} on the selection splits; trained rows had "
-            f"{report['budget']:,} samples.",
+            f"Points were picked by {report['pick']} on the selection splits; methods with "
+            f"training had {report['budget']:,} samples.",
         ],
         notes=report.get("notes", []),
         first=_plane(report, rows),
@@ -61,7 +61,7 @@ def compare_page(report: dict[str, Any]) -> Page:
 
 
 def _select_drop(report: dict[str, Any], row: dict[str, Any]) -> float:
-    """Return how far the task that suffers most is below its own network on selection splits."""
+    """Return the worst drop of a row below the networks alone, on the selection splits."""
     drops = [n["expert_select"] - row["select"][side] for side, n in report["networks"].items()]
     return float(max(drops))
 
@@ -84,7 +84,7 @@ def _plane(report: dict[str, Any], rows: list[dict[str, Any]]) -> Figure:
     return Figure(
         "Both tasks at once",
         "Test accuracy on the two tasks, a point for each method; the dotted lines are the "
-        "networks trained for one task each. Upper right is best; point at one to read its name.",
+        "networks trained for one task each. Upper right is best; hover over a point for its name.",
         scatter(
             places,
             Axis("a", f"{a['task']}, the task of a, %"),
@@ -108,7 +108,7 @@ def _table(report: dict[str, Any], rows: list[dict[str, Any]], best: str) -> Sec
         [
             Figure(
                 "Worst drop below the networks alone",
-                "How many points the worse task is below its own network on test; shorter is "
+                "Percentage points of the worse task below its own network on test; shorter is "
                 "better.",
                 bars(
                     [{"method": row["name"], "drop": 100 * row["worst_drop"]} for row in rows],
@@ -138,19 +138,19 @@ def _ways(rows: list[dict[str, Any]], report: dict[str, Any]) -> list[Section]:
     ]
     return [
         Section(
-            "The ways that led there",
+            "Paths to the picked points",
             [
                 Figure(
-                    "Smaller of the two test accuracies along the way",
-                    "From where a method starts (0) to the point that was picked (1).",
+                    "Smaller of the two test accuracies along the path",
+                    "From the start of a method (0) to the picked point (1).",
                     lines(
                         places,
-                        Axis("share", "share of the way"),
+                        Axis("share", "share of the path"),
                         Axis("min", "accuracy, %"),
                         "method",
                     ),
                     Table(
-                        "Accuracies along the way",
+                        "Accuracies along the path",
                         ("method", "point", *(report["networks"][s]["task"] for s in "ab")),
                         [
                             [row["name"], str(k), *(percent(p[side]) for side in "ab")]
@@ -167,4 +167,4 @@ def _ways(rows: list[dict[str, Any]], report: dict[str, Any]) -> list[Section]:
 def _about(report: dict[str, Any]) -> Section:
     rows = [[row["name"], row["reason"] or row["about"]] for row in report["rows"]]
     table = Table("Methods", ("method", ""), rows)
-    return Section("What each one does, or why it does not apply", [table])
+    return Section("Description of each method, or the reason why it does not apply", [table])

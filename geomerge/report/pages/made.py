@@ -27,10 +27,10 @@ def made_section(
         else "The same command gives the same accuracies on the same machine; seconds differ"
     )
     return Section(
-        "How it was made, and how to make it again",
+        "Data, command and recipe",
         [
             *parts,
-            f"{same}. The recipe below is what the run is known by.",
+            f"{same}. The recipe below identifies the run.",
         ],
         code=f"{report['command']}\n\n{json.dumps(report['recipe'], indent=1)}",
     )

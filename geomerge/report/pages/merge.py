@@ -1,4 +1,4 @@
-"""Page of a merge."""
+"""Page of a merge: accuracies along its path, candidates, comparisons, answers, certificate."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _numbers(report: MergeRunReport) -> list[Number]:
 
 
 def worst_drop(report: MergeRunReport, row: ResultEntry | None) -> float | None:
-    """Return how far a row's worst task is below its own network; None if a task is unknown."""
+    """Return the worst drop of a row below the networks alone; None if a task is unknown."""
     if row is None:
         return None
     drops: list[float] = []
@@ -109,7 +109,7 @@ def _verdict(report: MergeRunReport) -> list[str]:
         return [*verdict, "The worst drop is unknown, because not every task is known."]
     below = "below" if ours >= 0 else "above"
     verdict.append(
-        f"The task that suffers most is {abs(100 * ours):.1f} points {below} its own network on "
+        f"The task with the worst drop is {abs(100 * ours):.1f} points {below} its own network on "
         "test."
     )
     names = {
@@ -147,8 +147,8 @@ def _comparison(report: MergeRunReport) -> Section:
         return Section("Compared with other networks", [table])
     figure = Figure(
         "Worst drop below the networks alone",
-        "How many points the task that suffers most is below its own network on test; shorter is "
-        "better. Points of walks and lines were picked by the same rule on the selection splits.",
+        "Percentage points of the worst task below its own network on test; shorter is better. "
+        "Points of walks and lines were picked by the same rule on the selection splits.",
         bars(known, "name", Axis("drop", "points"), strong="crossover"),
         table,
     )

@@ -1,4 +1,4 @@
-"""Pages of reconfigurations."""
+"""Page of a reconfiguration: accuracies, removed units and walks of all configurations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def reconfigure_page(report: dict[str, Any]) -> Page:
     ticks = [k + p["t"] for k, curve in enumerate(curves) for p in curve]
     rows = [dense, *(row for one in moves for row in (
         {**one["result"], "name": one["name"]},
-        {**one["cut_out"], "name": f"{one['name']}, cut out at once"},
+        {**one["cut_out"], "name": f"{one['name']}, removed at once"},
     ))]  # fmt: skip
     return Page(
         kind="reconfigure",
@@ -40,12 +40,12 @@ def reconfigure_page(report: dict[str, Any]) -> Page:
         numbers=[
             Number(percent(last["result"]["test"]), f"{last['name']}, the last, test",
                    f"dense: {percent(dense['test'])}"),
-            Number(f"{report['cost']['epochs']:.3g}", "epochs of training in all",
+            Number(f"{report['cost']['epochs']:.3g}", "epochs of training in total",
                    report["cost"]["meaning"]),
         ],
         verdict=[
             f"{one['name']}: {percent(one['result']['test'])} on test after {one['epochs']:.2g} "
-            f"epochs; {percent(one['cut_out']['test'])} if its units are cut out at once."
+            f"epochs; {percent(one['cut_out']['test'])} if its units are removed at once."
             for one in moves
         ],
         notes=report.get("notes", []),
@@ -56,8 +56,8 @@ def reconfigure_page(report: dict[str, Any]) -> Page:
                 DRIFT,
                 networks_table(rows, last["name"]),
                 Table(
-                    "What is gone",
-                    ("configuration", "layer", "units", "which"),
+                    "Removed units",
+                    ("configuration", "layer", "number", "units"),
                     [
                         [one["name"], layer, str(len(units)), _named(units)]
                         for one in moves

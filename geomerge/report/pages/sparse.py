@@ -25,8 +25,9 @@ def accuracy_figure(
     curve = [point for one in curves for point in one]
     several = len(curves) > 1
     removed = any(point["removed"] for point in curve)
-    title = "configurations walked" if several else "units gone" if removed else "weights gone, %"
-    kinds = {"select": "walk", "naive": "the same cut out at once"}
+    share = "units removed" if removed else "weights removed, %"
+    title = "configurations walked" if several else share
+    kinds = {"select": "walk", "naive": "removed at once"}
     rows = [
         {"i": i, "x": x, "accuracy": 100 * point[key], "of": name}
         for key, name in kinds.items()
@@ -39,7 +40,7 @@ def accuracy_figure(
         lines(rows, Axis("x", title), Axis("accuracy", "accuracy, %"), "of", start=start),
         Table(
             "Points of the walk",
-            (title, "accuracy", "cut out at once", "as dense", "drift", "zeros", "units gone"),
+            (title, "accuracy", "removed at once", "as dense", "drift", "zeros", "units removed"),
             [
                 [
                     number(x), percent(p["select"]), percent(p["naive"]), percent(p["agreement"]),
@@ -61,16 +62,16 @@ def along_walk(curves: list[list[dict[str, Any]]], xs: list[float], dense: float
         if p["drift"] > 0
     ]
     explorer = Explorer(
-        label="Place on the walk",
+        label="Position on the walk",
         names=[f"point {i} of {start}, {percent(p['zeros'])} zero" for i, p in enumerate(curve)],
         start=start,
         columns=("walk",),
         rows=[
             ("accuracy (selection split)", [[percent(p["select"])] for p in curve]),
-            ("the same cut out at once", [[percent(p["naive"])] for p in curve]),
+            ("removed at once", [[percent(p["naive"])] for p in curve]),
             ("as dense", [[percent(p["agreement"])] for p in curve]),
             ("drift", [[number(p["drift"])] for p in curve]),
-            ("units gone", [[str(p["removed"])] for p in curve]),
+            ("units removed", [[str(p["removed"])] for p in curve]),
         ],
     )
     accuracy = accuracy_figure(curves, xs, dense, start)
@@ -80,7 +81,7 @@ def along_walk(curves: list[list[dict[str, Any]]], xs: list[float], dense: float
             Figure(
                 "Drift along the walk",
                 "Mean squared change of the outputs from the dense network's, on selection "
-                "inputs. Logarithmic.",
+                "inputs. The scale is logarithmic.",
                 lines(
                     drift,
                     Axis("x", accuracy.table.headings[0]),
@@ -122,10 +123,10 @@ def walks_section(paths: list[dict[str, Any]]) -> Section:
         for name, price in path["shadow_prices"].items()
     ]
     return Section(
-        "Walks and their prices",
+        "Walks and shadow prices",
         [
-            "Length is the sum of the steps' functional changes; of walks that end about equally "
-            "good the shortest is kept.",
+            "Length is the sum of the steps' functional changes; of walks with nearly the best end "
+            "the shortest is kept.",
             Table(
                 "Walks",
                 ("walk", "length", "damping", "steps", "as dense", ""),
@@ -144,7 +145,7 @@ def walks_section(paths: list[dict[str, Any]]) -> Section:
             ),
             Table("Budgets: the largest shadow price", ("walk", "budget", "price"), prices)
             if prices
-            else "No budget bound on the way.",
+            else "No budget bound along a walk.",
         ],
     )
 

@@ -1,4 +1,4 @@
-"""Pages of sparsifications."""
+"""Page of a sparsification: accuracies along the walk, baselines, zeros by layer, paths."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sparsify_page(report: dict[str, Any]) -> Page:
     end, dense = report["results"][-1], rows["dense"]
     gone = sum(map(len, report["removed"].values()))
     walk = ([report["curve"]], _share_gone(report), report["dense_held_out"])
-    what = f"{gone} units gone" if gone else f"{percent(end['zeros'])} of the weights gone"
+    what = f"{gone} units removed" if gone else f"{percent(end['zeros'])} of the weights removed"
     return Page(
         kind="sparsify",
         title=f"{report['network']['file']}, {what}",
@@ -53,7 +53,7 @@ def sparsify_page(report: dict[str, Any]) -> Page:
             walks_section(report["paths"]),
             _layers(report),
             Section(
-                "The paths on the surface of the change",
+                "Paths on the surface of the functional change",
                 [Picture("paths.svg", "The paths of all walks, over the functional change in the "
                          "plane of their first two principal directions.", large=True)],
             ),
@@ -84,11 +84,11 @@ def _layers(report: dict[str, Any]) -> Section:
         for one in report["layers"]
     ]
     return Section(
-        "Layer by layer",
+        "Layers",
         [
             Figure(
                 "Share of zeros",
-                "Of the weights of each layer that can be pruned.",
+                "Share of zeros among the weights of each layer that can be pruned.",
                 bars(rows, "layer", Axis("zero", "zeros, %", (0, 100))),
                 Table(
                     "Layers",

@@ -1,4 +1,4 @@
-"""The report of a stream -> its page."""
+"""Page of a stream: average accuracies, accuracies by task, forgetting, and all methods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def stream_page(report: dict[str, Any]) -> Page:
     """Return the page of a stream.
 
     Args:
-        report: The content of ``report.json``.
+        report: Content of ``report.json``.
     """
     rows, stream = report["rows"], report["stream"]
     ours = rows[0]
@@ -58,7 +58,7 @@ def stream_page(report: dict[str, Any]) -> Page:
 def _against(ours: dict[str, Any], row: dict[str, Any]) -> str:
     gap = 100 * (ours["accuracy"] - row["accuracy"])
     kept = row["kept"]["examples"]
-    data = f", which keeps {kept} examples" if kept else ""
+    data = f", which stores {kept} examples" if kept else ""
     return f"{abs(gap):.1f} points {'above' if gap >= 0 else 'below'} {row['name']}{data}."
 
 
@@ -90,7 +90,7 @@ def _finals(report: dict[str, Any]) -> Figure:
     rows = [{"method": r["name"], "accuracy": 100 * r["accuracy"]} for r in report["rows"]]
     return Figure(
         "Average accuracy over all tasks",
-        "Test splits; no row here learned one task after the other.",
+        "Test splits; all methods had all tasks at once.",
         bars(rows, "method", Axis("accuracy", "accuracy, %", (0, 100))),
         Table(
             "Average accuracy over all tasks",
@@ -125,8 +125,8 @@ def _along(report: dict[str, Any]) -> Section:
     return Section(
         "Along the stream",
         [
-            "Move along the stream: the accuracy of every method on every task learned so far, "
-            "on the test splits.",
+            "The slider moves along the stream: accuracy of every method on every task learned so "
+            "far, on the test splits.",
             explorer,
             _averages(report, last),
         ],
@@ -153,7 +153,7 @@ def _matrix(report: dict[str, Any], row: dict[str, Any]) -> Section:
     ]
     figure = Figure(
         f"{row['name']}: accuracy on each task after each experience",
-        "Stronger is better; a row that fades to the right is a task that is forgotten.",
+        "A stronger shade is a higher accuracy; a row that fades to the right is a forgotten task.",
         heat(
             cells, Axis("after", "after experience", ordinal=True),
             Axis("task", "task", ordinal=True), Axis("accuracy", "accuracy, %"),
@@ -161,7 +161,7 @@ def _matrix(report: dict[str, Any], row: dict[str, Any]) -> Section:
         ),
         tables[0],
     )  # fmt: skip
-    return Section("Task by task", [figure, *tables[1:]])
+    return Section("Tasks", [figure, *tables[1:]])
 
 
 def _table(report: dict[str, Any]) -> Section:
@@ -197,4 +197,4 @@ def _table(report: dict[str, Any]) -> Section:
 def _about(report: dict[str, Any]) -> Section:
     rows = [[row["name"], row["about"]] for row in report["rows"]]
     rows += [[name, f"not in the table: {why}"] for name, why in report["diverged"].items()]
-    return Section("What each one does", [Table("Methods", ("method", ""), rows)])
+    return Section("Methods", [Table("Methods", ("method", ""), rows)])

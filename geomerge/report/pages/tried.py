@@ -10,7 +10,7 @@ __all__ = ["budgets_section", "candidates_section"]
 
 
 def candidates_section(report: MergeRunReport) -> Section:
-    """Return the candidates and the legs of the finished path."""
+    """Return the section of candidate walks and of the legs of the finished path."""
     rows = []
     for k, stage in enumerate(report["stages"]):
         for c in stage["candidates"]:
@@ -36,8 +36,8 @@ def candidates_section(report: MergeRunReport) -> Section:
     return Section(
         "Candidate paths",
         [
-            "Several walks were tried; of those whose picked points are about equally good the "
-            "shortest is kept. Length is the sum of the steps' functional changes, in units of the "
+            "Several walks were tried; of those with nearly the best picked point the shortest is "
+            "kept. Length is the sum of the steps' functional changes, in units of the "
             "metric's output.",
             Table(
                 "Candidates",
@@ -51,7 +51,7 @@ def candidates_section(report: MergeRunReport) -> Section:
 
 
 def budgets_section(report: MergeRunReport) -> list[Section]:
-    """Return budgets and their shadow prices; no section if there were none."""
+    """Return the section of budgets and their shadow prices; none without budgets."""
     tables: list[Table] = []
     for stage in report["stages"]:
         budgets = stage["budgets"]
@@ -78,8 +78,8 @@ def budgets_section(report: MergeRunReport) -> list[Section]:
     if not tables:
         return []
     about = (
-        "A budget bounds how much worse a function may get. Its shadow price says how much further "
-        "a step would go toward the other function for one more unit of budget: a budget that "
-        "never binds costs nothing."
+        "A budget limits the increase of a loss. Its shadow price is the additional progress of a "
+        "step toward the other function for one more unit of budget: zero where the budget does "
+        "not bind."
     )
-    return [Section("Budgets and their prices", [about, *tables])]
+    return [Section("Budgets and shadow prices", [about, *tables])]

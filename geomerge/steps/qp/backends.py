@@ -1,4 +1,4 @@
-"""Solve quadratic programs with qpth or clarabel and verify the KKT conditions.
+"""Solvers of quadratic programs, qpth and clarabel, with verified KKT conditions.
 
 qpth (Amos & Kolter 2017, OptNet) comes first because it solves a complete batch at once. It returns
 no status: a program that did not converge, because of cycling or because another program of the
