@@ -48,7 +48,7 @@ def reconfigure(
 
     with watched(log_json) as show:
         folder, report, before = run_reconfigure(
-            source, plan, options, data, out=out, on_progress=show
+            source, plan, options, data, out=out, progress=show
         )
     finish(folder, report, before, None if as_json else _show, log_json)
 

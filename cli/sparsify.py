@@ -37,7 +37,7 @@ def sparsify(
 
     with watched(log_json) as show:
         folder, report, before = run_sparsify(
-            network, options, data, files=files, out=out, on_progress=show
+            network, options, data, files=files, out=out, progress=show
         )
     finish(folder, report, before, None if as_json else _show, log_json)
 

@@ -1,6 +1,6 @@
 """Experts from files and texts: networks, tasks, inputs and sketches by their names.
 
-Only the command line and these loaders know texts; everything else takes and returns objects.
+Texts are read by the command line and by these loaders only; everything else takes objects.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -30,7 +30,7 @@ from geomerge.data.options import PlaceOptions
 from geomerge.errors import NoLabelsError, OptionError, Problems, TaskError
 from geomerge.evaluation.plausibility import few_examples, normalisation_doubt
 from geomerge.expert import Expert
-from geomerge.expert_like import Arch, ExpertLike, Opened, as_experts, opened, rebuilt
+from geomerge.expert_like import Arch, ExpertLike, Opened, as_expert, as_experts, opened, rebuilt
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.io.reading import FileOptions
 from geomerge.metrics import load_sketch
@@ -43,19 +43,22 @@ __all__ = [
     "ExpertOptions",
     "data_among",
     "find_tasks",
+    "given_expert",
     "given_experts",
     "load_base",
     "load_expert",
     "load_experts",
 ]
 
-SAMPLE_SEED = 0  # of the inputs that a walk may use where they are fewer than there are
-NAMES = ascii_lowercase  # of networks, in order
+SAMPLE_SEED = 0  # seed of the sample of inputs, where a walk may use only some
+NAMES = ascii_lowercase  # names of networks, in order
+
+Data = TypeVar("Data", bound="_NormalisedOptions")
 
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """Options that say what is taken of files of networks and of data."""
+    """Options of reading files of networks and of data."""
 
     files: FileOptions = piece(FileOptions)
     examples: ExampleOptions = piece(ExampleOptions)
@@ -74,7 +77,7 @@ class _NormalisedOptions(PlaceOptions):
         """Refuse texts that cannot be read.
 
         Raises:
-            OptionError: With the text, what was expected and what to do.
+            OptionError: If a text cannot be read.
         """
         check_options(self)
         split_normalisations(self.normalisation)
@@ -82,17 +85,19 @@ class _NormalisedOptions(PlaceOptions):
 
 @dataclass(frozen=True)
 class DataOptions(_NormalisedOptions):
-    """Options that say which data belongs to which of several networks, called a, b, c, ..."""
+    """Options of the data of several networks, called a, b, c, ..."""
 
     manifold: tuple[str | Task, ...] = option(
-        (), "task whose inputs the walk may use; a=NAME says whose", group="data"
+        (), "task whose inputs the walk may use; a=NAME assigns it to network a", group="data"
     )
     task: tuple[str, ...] = option(
         (), "b=NAME: task of a network, to choose and report on", group="data"
     )
     sketch: tuple[str, ...] = option((), "b=FILE: sketch of a network", group="data")
     arch: Arch = option(
-        None, "architecture of all networks, where the files do not say", group="what to merge"
+        None,
+        "architecture of all networks, where the files do not record it",
+        group="what to merge",
     )
     max_inputs: int | None = option(
         None, "number of inputs of each task that the walk may use; default all", group="data",
@@ -103,7 +108,7 @@ class DataOptions(_NormalisedOptions):
         """Refuse texts that cannot be read.
 
         Raises:
-            OptionError: With the text, what was expected and what to do.
+            OptionError: If a text cannot be read.
         """
         given = self.manifold
         entries = list(given) if isinstance(given, (tuple, list)) else [given]
@@ -149,12 +154,12 @@ class DataOptions(_NormalisedOptions):
 
 @dataclass(frozen=True)
 class ExpertOptions(_NormalisedOptions):
-    """Options that say how one network is rebuilt, and where its data lies."""
+    """Options of one network's architecture and data."""
 
     manifold: str | Task | None = option(
         None, "task whose inputs keep the function; default the network's own", group="data"
     )
-    arch: Arch = option(None, "architecture, where the file does not say", group="data")
+    arch: Arch = option(None, "architecture, where the file does not record it", group="data")
 
 
 def _tasks_of(entries: Sequence[Any]) -> tuple[str | Task, ...]:
@@ -184,22 +189,41 @@ def given_experts(things: Sequence[ExpertLike], changes: dict[str, Any]) -> list
             f"expected a list of networks, got a {type(things).__name__}; put them into one, such "
             "as [a, b]"
         )
-    data = data_among(changes)
+    data = data_among(changes, DataOptions)
     return as_experts(things) if data is None else load_experts(things, data)
 
 
-def data_among(changes: dict[str, Any]) -> DataOptions | None:
+def given_expert(thing: ExpertLike, changes: dict[str, Any]) -> Expert:
+    """Return the network that a recipe is called with, and the data that its keywords name.
+
+    Args:
+        thing: Network.
+        changes: Keywords of the call, out of which those of data are taken.
+
+    Raises:
+        GeomergeError: If the network or the data cannot be used.
+    """
+    given = changes.get("inputs")
+    number = given is None or isinstance(given, int)  # an option of the recipe
+    kept = {"inputs": changes.pop("inputs")} if number and "inputs" in changes else {}
+    data = data_among(changes, ExpertOptions)
+    changes |= kept
+    return as_expert(thing, "network") if data is None else load_expert(thing, data)
+
+
+def data_among(changes: dict[str, Any], cls: type[Data]) -> Data | None:
     """Take the keywords of data out of those of a call; None if there are none.
 
     Args:
-        changes: Keywords; those of :class:`DataOptions` are removed, and ``inputs``, which stands
-            for ``manifold``.
+        changes: Keywords; those of the class are removed, and ``inputs``, another name of
+            ``manifold``.
+        cls: Class of the options of data.
     """
     if "inputs" in changes:
         changes["manifold"] = changes.pop("inputs")
-    names = {one.name for one in option_fields(DataOptions)}
+    names = {one.name for one in option_fields(cls)}
     data = {name: changes.pop(name) for name in [*changes] if name in names}
-    return build_options(DataOptions, data) if data else None
+    return build_options(cls, data) if data else None
 
 
 def load_base(
@@ -209,7 +233,7 @@ def load_base(
 
     Args:
         base: The ancestor.
-        networks: Its fine-tunes, whose architecture a file has that does not say its own.
+        networks: Fine-tunes of it, whose architecture is taken for a file that records none.
         data: Architecture, and what is read of files.
 
     Raises:
@@ -228,7 +252,7 @@ def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expe
         options: Its task and architecture.
 
     Raises:
-        GeomergeError: If the network cannot be read, or nothing says its task, or the task's data
+        GeomergeError: If the network cannot be read, or its task is not known, or the task's data
             is not available.
     """
     options = options or ExpertOptions()
@@ -237,7 +261,7 @@ def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expe
     task = options.manifold if options.manifold is not None else expert.task or expert.task_name
     if task is None:
         raise OptionError(
-            f"{expert.source} does not say what it was trained for; name the task with `manifold`"
+            f"{expert.source} does not record its task; name the task with `manifold`"
         )
     if isinstance(task, str):
         own = normalisation_of(options.normalisation, task)
@@ -270,7 +294,7 @@ def load_experts(
 
     Returns:
         The experts that could be made, in order. Tasks of theirs that are recorded and whose data
-        is not available are missing, and a note says so.
+        is not available are missing, with a note.
 
     Raises:
         GeomergeError: If something is wrong and ``problems`` is not given.
@@ -345,7 +369,7 @@ def _with_sketch(expert: Expert, file: str, output: str | None) -> Expert:
 
 
 def _recorded_task(expert: Expert, data: DataOptions) -> str | None:
-    """Return the task that a network is said to be for: by the user, its file, or its sketch."""
+    """Return a network's task as given by the user, its file or its sketch."""
     return data.by_network("task").get(expert.name) or expert.task_name
 
 
@@ -402,7 +426,7 @@ def _with_data(expert: Expert, manifold: str | Task | None, data: DataOptions) -
     """Load a network's task, for choosing and reporting, and its manifold, for walking."""
     name = _recorded_task(expert, data) or (None if manifold is None else _name(manifold))
     if name is None:
-        return _noted(expert, f"{expert.name} is not measured: nothing says its task")
+        return _noted(expert, f"{expert.name} is not measured: its task is not known")
     own = split_normalisations(data.normalisation)
 
     def load(task: str) -> Task:
@@ -428,7 +452,7 @@ def _with_data(expert: Expert, manifold: str | Task | None, data: DataOptions) -
         )
     if expert.task is not None and "selection_seed" not in expert.meta.get("training", {}):
         note = (
-            f"{Path(expert.source).name} does not say what it was trained on: it may have "
+            f"{Path(expert.source).name} does not record what it was trained on: it may have "
             f"seen the selection split of {name}, so picks may favour {expert.name}"
         )
         expert = _noted(expert, note)

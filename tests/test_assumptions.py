@@ -17,7 +17,7 @@ from geomerge.errors import CheckpointError
 from geomerge.loading import load_experts
 
 TASKS = {"a": "digits@0-1", "b": "digits@2-3"}
-OPEN = "a.pt does not say its architecture: recognised by its weights as mlp, and ReLU"
+OPEN = "a.pt does not record its architecture: recognised by its weights as mlp, and ReLU"
 QUICK = {"steps": 3, "damping": 1e-3}
 
 
@@ -75,7 +75,7 @@ def test_results_of_modules_are_opened_with_their_activation(tmp_path: Path) -> 
     experts = [gm.Expert.from_module(MODULES[k], TASKS[k]) for k in "ab"]
     merged = gm.merge(experts, folder=tmp_path / "path", **QUICK)
     assert not any("assumed" in note for note in merged.notes)
-    assert merged.merged.meta["architecture"] == "mlp:tanh"
+    assert merged.expert.meta["architecture"] == "mlp:tanh"
     path = gm.WeightPath(tmp_path / "path")
     assert torch.equal(path.module(0)(X), MODULES["a"](X))
     assert torch.equal(path.module(merged.t)(X), merged.module()(X))
@@ -102,7 +102,7 @@ def test_what_was_assumed_stands_in_the_report_and_is_printed(files: Path) -> No
 
 def test_one_record_holds_for_bare_files_beside_it(files: Path) -> None:
     gm.Expert.load("a.pt", arch="mlp:tanh").save("own.safetensors")
-    told = "b.pt does not say its architecture: that of own.safetensors was assumed"
+    told = "b.pt does not record its architecture: that of own.safetensors was assumed"
     with pytest.warns(gm.AssumptionWarning, match=told):
         _, b = load_experts(["own.safetensors", "b.pt"])
     assert torch.equal(b.module()(X), MODULES["b"](X))
@@ -125,8 +125,20 @@ def test_two_activations_are_never_merged(files: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", gm.AssumptionWarning)
         bare = gm.Expert.load("b.pt", TASKS["b"])
-    with pytest.raises(CheckpointError, match=r"say `arch` where a file does not"):
+    with pytest.raises(CheckpointError, match=r"`arch` where a file does not record it"):
         gm.merge([one, bare], **QUICK)
+
+
+def test_two_names_of_one_architecture_are_merged(files: Path) -> None:
+    for name, arch in (("a", "lenet-300-100:tanh"), ("b", "mlp:tanh")):
+        gm.Expert.load(f"{name}.pt", TASKS[name], arch).save(f"{name}.safetensors")
+    experts = [gm.Expert.load(f"{name}.safetensors", TASKS[name]) for name in "ab"]
+    assert {expert.meta["architecture"] for expert in experts} == {
+        "lenet-300-100:tanh",
+        "mlp:tanh",
+    }
+    merged = gm.merge(experts, **QUICK)
+    assert torch.equal(merged.path.module(1)(X), MODULES["b"](X))
 
 
 def test_an_architecture_against_the_record_is_noted(files: Path) -> None:

@@ -13,6 +13,7 @@ from geomerge import (
     MergeOptions,
     Task,
     check,
+    inspect,
     load_task,
     merge,
     save_checkpoint,
@@ -21,6 +22,7 @@ from geomerge.errors import OptionError, Problems, TaskError
 from geomerge.loading import (
     DataOptions,
     ExpertOptions,
+    given_expert,
     given_experts,
     load_expert,
     load_experts,
@@ -71,7 +73,7 @@ def test_notes_say_what_is_not_known(files: list[Path]) -> None:
     assert b.sketch is not None
     bare = Expert.from_module(network(0))
     first, second = load_experts([bare, files[1]])
-    assert first.notes == ("a is not measured: nothing says its task",)
+    assert first.notes == ("a is not measured: its task is not known",)
     assert second.name == "b"
 
 
@@ -147,7 +149,7 @@ def test_one_network_comes_with_its_task_and_inputs(files: list[Path]) -> None:
     other = load_expert(files[0], ExpertOptions(manifold="digits-permuted"))
     assert other.task is not None
     assert other.task.name == "digits-permuted"
-    with pytest.raises(OptionError, match=r"does not say what it was trained for.*`manifold`"):
+    with pytest.raises(OptionError, match=r"does not record its task.*`manifold`"):
         load_expert(network(0))
     task = Task.from_tensors(torch.randn(60, 64), torch.arange(60) % 10, name="mine")
     assert load_expert(network(0), ExpertOptions(manifold=task)).task is task
@@ -179,6 +181,21 @@ def test_data_stands_beside_the_networks_of_a_recipe(tmp_path: Path) -> None:
     assert changes == {"steps": 3}
     assert (a.task.name, b.task.name) == ("TensorDataset", "digits")
     assert check([module, file], inputs="digits", arch="mlp").problems == []
+
+
+def test_data_stands_beside_the_one_network_of_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "a.pt"
+    torch.save(network(1).state_dict(), file)
+    for thing in (network(1), str(file)):
+        changes = {"inputs": load_task("digits"), "arch": "mlp", "steps": 3}
+        expert = given_expert(thing, changes)
+        assert changes == {"steps": 3}
+        assert expert.task is not None
+        assert len(expert.inputs) == len(expert.task.train.inputs)
+    changes = {"inputs": 60, "manifold": "digits", "arch": "mlp"}  # a number is the recipe's
+    assert given_expert(str(file), changes).task.name == "digits"
+    assert changes == {"inputs": 60}
+    assert inspect(str(file), inputs="digits", arch="mlp").manifold == "digits"
 
 
 def test_what_is_no_list_of_networks_is_refused() -> None:

@@ -35,5 +35,5 @@ def test_the_trained_vgg11_is_recognised_and_measured(real_data: Path) -> None:
     from geomerge.loading import ExpertOptions
 
     place = ExpertOptions(data_root=str(real_data))
-    found = evaluate(real_data / "vgg11_cifar10.pt", ["cifar10"], data=place)
+    found = evaluate(real_data / "vgg11_cifar10.pt", ["cifar10"], options=place)
     assert found["tasks"][0]["accuracy"] == pytest.approx(0.8389, abs=2e-3)

@@ -144,7 +144,7 @@ def test_an_interrupted_reconfiguration_goes_on_with_the_same_bits(
 
     def run(out: str) -> dict[str, Any]:
         given = tmp_path / "small.pt", tmp_path / "plan.yaml", options
-        return run_reconfigure(*given, out=tmp_path / out, on_progress=stopper.count)[1]
+        return run_reconfigure(*given, out=tmp_path / out, progress=stopper.count)[1]
 
     whole = run("whole")
     found = stopper.interrupted(lambda: run("run"), SHARES, stopper.seen)
@@ -162,7 +162,7 @@ def test_an_interrupted_sparsification_is_the_same_run(
     def run(out: str, files: SparsifyFiles | None = None) -> dict[str, Any]:
         return run_sparsify(
             tmp_path / "small.pt", options, files=files, out=tmp_path / out,
-            on_progress=stopper.count,
+            progress=stopper.count,
         )[1]  # fmt: skip
 
     whole = run("whole")

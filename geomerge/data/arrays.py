@@ -27,7 +27,7 @@ Pair = tuple[Tensor, Tensor]  # inputs (N, ...), labels (N,)
 Examples = tuple[Pair, Pair | None, Pair | None, list[str]]  # train, test, select, class names
 
 INPUTS = ("x", "X", "data", "inputs", "images", "features", "image", "input", "input_ids")
-LABELS = ("y", "Y", "labels", "targets", "label", "target", "classes", "class")
+LABELS = ("y", "Y", "labels", "label", "targets", "target", "classes", "class", "category")
 _HELD = (("test",), ("val", "valid", "validation"))
 _SPLITS = ("train", *_HELD[0], *_HELD[1])
 ARRAYS = frozenset(  # names of arrays that are read
@@ -44,7 +44,7 @@ def examples_in(arrays: Mapping[str, Any], source: str) -> Examples:
 
     Args:
         arrays: Arrays by names such as ``x`` and ``y``, ``x_train``, ``train_labels``.
-        source: Where they are from, for messages.
+        source: Name of their source, for messages.
 
     Returns:
         Training examples, test and selection examples where there are some, and the names of the
@@ -89,7 +89,7 @@ def inputs_of(array: Any, source: str) -> Tensor:
 
     Args:
         array: Inputs, shape (N, ...).
-        source: Where they are from, for messages.
+        source: Name of their source, for messages.
 
     Raises:
         TaskError: If they are no numbers, or not one row or image for each example.
@@ -132,7 +132,7 @@ def class_numbers(parts: Sequence[Array], source: str) -> tuple[list[Tensor], li
 
     Args:
         parts: Labels of each split.
-        source: Where they are from, for messages.
+        source: Name of their source, for messages.
 
     Raises:
         TaskError: If they are anything else.
@@ -176,7 +176,7 @@ def table_arrays(
     Args:
         rows: Values by the names of their columns.
         label: Column of the labels; None finds it by its name.
-        source: Where it is from, for messages.
+        source: Name of its source, for messages.
 
     Raises:
         TaskError: If another column than that of the labels holds no numbers.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from geomerge.data.arrays import LABELS
 from geomerge.errors import TaskError, first_line
 from geomerge.networks.batches import Batch, as_batch, concat, leaves, shape_of
 
@@ -16,7 +17,8 @@ __all__ = ["Examples", "class_names_of", "collect", "collect_inputs", "examples_
 
 Examples: TypeAlias = tuple[Batch, Tensor]  # inputs (N, ...), labels (N,)
 
-_LABELS = ("labels", "label")
+# Labels of batches that may be without: other names of labels may be arguments of a network.
+_OPTIONAL = tuple(name for name in LABELS if name.startswith("label"))
 _NESTED = 8  # subsets of subsets
 _COLLATED = 256  # examples of a dataset at a time
 
@@ -58,7 +60,7 @@ def collect(batches: Iterable[Any], source: str, label: str | None = None) -> Ex
     Args:
         batches: Batches ``(x, y)``, ``(x_1, ..., x_k, y)``, or mappings with labels.
         source: Name of the data, for messages.
-        label: Entry of a mapping that holds the labels; None takes ``"labels"`` or ``"label"``.
+        label: Entry of a mapping that holds the labels; None finds it by its usual names.
 
     Raises:
         TaskError: If a batch holds no labels or anything that is no tensor, if batches differ in
@@ -71,7 +73,7 @@ def collect(batches: Iterable[Any], source: str, label: str | None = None) -> Ex
         if y is None:
             raise TaskError(
                 f"{source} has a batch without labels, {_described(batch)}, expected (x, y) or a "
-                f"mapping with {label or ' or '.join(_LABELS)}; give the labels"
+                f"mapping with {label or 'labels'}; give the labels"
             )
         checked, numbers = examples_of(x, y, source)
         inputs.append(checked)
@@ -83,7 +85,7 @@ def collect_inputs(batches: Iterable[Any], source: str, label: str | None = None
     """Read batches and return their inputs as one batch; labels are left out.
 
     Args:
-        batches: As in :func:`collect`, or batches of inputs alone, as one tensor or a mapping.
+        batches: Batches as in :func:`collect`, or of inputs alone, as one tensor or a mapping.
         source: Name of the data, for messages.
         label: Entry of a mapping that holds the labels; None takes ``"labels"`` or ``"label"``.
 
@@ -92,7 +94,7 @@ def collect_inputs(batches: Iterable[Any], source: str, label: str | None = None
     """
     inputs: list[Batch] = []
     for batch in _read(batches, source):
-        x, _ = _parted(batch, label)
+        x, _ = _parted(batch, label, _OPTIONAL)
         checked = as_batch(x)
         if checked is None:
             raise TaskError(f"{source} holds {_described(x)}, expected tensors; convert them")
@@ -158,10 +160,10 @@ def _read(batches: Iterable[Any], source: str) -> Iterator[Any]:
         )
 
 
-def _parted(batch: Any, label: str | None) -> tuple[Any, Any]:
+def _parted(batch: Any, label: str | None, usual: Sequence[str] = LABELS) -> tuple[Any, Any]:
     """Return the inputs and the labels of a batch; None where it has no labels."""
     if isinstance(batch, Mapping):
-        names = (label,) if label is not None else _LABELS
+        names = (label,) if label is not None else usual
         found = next((name for name in names if name in batch), None)
         if found is None:
             return batch, None

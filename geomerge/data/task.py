@@ -309,7 +309,7 @@ class Task:
 
         Args:
             loader: Batches ``(x, y)``, ``(x_1, ..., x_k, y)``, or mappings of tensors with the
-                labels under ``"labels"`` or ``"label"``.
+                labels under ``"labels"``, ``"y"`` or another usual name.
             test: The same of the test split; None cuts a sixth of the examples.
             select: The same of the selection split; None cuts it from the training data.
             name: Name for reports.
@@ -343,8 +343,8 @@ class Task:
 
         Args:
             dataset: Examples ``(x, y)``, ``(x_1, ..., x_k, y)``, or mappings with the label under
-                ``"labels"`` or ``"label"``. Images of PIL become bytes of shape (channels, height,
-                width).
+                ``"label"``, ``"y"`` or another usual name. Images of PIL become bytes of shape
+                (channels, height, width).
             test: The same of the test split; None cuts a sixth of the examples.
             select: The same of the selection split; None cuts it from the training data.
             name: Name for reports.

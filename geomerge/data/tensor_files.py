@@ -27,7 +27,7 @@ def arrays_of_file(file: Path) -> Mapping[str, Any]:
     """Return the arrays of a file by name; those of a tuple are ``x`` and ``y``.
 
     Args:
-        file: A file of ``numpy.savez``, ``numpy.save`` or ``torch.save``, told by its content.
+        file: File of ``numpy.savez``, ``numpy.save`` or ``torch.save``, whatever its suffix.
 
     Raises:
         TaskError: If it is none, or damaged.

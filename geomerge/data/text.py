@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geomerge.data.arrays import LABELS
 from geomerge.data.collect import Examples
 from geomerge.data.task import Task, make_task
 from geomerge.errors import OptionError, TaskError, did_you_mean, first_line
@@ -30,15 +31,14 @@ __all__ = [
 
 TEXT_FILES = (".csv", ".tsv", ".jsonl", ".parquet")
 _TEXTS = ("text", "sentence", "content", "document", "review", "question", "gloss")
-_LABELS = ("label", "labels", "class", "category", "target")
-_LONGEST = 512  # tokens, where neither tokenizer nor network says
+_LONGEST = 512  # tokens, where neither tokenizer nor network limits them
 _FIELD = 2**24  # characters of one field of a CSV file
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class ExampleOptions:
-    """Options that say what is read of files of examples."""
+    """Options of reading files of examples."""
 
     text_column: str | None = option(
         None, "column of the texts of a .csv, .jsonl or .parquet task; default by its name",
@@ -185,7 +185,7 @@ def _pair(file: Path) -> tuple[Path, Path | None]:
 
 def _columns(file: Path, names: list[str], columns: ExampleOptions) -> tuple[str, str]:
     chosen = []
-    for argument, usual in (("text_column", _TEXTS), ("label_column", _LABELS)):
+    for argument, usual in (("text_column", _TEXTS), ("label_column", LABELS)):
         given = getattr(columns, argument)
         if given is not None and given not in names:
             raise OptionError(

@@ -25,7 +25,7 @@ def evaluate(
     file: str | Path,
     tasks: Sequence[str],
     split: str = "test",
-    data: ExpertOptions | None = None,
+    options: ExpertOptions | None = None,
 ) -> dict[str, Any]:
     """Measure a file's network on tasks.
 
@@ -33,7 +33,7 @@ def evaluate(
         file: File of the network, or its model folder.
         tasks: Names of tasks.
         split: Split that is measured, one of :data:`MEASURED_SPLITS`.
-        data: Architecture of the network, normalisation and place of the data.
+        options: Architecture of the network, normalisation and place of the data.
 
     Returns:
         The file's digest, architecture and head, notes on assumptions, and for each task the
@@ -42,18 +42,22 @@ def evaluate(
     Raises:
         GeomergeError: If the file, a task or an option cannot be used.
     """
-    data = data or ExpertOptions()
+    options = options or ExpertOptions()
     if split not in MEASURED_SPLITS:
         raise OptionError(f"unknown split {split!r}{did_you_mean(split, MEASURED_SPLITS)}")
-    normalisations = split_normalisations(data.normalisation)
+    normalisations = split_normalisations(options.normalisation)
     check_normalised(normalisations, tasks, "measured")
-    checkpoint = load_network(file, data.reading.files)
-    expert = Expert.from_checkpoint(checkpoint, data.arch, sketch=False, device=data.device)
+    checkpoint = load_network(file, options.reading.files)
+    expert = Expert.from_checkpoint(checkpoint, options.arch, sketch=False, device=options.device)
     rows: list[dict[str, Any]] = []
     doubts: list[str] = []
     for name in tasks:
         task = expert.load_task(
-            name, normalisations.get(name), data.data_root, data.download, data.reading.examples
+            name,
+            normalisations.get(name),
+            options.data_root,
+            options.download,
+            options.reading.examples,
         )
         doubt = normalisation_doubt(expert.with_task(task))
         doubts += [] if doubt is None else [doubt]

@@ -41,7 +41,7 @@ class Check:
         memory: Bytes, by their use.
         time: Seconds by part, and steps by walk.
         problems: Sentences with their remedies.
-        notes: Sentences about what is not wrong but good to know.
+        notes: Sentences on assumptions and limits.
     """
 
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def check(
     base: ExpertLike | None = None,
     **changes: Any,
 ) -> Check:
-    """Look at everything that a merge will need, and take a few steps to see what it costs.
+    """Check everything that a merge needs, and estimate its cost from a few steps.
 
     Args:
         experts: Experts, modules or files of networks, as the merge takes them.
@@ -86,7 +86,7 @@ def check(
         'no inputs to walk on; name the task of one network with `inputs`, such as mnist'
     """
     found = Check()
-    data = data_among(changes)
+    data = data_among(changes, DataOptions)
     options = replace_options(options or MergeOptions(), **changes)
     things, given = [], []
     if data is not None:
@@ -112,7 +112,7 @@ def check(
 def check_merge(
     files: Sequence[str | Path], options: Mapping[str, Any], base: str | Path | None = None
 ) -> Check:
-    """Look at everything that a merge of files will need; see :func:`check`.
+    """Check everything that a merge of files needs; see :func:`check`.
 
     Args:
         files: Files of the networks.
@@ -180,7 +180,7 @@ def _usable(cls: type[T], values: Mapping[str, Any], problems: Problems) -> T:
 def _read(
     files: Sequence[str | Path], data: DataOptions, head: str, problems: Problems
 ) -> list[ExpertLike] | None:
-    """Read the networks; None if their headers say already that they do not belong together.
+    """Read the networks; None if their headers show that they cannot be merged.
 
     The format of ``.pt`` files has no header: they are read whole.
     """
@@ -208,7 +208,7 @@ def _read(
 def _foresee(
     experts: Sequence[Expert], options: MergeOptions, found: Check, base: Expert | None
 ) -> None:
-    """Prepare as the merge would and say what it would do."""
+    """Prepare the merge, and describe its preset, walks and cost."""
     found.networks = {expert.name: _describe(expert) for expert in experts}
     found.notes = [note for expert in experts for note in expert.notes]
     if found.problems:  # without all data, what the plan misses says nothing

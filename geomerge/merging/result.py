@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,7 @@ class MergeResult:
 
     @property
     def diagonal_only(self) -> tuple[str, ...]:
-        """Tensors of which the metric knows only the diagonal."""
+        """Tensors of which the metric holds only the diagonal."""
         return self.stages[-1].walked.diagonal_only
 
     @property
@@ -84,14 +86,24 @@ class MergeResult:
         return {expert.name: known[expert.name] for expert in self.space if expert.name in known}
 
     @cached_property
-    def merged(self) -> Expert:
+    def expert(self) -> Expert:
         """The merged network, with all outputs."""
         whole = self.space.network.head_view(slice(None))
-        found = self.path.expert(self.t)
-        return replace(found, name="merged", network=whole, weights=self.w, source="merged network")
+        found = replace(
+            self.path.expert(self.t),
+            name="merged", network=whole, weights=self.w, source="merged network",
+        )  # fmt: skip
+        own = {one.name: getattr(found, one.name) for one in fields(found)}
+        return _MergedExpert(**own, of=self.expert_for)
 
-    def expert(self, name: str) -> Expert:
-        """Return the merged network as a task sees it, with the task's data.
+    @property
+    def merged(self) -> Expert:
+        """The merged network, by its earlier name."""
+        _warn_renamed("merged", "expert")
+        return self.expert
+
+    def expert_for(self, name: str) -> Expert:
+        """Return the merged network with the outputs of a task, and the task's data.
 
         Args:
             name: Name of one of the networks, of its task, or of its file.
@@ -101,7 +113,7 @@ class MergeResult:
         """
         own = self._named(name)
         return replace(
-            self.merged, name=own.name, network=own.network, task=own.task, inputs=own.inputs
+            self.expert, name=own.name, network=own.network, task=own.task, inputs=own.inputs
         )
 
     def module(self, name: str | None = None) -> nn.Module:
@@ -114,7 +126,7 @@ class MergeResult:
         Raises:
             OptionError: If there is none of the name.
         """
-        module = self.merged.module()
+        module = self.expert.module()
         mark_merged(module)
         heads = self.preset.prepared.heads
         if name is None or heads.layer is None:
@@ -233,12 +245,29 @@ class MergeResult:
         )
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class _MergedExpert(Expert):
+    """Merged network, which can still be called: :meth:`MergeResult.expert_for` was ``expert``."""
+
+    of: Callable[[str], Expert] | None = None
+
+    def __call__(self, name: str) -> Expert:
+        assert self.of is not None
+        _warn_renamed("expert(name)", "expert_for(name)")
+        return self.of(name)
+
+
+def _warn_renamed(old: str, new: str) -> None:
+    message = f"MergeResult.{old} is MergeResult.{new} now; the old name works in this version only"
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
+
+
 def _percent(share: float | None) -> str:
     return "not measured" if share is None else f"{100 * share:.2f} %"
 
 
 def _walk(chosen: Candidate) -> str:
-    """Draw the accuracies that the pick saw along the walk that was taken."""
+    """Draw the accuracies along the chosen walk, as measured for the pick."""
     total = max((record.length for record in chosen.steps), default=0.0)
     if not total:
         return ""

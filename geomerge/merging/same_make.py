@@ -10,12 +10,13 @@ from geomerge.errors import CheckpointError, Problems
 from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.metrics.outputs import nearly_equal
+from geomerge.networks.architectures import same_architecture
 from geomerge.weight_space import WeightSpace
 
 __all__ = ["check_same_function", "compare_networks"]
 
 _SHOWN = 3
-# Of a configuration of transformers: what two fine-tunes of one base may say differently.
+# Entries of a transformers configuration that may differ between fine-tunes of one base.
 _FREE = {
     "_name_or_path", "architectures", "bos_token_id", "cls_token_id", "dtype", "eos_token_id",
     "finetuning_task", "gradient_checkpointing", "id2label", "initializer_range", "is_decoder",
@@ -27,7 +28,7 @@ _SAME = 1e-4  # relative difference of logits that rounding explains
 
 
 def compare_networks(networks: Sequence[Checkpoint], head: str, problems: Problems) -> None:
-    """Hold every network against the first.
+    """Compare every network with the first.
 
     Args:
         networks: Networks; only the shapes and types of their tensors are read.
@@ -37,12 +38,16 @@ def compare_networks(networks: Sequence[Checkpoint], head: str, problems: Proble
     Raises:
         CheckpointError: If a network differs and the problems are not collected.
     """
-    kinds = {c.meta["architecture"]: c for c in networks if c.meta.get("architecture")}
+    kinds: dict[str, Checkpoint] = {}
+    for one in networks:
+        kind = one.meta.get("architecture")
+        if kind and not any(same_architecture(name, kind, one.weights) for name in kinds):
+            kinds[kind] = one
     if len(kinds) > 1:
         told = " and ".join(f"{c.source} a {kind}" for kind, c in kinds.items())
         with problems.noted():
             raise CheckpointError(
-                f"expected networks of one architecture, got {told}; say which to take all for "
+                f"expected networks of one architecture, got {told}; give the one of all "
                 "with `arch`"
             )
     for other in networks[1:]:
@@ -74,7 +79,7 @@ def _compare_configurations(first: Checkpoint, other: Checkpoint) -> None:
 def check_same_function(
     experts: Sequence[Expert], space: WeightSpace, rows: Mapping[str, slice]
 ) -> None:
-    """Refuse experts that are other functions in the common network than by themselves.
+    """Refuse experts whose outputs in the common network differ from their own.
 
     Equal tensors do not make equal networks: one may have Tanh where another has ReLU.
 
@@ -99,8 +104,8 @@ def check_same_function(
             first = space.experts[0]
             raise CheckpointError(
                 f"{expert.source} is another function than {first.source} with its weights: equal "
-                "tensors, and for example another activation; give networks of one make, or say "
-                "`arch` where a file does not"
+                "tensors, and for example another activation; give networks of one make, or "
+                "`arch` where a file does not record it"
             )
 
 

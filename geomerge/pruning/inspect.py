@@ -11,7 +11,8 @@ from torch import Tensor
 
 from geomerge.data import Inputs
 from geomerge.errors import OptionError
-from geomerge.expert_like import ExpertLike, as_expert
+from geomerge.expert_like import ExpertLike
+from geomerge.loading import given_expert
 from geomerge.metrics import KroneckerMetric
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.kronecker.layer import KroneckerLayer
@@ -195,7 +196,8 @@ def inspect(
         expert: Network with its task. The metric is measured on inputs without labels, damage on
             the selection split.
         options: Options; None takes the usual ones.
-        changes: Options by their names, such as ``inputs=500``.
+        changes: Options by their names, such as ``seed=1``; and the data of a network that is no
+            expert, as in :func:`~geomerge.pruning.sparsify.sparsify`: ``inputs``, ``arch``, ....
 
     Raises:
         GeomergeError: If the network or an option cannot be used, or there is no task.
@@ -209,8 +211,8 @@ def inspect(
         >>> [layer.name for layer in inspection.layers]
         ['1', '3']
     """
+    expert = given_expert(expert, changes)
     options = replace_options(options or InspectOptions(), **changes)
-    expert = as_expert(expert, "network")
     task = expert.task
     if task is None:
         raise OptionError(

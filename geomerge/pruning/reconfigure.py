@@ -14,6 +14,7 @@ from geomerge.errors import OptionError
 from geomerge.expert import Expert
 from geomerge.expert_like import ExpertLike
 from geomerge.io.folders import place_of
+from geomerge.loading import given_expert
 from geomerge.monitor.progress import Progress
 from geomerge.notebook import card, sentences, table
 from geomerge.options import replace_options
@@ -170,7 +171,8 @@ def reconfigure(
         work: Folder of the state of unfinished walks, as in
             :func:`~geomerge.pruning.sparsify.sparsify`.
         progress: Function that is called after each point of a walk.
-        changes: Options by their names, such as ``steps=100``.
+        changes: Options by their names, such as ``steps=100``; and the data of a network that is
+            no expert, as in :func:`~geomerge.pruning.sparsify.sparsify`: ``inputs``, ``arch``, ....
 
     Returns:
         Configurations, and how they were reached.
@@ -188,6 +190,8 @@ def reconfigure(
         >>> {name: len(units) for name, units in result["back"].removed.items()}
         {'1': 2}
     """
+    if not isinstance(expert, (PrunedExpert, SparsifyResult, ReconfigureResult)):
+        expert = given_expert(expert, changes)
     options = replace_options(options or ReconfigureOptions(), **changes)
     steps = load_plan(plan) if isinstance(plan, (str, Path)) else list(plan)
     if isinstance(expert, (PrunedExpert, SparsifyResult, ReconfigureResult)):

@@ -14,6 +14,7 @@ from geomerge.evaluation.search import shortest_of_best
 from geomerge.expert import Expert
 from geomerge.expert_like import ExpertLike
 from geomerge.io.folders import place_of
+from geomerge.loading import given_expert
 from geomerge.monitor.progress import Progress
 from geomerge.notebook import Curve, card, drawing, sentences, table
 from geomerge.options import replace_options
@@ -142,7 +143,7 @@ def sparsify(
     """Walk to a sparse network that keeps the function of a dense one on its inputs.
 
     Args:
-        expert: Dense network with its task: an expert, or the path of a file that records it.
+        expert: Dense network with its task: an expert, a module or the path of a file.
         options: Options; None takes the usual ones.
         folder: Folder of the paths: ``path`` and, for further walks, ``path-2``, ... None takes a
             temporary folder that is removed with the path.
@@ -150,7 +151,9 @@ def sparsify(
             with what an interrupted one left there is resumed and gives the same bits. None keeps
             no state.
         progress: Function that is called after each point of a walk.
-        changes: Options by their names, such as ``sparsity=0.9``.
+        changes: Options by their names, such as ``sparsity=0.9``; and the data of a network that
+            is no expert, as :class:`~geomerge.loading.ExpertOptions` has it: ``inputs`` (a task by
+            name or as an object, where a number is the option), ``arch``, ....
 
     Returns:
         Sparse network, and how it was reached.
@@ -171,6 +174,7 @@ def sparsify(
         >>> result.module() is result.module()  # a new module each time
         False
     """
+    expert = given_expert(expert, changes)
     options = replace_options(options or SparsifyOptions(), **changes)
     structured = options.goal.removes_units  # refuses missing goals before any work
     problem = prepare_problem(expert, options.function, options.seed)
@@ -208,7 +212,7 @@ def _walks(
     work: Path | None,
     progress: Callable[[Progress], None] | None,
 ) -> list[PruneWalk]:
-    """Return as many walks as the options say."""
+    """Return the walks, as many as the option ``paths``."""
     walker = PruneWalker(problem, options.walking, options.points, progress)
     device, start = problem.network.device, problem.weights
 

@@ -33,7 +33,7 @@ def run_reconfigure(
     data: ExpertOptions | None = None,
     *,
     out: str | Path | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Path, dict[str, Any], bool]:
     """Walk through the configurations of a plan and write the run.
 
@@ -44,7 +44,7 @@ def run_reconfigure(
         options: Options of the reconfiguration.
         data: Task and architecture of the network; None takes those that the file records.
         out: Folder of the run; None takes ``runs/NAME-PLAN-HASH``.
-        on_progress: Function that is called after each point of a walk.
+        progress: Function that is called after each point of a walk.
 
     Returns:
         Folder, its report, and whether the run was finished before, so that nothing was changed.
@@ -81,7 +81,7 @@ def run_reconfigure(
     with run.unfinished(data.device) as folder:
         result = reconfigure(
             begin, steps, options,
-            folder=folder / "moves", work=folder / "work", progress=on_progress,
+            folder=folder / "moves", work=folder / "work", progress=progress,
         )  # fmt: skip
         pruned_expert(result.problem, dense.weights).save(folder / "dense.safetensors")
         for configuration in result.configurations:

@@ -46,7 +46,7 @@ def run_sparsify(
     *,
     files: SparsifyFiles | None = None,
     out: str | Path | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Path, dict[str, Any], bool]:
     """Sparsify a file's network and write the run: recipe, paths, report, pictures, networks.
 
@@ -57,7 +57,7 @@ def run_sparsify(
         files: Files that are written on demand: ``shrunk.safetensors`` and ``shrunk.pt2``, a
             program that plain PyTorch runs, ``sparse.pt``, ``sparse-prune.pt``.
         out: Folder of the run; None takes ``runs/NAME-HASH``.
-        on_progress: Function that is called after each point of a walk.
+        progress: Function that is called after each point of a walk.
 
     Returns:
         Folder, its report, and whether the run was finished before, so that nothing was changed.
@@ -87,9 +87,7 @@ def run_sparsify(
         return run.outcome
     expert = load_expert(checkpoint, data)
     with run.unfinished(data.device, _ON_DEMAND) as folder:
-        result = sparsify(
-            expert, options, folder=folder, work=folder / "work", progress=on_progress
-        )
+        result = sparsify(expert, options, folder=folder, work=folder / "work", progress=progress)
         report = sparsify_report(result, recipe).to_json()
         result.expert.save(folder / "sparse.safetensors")
         if files.pt:

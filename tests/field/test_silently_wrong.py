@@ -510,7 +510,7 @@ def test_each_task_keeps_its_own_constants_where_heads_are_separate(
     merged = gm.merge(experts, head="separate", steps=2, points=8)
     for expert, module, task in zip(experts, modules, tasks, strict=True):
         x = task.test.inputs.batch(slice(None))
-        found = merged.expert(task.name)
+        found = merged.expert_for(task.name)
         made = merged.module(task.name)
         assert torch.equal(made.own, module.own)
         torch.testing.assert_close(made(x), found.network.logits(found.weights, x))
@@ -523,7 +523,7 @@ def test_each_task_keeps_its_own_constants_where_heads_are_separate(
     stored = gm.load_checkpoint(tmp_path / "run" / "merged.safetensors")
     again = gm.Expert.from_checkpoint(stored, lambda: WithBuffer(values[0], use, True))
     for task in tasks:
-        assert again.accuracy(task=task) == merged.expert(task.name).accuracy()
+        assert again.accuracy(task=task) == merged.expert_for(task.name).accuracy()
     broken = {**stored.meta["head"]["tasks"]["first"], "constants": {"own": {"values": "x"}}}
     meta = {"head": {**stored.meta["head"], "tasks": {"first": broken}}}
     with pytest.raises(CheckpointError, match="not those of the network"):

@@ -57,12 +57,12 @@ def test_every_preset_is_foreseen(digits: Path, tmp_path: Path) -> None:
     save_checkpoint(bare, Checkpoint(load_checkpoint(digits / "b.pt").weights))
     both = {"manifold": ("digits", "digits-permuted")}
     assert check_merge([digits / "a.pt", digits / "b.pt"], both).preset == "joint"
-    with pytest.warns(AssumptionWarning, match="bare.pt does not say its architecture"):
+    with pytest.warns(AssumptionWarning, match="bare.pt does not record its architecture"):
         unknown = check_merge([digits / "a.pt", bare], {"manifold": ("digits",)})
     assert unknown.problems == []
     assert unknown.preset == "surrogate"
     assert any("that of a.pt was assumed" in note for note in unknown.notes)
-    assert any("nothing says its task" in note for note in unknown.notes)
+    assert any("its task is not known" in note for note in unknown.notes)
     assert any("stood in for the inputs of b" in note for note in unknown.notes)
 
 

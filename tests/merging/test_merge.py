@@ -242,6 +242,16 @@ def test_a_sketch_that_measures_something_else_is_left_out_and_said(digits: Path
     assert sum("is not used: it measures hellinger" in note for note in merged.notes) == 2
 
 
+def test_the_merged_network_has_one_name_and_its_earlier_ones(digits: Path) -> None:
+    merged = merged_of(list(pair(digits)), {**FAST, "steps": 5})
+    assert torch.equal(merged.expert.weights, merged.w)
+    assert merged.expert_for("b").task.name == "digits-permuted"
+    with pytest.warns(DeprecationWarning, match="MergeResult.expert now"):
+        assert merged.merged is merged.expert
+    with pytest.warns(DeprecationWarning, match=r"expert_for\(name\) now"):
+        assert merged.expert("b").accuracy() == merged.expert_for("b").accuracy()
+
+
 def test_networks_off_the_path_know_their_tasks(digits: Path) -> None:
     a, b = pair(digits)
     merged = merged_of([a, b], dict(FAST, steps=20))
@@ -256,7 +266,7 @@ def test_two_architectures_of_equal_shapes_are_not_mixed(
     (tmp_path / "equal_shapes.py").write_text(
         "from geomerge.networks.architectures import create_network\n"
         "def tanh():\n"
-        "    return create_network('lenet-300-100', (1, 8, 8), 10, seed=0)\n"
+        "    return create_network('lenet-300-100:tanh', (1, 8, 8), 10, seed=0)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     a, b = pair(digits)

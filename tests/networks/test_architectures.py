@@ -19,6 +19,7 @@ from geomerge.networks.architectures import (
     identify,
     rebuild_network,
     recognise,
+    same_architecture,
 )
 from geomerge.networks.architectures.activations import ACTIVATIONS
 
@@ -71,6 +72,15 @@ def test_activations_are_stated_and_identified(name: str, activation: str) -> No
     found = identify(network, network.initial, x)
     known = "mlp" if name == "lenet-300-100" else name  # weights do not tell these apart
     assert found == (known if activation == "relu" else f"{known}:{activation}")
+
+
+def test_names_of_one_architecture_are_the_same() -> None:
+    state = create_network("lenet-300-100", (1, 8, 8), 10, seed=0).state_dict()
+    assert same_architecture("lenet-300-100", "mlp:relu", state)
+    assert same_architecture("mlp:tanh", "lenet-300-100:tanh", state)
+    assert not same_architecture("lenet-300-100", "mlp:tanh", state)
+    assert not same_architecture("simple-mlp", "mlp", state)
+    assert not same_architecture("cnn", "simple-cnn", state)
 
 
 def test_a_network_of_its_own_is_not_identified() -> None:

@@ -156,7 +156,7 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     assert "/far/away" not in body
     assert "kept on data.npz alone" in body
     assert len(re.findall("^# ", body, re.M)) == 1
-    assert "which must be where Python finds it" in body
+    assert "which Python must be able to import" in body
 
 
 def test_a_network_of_no_known_task_has_a_card_without_its_numbers(tmp_path: Path) -> None:

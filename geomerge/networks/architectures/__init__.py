@@ -6,7 +6,7 @@ bare state dict needs no specification and keeps its own names.
 
 from geomerge.networks.architectures.factory import call_factory, factory_name
 from geomerge.networks.architectures.fitting import rename_like
-from geomerge.networks.architectures.identify import identify
+from geomerge.networks.architectures.identify import identify, same_architecture
 from geomerge.networks.architectures.known import NAMED, create_network, plain_name
 from geomerge.networks.architectures.rebuild import assumption, rebuild_network, recognise
 
@@ -21,4 +21,5 @@ __all__ = [
     "rebuild_network",
     "recognise",
     "rename_like",
+    "same_architecture",
 ]

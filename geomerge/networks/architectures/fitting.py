@@ -87,7 +87,7 @@ def rename_like(weights: Mapping[str, V], like: Mapping[str, Tensor]) -> dict[st
 
     Args:
         weights: Tensors to rename.
-        like: Tensors whose names are wanted.
+        like: Tensors with the wanted names.
     """
     named = _renamed(weights, like)
     return named if set(named) >= set(plain_counters(like)) else dict(weights)
@@ -141,7 +141,7 @@ def check_fit(fit: Fit, source: str, shown: str) -> None:
         shown: Name of the architecture.
 
     Raises:
-        CheckpointError: With the names and the remedy.
+        CheckpointError: If tensors are missing or have no place.
     """
     if fit.missing:
         odd = what_weights_are({**fit.tensors, **fit.extra}, source)

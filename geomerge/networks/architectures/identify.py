@@ -15,7 +15,7 @@ from geomerge.networks.architectures.stacks import fit_stack
 from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
 
-__all__ = ["identify"]
+__all__ = ["identify", "same_architecture"]
 
 _INPUTS = 4
 _SAME = 1e-5  # relative difference of the outputs that rounding explains
@@ -60,6 +60,38 @@ def identify(
     except (GeomergeError, RuntimeError, ValueError, TypeError):  # the inputs do not fit
         return None
     return None
+
+
+def same_architecture(one: str, other: str, state: Mapping[str, Tensor]) -> bool:
+    """Return whether two names mean one architecture, as ``mlp:relu`` and ``lenet-300-100`` do.
+
+    Both are made with the same random weights, and their outputs are compared. Names of other
+    networks than stacks of Linear layers are the same only if they are equal.
+
+    Args:
+        one: Name of an architecture.
+        other: Name of another.
+        state: Tensors of a network of the second name; only their names and shapes are used.
+    """
+    if plain_name(one) == plain_name(other):
+        return True
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(value.shape, generator=generator)
+        for name, value in state.items()
+        if value.is_floating_point()
+    }
+    x = _drawn(weights)
+    if x is None:
+        return False
+    try:
+        a, b = (rebuild_network(weights, name, "network") for name in (one, other))
+        if a.state_dict().keys() != b.state_dict().keys():
+            return False
+        with torch.no_grad():
+            return _same(a(x), b(x))
+    except (GeomergeError, RuntimeError, ValueError, TypeError):  # one cannot have these weights
+        return False
 
 
 def _drawn(state: Mapping[str, Tensor]) -> Tensor | None:

@@ -47,10 +47,10 @@ class Known(NamedTuple):
             classes; where the activation is open, it takes its name as ``between``.
         fit: Function that makes an empty network for weights named like this architecture's, else
             returns None; it takes ``between`` as well.
-        takes: Inputs that it takes, as a sentence says it.
+        takes: Inputs that it takes, in words.
         accepts: Function of a shape: whether it takes such inputs.
-        recognised: Whether weights alone say that they are this architecture's.
-        assumed: What weights leave open, as it is assumed; empty where they tell all.
+        recognised: Whether the weights alone determine this architecture.
+        assumed: Assumption where the weights leave something open; empty where they do not.
         activated: Whether another activation can be stated, as in ``mlp:tanh``.
     """
 
@@ -164,7 +164,7 @@ def _resnet(name: str, *, small: bool = False, groups: bool = False) -> Known:
         partial(fit_resnet, name, small=small, groups=groups),
         "images",
         lambda shape: len(shape) == 3,
-        recognised=not groups,  # weights do not tell how many groups
+        recognised=not groups,  # the number of groups is not in the weights
         assumed="stride 1 without pooling after its first convolution" if small else "",
     )
 

@@ -56,7 +56,7 @@ def assumption(weights: Mapping[str, Tensor], source: str) -> str | None:
         source: Name of the weights in the sentence.
 
     Returns:
-        A sentence; None where the weights tell all, or are of no architecture that is known.
+        A sentence; None where the weights leave nothing open, or no known architecture fits.
     """
     name = recognise(weights) or recognise(_without_prefix(weights))
     if name is None or not KNOWN[name].assumed:
@@ -66,7 +66,7 @@ def assumption(weights: Mapping[str, Tensor], source: str) -> str | None:
         return None
     instead = f"`arch` such as {name}:tanh" if known.activated else "`arch` as module:factory"
     return (
-        f"{Path(source).name} does not say its architecture: recognised by its weights as "
+        f"{Path(source).name} does not record its architecture: recognised by its weights as "
         f"{name}, and {known.assumed} was assumed; say {instead} if it has another"
     )
 
@@ -86,7 +86,7 @@ def rebuild_network(
             ``module:factory``, a callable that returns the module, or None to recognise it from the
             weights, with an :class:`~geomerge.errors.AssumptionWarning` where they leave something
             open.
-        source: Where the weights came from, for messages.
+        source: Name of the weights' source, for messages.
 
     Returns:
         The network in evaluation mode, without gradients.
@@ -213,7 +213,7 @@ def resize_layers(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _tell_size(layer: nn.Linear | _ConvNd, shape: torch.Size) -> bool:
-    """Set the sizes that a layer knows of itself to those of a weight, if that can be its own."""
+    """Set the sizes stored in a layer to those of a weight, if they fit."""
     own = layer.weight.shape
     if len(shape) != len(own) or shape[2:] != own[2:] or 0 in shape:
         return False

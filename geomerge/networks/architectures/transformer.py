@@ -19,9 +19,9 @@ class VisionTransformer(nn.Module):
     """Patches of 4 x 4 pixels, width 128, 4 layers of 4 heads.
 
     Args:
-        channels: Of the images.
-        patches: How many an image has.
-        classes: How many outputs.
+        channels: Number of channels of the images.
+        patches: Number of patches of an image.
+        classes: Number of outputs.
     """
 
     def __init__(self, channels: int, patches: int, classes: int) -> None:

@@ -17,7 +17,7 @@ RESNETS = (
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 )
 _CELLS = 7 * 7  # that the classifier of a VGG reads of each channel
-_GROUPS = 32  # of GroupNorm, the usual number; weights do not tell it
+_GROUPS = 32  # usual number of groups of GroupNorm, which weights leave open
 
 
 def vgg(name: str, classes: int) -> nn.Module:
@@ -42,10 +42,10 @@ def resnet(
 
     Args:
         name: The name.
-        channels: Of the images.
-        classes: How many outputs.
-        small: For images of about 32 pixels: a 3 x 3 stem of stride 1 and no pooling after it.
-        groups: With GroupNorm of 32 groups in place of BatchNorm.
+        channels: Number of channels of the images.
+        classes: Number of outputs.
+        small: Whether images have about 32 pixels: a 3 x 3 stem of stride 1, no pooling after it.
+        groups: Whether GroupNorm of 32 groups replaces BatchNorm.
     """
     norm = {"norm_layer": partial(nn.GroupNorm, _GROUPS)} if groups else {}
     module = _model(name, num_classes=classes, **norm)

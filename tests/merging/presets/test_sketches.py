@@ -56,7 +56,7 @@ def test_layers_that_the_base_has_not_are_each_networks_own(
         wanted = own.module().state_dict()
         assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in wanted.items()}
         x = torch.randn(5, 1, 8, 8)
-        block = merged.expert(name)
+        block = merged.expert_for(name)
         logits = block.network.logits(block.weights, x)
         assert torch.allclose(merged.module(name)(x), logits, atol=1e-6)
         placed = merged.space[name]  # before the merge, with the heads of all
