@@ -37,7 +37,7 @@ PRESETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 
 def line(networks: Sequence[Checkpoint], align: str) -> dict[str, Any]:
-    """Pick from the straight line, and tell how far the networks are from each other."""
+    """Pick from the straight line, and return the distance between the networks."""
     found_space = prepared(networks, TASKS[:1], align=align)
     space = found_space.space
     a, b = (expert.weights for expert in space)

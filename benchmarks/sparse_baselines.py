@@ -65,7 +65,7 @@ class Sparse:
 
     Attributes:
         weights: Shape (n,).
-        kept: Which weights may differ from zero, shape (n,).
+        kept: Mask of the weights that may differ from zero, shape (n,).
         forwards: Forward passes of one input that it took.
     """
 
@@ -85,13 +85,13 @@ class Schedule:
         rising: Share of the steps in which the sparsity rises; after it the mask is fixed.
         every: Steps between two choices of the mask.
         hold: Share of the steps before the learning rate falls to zero.
-        decay: How it falls.
+        decay: Kind of the decay.
         optimiser: Adam, or stochastic gradient descent with momentum 0.9.
         weight_decay: Decoupled, per unit of learning rate (AdamW) or in the gradient (SGD).
-        temperature: Of the KL distance to the dense network.
+        temperature: Temperature of the KL divergence from the dense network.
         mode: ``"eval"``; ``"norms"`` uses and updates batch statistics; ``"train"`` has dropout
             too.
-        seed: Of the order of the inputs.
+        seed: Seed of the order of the inputs.
     """
 
     steps: int
@@ -276,10 +276,10 @@ def distil_masked(
         network: The network.
         w: Its dense weights.
         sparsity: Share of the prunable weights that goes.
-        inputs: Without labels.
+        inputs: Inputs without labels.
         schedule: Steps and rates.
         loss: KL distance of the probabilities, or half the squared distance of the logits.
-        saliency: Which weights go first. What it costs is the caller's to count.
+        saliency: Saliency by which weights are removed; its cost is counted by the caller.
         kept: A mask that is fixed from the start instead of a rising sparsity.
 
     Returns:
@@ -411,7 +411,7 @@ def layerwise_least_squares(
         network: The network.
         w: Its dense weights.
         kept: The mask.
-        inputs: Without labels.
+        inputs: Inputs without labels.
         damping: Pull toward the dense weights, as a share of the mean squared activation.
         rounds: With 0 the mask is taken as it is. Else each layer keeps as many weights, but which
             is decided in so many rounds by the error that removing each would make (OBC).
@@ -600,11 +600,11 @@ def prune_filters_train(
     Args:
         network: The network.
         w: Its dense weights.
-        site: Where the filters are.
+        site: Layer of the filters.
         data: A split to train with its labels; inputs to train toward the dense outputs.
-        count: How many filters to remove.
-        schedule: Of the steps after each removal; the learning rate falls in each anew.
-        loss: As in :func:`distil_masked`.
+        count: Number of filters to remove.
+        schedule: Schedule of the steps after each removal; the learning rate restarts in each.
+        loss: Loss, as in :func:`distil_masked`.
 
     Yields:
         The network after each removal and its training.

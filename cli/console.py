@@ -25,7 +25,7 @@ LOG_JSON = "--log-json"
 # The common base of what typer raises for words that it cannot use; it has no public name.
 USAGE_ERROR: Any = typer.BadParameter.__base__
 
-# Arguments of the library that the command line says otherwise.
+# Arguments of the library with another name on the command line.
 _SAID = {
     "architecture": "arch",
     "experts": "networks",
@@ -102,7 +102,7 @@ def with_flags(message: str) -> str:
 
 
 def usage_sentence(error: Any) -> str:
-    """Return what typer says of words that it cannot use, as a sentence of geomerge."""
+    """Return typer's message on unusable arguments as a sentence of geomerge."""
     said = " ".join(error.format_message().split()).replace(". Did you", "; did you").rstrip(".?")
     command = error.ctx.command_path if error.ctx is not None else "geomerge"
     return f"{said[:1].lower()}{said[1:]}; see {command} --help"
@@ -116,7 +116,7 @@ def fail(message: str, log_json: bool = False) -> int:
 
 @contextmanager
 def watched(log_json: bool, resumes: bool = True) -> Iterator[Callable[[Progress], None] | None]:
-    """Show the progress of walks in the block; say what to do where it is interrupted.
+    """Show the progress of walks in the block, and a remedy where it is interrupted.
 
     Args:
         log_json: Whether progress is written as events, one JSON object a line, not as bars.
@@ -138,7 +138,7 @@ def working(what: str) -> Iterator[None]:
     """Show that a command is at work and for how long, on a terminal, where nothing else is shown.
 
     Args:
-        what: What it does, such as "measuring a.pt".
+        what: Description of the work, such as "measuring a.pt".
     """
     from geomerge.monitor.progress import Progress
 

@@ -30,7 +30,7 @@ class Flags:
     """Selection of the options of a class that become flags, in ``Annotated[Class, Flags(...)]``.
 
     Attributes:
-        only: Names of options and of pieces that have a flag; empty stands for all.
+        only: Names of options and of pieces that have a flag; empty means all.
         without: Names of options and of pieces that have none.
         defaults: Defaults of the command where they are not those of the class, by name.
         of: Options class whose values the command gets by name, not yet checked; None builds the
@@ -117,7 +117,7 @@ def _options_class(annotation: Any) -> _Built | None:
 def _in_words(parameter: inspect.Parameter) -> tuple[type | None, inspect.Parameter]:
     """Return the type of a command's own option, and the option with a word for a number.
 
-    Numbers are read here and not by typer, whose messages do not say what it got.
+    Numbers are read here and not by typer, whose messages do not quote the wrong word.
     """
     parameter = parameter.replace(kind=_KEYWORD)
     annotation, shown = get_args(parameter.annotation)
@@ -217,7 +217,7 @@ def _values(
 
 
 def _value(name: str, kind: type, word: Any) -> Any:
-    """Return what a word of the command line stands for.
+    """Return the value of a word of the command line.
 
     Raises:
         OptionError: If it should be a number and is none.

@@ -116,8 +116,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known name, or the list of all names.
 
     Args:
-        name: What the user wrote.
-        known: The names that would have been right.
+        name: Name that the user wrote.
+        known: Names that are allowed.
 
     Returns:
         The end of a sentence, beginning with ``"; "``.
@@ -133,7 +133,7 @@ def warn_assumption(sentence: str) -> None:
     """Warn of something that had to be assumed, at the line of the caller outside of geomerge.
 
     Args:
-        sentence: What was assumed, and how to say it instead.
+        sentence: Assumption, and the option that replaces it.
     """
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("geomerge"):

@@ -68,7 +68,7 @@ class Expert:
 
     Attributes:
         name: Name in options and results, such as ``"a"``; empty until a recipe gives one.
-        network: The network as its task sees it: all outputs, or its own block of them.
+        network: Network with the outputs of its task: all of them, or a block of its own.
         weights: Weight vector, shape (n,).
         task: Task with labels, for choices and reports; None if unknown or not available.
         inputs: Unlabelled inputs that a walk may use; None without any.

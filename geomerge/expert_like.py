@@ -26,12 +26,12 @@ Arch: TypeAlias = "str | Callable[[], nn.Module] | None"
 
 
 def as_expert(thing: ExpertLike, name: str = "", among: Sequence[Opened] = ()) -> Expert:
-    """Return an expert of whatever stands for one.
+    """Return an expert made from any object that describes a network.
 
     Args:
         thing: An expert, a module, a checkpoint, a state dict, or the path of a file.
         name: Name for an expert that has none.
-        among: Networks that were given with it, whose architecture a file has that does not say
+        among: Networks given with it, whose architecture is taken for a file that does not record
             its own.
 
     Raises:
@@ -46,8 +46,8 @@ def as_expert(thing: ExpertLike, name: str = "", among: Sequence[Opened] = ()) -
 def as_experts(things: Sequence[ExpertLike]) -> list[Expert]:
     """Return experts of networks that are given together.
 
-    A file that does not say its architecture is taken for one of that of the others, where its
-    weights have their names.
+    The architecture of the others is assumed for a file that records none and whose weights have
+    the same names.
 
     Args:
         things: Networks, each as :func:`as_expert` takes it.
@@ -74,7 +74,7 @@ def opened(thing: ExpertLike, files: FileOptions | None = None) -> Opened:
         files: Options of reading a file.
 
     Raises:
-        OptionError: If it is nothing that stands for a network.
+        OptionError: If it does not describe a network.
         CheckpointError: If the file cannot be read.
     """
     if isinstance(thing, (str, Path)):
@@ -102,12 +102,12 @@ def rebuilt(
 
     Args:
         thing: Network.
-        arch: Architecture of a checkpoint, which then need not say it.
+        arch: Architecture of a checkpoint; None takes the recorded one.
         name: Name in options and results.
         device: Device of a network that is rebuilt.
-        among: Networks that were given together, whose architecture a checkpoint has that does
-            not say its own.
-        like: Another network, by whose names of tensors a bare state dict goes that differs by a
+        among: Networks given together, whose architecture is taken for a checkpoint that does not
+            record its own.
+        like: Network whose names of tensors replace those of a bare state dict that differ by a
             prefix.
 
     Raises:
@@ -128,8 +128,8 @@ def rebuilt(
     arch, source, names = lent
     thing = replace(thing, weights=rename_like(thing.weights, names))
     sentence = (
-        f"{Path(thing.source).name} does not say its architecture: that of {source} was assumed; "
-        "say `arch` if it has another"
+        f"{Path(thing.source).name} does not record its architecture: that of {source} was "
+        "assumed; give `arch` if it has another"
     )
     warn_assumption(sentence)
     made = Expert.from_checkpoint(thing, arch, name=name, device=device)
@@ -139,9 +139,9 @@ def rebuilt(
 def _lent(
     thing: Checkpoint, among: Sequence[Opened]
 ) -> tuple[Arch, str, Mapping[str, Tensor]] | None:
-    """Return the architecture that others tell, whose it is, and their tensors by name.
+    """Return the architecture that the others share, its source, and their tensors by name.
 
-    None where not exactly one architecture is told by networks with the same names.
+    None unless the networks with the same names have exactly one architecture.
     """
     found: dict[object, tuple[Arch, str, Mapping[str, Tensor]]] = {}
     for other in among:
@@ -155,7 +155,7 @@ def _lent(
 
 
 def _told(other: Opened) -> tuple[Arch, object, str, Mapping[str, Tensor]]:
-    """Return the architecture that a network tells, with a key by which it is compared."""
+    """Return the architecture that a network records, with a key for comparisons."""
     if isinstance(other, nn.Module):
         kind = type(other)
         return partial(copy.deepcopy, other), kind, kind.__qualname__, other.state_dict()

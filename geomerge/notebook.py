@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 __all__ = ["Curve", "Dot", "card", "drawing", "ruler", "sentences", "table"]
 
-# Bright enough on black and dark enough on white; the dashes tell lines apart in grey.
+# Bright enough on black and dark enough on white; lines differ in their dashes for print in grey.
 _STROKES = (("#3b8bd0", ""), ("#e0702a", "7 4"), ("#2aa57c", "7 3 2 3"), ("#c865a6", "2 3"))
 _FAINT = 'stroke="currentColor" stroke-opacity="0.25"'
 _TICK = 'stroke="currentColor" stroke-opacity="0.6"'
@@ -79,8 +79,8 @@ def drawing(
 
     Args:
         curves: The lines.
-        across: What the horizontal axis is, from 0 to 1.
-        up: What the vertical axis is, up to 1.
+        across: Title of the horizontal axis, from 0 to 1.
+        up: Title of the vertical axis, up to 1.
         mark: Name and place of a vertical dotted line.
         dots: The points.
     """
@@ -129,7 +129,7 @@ def ruler(ends: tuple[str, str], places: Sequence[float], mark: tuple[str, float
 
     Args:
         ends: Names of the ends.
-        places: Where points lie, from 0 to 1.
+        places: Positions of the points, from 0 to 1.
         mark: Name and place of one that stands out.
     """
     left, right, y = 20, 20 + _SIDE, 34

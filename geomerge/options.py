@@ -157,7 +157,7 @@ def check_options(options: Any) -> None:
         options: Instance of an options class; to be called from its ``__post_init__``.
 
     Raises:
-        OptionError: With the argument's name in backticks, what was expected and what was got.
+        OptionError: If a value cannot be used.
     """
     for one in fields(options):
         known = one.metadata.get(_KEY)
@@ -347,7 +347,7 @@ def check_known(what: str, value: str | None, known: Sequence[str]) -> None:
     """Refuse a name that is not known; None is no name.
 
     Raises:
-        OptionError: With the names that would have been right.
+        OptionError: If the name is none of them.
     """
     if value is not None and value not in known:
         raise OptionError(f"unknown {what} {value!r}{did_you_mean(value, known)}")
@@ -369,10 +369,10 @@ def read_names(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that ``"20MB"`` stands for.
+    """Parse a number of bytes such as ``"20MB"``.
 
     Raises:
-        OptionError: If it stands for none.
+        OptionError: If it is not a number of bytes.
     """
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?B?)\s*", text.upper())
     unit = "" if found is None else found[2] if found[2].endswith("B") else found[2] + "B"

@@ -39,7 +39,7 @@ def from_pretrained(
             taken (of a reconfiguration the last configuration), or a network's file.
         t: Point of the run's path instead: 0 where it starts, 1 where it ends.
         device: Device of the module.
-        arch: Architecture, where the file does not say and the weights do not tell: a name,
+        arch: Architecture, where the file does not record it and the weights leave it open: a name,
             ``module:factory``, or a callable that returns the module.
         weights_key: Key of the state dict in a file that holds several.
         leave_out: Names of tensors of a file that are left out, such as ``"aux.*"``.
@@ -69,7 +69,7 @@ def stored_expert(
     Args:
         source: Folder of a finished run, or a file, as :func:`from_pretrained` takes them.
         t: Point of the run's path instead of its result.
-        arch: Architecture, where the run or the file does not say.
+        arch: Architecture, where neither the run nor the file records it.
         files: Options of reading a file.
 
     Raises:

@@ -155,7 +155,7 @@ def train_checkpoint(
     on_step: Callable[[int, int, Tensor], None] | None = None,
     **changes: Any,
 ) -> dict[str, float]:
-    """Train a new network for a task and write it with all that a merge will want to know.
+    """Train a new network for a task and write it with the metadata and sketch of a merge.
 
     Args:
         file: File that is written.

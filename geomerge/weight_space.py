@@ -21,8 +21,8 @@ class WeightSpace:
 
     Attributes:
         network: Network with all its outputs.
-        experts: Experts in their order, each with the network as its task sees it; a path leads
-            from the first to the last.
+        experts: Experts in order, each with the network of its task's outputs; a path leads from
+            the first to the last.
         head: Protocol of the head, one of :data:`~geomerge.merging.heads.HEADS`.
         bn: Policy for running statistics, ``"keep"`` or ``"re-estimate"``; None without any.
     """

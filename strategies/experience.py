@@ -31,7 +31,7 @@ def task_label(experience: Any) -> int:
 
 
 def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Return an experience's inputs and labels as evaluation sees them, without augmentation.
+    """Return an experience's inputs and labels transformed as for evaluation, without augmentation.
 
     Args:
         experience: Experience of an Avalanche stream.

@@ -63,7 +63,7 @@ class Learner:
     Attributes:
         strategy: Strategy of Avalanche.
         pace: Plugin of the strategy that counts examples and steps.
-        about: Half a sentence that says what it does, with its strength.
+        about: Description of the method and its strength, half a sentence.
         kept: Function that measures the memory kept by now.
         more_passes: Function that counts examples passed forwards and backwards apart from those
             of the strategy's batches.

@@ -79,7 +79,7 @@ def take_options(
 
     Args:
         options: Options; None is the usual ones.
-        memory: ``"sketch"`` or the number of examples stored of each task; None as the options say.
+        memory: ``"sketch"`` or the number of examples stored of each task; None as in the options.
         keywords: Keywords, of which those that name options are removed.
 
     Raises:
@@ -314,7 +314,7 @@ class _Networks:
         self._made: dict[int | None, Network] = {}
 
     def __call__(self, head: int | None) -> Network:
-        """Return the network as the inputs of a head see it."""
+        """Return the network with the outputs of a head."""
         if head not in self._made:
             # Which weights may move is said to the merge; statistics are measured again.
             self._made[head] = Network(_HeadView(self._model, head), self._device).holding(())

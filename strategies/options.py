@@ -42,7 +42,7 @@ class StreamKind:
     """A named stream.
 
     Attributes:
-        make: How experiences are made of tasks: ``"permuted"``, ``"rotated"``, ``"split"`` or
+        make: Construction of experiences from tasks: ``"permuted"``, ``"rotated"``, ``"split"`` or
             ``"datasets"``.
         tasks: Names of the tasks.
         experiences: Usual number of experiences.
@@ -114,7 +114,7 @@ class StreamTrainingOptions:
         """Refuse values that cannot be used.
 
         Raises:
-            OptionError: With the value, what was expected and what to do.
+            OptionError: If a value cannot be used.
         """
         check_options(self)
         _ = self.hidden, self.rate_of
@@ -217,7 +217,7 @@ class StreamWalkOptions:
         """Refuse values that cannot be used.
 
         Raises:
-            OptionError: With the value, what was expected and what to do.
+            OptionError: If a value cannot be used.
         """
         check_options(self)
 
@@ -281,7 +281,7 @@ class StreamOptions(FlatOptions):
         """Refuse values that cannot be used.
 
         Raises:
-            OptionError: With the value, what was expected and what to do.
+            OptionError: If a value cannot be used.
         """
         super().__post_init__()
         kind = self.kind

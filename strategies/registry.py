@@ -54,7 +54,7 @@ class StreamMethod:
     Attributes:
         name: Name of the method, and of its row if it has one row.
         group: Part of the table, one of :data:`STREAM_GROUPS`.
-        about: Half a sentence that says what the method does.
+        about: Description of the method, half a sentence.
         make: Function that returns the learner of a row.
         rows: Function of the options that returns the names of the method's rows; None is one row
             of the method's name.
@@ -101,7 +101,7 @@ def stream_method(
     Args:
         name: Name of the method, and of its row.
         group: Part of the table, one of :data:`STREAM_GROUPS`.
-        about: Half a sentence that says what the method does, with the paper.
+        about: Description of the method, half a sentence, with the paper.
         rows: Function of the options that returns the names of several rows.
         settings: Function of the options that returns the settings that the report lists.
     """

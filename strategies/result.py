@@ -22,7 +22,7 @@ class StreamRow:
 
     Attributes:
         name: Name of the row.
-        about: Half a sentence that says what the method does.
+        about: Description of the method, half a sentence.
         matrix: Row t holds the accuracies on the test splits of all tasks learned by then; one row
             alone is of a network that learned them at once.
         average: Mean of each row of the matrix.
@@ -63,7 +63,7 @@ class StreamResult:
         rows: Rows of the table.
         diverged: Reasons why rows are not in the table, by name.
         about: Stream, network, options and versions, as the report stores them.
-        recipe: All that decides the result, as JSON stores it.
+        recipe: Everything that decides the result, as JSON.
         command: Command or call that makes the result.
     """
 

@@ -191,7 +191,7 @@ def _accuracies(module: nn.Module, parts: Sequence[Examples]) -> list[float]:
 
 
 def _digests(tasks: Stream, model: nn.Module) -> dict[str, Any]:
-    """Return digests of a benchmark's test examples and of a network, which stand for both."""
+    """Return digests of a benchmark's test examples and of a network, which identify both."""
     tests = [split_digests(Split(part.inputs, part.labels)) for part in tasks.test]
     weights = {name: tensor_digest(tensor) for name, tensor in model.state_dict().items()}
     return {"test": tests, "network": sha256(canonical_json(weights).encode())}
@@ -200,7 +200,7 @@ def _digests(tasks: Stream, model: nn.Module) -> dict[str, Any]:
 def _described(
     tasks: Stream, options: StreamOptions, model: nn.Module, own: bool
 ) -> dict[str, Any]:
-    """Return what a report says of stream, network and options."""
+    """Return the report's description of stream, network and options."""
     train = [len(e.dataset) for e in tasks.benchmark.train_stream]
     return {
         "geomerge": geomerge.__version__,

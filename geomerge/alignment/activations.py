@@ -40,7 +40,7 @@ def match_activations(
     Args:
         network: Network.
         groups: Groups of units; correlations are summed over the layers that compute them.
-        a: Weights to be like.
+        a: Weights to match.
         b: Weights to permute.
         inputs: Inputs on which activations are compared; positions of an image count as inputs.
         seed: Seed of the choice of 2000 of them.
@@ -89,7 +89,7 @@ class _Moments:
         self._count += len(one)
 
     def correlation(self) -> Tensor:  # (units, units)
-        """Return Pearson's correlation; a unit that never changes is like no other."""
+        """Return Pearson's correlation; that of a constant unit is zero."""
         one, two, one_squares, two_squares, products = (s / self._count for s in self._sums)
         covariance = products - one[:, None] * two
         variances = (one_squares - one.square())[:, None] * (two_squares - two.square())

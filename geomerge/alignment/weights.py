@@ -87,7 +87,7 @@ def assignment(
     similarity: Tensor,  # (units, units)
     blocks: int = 1,
 ) -> Tensor:  # (units,)
-    """Return the order of the second network's units that is most like the first's.
+    """Return the permutation of the second network's units nearest to the first's.
 
     Args:
         similarity: Similarity of each unit of the first network, in rows, to each of the second,

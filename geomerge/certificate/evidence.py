@@ -111,7 +111,7 @@ def bracket(path: WeightPath, splits: Mapping[str, tuple[Network, Split]]) -> li
 
     Args:
         path: Path; where its crossover is an end there is one such point.
-        splits: Network as its task sees it and the task's selection split, by the network's name.
+        splits: Network with the outputs of its task, and the task's selection split, by name.
     """
     at = path.ts.index(path.crossover)
     found = []

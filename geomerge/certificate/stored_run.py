@@ -215,7 +215,7 @@ class StoredRun:
         return path.network.ravel(load_network(self.file(name)).weights)
 
     def head(self, name: str) -> Network:
-        """Return the network as a network's task sees it."""
+        """Return the network with the outputs of one network's task."""
         outputs = self.report["networks"][name]["outputs"]
         return self.path.network.head_view(slice(*outputs) if outputs else slice(None))
 

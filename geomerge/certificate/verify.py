@@ -127,7 +127,7 @@ def _claim(name: str, check: Check, run: StoredRun) -> Claim:
         wrong = check()
     except NotStoredError as error:
         return Claim(name, None, str(error))
-    except TaskError as error:  # the claim on the data says it in full
+    except TaskError as error:  # its message is that of the claim on the data
         said = str(error) if name.startswith("data of") else "its data cannot be had"
         return Claim(name, None, said)
     except GeomergeError as error:  # if all digests hold, a file outside of the run is missing

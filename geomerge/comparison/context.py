@@ -31,13 +31,13 @@ class NotApplicableError(GeomergeError):
 
 @dataclass(frozen=True)
 class Context:
-    """Networks a and b with their tasks, as a method of the comparison sees them.
+    """Networks a and b with their tasks: the arguments of all methods of a comparison.
 
     Attributes:
         prepared: Networks a and b with their tasks in one weight space, options of the walks, and
             the seed of all draws.
         rule: Rule that picks a point on the selection splits.
-        max_samples: Largest number of samples that a trained row may see.
+        max_samples: Largest number of samples of a method with training.
         base: Weights of a common ancestor, shape (n,); None if none was given.
         progress: Function called with the progress of walks.
         measured: Names of the networks whose inputs gave running statistics, filled on the way.

@@ -42,7 +42,7 @@ class CompareOptions(FlatOptions):
             unless it says another.
         only: Methods of the table; all if empty.
         skip: Methods to leave out.
-        max_samples: Largest number of samples that each trained row may see; None takes as many as
+        max_samples: Largest number of samples of each method with training; None takes as many as
             the joint walk.
 
     Raises:
@@ -85,7 +85,7 @@ class CompareOptions(FlatOptions):
         """Refuse values that cannot be used.
 
         Raises:
-            OptionError: With the value, what was expected and what to do.
+            OptionError: If a value cannot be used.
         """
         super().__post_init__()
         for name in (*self.only, *self.skip):

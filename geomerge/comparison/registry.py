@@ -26,7 +26,7 @@ __all__ = [
 # The parts of the table, in order; within a part methods are sorted by name.
 GROUPS = ("networks", "weights", "activations", "matching", "training", "walks")
 
-# Scores of the classes, shape (B, m), as the network of a task sees them.
+# Scores of the classes, shape (B, m), by the network of a task.
 Predictor: TypeAlias = Callable[[Expert, Batch], Tensor]
 
 
@@ -67,7 +67,7 @@ class Method:
     Attributes:
         name: Name of the row.
         group: Part of the table, one of :data:`GROUPS`.
-        about: Half a sentence that says what the method does.
+        about: Description of the method, half a sentence.
         make: Function that applies the method to a context.
     """
 
@@ -90,7 +90,7 @@ def method(name: str, group: str, about: str) -> Callable[[Make], Make]:
     Args:
         name: Name of the row.
         group: Part of the table, one of :data:`GROUPS`.
-        about: Half a sentence that says what the method does, with the paper's usual name.
+        about: Description of the method, half a sentence, with the paper's usual name.
 
     A method is one function in a module of :mod:`geomerge.comparison.methods`::
 

@@ -35,7 +35,7 @@ class MethodRow:
     Attributes:
         method: Method of the row.
         result: Result of the method; None if it has none.
-        reason: Sentence that says why there is no result; None if there is one.
+        reason: Reason why there is no result, a sentence; None if there is one.
         seconds: Time of the method, picks counted and the measurements of the table not.
         select: Accuracies on the selection splits.
         test: Accuracies on the test splits.

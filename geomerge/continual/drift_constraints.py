@@ -26,7 +26,7 @@ def quadratic_drifts(
 
     Args:
         memory: Remembered tasks.
-        network_of: Function of a head that returns the network as its task sees it.
+        network_of: Function of a head that returns the network with its outputs.
         w: Weights before the experience; weights added since a task was remembered are theirs.
     """
     drifts = []

@@ -1,7 +1,7 @@
 """Weights and metrics of a network whose heads have grown, in the larger weight space.
 
 Heads grow along a stream: rows are added to a classifier, or whole heads. A metric measured before
-knows nothing about new weights and is zero there.
+is zero at new weights.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ def remember(
         network: Network as a function of this task's inputs.
         w: Weights with the task learned.
         experience: The task; its labels are not used.
-        options: Options that say how much is stored.
+        options: Options of the amount that is stored.
         seed: Seed of samples and pseudo-inputs; None takes that of the options.
 
     Raises:

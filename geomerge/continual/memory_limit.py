@@ -54,7 +54,7 @@ def with_running_metric(memory: Sequence[TaskMemory], network_of: NetworkOf) -> 
 
     Args:
         memory: Memories of all tasks, without origins.
-        network_of: Function of a head that returns the network as its task sees it.
+        network_of: Function of a head that returns the network with its outputs.
     """
     fitted = list(memory)
     own = [i for i, task in enumerate(fitted) if task.sketch is not None]
@@ -81,7 +81,7 @@ def fit_memory(
     Args:
         memory: Memories of all tasks.
         limit: Largest number of bytes.
-        network_of: Function of a head that returns the network as its task sees it.
+        network_of: Function of a head that returns the network with its outputs.
         w: Weights of the network; weights added since a task was remembered are theirs.
 
     Returns:

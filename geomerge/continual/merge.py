@@ -54,7 +54,7 @@ def merge_expert(
         expert: Weights of the expert.
         experience: Inputs of the experience; labels are needed with the option ``labels``.
         memory: Memories of earlier tasks.
-        network_of: Function of a head that returns the network as its task sees it; its argument is
+        network_of: Function of a head that returns the network with its outputs; its argument is
             None where there are no task labels.
         options: Options of the merge.
         free: Mask of the weights that may move; None is all of them.

@@ -90,7 +90,7 @@ class ContinualWalkOptions:
 
 @dataclass(frozen=True)
 class TaskMemoryOptions:
-    """Options that say what is stored of each task."""
+    """Options of the memory of each task."""
 
     examples: int = option(0, "number of unlabelled inputs stored of each task", check=at_least(0))
     pseudo_inputs: int = option(

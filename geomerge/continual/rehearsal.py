@@ -27,7 +27,7 @@ class Rehearsal:
 
     Args:
         memory: Memories of the tasks; those without any inputs are left out.
-        network_of: Function of a head that returns the network as its task sees it.
+        network_of: Function of a head that returns the network with its outputs.
         batch: Number of inputs of all tasks per gradient.
         seed: Seed of the order of inputs.
 

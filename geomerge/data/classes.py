@@ -36,7 +36,7 @@ def split_classes(name: str) -> tuple[str, list[int] | None]:
 
 
 def take_classes(data: Pair, classes: list[int], name: str) -> Pair:
-    """Keep the examples of some classes, numbered anew from 0 on in the order given.
+    """Select the examples of some classes, renumbered from 0 in the order given.
 
     Raises:
         TaskError: If a class has no example.

@@ -44,7 +44,7 @@ def stack_images(
 
     Args:
         items: Bytes, class and name of each.
-        source: Where they are from, for messages.
+        source: Name of their source, for messages.
         size: Side in pixels to which they are resized; None leaves them as they are.
         channels: Number of channels, 1 or 3; None takes grey images as grey if all are.
 
@@ -98,7 +98,7 @@ def resized(
         x: Images, bytes or floats.
         size: Side in pixels; None leaves it.
         channels: Number of channels, 1 or 3; None leaves it. A fourth, of transparency, goes.
-        source: Where they are from, for messages.
+        source: Name of their source, for messages.
 
     Raises:
         TaskError: If they are no images.

@@ -43,13 +43,13 @@ def load_task(
             ``x`` and ``y`` (``.npz``, or ``.pt`` with a tuple, a mapping or a ``TensorDataset``);
             or a table of numbers with column names (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``);
             or ``module:factory``, a callable that returns a :class:`Task` or a mapping of arrays.
-            Files are told by their content. ``NAME@0-4`` or ``NAME@1,3,5`` are only those classes
-            of it, numbered from 0 on. Objects serve like their names: a :class:`Task`, a
+            Files are recognised by their content. ``NAME@0-4`` or ``NAME@1,3,5`` are only those
+            classes of it, numbered from 0 on. Objects are taken as well: a :class:`Task`, a
             ``Dataset``, a ``DataLoader`` or other batches with labels, or such a callable itself.
         data_root: Folder of the named data sets; default ``GEOMERGE_DATA``, else ``./data``.
         download: Whether torchvision may fetch a missing data set.
         normalisation: Instead of the usual one.
-        device: Where batches go.
+        device: Device of the batches.
         files: Columns of tables, size and channels of images; None takes them as they are.
 
     Returns:
@@ -102,7 +102,7 @@ def load_task(
 
 
 def task_of(thing: Any, normalisation: Normalisation | None = None, device: str = "cpu") -> Task:
-    """Return a task of an object that stands for one.
+    """Return a task made from a task, a dataset, batches or a callable.
 
     Args:
         thing: A :class:`Task`, a ``Dataset``, a ``DataLoader`` or another iterable of batches with
@@ -136,7 +136,7 @@ def task_of(thing: Any, normalisation: Normalisation | None = None, device: str 
 def _read(name: str, root: Path, download: bool, files: ExampleOptions) -> Examples | Task:
     """Return training, test and selection examples and names of classes, as far as there are some.
 
-    A file is told by its content.
+    A file is recognised by its content.
     """
     path = Path(name)
     if name in sources.NAMED:

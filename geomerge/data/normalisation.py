@@ -112,9 +112,9 @@ def check_normalised(names: Iterable[str], tasks: Collection[str], use: str) -> 
     """Refuse a normalisation of a task that is not there.
 
     Args:
-        names: Tasks that a normalisation was given for.
-        tasks: The tasks that are there.
-        use: What is done with those, such as ``"measured"``.
+        names: Names of tasks with a given normalisation.
+        tasks: Names of the tasks.
+        use: Use of the tasks, such as ``"measured"``.
 
     Raises:
         OptionError: If a name is not one of the tasks'.

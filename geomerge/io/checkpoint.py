@@ -73,7 +73,7 @@ class Checkpoint:
 
     Attributes:
         weights: Parameters and buffers by the names of the network's own state dict.
-        meta: What is known: ``architecture``, ``task``, ``normalisation``, ``training``, ...;
+        meta: Metadata: ``architecture``, ``task``, ``normalisation``, ``training``, ...;
             empty for a bare state dict.
         sketch: Tensors of the sketch of this network on its own task; empty without one.
         source: The file it was read from, for messages.
@@ -236,7 +236,7 @@ def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dic
 
     Args:
         content: The bytes.
-        path: Where they came from, for messages.
+        path: Name of their source, for messages.
 
     Returns:
         Tensors by name, and the free metadata of the header.
@@ -334,7 +334,7 @@ def _parse_torch(content: bytes, path: Path, key: str | None) -> _Parts:
         others = " and ".join(repr(c.key) for c in found if c is not chosen)
         note = (
             f"{path.name} holds weights under {chosen.key!r}, which were taken, and under "
-            f"{others}; say which with `weights_key`"
+            f"{others}; name one with `weights_key`"
         )
     return _built(file, chosen.tensors, path), {}, {}, note
 

@@ -86,7 +86,7 @@ def safetensors_header(
 
     Raises:
         OSError: If it cannot be read, or is a device or a pipe.
-        ValueError: As :func:`check_safetensors`.
+        ValueError: If the header is wrong, see :func:`check_safetensors`.
     """
     check_regular(file)
     with open(file, "rb") as stream:
@@ -107,7 +107,7 @@ def safetensors_shapes(
         calls it and its shape; and the free metadata.
 
     Raises:
-        ValueError: As :func:`check_safetensors`.
+        ValueError: If the header is wrong, see :func:`check_safetensors`.
     """
     if total < 8:
         raise ValueError("no header")
@@ -155,7 +155,7 @@ def check_archive(archive: zipfile.ZipFile, most: int) -> dict[str, int]:
 
     Args:
         archive: An open zip.
-        most: How many bytes its contents may be together, unpacked.
+        most: Largest number of bytes of all contents, unpacked.
 
     Returns:
         The length of each entry once unpacked, by name.
@@ -184,8 +184,8 @@ def check_plain(tensors: Mapping[Any, Any], path: Path) -> None:
     """Refuse anything among what a file held that is no plain tensor.
 
     Args:
-        tensors: What was read, by name.
-        path: Where from, for messages.
+        tensors: Tensors that were read, by name.
+        path: Name of the file, for messages.
 
     Raises:
         CheckpointError: If something is no tensor with a name, is spread over fewer numbers than

@@ -40,7 +40,7 @@ def check_output(path: Path, suffixes: tuple[str, ...], *, replace: bool = True)
     """Refuse an output file before the work that would fill it.
 
     Args:
-        path: Where the file will go.
+        path: Path of the output file.
         suffixes: Endings that its name may have.
         replace: Whether a file that is there may be replaced.
 
@@ -66,7 +66,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file through a temporary name, fsync and rename.
 
     Args:
-        path: Where the file goes; an existing file is replaced in one step.
+        path: Path of the file; an existing file is replaced in one step.
         content: All of its bytes.
 
     Raises:
@@ -98,7 +98,7 @@ def default_mode(most: int) -> int:
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
-    """Return the error that says why a place cannot be written."""
+    """Return the error with the reason why a place cannot be written."""
     reason = (error.strerror or str(error)).lower()
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if full:
@@ -109,7 +109,7 @@ def cannot_write(path: Path, error: OSError) -> RunError:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what JSON text says.
+    """Parse JSON.
 
     Raises:
         ValueError: If it is no JSON, is nested too deeply, or names a thing twice in one object.
@@ -134,7 +134,7 @@ def plain_file(folder: Path, name: Any) -> Path:
 
     Args:
         folder: The folder.
-        name: What the index says.
+        name: Name in the index.
 
     Raises:
         ValueError: If the name leads elsewhere, by its own parts or by a symbolic link.

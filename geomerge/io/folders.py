@@ -85,7 +85,7 @@ def resumable_folder(final: Path, recipe: dict[str, Any]) -> Iterator[Path]:
 
     Args:
         final: Folder to make; it may exist only if it is empty.
-        recipe: All that decides the content.
+        recipe: Everything that decides the content.
 
     Yields:
         Folder next to ``final`` to write into. Its subfolder ``work`` is removed in the end.

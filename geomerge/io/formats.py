@@ -18,7 +18,7 @@ _GIVE_TORCH = "give the PyTorch weights that it was made from"
 
 
 class _Format(NamedTuple):
-    """A format that is not read, as a sentence says it, with the remedy."""
+    """Format that is not read, in words, with the remedy."""
 
     said: str
     remedy: str
@@ -128,10 +128,10 @@ def refuse_other_format(content: bytes, path: Path) -> None:
 
     Args:
         content: The whole file.
-        path: Where from, for messages.
+        path: Name of the file, for messages.
 
     Raises:
-        CheckpointError: With what the file is, and what to do about it.
+        CheckpointError: If they are of another format.
     """
     for one in _OTHERS:
         if one.told(content):

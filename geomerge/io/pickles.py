@@ -106,7 +106,7 @@ class Foreign:
 
     Attributes:
         name: Name of its class or function, ``"argparse.Namespace"``.
-        arguments: What it was made with.
+        arguments: Arguments of the call that made it.
         state: Its attributes, where it was given any.
         items: Its entries, if it is some dictionary.
         elements: Its elements, if it is some list or set.
@@ -130,7 +130,7 @@ def read_pickle(stream: io.BytesIO) -> tuple[Any, list[Storage]]:
     """Read one pickle up to its end, without running anything.
 
     Args:
-        stream: At the pickle's first byte; it is left after its last.
+        stream: Stream at the pickle's first byte; it is left after its last.
 
     Returns:
         The object as inert values, and the storages it refers to, each once.

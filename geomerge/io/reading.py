@@ -13,7 +13,7 @@ __all__ = ["FileOptions", "read_network"]
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Options that say what is taken of files of networks."""
+    """Options of reading files of networks."""
 
     weights_key: str | None = option(
         None, "key of the state dict in a file that holds several, such as model_ema",

@@ -47,7 +47,7 @@ class StoredStateDict:
     Attributes:
         key: Keys that lead to it, with dots between them; empty for the whole object.
         tensors: Its tensors by name.
-        others: What else it holds.
+        others: Other entries of the dictionary.
     """
 
     key: str
@@ -74,7 +74,7 @@ def state_dicts_in(content: Any) -> list[StoredStateDict]:
 
 
 def unread_in(value: Any, depth: int = _DEEPEST + 2) -> str | None:
-    """Return what a saved object holds that stands for weights and is not read; None if nothing.
+    """Return the part of a saved object that holds weights and is not read; None if none.
 
     Args:
         value: Inert values.
@@ -100,8 +100,8 @@ def choose_state_dict(
     largest is taken.
 
     Args:
-        found: At least one candidate.
-        key: Key that the user names; None chooses.
+        found: Candidates, at least one.
+        key: Key that the user names; None takes the usual one.
         source: Name of the file, for messages.
 
     Raises:

@@ -93,7 +93,7 @@ def read_torch(content: bytes) -> TorchFile:
         content: The whole file.
 
     Returns:
-        What it holds; tensors are made when they are asked for.
+        Content of the file; its tensors are made on demand.
 
     Raises:
         ValueError: If it is damaged, packed, or claims more than it has.

@@ -33,7 +33,7 @@ def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
         prepared: Experts as they came.
 
     Returns:
-        The merge as it was or aligned; a note says which of the two, and why.
+        The merge, aligned or not; a note states the choice and its reason.
     """
     layers = prepared.space.network.module.modules()
     fixed = prepared.base is not None or bool(prepared.space.network.constants)

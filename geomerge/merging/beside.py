@@ -36,7 +36,7 @@ __all__ = [
 JOINT = "joint training"
 LINE = "straight line"
 MEAN = "mean of the weights"
-WORSE = "the crossover is worse than"  # how the sentence begins that says so
+WORSE = "the crossover is worse than"  # beginning of the note
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def comparison(
     Returns:
         Rows: the networks, the straight line (of two) or the mean (of more), the Euclidean walk
         (where it is not the straight line), the walk with fixed dampings where it was learned,
-        joint training (where it can be; a note says why not), the crossover.
+        joint training (else a note with the reason), the crossover.
     """
     space, prepared = merged.space, merged.preset.prepared
     seed, steps = prepared.options.machine.seed, prepared.options.walk.steps

@@ -74,7 +74,7 @@ def plan_merge(
 def choose_preset(prepared: PreparedMerge) -> Preset:
     """Return the preset that the options name, else the preferred one of those that can be used.
 
-    Where the options say nothing of alignment and the preset walks from the mean of the networks,
+    If the options leave the alignment open and the preset walks from the mean of the networks,
     they are aligned if that helps.
 
     Args:
@@ -155,7 +155,7 @@ def zeros_filled(prepared: PreparedMerge) -> list[str]:
 
 
 class _SelectAccuracies(Mapping[str, float | None]):
-    """Accuracy of each expert on its selection split, measured when a rule first asks for it."""
+    """Accuracy of each expert on its selection split, measured on first use."""
 
     def __init__(self, space: WeightSpace) -> None:
         self._space = space

@@ -63,7 +63,7 @@ def curve_of(
 
     Args:
         path: Path.
-        experts: Its experts, as their tasks see them.
+        experts: Experts, each with the network of its task's outputs.
         output: Output whose change is measured.
         points: Most points that are measured, as of :func:`curves`.
     """

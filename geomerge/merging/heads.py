@@ -1,6 +1,6 @@
 """Heads with outputs for several tasks, by protocol: ``shared``, ``offset`` or ``separate``.
 
-- ``shared``: class k of every task is output k. The answer does not say which task it is of.
+- ``shared``: class k of every task is output k. The output leaves the task open.
 - ``offset``: the classes of b come after those of a: one larger head, task unknown.
 - ``separate``: a block of outputs each, and the task of every input is known.
 
@@ -40,7 +40,7 @@ class Heads:
     Attributes:
         protocol: One of :data:`HEADS`.
         layer: Name of the last linear layer; None in a shared head.
-        columns: Outputs that an expert's task sees: all of them, or its own block.
+        columns: Outputs of an expert's task: all of them, or a block of its own.
         offsets: Output of the first class of an expert's task.
         rows: Rows of the last layer that are an expert's own.
         hidden: Names of the linear layers before the last one that are the heads' too, in order,
@@ -231,8 +231,8 @@ def widen_metric(
     they must stay low on its inputs. In separate heads they are free.
 
     Args:
-        metric: Metric of an expert's network as it came.
-        narrow: Network as it came.
+        metric: Metric of an expert's original network.
+        narrow: Original network of the expert.
         wide: Network with the common head.
         heads: Places of the outputs in the common head.
         name: Name of the expert.

@@ -15,7 +15,7 @@ __all__ = ["inputs_of", "metric_of"]
 
 
 def inputs_of(expert: Expert) -> Inputs:
-    """Return an expert's inputs, where a preset knows that there are some."""
+    """Return the inputs of an expert that has some."""
     assert expert.inputs is not None, "presets walk only where there are inputs"
     return expert.inputs
 

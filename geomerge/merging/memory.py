@@ -35,7 +35,7 @@ _PASS = 2 * 10**9  # bytes of a pass's activations without a limit
 def fit_memory(prepared: PreparedMerge) -> PreparedMerge:
     """Choose the number of inputs in one pass, and the metric, so that a merge fits.
 
-    The size of a pass changes results by rounding only. A note says what was chosen.
+    The size of a pass changes results by rounding only. A note states the choice.
 
     Args:
         prepared: Merge with everything loaded that it will use.
@@ -86,7 +86,7 @@ def fit_memory(prepared: PreparedMerge) -> PreparedMerge:
 
 
 def _in_usual_passes(prepared: PreparedMerge, walked: Sequence[Expert]) -> PreparedMerge:
-    """Return a merge whose passes stay within two gigabytes, where no limit was asked for."""
+    """Return a merge whose passes stay within two gigabytes, the limit by default."""
     single = pass_bytes(walked)
     if single * _EVALUATED <= _PASS:
         return prepared

@@ -135,7 +135,7 @@ def _merge(
 
 
 def _picked_leg(picked: PickedStage, recorder: Recorder, folder: Path | None) -> Leg:
-    """Return a copy of the chosen candidate's leg that ends at the pick, where it shall end.
+    """Return a copy of the chosen candidate's leg up to the picked point.
 
     Args:
         picked: Stage.

@@ -122,7 +122,7 @@ class WalkOptions:
 
 @dataclass(frozen=True)
 class PickOptions:
-    """Options that say which point of a walk is picked, and which points may be.
+    """Options of the pick: its rule, and bounds on the points that can be picked.
 
     Attributes:
         pick: ``"max-min"``, ``"balanced"``, ``"equal-drift"`` or a floor such as ``"a>=0.80"``;
@@ -225,7 +225,7 @@ class MergeOptions(FlatOptions):
         """Refuse values that cannot be used.
 
         Raises:
-            OptionError: With the value, what was expected and what to do.
+            OptionError: If a value cannot be used.
         """
         check_options(self)
         if self.walk.learn is not None and METRICS[self.measure.metric].isotropic:

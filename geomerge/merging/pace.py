@@ -73,9 +73,9 @@ class MergePace:
     """Seconds of what a merge consists of.
 
     Attributes:
-        forward: Of a pass forwards, per input.
-        training: Of a pass forwards and backwards, per input.
-        measuring: Of the metric's measurements.
+        forward: Seconds of a forward pass, per input.
+        training: Seconds of a forward and backward pass, per input.
+        measuring: Seconds of the metric's measurements.
     """
 
     forward: float

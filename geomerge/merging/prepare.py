@@ -35,13 +35,13 @@ class PreparedMerge:
     """Experts in one weight space, with all that a preset needs to merge them.
 
     Attributes:
-        space: Experts with the common head, aligned where that was asked for.
+        space: Experts with the common head, aligned where the options demand it.
         options: Options of the merge.
         heads: Places of each expert's outputs.
         alignments: Permutations of units, by the names of the experts that were aligned.
         notes: Sentences for the user.
         buffers: Tensors of each expert that are no weights, such as counters, by its name.
-        surrogates: Inputs that stand in for those of an expert without any, by its name.
+        surrogates: Surrogate inputs of experts without any, by name.
         base: Common ancestor as a point of the space, shape (n,); None if none was given.
     """
 
@@ -133,7 +133,7 @@ class PreparedMerge:
 
     @property
     def head_meta(self) -> dict[str, object]:
-        """Metadata by which a merged network's outputs are told apart; empty in a shared head."""
+        """Metadata of a merged network's blocks of outputs; empty in a shared head."""
         if self.space.head == "shared":
             return {}
         blocks: dict[str, dict[str, Any]] = {}

@@ -27,7 +27,7 @@ class Monitor:
     """Watcher of walks.
 
     Args:
-        space: Networks whose accuracies are told.
+        space: Networks whose accuracies are reported.
         progress: Function called after each step; None watches nothing and measures nothing.
 
     Attributes:
@@ -65,7 +65,7 @@ class Recorder:
         monitor: Watcher of the walks.
         points: Most points stored of each walk, both ends counted.
         resumable: Whether each walk's state is written, so that an interrupted one goes on.
-        title: Text before the names that the monitor tells.
+        title: Text before the names that the monitor shows.
     """
 
     folder: Path
@@ -115,7 +115,7 @@ class Recording:
 
         Args:
             walk: Walk, or what is left of it.
-            label: Name that the monitor tells.
+            label: Name that the monitor shows.
             name: Name of the leg in records.
             start: Point that the walk started from.
             measure: Probe of the steps' functional change; None without inputs.

@@ -90,7 +90,7 @@ class WalkedStage:
         stage: Stage that was walked.
         legs: Walks, one per candidate.
         budgets: Budgets of each walk.
-        diagonal_only: Tensors of which the metric knows only the diagonal.
+        diagonal_only: Tensors of which the metric holds only the diagonal.
     """
 
     preset: Preset
@@ -143,7 +143,7 @@ class PickedStage:
 
     Attributes:
         walked: Walks of its candidates.
-        candidates: What was picked of each.
+        candidates: Candidate walks, each at its picked point.
         chosen: Candidate that was picked from.
         w: Picked point with its running statistics, shape (n,); the next stage starts here.
     """

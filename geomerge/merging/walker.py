@@ -39,8 +39,8 @@ class Walk(NamedTuple):
     """Walk that can be followed.
 
     Attributes:
-        points: Points, made as they are asked for.
-        steps: How many points it gives at most.
+        points: Points, generated one by one.
+        steps: Largest number of points.
     """
 
     points: Iterator[WalkPoint]
@@ -113,7 +113,7 @@ class Walker:
         experts: Sequence[Expert],
         w: Tensor,  # (n,)
     ) -> tuple[str, ...]:
-        """Return the tensors of which the metric knows only the diagonal.
+        """Return the tensors of which the metric holds only the diagonal.
 
         Args:
             experts: Experts whose metric is measured where none was before: walks that were
@@ -135,7 +135,7 @@ class Walker:
     def settings(
         self, damping: float, rate: float, refresh: tuple[int, ...] = (0,)
     ) -> FunctionWalkOptions:
-        """Return the settings of a walk toward functions, of so many steps as the options say."""
+        """Return the settings of a walk toward functions."""
         steps = self._walk.steps or FunctionWalkOptions.steps
         return FunctionWalkOptions(damping, steps, rate, refresh=refresh)
 

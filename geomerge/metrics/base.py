@@ -201,7 +201,7 @@ class Metric(ABC):
         """Return a cheaper metric that is as good for steps with a given damping.
 
         Args:
-            damping: mu of the steps to come.
+            damping: Damping mu of later steps.
         """
         return self
 

@@ -74,7 +74,7 @@ class MeasuringPace(NamedTuple):
     one_by_one_seconds: float = 0.0
 
 
-_MOMENT = 0.4  # seconds after which a pass is long enough to tell
+_MOMENT = 0.4  # seconds from which the time of a pass is measured well enough
 
 
 def seconds_per_input(run: Callable[[int], object], most: int) -> float:
@@ -247,7 +247,7 @@ class MetricOptions:
         """Refuse unknown names.
 
         Raises:
-            OptionError: With the name and a similar one that exists.
+            OptionError: If the name is not registered.
         """
         check_options(self)
 

@@ -185,7 +185,7 @@ def save_sketch(
     """Write a sketch to a safetensors file of its own.
 
     Args:
-        path: Where the file goes.
+        path: Path of the file.
         sketch: Sketch.
         share: Bytes of the file as a share of those of the weights in float32; None stores all of
             the sketch in float32.

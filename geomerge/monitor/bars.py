@@ -167,8 +167,8 @@ def sparkline(
 
     Args:
         values: Numbers to show.
-        low: Number that the lowest block stands for.
-        high: Number that the highest block stands for. If it equals ``low``, every block is the
+        low: Number of the lowest block.
+        high: Number of the highest block. If it equals ``low``, every block is the
             lowest.
         width: Largest number of blocks; None takes as many as there are numbers.
     """

@@ -30,7 +30,7 @@ def gradients_into(
     """Write the gradient of a number by parameters, one after the other, and return the number.
 
     Args:
-        out: Where to; what is there is lost.
+        out: Vector of the result, overwritten.
         parameters: Tensors of n numbers in all, which require gradients.
         loss: Computes the number. The gradient by a parameter that it does not use is zero.
     """
@@ -56,7 +56,7 @@ class _LargeLinear(TorchFunctionMode):
     """While active, linear layers with some weights write their gradients; autograd gets none.
 
     Args:
-        rooms: Where they go, by ``id`` of the weight.
+        rooms: Tensors of the results, by ``id`` of the weight.
 
     Attributes:
         written: The ``id`` of each weight that got a gradient.

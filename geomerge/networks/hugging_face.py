@@ -186,7 +186,7 @@ class ConfiguredModel:
 
     Attributes:
         config: Content of ``config.json``.
-        source: Where it came from, for messages.
+        source: Name of its source, for messages.
     """
 
     config: Mapping[str, Any]

@@ -420,7 +420,7 @@ class Network:
             )
 
     def _refusal(self, x: Batch, source: str, error: Exception) -> str:
-        """Return the sentence that says why the module cannot take a batch."""
+        """Return the reason why the module cannot take a batch, a sentence."""
         given = len(leaves(x))
         needed, most = _inputs_of(self.module)
         if needed and not (len(needed) <= given <= most):

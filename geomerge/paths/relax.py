@@ -86,9 +86,9 @@ def relax_path(
     Args:
         points: The path, straight between them; both ends stay. One that must pass through a
             point is relaxed in two parts.
-        manifolds: Where the function counts while the points move.
+        manifolds: Inputs on which the functions are preserved while the points move.
         held: The same with other inputs, for measuring.
-        output: what the metric measures, such as ``"hellinger"``.
+        output: Output that the metric measures, such as ``"hellinger"``.
         settings: Settings.
         worst: Guard: the worst accuracy along a path. Where the relaxed path's is below that of
             the path that came in, a path between the two is taken.

@@ -45,7 +45,7 @@ def _seed(value: int) -> str | None:
 
 @dataclass(frozen=True)
 class GoalOptions:
-    """Options that say which weights or units are removed; one goal is given."""
+    """Options of the goal: the weights or units to remove; one goal is given."""
 
     sparsity: float | None = option(
         None, "share of the weights to remove, such as 0.95",
@@ -73,7 +73,7 @@ class GoalOptions:
         """Refuse values that cannot be used; bring ``remove`` into one form.
 
         Raises:
-            OptionError: With the value, what was expected and what to do.
+            OptionError: If a value cannot be used.
         """
         check_options(self)
         if self.per_layer and self.sparsity is None:
@@ -85,7 +85,7 @@ class GoalOptions:
 
     @property
     def kind(self) -> str:
-        """Name of the option that says what is removed.
+        """Name of the option of the goal.
 
         Raises:
             OptionError: If no such option is given, or several are.
@@ -126,7 +126,7 @@ class RankingOptions:
         """Refuse values that cannot be used.
 
         Raises:
-            OptionError: With the value, what was expected and what to do.
+            OptionError: If a value cannot be used.
         """
         check_options(self)
         if self.budget is not None and self.choice != "rates":
@@ -165,7 +165,7 @@ class FunctionOptions:
         """Refuse values that cannot be used.
 
         Raises:
-            OptionError: With the value, what was expected and what to do.
+            OptionError: If a value cannot be used.
         """
         check_options(self)
 
@@ -198,7 +198,7 @@ class PruneWalkOptions:
         """Refuse values that cannot be used.
 
         Raises:
-            OptionError: With the value, what was expected and what to do.
+            OptionError: If a value cannot be used.
         """
         check_options(self)
 
@@ -259,7 +259,7 @@ class SparsifyOptions(FlatOptions):
         """Refuse values that cannot be used.
 
         Raises:
-            OptionError: With the value, what was expected and what to do.
+            OptionError: If a value cannot be used.
         """
         check_options(self)
         if self.pulls and self.paths > 1:
@@ -349,6 +349,6 @@ class InspectOptions:
         """Refuse values that cannot be used.
 
         Raises:
-            OptionError: With the value, what was expected and what to do.
+            OptionError: If a value cannot be used.
         """
         check_options(self)

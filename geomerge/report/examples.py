@@ -19,7 +19,7 @@ def write_examples(folder: Path, seen: Seen) -> None:
 
     Args:
         folder: Folder of the run.
-        seen: What the report shows of the merge.
+        seen: Analysis of the merge that the report shows.
     """
     for name, changes in seen.answers.items():
         for example in changes.shown:

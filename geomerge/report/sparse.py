@@ -140,7 +140,7 @@ class _PruneReport:
     Attributes:
         geomerge: Version of geomerge.
         torch: Version of torch.
-        recipe: All that decides the result.
+        recipe: Everything that decides the result.
         network: Dense network.
         metric: Name of the metric.
         output: Output whose change was measured.
@@ -205,7 +205,7 @@ def sparsify_report(result: SparsifyResult, recipe: dict[str, Any]) -> SparsifyR
 
     Args:
         result: Sparsification.
-        recipe: All that decides the result.
+        recipe: Everything that decides the result.
     """
     return SparsifyReport(
         **_facts(result.problem, result.notes, recipe, labels=result.options.labels),
@@ -222,7 +222,7 @@ def reconfigure_report(result: ReconfigureResult, recipe: dict[str, Any]) -> Rec
 
     Args:
         result: Reconfiguration.
-        recipe: All that decides the result.
+        recipe: Everything that decides the result.
     """
     return ReconfigureReport(
         **_facts(result.problem, result.notes, recipe, labels=False),

@@ -31,7 +31,7 @@ class RunFolder:
     Args:
         out: Folder of the run. None takes ``runs/STEM-HASH``.
         stem: Start of the folder's name where it is not given.
-        recipe: All that decides the result, as JSON keeps it.
+        recipe: Everything that decides the result, as JSON.
         command: Command line that makes the run.
 
     Attributes:

@@ -23,7 +23,7 @@ def run_stream(
 
     Args:
         name: Name of the stream.
-        recipe: All that decides the result.
+        recipe: Everything that decides the result.
         command: Command that makes the run.
         learn: Function of a folder that trains and measures all rows, stores the finished ones in
             the folder, and returns the report; called if the run is not finished.

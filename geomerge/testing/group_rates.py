@@ -93,8 +93,8 @@ def greedy_order(
 
     Args:
         program: The cost of the groups' moves.
-        weights: How much progress each group's move is, not negative; one of 0 is never chosen.
-        progress: What is wanted of all groups that move, those that did already included.
+        weights: Progress of each group's move, not negative; one of 0 is never chosen.
+        progress: Total progress of all groups that move, earlier ones included.
         already: Mask of the groups that have moved, whose interactions with the others count.
 
     Returns:

@@ -57,7 +57,7 @@ def method_case(
         make: Maker of a network for inputs of shape (2, 4, 4) and three classes.
         twin: Whether b has the weights of a.
         base: Whether there is a common ancestor: the mean of both.
-        max_samples: Largest number of samples that a trained row may see.
+        max_samples: Largest number of samples of a method with training.
         steps: Number of steps of each walk; None is the usual number.
     """
     with torch.random.fork_rng(devices=[]):

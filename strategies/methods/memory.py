@@ -41,7 +41,7 @@ def gem(case: StreamCase) -> Learner:
     rows=lambda options: tuple(f"replay-{k}" for k in options.baselines.memory_examples),
 )
 def replay(case: StreamCase) -> Learner:
-    """Return replay with as many examples in all as the row's name says."""
+    """Return replay with the number of examples in the row's name."""
     from geomerge.strategies.avalanche import ExperienceBalancedBuffer, Naive
 
     examples = int(case.row.rpartition("-")[2])

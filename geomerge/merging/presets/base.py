@@ -98,10 +98,10 @@ class Preset(ABC):
 
     Attributes:
         name: Name, as in the options and in reports.
-        about: What the preset does, half a sentence.
+        about: Description of the preset, half a sentence.
         preference: Place among the presets that are tried where the options name none; None is
             used by its name only.
-        retries: How often a walk that diverges is walked again, each time at half the rate.
+        retries: Number of repetitions of a walk that diverges, each at half the learning rate.
         walks_on: Whether the last walk goes on beyond the picked point to the path's other end.
         start: Expert that the first walk starts from; None is the middle of all.
         goal: Expert at the other end of the path.
@@ -204,7 +204,7 @@ class Preset(ABC):
 
     @property
     def predicts_drifts(self) -> bool:
-        """Whether a sketch stands for an expert that the data does not measure."""
+        """Whether the drift from an expert without inputs is predicted by its sketch."""
         return False
 
     @property
@@ -263,11 +263,11 @@ class Preset(ABC):
         stage: Stage,
         start: Tensor,  # (n,)
     ) -> tuple[str, ...]:
-        """Return the tensors of which the metric of a walked stage knows only the diagonal."""
+        """Return the tensors of which the metric of a walked stage holds only the diagonal."""
         return self.walker.diagonal_only(stage.kept or tuple(self.space), start)
 
     def _candidates(self, usual: tuple[float, ...]) -> tuple[float, ...]:
-        """Return the dampings that are tried, the usual ones where the options say nothing."""
+        """Return the dampings to try, the usual ones by default."""
         if self.options.walk.damping is not None:
             return (self.options.walk.damping,)
         if self.options.walk.learn == "damping":

@@ -39,7 +39,7 @@ class JointSurrogatePreset(JointPreset):
 
     @classmethod
     def problem(cls, prepared: PreparedMerge) -> str | None:
-        """Return which networks have no sketch, or none that tells how often tokens occur."""
+        """Return the problem of networks without a sketch, or without token frequencies in it."""
         for expert in prepared.space:
             if expert.sketch is None and expert.inputs is None:
                 return (

@@ -165,7 +165,7 @@ class SketchPreset(Preset):
         stage: Stage,
         start: Tensor,  # (n,)
     ) -> tuple[str, ...]:
-        """Return the tensors of which the frozen metric knows only the diagonal."""
+        """Return the tensors of which the frozen metric holds only the diagonal."""
         return self._diagonal
 
     def _leg(self, expert: Expert) -> LegDescription:

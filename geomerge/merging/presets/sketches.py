@@ -59,7 +59,7 @@ class SketchesPreset(Preset):
         return None
 
     def conflict(self) -> str | None:
-        """Return that another metric than that of the sketches was asked for."""
+        """Return the sentence on a metric that conflicts with that of the sketches."""
         if self.kind.data_free and not self.kind.isotropic:
             return None
         return (
@@ -109,7 +109,7 @@ class SketchesPreset(Preset):
 
     @property
     def predicts_drifts(self) -> bool:
-        """Whether sketches stand for the data: they do for every network."""
+        """Whether drifts are predicted by sketches: they are, for every network."""
         return True
 
     def diagonal_only(
@@ -117,7 +117,7 @@ class SketchesPreset(Preset):
         stage: Stage,
         start: Tensor,  # (n,)
     ) -> tuple[str, ...]:
-        """Return the tensors of which the mean of the sketches knows only the diagonal."""
+        """Return the tensors of which the mean of the sketches holds only the diagonal."""
         return self._mean.mean.diagonal_only
 
     def _measured(self, name: str) -> str:

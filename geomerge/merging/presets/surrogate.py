@@ -23,7 +23,7 @@ from geomerge.walks.walk import FunctionWalkOptions, WalkPoint, walk_straight
 
 __all__ = ["SurrogatePreset"]
 
-# The metric knows the directions less well than a true sketch does: more damping holds its errors.
+# The metric is less accurate than that of a true sketch: more damping limits its errors.
 DAMPINGS = (3e-5, 1e-4, 3e-4)
 LINE_STEPS = 40  # of the line from the walk's end back to where it started
 

@@ -140,7 +140,7 @@ class KroneckerMetric(Metric):
         """Return a metric without eigenvalues that are small compared to a damping.
 
         Args:
-            damping: mu of the steps to come. Eigenvectors whose largest eigenvalue in the layer
+            damping: Damping mu of later steps. Eigenvectors whose largest eigenvalue in the layer
                 is below mu / 2 join the isotropic tail, which has their mean eigenvalue. In
                 :meth:`apply` the same happens to eigenvalues below mu / 2 of the remaining
                 eigenvectors. Walks end at the same accuracies.
