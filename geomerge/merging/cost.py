@@ -184,8 +184,8 @@ def _goal(stage: Stage) -> str:
 
 
 def _stages(preset: Preset, steps: dict[str, int]) -> float:
-    """Return the seconds of the walks of all stages, and put down how many steps they take."""
-    start, total = preset.begin(), 0.0
+    """Return the seconds of the walks of all stages, and record their numbers of steps."""
+    start, total = next(iter(preset.starts().values())), 0.0
     for stage in preset.stages:
         began = time.perf_counter()
         walks = CandidateWalks(preset, stage, start)

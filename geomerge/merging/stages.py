@@ -175,12 +175,27 @@ def walk_plan(preset: Preset, rule: PickRule, recorder: Recorder) -> Iterator[Pi
     Yields:
         Each stage as soon as its point is picked.
     """
-    start = preset.begin()
+    start = _best_start(preset, rule)
     for number, stage in enumerate(preset.stages):
         walked = walk_stage(preset, stage, start, recorder.within(f"stage-{number}"))
         picked = walked.picked(rule)
         yield picked
         start = picked.w
+
+
+def _best_start(preset: Preset, rule: PickRule) -> Tensor:  # (n,)
+    """Return the best point to start from by the pick rule; a note states which of several."""
+    starts = preset.starts()
+    if len(starts) == 1:
+        return next(iter(starts.values()))
+    scorer = preset.prepared.scorer(preset.stages[0].experts)
+    ranks = {name: rule.rank(scorer(w)) for name, w in starts.items()}
+    best = max(ranks, key=lambda name: ranks[name])
+    listed = ", ".join(f"{name} {rank[-1]:.4g}" for name, rank in ranks.items())
+    preset.prepared.notes.append(
+        f"the walk starts at the {best}, the best by {rule.name}: {listed}"
+    )
+    return starts[best]
 
 
 def walk_stage(

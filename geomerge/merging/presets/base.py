@@ -193,9 +193,14 @@ class Preset(ABC):
         options = replace_options(self.options, **changes)
         return type(self)(replace(self.prepared, options=options))
 
-    def begin(self) -> Tensor:  # (n,)
-        """Return the point where the first walk starts."""
-        return self.start.weights if self.start else self.space.settle(self.space.middle())
+    def starts(self) -> dict[str, Tensor]:
+        """Return the points that the first walk may start from, by description, shape (n,) each.
+
+        Of several the best by the pick rule is taken, before any walk.
+        """
+        if self.start is not None:
+            return {self.start.name: self.start.weights}
+        return {"mean of the weights": self.space.settle(self.space.middle())}
 
     @property
     def walked_on(self) -> tuple[Expert, ...]:

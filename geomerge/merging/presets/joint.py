@@ -49,11 +49,12 @@ class JointPreset(Preset):
             "them with `inputs`"
         )
 
-    def begin(self) -> Tensor:  # (n,)
-        """Return where the walk starts: at the sketches' mean where there is a common base."""
+    def starts(self) -> dict[str, Tensor]:
+        """Return the mean of the weights and, with a common base, that by the sketches' metrics."""
         if self.prepared.base is None or not self.kind.data_free:
-            return super().begin()
-        return self.space.settle(mean_point(self.prepared))
+            return super().starts()
+        by_sketches = self.space.settle(mean_point(self.prepared))
+        return {"mean in the metrics of the sketches": by_sketches, **super().starts()}
 
     def stage_walk(
         self,

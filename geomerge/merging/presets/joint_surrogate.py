@@ -54,9 +54,10 @@ class JointSurrogatePreset(JointPreset):
                 )
         return None
 
-    def begin(self) -> Tensor:  # (n,)
-        """Return the sketches' mean."""
-        return self.space.settle(mean_point(self.prepared))
+    def starts(self) -> dict[str, Tensor]:
+        """Return the mean of the weights in the metrics of the sketches."""
+        by_sketches = self.space.settle(mean_point(self.prepared))
+        return {"mean in the metrics of the sketches": by_sketches}
 
     @property
     def walked_on(self) -> tuple[Expert, ...]:
