@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from unit_networks import Grouped, Hard, Itself, TiedNormed
 
 from geomerge import Network
 from geomerge.alignment import align_weights
@@ -15,74 +16,6 @@ from geomerge.alignment.weights import assignment
 from geomerge.data import Inputs, Normalisation
 from geomerge.errors import OptionError
 from geomerge.networks.architectures import create_network
-
-
-class Residual(nn.Module):
-    """Convolutions with norms, a stem and a block added, a depthwise layer, a flattened map."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(2, 6, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(6)
-        self.inner = nn.Conv2d(6, 5, 3, padding=1)
-        self.outer = nn.Conv2d(5, 6, 1)
-        self.outer_norm = nn.BatchNorm2d(6, affine=False)
-        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6)
-        self.hidden = nn.Linear(24, 7)
-        self.head_norm = nn.LayerNorm(7)
-        self.head = nn.Linear(7, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.stem(x)).relu()
-        x = x + self.outer_norm(self.outer(torch.tanh(self.inner(x))))
-        x = nn.functional.max_pool2d(self.depthwise(x), 2)
-        return self.head(self.head_norm(self.hidden(x.flatten(1))).relu())
-
-
-class Itself(nn.Module):
-    """A layer that adds to its own inputs: one tensor in which both sides are one group."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.block, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
-        return self.head(x + self.block(x.relu()))
-
-
-class Grouped(nn.Module):
-    """Norms of groups of channels: units stay with their neighbours."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(2, 12, 3, padding=1), nn.GroupNorm(3, 12)
-        self.block, self.block_norm = nn.Conv2d(12, 12, 3, padding=1), nn.GroupNorm(3, 12)
-        self.head = nn.Linear(48, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.stem(x)).relu()
-        x = x + self.block_norm(self.block(x)).tanh()
-        return self.head(nn.functional.max_pool2d(x, 2).flatten(1))
-
-
-class Hard(nn.Module):
-    """Units in groups, joined, gated, and seen by the outputs as they are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 3, padding=1)
-        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
-        self.norm = nn.GroupNorm(2, 8)
-        self.mixed = nn.Conv2d(8, 8, 1)
-        self.hidden = nn.Linear(32, 6)
-        self.head = nn.Linear(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.cat([self.one(x), self.two(x)], 1).relu()
-        x = self.mixed(self.norm(self.grouped(x)).relu()).roll(1, 1)
-        x = self.hidden(nn.functional.max_pool2d(x, 2).flatten(1))
-        return self.head(x[:, :3] * torch.sigmoid(x[:, 3:])) + x[:, :3]
 
 
 def batchnorm_cnn() -> nn.Module:
@@ -101,7 +34,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.ReLU(),
                                   nn.Linear(6, 3)), (5,)),
     "batchnorm cnn": (batchnorm_cnn, (2, 4, 4)),
-    "residual": (Residual, (2, 4, 4)),
+    "residual": (TiedNormed, (2, 4, 4)),
     "itself": (Itself, (5,)),
     "grouped": (Grouped, (2, 4, 4)),
     "simple-mlp": (known("simple-mlp", (1, 8, 8)), (1, 8, 8)),
