@@ -1,5 +1,6 @@
 """Tasks: inputs with labels in three splits, and the data sets that they come from."""
 
+from geomerge.data.inputs import Inputs, as_they_are, fit_inputs
 from geomerge.data.load import load_task, task_of
 from geomerge.data.normalisation import (
     Normalisation,
@@ -9,14 +10,7 @@ from geomerge.data.normalisation import (
     recorded_normalisation,
     split_normalisations,
 )
-from geomerge.data.task import (
-    Inputs,
-    Split,
-    Task,
-    as_they_are,
-    fit_inputs,
-    make_task,
-)
+from geomerge.data.task import Split, Task, make_task
 from geomerge.data.text import ExampleOptions, TextEncoder, is_text_file, load_text_task
 
 __all__ = [

@@ -15,8 +15,9 @@ from geomerge.data import sources
 from geomerge.data.arrays import Examples, examples_in
 from geomerge.data.classes import split_classes, take_classes
 from geomerge.data.images import resized
+from geomerge.data.inputs import unlabelled_inputs
 from geomerge.data.normalisation import Normalisation
-from geomerge.data.task import Task, make_task, unlabelled_inputs
+from geomerge.data.task import Task, make_task
 from geomerge.data.tensor_files import arrays_of_file, arrays_of_table
 from geomerge.data.text import ExampleOptions, is_text_file
 from geomerge.errors import NoLabelsError, TaskError, did_you_mean

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geomerge.data.inputs import Inputs
 from geomerge.data.normalisation import PLAIN
-from geomerge.data.task import Inputs
 from geomerge.errors import TaskError
 from geomerge.networks.batches import Batch, batch_size, leaves, map_leaves
 from geomerge.networks.network import Network

@@ -1,7 +1,8 @@
-"""Input shapes of a module, inferred from the first layer that fails on a batch."""
+"""Inputs of a module: number, shape and type, inferred from its failure on a batch."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -9,19 +10,65 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from geomerge.networks.batches import Batch, pass_to
+from geomerge.errors import first_line
+from geomerge.networks.batches import Batch, leaves, pass_to, shape_of
 
-__all__ = ["what_inputs"]
+__all__ = ["why_refused"]
 
 _NAME_TASK = "name the task it was trained for"
 
 
-def what_inputs(module: nn.Module, x: Batch) -> tuple[str, str] | None:
-    """Return what inputs a module takes that refuses a batch, and what to do; None if unclear.
+def why_refused(module: nn.Module, x: Batch, source: str, error: Exception) -> str:
+    """Return the reason why a module cannot take a batch, a sentence with the remedy.
 
     Args:
-        module: The module.
-        x: Batch that it refuses.
+        module: Module that fails.
+        x: Batch on which it fails.
+        source: Name of the inputs' task, for the sentence.
+        error: Error of the module.
+    """
+    given = len(leaves(x))
+    needed, most = _inputs_of(module)
+    if needed and not (len(needed) <= given <= most):
+        return (
+            f"the network takes {_listed(needed)} and {source} has {given}; give a task "
+            "whose inputs are a tuple or a mapping of as many tensors"
+        )
+    expected = _what_inputs(module, x)
+    if expected is not None:
+        takes, remedy = expected
+        return f"the network takes {takes}, and {source} has {_described(x)}; {remedy}"
+    return (
+        f"the network cannot take the inputs of {source}, of shape {shape_of(x)} "
+        f"({first_line(error)}); name the task it was trained for"
+    )
+
+
+def _described(x: Batch) -> str:
+    kind = "inputs" if isinstance(x, Tensor) and x.is_floating_point() else "whole numbers"
+    return f"{kind} of shape {shape_of(x)}"
+
+
+def _inputs_of(module: nn.Module) -> tuple[list[str], float]:
+    """Return the names of a module's required inputs, and the number that it takes at most."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    kinds = {p.kind for p in parameters}
+    if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+        return [p.name for p in parameters if p.default is p.empty and p.kind < 2], float("inf")
+    return [p.name for p in parameters if p.default is p.empty], len(parameters)
+
+
+def _listed(names: list[str]) -> str:
+    word = {1: "one input", 2: "two inputs", 3: "three inputs", 4: "four inputs"}
+    return f"{word.get(len(names), f'{len(names)} inputs')} ({', '.join(names)})"
+
+
+def _what_inputs(module: nn.Module, x: Batch) -> tuple[str, str] | None:
+    """Return the inputs that a module takes, in words, and a remedy; None if unclear.
+
+    Args:
+        module: Module.
+        x: Batch on which it fails.
     """
     refusing: list[tuple[nn.Module, Tensor]] = []
     known = (nn.Linear, _ConvNd, nn.Embedding)
@@ -39,7 +86,7 @@ def what_inputs(module: nn.Module, x: Batch) -> tuple[str, str] | None:
     try:
         with torch.no_grad():
             pass_to(module, x)
-    except Exception:  # the refusal that is asked about
+    except Exception:  # the failure whose layer is wanted
         return _expected(*refusing[-1], x) if refusing else None
     finally:
         for handle in handles:
@@ -64,7 +111,7 @@ def _expected(layer: nn.Module, given: Tensor, x: Batch) -> tuple[str, str] | No
             return f"inputs of {layer.weight.dim() - 1} dimensions, with channels", _NAME_TASK
         channels = layer.in_channels
         if image is not None and given is image and channels in (1, 3):
-            return f"images of {_counted(channels)}", f"say `channels` {channels}"
+            return f"images of {_counted(channels)}", f"give `channels` {channels}"
         return f"inputs of {_counted(channels)}", _NAME_TASK
     assert isinstance(layer, nn.Linear)
     if given.shape[-1] == layer.in_features:
@@ -72,15 +119,15 @@ def _expected(layer: nn.Module, given: Tensor, x: Batch) -> tuple[str, str] | No
     if image is not None and given.dim() == 2:
         side = math.isqrt(layer.in_features // image.shape[1])
         if side * side * image.shape[1] == layer.in_features and _flat(image, given):
-            return f"images of {side} x {side} pixels", f"say `image_size` {side}"
+            return f"images of {side} x {side} pixels", f"give `image_size` {side}"
         grey = math.isqrt(layer.in_features)
         if _flat(image, given) and grey * grey == layer.in_features == image[0, 0].numel():
-            return f"images of 1 channel and {grey} x {grey} pixels", "say `channels` 1"
+            return f"images of 1 channel and {grey} x {grey} pixels", "give `channels` 1"
         if not _flat(image, given):
             return (
                 f"images of another size (its first Linear layer has {layer.in_features} inputs, "
                 f"and gets {given.shape[-1]})",
-                "say the size it was trained with by `image_size`",
+                "give the size it was trained with as `image_size`",
             )
     return f"{layer.in_features} numbers", _NAME_TASK
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,13 +19,12 @@ from geomerge.networks.batches import (
     arguments,
     batch_size,
     is_plain,
-    leaves,
     pass_to,
     shape_of,
     split,
 )
 from geomerge.networks.gradients import gradients_into
-from geomerge.networks.input_shapes import what_inputs
+from geomerge.networks.input_shapes import why_refused
 from geomerge.networks.outputs import logits_in
 from geomerge.networks.wrappers import plain_module, without_graph
 
@@ -404,7 +402,7 @@ class Network:
             try:
                 first, second = pass_to(module, x), pass_to(module, x)
             except Exception as error:  # whatever a network's own code raises
-                raise TaskError(self._refusal(x, source, error)) from error
+                raise TaskError(why_refused(self.module, x, source, error)) from error
             out, again = (self._logits_in(output)[:, self.columns] for output in (first, second))
         if out.shape[1] < classes:
             raise TaskError(
@@ -418,29 +416,6 @@ class Network:
                 "the network gives two different outputs for the same weights and inputs; "
                 "remove its randomness from evaluation mode"
             )
-
-    def _refusal(self, x: Batch, source: str, error: Exception) -> str:
-        """Return the reason why the module cannot take a batch, a sentence."""
-        given = len(leaves(x))
-        needed, most = _inputs_of(self.module)
-        if needed and not (len(needed) <= given <= most):
-            return (
-                f"the network takes {_counted(needed)} and {source} has {given}; give a task "
-                "whose inputs are a tuple or a mapping of as many tensors"
-            )
-        expected = what_inputs(self.module, x)
-        if expected is not None:
-            takes, remedy = expected
-            return f"the network takes {takes}, and {source} has {_described(x)}; {remedy}"
-        return (
-            f"the network cannot take the inputs of {source}, of shape {shape_of(x)} "
-            f"({first_line(error)}); name the task it was trained for"
-        )
-
-
-def _described(x: Batch) -> str:
-    kind = "inputs" if isinstance(x, Tensor) and x.is_floating_point() else "whole numbers"
-    return f"{kind} of shape {shape_of(x)}"
 
 
 def _copy(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -491,17 +466,3 @@ def _trainable(module: nn.Module) -> Iterator[list[nn.Parameter]]:
     finally:
         for p in parameters:
             p.requires_grad_(False)
-
-
-def _inputs_of(module: nn.Module) -> tuple[list[str], float]:
-    """Return the names of a module's required inputs, and the number that it takes at most."""
-    parameters = inspect.signature(module.forward).parameters.values()
-    kinds = {p.kind for p in parameters}
-    if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-        return [p.name for p in parameters if p.default is p.empty and p.kind < 2], float("inf")
-    return [p.name for p in parameters if p.default is p.empty], len(parameters)
-
-
-def _counted(names: list[str]) -> str:
-    word = {1: "one input", 2: "two inputs", 3: "three inputs", 4: "four inputs"}
-    return f"{word.get(len(names), f'{len(names)} inputs')} ({', '.join(names)})"

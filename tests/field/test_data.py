@@ -185,11 +185,11 @@ def test_a_walk_needs_no_labels(tmp_path: Path) -> None:
 REFUSALS: dict[str, tuple[nn.Module, Any, str]] = {
     "channels": (
         nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 3)), images(1, 8, 8),
-        r"takes images of 3 channels, .* shape \(1, 8, 8\); say `channels` 3",
+        r"takes images of 3 channels, .* shape \(1, 8, 8\); give `channels` 3",
     ),
     "size, flat": (
         nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), images(1, 8, 8),
-        r"takes images of 6 x 6 pixels, .* say `image_size` 6",
+        r"takes images of 6 x 6 pixels, .* give `image_size` 6",
     ),
     "size": (
         nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)), images(1, 9, 9),
