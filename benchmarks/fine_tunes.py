@@ -5,7 +5,7 @@
 
 ``bert``: the three classifiers of WordNet glosses in ``GEOMERGE_DATA/tiny-bert-glosses``, each with
 its own pooler and head over one trunk. ``cnn``: six tasks of MNIST and Fashion-MNIST (as they are,
-turned, inverted, upside down), fine-tuned here from one network that knows both, three seeds.
+turned, inverted, upside down), fine-tuned here from one network trained on both, three seeds.
 Nothing is chosen on test splits: scales are those that the methods' authors name for the case
 without validation data, the damping of the Kronecker mean is the default. All rows merge the same
 trunk. Test accuracies are of the first 3000 test examples of each task.

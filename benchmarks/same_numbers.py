@@ -43,7 +43,7 @@ Case: TypeAlias = Callable[[], Values]
 
 MLP = f"{Path(__file__).stem}:mlp"  # as --arch names it
 _FEW = 40  # numbers of a report's section that are recorded one by one
-# What is in a report and no result: options, which may be named anew, machines and times.
+# Parts of a report that are no results: options, which may be renamed, machines, times.
 _NO_RESULTS = {
     "recipe", "options", "settings", "environment", "speed_up", "seconds", "expert_seconds",
     "merge_seconds",

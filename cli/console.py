@@ -128,7 +128,7 @@ def watched(log_json: bool, resumes: bool = True) -> Iterator[Callable[[Progress
         with log_lines(sys.stderr) if log_json else progress() as show:
             yield show
     except KeyboardInterrupt:
-        then = "goes on where this one stopped" if resumes else "starts anew, nothing was written"
+        then = "goes on where this one stopped" if resumes else "starts again, nothing was written"
         _say("interrupted", f"interrupted; the same command {then}", log_json)
         raise SystemExit(INTERRUPTED) from None
 

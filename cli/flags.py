@@ -171,7 +171,7 @@ def _flag(option: OptionField) -> str:
 def _type_of(option: OptionField) -> tuple[type, bool]:
     """Return the type of an option's words, and whether there may be several.
 
-    Words that stand for objects, such as the name of a task, stay words.
+    Words for objects, such as the name of a task, stay words.
     """
     if option.read is not None:
         return str, True
@@ -198,7 +198,7 @@ def _values(
     Args:
         options: Options.
         words: Words by the names of options.
-        read: Whether words that stand for another value, such as budgets, are read.
+        read: Whether words for objects, such as budgets, are parsed.
     """
     for option in options:
         kind, several = _type_of(option)

@@ -1,8 +1,8 @@
 """Exceptions of geomerge, whose messages give a remedy, and its warnings.
 
-Every message is one sentence that says what was expected, what was got and what to do. It names
-arguments in backticks, as Python has them; the command line puts its flags in their place. The
-classes double as built-in exceptions so that callers may catch either.
+Every message is one sentence: the expected value, the given one and the remedy. Arguments are in
+backticks, by their names in Python; the command line replaces them by its flags. The classes are
+built-in exceptions as well, so that callers may catch either.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class NoLabelsError(TaskError):
     """Data has no labels, and something needs them.
 
     Attributes:
-        inputs: The inputs, which can serve a walk.
+        inputs: Inputs, which are enough for a walk.
     """
 
     def __init__(self, message: str, inputs: Any) -> None:
@@ -142,5 +142,5 @@ def warn_assumption(sentence: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another package's error, or its type where it says nothing."""
+    """Return the first line of another package's error, or its type where it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

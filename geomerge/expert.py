@@ -64,7 +64,7 @@ InputsLike: TypeAlias = "bool | Inputs | Batch | Mapping[str, Tensor] | Iterable
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Expert:
-    """A trained network: what every recipe of geomerge takes and returns.
+    """Trained network, the argument and the result of every recipe of geomerge.
 
     Attributes:
         name: Name in options and results, such as ``"a"``; empty until a recipe gives one.
@@ -77,8 +77,8 @@ class Expert:
         meta: Facts that are stored with the network: ``architecture``, ``task``,
             ``normalisation``, ``training``, ``head``.
         digest: SHA-256 of the file, or of the weights if the network never was a file.
-        warnings: Sentences about what had to be assumed to rebuild the network.
-        notes: Sentences about data that could not be had.
+        warnings: Sentences about assumptions made to rebuild the network.
+        notes: Sentences about missing data.
 
     Example:
         >>> import torch

@@ -139,7 +139,7 @@ class DataOptions(_NormalisedOptions):
         """Return the texts of ``sketch`` or ``task`` by the name of a network.
 
         Raises:
-            OptionError: If one does not say of which network it is, or two are of one.
+            OptionError: If one names no network, or two name the same.
         """
         texts: dict[str, str] = {}
         for text in getattr(self, option):

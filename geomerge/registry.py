@@ -20,7 +20,7 @@ class Registry(Mapping[str, T]):
     Args:
         kind: Noun for messages, such as ``"metric"``.
         package: Dotted name of the package whose modules declare the objects; they are imported
-            when a name is first asked for.
+            at the first look-up of a name.
         order: Sort key of the objects; None keeps the order of modules and declarations.
     """
 

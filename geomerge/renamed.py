@@ -161,7 +161,7 @@ def install() -> None:
 
 
 class _OldModules(MetaPathFinder, Loader):
-    """Finder and loader of the modules that are gone; asked after all others."""
+    """Finder and loader of removed modules, the last on the list of finders."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

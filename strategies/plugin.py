@@ -24,8 +24,7 @@ class GeodesicMergePlugin(SupervisedPlugin):  # type: ignore[misc]
         **keywords: Options of the merges by name.
 
     Raises:
-        OptionError: For an option that is not known or out of range; in training, for an online
-            stream.
+        OptionError: If an option is unknown or out of range; in training, for an online stream.
     """
 
     @accept_options

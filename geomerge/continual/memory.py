@@ -79,7 +79,7 @@ class TaskMemory:
             and where the sketch went into another.
         sketch: Metric of the task, its eigenvectors in half precision; None where it was merged
             into that of an earlier task, or none is needed.
-        tasks: Number of tasks that the sketch stands for.
+        tasks: Number of tasks whose functions the sketch measures.
         moments: Moments of the inputs; None where none are stored.
         examples: Stored inputs, shape (k, ...).
         seed: Seed of the pseudo-inputs.

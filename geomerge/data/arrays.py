@@ -163,7 +163,7 @@ def class_numbers(parts: Sequence[Array], source: str) -> tuple[list[Tensor], li
         if float(part.max()) >= _LARGEST_CLASS:
             raise TaskError(
                 f"{source} has a class numbered {part.max()}, expected class numbers from 0 on and "
-                f"under {_LARGEST_CLASS}; number them anew"
+                f"under {_LARGEST_CLASS}; renumber them"
             )
     return [torch.from_numpy(part.astype(np.int64)) for part in flat], []
 

@@ -132,7 +132,7 @@ def read_table(
     Args:
         file: File.
         columns: Names of the columns; those that are None are found by their usual names.
-        encoder: Encoder whose classes tell a column of labels.
+        encoder: Encoder whose classes identify a column of labels.
 
     Raises:
         TaskError: If the file cannot be read or has no rows.

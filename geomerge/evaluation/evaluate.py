@@ -101,6 +101,6 @@ def evaluate_file(
 def open_network(
     file: str | Path, arch: str | None = None, device: str = "cpu"
 ) -> tuple[Checkpoint, Network]:
-    """Read a file and rebuild its network, as version 0.1 did; see ``gm.Expert.load``."""
+    """Read a file and rebuild its network, as in version 0.1; see ``gm.Expert.load``."""
     checkpoint = load_network(file)
     return checkpoint, Expert.from_checkpoint(checkpoint, arch, device=device).network

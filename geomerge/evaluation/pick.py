@@ -36,7 +36,7 @@ class Score:
         accuracy: Accuracy on each network's selection split, 0 to 1.
         drift: Functional change from each network, measured on its inputs or predicted by its
             sketch.
-        distance: |w - w_i| to each network, as a share of their sum.
+        distance: Distance |w - w_i| to each network, as a share of their sum.
         feasible: Whether the point keeps every budget of the walk.
     """
 
@@ -175,7 +175,7 @@ def equal_drift(score: Score, experts: Experts) -> float:
 
 
 def parse_pick(text: str, experts: Experts) -> PickRule:
-    """Return the rule that a text stands for.
+    """Parse the text of a pick rule.
 
     Args:
         text: ``max-min`` (largest smallest accuracy), ``balanced`` (smallest worst drop below the

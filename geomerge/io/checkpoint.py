@@ -111,7 +111,7 @@ def load_checkpoint(
         path: A file of ``torch.save``, of ``pickle.dump`` or of ``numpy.savez``, or a safetensors
             file, whatever its ending; or the folder of a finished run, whose result is taken.
         weights_key: Key of the state dict, where a file holds several, such as ``"model_ema"``;
-            None takes the network's own, and says which where there was a choice.
+            None takes the network's own, with a note where there was a choice.
         leave_out: Names of tensors that are left out; ``*`` stands for any text, as in ``"aux.*"``.
 
     Returns:
@@ -340,7 +340,7 @@ def _parse_torch(content: bytes, path: Path, key: str | None) -> _Parts:
 
 
 def _built(file: TorchFile, stored: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
-    """Return tensors of what a file says of them."""
+    """Return the tensors that a file describes."""
     tensors = {}
     for name, value in stored.items():
         if not isinstance(name, str) or not isinstance(value, (StoredTensor, StoredArray)):

@@ -1,7 +1,7 @@
 """Validation of weight files: claimed sizes against actual bytes, before any allocation.
 
-Each check reads bytes, headers and lists of contents, and allocates no more than those. A claim
-that does not hold is a ``ValueError`` with a few words; who opened the file makes a sentence of it.
+Each check reads bytes, headers and lists of contents, and allocates no more than those. A wrong
+claim is a ``ValueError`` with a few words, which the caller completes to a sentence.
 """
 
 from __future__ import annotations

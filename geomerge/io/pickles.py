@@ -2,8 +2,8 @@
 
 ``torch.save`` and ``pickle.dump`` write names, tuples, dictionaries, references to storages and any
 other object. Tensors become :class:`StoredTensor`, arrays of NumPy :class:`StoredArray`, and
-everything else that a name stands for becomes a :class:`Foreign` value, of which only what it was
-made of is kept. So whatever stands beside the weights of a checkpoint stops no reading.
+every other named object becomes a :class:`Foreign` value, which keeps only its arguments and state.
+So other objects beside the weights of a checkpoint do not prevent reading.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Storage(NamedTuple):
     Attributes:
         key: Its name in the file.
         size: Its length in bytes.
-        kind: Name of the type of its numbers; ``"bytes"`` where each tensor says its own.
+        kind: Name of the type of its numbers; ``"bytes"`` where each tensor has its own.
         content: Its bytes, if the pickle holds them itself.
     """
 

@@ -52,8 +52,8 @@ class LayerDistance:
     Attributes:
         name: Name of the tensor.
         weights: Number of its weights.
-        distance: |w - w_i| of that tensor alone, by network.
-        apart: |w_last - w_first| of that tensor alone.
+        distance: Distance |w - w_i| of that tensor alone, by network.
+        apart: Distance |w_last - w_first| of that tensor alone.
     """
 
     name: str

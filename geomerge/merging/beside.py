@@ -156,8 +156,8 @@ def better_than_picked(merged: MergeResult, rows: Sequence[ResultRow], share: fl
         share: Share of b in the best point of the straight line.
 
     Returns:
-        A sentence that names the best of the path's own ends and the line (or mean), and says how
-        it is had; None where the picked point is as good as they are.
+        A sentence that names the best of the path's own ends and the line (or mean), with the
+        command for it; None where the picked point is as good as they are.
     """
     first, last = (expert.name for expert in merged.space.ends)
     how = {

@@ -34,7 +34,7 @@ class Check:
     """Problems of a merge; where there are none, its preset and its cost.
 
     Attributes:
-        networks: What each network brings, by name: ``file``, ``architecture``, ``weights``,
+        networks: Description of each network, by name: ``file``, ``architecture``, ``weights``,
             ``task``, ``labels``, ``manifold``, ``inputs``, ``sketch``; where nothing is in the way,
             ``accuracy`` on as many ``examples`` of its task's selection split.
         preset: Preset that the merge would choose; None where something is wrong.

@@ -32,7 +32,7 @@ class MergeCurvePoint:
         t: Place on the path.
         accuracy: Accuracy on the selection split of its task, 0 to 1; None without a task.
         classes: Accuracy on each class, by the class's own number in its task.
-        distance: |w - w_i|.
+        distance: Distance |w - w_i|.
         predicted: Change of its function predicted by its sketch, d' g d with d = w - w_i; None
             without a sketch.
         measured: Mean |phi(w) - phi(w_i)|^2 on a few of its task's inputs; None without any.

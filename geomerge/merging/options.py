@@ -127,7 +127,7 @@ class PickOptions:
     Attributes:
         pick: ``"max-min"``, ``"balanced"``, ``"equal-drift"`` or a floor such as ``"a>=0.80"``;
             None takes what the data allows.
-        budget: Bounds of how much worse a network's function may get along the walk, by network:
+        budget: Bounds on the increase of a network's loss along the walk, by network:
             ``{"b": 0.02}``; ``"b/3"`` bounds one class of b, ``"b/*"`` each.
     """
 

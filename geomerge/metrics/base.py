@@ -180,7 +180,7 @@ class Metric(ABC):
 
         Args:
             v: Vector.
-            damping: mu, positive unless the metric is regular.
+            damping: Damping mu, positive unless the metric is regular.
             scale: Factor of the inverse, constant over many steps if possible: metrics may cache
                 the function of eigenvalues.
             rate: Factor of the result.

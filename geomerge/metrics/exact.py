@@ -159,7 +159,7 @@ class Krylov:
         It is b_k |e_k'c|, where c are the coordinates of x in the basis.
 
         Args:
-            damping: mu.
+            damping: Damping mu.
         """
         c = self.vectors @ (self.length * self.vectors[0] / (self.values + damping))
         return self.remainder * abs(float(c[-1]))

@@ -68,7 +68,7 @@ def numbers_left(metric: KroneckerMetric, parts: Mapping[str, Tensor], share: fl
 
     Args:
         metric: Metric.
-        parts: What is stored of its diagonal.
+        parts: Stored parts of its diagonal.
         share: Bytes of the sketch as a share of those of the weights in float32.
     """
     left = share * 4 * metric.n - sum(part.nbytes for part in parts.values())

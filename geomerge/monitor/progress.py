@@ -123,7 +123,7 @@ class Tracker:
         return tracked.remaining(self._clock())
 
     def report(self, progress: Progress) -> list[Event]:
-        """Add a report and return the events that it stands for, in order."""
+        """Add a report and return its events, in order."""
         events: list[Event] = []
         current = next((t for t in self.open if _continues(t, progress)), None)
         other = current is None or (current.name, current.step) != (progress.walk, progress.step)

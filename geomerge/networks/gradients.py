@@ -1,7 +1,7 @@
 """Gradients with respect to a module's parameters, written into a preallocated vector.
 
 A gradient that autograd makes is a new tensor at every pass. From 32 MiB on the C library asks the
-system for its memory anew each time, which costs more than the product that fills it. So linear
+system for its memory again each time, which costs more than the product that fills it. So linear
 layers with large weights write theirs where it is wanted.
 """
 

@@ -213,7 +213,7 @@ class ConfiguredModel:
         return module
 
     def load(self, folder: Path, files: list[Path]) -> tuple[nn.Module, dict[str, Any]]:
-        """Return the model with a folder's weights, and what transformers says of their names.
+        """Return the model with a folder's weights, and transformers' findings on their names.
 
         Args:
             folder: Folder.
@@ -440,7 +440,7 @@ def _stored_type(kinds: set[str]) -> str | None:
 
 
 def _loaded(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Load weights into a module, and say what is missing as transformers does."""
+    """Load weights into a module, and return the missing names as transformers does."""
     own = module.state_dict()
     wrong = [k for k, v in weights.items() if k in own and own[k].shape != v.shape]
     fitting = {k: v for k, v in weights.items() if k in own and k not in wrong}

@@ -33,7 +33,7 @@ class StepRecord:
         step: Number of the step on the leg, from 1, in walking order.
         norm: Length |theta|.
         distance: Distance before the step (weights: |target - w|; function: KL).
-        damping: mu, or None on a straight piece.
+        damping: Damping mu, or None on a straight piece.
         predicted: Predicted functional change theta' g theta.
         measured: Mean |phi(w + theta) - phi(w)|^2 on inputs of the preserved task, or None.
         length: Sum of sqrt(measured) on this leg so far, of sqrt(predicted) without inputs.

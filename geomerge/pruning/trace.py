@@ -1,8 +1,8 @@
 """Dependency groups of units, traced by torch-pruning.
 
 torch-pruning's graph (Fang et al., DepGraph, CVPR 2023) follows the channels of a layer through a
-network. It treats every operation that it does not know as an elementwise one, so its groups are
-only proposals, which :mod:`geomerge.pruning.units` tests.
+network. Operations unknown to it are treated as elementwise ones, so its groups are only proposals,
+which :mod:`geomerge.pruning.units` tests.
 """
 
 from __future__ import annotations

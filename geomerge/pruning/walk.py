@@ -102,7 +102,7 @@ class PruneWalker:
 
         Args:
             start: First weights.
-            stages: Stages; they remember what they removed, so that they serve one walk.
+            stages: Stages, for one walk only: they store the removed weights.
             place: Name and files of the walk.
         """
         problem, state = self.problem, place.file.state

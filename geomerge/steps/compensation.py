@@ -57,7 +57,7 @@ def compensate(
         product: Function u -> g u, shapes (n,).
         right: Right-hand side -(g d + kappa J'r / N), half the steepest descent at x = 0.
         survivors: Mask of S.
-        damping: mu, positive.
+        damping: Damping mu, positive.
         steps: Largest number of products; iterations end at a relative residual of 1e-6.
         precondition: Function v -> approximation of (g + damping I)^-1 v, symmetric and positive.
             Its result is projected on S, which preserves both.

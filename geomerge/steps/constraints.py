@@ -36,9 +36,9 @@ class BudgetStep:
     """Tangent that satisfies its constraints, with their shadow prices.
 
     Attributes:
-        tangent: theta, shape (n,).
-        damping: mu.
-        norm: |theta|.
+        tangent: Step theta, shape (n,).
+        damping: Damping mu.
+        norm: Norm |theta|.
         predicted: Functional change theta' g theta that the metric predicts.
         multipliers: Shadow prices, the decrease of the objective per unit of each limit, shape
             (p,); 0 for inactive rows.
@@ -68,11 +68,11 @@ def budget_step(
     """Return the best step that satisfies all constraints.
 
     Args:
-        metric: g.
+        metric: Metric g.
         v: Direction of the step.
         rows: Rows of C; one that is negligible compared with the longest is ignored.
-        limits: d; infinity is no limit.
-        damping: mu, positive.
+        limits: Limits d; infinity is no limit.
+        damping: Damping mu, positive.
         beta: Weight of the direction against the functional change; None sets it to
             2 (min_eigenvalue + mu), the largest value for which the unconstrained step overshoots
             v in no direction.
@@ -99,11 +99,11 @@ def budget_steps(
     """Return a step for each damping and limits, all from one batch of programs.
 
     Args:
-        metric: g.
+        metric: Metric g.
         v: Direction of the steps.
         rows: Rows of C.
-        limits: d of each step, or of all steps.
-        dampings: mu of each step, or of all steps.
+        limits: Limits d of each step, or of all steps.
+        dampings: Dampings mu of each step, or of all steps.
         beta: Weight of the direction, as in :func:`budget_step`.
 
     Returns:
@@ -153,7 +153,7 @@ def nonzero_rows(
     Args:
         v: Direction of the step.
         rows: Rows of C.
-        limits: d.
+        limits: Limits d.
 
     Raises:
         NumericalError: If a number is not finite; only limits may be plus infinity.
@@ -218,7 +218,7 @@ class StackedCoordinates:
 
         Args:
             coefficients: Coefficients of the vectors.
-            damping: mu.
+            damping: Damping mu.
         """
         first = self.vectors[0]
         used = [(float(c), s) for c, s in zip(coefficients, self.vectors, strict=True) if c != 0]
@@ -236,7 +236,7 @@ class Dual:
     """Solutions of a batch of dual programs.
 
     Attributes:
-        multipliers: lambda, shape (B, p), differentiable.
+        multipliers: Multipliers lambda, shape (B, p), differentiable.
         excess: C theta - d, shape (B, p), positive only for contradicting limits.
         residuals: Residuals of the optimality conditions, shape (B,).
         called_qp: Mask of the elements that violate a row at lambda = 0, shape (B,).

@@ -33,7 +33,7 @@ class RateProgram:
 
     Attributes:
         hessian: Q, positive semidefinite, shape (k, k).
-        linear: p, shape (k,).
+        linear: Linear term p, shape (k,).
     """
 
     hessian: Tensor

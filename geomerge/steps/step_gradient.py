@@ -28,11 +28,11 @@ def step_gradient(
     """Return derivatives of a loss with respect to log damping and limits of a constrained step.
 
     Args:
-        metric: g.
+        metric: Metric g.
         v: Direction of the step.
         rows: Rows of C.
-        limits: d.
-        damping: mu.
+        limits: Limits d.
+        damping: Damping mu.
         beta: Weight of the direction, as in :func:`~geomerge.steps.budget_step`; None makes it a
             function of mu in the derivative as well.
         q: Gradient of the loss with respect to the tangent.

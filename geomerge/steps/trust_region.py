@@ -39,9 +39,9 @@ class Step:
     """Tangent with its damping, length and predicted change.
 
     Attributes:
-        tangent: theta, shape (n,).
-        damping: mu.
-        norm: |theta|.
+        tangent: Step theta, shape (n,).
+        damping: Damping mu.
+        norm: Norm |theta|.
         predicted: Functional change theta' g theta that the metric predicts.
         beta: Weight of the direction v.
     """
@@ -62,9 +62,9 @@ def damped_step(
     """Return (beta / 2) (g + damping I)^-1 v, shortened to at most ``radius``.
 
     Args:
-        metric: g.
+        metric: Metric g.
         v: Direction of the step.
-        damping: mu, positive.
+        damping: Damping mu, positive.
         radius: Largest length of the step.
 
     Returns:
@@ -89,7 +89,7 @@ def trust_region_step(
     """Solve eq. (7) with mu from the secular equation |theta(mu)| = radius.
 
     Args:
-        metric: g.
+        metric: Metric g.
         v: Direction of the step.
         radius: Largest length rho; the paper's bound 0.01 of theta'theta is a radius of 0.1.
         beta: Weight of the direction against the functional change; None sets it to
@@ -164,9 +164,9 @@ def precondition(
     metric; in the Euclidean metric that is the factor of all directions.
 
     Args:
-        metric: g.
+        metric: Metric g.
         v: Direction of the step.
-        damping: mu.
+        damping: Damping mu.
     """
     return metric.damped_solve(v, damping, metric.min_eigenvalue + damping)
 
@@ -180,9 +180,9 @@ def preconditioned_step(
     """Return rate times the preconditioned direction, and its predicted functional change.
 
     Args:
-        metric: g.
+        metric: Metric g.
         v: Direction of the step.
-        damping: mu.
+        damping: Damping mu.
         rate: Factor of the step.
     """
     return metric.damped_inverse(v, damping, metric.min_eigenvalue + damping, rate)
@@ -198,10 +198,10 @@ def preconditioned_move(
     """Take a :func:`preconditioned_step` from a point.
 
     Args:
-        metric: g.
+        metric: Metric g.
         w: Point of weight space.
         v: Direction of the step.
-        damping: mu.
+        damping: Damping mu.
         rate: Factor of the step.
 
     Returns:

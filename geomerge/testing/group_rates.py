@@ -31,11 +31,11 @@ def schur_program(
     Args:
         changes: J d_j / sqrt(N) as rows: what the groups change without compensation.
         gram: K of the survivors, positive semidefinite.
-        damping: mu, positive.
-        drift: kappa r / sqrt(N); None is none.
+        damping: Damping mu, positive.
+        drift: Drift kappa r / sqrt(N); None is none.
 
     Returns:
-        The program. It costs O(M^3) and does not see the weights.
+        The program, at a cost of O(M^3), independent of the number of weights.
 
     Raises:
         NumericalError: If gram + damping I is not positive definite, or something is not finite.
@@ -68,10 +68,10 @@ def galerkin_program(
 
     Args:
         changes: J (d_j + x_j) / sqrt(N) as rows; M may be larger than memory holds in M^2.
-        drift: (J x_0 + kappa r) / sqrt(N); None is none.
-        compensations: x_j as rows; None where the moves are not compensated.
-        correction: x_0, what compensates the drift alone; None is none.
-        damping: mu, what a compensation costs by its length.
+        drift: Drift (J x_0 + kappa r) / sqrt(N); None is none.
+        compensations: Compensations x_j as rows; None where the moves are not compensated.
+        correction: Correction x_0, the compensation of the drift alone; None is none.
+        damping: Damping mu, what a compensation costs by its length.
 
     Returns:
         The program: that of :func:`schur_program` where all compensations are exact.

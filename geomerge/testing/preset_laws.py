@@ -50,7 +50,7 @@ class PresetLaws:
         return merge(experts, preset=self.name, **self.options)
 
     def test_it_is_registered_with_what_it_does(self) -> None:
-        """Its class knows its name and says what it does."""
+        """Its class has the registered name and a description."""
         cls = PRESETS[self.name]
         assert cls.name == self.name
         assert cls.about
@@ -100,7 +100,7 @@ class PresetLaws:
             assert leg.metric
 
     def test_a_walk_has_no_more_steps_than_it_says(self) -> None:
-        """Every stage has a candidate, whose walk gives as many points as it says at most."""
+        """Every stage has a candidate, whose walk has no more points than declared."""
         preset = PRESETS[self.name](self._prepared(self.experts()))
         start = next(iter(preset.starts().values()))
         for stage in preset.stages:

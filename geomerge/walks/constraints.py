@@ -127,7 +127,7 @@ class ConstrainedStep:
     """Step that satisfies all constraints.
 
     Attributes:
-        tangent: theta, shape (n,).
+        tangent: Step theta, shape (n,).
         predicted: Predicted functional change theta' g theta.
         multipliers: Shadow prices of the active constraints, by name.
     """
@@ -214,9 +214,9 @@ class Constraints:
 
         Args:
             w: Start of the step.
-            metric: g.
+            metric: Metric g.
             v: Direction of the step.
-            damping: mu.
+            damping: Damping mu.
             beta: Weight of the direction against the functional change.
         """
         rows = [k.row(w) for k in self._constraints]

@@ -65,7 +65,7 @@ class PlaneWalkOptions:
     """Settings of a walk toward a plane.
 
     Attributes:
-        damping: mu of the compensation and of the steps against the drift.
+        damping: Damping mu of the compensation and of the steps against the drift.
         steps: Number of steps against the drift in all stages.
         learning_rate: Learning rate of the first of these; it falls linearly to zero.
         momentum: Share of the last direction in the next.

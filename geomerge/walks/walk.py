@@ -45,7 +45,7 @@ class WalkPoint:
         weights: Weights, shape (n,), which do not change later.
         norm: Length |theta| of the step.
         predicted: Predicted functional change theta' g theta of the step.
-        damping: mu of the step.
+        damping: Damping mu of the step.
         distance: Distance before the step: KL to the teacher, or |target - w|.
         multipliers: Shadow prices of the active constraints, by name.
     """
@@ -63,7 +63,7 @@ class FunctionWalkOptions:
     """Settings of a walk toward a function.
 
     Attributes:
-        damping: mu. A larger value preserves the function less and learns faster.
+        damping: Damping mu. A larger value preserves the function less and learns faster.
         steps: Number of steps.
         learning_rate: Learning rate of the first step; it falls linearly to zero.
         momentum: Share of the last direction in the next.

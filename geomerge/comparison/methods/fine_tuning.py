@@ -32,9 +32,10 @@ def fine_tuned(
 
     Args:
         context: Networks and tasks to merge.
-        samples: Number of samples that may be seen, all passes counted.
+        samples: Number of samples in all passes.
         rate: Learning rate, constant.
-        stiffness: Stiffness of a penalty that holds b, see :func:`geomerge.training.fine_tune`.
+        stiffness: Stiffness of the penalty on moves from b, as in
+            :func:`geomerge.training.fine_tune`.
 
     Returns:
         Weights, shape (n,), and the number of samples seen.

@@ -69,7 +69,7 @@ def layer_grams(
         network: Network.
         w: Weights of the network.
         inputs: Inputs, all of which are passed.
-        only: Name of the one layer that is looked at; None looks at all.
+        only: Name of the only layer to include; None includes all.
 
     Returns:
         Matrices by the names of their layers, in the order in which these compute.

@@ -27,8 +27,8 @@ _SHORTEST, _LONGEST = 4, 14  # tokens drawn for a text
 class JointSurrogatePreset(JointPreset):
     """Walk from the sketches' mean toward all functions, on texts drawn without any data.
 
-    A sketch tells how often a token occurs: the metric of its row in the embedding is zero where it
-    never did. Tokens of surrogate texts are drawn by the root of that.
+    A sketch contains frequencies of tokens: the metric of a token's row in the embedding is zero if
+    it never occurred. Tokens of surrogate texts are drawn by the root of that.
     """
 
     about = "from the mean of sketches toward all functions, on texts of tokens drawn by sketches"

@@ -32,7 +32,7 @@ LINE_STEPS = 40  # of the line from the walk's end back to where it started
 class SurrogatePreset(SketchPreset):
     """Walk in a metric measured on surrogate inputs, then straight back to where it started.
 
-    The walk's end knows the other functions, its start the own one; on the line between them both
+    The walk's end has the other functions, its start has its own; on the line between them both
     fall more slowly than along the walk.
     """
 
@@ -137,7 +137,7 @@ class SurrogatePreset(SketchPreset):
 
 
 def _unknown(prepared: PreparedMerge) -> Expert:
-    """Return the network whose inputs surrogates stand in for: one without any, else the last."""
+    """Return the network that gets surrogate inputs: one without any, else the last."""
     blind = [expert for expert in prepared.space if expert.inputs is None]
     return blind[0] if blind else prepared.space.experts[-1]
 

@@ -1,6 +1,6 @@
 """Architectures: networks by name, by ``module:factory``, or recognised by their weights.
 
-A network is rebuilt from the names and shapes of its weights wherever they say enough, so that a
+A network is rebuilt from the names and shapes of its weights where these are sufficient, so that a
 bare state dict needs no specification and keeps its own names.
 """
 

@@ -137,7 +137,7 @@ def check_fit(fit: Fit, source: str, shown: str) -> None:
 
     Args:
         fit: The weights, fitted.
-        source: Where they came from.
+        source: Name of their source.
         shown: Name of the architecture.
 
     Raises:
@@ -212,7 +212,7 @@ def _same(buffer: Tensor | None, value: Tensor) -> bool:
 
 
 def _pattern(names: list[str], kept: Iterable[str]) -> str:
-    """Return a pattern that stands for names and for none that are kept, else the names."""
+    """Return a pattern that matches the names and none that are kept, else the names."""
     if len(names) == 1:
         return names[0]
     pattern = f"{commonprefix(names)}*"  # noqa: RUF071

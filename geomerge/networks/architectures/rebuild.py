@@ -80,7 +80,7 @@ def rebuild_network(
 
     Args:
         weights: A state dict. Where only the rows of one Linear layer are others than the
-            architecture's, that layer is the head, and it is made as large as the weights say. So
+            architecture's, that layer is the head, and it gets the size of the weights. So
             are layers with fewer outputs or inputs, of a network that some units were removed of.
         architecture: A name, some of them with an activation as in ``mlp:tanh``,
             ``module:factory``, a callable that returns the module, or None to recognise it from the

@@ -2,7 +2,7 @@
 
 qpth (Amos & Kolter 2017, OptNet) comes first because it solves a complete batch at once. It returns
 no status: a program that did not converge, because of cycling or because another program of the
-batch ended the iterations, looks like a solution. Therefore every answer is polished and verified.
+batch ended the iterations, resembles a solution. So every answer is polished and verified.
 If the optimality conditions fail, the program is solved again by itself with qpth, and then with
 clarabel (Goulart & Chen 2024).
 
