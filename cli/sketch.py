@@ -66,7 +66,7 @@ def sketch(
     folder = model_folder(network)
     if out is None and folder is None:
         raise OptionError(
-            f"{network} is no folder that its sketch could lie in; say where with `out`, such as "
+            f"{network} is no folder for its sketch; name a file with `out`, such as "
             f"{network.stem}-sketch.safetensors"
         )
     out = out or (folder or Path()) / SKETCH_FILE

@@ -176,7 +176,7 @@ class Expert:
             recorded, meta["architecture"] = meta.get("architecture"), plain_name(known)
             if recorded is not None and plain_name(recorded) != meta["architecture"]:
                 notes = (
-                    f"{Path(checkpoint.source).name} says that it is a {recorded}, and was taken "
+                    f"{Path(checkpoint.source).name} records a {recorded}, and was taken "
                     f"for a {known} as `arch` says",
                 )
         made = cls(

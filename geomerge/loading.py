@@ -383,7 +383,7 @@ def _refuse_unknown_names(experts: Mapping[str, Expert], data: DataOptions) -> N
         for name in entries:
             if name not in experts:
                 raise OptionError(
-                    f"`{argument}` speaks of network {name!r}, and the networks are "
+                    f"`{argument}` names network {name!r}, and the networks are "
                     f"{', '.join(experts)}; name one of them"
                 )
 

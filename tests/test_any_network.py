@@ -164,7 +164,7 @@ def test_it_is_measured_kept_and_walked(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FACTORIES)
 def test_others_come_from_a_factory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = FACTORIES[name]().eval().requires_grad_(False)
-    with pytest.raises(CheckpointError, match="say `arch` module:factory"):
+    with pytest.raises(CheckpointError, match="give `arch` module:factory"):
         rebuild_network(net.state_dict(), None, "x.pt")
     module = types.ModuleType("any_for_test")
     module.make = FACTORIES[name]

@@ -145,4 +145,4 @@ def test_an_architecture_against_the_record_is_noted(files: Path) -> None:
     gm.Expert.load("a.pt", arch="mlp:tanh").save("own.safetensors")
     expert = gm.Expert.load("own.safetensors", arch="mlp:gelu")
     assert expert.meta["architecture"] == "mlp:gelu"
-    assert "says that it is a mlp:tanh, and was taken for a mlp:gelu" in expert.notes[0]
+    assert "records a mlp:tanh, and was taken for a mlp:gelu" in expert.notes[0]

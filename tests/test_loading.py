@@ -90,8 +90,8 @@ def test_objects_serve_as_their_names_do(files: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"manifold": ("c=digits",)}, "`manifold` speaks of network 'c'"),
-        ({"task": ("c=digits",)}, "`task` speaks of network 'c'"),
+        ({"manifold": ("c=digits",)}, "`manifold` names network 'c'"),
+        ({"task": ("c=digits",)}, "`task` names network 'c'"),
         ({"manifold": ("digits", *TASKS)}, "at most 2 manifolds"),
         ({"task": ("a=digts",)}, "did you mean 'digits'"),
         ({"manifold": ("a=digts",)}, "did you mean 'digits'"),

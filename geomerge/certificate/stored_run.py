@@ -194,7 +194,7 @@ class StoredRun:
         places = (Path(), self.folder.absolute().parent, self.folder.absolute().parents[1])
         files = [p for p in (place / own for place in places) if p.is_file() or model_folder(p)]
         if not files:
-            raise NotStoredError(f"{own} was not found; say where {name!r} is with `networks`")
+            raise NotStoredError(f"{own} was not found; give the file of {name!r} with `networks`")
         digest = self.certificate["inputs"][name]
         same = [file for file in files if network_digest(file) == digest]
         return (same or files)[0]

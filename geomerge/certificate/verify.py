@@ -107,7 +107,7 @@ def verify_run(
     for name, file in (networks or {}).items():
         if name not in _known(report):
             raise OptionError(
-                f"`networks` speaks of network {name!r}, and the run's are "
+                f"`networks` names network {name!r}, and the run's are "
                 f"{', '.join(_known(report))}; name one of them"
             )
         if not file.is_file():

@@ -231,6 +231,6 @@ def _missing(kind: str, root: Path, download: bool, error: Exception) -> TaskErr
             "network or copy the files there"
         )
     return TaskError(
-        f"no {kind} under {root}; say where it is with `data_root` or GEOMERGE_DATA, or allow "
+        f"no {kind} under {root}; give its folder with `data_root` or GEOMERGE_DATA, or allow "
         "torchvision to fetch it with `download`"
     )

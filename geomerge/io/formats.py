@@ -98,7 +98,7 @@ _OTHERS = (
     _Format("a Parquet table", "name a file of weights", _starts(b"PAR1")),
     _Format("an image", "name a file of weights", _starts(b"\x89PNG", b"\xff\xd8\xff")),
     _Format("a PDF", "name a file of weights", _starts(b"%PDF")),
-    _Format("a JSON text", "name the file of the weights that it speaks of", _text(b"{", b"[")),
+    _Format("a JSON text", "name the file of the weights that it describes", _text(b"{", b"[")),
 )  # fmt: skip
 _SAFETENSORS_HEADER = re.compile(rb"\{\s*[\"}]")
 

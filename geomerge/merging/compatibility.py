@@ -87,7 +87,7 @@ def _refuse_unknown_names(experts: Sequence[Expert], options: MergeOptions) -> N
         name = bounded.partition("/")[0]
         if name not in names:
             raise OptionError(
-                f"`budget` speaks of network {name!r}, and the networks are {', '.join(names)}; "
+                f"`budget` names network {name!r}, and the networks are {', '.join(names)}; "
                 "name one of them"
             )
 

@@ -103,7 +103,7 @@ def _losses(preset: Preset, expert: Expert, bounded: str) -> list[KLConstraint]:
         chosen = answers == label
         if not bool(chosen.any()):
             raise OptionError(
-                f"`budget` {bounded} speaks of class {label - first}, which {name} never answers; "
+                f"`budget` {bounded} names class {label - first}, which {name} does not have; "
                 "name another"
             )
         own = take(x, chosen)

@@ -122,7 +122,7 @@ def _differences(first: Checkpoint, other: Checkpoint, head: str) -> list[str]:
         sentences.append(
             f"{first.source} and {other.source} have different heads: {name!r} has "
             f"{len(one[name])} and {len(two[name])} outputs, expected one head shared by all "
-            "tasks; say `head` offset or `head` separate, or train all with as many outputs"
+            "tasks; use `head` offset or `head` separate, or train all with as many outputs"
         )
     if apart:
         listed = "; ".join(

@@ -95,7 +95,7 @@ class GoalOptions:
             names = " and ".join(f"`{name}`" for name in given) or "none of them"
             raise OptionError(
                 f"expected one of `sparsity`, `nm`, `remove`, `flops` and `params`, got {names}; "
-                "say what is to be removed"
+                "name the weights or units to remove"
             )
         return given[0]
 

@@ -130,7 +130,7 @@ def parse_removals(texts: Sequence[str]) -> dict[str, Wanted]:
         if not layer:
             raise OptionError(f"expected LAYER: and {_FORMS}, got {text!r}")
         if layer in removals:
-            raise OptionError(f"{layer} is named twice, in {text!r} as well; say it once")
+            raise OptionError(f"{layer} is named twice, in {text!r} as well; name it once")
         if listed is None and re.fullmatch(r"\d+", value):
             removals[layer] = int(value)
         elif listed is None and re.fullmatch(r"\d*\.\d*|\d+(\.\d*)?e-?\d+", value) and value != ".":

@@ -77,8 +77,8 @@ class PruneProblem:
         notes = [*self.expert.warnings, *self.expert.notes]
         if others:
             notes.append(
-                f"the function was kept on {self.task.name} alone; the network also knew "
-                f"{' and '.join(others)}"
+                f"the function was kept on {self.task.name} alone; the network was also trained "
+                f"for {' and '.join(others)}"
             )
         return notes
 

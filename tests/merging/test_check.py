@@ -156,7 +156,7 @@ def test_every_choice_that_cannot_be_had_is_named(digits: Path, tmp_path: Path) 
         },
     )  # fmt: skip
     for piece in (
-        "`pick` balanced needs labelled data", "class 77, which a never answers",
+        "`pick` balanced needs labelled data", "class 77, which a does not have",
         "`budget` b/3 needs inputs", "`memory` 1MB is too little",
     ):  # fmt: skip
         assert any(piece in problem for problem in found.problems), piece

@@ -199,10 +199,10 @@ def test_budgets_with_inputs_bound_the_loss_of_each_class(digits: Path) -> None:
     [
         ({"budget": ("b",)}, "expected `budget` NETWORK=NUMBER"),
         ({"budget": ("b=1", "b=2")}, "once for each"),
-        ({"budget": ("d=0.1",)}, "speaks of network 'd'"),
+        ({"budget": ("d=0.1",)}, "names network 'd'"),
         ({"budget": ("b/3=0.1",)}, "needs inputs of b's task"),
         ({"sketch": ("b.pt",)}, "one `sketch` for each network"),
-        ({"task": ("z=digits",)}, "speaks of network 'z'"),
+        ({"task": ("z=digits",)}, "names network 'z'"),
         ({"bn": "re-estimates"}, "did you mean 're-estimate'"),
         ({"head": "offsets"}, "did you mean 'offset'"),
         ({"learn": "damping", "metric": "euclidean"}, "leave one of the two out"),

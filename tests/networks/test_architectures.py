@@ -130,7 +130,7 @@ def test_networks_of_torchvision_are_recognised(name: str) -> None:
 def test_the_number_of_groups_is_never_guessed() -> None:
     weights = create_network("resnet18-gn-cifar", (3, 32, 32), 5, seed=0).state_dict()
     assert recognise(weights) is None
-    with pytest.raises(CheckpointError, match="say `arch` resnet18-gn-cifar"):
+    with pytest.raises(CheckpointError, match="give `arch` resnet18-gn-cifar"):
         rebuild_network(weights, None, "x.pt")
 
 
@@ -181,7 +181,7 @@ def test_layers_are_ordered_by_number_or_by_shape() -> None:
 def test_an_unclear_order_is_refused() -> None:
     weights = Named(zebra=(4, 4), ape=(4, 4)).state_dict()
     assert recognise(weights) is None
-    with pytest.raises(CheckpointError, match="say `arch` module:factory"):
+    with pytest.raises(CheckpointError, match="give `arch` module:factory"):
         rebuild_network(weights, None, "x.pt")
 
 

@@ -90,5 +90,5 @@ def test_assumptions_about_the_network_are_notes(expert: Expert) -> None:
     notes = prepare_problem(assumed, FunctionOptions(), seed=0).notes
     assert notes == [
         "ReLU is assumed",
-        "the function was kept on digits alone; the network also knew b",
+        "the function was kept on digits alone; the network was also trained for b",
     ]

@@ -138,12 +138,12 @@ def _unknown(weights: Mapping[str, Tensor], source: str) -> str:
         if not known.recognised and _fits(candidate, weights):
             return (
                 f"the weights of {source} may be of a {candidate}, but weights do not tell all of "
-                f"it (groups of GroupNorm); say `arch` {candidate} or module:factory"
+                f"it (groups of GroupNorm); give `arch` {candidate} or module:factory"
             )
     return (
         f"the weights of {source} are of no architecture that geomerge recognises (stacks of "
         "Linear layers in a clear order, Avalanche's SimpleMLP and SimpleCNN, torchvision's VGG "
-        "and ResNet, and those that geomerge train makes); say `arch` module:factory, a callable "
+        "and ResNet, and those that geomerge train makes); give `arch` module:factory, a callable "
         "that returns your nn.Module"
     )
 
@@ -182,7 +182,7 @@ def _empty(name: str, weights: Mapping[str, Tensor], source: str) -> nn.Module:
     if module is None:
         raise CheckpointError(
             f"the weights of {source} are not those of a {name}; leave `arch` out to have them "
-            "recognised, or say module:factory"
+            "recognised, or give module:factory"
         )
     return module
 

@@ -122,7 +122,7 @@ def _verdict(report: MergeRunReport) -> list[str]:
         if theirs is not None:
             verdict.append(better_by(words, ours, theirs))
         elif row == "joint training":
-            verdict.append("Joint training is not in the table; the notes say why.")
+            verdict.append("Joint training is not in the table; the reason is in the notes.")
     return verdict
 
 
