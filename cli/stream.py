@@ -9,6 +9,7 @@ import typer
 
 from geomerge.cli.console import finish, plain_table, watched
 from geomerge.cli.options import LogJson, ReportJson
+from geomerge.options import parse_size, replace_options
 from geomerge.strategies.options import StreamOptions
 
 __all__ = ["stream"]
@@ -19,10 +20,15 @@ def stream(
     out: Annotated[
         Path | None, typer.Option(help="folder of the run; default runs/NAME-HASH")
     ] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(hidden=True, help="earlier spelling of --memory-mb, such as 20MB")
+    ] = None,
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
     """Learn a stream of tasks, with baselines."""
+    if memory_limit is not None:
+        options = replace_options(options, memory_mb=parse_size(memory_limit) / 1e6)
     from geomerge.monitor.progress import Progress
     from geomerge.runs.command import command_line
     from geomerge.runs.stream import run_stream

@@ -79,3 +79,12 @@ def test_a_row_that_diverges_does_not_take_the_others_along(
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [row["name"] for row in report["rows"]] == ["joint"]
     assert "naive" in report["diverged"]
+
+
+def test_the_earlier_spelling_of_the_memory_still_works(
+    geomerge: Callable[..., Any], tmp_path: Path
+) -> None:
+    found = geomerge("stream", "split-digits", "--memory-limit", "much", cwd=tmp_path)
+    assert found.returncode == 2
+    assert "expected a size such as 20MB, got 'much'" in found.stderr
+    assert "--memory-limit" not in geomerge("stream", "--help", cwd=tmp_path).stdout
