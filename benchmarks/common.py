@@ -15,8 +15,9 @@ from geomerge import Checkpoint, MergeOptions, load_checkpoint, load_task
 from geomerge.errors import Problems
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.pick import parse_pick
+from geomerge.expert_options import DataOptions
 from geomerge.io.files import write_bytes
-from geomerge.loading import DataOptions, load_experts
+from geomerge.loading import load_experts
 from geomerge.merging.choice import choose_preset
 from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.recording import Monitor, Recorder

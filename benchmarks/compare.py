@@ -18,7 +18,8 @@ from common import Rows, expert, write_results
 
 from geomerge import MergeOptions
 from geomerge.comparison import METHODS, CompareOptions, compare
-from geomerge.loading import DataOptions, load_experts
+from geomerge.expert_options import DataOptions
+from geomerge.loading import load_experts
 
 TASKS = ("mnist", "fashion-mnist")
 SEEDS = (0, 1, 2)

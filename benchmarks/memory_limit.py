@@ -23,7 +23,7 @@ CODE = """
 import json, resource, sys
 from pathlib import Path
 from geomerge import MergeOptions
-from geomerge.loading import DataOptions
+from geomerge.expert_options import DataOptions
 from geomerge.runs import run_merge
 files, out, limit = sys.argv[1:3], sys.argv[3], sys.argv[4] or None
 options = MergeOptions(damping=1e-3, steps=20, memory=limit)

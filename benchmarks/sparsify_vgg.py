@@ -33,7 +33,8 @@ from geomerge import PlanStep, ReconfigureOptions, SparsifyOptions, reconfigure
 from geomerge.data import Split
 from geomerge.data.batchnorm import re_estimate
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.loading import ExpertOptions, load_expert
+from geomerge.expert_options import ExpertOptions
+from geomerge.loading import load_expert
 from geomerge.pruning.goals import goal_stages
 from geomerge.pruning.problem import prepare_problem
 from geomerge.pruning.results import PrunedExpert, pruned_expert

@@ -12,7 +12,7 @@ import typer
 from geomerge.cli.console import USER_ERROR, fail, show_notes, working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Json
-from geomerge.loading import DataOptions
+from geomerge.expert_options import DataOptions
 from geomerge.merging import Check, MergeOptions, check_merge
 
 __all__ = ["check"]

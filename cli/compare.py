@@ -11,7 +11,7 @@ from geomerge.cli.console import finish, plain_table, show_notes, watched
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import LogJson, ReportJson
 from geomerge.comparison import CompareOptions
-from geomerge.loading import DataOptions
+from geomerge.expert_options import DataOptions
 from geomerge.runs.compare import run_compare
 
 __all__ = ["compare"]

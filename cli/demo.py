@@ -72,7 +72,7 @@ def _trained(file: Path, task: str, seed: int) -> bool:
 
 def _run(out: Path, seed: int) -> dict[str, Any]:
     from geomerge.data import load_task
-    from geomerge.loading import DataOptions
+    from geomerge.expert_options import DataOptions
     from geomerge.merging import MergeOptions
     from geomerge.runs import run_merge
     from geomerge.training import train_checkpoint

@@ -15,7 +15,7 @@ from geomerge.cli.console import working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Json
 from geomerge.data.sources import stored_names
-from geomerge.loading import ExpertOptions
+from geomerge.expert_options import ExpertOptions
 from geomerge.steps.qp import qp_solver
 
 __all__ = ["doctor"]

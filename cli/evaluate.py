@@ -13,7 +13,7 @@ from geomerge.cli.console import percent, plain_table, show_notes, working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Json
 from geomerge.evaluation.evaluate import evaluate as measure
-from geomerge.loading import ExpertOptions
+from geomerge.expert_options import ExpertOptions
 
 __all__ = ["evaluate"]
 

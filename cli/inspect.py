@@ -16,8 +16,9 @@ from rich.table import Table
 from geomerge.cli.console import percent, show_notes, working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Force, Json, NetworkFile
+from geomerge.expert_options import ExpertOptions
 from geomerge.io.files import check_output, write_bytes
-from geomerge.loading import ExpertOptions, load_expert
+from geomerge.loading import load_expert
 from geomerge.metrics.outputs import TEMPERATURE
 from geomerge.pruning.damage import Damage
 from geomerge.pruning.inspect import Inspection

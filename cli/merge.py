@@ -10,7 +10,7 @@ import typer
 
 from geomerge.cli.console import finish, percent, show_notes, watched, with_flags
 from geomerge.cli.options import LogJson, ReportJson
-from geomerge.loading import DataOptions
+from geomerge.expert_options import DataOptions
 from geomerge.merging import MergeOptions
 from geomerge.runs import run_merge
 

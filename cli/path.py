@@ -10,9 +10,9 @@ import typer
 from geomerge.cli.console import working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Force, NetworkOut
+from geomerge.expert_options import ExpertOptions
 from geomerge.io.checkpoint import SUFFIXES
 from geomerge.io.files import check_output
-from geomerge.loading import ExpertOptions
 from geomerge.pretrained import stored_expert
 
 __all__ = ["path"]

@@ -14,8 +14,8 @@ from geomerge.cli.options import Force, NetworkFile, Normalisation
 from geomerge.data import parse_normalisation
 from geomerge.errors import OptionError
 from geomerge.expert import Expert
+from geomerge.expert_options import ExpertOptions
 from geomerge.io.files import check_output
-from geomerge.loading import ExpertOptions
 from geomerge.metrics import save_sketch
 from geomerge.metrics.outputs import OUTPUTS
 from geomerge.metrics.sketch import SHARE, SKETCH_FILE, SUFFIXES

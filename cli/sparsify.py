@@ -10,7 +10,7 @@ import typer
 
 from geomerge.cli.console import finish, percent, show_notes, watched
 from geomerge.cli.options import LogJson, NetworkFile, ReportJson
-from geomerge.loading import ExpertOptions
+from geomerge.expert_options import ExpertOptions
 from geomerge.pruning.options import SparsifyFiles, SparsifyOptions
 
 __all__ = ["sparsify"]

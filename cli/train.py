@@ -12,9 +12,9 @@ from geomerge.cli.console import percent, tell_finished, watched
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Force, LogJson, NetworkOut, Normalisation
 from geomerge.data import Task, load_task, parse_normalisation
+from geomerge.expert_options import ExpertOptions
 from geomerge.io.checkpoint import SUFFIXES
 from geomerge.io.files import check_output
-from geomerge.loading import ExpertOptions
 from geomerge.networks.architectures import NAMED
 from geomerge.options import option
 from geomerge.training import TrainOptions, train_checkpoint

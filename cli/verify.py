@@ -15,7 +15,7 @@ from geomerge.cli.console import show_notes, working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Json
 from geomerge.errors import OptionError
-from geomerge.loading import ExpertOptions
+from geomerge.expert_options import ExpertOptions
 
 __all__ = ["verify"]
 

@@ -22,7 +22,7 @@ LAYERS = [
     ["networks"],
     ["data"],
     ["metrics"],
-    ["evaluation", "expert", "expert_like", "loading", "weight_space"],
+    ["evaluation", "expert", "expert_like", "expert_options", "loading", "weight_space"],
     ["steps"],
     ["walks"],
     ["paths"],

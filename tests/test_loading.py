@@ -19,14 +19,8 @@ from geomerge import (
     save_checkpoint,
 )
 from geomerge.errors import OptionError, Problems, TaskError
-from geomerge.loading import (
-    DataOptions,
-    ExpertOptions,
-    given_expert,
-    given_experts,
-    load_expert,
-    load_experts,
-)
+from geomerge.expert_options import DataOptions, ExpertOptions
+from geomerge.loading import given_expert, given_experts, load_expert, load_experts
 from geomerge.options import recorded
 
 TASKS = ("digits", "digits-permuted")

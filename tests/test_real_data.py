@@ -32,7 +32,7 @@ def test_mnist_and_fashion_in_one_network(real_data: Path, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_the_trained_vgg11_is_recognised_and_measured(real_data: Path) -> None:
     from geomerge.evaluation.evaluate import evaluate
-    from geomerge.loading import ExpertOptions
+    from geomerge.expert_options import ExpertOptions
 
     place = ExpertOptions(data_root=str(real_data))
     found = evaluate(real_data / "vgg11_cifar10.pt", ["cifar10"], options=place)

@@ -20,7 +20,7 @@ from torch import nn
 from geomerge import Checkpoint, Network, load_task, save_checkpoint
 from geomerge.comparison import CompareOptions
 from geomerge.errors import RunError
-from geomerge.loading import DataOptions
+from geomerge.expert_options import DataOptions
 from geomerge.merging import MergeOptions
 from geomerge.pruning.options import ReconfigureOptions, SparsifyFiles, SparsifyOptions
 from geomerge.pruning.sparsify import sparsify

@@ -23,9 +23,10 @@ from geomerge.data import (
 )
 from geomerge.errors import Problems, RunError
 from geomerge.expert import Expert, text_encoder
+from geomerge.expert_options import DataOptions
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint
 from geomerge.io.files import sha256
-from geomerge.loading import SAMPLE_SEED, DataOptions, load_experts
+from geomerge.loading import SAMPLE_SEED, load_experts
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.presets.registry import PRESETS

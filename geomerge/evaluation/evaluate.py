@@ -10,8 +10,8 @@ from geomerge.data import check_normalised, split_normalisations
 from geomerge.errors import OptionError, did_you_mean
 from geomerge.evaluation.plausibility import normalisation_doubt
 from geomerge.expert import Expert
+from geomerge.expert_options import ExpertOptions
 from geomerge.io.checkpoint import Checkpoint
-from geomerge.loading import ExpertOptions
 from geomerge.networks.architectures import recognise
 from geomerge.networks.hugging_face import load_network
 from geomerge.networks.network import Network
@@ -89,7 +89,7 @@ def evaluate_file(
         file: File of the network.
         tasks: Names of tasks.
         split: Split that is measured.
-        data: Fields of :class:`~geomerge.loading.ExpertOptions`.
+        data: Fields of :class:`~geomerge.expert_options.ExpertOptions`.
 
     Raises:
         GeomergeError: If the file, a task or an option cannot be used.

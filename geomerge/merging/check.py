@@ -12,8 +12,9 @@ from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.plausibility import EXAMPLES
 from geomerge.expert import Expert
 from geomerge.expert_like import ExpertLike, as_expert, opened, rebuilt
+from geomerge.expert_options import DataOptions
 from geomerge.io.checkpoint import Checkpoint, is_safetensors, load_header
-from geomerge.loading import NAMES, DataOptions, data_among, find_tasks, load_experts
+from geomerge.loading import NAMES, data_among, find_tasks, load_experts
 from geomerge.merging.choice import plan_merge
 from geomerge.merging.cost import estimate_memory, estimate_time
 from geomerge.merging.options import MergeOptions
@@ -117,7 +118,7 @@ def check_merge(
     Args:
         files: Files of the networks.
         options: Options of :class:`~geomerge.merging.MergeOptions` and
-            :class:`~geomerge.loading.DataOptions`, by name.
+            :class:`~geomerge.expert_options.DataOptions`, by name.
         base: File or folder of their common ancestor.
 
     Returns:

@@ -52,8 +52,8 @@ def merge(
             None stores nothing.
         progress: Function called after each step.
         changes: Options by name that replace those of ``options``; and the data of networks that
-            are no experts, as :class:`~geomerge.loading.DataOptions` has it: ``inputs`` (tasks by
-            name or as objects, one for each network), ``arch``, ``task``, ``sketch``, ....
+            are no experts, fields of :class:`~geomerge.expert_options.DataOptions`: ``inputs``
+            (tasks by name or as objects, one for each network), ``arch``, ``sketch``, ....
 
     Returns:
         The merged network, with the path and the crossover. No network is changed.

@@ -152,8 +152,8 @@ def sparsify(
             no state.
         progress: Function that is called after each point of a walk.
         changes: Options by their names, such as ``sparsity=0.9``; and the data of a network that
-            is no expert, as :class:`~geomerge.loading.ExpertOptions` has it: ``inputs`` (a task by
-            name or as an object, where a number is the option), ``arch``, ....
+            is no expert, fields of :class:`~geomerge.expert_options.ExpertOptions`: ``inputs`` (a
+            task by name or as an object, where a number is the option), ``arch``, ....
 
     Returns:
         Sparse network, and how it was reached.

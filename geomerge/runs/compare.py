@@ -10,7 +10,8 @@ import torch
 
 import geomerge
 from geomerge.comparison import CompareOptions, Comparison, MethodRow, compare
-from geomerge.loading import DataOptions, load_base, load_experts
+from geomerge.expert_options import DataOptions
+from geomerge.loading import load_base, load_experts
 from geomerge.monitor.progress import Progress
 from geomerge.networks.hugging_face import load_network
 from geomerge.options import recorded

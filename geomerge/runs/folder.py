@@ -16,10 +16,11 @@ from geomerge.certificate.stored_run import BASE
 from geomerge.data import Task
 from geomerge.errors import RunError, first_line
 from geomerge.expert import Expert, folder_sketch
+from geomerge.expert_options import DataOptions
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.io.files import canonical_json, parse_json, sha256, write_bytes
 from geomerge.io.folders import resumable_folder
-from geomerge.loading import NAMES, DataOptions
+from geomerge.loading import NAMES
 from geomerge.runs.kinds import kind_of, write_page
 
 __all__ = ["RunFolder", "input_digests", "read_json", "sketch_files"]

@@ -9,8 +9,9 @@ from typing import Any
 
 from geomerge.certificate.certificate import certificate
 from geomerge.errors import RunError
+from geomerge.expert_options import DataOptions
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
-from geomerge.loading import DataOptions, load_base, load_experts
+from geomerge.loading import load_base, load_experts
 from geomerge.merging import (
     MergeOptions,
     MergeResult,

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from geomerge.expert import Expert
+from geomerge.expert_options import ExpertOptions
 from geomerge.io.files import sha256
 from geomerge.io.run_files import last_configuration
-from geomerge.loading import ExpertOptions, load_expert
+from geomerge.loading import load_expert
 from geomerge.monitor.progress import Progress
 from geomerge.networks.hugging_face import load_network
 from geomerge.options import recorded

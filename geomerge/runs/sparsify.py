@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from geomerge.errors import GeomergeError, OptionError, RunError
+from geomerge.expert_options import ExpertOptions
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint, torch_bytes
 from geomerge.io.files import write_bytes
-from geomerge.loading import ExpertOptions, load_expert
+from geomerge.loading import load_expert
 from geomerge.monitor.progress import Progress
 from geomerge.networks.batches import Batch, leaves, pass_to, take, to_device
 from geomerge.networks.hugging_face import load_network

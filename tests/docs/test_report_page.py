@@ -12,7 +12,7 @@ from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints
 from merges import run_of
 
 from geomerge.comparison import CompareOptions
-from geomerge.loading import DataOptions
+from geomerge.expert_options import DataOptions
 from geomerge.merging import MergeOptions
 from geomerge.pruning.options import ReconfigureOptions, SparsifyFiles, SparsifyOptions
 from geomerge.report.schema import MergeRunReport

@@ -14,7 +14,7 @@ from geomerge.cli.commands import COMMANDS, load_command
 from geomerge.cli.console import _SAID
 from geomerge.comparison import CompareOptions
 from geomerge.continual.options import ContinualOptions
-from geomerge.loading import DataOptions, ExpertOptions
+from geomerge.expert_options import DataOptions, ExpertOptions
 from geomerge.options import OptionField, option_fields
 from geomerge.pruning.options import InspectOptions, ReconfigureOptions, SparsifyOptions
 from geomerge.strategies.options import StreamOptions

@@ -18,7 +18,7 @@ from transformers import (
 import geomerge as gm
 from geomerge.certificate.verify import verify_run
 from geomerge.errors import CheckpointError
-from geomerge.loading import DataOptions
+from geomerge.expert_options import DataOptions
 from geomerge.metrics.sketch import SKETCH_FILE
 from geomerge.networks.hugging_face import load_network
 from geomerge.runs import run_merge

@@ -17,8 +17,8 @@ from torch import nn
 
 from geomerge import AssumptionWarning, Checkpoint, load_task, save_checkpoint
 from geomerge.certificate.verify import verify_run
+from geomerge.expert_options import ExpertOptions
 from geomerge.io.files import sha256
-from geomerge.loading import ExpertOptions
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.report.card import short, write_sparsify_card
 from geomerge.runs import run_sparsify

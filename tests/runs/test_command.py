@@ -11,7 +11,7 @@ import pytest
 from geomerge import MergeOptions
 from geomerge.cli.commands import load_command
 from geomerge.comparison import CompareOptions
-from geomerge.loading import DataOptions, ExpertOptions
+from geomerge.expert_options import DataOptions, ExpertOptions
 from geomerge.options import recorded
 from geomerge.pruning.options import SparsifyOptions
 from geomerge.runs.command import command_line
