@@ -79,8 +79,10 @@ class Case(Rows):
     def learn(self, row: str, first: int | None = None, **changes: Any) -> dict[str, Any]:
         options = replace_options(self.options, **changes)
         shared = options.training
-        network = make_network(self.stream, shared.hidden, options.seed)
-        training = Training(network, shared.learning_rate, shared.epochs, shared.batch)
+        network = make_network(self.stream, shared.arch, options.seed)
+        training = Training(
+            network, shared.learning_rate, shared.epochs, shared.batch, turns=shared.turns
+        )
         case = StreamCase(row, training, options, options.count)
         try:
             found = asdict(learn_row(case, self.stream, first=first))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from geomerge.strategies.metrics import merge_metrics as merge_metrics
     from geomerge.strategies.options import StreamOptions as StreamOptions
     from geomerge.strategies.plugin import GeodesicMergePlugin as GeodesicMergePlugin
+    from geomerge.strategies.quarter_turns import QuarterTurns as QuarterTurns
     from geomerge.strategies.registry import STREAM_METHODS as STREAM_METHODS
     from geomerge.strategies.registry import stream_method as stream_method
     from geomerge.strategies.result import StreamResult as StreamResult
@@ -37,6 +38,7 @@ _HOME = {
     "GeodesicMergePlugin": "strategies.plugin",
     "MergeCSVLogger": "strategies.csv_logger",
     "MergeReport": "continual.report",
+    "QuarterTurns": "strategies.quarter_turns",
     "merge_metrics": "strategies.metrics",
     # its files ---------------------------------------------------------------------------------
     "maybe_load_checkpoint": "strategies.strategy_file",

@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     from avalanche.core import BasePlugin, SupervisedPlugin
     from avalanche.evaluation import PluginMetric
     from avalanche.evaluation.metric_results import MetricValue
-    from avalanche.logging import CSVLogger
+    from avalanche.logging import CSVLogger, TextLogger
     from avalanche.models import DynamicModule, MultiTaskModule, SimpleMLP, as_multitask
     from avalanche.models.utils import is_multi_task_module
     from avalanche.training.plugins import (
@@ -33,11 +33,12 @@ with warnings.catch_warnings():
     )
     from avalanche.training.plugins.evaluation import default_evaluator
     from avalanche.training.storage_policy import ExperienceBalancedBuffer
-    from avalanche.training.supervised import JointTraining, Naive
+    from avalanche.training.supervised import DER, JointTraining, Naive, StreamingLDA
     from avalanche.training.templates import SupervisedTemplate
     from avalanche.training.templates.base_sgd import PeriodicEval
 
 __all__ = [
+    "DER",
     "BasePlugin",
     "CSVLogger",
     "ConstantSequence",
@@ -57,11 +58,13 @@ __all__ = [
     "PeriodicEval",
     "PluginMetric",
     "SimpleMLP",
+    "StreamingLDA",
     "SupervisedPlugin",
     "SupervisedTemplate",
     "SynapticIntelligencePlugin",
     "TaskAwareSupervisedClassificationDataset",
     "TaskLabels",
+    "TextLogger",
     "as_multitask",
     "default_evaluator",
     "is_multi_task_module",

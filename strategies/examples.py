@@ -158,8 +158,13 @@ class BatchLoader:
             yield self._data.pool.take(rows)
 
 
-class _Batch(list[Tensor]):
-    """Batch that needs no collating."""
+class _Batch(list[tuple[Tensor, int, int]]):
+    """Examples of a batch, with the batch that collating them would give."""
+
+    def __init__(self, whole: list[Tensor]) -> None:
+        x, y, tasks = whole
+        super().__init__(zip(x, y.tolist(), tasks.tolist(), strict=True))
+        self.whole = whole
 
 
 class _Single(Dataset[tuple[Tensor, int]]):
@@ -177,4 +182,4 @@ class _Single(Dataset[tuple[Tensor, int]]):
 
 
 def _collate(examples: Any) -> list[Tensor]:
-    return list(examples if isinstance(examples, _Batch) else default_collate(examples))
+    return examples.whole if isinstance(examples, _Batch) else list(default_collate(examples))

@@ -47,6 +47,7 @@ class Training:
         epochs: Number of passes over each experience's examples.
         batch: Number of examples per step.
         device: Device that computes.
+        turns: Whether quarter turns of images are further classes in training.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Training:
     epochs: int = 5
     batch: int = 128
     device: str = "cpu"
+    turns: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def make_strategy(
     """
     from geomerge.strategies.avalanche import EvaluationPlugin
     from geomerge.strategies.pace import Pace
+    from geomerge.strategies.quarter_turns import QuarterTurns
 
     model = copy.deepcopy(training.model)
     pace = Pace(training.rate, storage, first_epochs)
@@ -113,7 +116,7 @@ def make_strategy(
         strategy = kind(
             model=model,
             optimizer=torch.optim.SGD(model.parameters(), training.rate, momentum=0.9),
-            plugins=[*plugins, pace],
+            plugins=[*plugins, *([QuarterTurns()] if training.turns else []), pace],
             evaluator=EvaluationPlugin(),
             **given,
         )

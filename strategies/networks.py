@@ -1,4 +1,4 @@
-"""Multilayer perceptrons of streams, and their accuracy."""
+"""Multilayer perceptrons and convolutional networks of streams, and their accuracy."""
 
 from __future__ import annotations
 
@@ -7,32 +7,82 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geomerge.errors import OptionError
 from geomerge.strategies.avalanche import MultiTaskModule, SimpleMLP, as_multitask
 from geomerge.strategies.examples import Examples
+from geomerge.strategies.options import StreamTrainingOptions
 from geomerge.strategies.streams import Stream
 
-__all__ = ["accuracy", "make_network"]
+__all__ = ["Convolutions", "accuracy", "make_network"]
 
 _BATCH = 2000
 
 
-def make_network(stream: Stream, hidden: int, seed: int) -> nn.Module:
-    """Return a multi-layer perceptron with two hidden layers.
+class Convolutions(nn.Module):
+    """Four convolutions with BatchNorm, pooled to 2 x 2 cells, and a linear classifier.
 
     Args:
-        stream: Stream to learn; the network gets a head for each task where tasks are known.
-        hidden: Number of units of each hidden layer.
-        seed: Seed of the weights.
+        channels: Channels of an image.
+        width: Channels of the first convolution; the second has twice, the others four times as
+            many.
+        outputs: Number of classes.
     """
+
+    def __init__(self, channels: int, width: int, outputs: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = channels
+        for count, stride in ((width, 2), (2 * width, 1), (4 * width, 2), (4 * width, 2)):
+            layers += [
+                nn.Conv2d(before, count, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(count),
+                nn.ReLU(inplace=True),
+            ]
+            before = count
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.classifier = nn.Linear(16 * width, outputs)
+
+    def forward(
+        self,
+        x: Tensor,  # (B, channels, side, side)
+    ) -> Tensor:  # (B, m)
+        """Return the logits of a batch of images."""
+        out: Tensor = self.classifier(self.features(x))
+        return out
+
+
+def make_network(stream: Stream, arch: str, seed: int) -> nn.Module:
+    """Return a network for a stream, with a head for each task where tasks are known.
+
+    Args:
+        stream: Stream to learn.
+        arch: Architecture, as the options of a stream name it: ``"mlp-100"``, ``"conv-32"``.
+        seed: Seed of the weights.
+
+    Raises:
+        OptionError: If the architecture is not known, or the inputs are no images for convolutions.
+    """
+    kind, width = StreamTrainingOptions(arch=arch).network
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module: Any = SimpleMLP(
-            num_classes=stream.outputs,
-            input_size=torch.Size(stream.shape).numel(),
-            hidden_size=hidden,
-            hidden_layers=2,
-            drop_rate=0,
-        )
+        module: Any
+        if kind == "conv":
+            if len(stream.shape) != 3:
+                raise OptionError(
+                    f"{arch} takes images of shape (channels, height, width), got inputs of shape "
+                    f"{stream.shape}; give `arch` as mlp-100"
+                )
+            module = Convolutions(stream.shape[0], width, stream.outputs)
+            # Twice as fast on processors, with the same function.
+            module.to(memory_format=torch.channels_last)
+        else:
+            module = SimpleMLP(
+                num_classes=stream.outputs,
+                input_size=torch.Size(stream.shape).numel(),
+                hidden_size=width,
+                hidden_layers=2,
+                drop_rate=0,
+            )
         network: nn.Module = as_multitask(module, "classifier") if stream.heads else module
         return network
 

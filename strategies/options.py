@@ -48,6 +48,7 @@ class StreamKind:
         experiences: Usual number of experiences.
         counts: Numbers of experiences that are possible; None is any from 2 to 100.
         scenarios: Whether classes are divided, so that the scenario is open.
+        classes: Number of classes that are divided.
     """
 
     make: str
@@ -55,6 +56,7 @@ class StreamKind:
     experiences: int
     counts: tuple[int, ...] | None = None
     scenarios: bool = False
+    classes: int = 10
 
 
 def _split(task: str) -> StreamKind:
@@ -66,7 +68,8 @@ STREAMS = {
     "permuted-digits": StreamKind("permuted", ("digits",), 5),
     "rotated-mnist": StreamKind("rotated", ("mnist",), 10),
     "split-mnist": _split("mnist"),
-    "split-fmnist": _split("fashion-mnist"),
+    "split-fashion": _split("fashion-mnist"),
+    "split-cifar10": _split("cifar10"),
     "split-digits": _split("digits"),
     "mnist-fashion": StreamKind("datasets", ("mnist", "fashion-mnist"), 2, counts=(2,)),
 }
@@ -106,8 +109,15 @@ class StreamTrainingOptions:
     )
     arch: str = option(
         "mlp-100",
-        "network: mlp-100 has two hidden layers of 100 units; mlp-256, mlp-400, ...",
+        "network: mlp-100 has two hidden layers of 100 units (mlp-256, mlp-400, ...); conv-32 has "
+        "four convolutions with BatchNorm, of 32, 64, 128 and 128 channels, for images",
         group="training",
+    )
+    turns: bool = option(
+        False,
+        "use of quarter turns of images as further classes in the training of every row",
+        group="training",
+        recorded="given",
     )
 
     def __post_init__(self) -> None:
@@ -117,7 +127,7 @@ class StreamTrainingOptions:
             OptionError: If a value cannot be used.
         """
         check_options(self)
-        _ = self.hidden, self.rate_of
+        _ = self.network, self.rate_of
 
     @property
     def rate_of(self) -> dict[str, float]:
@@ -139,19 +149,19 @@ class StreamTrainingOptions:
         return rates
 
     @property
-    def hidden(self) -> int:
-        """Number of units of each hidden layer.
+    def network(self) -> tuple[str, int]:
+        """Kind of the network, ``"mlp"`` or ``"conv"``, and its width.
 
         Raises:
             OptionError: If the architecture is not known.
         """
-        match = re.fullmatch(r"mlp-([1-9][0-9]{0,3})", self.arch)
+        match = re.fullmatch(r"(mlp|conv)-([1-9][0-9]{0,3})", self.arch)
         if match is None:
             raise OptionError(
-                f"unknown architecture {self.arch!r}, expected mlp-100, mlp-256 or another number "
-                "of hidden units; give one"
+                f"unknown architecture {self.arch!r}, expected mlp-100 or another number of hidden "
+                "units, or conv-32 or another number of channels; give one"
             )
-        return int(match[1])
+        return match[1], int(match[2])
 
 
 @dataclass(frozen=True)
@@ -208,9 +218,23 @@ class StreamWalkOptions:
     )
     memory_mb: float | None = option(
         None,
-        "megabytes that geomerge may store of all tasks; default 5, or four networks",
+        "megabytes that geomerge may store of all tasks, and that replay-bytes stores; default 5, "
+        "or four networks",
         group="walk",
         check=positive,
+    )
+    moving: float | None = option(
+        None,
+        "share of the layers below a head of class statistics that geomerge may move after the "
+        "first task; default 0.5",
+        group="walk",
+        recorded="given",
+    )
+    old_weight: float | None = option(
+        None,
+        "weight of the network before in the mean below such a head; default 2",
+        group="walk",
+        recorded="given",
     )
 
     def __post_init__(self) -> None:
@@ -251,6 +275,21 @@ class StreamOptions(FlatOptions):
     experiences: int | None = option(
         None, "number of tasks; default that of the stream", group="stream"
     )
+    first_classes: int | None = option(
+        None,
+        "number of classes of a split stream's first task; the others are divided among the "
+        "further tasks; default as many in each",
+        group="stream",
+        check=positive,
+        recorded="given",
+    )
+    per_class: int | None = option(
+        None,
+        "largest number of training examples of each class in a task; default all",
+        group="stream",
+        check=positive,
+        recorded="given",
+    )
     only: tuple[str, ...] = option(
         (),
         "rows of the table, such as geodesic,ewc,replay-200; default all",
@@ -290,7 +329,9 @@ class StreamOptions(FlatOptions):
                 f"`scenario` is the meaning of a split stream, and {self.stream} is none; leave it "
                 "out"
             )
-        if kind.counts is not None and self.count not in kind.counts:
+        if self.first_classes is not None:
+            self._check_first_classes()
+        elif kind.counts is not None and self.count not in kind.counts:
             counts = " or ".join(map(str, kind.counts))
             raise OptionError(
                 f"{self.stream} has {counts} experiences, got `experiences` {self.count}; give "
@@ -305,6 +346,19 @@ class StreamOptions(FlatOptions):
         if not self.rows:
             raise OptionError("no row is left; give other rows as `only` or `skip`")
         self.settings()
+
+    def _check_first_classes(self) -> None:
+        left = self.kind.classes - (self.first_classes or 0)
+        if not self.kind.scenarios:
+            raise OptionError(
+                f"`first_classes` is of split streams, and {self.stream} is none; leave it out"
+            )
+        if self.protocol != "class" or left < 1 or self.count < 2 or left % (self.count - 1):
+            raise OptionError(
+                f"expected `first_classes` of a class incremental stream that leave as many of "
+                f"{self.kind.classes} classes to each further task, got {self.first_classes} with "
+                f"`experiences` {self.count}; give 5 and 6, say"
+            )
 
     @property
     def kind(self) -> StreamKind:

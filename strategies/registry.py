@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 # The parts of the table, in order; within a part methods stand as they are declared.
-STREAM_GROUPS = ("geomerge", "plain", "averages", "penalties", "memory", "bounds")
+STREAM_GROUPS = ("geomerge", "plain", "averages", "statistics", "penalties", "memory", "bounds")
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,16 @@ class StreamCase:
         training: Network before the first experience, and how it is trained.
         options: Options of the table, with strengths and sizes.
         experiences: Number of experiences of the stream.
+        shape: Shape of one input.
+        input_bytes: Number of bytes of one input as the data set stores it.
     """
 
     row: str
     training: Training
     options: StreamOptions
     experiences: int
+    shape: tuple[int, ...] = ()
+    input_bytes: int = 0
 
 
 Make: TypeAlias = Callable[[StreamCase], "Learner"]

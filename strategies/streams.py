@@ -87,6 +87,8 @@ def make_stream(options: StreamOptions) -> Stream:
         "split": _split,
         "datasets": _datasets,
     }[options.kind.make]
+    if options.per_class is not None:
+        tasks = [_fewer(task, options.per_class) for task in tasks]
     experiences = make(tasks, options)
     return _stream(options.stream, options.protocol, experiences, tasks[0].input_shape)
 
@@ -170,6 +172,14 @@ def _divided(examples: Examples, seed: int) -> tuple[Examples, Examples]:
     return train, select
 
 
+def _fewer(task: Task, per_class: int) -> Task:
+    """Return a task with the first training examples of each class."""
+    labels = task.train.labels
+    rows = [(labels == c).nonzero().flatten()[:per_class] for c in labels.unique()]
+    kept = torch.cat(rows).sort().values
+    return replace(task, train=Split(task.train.inputs.take(kept), labels[kept]))
+
+
 def _permuted(tasks: list[Task], options: StreamOptions) -> list[_Experience]:
     """Return experiences with inputs in permuted orders, one for each."""
     (task,) = tasks
@@ -196,8 +206,11 @@ def _split(tasks: list[Task], options: StreamOptions) -> list[_Experience]:
     """Return experiences with disjoint classes, drawn by the seed."""
     (task,) = tasks
     order = torch.randperm(task.classes, generator=torch.Generator().manual_seed(options.seed))
+    first = options.first_classes or task.classes // options.count
+    each = (task.classes - first) // (options.count - 1)
+    sizes = [first, *([each] * (options.count - 1))]
     experiences = []
-    for k, classes in enumerate(order.chunk(options.count)):
+    for k, classes in enumerate(order.split(sizes)):
         numbers = torch.full((task.classes,), -1)
         own = options.protocol != "class"
         numbers[classes] = torch.arange(len(classes)) if own else classes

@@ -33,7 +33,7 @@ from geomerge.strategies.result import StreamResult, StreamRow, summary
 from geomerge.strategies.streams import PROTOCOLS, Stream, make_stream, stream_of
 from geomerge.walks.state import StateFile
 
-__all__ = ["learn_row", "make_learner", "stream"]
+__all__ = ["learn_row", "make_learner", "stream", "with_inputs"]
 
 OnProgress = Callable[[Progress], None]
 
@@ -86,10 +86,15 @@ def stream(
     tasks = make_stream(options) if named else stream_of(benchmark, seed=options.seed)
     model = network
     if model is None:
-        model = make_network(tasks, options.training.hidden, options.seed)
+        model = make_network(tasks, options.training.arch, options.seed)
     learned = options.training
     training = Training(
-        model, learned.learning_rate, learned.epochs, learned.batch, options.data.device
+        model,
+        learned.learning_rate,
+        learned.epochs,
+        learned.batch,
+        options.data.device,
+        learned.turns,
     )
     rows: list[StreamRow] = []
     diverged: dict[str, str] = {}
@@ -124,6 +129,13 @@ def make_learner(case: StreamCase) -> Learner:
     return stream_rows(case.options)[case.row].make(case)
 
 
+def with_inputs(case: StreamCase, tasks: Stream) -> StreamCase:
+    """Return a row with what a method may have to know of the stream's inputs."""
+    raw = tasks.test[0].inputs.raw
+    each = raw[0].nbytes if isinstance(raw, torch.Tensor) else 0
+    return replace(case, shape=tasks.shape, input_bytes=each)
+
+
 def learn_row(
     case: StreamCase,
     tasks: Stream,
@@ -142,7 +154,7 @@ def learn_row(
     Raises:
         NumericalError: If its weights stop being finite.
     """
-    learner, name = make_learner(case), case.row
+    learner, name = make_learner(with_inputs(case, tasks)), case.row
     matrix: list[list[float]] = []
     seconds = 0.0
     strategy, total = learner.strategy, first or len(tasks)

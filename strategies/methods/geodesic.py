@@ -39,6 +39,11 @@ def merge_options(options: StreamOptions) -> ContinualOptions:
         OptionError: If no epochs are left for the expert or for the walk.
     """
     walk, usual = options.walk, ContinualOptions().walk
+    features = {
+        name: value
+        for name in ("moving", "old_weight")
+        if (value := getattr(walk, name)) is not None
+    }
     return ContinualOptions(
         epochs=options.training.epochs - expert_epochs(options),
         batch=options.training.batch,
@@ -50,6 +55,7 @@ def merge_options(options: StreamOptions) -> ContinualOptions:
         damping=usual.damping if walk.damping is None else walk.damping,
         learning_rate=usual.learning_rate if walk.walk_rate is None else walk.walk_rate,
         budget=walk.budget,
+        **features,
     )
 
 

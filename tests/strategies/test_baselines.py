@@ -30,7 +30,7 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("warm", [True, False])
 def test_averages_are_what_their_names_say(split: Stream, warm: bool) -> None:
-    model = make_network(split, 16, 0)
+    model = make_network(split, "mlp-16", 0)
     first = weights(model)
 
     def expert(start: dict[str, Tensor], k: int) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ def test_averages_are_what_their_names_say(split: Stream, warm: bool) -> None:
 
 
 def test_the_evaluation_after_training_sees_the_mean(split: Stream) -> None:
-    model = make_network(split, 16, 0)
+    model = make_network(split, "mlp-16", 0)
     strategy = AveragedWeights(
         model=model, optimizer=torch.optim.SGD(model.parameters(), 0.5), evaluator=None,
         train_mb_size=32, eval_every=1,

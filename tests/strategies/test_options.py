@@ -28,6 +28,8 @@ from geomerge.strategies.options import StreamOptions
         ({"stream": "split-mnist", "rates": ("ewc",)}, "ROW=RATE"),
         ({"stream": "split-mnist", "rates": ("ewc=-1",)}, "positive"),
         ({"stream": "split-mnist", "arch": "resnet"}, "mlp-100"),
+        ({"stream": "split-mnist", "first_classes": 5}, "give 5 and 6, say"),
+        ({"stream": "permuted-mnist", "first_classes": 5}, "is none; leave it out"),
         ({"stream": "split-mnist", "epochs": 1}, "give more `epochs`"),
         ({"stream": "split-mnist", "epochs": 0}, "`epochs` to be 1 or more"),
         ({"stream": "split-mnist", "walk_epochs": 5}, "fewer `walk_epochs`"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
 from torch.utils.data import DataLoader
 
+from geomerge.errors import OptionError
 from geomerge.strategies.examples import BatchLoader
 from geomerge.strategies.networks import accuracy, make_network
 from geomerge.strategies.options import StreamOptions
@@ -96,7 +98,7 @@ def test_every_example_is_seen_once_and_a_memory_fills_batches() -> None:
 @pytest.mark.parametrize("scenario", ["class", "task"])
 def test_avalanche_reads_the_stream_and_finds_the_same_accuracy(scenario: str) -> None:
     made = stream(scenario=scenario)
-    network = make_network(made, 16, 0)
+    network = make_network(made, "mlp-16", 0)
     evaluator = EvaluationPlugin(accuracy_metrics(experience=True), loggers=[_Silent()])
     strategy = Naive(
         model=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), train_mb_size=16,
@@ -130,3 +132,20 @@ def test_real_streams(real_data: Path) -> None:
     both = stream("mnist-fashion", data_root=str(real_data))
     assert both.names == ["mnist", "fashion-mnist"]
     assert [len(data(both, k)) for k in (0, 1)] == [55_000, 55_000]
+
+
+def test_a_first_task_of_several_classes_and_then_one_by_one() -> None:
+    made = stream(experiences=6, first_classes=5, per_class=30)
+    sizes = [len(e.classes_in_this_experience) for e in made.benchmark.train_stream]
+    assert sizes == [5, 1, 1, 1, 1, 1]
+    assert [len(data(made, k)) for k in (0, 1)] == [150, 30]
+    assert len(made.test[1].labels) > 20
+
+
+def test_convolutions_take_images() -> None:
+    made = stream()
+    network = make_network(made, "conv-4", 0)
+    assert network(made.test[0].take(slice(0, 3))).shape == (3, 10)
+    flat = replace(made, shape=(64,))
+    with pytest.raises(OptionError, match="conv-4 takes images"):
+        make_network(flat, "conv-4", 0)

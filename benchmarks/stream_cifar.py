@@ -1,0 +1,144 @@
+"""Split CIFAR-10, class-incremental and from scratch: every row with the bytes that it keeps.
+
+    python benchmarks/stream_cifar.py --work build/bench --rows geodesic frozen randumb
+
+Five tasks of two classes, or a first of five and then one by one; a convolutional network of
+0.25 million weights, whose training has quarter turns of images as further classes in every row
+that trains it. Numbers are of the test splits. Where the head is made of class statistics that were
+carried to new features, "true" is the accuracy with statistics of all classes' own training images
+in the final features. Finished rows are kept in --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Rows, write_results
+
+from geomerge.continual import measure_statistics
+from geomerge.options import replace_options
+from geomerge.strategies import StreamOptions
+from geomerge.strategies.learner import Training
+from geomerge.strategies.networks import accuracy, make_network
+from geomerge.strategies.registry import StreamCase
+from geomerge.strategies.streams import Stream, make_stream
+from geomerge.strategies.table import make_learner, with_inputs
+
+STREAMS: dict[str, dict[str, Any]] = {
+    "five by two": {},
+    "five then one by one": {"experiences": 6, "first_classes": 5},
+}
+ROWS = ("naive", "frozen", "randumb", "slda", "replay-bytes", "joint", "geodesic")
+_BATCH = 1000
+
+
+def learn(tasks: Stream, options: StreamOptions, row: str, **changes: Any) -> dict[str, Any]:
+    """Learn a stream with one method, and measure it after each task."""
+    options = replace_options(options, **changes)
+    shared = options.training
+    network = make_network(tasks, shared.arch, options.seed)
+    training = Training(
+        network, shared.learning_rate, shared.epochs, shared.batch, turns=shared.turns
+    )
+    case = with_inputs(StreamCase(row, training, options, len(tasks)), tasks)
+    learner = make_learner(case)
+    matrix, began = [], time.perf_counter()
+    experiences = list(tasks.benchmark.train_stream)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="avalanche")
+        torch.manual_seed(options.seed)
+        for k, part in enumerate([experiences] if learner.whole else experiences, start=1):
+            learner.strategy.train(part, eval_streams=[], reset_optimizer_state=True)
+            learned = len(tasks) if learner.whole else k
+            matrix.append([accuracy(learner.strategy.model, t) for t in tasks.test[:learned]])
+            print(options.stream, row, changes, options.seed, matrix[-1], flush=True)
+    right = [a * len(t.labels) for a, t in zip(matrix[-1], tasks.test, strict=True)]
+    reports = getattr(learner.strategy, "merge_reports", [])
+    trained = sum(r.expert_seconds for r in reports)
+    return {
+        "accuracy": sum(right) / sum(len(t.labels) for t in tasks.test),
+        "true": true_accuracy(learner.strategy, tasks),
+        "matrix": matrix,
+        "megabytes": learner.kept().bytes / 1e6,
+        "examples": learner.kept().examples,
+        "merge by expert": sum(r.merge_seconds for r in reports) / trained if trained else None,
+        "picked": [r.picked for r in reports],
+        "merges": [r.to_json() for r in reports],
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def true_accuracy(strategy: Any, tasks: Stream) -> float | None:
+    """Return the accuracy with statistics of the classes' own images in the final features."""
+    memory = getattr(strategy, "features", None)
+    if memory is None:
+        return None
+
+    def features(inputs: Any) -> torch.Tensor:
+        found: list[torch.Tensor] = []
+        layer = strategy.model.classifier
+        hook = layer.register_forward_pre_hook(lambda _, x: found.append(x[0]))
+        with torch.no_grad():
+            for batch in inputs.batches(_BATCH):
+                strategy.model.eval()(batch)
+        hook.remove()
+        return torch.cat(found)
+
+    parts = [e.dataset for e in tasks.benchmark.train_stream]
+    seen = [p.pool.parts[k] for k, p in enumerate(parts)]
+    found = torch.cat([features(part.inputs) for part in seen])
+    labels = torch.cat([part.labels for part in seen])
+    discriminant = measure_statistics(found, labels).discriminant(None, memory.shrinkage)
+    right = [discriminant(features(t.inputs)) == t.labels for t in tasks.test]
+    return float(torch.cat(right).double().mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--streams", nargs="+", default=["five by two"], choices=list(STREAMS))
+    parser.add_argument("--rows", nargs="+", default=list(ROWS))
+    parser.add_argument("--per-class", type=int, default=1000, help="training images of a class")
+    parser.add_argument("--epochs", type=int, default=5)
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    tables: dict[str, Any] = {}
+    for name in given.streams:
+        table = tables[name] = {}
+        for row in given.rows:
+            for seed in given.seeds:
+                options = StreamOptions(
+                    "split-cifar10", arch="conv-32", epochs=given.epochs, turns=True, seed=seed,
+                    per_class=given.per_class, **STREAMS[name],
+                )  # fmt: skip
+                title = f"{name.replace(' ', '-')}-{given.per_class}-{given.epochs}-{seed}"
+                rows = Rows(given.work / f"stream-cifar-{title}.json")
+                rows.row(row, lambda o=options, r=row: learn(make_stream(o), o, r))
+                table.setdefault(row, []).append(rows.done[row])
+        write_results("stream_cifar.json", {
+            "images of a class": given.per_class, "epochs": given.epochs, "seeds": given.seeds,
+            "table": {n: {row: summary(found) for row, found in t.items()}
+                      for n, t in tables.items()},
+        })  # fmt: skip
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return means over seeds."""
+
+    def mean(key: str) -> float | None:
+        values = [row[key] for row in found]
+        return None if None in values else statistics.mean(values)
+
+    names = ("accuracy", "true", "megabytes", "examples", "merge by expert", "seconds")
+    return {**{name: mean(name) for name in names}, "seeds": [row["accuracy"] for row in found]}
+
+
+if __name__ == "__main__":
+    main()
