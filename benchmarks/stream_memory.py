@@ -19,7 +19,8 @@ from continual import STREAMS, Case
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "permuted 10": {"damping": 0.3},
-    "split domain": {"learning_rate": 0.1, "damping": 0.03},
+    # At the rate 0.1 that was chosen there training diverges in the second task with seed 0.
+    "split domain": {"learning_rate": 0.05, "damping": 0.03},
     "split class": {},
     "mnist fashion": {},
     "permuted 20": {"learning_rate": 0.1, "damping": 0.03, "memory_mb": 8.0},

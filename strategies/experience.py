@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Subset
 
 from geomerge.errors import OptionError
 
-__all__ = ["collect", "task_label"]
+__all__ = ["classes_of", "collect", "task_label"]
 
 _BATCH = 1024
 
@@ -28,6 +28,11 @@ def task_label(experience: Any) -> int:
             "expected one; split it into an experience for each task"
         )
     return int(labels.pop())
+
+
+def classes_of(experience: Any) -> set[int]:
+    """Return the classes of an experience; none where its dataset does not list its labels."""
+    return {int(c) for c in getattr(experience.dataset, "targets", ())}
 
 
 def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tensor]:

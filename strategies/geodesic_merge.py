@@ -140,7 +140,8 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
 
     def check_model_and_optimizer(self, reset_optimizer_state: bool = True, **kwargs: Any) -> None:
         """Grow the model and make a fresh optimizer, without the momentum of the last expert."""
-        super().check_model_and_optimizer(reset_optimizer_state=reset_optimizer_state, **kwargs)
+        reset = reset_optimizer_state and not self.merger.waiting
+        super().check_model_and_optimizer(reset_optimizer_state=reset, **kwargs)
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """Make a fresh optimizer, without the weights that it was never to hold."""
@@ -150,12 +151,24 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
         for group in self.optimizer.param_groups if out else ():
             group["params"] = [p for p in group["params"] if id(p) not in out]
 
+    def merge(self) -> None:
+        """Merge what was learned since the last merge, before `merge_every` experiences have come.
+
+        Raises:
+            GeomergeError: As in training.
+        """
+        if self.merger.waiting:
+            if self._expert_init == "first":
+                self._put_back()
+            self.merger.finish(self, now=True)
+
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         self.merger.begin(self)
-        if self._expert_init == "first":
+        if self._expert_init == "first" and not self.merger.waiting:
             self._restart()
         super()._train_exp(experience, eval_streams, **kwargs)
-        if self._expert_init == "first":
+        last = self.merger.waiting + 1 >= self.merger.options.merge_every
+        if self._expert_init == "first" and last:
             self._put_back()
         self.merger.finish(self)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import time
 import warnings
@@ -29,12 +28,14 @@ from geomerge.continual.report import MergeReport
 from geomerge.data import as_they_are
 from geomerge.errors import NumericalError, OptionError
 from geomerge.networks.network import Network
-from geomerge.networks.wrappers import mark_merged, plain_module, was_merged, without_graph
+from geomerge.networks.wrappers import mark_merged, plain_module, was_merged
 from geomerge.options import check_known, option_fields, replace_options
 from geomerge.strategies.avalanche import OnlineCLExperience, is_multi_task_module
 from geomerge.strategies.experience import collect, task_label
 from geomerge.strategies.feature_merger import FeatureMerger, report_of
+from geomerge.strategies.head_networks import HeadNetworks
 from geomerge.strategies.in_place import evaluate_again, write
+from geomerge.strategies.memory_check import PROBED, MemoryCheck
 
 __all__ = ["Merger", "accept_options", "take_options"]
 
@@ -103,28 +104,6 @@ def take_options(
     return replace_options(ContinualOptions() if options is None else options, **given)
 
 
-class _HeadView(nn.Module):
-    """Model as a function of the inputs of one task.
-
-    Args:
-        model: Model of Avalanche.
-        head: Task label; None for a model that takes none.
-    """
-
-    def __init__(self, model: nn.Module, head: int | None) -> None:
-        super().__init__()
-        self.model = model
-        self._head = head
-
-    def forward(
-        self,
-        x: Tensor,  # (B, ...)
-    ) -> Tensor:  # (B, m)
-        """Return the logits."""
-        out: Tensor = self.model(x) if self._head is None else self.model(x, self._head)
-        return out
-
-
 class Merger:
     """Merges each expert into the network before it, and remembers each task.
 
@@ -147,32 +126,51 @@ class Merger:
         self.before: dict[str, Tensor] = {}
         self._began = 0.0
         self._head = options.features.head
+        self._check = MemoryCheck(options)
+        self._window: list[tuple[Tensor, Tensor, int | None]] = []  # what waits for a merge
         self._notes: list[str] = []  # for the next report
 
     @property
     def memory_bytes(self) -> int:
-        """Number of bytes stored of all earlier tasks."""
+        """Number of bytes stored of all earlier tasks, and of inputs that wait for a merge."""
         statistics = self.features.memory
-        return sum(t.nbytes for t in self.memory) + (0 if statistics is None else statistics.nbytes)
+        waiting = sum(x.nbytes + labels.nbytes for x, labels, _ in self._window)
+        learned = sum(t.nbytes for t in self.memory)
+        return waiting + learned + (0 if statistics is None else statistics.nbytes)
+
+    @property
+    def waiting(self) -> int:
+        """Number of experiences that wait for a merge."""
+        return len(self._window)
 
     def begin(self, strategy: Any) -> None:
         """Copy the network before an experience; its heads must have grown.
 
         Raises:
-            OptionError: If the stream is split for online learning, an experience has several task
-                labels and the model a head for each, pseudo-inputs are wanted of inputs that have
-                none, the model is not of float32, or a discriminant cannot be written into it.
+            OptionError: If the stream is split for online learning and every experience merged, an
+                experience has several task labels and the model a head for each, pseudo-inputs are
+                wanted of inputs that have none, the model is not of float32, a discriminant cannot
+                be written into it, or the memory is too small.
         """
-        if isinstance(strategy.experience, OnlineCLExperience):
+        if isinstance(strategy.experience, OnlineCLExperience) and self.options.merge_every == 1:
             raise OptionError(
-                "a merge needs whole experiences and this stream is split for online learning; "
-                "train on the stream that it was made from"
+                "a merge after every experience of a stream that is split for online learning "
+                "would be one after every few steps; give `merge_every` as the number of "
+                "experiences that are merged as one"
             )
         model, head = plain_module(strategy.model), self._head_of(strategy)
+        if self._window:
+            if head != self._window[0][2]:
+                raise OptionError(
+                    f"experiences of the heads {self._window[0][2]} and {head} cannot be merged as "
+                    "one; give `merge_every` as a number that ends with each task, or call "
+                    "strategy.merge() after it"
+                )
+            return
         if not self.memory and self.features.memory is None and was_merged(model):
             warnings.warn(WITHOUT_MEMORY, UserWarning, stacklevel=2)
         with torch.random.fork_rng(devices=[]):  # a loader draws a seed: training must not notice
-            x, _ = collect(strategy.experience, 2, self.options.seed)
+            x, _ = collect(strategy.experience, PROBED, self.options.seed)
         if self.options.memory.pseudo_inputs and self._head != "discriminant":
             check_continuous(as_they_are(x))
         wrong = {str(t.dtype) for _, t in _tensors(model)} - {"torch.float32"}
@@ -181,34 +179,58 @@ class Merger:
                 f"the model holds {', '.join(sorted(wrong))}, expected torch.float32 throughout; "
                 "call model.float()"
             )
+        self._check.before_training(
+            strategy, x, head, self._head, len(self.memory) + 1, self.features
+        )
         self.features.release()
         self.before = {k: t.detach().clone() for k, t in _tensors(model)}
         if self._head == "discriminant":
-            classifier = self.features.classifier(model, x.to(strategy.device), head)
+            classifier = self.features.classifier(model, x[:2].to(strategy.device), head)
             seed = self.options.seed + strategy.clock.train_exp_counter
             self.features.begin(model, classifier, seed)
         self._began = time.perf_counter()
 
-    def finish(self, strategy: Any) -> None:
+    def finish(self, strategy: Any, now: bool = False) -> None:
         """Merge the trained expert into the network before, in place, and remember the task.
 
-        Nothing is changed before everything has succeeded.
+        Nothing is changed before everything has succeeded. Where several experiences are merged as
+        one, inputs of all but the last of them are stored only.
+
+        Args:
+            strategy: The strategy, after an experience.
+            now: Whether what waits is merged whatever number has come, without a new experience.
 
         Raises:
             NumericalError: If its weights are not finite, or the walk diverges at any rate.
             OptionError: If an option does not fit the model or the experience, or the memory is too
                 small.
         """
-        trained = time.perf_counter()
-        experience, number = strategy.experience, len(self.memory)
-        if self.features.memory is not None:
-            number = self.features.memory.tasks
-        options = replace_options(self.options, seed=self.options.seed + number)
-        x, labels = collect(experience, options.inputs, options.seed)
-        inputs = as_they_are(x, strategy.device)
-        task = Experience(inputs, f"task {number}", self._head_of(strategy), labels)
+        if not now:
+            x, labels = collect(strategy.experience, self.options.inputs, self._seed)
+            self._window.append((x, labels, self._head_of(strategy)))
+            if len(self._window) < self.options.merge_every:
+                return
+        window, self._window = self._window, []
+        x = torch.cat([inputs for inputs, _, _ in window])
+        self._merge(strategy, x, torch.cat([labels for _, labels, _ in window]), window[0][2])
+        self.before = {}
+
+    @property
+    def _learned(self) -> int:
+        """Number of tasks that are remembered."""
+        return len(self.memory) if self.features.memory is None else self.features.memory.tasks
+
+    @property
+    def _seed(self) -> int:
+        return self.options.seed + self._learned
+
+    def _merge(self, strategy: Any, x: Tensor, labels: Tensor, head: int | None) -> None:
+        """Merge the expert of these inputs and labels."""
+        trained, number = time.perf_counter(), self._learned
+        options = replace_options(self.options, seed=self._seed)
+        task = Experience(as_they_are(x, strategy.device), f"task {number}", head, labels)
         model = plain_module(strategy.model)
-        networks = _Networks(model, strategy.device)
+        networks = HeadNetworks(model, strategy.device)
         network = networks(task.head)
         if not bool(network.initial.isfinite().all()):
             raise NumericalError(
@@ -235,13 +257,12 @@ class Merger:
             )
             self._notes = []
         mark_merged(model)
-        self.before = {}
 
     def _merge_all(
         self,
         strategy: Any,
         task: Experience,
-        networks: _Networks,
+        networks: HeadNetworks,
         limit: int,
         options: ContinualOptions,
     ) -> MergeReport | None:
@@ -298,27 +319,6 @@ class Merger:
     def _head_of(self, strategy: Any) -> int | None:
         multi = is_multi_task_module(plain_module(strategy.model))
         return task_label(strategy.experience) if multi else None
-
-
-class _Networks:
-    """Networks that a strategy's model is for the inputs of each head, made once.
-
-    Args:
-        model: The model, which is copied.
-        device: Device that computes.
-    """
-
-    def __init__(self, model: nn.Module, device: Any) -> None:
-        self._model = copy.deepcopy(model, without_graph(model))
-        self._device = device
-        self._made: dict[int | None, Network] = {}
-
-    def __call__(self, head: int | None) -> Network:
-        """Return the network with the outputs of a head."""
-        if head not in self._made:
-            # Which weights may move is said to the merge; statistics are measured again.
-            self._made[head] = Network(_HeadView(self._model, head), self._device).holding(())
-        return self._made[head]
 
 
 def _limit(options: ContinualOptions, network: Network) -> int:

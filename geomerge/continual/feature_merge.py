@@ -32,7 +32,14 @@ from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.sketch import truncated_metric
 from geomerge.networks.network import Network
 
-__all__ = ["FeatureCandidate", "FeatureCase", "FeatureMemory", "FeatureMerge", "merge_features"]
+__all__ = [
+    "FeatureCandidate",
+    "FeatureCase",
+    "FeatureMemory",
+    "FeatureMerge",
+    "least_feature_bytes",
+    "merge_features",
+]
 
 SHRINKAGES = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 _BATCH = 500
@@ -137,6 +144,17 @@ class FeatureMerge:
     chosen: FeatureCandidate
     candidates: list[FeatureCandidate]
     notes: list[str] = field(default_factory=list)
+
+
+def least_feature_bytes(classes: int, features: int) -> int:
+    """Return a lower bound of the bytes of a memory of class statistics.
+
+    Args:
+        classes: Number of classes.
+        features: Number of features.
+    """
+    means, direction = classes * (4 * features + 8), 2 * features + 4
+    return means + direction + 8 * len(SHRINKAGES)
 
 
 def merge_features(

@@ -30,7 +30,7 @@ from geomerge.metrics.sketch import truncated_metric
 from geomerge.networks.batches import batch_size
 from geomerge.networks.network import Network
 
-__all__ = ["fit_memory", "megabytes", "summed", "usual_limit", "with_running_metric"]
+__all__ = ["fit_memory", "least_bytes", "megabytes", "summed", "usual_limit", "with_running_metric"]
 
 _USUAL = 5_000_000
 _NETWORKS = 4  # memory by default, in networks, where that is more
@@ -108,6 +108,24 @@ def fit_memory(
             then = carry_weights(before.origin, before.shapes, network, w) if known else w
             fitted[i] = answered(task, network, then)
     return fitted
+
+
+def least_bytes(
+    memory: Sequence[TaskMemory],
+    network_of: NetworkOf,
+    w: Tensor,  # (n,)
+) -> dict[str, int]:
+    """Return the bytes of each kind that memories have at least, however small the limit.
+
+    Args:
+        memory: Memories of all tasks.
+        network_of: Function of a head that returns the network as its task sees it.
+        w: Weights of the network.
+    """
+    smaller: list[TaskMemory] | None = list(memory)
+    while smaller is not None:
+        fitted, smaller = smaller, _smaller(smaller, 0, network_of, w)
+    return bytes_by_kind(fitted)
 
 
 def megabytes(size: int) -> str:

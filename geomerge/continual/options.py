@@ -188,6 +188,12 @@ class ContinualOptions(FlatOptions):
         "weights at which task k was remembered; no limit by default",
         check=positive,
     )
+    merge_every: int = option(
+        1,
+        "number of experiences that are merged as one: those of online streams are short; their "
+        "inputs wait until then",
+        check=at_least(1),
+    )
     statistics: str = option(
         "measured",
         "BatchNorm statistics after the merge: measured on inputs at hand and drawn, or those of "

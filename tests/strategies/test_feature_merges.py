@@ -150,6 +150,7 @@ def test_memory_keeps_its_promise_and_says_what_it_needs(tmp_path: Path) -> None
     with pytest.raises(OptionError, match=r"of 2 classes needs .* raise `memory_mb`"):
         small.train(benchmark().train_stream[0])
     assert small.features is None
+    assert small.clock.train_iterations == 0
 
 
 def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path: Path) -> None:

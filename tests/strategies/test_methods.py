@@ -153,7 +153,7 @@ def test_discriminants_leave_the_features_after_the_first_experience(
     assert changed == {f"{head}.weight", f"{head}.bias"}
     assert one.kept().bytes <= 100_000
     known = [accuracy(one.strategy.model, part) for part in split.test[:3]]
-    assert sum(known) / 3 > 0.7
+    assert sum(known) / 3 > 0.6
 
 
 def test_quarter_turns_are_classes_of_their_own(tasks: Stream) -> None:
