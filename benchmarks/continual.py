@@ -90,6 +90,7 @@ class Case(Rows):
             return {"diverged": str(error), "select": 0.0}
         merges = found.pop("merges")
         if merges:
+            found["merge seconds"] = [m["merge_seconds"] for m in merges]
             spent = sum(m["expert_seconds"] for m in merges)
             trained = expert_epochs(options) > 0
             found["merge by expert"] = found["seconds"]["merging"] / spent if trained else None

@@ -1,21 +1,27 @@
-"""Streams of MNIST at the default memory of 5 MB: accuracy and bytes.
+"""Streams of MNIST at the default memory of 5 MB: accuracy, bytes, and time as tasks come.
 
     python benchmarks/stream_memory.py --work build/bench
 
 geomerge's own row only, with the settings that benchmarks/continual.py chose for it on selection
-splits; numbers are of the test splits.
+splits, and joint training where --joint is given; numbers are of the test splits. Finished rows are
+kept in --work, and the table is written after each: rows that are missing in it were not measured.
+Rotations are in equal steps from no turn to half a turn; 100 permuted tasks have 500 examples of
+each class and are learned within a constant 5 MB.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import Rows, write_results
+from common import RESULTS, Rows, write_results
 from continual import STREAMS, Case
+
+from geomerge.strategies import StreamOptions
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "permuted 10": {"damping": 0.3},
@@ -24,33 +30,63 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "split class": {},
     "mnist fashion": {},
     "permuted 20": {"learning_rate": 0.1, "damping": 0.03, "memory_mb": 8.0},
+    "rotated 20": {"learning_rate": 0.1, "damping": 0.03},
+    "permuted 100": {"learning_rate": 0.1, "damping": 0.03, "memory_mb": 5.0},
 }
+STREAMS |= {
+    "rotated 20": StreamOptions("rotated-mnist", experiences=20, epochs=1, labels=True),
+    "permuted 100": StreamOptions(
+        "permuted-mnist", experiences=100, epochs=1, labels=True, per_class=500
+    ),
+}
+_TENTH = 9  # merge, from 0 on, that the time of the last one is compared with
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--streams", nargs="+", default=list(SETTINGS), choices=list(STREAMS))
+    parser.add_argument("--streams", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--joint", action="store_true", help="joint training beside it")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    table = {}
     for name in given.streams:
         rows = Rows(given.work / f"stream-memory-{name.replace(' ', '-')}.json")
         for seed in given.seeds:
             case = Case(name, seed, given.work)
             rows.row(str(seed), partial(case.learn, "geodesic", **SETTINGS[name]))
-        found = [rows.done[str(seed)] for seed in given.seeds]
-        lasts = [row["matrix"][-1] for row in found]
-        table[name] = {
-            "accuracy": statistics.mean(row["accuracy"] for row in found),
-            "seeds": [row["accuracy"] for row in found],
-            "tasks": [statistics.mean(task) for task in zip(*lasts, strict=True)],
-            "megabytes": max(row["kept"]["megabytes"] for row in found),
-            "merge by expert": statistics.mean(row["merge by expert"] or 0.0 for row in found),
-            "settings": SETTINGS[name],
-        }
-        write_results("stream_memory.json", {"table": table})
+            if given.joint:
+                rate = {k: v for k, v in SETTINGS[name].items() if k == "learning_rate"}
+                rows.row(f"joint {seed}", partial(case.learn, "joint", **rate))
+            stored = RESULTS / "stream_memory.json"
+            table = json.loads(stored.read_text())["table"] if stored.exists() else {}
+            if (found := summary(name, rows.done)) is not None:
+                write_results("stream_memory.json", {"table": {**table, name: found}})
+
+
+def summary(name: str, done: dict[str, Any]) -> dict[str, Any] | None:
+    """Return means over the seeds that did not diverge; None where there is none."""
+    own = [row for key, row in done.items() if key.isdigit()]
+    found = [row for row in own if "diverged" not in row]
+    if not found:
+        return None
+    joint = [row["accuracy"] for key, row in done.items() if key.startswith("joint")]
+    ratios = [row["merge by expert"] for row in found if row["merge by expert"] is not None]
+    times = [row["merge seconds"] for row in found if "merge seconds" in row]
+    lasts = [row["matrix"][-1] for row in found]
+    return {
+        "accuracy": statistics.mean(row["accuracy"] for row in found),
+        "seeds": [row["accuracy"] for row in found],
+        "diverged": len(own) - len(found),
+        "tasks": [statistics.mean(task) for task in zip(*lasts, strict=True)],
+        "megabytes": max(row["kept"]["megabytes"] for row in found),
+        "merge by expert": statistics.mean(ratios) if ratios else None,
+        "last merge by tenth": statistics.mean(t[-1] / t[_TENTH] for t in times)
+        if times and all(len(t) > _TENTH + 1 for t in times)
+        else None,
+        "joint": statistics.mean(joint) if joint else None,
+        "settings": SETTINGS[name],
+    }
 
 
 if __name__ == "__main__":

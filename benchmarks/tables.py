@@ -316,6 +316,8 @@ def headline() -> str:
     """One line per job: what was measured, and what stands closest to it."""
     merged, sparse = read("merge.json")["table"]["mlp"], read("sparsify.json")["table"]
     stream = read("continual_permuted_10.json")["table"]
+    bounded = read("stream_memory.json")["table"]["permuted 10"]
+    seeds = "" if len(bounded["seeds"]) > 1 else ", one seed"
     unknown = read("surrogate.json")["table"]["mlp"]["surrogate, max-min"]
 
     def two(name: str) -> str:
@@ -338,8 +340,8 @@ def headline() -> str:
          f"dense {sparse['dense']['mean']:.2f}",
          f"one-shot magnitude {sparse['98 %: one-shot magnitude']['mean']:.2f}"],
         ["ten permuted MNIST tasks, no example kept "
-         f"({stream['geodesic']['megabytes']:.0f} MB of sketches)",
-         f"{100 * stream['geodesic']['accuracy']:.2f}",
+         f"({bounded['megabytes']:.1f} MB of sketches and moments{seeds})",
+         f"{100 * bounded['accuracy']:.2f}",
          f"joint training {100 * stream['joint']['accuracy']:.2f}",
          f"EWC {100 * stream['ewc']['accuracy']:.2f}, replay of 500 "
          f"{100 * stream['replay-500']['accuracy']:.2f}"],
@@ -351,8 +353,13 @@ def stream_memory() -> str:
     """Streams at the default memory."""
     table = []
     for name, row in read("stream_memory.json")["table"].items():
-        table.append([name, f"{100 * row['accuracy']:.2f}", f"{row['megabytes']:.2f}"])
-    return markdown(["stream", "accuracy", "MB"], table)
+        mean = f"{100 * row['accuracy']:.2f}"
+        if len(row["tasks"]) == 2:
+            mean += " (" + ", ".join(f"{100 * task:.1f}" for task in row["tasks"]) + ")"
+        ratio = row["merge by expert"]
+        table.append([name, mean, str(len(row["seeds"])), f"{row['megabytes']:.2f}",
+                      "-" if ratio is None else f"{ratio:.2f}"])  # fmt: skip
+    return markdown(["stream", "accuracy", "seeds", "MB", "merge / expert"], table)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -52,7 +52,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
 
     Raises:
         OptionError: For a value that is not known or out of range; in training for an online
-            stream.
+            stream without `merge_every`, or a memory that is too small.
 
     Example:
         >>> import io

@@ -24,7 +24,8 @@ class GeodesicMergePlugin(SupervisedPlugin):  # type: ignore[misc]
         **keywords: Options of the merges by name.
 
     Raises:
-        OptionError: If an option is unknown or out of range; in training, for an online stream.
+        OptionError: For an option that is not known or out of range; in training, for an online
+            stream without `merge_every`, or a memory that is too small.
     """
 
     @accept_options
