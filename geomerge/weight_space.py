@@ -77,6 +77,12 @@ class WeightSpace:
         zero[self.network.n_parameters :] = False
         return zero
 
+    @property
+    def unchanged(self) -> Tensor:  # (n,), bool
+        """Mask of the weights that are the same in every expert."""
+        first, *others = (expert.weights for expert in self)
+        return torch.stack([w == first for w in others]).all(dim=0)
+
     def settle(
         self,
         w: Tensor,  # (n,)

@@ -12,7 +12,7 @@ from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.merging.buffers import different_constants
 from geomerge.merging.options import MergeOptions
-from geomerge.merging.same_make import compare_networks
+from geomerge.merging.same_make import adapters_base, compare_networks
 from geomerge.metrics import METRICS
 
 __all__ = ["check_compatible"]
@@ -49,6 +49,9 @@ def check_compatible(
                     f"`align` {options.align} permutes units, and buffers of the networks differ "
                     "that may belong to them; leave `align` out"
                 )
+    with problems.noted():
+        if options.machine.adapter_rank is not None:
+            adapters_base(experts, base)
     with problems.noted():
         _refuse_unknown_names(experts, options)
     with problems.noted():

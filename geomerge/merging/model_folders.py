@@ -9,8 +9,14 @@ from torch import nn
 
 from geomerge.expert import Expert
 from geomerge.io.files import write_bytes
+from geomerge.merging.merged_adapter import write_adapter
 from geomerge.merging.result import MergeResult
-from geomerge.networks.hugging_face import ConfiguredModel, model_folder, save_model_folder
+from geomerge.networks.hugging_face import (
+    ConfiguredModel,
+    copy_other_files,
+    model_folder,
+    save_model_folder,
+)
 
 __all__ = ["folder_names", "write_model_folders"]
 
@@ -35,14 +41,17 @@ def folder_names(merged: MergeResult) -> dict[str, str]:
 
 
 def write_model_folders(
-    folder: Path, merged: MergeResult, base: str | None = None, max_shard_size: str = "5GB"
+    folder: Path,
+    merged: MergeResult,
+    base: Path | None = None,
+    max_shard_size: str = "5GB",
 ) -> dict[str, str]:
     """Write the merged network as folders that ``from_pretrained`` of transformers opens.
 
     Args:
         folder: Folder of the run, or any other.
         merged: The merge.
-        base: Name of the common ancestor of the networks, for the card.
+        base: Common ancestor of the networks, named in the card.
         max_shard_size: Size beyond which weights are written in several files.
 
     Returns:
@@ -56,10 +65,19 @@ def write_model_folders(
         expert = merged.space[network]
         module = merged.module(network if name else None)
         model = _with_config(module, _config(merged, expert))
-        save_model_folder(
-            folder / name, model, like=model_folder(expert.source), dtype=expert.meta.get("dtype"),
-            max_shard_size=max_shard_size,
-        )  # fmt: skip
+        source = model_folder(expert.source)
+        if merged.options.machine.adapter_rank is not None:
+            kept = write_adapter(folder / name, merged, network, model, base)
+            copy_other_files(source, folder / name)
+            merged.notes.append(
+                f"the adapter in {name or folder.name} keeps {kept:.1%} or more of the change of "
+                "each layer; what was measured is the network before that"
+            )
+        else:
+            save_model_folder(
+                folder / name, model, like=source, dtype=expert.meta.get("dtype"),
+                max_shard_size=max_shard_size,
+            )  # fmt: skip
         if name:
             write_bytes(folder / name / "README.md", _card(merged, expert, base).encode())
     return names
@@ -87,13 +105,15 @@ def _with_config(module: nn.Module, config: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _card(merged: MergeResult, expert: Expert, base: str | None) -> str:
+def _card(merged: MergeResult, expert: Expert, base: Path | None) -> str:
     """Return the model card of one head: the Hub's fields, and what was merged how."""
     import yaml
 
     others = [Path(e.source).resolve().name for e in merged.space]
-    bases = [*([base] if base is not None else []), *others]
-    fields = {"library_name": "transformers", "base_model": bases, "tags": ["merge", "geomerge"]}
+    bases = [*([base.resolve().name] if base is not None else []), *others]
+    adapter = merged.options.machine.adapter_rank is not None
+    library = "peft" if adapter else "transformers"
+    fields = {"library_name": library, "base_model": bases, "tags": ["merge", "geomerge"]}
     head = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     own = Path(expert.source).resolve().name
     lines = [

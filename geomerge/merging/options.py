@@ -147,13 +147,15 @@ class PickOptions:
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """Options of the machine and of the stored path.
+    """Options of the machine and of what is stored.
 
     Attributes:
         memory: Most memory that the process may hold, such as ``"2GB"``: passes become smaller,
             and the metric another one, until it fits; None is no limit.
         points: Most networks stored on the path, 8 at least.
         seed: Seed of all draws.
+        adapter_rank: Rank of the one LoRA adapter that a merge of adapters is written as, what no
+            adapter changes being held; None writes whole models.
     """
 
     memory: str | None = option(
@@ -161,6 +163,10 @@ class MachineOptions:
     )
     points: int = option(64, "most networks stored on the path", group="output", check=at_least(8))
     seed: int = option(0, "seed of all draws", group="machine")
+    adapter_rank: int | None = option(
+        None, "rank of the LoRA adapter that merged adapters are written as; default whole models",
+        group="output", check=at_least(1), recorded="given",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used."""
@@ -185,7 +191,7 @@ class MergeOptions(FlatOptions):
         measure: Choice of the metric.
         walk: Options of the walks.
         choose: Options of the pick.
-        machine: Options of the machine and of the stored path.
+        machine: Options of the machine and of what is stored.
 
     Example:
         >>> import geomerge as gm

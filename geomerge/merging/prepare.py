@@ -105,13 +105,15 @@ class PreparedMerge:
     def still(self) -> Tensor | None:  # (n,), bool
         """Mask of the weights that no walk may move; None if all may.
 
-        They are frozen ones, those between separate heads, and with ``keep_zeros`` all common
-        zeros.
+        They are frozen ones, those between separate heads, with ``keep_zeros`` all common zeros,
+        and with ``adapter_rank`` what no adapter changes.
         """
         network = self.space.network
         masks = [mask for mask in (self.heads.fixed(network), network.held) if mask is not None]
         if self.options.walk.keep_zeros:
             masks.append(self.space.common_zeros)
+        if self.options.machine.adapter_rank is not None:
+            masks.append(self.space.unchanged)
         return torch.stack(masks).any(dim=0) if masks else None
 
     @property

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from torch import Tensor
 
-from geomerge.errors import CheckpointError, Problems
+from geomerge.errors import CheckpointError, OptionError, Problems
 from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.metrics.outputs import nearly_equal
 from geomerge.networks.architectures import same_architecture
+from geomerge.networks.hugging_face import load_adapter_base, model_folder, network_digest
 from geomerge.weight_space import WeightSpace
 
-__all__ = ["check_same_function", "compare_networks"]
+__all__ = ["adapters_base", "check_same_function", "compare_networks"]
 
 _SHOWN = 3
 # Entries of a transformers configuration that may differ between fine-tunes of one base.
@@ -159,3 +161,35 @@ def _is_head(name: str, one: Mapping[str, Tensor], two: Mapping[str, Tensor]) ->
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
     return tuple(tensors[name].shape) if name in tensors else "none"
+
+
+def adapters_base(experts: Sequence[Expert], base: Expert | None) -> Path:
+    """Return the folder of the base that all experts are LoRA adapters of.
+
+    Args:
+        experts: Experts that were read from folders.
+        base: Base that was given; None takes the recorded ones.
+
+    Raises:
+        CheckpointError: If one is no adapter, or its base is not at hand.
+        OptionError: If their bases differ.
+    """
+    given = None if base is None else model_folder(base.source)
+    bases = {}
+    for expert in experts:
+        folder = model_folder(expert.source) if expert.source else None
+        if folder is None:
+            raise OptionError(
+                f"`adapter_rank` is for LoRA adapters and {expert.name} is none; leave it out"
+            )
+        bases[expert.source] = load_adapter_base(folder, given)[1].resolve()
+    (one, first), *others = bases.items()
+    own = network_digest(first)
+    for two, second in others:
+        if second == first or network_digest(second) == own:
+            continue
+        raise OptionError(
+            f"{one} is an adapter of {first} and {two} of {second}, expected adapters of one base; "
+            "leave `adapter_rank` out"
+        )
+    return first

@@ -1,4 +1,4 @@
-"""LoRA adapters of peft: low rank differences from a base, read as whole models.
+"""LoRA adapters of peft: low rank differences from a base, read as whole models and written.
 
 The only module that imports ``peft``, an optional dependency. Nothing is downloaded: the base is a
 model folder on this machine.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from geomerge.errors import CheckpointError, RunError, first_line
 from geomerge.io.containers import safetensors_header
 
-__all__ = ["ADAPTER", "ADAPTER_WEIGHTS", "AdapterFolder"]
+__all__ = ["ADAPTER", "ADAPTER_WEIGHTS", "AdapterFolder", "save_adapter"]
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -99,13 +102,7 @@ class AdapterFolder:
             CheckpointError: If the adapter is another base's.
             RunError: If peft is not installed.
         """
-        try:
-            peft = importlib.import_module("peft")
-        except ImportError as error:
-            raise RunError(
-                "LoRA adapters need the package peft, which is not installed; install it with "
-                "pip install 'geomerge[hf]'"
-            ) from error
+        peft = _peft()
         try:
             with warnings.catch_warnings():  # of names that peft and transformers will change
                 warnings.simplefilter("ignore")
@@ -128,3 +125,63 @@ class AdapterFolder:
                 f"{self.folder} has no whole {ADAPTER_WEIGHTS} ({first_line(error)}); save the "
                 "adapter again, as safetensors"
             ) from error
+
+
+def save_adapter(
+    folder: Path,
+    module: nn.Module,
+    factors: Mapping[str, tuple[Tensor, Tensor]],
+    whole: Mapping[str, nn.Module],
+    config: Mapping[str, Any],
+) -> None:
+    """Write a LoRA adapter that ``PeftModel.from_pretrained`` adds to its base.
+
+    Args:
+        folder: Folder, which is made if it does not exist.
+        module: Base with the outputs of the adapted model; it is changed.
+        factors: Factors of the change of each adapted layer by its name: up, shape (d_out, r), and
+            down, shape (r, d_in).
+        whole: Modules that are kept whole, by their names in the model.
+        config: Content of an ``adapter_config.json`` whose task and base are taken.
+
+    Raises:
+        RunError: If peft is not installed or the folder cannot be written.
+    """
+    peft = _peft()
+    rank = max(len(down) for _, down in factors.values())
+    settings = peft.LoraConfig(
+        task_type=config.get("task_type"), r=rank, lora_alpha=rank, target_modules=list(factors),
+        modules_to_save=list(whole) or None,
+        base_model_name_or_path=config.get("base_model_name_or_path"),
+    )  # fmt: skip
+    with warnings.catch_warnings():  # of names that peft and transformers will change
+        warnings.simplefilter("ignore")
+        adapted = peft.get_peft_model(module, settings)
+        model = adapted.base_model.model
+        for name, (up, down) in factors.items():
+            layer = model.get_submodule(name)
+            layer.lora_B["default"].weight.data.copy_(up)
+            layer.lora_A["default"].weight.data.copy_(down)
+        for name, own in whole.items():
+            kept = model.get_submodule(name).modules_to_save["default"]
+            kept.load_state_dict(own.state_dict())
+        adapted.peft_config["default"].base_model_name_or_path = config.get(
+            "base_model_name_or_path"
+        )
+        try:
+            adapted.save_pretrained(str(folder), safe_serialization=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {folder} ({(error.strerror or str(error)).lower()}); choose another "
+                "folder or make room"
+            ) from error
+
+
+def _peft() -> Any:
+    try:
+        return importlib.import_module("peft")
+    except ImportError as error:
+        raise RunError(
+            "LoRA adapters need the package peft, which is not installed; install it with "
+            "pip install 'geomerge[hf]'"
+        ) from error

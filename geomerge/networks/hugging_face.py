@@ -36,6 +36,9 @@ from geomerge.networks.adapters import ADAPTER, ADAPTER_WEIGHTS, AdapterFolder
 __all__ = [
     "CONFIG",
     "ConfiguredModel",
+    "adapter_base_module",
+    "copy_other_files",
+    "load_adapter_base",
     "load_config",
     "load_model_folder",
     "load_network",
@@ -152,8 +155,7 @@ def _load_adapter(folder: Path, base: Path | None) -> Checkpoint:
     """Read a LoRA adapter as a whole model: its base with the low rank differences added."""
     adapter = AdapterFolder(folder, _read_json(folder / ADAPTER))
     whole = adapter.base(base)
-    model = ConfiguredModel(adapter.architecture(load_config(whole)), str(folder))
-    module, info = model.load(whole, _weight_files(whole))
+    model, module, info = _base_model(adapter, whole)
     absent = sorted(name for name in info["missing_keys"] if not adapter.brings(name))
     if absent:
         raise CheckpointError(
@@ -165,6 +167,41 @@ def _load_adapter(folder: Path, base: Path | None) -> Checkpoint:
     meta = {"architecture": repr(model), "config": dict(model.config)}
     digest = sha256(f"{network_digest(folder)} {network_digest(whole)}".encode())
     return Checkpoint(weights, meta, {}, str(folder), digest)
+
+
+def _base_model(
+    adapter: AdapterFolder, whole: Path
+) -> tuple[ConfiguredModel, nn.Module, dict[str, Any]]:
+    model = ConfiguredModel(adapter.architecture(load_config(whole)), str(adapter.folder))
+    return model, *model.load(whole, _weight_files(whole))
+
+
+def load_adapter_base(folder: Path, base: Path | None) -> tuple[AdapterFolder, Path]:
+    """Return a folder of a LoRA adapter, and the folder of its base.
+
+    Args:
+        folder: Folder of the adapter.
+        base: Folder of the base; None takes the recorded one, if it is on this machine.
+
+    Raises:
+        CheckpointError: If it is no adapter, or its base is not at hand.
+    """
+    if not (folder / ADAPTER).is_file() or (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder} is a whole model, expected a LoRA adapter; leave `adapter_rank` out"
+        )
+    adapter = AdapterFolder(folder, _read_json(folder / ADAPTER))
+    return adapter, adapter.base(base)
+
+
+def adapter_base_module(adapter: AdapterFolder, base: Path) -> nn.Module:
+    """Return the base of an adapter as a model with the adapter's outputs.
+
+    Args:
+        adapter: Folder of the adapter.
+        base: Folder of its base.
+    """
+    return _base_model(adapter, base)[1]
 
 
 def network_digest(path: Path) -> str:
@@ -325,15 +362,25 @@ def save_model_folder(
     try:
         with _quiet():
             model.save_pretrained(str(folder), max_shard_size=max_shard_size)
-        for file in sorted(like.iterdir()) if like is not None else ():
-            kept = file.is_file() and not _WEIGHT_FILES.fullmatch(file.name)
-            if kept and file.name != "README.md" and not (folder / file.name).exists():
-                shutil.copyfile(file, folder / file.name)
+        copy_other_files(like, folder)
     except OSError as error:
         raise RunError(
             f"cannot write {folder} ({(error.strerror or str(error)).lower()}); choose another "
             "folder or make room"
         ) from error
+
+
+def copy_other_files(like: Path | None, folder: Path) -> None:
+    """Copy the files of a model folder that are no weights and not there yet.
+
+    Args:
+        like: Folder whose files are copied, such as the tokenizer's; None copies none.
+        folder: Folder that they are copied to.
+    """
+    for file in sorted(like.iterdir()) if like is not None else ():
+        kept = file.is_file() and not _WEIGHT_FILES.fullmatch(file.name)
+        if kept and file.name != "README.md" and not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
 
 
 def _transformers() -> Any:

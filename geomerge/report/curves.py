@@ -47,7 +47,8 @@ def draw_curves(report: dict[str, Any], file: Path) -> None:
     )
     upper.set_ylabel("accuracy, selection split (%)")
     upper.set_ylim(-2, 102)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    if upper.lines[:-1]:  # else no task has labels
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
     first, *_, last = report["networks"]
     lower.plot(ts, [point["distance"][last] for point in curve], color="0.2", marker=".", ms=4)
     lower.set_ylabel(f"distance to {last}")

@@ -82,7 +82,9 @@ def run_merge(
         report, seen = _measured(merged, recipe, work / "beside", progress)
         _write_network(folder, merged.checkpoint(), report, pt)
         report["base"] = None if base is None else Path(base).resolve().name
-        report["folders"] = write_model_folders(folder, merged, report["base"])
+        report["folders"] = write_model_folders(
+            folder, merged, None if base is None else Path(base)
+        )
         write_examples(folder, seen)
         sketches = {k: _stated(Path(file)) for k, file in sketch_files(networks, data).items()}
         run.finish(

@@ -8,7 +8,7 @@ from pathlib import Path
 import model_folders
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 import geomerge as gm
@@ -22,17 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft itse
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("adapters")
     base = model_folders.write_base(place / "base")
-    torch.manual_seed(1)
-    model = BertForSequenceClassification.from_pretrained(base, num_labels=3)
-    settings = LoraConfig(
-        task_type="SEQ_CLS", r=2, lora_alpha=8, target_modules=["query", "value"],
-        modules_to_save=["classifier", "pooler"],
-    )  # fmt: skip
-    adapted = get_peft_model(model, settings)
-    for name, value in adapted.named_parameters():
-        if "lora_B" in name:
-            value.data.normal_(0, 0.3)
-    adapted.save_pretrained(place / "lora")
+    model_folders.write_adapter(place / "lora", base, classes=3, seed=1)
     return place
 
 
