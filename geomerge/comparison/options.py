@@ -30,6 +30,8 @@ _DECIDED = (
     "budget",
     "relax",
     "keep_zeros",
+    "least",
+    "weight",
 )
 
 
@@ -94,7 +96,7 @@ class CompareOptions(FlatOptions):
             raise OptionError("no method is left by `only` and `skip`; name one with `only`")
         usual, given = recorded(MergeOptions()), recorded(self.merge)
         for name in _DECIDED:
-            if given[name] != usual[name]:
+            if given.get(name) != usual.get(name):
                 raise OptionError(f"a comparison chooses {name} itself; leave it out")
 
     @property

@@ -56,7 +56,7 @@ def plan_merge(
     with problems.noted():
         preset = choose_preset(prepared)
     if preset is not None:
-        conflict = preset.conflict()
+        conflict = preset.conflict() or _unused(preset)
         if conflict is not None:
             with problems.noted():
                 raise OptionError(conflict)
@@ -69,6 +69,16 @@ def plan_merge(
     named = [replace(e, name=own.name) for e, own in zip(experts, prepared.space, strict=True)]
     prepared.notes[:0] = [*doubts(named), *zeros_filled(prepared)]
     return preset, rule
+
+
+def _unused(preset: Preset) -> str | None:
+    """Return that an option is for merges by sketches alone, and this is none."""
+    if preset.options.drift.least == "sum" or preset.bounds_predictions:
+        return None
+    return (
+        f"`least` {preset.options.drift.least} is for merges by sketches alone and this one walks "
+        "on inputs; leave it out, or use `preset` sketches"
+    )
 
 
 def choose_preset(prepared: PreparedMerge) -> Preset:

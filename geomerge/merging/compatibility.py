@@ -86,11 +86,12 @@ def _compare_normalisations(expert: Expert) -> None:
 
 def _refuse_unknown_names(experts: Sequence[Expert], options: MergeOptions) -> None:
     names = [expert.name for expert in experts]
-    for bounded in options.choose.budget or ():
+    named = {"budget": options.choose.budget, "weight": options.drift.weight}
+    for option, bounded in ((option, key) for option, keys in named.items() for key in keys or ()):
         name = bounded.partition("/")[0]
         if name not in names:
             raise OptionError(
-                f"`budget` names network {name!r}, and the networks are {', '.join(names)}; "
+                f"`{option}` names network {name!r}, and the networks are {', '.join(names)}; "
                 "name one of them"
             )
 

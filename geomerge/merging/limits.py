@@ -75,9 +75,15 @@ def _constraints(preset: Preset, stage: Stage, bounded: str) -> list[Constraint]
     expert = preset.space[name]
     if expert not in stage.experts:
         return []
-    if expert.inputs is not None:
+    if expert.inputs is not None and not preset.bounds_predictions:
         return list(_losses(preset, expert, bounded))
-    known = expert.sketch is not None or name in preset.prepared.surrogates
+    known = expert.sketch is not None or expert.inputs is not None
+    known = known or name in preset.prepared.surrogates
+    if which and preset.bounds_predictions:
+        raise OptionError(
+            f"`budget` {bounded} is of classes, and a sketch predicts the drift of {name} as a "
+            f"whole; give {name}=NUMBER, or use `preset` joint with inputs"
+        )
     if which or expert not in stage.kept or not known:
         raise OptionError(
             f"`budget` {bounded} needs inputs of {name}'s task; name it with `inputs`"

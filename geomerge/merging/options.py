@@ -13,6 +13,7 @@ from geomerge.data.batchnorm import BN
 from geomerge.errors import OptionError
 from geomerge.evaluation.pick import parse_pick
 from geomerge.merging.heads import HEADS
+from geomerge.merging.least_drift import LEAST
 from geomerge.merging.presets.registry import PRESETS
 from geomerge.metrics import METRICS, MetricOptions
 from geomerge.options import (
@@ -28,12 +29,14 @@ from geomerge.options import (
 __all__ = [
     "ALIGN",
     "LEARNABLE",
+    "DriftOptions",
     "MachineOptions",
     "MergeOptions",
     "PickOptions",
     "WalkOptions",
     "budget_texts",
     "parse_budget",
+    "parse_weights",
 ]
 
 ALIGN = ("none", *METHODS)
@@ -62,6 +65,26 @@ def parse_budget(texts: Sequence[str]) -> dict[str, float] | None:
     return budget or None
 
 
+def parse_weights(texts: Sequence[str]) -> dict[str, float] | None:
+    """Return weights by network, None where there is no text.
+
+    Args:
+        texts: Texts such as ``"a=2"``.
+
+    Raises:
+        OptionError: If one is not a name and a positive number, or two are of one network.
+    """
+    weights: dict[str, float] = {}
+    for text in texts:
+        match = re.fullmatch(r"([a-z])=(\d*\.?\d+(?:e-?\d+)?)", text)
+        if match is None or match[1] in weights:
+            raise OptionError(
+                f"expected `weight` NETWORK=NUMBER such as a=2, once for each, got {text!r}"
+            )
+        weights[match[1]] = float(match[2])
+    return weights or None
+
+
 def budget_texts(budget: Mapping[str, float] | None) -> list[str]:
     """Return budgets as texts, as recipes and command lines have them."""
     return [f"{name}={number!r}" for name, number in (budget or {}).items()]
@@ -74,6 +97,15 @@ def _bounds(budget: Any) -> str | None:
         for name, number in budget.items()
     )
     return None if named else "numbers from 0 on by network or class, such as {'b/3': 0.02}"
+
+
+def _weights(weights: Any) -> str | None:
+    """Check weights by network."""
+    named = isinstance(weights, Mapping) and all(
+        re.fullmatch("[a-z]", str(name)) and 0 < number < float("inf")
+        for name, number in weights.items()
+    )
+    return None if named else "positive numbers by network, such as {'a': 2.0}"
 
 
 def _rule(text: Any) -> str | None:
@@ -146,6 +178,30 @@ class PickOptions:
 
 
 @dataclass(frozen=True)
+class DriftOptions:
+    """Options of the mean in the metrics of sketches.
+
+    Attributes:
+        least: Predicted drift that is least without inputs: ``"sum"`` over the networks, or
+            ``"worst"`` of them.
+        weight: Weight of a network's predicted drift, by network; 1 of those that are not named.
+    """
+
+    least: str = option(
+        "sum", "predicted drift that is least in a merge by sketches: the sum, or the worst",
+        group="pick", choices=LEAST, recorded="given",
+    )  # fmt: skip
+    weight: Mapping[str, float] | None = option(
+        None, "weight of a network's predicted drift in the mean by sketches: a=2; default 1",
+        group="pick", check=_weights, read=parse_weights, write=budget_texts, recorded="given",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
+        check_options(self)
+
+
+@dataclass(frozen=True)
 class MachineOptions:
     """Options of the machine and of what is stored.
 
@@ -191,6 +247,7 @@ class MergeOptions(FlatOptions):
         measure: Choice of the metric.
         walk: Options of the walks.
         choose: Options of the pick.
+        drift: Options of the mean in the metrics of sketches.
         machine: Options of the machine and of what is stored.
 
     Example:
@@ -225,6 +282,7 @@ class MergeOptions(FlatOptions):
     measure: MetricOptions = piece(MetricOptions)
     walk: WalkOptions = piece(WalkOptions)
     choose: PickOptions = piece(PickOptions)
+    drift: DriftOptions = piece(DriftOptions)
     machine: MachineOptions = piece(MachineOptions)
 
     def __post_init__(self) -> None:

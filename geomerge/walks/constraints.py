@@ -187,6 +187,11 @@ class Constraints:
         """Largest allowed value of each quantity now, by name."""
         return {name: self._best[name] + self._allowed[name] for name in self._best}
 
+    def note(self, programs: int, residual: float) -> None:
+        """Count quadratic programs that were solved outside of steps, with their residual."""
+        self._values["solved"] += programs
+        self._values["residual"] = max(self._values["residual"], residual)
+
     def values(
         self,
         w: Tensor,  # (n,)

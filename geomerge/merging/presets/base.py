@@ -213,6 +213,11 @@ class Preset(ABC):
         return False
 
     @property
+    def bounds_predictions(self) -> bool:
+        """Whether budgets bound the drifts that sketches predict, even where there are inputs."""
+        return False
+
+    @property
     def open_ends(self) -> tuple[Expert, ...]:
         """Ends of the path that no walk started from or reached; a closing leg starts at each."""
         return tuple(expert for expert in self.space.ends if expert is not self.start)

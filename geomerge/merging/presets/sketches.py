@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from geomerge.expert import Expert
+from geomerge.merging.least_drift import LeastDrift, least_drift
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.base import Preset, Stage, StageWalk
 from geomerge.merging.presets.registry import preset
@@ -17,7 +19,7 @@ from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import walk_straight
 
-__all__ = ["SketchesPreset", "mean_of_sketches", "mean_point"]
+__all__ = ["SketchesPreset", "drift_weights", "mean_of_sketches", "mean_point"]
 
 # Share of a layer's mean eigenvalue. Chosen on selection splits of the BERTs' training files; the
 # networks of other tasks that benchmarks/fine_tunes.py trains had no say.
@@ -87,9 +89,25 @@ class SketchesPreset(Preset):
         rate: float = 1.0,
         constraints: Constraints | None = None,
     ) -> Walk:
-        target = mean_point(self.prepared, self._mean, damping)
+        found = self._least(damping, constraints)
+        target, prices = _where_free(self.prepared, found.w), self._prices(found)
         points = walk_straight(start, target, self._mean.mean, STRAIGHT_STEPS, state)
+        if constraints is not None:
+            constraints.note(found.programs, found.residual)
+            points = (replace(point, multipliers=prices) for point in points)
         return Walk(points, STRAIGHT_STEPS)
+
+    def _least(self, damping: float, constraints: Constraints | None) -> LeastDrift:
+        """Return the point of least predicted drift that keeps the budgets."""
+        names = [expert.name for expert in self.space]
+        limits = {} if constraints is None else constraints.limits
+        bounds = {names.index(name): limit for name, limit in limits.items()}
+        worst = self.options.drift.least == "worst"
+        return least_drift(self._mean, damping, drift_weights(self.prepared), bounds, worst=worst)
+
+    def _prices(self, found: LeastDrift) -> dict[str, float]:
+        names = [expert.name for expert in self.space]
+        return {names[place]: price for place, price in found.prices.items() if price > 0}
 
     def close(
         self,
@@ -110,6 +128,11 @@ class SketchesPreset(Preset):
     @property
     def predicts_drifts(self) -> bool:
         """Whether drifts are predicted by sketches: they are, for every network."""
+        return True
+
+    @property
+    def bounds_predictions(self) -> bool:
+        """Whether budgets bound predicted drifts: sketches are all that counts here."""
         return True
 
     def diagonal_only(
@@ -150,7 +173,14 @@ def mean_of_sketches(prepared: PreparedMerge) -> KroneckerMean:
         [prepared.sketch(expert).metric for expert in experts],
         [expert.weights for expert in experts],
         prepared.space.middle(),
+        drift_weights(prepared),
     )
+
+
+def drift_weights(prepared: PreparedMerge) -> list[float]:
+    """Return the weight of each network's predicted drift, 1 where the options name none."""
+    known = prepared.options.drift.weight or {}
+    return [known.get(expert.name, 1.0) for expert in prepared.space]
 
 
 def mean_point(
@@ -163,5 +193,9 @@ def mean_point(
         solver: Solver that :func:`mean_of_sketches` returned; None makes one.
         damping: Damping as a share of each layer's mean eigenvalue.
     """
-    w, still = (solver or mean_of_sketches(prepared)).at(damping), prepared.still
+    return _where_free(prepared, (solver or mean_of_sketches(prepared)).at(damping))
+
+
+def _where_free(prepared: PreparedMerge, w: Tensor) -> Tensor:  # (n,)
+    still = prepared.still
     return w if still is None else torch.where(still, prepared.space.middle(), w)

@@ -47,28 +47,84 @@ class KroneckerMean:
         self.mean = self._metrics[0].plus(self._metrics[1:], mean=True)
         self._blocks = _block_numbers(self.mean.layers, len(anchor), anchor.device)
 
-    def at(self, damping: float) -> Tensor:  # (n,)
+    def at(
+        self,
+        damping: float,
+        scales: Sequence[float] | None = None,
+        start: Tensor | None = None,  # (n,)
+    ) -> Tensor:  # (n,)
         """Return the mean for a damping.
 
         Args:
             damping: Damping as a share of the mean eigenvalue: mu of a layer is this share of the
                 mean eigenvalue of the sum of its metrics, of a weight outside of layers this share
                 of the smallest of these. Spectra of layers differ by orders of magnitude.
+            scales: Factors of the metrics in place of those given before; the damping stays.
+            start: Point near the mean, from which the solver starts; None takes the anchor.
         """
-        count = len(self._metrics)
+        mu = self._damping(damping)
+        x = self._anchor if start is None else start
+        residual = self._pull(x, scales) + len(self._metrics) * mu * (self._anchor - x)
+        return x + self._solve(residual, damping, scales)
+
+    def drift_gradients(
+        self,
+        w: Tensor,  # (n,)
+    ) -> tuple[list[float], list[Tensor]]:
+        """Return the drifts (w - w_i)' g_i (w - w_i), and half of the gradient of each.
+
+        Args:
+            w: Point.
+        """
+        gaps = [w - point for point in self._points]
+        pulls = [metric.mv(gap) for metric, gap in zip(self._metrics, gaps, strict=True)]
+        return [float(g.double() @ p.double()) for g, p in zip(gaps, pulls, strict=True)], pulls
+
+    def response(
+        self,
+        v: Tensor,  # (n,)
+        damping: float,
+        scales: Sequence[float],
+    ) -> Tensor:  # (n,)
+        """Return (sum_i s_i g_i + k mu)^-1 v: how far the mean moves where v pulls at it.
+
+        Args:
+            v: Vector.
+            damping: Damping, as in :meth:`at`.
+            scales: Factors s_i.
+        """
+        return self._solve(v, damping, scales)
+
+    def _mus(self, damping: float) -> tuple[list[float], float]:
+        """Return mu of each layer, and of the weights outside of layers."""
         mus = [damping * max(_mean_eigenvalue(layer), 1e-30) for layer in self.mean.layers]
-        outside = min(mus, default=damping)
+        return mus, min(mus, default=damping)
+
+    def _damping(self, damping: float) -> Tensor:  # (n,)
+        mus, outside = self._mus(damping)
         mu = torch.full_like(self._anchor, outside)
         for layer, own in zip(self.mean.layers, mus, strict=True):
             for span in _spans(layer):
                 mu[span] = own
-        x = self._anchor.clone()
-        residual = self._pull(x)
+        return mu
+
+    def _solve(
+        self,
+        residual: Tensor,  # (n,)
+        damping: float,
+        scales: Sequence[float] | None,
+    ) -> Tensor:  # (n,)
+        """Solve by conjugate gradients, each block of the metrics by steps of its own."""
+        count, mu = len(self._metrics), self._damping(damping)
+        mus, outside = self._mus(damping)
+        x, residual = torch.zeros_like(residual), residual.clone()
         direction = z = self._precondition(residual, mus, outside)
         rho = first = self._dots(residual, z)
         done = first <= 0
         for _ in range(_ITERATIONS):
-            product = self._product(direction) + count * mu * direction
+            if bool(done.all()):
+                break
+            product = self._product(direction, scales) + count * mu * direction
             alpha = rho / self._dots(direction, product).clamp(min=1e-300)
             alpha[done] = 0.0  # a block that goes on at its rounding errors comes apart
             step = alpha.to(x)[self._blocks]
@@ -77,22 +133,21 @@ class KroneckerMean:
             z = self._precondition(residual, mus, outside)
             after = self._dots(residual, z)
             done |= after <= _TOLERANCE * first
-            if bool(done.all()):
-                break
             beta = (after / rho.clamp(min=1e-300)).to(x)[self._blocks]
             direction = z + beta * direction
             rho = after
         return x
 
-    def _product(self, v: Tensor) -> Tensor:  # (n,)
+    def _product(self, v: Tensor, scales: Sequence[float] | None) -> Tensor:  # (n,)
         total = torch.zeros_like(v)
-        for metric, scale in zip(self._metrics, self._scales, strict=True):
+        for metric, scale in zip(self._metrics, scales or self._scales, strict=True):
             total += scale * metric.mv(v)
         return total
 
-    def _pull(self, x: Tensor) -> Tensor:  # (n,)
+    def _pull(self, x: Tensor, scales: Sequence[float] | None) -> Tensor:  # (n,)
         total = torch.zeros_like(x)
-        for metric, point, scale in zip(self._metrics, self._points, self._scales, strict=True):
+        terms = zip(self._metrics, self._points, scales or self._scales, strict=True)
+        for metric, point, scale in terms:
             total += scale * metric.mv(point - x)
         return total
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import geomerge as gm
 from geomerge.expert import Expert
+from geomerge.merging.presets.sketches import mean_point
 from geomerge.testing import PresetLaws
 
 
@@ -81,3 +82,42 @@ def test_a_base_of_another_make_is_refused(tuned: tuple[Expert, list[Expert]]) -
         gm.merge(experts, base=nn.Sequential(nn.Linear(3, 3)), head="separate")
     with pytest.raises(gm.errors.OptionError, match="`align` weights permutes units"):
         gm.merge(experts, base=tuned[0], head="separate", align="weights")
+
+
+def drifts(merged: gm.MergeResult) -> dict[str, float]:
+    """Predicted drifts of the mean that the merge walked to, without budgets."""
+    prepared = merged.preset.prepared
+    scored = prepared.scorer(list(merged.space))(mean_point(prepared)).drift
+    return {name: value for name, value in scored.items() if value is not None}
+
+
+def test_budgets_on_predicted_drift_are_kept_at_a_price(
+    tuned: tuple[Expert, list[Expert]],
+) -> None:
+    base, experts = tuned
+    free = drifts(gm.merge(experts, base=base, head="separate"))
+    budget = {"a": 0.5 * free["a"]}
+    merged = gm.merge(experts, base=base, head="separate", budget=budget)
+    assert merged.picked.score.feasible
+    assert merged.picked.score.drift["a"] == pytest.approx(budget["a"], rel=5e-3)
+    assert merged.picked.steps[-1].multipliers["a"] > 0
+    assert merged.picked.budgets is not None
+    assert merged.picked.budgets.solved > 0
+    with pytest.raises(gm.errors.OptionError, match="a sketch predicts the drift of a as a whole"):
+        gm.merge(experts, base=base, head="separate", budget={"a/0": 1.0})
+
+
+def test_the_worst_drift_can_be_least_and_networks_weigh(
+    tuned: tuple[Expert, list[Expert]],
+) -> None:
+    base, experts = tuned
+    even = drifts(gm.merge(experts, base=base, head="separate"))
+    worst = gm.merge(experts, base=base, head="separate", least="worst").picked.score.drift
+    assert max(v for v in worst.values() if v is not None) < max(even.values())
+    heavy = drifts(gm.merge(experts, base=base, head="separate", weight={"b": 5.0}))
+    assert heavy["b"] < even["b"]
+    with pytest.raises(gm.errors.OptionError, match="`weight` speaks of network 'z'"):
+        gm.merge(experts, base=base, head="separate", weight={"z": 2.0})
+    walked = [expert.with_inputs(torch.randn(40, 64)) for expert in experts]
+    with pytest.raises(gm.errors.OptionError, match="`least` worst is for merges by sketches"):
+        gm.merge(walked, base=base, head="separate", least="worst")
