@@ -57,7 +57,8 @@ def _root(factor: Tensor) -> Tensor:
     """Return the square root of a damped positive matrix."""
     values, vectors = torch.linalg.eigh(factor)
     values = values.clamp(min=0) + _DAMPING * values.mean().clamp(min=1e-300)
-    return (vectors * values.sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.sqrt()) @ vectors.T
+    return root
 
 
 def write_adapter(
