@@ -16,7 +16,7 @@ from geomerge.runs.compare import run_compare
 
 __all__ = ["compare"]
 
-_WIDTH = 106  # of the table
+_WIDTH = 106  # width of the table
 # A comparison decides all other options of its walks.
 _FLAGS = (
     "only", "skip", "max_samples", "output", "head", "bn", "steps", "pick", "seed",

@@ -198,7 +198,7 @@ def load_experts(
         with problems.noted():
             if name in sketches:
                 experts[name] = _with_sketch(expert, sketches[name], output)
-    if len(experts) < len(things):  # whose the manifolds are is not known
+    if len(experts) < len(things):  # manifolds without the name of a network
         find_tasks(data, problems)
         return list(experts.values())
     manifolds: dict[str, str | Task] = {}

@@ -24,7 +24,7 @@ __all__ = ["match_activations"]
 _INPUTS = 2000
 _BATCH = 250
 _ELEMENTS = 2**25  # activations of a network held at a time: 128 MiB in float32
-_ROUNDING = 1e-9  # of the number of units: a smaller gain is none
+_ROUNDING = 1e-9  # share of the number of units below which a gain is rounding
 
 
 def match_activations(

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 METHODS = ("weights", "activations")
-_INPUTS = 2000  # of all networks together
+_INPUTS = 2000  # number of inputs of all networks together
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from geomerge.pruning.parts import Part
 
 __all__ = ["assignment", "match_weights"]
 
-_ROUNDING = 1e-12  # of |a| |b|: a smaller gain is none
+_ROUNDING = 1e-12  # share of |a| |b| below which a gain is rounding
 
 
 def match_weights(

@@ -17,7 +17,7 @@ from geomerge.networks.batches import Batch
 
 __all__ = ["FeatureMap", "fit_feature_map", "views"]
 
-_RIDGE = 1e-4  # of the mean variance
+_RIDGE = 1e-4  # share of the mean variance
 
 
 @dataclass(frozen=True)

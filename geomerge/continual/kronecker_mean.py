@@ -15,7 +15,7 @@ from geomerge.metrics.kronecker.factor import Factor
 
 __all__ = ["kronecker_mean"]
 
-_DAMPING = 1e-6  # of the mean eigenvalue
+_DAMPING = 1e-6  # share of the mean eigenvalue
 _LEAST = 1e-6  # weight of the plain mean, in directions that neither function depends on
 
 

@@ -42,7 +42,7 @@ __all__ = [
 
 NetworkOf = Callable[[int | None], Network]  # the network as a function of the inputs of a head
 
-LARGEST_GAP = 0.05  # of features on pseudo-inputs, for a head that is rehearsed on them
+LARGEST_GAP = 0.05  # largest gap of features on pseudo-inputs for a head that is rehearsed on them
 UNSEEN = -30.0  # log-probability of classes that are masked, or came later
 _BATCH = 500
 _DRAWN = 1000

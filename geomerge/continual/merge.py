@@ -35,7 +35,7 @@ _MARKS = 4  # measured points of a walk
 _BATCH = 500
 _STEPS = 50  # least steps of an epoch: batches of few inputs are smaller, down to 8
 _LEAST_BATCH = 8
-_RETRIES = 4  # of a walk that diverges, each at half the learning rate
+_RETRIES = 4  # repetitions of a walk that diverges, each at half the learning rate
 
 
 def merge_expert(

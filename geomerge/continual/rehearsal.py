@@ -17,7 +17,7 @@ from geomerge.walks.walk import Direction
 __all__ = ["Rehearsal", "RehearsalObjective"]
 
 _MEASURED = 250  # pseudo-inputs and stored inputs of a task on which its drift is measured
-_MOST_MEASURED = 5000  # of all tasks
+_MOST_MEASURED = 5000  # largest number of inputs of all tasks
 
 
 class Rehearsal:

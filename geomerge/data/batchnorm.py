@@ -15,7 +15,7 @@ from geomerge.networks.network import Network, inputs_at_once
 __all__ = ["BATCH", "BN", "has_statistics", "re_estimate"]
 
 BN = ("keep", "re-estimate")  # what may happen to running statistics
-_INPUTS = 2000  # of each manifold
+_INPUTS = 2000  # inputs of each manifold
 BATCH = 500
 
 

@@ -11,7 +11,7 @@ from geomerge.errors import TaskError
 
 __all__ = ["split_classes", "take_classes"]
 
-_DIGITS = 6  # of a class's number; a longer range would fill the memory
+_DIGITS = 6  # digits of a class's number; a longer range would fill the memory
 _LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 

@@ -17,7 +17,7 @@ __all__ = ["IMAGES", "LARGEST_IMAGE", "RATIO", "images_in", "resized", "stack_im
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 LARGEST_IMAGE = 16 * 2**20  # bytes of one packed image; more is no image of a data set
-RATIO = 200  # of an image's pixels to its packed bytes
+RATIO = 200  # largest ratio of an image's pixels to its packed bytes
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _SMALL = 2**22  # pixels that an image may have however well it packs
 

@@ -22,7 +22,7 @@ from geomerge.networks.network import Network
 __all__ = ["SURROGATES", "noise_images", "surrogate_inputs"]
 
 SURROGATES = 10_000
-BYTES = 512 * 2**20  # of all surrogate inputs; large images get fewer
+BYTES = 512 * 2**20  # bytes of all surrogate inputs; large images get fewer
 SCALES = (1, 3, 5, 7, 11)  # widths of the mean filters, in pixels
 CONTRAST = 2.0  # largest deviation of an image, in units of normalised inputs
 _SMOOTHINGS = 2

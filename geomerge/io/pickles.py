@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 __all__ = ["Foreign", "Storage", "StoredArray", "StoredTensor", "read_pickle"]
 
 _OPERATIONS = 500_000  # a second of reading; more where the file has bytes to show for it
-_BYTES_EACH = 16  # of a file, for one operation
+_BYTES_EACH = 16  # bytes of a file for each operation
 _KINDS = {  # names of storages by the type of their numbers
     "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16",
     "Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8",
@@ -39,7 +39,7 @@ _PARAMETERS = (
 )  # fmt: skip
 _ARRAY = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
 _BUFFER_ARRAY = ("numpy.core.numeric _frombuffer", "numpy._core.numeric _frombuffer")
-_ENCODE = "_codecs encode"  # of bytes in pickles of the second protocol
+_ENCODE = "_codecs encode"  # encoder of bytes in pickles of the second protocol
 _LOAD = "torch.storage _load_from_bytes"
 
 

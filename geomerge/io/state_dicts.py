@@ -22,11 +22,11 @@ _USUAL = (
 )  # fmt: skip
 _COPIES = re.compile(r"EMA|SWA|(^|_)(ema|swa|shadow|averaged?|avg|teacher|target)(_|\d|$)")
 _BESIDE = re.compile(r"optim|sched|rng|random|callback|loops|scaler", re.IGNORECASE)
-_MOSTLY = 0.5  # of all numbers, where the whole object is the state dict
+_MOSTLY = 0.5  # share of all numbers, where the whole object is the state dict
 # What torch and its wrappers put into names: compiled, sharded and checkpointed modules.
 _WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _PARALLEL = "module."
-_AVERAGED = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
+_AVERAGED = "n_averaged"  # counter of torch.optim.swa_utils.AveragedModel
 _UNREAD = {  # what makes tensors that are not computed with, by a part of its name
     "_rebuild_qtensor": "quantised tensors", "_rebuild_sparse": "sparse tensors",
     "_rebuild_nested": "nested tensors", "_rebuild_meta": "tensors without data",

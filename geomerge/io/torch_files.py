@@ -23,7 +23,7 @@ from geomerge.io.pickles import Storage, StoredArray, StoredTensor, read_pickle
 
 __all__ = ["TorchFile", "read_torch"]
 
-_MAGIC = 0x1950A86A20F9469CFC6C  # of the form before archives
+_MAGIC = 0x1950A86A20F9469CFC6C  # magic number of the form before archives
 _DTYPES = {
     name: getattr(torch, name)
     for name in (

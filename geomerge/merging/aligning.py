@@ -76,7 +76,7 @@ def align_experts(
 def _own(network: Network, heads: Heads, expert: Expert) -> Tensor:  # (n,)
     """Return an expert's weights with zeros for the classes of others.
 
-    Those rows are the same in all experts as they come, and would hold every unit in its place.
+    Those rows are equal in all experts before the merge, and would keep every unit in its place.
     """
     if heads.layer is None:
         return expert.weights
@@ -90,7 +90,7 @@ def _own(network: Network, heads: Heads, expert: Expert) -> Tensor:  # (n,)
 
 
 def _exchange_rows(network: Network, heads: Heads, weights: dict[str, Tensor]) -> None:
-    """Write into all weights the others' rows of the head in the order of their units by now."""
+    """Write into all weights the others' rows of the head, in the new order of their units."""
     layer = f"{heads.layer}.weight"
     learned = {
         name: network.unravel(w)[layer][heads.rows[name]].clone() for name, w in weights.items()

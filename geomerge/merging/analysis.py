@@ -25,12 +25,12 @@ __all__ = [
     "look_at",
 ]
 
-_SHOWN = 12  # of those lost and of those gained together, for each task
+_SHOWN = 12  # largest number of lost and gained examples together, for each task
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Measurements of a merge that a report shows, and that decide nothing.
+    """Measurements of a merge for its report, which change no result.
 
     Attributes:
         layers: Distance of each tensor of the crossover from the networks.
@@ -87,11 +87,11 @@ class Answers:
 
     Attributes:
         of: Number of examples.
-        kept: Number of those that are right before and after.
-        lost: Number of those that are right before and wrong after.
-        gained: Number of those that are wrong before and right after.
-        wrong: Number of those that are wrong both times.
-        shown: Some of those lost and gained, in the order of the split.
+        kept: Number of examples that are right before and after.
+        lost: Number of examples that are right before and wrong after.
+        gained: Number of examples that are wrong before and right after.
+        wrong: Number of examples that are wrong before and after.
+        shown: Some of the lost and gained examples, in the order of the split.
     """
 
     of: int
@@ -104,7 +104,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class SurrogateExamples:
-    """Some of the inputs that stood in for those of a network's task.
+    """Some of the surrogate inputs of a network.
 
     Attributes:
         kind: Kind of the inputs, such as ``"surrogate images"``.
@@ -120,7 +120,7 @@ class SurrogateExamples:
 
 
 def look_at(merged: MergeResult) -> Seen:
-    """Measure all that a report shows of a merge besides its table and its curve."""
+    """Measure the analysis of a merge: answers, plane, distances by layer, surrogate inputs."""
     surrogates = {k: _surrogates(x) for k, x in merged.preset.prepared.surrogates.items()}
     return Seen(layer_distances(merged), changed_answers(merged), plane_of(merged), surrogates)
 
@@ -189,14 +189,14 @@ def _answers(expert: Expert, w: Tensor, split: Split) -> Answers:
 
 
 def _own(expert: Expert, output: int) -> int | None:
-    """Return the number that an output has as a class of an expert's own task."""
+    """Return the class of an expert's own task that an output belongs to."""
     assert expert.task is not None, "only tasks have answers"
     first = expert.task.first_class
     return output - first if first <= output < expert.task.classes else None
 
 
 def _said(expert: Expert, w: Tensor, split: Split) -> Tensor:  # (N,)
-    """Return the outputs that answer the examples of a split."""
+    """Return the largest outputs for the examples of a split."""
     said = torch.empty_like(split.labels)
     for index, x in split.inputs.parts(2000):
         said[index] = expert.network.logits(w, x).argmax(dim=1)
@@ -204,7 +204,7 @@ def _said(expert: Expert, w: Tensor, split: Split) -> Tensor:  # (N,)
 
 
 def _image(raw: Batch) -> Tensor | None:
-    """Return pixels of an input that is one: bytes or shares of white, grey or in three colours."""
+    """Return the pixels of an image: bytes or shares of white, grey or in three colours."""
     if not isinstance(raw, Tensor):
         return None
     shape = raw.shape

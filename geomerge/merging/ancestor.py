@@ -18,7 +18,7 @@ _SHOWN = 3
 
 
 def named_like(base: Expert, experts: Sequence[Expert]) -> Expert:
-    """Return a base whose tensors are named as its fine-tunes name them.
+    """Return a base whose tensors have the names of its fine-tunes'.
 
     A bare model of transformers (``BertModel``) lacks the prefix under which fine-tunes hold it.
 

@@ -18,19 +18,19 @@ __all__ = ["align_where_it_helps"]
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Larger networks, or inputs, are aligned by name only: trying it would take minutes.
 WEIGHTS = 20_000_000
-NUMBERS = 16_384  # of one input: 3 x 64 x 64 and somewhat more
-SHARE = 0.8  # of the functional change at the mean that alignment must fall below
+NUMBERS = 16_384  # numbers in one input: 3 x 64 x 64 and somewhat more
+SHARE = 0.8  # share of the functional change at the mean below which alignment is taken
 
 
 def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
     """Align convolutional networks for a walk that starts from their mean, if that is nearer.
 
     Fine-tunes of one base are in one order already, and buffers of a task alone may belong to an
-    order. What decides is the largest functional change from an expert to the mean of all, measured
-    on inputs without labels.
+    order. The criterion is the largest functional change from an expert to the mean of all,
+    measured on inputs without labels.
 
     Args:
-        prepared: Experts as they came.
+        prepared: Merge of experts that are not aligned.
 
     Returns:
         The merge, aligned or not; a note states the choice and its reason.
@@ -45,7 +45,7 @@ def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
         if expert.inputs is not None
     ]
     if not numbers:
-        return _noted(prepared, "`align` none was chosen: no inputs tell whether it helps")
+        return _noted(prepared, "`align` none was chosen: no inputs to test whether it helps")
     if prepared.space.network.n > WEIGHTS or max(numbers) > NUMBERS:
         return _noted(
             prepared,

@@ -69,7 +69,7 @@ class WalkBeside:
     Attributes:
         row: Name of its row.
         title: Text before the names of its walks.
-        folder: Folder of what it needs to go on, below the place of all.
+        folder: Folder of its state, below the place of all.
         preset: Preset that walks, with other options than the merge's.
     """
 
@@ -80,7 +80,7 @@ class WalkBeside:
 
 
 def walks_beside(preset: Preset) -> Iterator[WalkBeside]:
-    """Yield the walks that a merge is compared with: in the Euclidean metric, and not learned.
+    """Yield the walks of the baselines: in the Euclidean metric, and with fixed dampings.
 
     Args:
         preset: Preset of the merge.
@@ -102,12 +102,12 @@ def comparison(
     progress: Callable[[Progress], None] | None = None,
     work: Path | None = None,
 ) -> list[ResultRow]:
-    """Measure a merge and what it is compared with, all picked by the merge's own rule.
+    """Measure a merge and its baselines, all picked by the merge's own rule.
 
     Args:
         merged: The merge.
         progress: Function called after each step of a walk.
-        work: Folder where its walks store what they need to go on; None stores nothing.
+        work: Folder of the states of its walks, for resuming; None stores nothing.
 
     Returns:
         Rows: the networks, the straight line (of two) or the mean (of more), the Euclidean walk
@@ -148,7 +148,7 @@ def comparison(
 
 
 def better_than_picked(merged: MergeResult, rows: Sequence[ResultRow], share: float) -> str | None:
-    """Return what is better than the picked point for the task that suffers most, if anything is.
+    """Return the baseline whose worst accuracy is better than the picked point's, if there is one.
 
     Args:
         merged: The merge.
@@ -157,7 +157,7 @@ def better_than_picked(merged: MergeResult, rows: Sequence[ResultRow], share: fl
 
     Returns:
         A sentence that names the best of the path's own ends and the line (or mean), with the
-        command for it; None where the picked point is as good as they are.
+        command for it; None where the picked point is as good as these.
     """
     first, last = (expert.name for expert in merged.space.ends)
     how = {

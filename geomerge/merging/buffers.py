@@ -21,7 +21,7 @@ from geomerge.networks.network import Network
 
 __all__ = ["constants_to_json", "different_constants"]
 
-MOST_NUMBERS = 100_000  # of all constants of a task, in the metadata of a file
+MOST_NUMBERS = 100_000  # numbers in all constants of a task, in the metadata of a file
 _INPUTS = 64
 _SHOWN = 3
 # Of layers that are no BatchNorm of torch, by their usual names: statistics, counters, and the
@@ -73,7 +73,7 @@ def different_constants(
 
 
 def constants_to_json(constants: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return buffers as the metadata of a merged network keeps them for a task."""
+    """Return buffers as metadata of a merged network for a task."""
     return {
         name: {"dtype": str(b.dtype), "shape": list(b.shape), "values": b.flatten().tolist()}
         for name, b in constants.items()
@@ -102,10 +102,10 @@ def _constants(expert: Expert, others: dict[str, Tensor]) -> list[str]:
 
     Args:
         expert: Expert.
-        others: Values that other networks have in the buffers' place.
+        others: Values of the same buffers in other networks.
     """
     inputs = _inputs(expert)
-    if inputs is None:  # a single number that nothing is known of is taken for a counter
+    if inputs is None:  # a single number without further evidence is taken for a counter
         return [name for name, b in others.items() if b.dim() or b.is_floating_point()]
     x = inputs.batch(slice(0, _INPUTS))
     network = expert.network

@@ -53,7 +53,7 @@ class Check:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON keeps it."""
+        """Return the content as JSON."""
         return {**asdict(self), "problems": list(self.problems)}
 
 
@@ -141,7 +141,7 @@ def check_merge(
     data = replace(data, device=device)
     things = _read(files, data, chosen.head, problems)
     experts: list[Expert] = []
-    if things is None:  # whose the manifolds are is not known
+    if things is None:  # manifolds without the name of a network
         find_tasks(data, problems)
     else:
         with problems.noted():
@@ -161,7 +161,7 @@ def check_merge(
 
 
 def _usable(cls: type[T], values: Mapping[str, Any], problems: Problems) -> T:
-    """Return options, the default in the place of each value that cannot be used."""
+    """Return options with defaults in place of values that cannot be used."""
     good: dict[str, Any] = {}
     for one in option_fields(cls):
         if one.name not in values:
@@ -194,7 +194,7 @@ def _read(
             read[-1] = load_header(file) if light else load_network(file, data.reading.files)
     known = len(problems)
     shapes = [c for c in read if c is not None]
-    if shapes and data.arch is None:  # one that is given may make up for other names
+    if shapes and data.arch is None:  # a given architecture may have other names of tensors
         first = shapes[0].weights
         alike = [replace(c, weights=rename_like(c.weights, first)) for c in shapes]
         compare_networks(alike, head, problems)
@@ -212,7 +212,7 @@ def _foresee(
     """Prepare the merge, and describe its preset, walks and cost."""
     found.networks = {expert.name: _describe(expert) for expert in experts}
     found.notes = [note for expert in experts for note in expert.notes]
-    if found.problems:  # without all data, what the plan misses says nothing
+    if found.problems:  # without all data, problems of the plan are not conclusive
         prepare(experts, options, found.problems, base)
         return
     planned = plan_merge(experts, options, found.problems, base)
@@ -232,14 +232,14 @@ def _foresee(
 
 
 def _slow(seconds: Mapping[str, float]) -> list[str]:
-    """Return which weights are measured input by input, and how long it takes."""
+    """Return sentences on weights that are measured input by input, with their time."""
     if not seconds:
         return []
     names = list(seconds)
     few = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return [
         f"the metric of {few} is measured input by input, {max(seconds.values()):.2g} s for each: "
-        "they are used in a way that no cheaper form is known for"
+        "no cheaper form is known for their use"
     ]
 
 

@@ -22,7 +22,7 @@ from geomerge.weight_space import WeightSpace
 
 __all__ = ["choose_preset", "choose_rule", "plan_merge", "zeros_filled"]
 
-_SPARSE = 0.1  # share of zeros from which on a network is thought to be sparse on purpose
+_SPARSE = 0.1  # share of zeros from which a network is taken to be sparse on purpose
 
 
 def plan_merge(

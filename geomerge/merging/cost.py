@@ -33,7 +33,7 @@ from geomerge.walks.walk import FunctionWalkOptions, WalkPoint, WeightWalkOption
 
 __all__ = ["estimate_memory", "estimate_time"]
 
-_WALK_COPIES = 7  # of the weights, besides metric and activations: benchmarks/memory.py
+_WALK_COPIES = 7  # copies of the weights, besides metric and activations: benchmarks/memory.py
 _NUMBER = 4  # bytes
 
 
@@ -73,10 +73,10 @@ def _metric_bytes(preset: Preset, sizes: Sequence[NetworkSize]) -> int:
 _TRIAL = 10.0  # seconds that running parts for a moment may take
 _MEASURED = 4  # passes that measuring a metric takes, about
 _DECOMPOSED = 2e-7  # seconds per weight of decompositions, about
-_SECONDS = 0.5  # for which a walk is run
+_SECONDS = 0.5  # seconds for which a walk is run
 _LEAST, _MOST = 3, 40  # of its steps
 _STATES = 1.05  # writing a walk's state takes a twentieth of its time
-_CLOSED = 0.75  # of the steps that a leg to the crossover may take are taken, about
+_CLOSED = 0.75  # share of a closing leg's largest number of steps that is taken, about
 _SCORED = COARSE + 7  # points that a pick measures
 _CURVE = POINTS + 1  # points of the path that a report measures
 _CERTIFIED = 8  # passes of the selection splits for the certificate
@@ -87,15 +87,15 @@ _REPORT = 7.0  # seconds, of pictures and pages; networks hardly matter
 def estimate_time(preset: Preset) -> dict[str, Any]:
     """Estimate the seconds of a merge, in ten seconds of work at most.
 
-    A merge of small networks has every part run for a moment. Of a larger one, passes of a few
-    inputs and two decompositions are timed, and multiplied by what the merge will make of them.
+    Every part of a merge of small networks is run for a moment. Of a larger one, passes of a few
+    inputs and two decompositions are timed, and multiplied by their numbers in the merge.
 
     Args:
         preset: Preset of the merge, for the networks as the merge prepares them.
 
     Returns:
         ``"steps"`` of each walk at most, ``"parts"`` in seconds, ``"seconds"``, their sum,
-        ``"assumed"``, what the numbers rest on, and ``"one_by_one"``, seconds per input by the
+        ``"assumed"``, the basis of the numbers, and ``"one_by_one"``, seconds per input by the
         names of the weights for which the network is differentiated input by input.
     """
     steps: dict[str, int] = {}
@@ -151,13 +151,13 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
 
 
 def _drawn(preset: Preset) -> int:
-    """Return how many passes of one input the plane of a report takes."""
+    """Return the number of passes of one input for the plane of a report."""
     known = [expert for expert in preset.space if expert.task is not None]
     return grid_points(preset.space) ** 2 * EXAMPLES * len(known)
 
 
 def _trial(preset: Preset, training: float) -> float:
-    """Return about how many seconds it takes to run every part of a merge for a moment."""
+    """Return the approximate seconds of running every part of a merge for a moment."""
     space, batch = preset.space, FunctionWalkOptions.batch
     counts = [len(e.inputs) for e in space if e.inputs is not None]
     measured = sum(min(preset.kind.inputs, count) for count in counts)
@@ -169,7 +169,7 @@ def _trial(preset: Preset, training: float) -> float:
 
 
 def _count(preset: Preset, steps: dict[str, int]) -> None:
-    """Put down how many steps the walks take at most."""
+    """Record the largest numbers of steps of the walks."""
     for stage in preset.stages:
         tried, count = len(stage.candidates), preset.steps_of(stage)
         steps[_goal(stage)] = count * tried
@@ -224,7 +224,7 @@ def _run(
     measure: Probe | None,
     points: int,
 ) -> tuple[float, float]:
-    """Return the seconds of what a walk does before its first step, and those of a step."""
+    """Return the seconds of a walk before its first step, and those of a step."""
     began = time.perf_counter()
     stamps: list[float] = []
 

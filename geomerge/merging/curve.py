@@ -21,7 +21,7 @@ __all__ = [
     "curves",
 ]
 
-POINTS = 33  # of a curve, about
+POINTS = 33  # points of a curve, about
 
 
 @dataclass(frozen=True)

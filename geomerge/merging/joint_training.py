@@ -21,12 +21,12 @@ from geomerge.weight_space import WeightSpace
 
 __all__ = ["NotTrainableError", "joint_samples", "round_samples", "train_jointly"]
 
-_BATCH = 128  # of geomerge train
-_METRIC_INPUTS = 2000  # of each task, per measurement of the joint walk's metric
+_BATCH = 128  # batch size, as in geomerge train
+_METRIC_INPUTS = 2000  # inputs of each task, per measurement of the joint walk's metric
 
 
 class NotTrainableError(GeomergeError):
-    """The networks' tasks cannot be trained in one network here; the merge itself can go on."""
+    """The tasks cannot be trained in one network here; the merge itself can continue."""
 
 
 def round_samples(experts: Iterable[Expert]) -> int:
@@ -54,7 +54,7 @@ def train_jointly(space: WeightSpace, samples: int, seed: int) -> tuple[Tensor, 
 
     Args:
         space: Experts, each with its task.
-        samples: Number of examples that may be seen, all passes counted.
+        samples: Number of examples in all passes.
         seed: Seed of the network's initialisation and of the order of examples.
 
     Returns:
@@ -96,7 +96,7 @@ def _untrained(space: WeightSpace, task: Task, seed: int) -> Network:
     first, network = space.experts[0], space.network
     architecture = first.architecture
     if architecture is not None:
-        with suppress(OptionError):  # recognised by its tensors, and of widths that have no name
+        with suppress(OptionError):  # recognised by its tensors, with widths that no name has
             x = task.train.inputs.batch(slice(0, 1))
             outputs = network.logits(first.weights, x).shape[1]
             module = create_network(architecture, task.input_shape, outputs, seed)
@@ -107,7 +107,7 @@ def _untrained(space: WeightSpace, task: Task, seed: int) -> Network:
 
 
 def _initialised(module: nn.Module, seed: int) -> nn.Module:
-    """Initialise every layer as PyTorch's layers do when they are made."""
+    """Initialise every layer as PyTorch initialises new ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, layer in module.named_modules():

@@ -33,12 +33,12 @@ def stage_constraints(
 
     Raises:
         OptionError: If a budget needs inputs that are not there, or names a class that a network
-            never answers with.
+            does not have.
     """
     allowed: dict[str, float] = {}
     bounds: dict[str, Constraint] = {}
     best: dict[str, float] = {}
-    # A class that is named has its own number, whatever all classes have.
+    # A budget of one class has priority over that of all classes.
     budgets = sorted(_budgets(preset).items(), key=lambda item: "*" not in item[0])
     for bounded, number in budgets:
         for constraint in _constraints(preset, stage, bounded):
@@ -70,7 +70,7 @@ def _budgets(preset: Preset) -> dict[str, float]:
 
 
 def _constraints(preset: Preset, stage: Stage, bounded: str) -> list[Constraint]:
-    """Return what a budget bounds in a stage: a network, one of its classes, or each of them."""
+    """Return the objects of a budget in a stage: a network, one of its classes, or each of them."""
     name, _, which = bounded.partition("/")
     expert = preset.space[name]
     if expert not in stage.experts:
@@ -100,7 +100,7 @@ def _losses(preset: Preset, expert: Expert, bounded: str) -> list[KLConstraint]:
     name, _, which = bounded.partition("/")
     if not which:
         return [KLConstraint(bounded, expert.network, x, targets)]
-    # The network's own answer counts as the class: labels are not needed.
+    # The network's own output is taken as the class: labels are not needed.
     answers = targets.argmax(dim=1)
     first = preset.prepared.heads.offsets[name]
     wanted = sorted(set(answers.tolist())) if which == "*" else [int(which) + first]

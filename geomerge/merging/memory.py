@@ -25,7 +25,7 @@ from geomerge.weight_space import WeightSpace
 __all__ = ["PROCESS", "data_bytes", "fit_memory", "network_size", "pass_bytes", "sketch_bytes"]
 
 _NUMBER = 4  # bytes
-_COPIES = 14  # of the weights at most: a walk, its state while it is written, the path reopened
+_COPIES = 14  # copies of the weights at most: a walk, its state in writing, the path reopened
 _ALIVE = 6  # activations as large as the largest, with what a convolution needs for a moment
 PROCESS = 900_000_000  # Python, torch and the other libraries, with their buffers
 _EVALUATED = 1000  # inputs normalised at a time
@@ -98,7 +98,7 @@ def _in_usual_passes(prepared: PreparedMerge, walked: Sequence[Expert]) -> Prepa
 
 
 def pass_bytes(experts: Iterable[Expert]) -> int:
-    """Return the bytes that each further input adds to a pass of the hungriest network.
+    """Return the bytes of each further input in a pass, of the network with the most.
 
     Args:
         experts: Experts with inputs; those with inputs of one shape are alike.
@@ -108,7 +108,7 @@ def pass_bytes(experts: Iterable[Expert]) -> int:
 
 
 def network_size(expert: Expert, pass_bytes: int = 0) -> NetworkSize:
-    """Return what the memory of a metric of an expert depends on.
+    """Return the sizes on which the memory of an expert's metric depends.
 
     Args:
         expert: Expert with inputs.
@@ -132,9 +132,9 @@ def sketch_bytes(experts: Iterable[Expert]) -> int:
 
 
 def _held(space: WeightSpace) -> int:
-    """Return the bytes held before the walk, by what was loaded and not by what the process has.
+    """Return the bytes held before the walk, estimated from the loaded objects.
 
-    The process would be another when an interrupted merge goes on, and so would the passes.
+    Those of the process would differ when an interrupted merge is resumed, and so would passes.
     """
     loaded = data_bytes(space) + sketch_bytes(space)
     return PROCESS + 2 * loaded + 2 * _NUMBER * space.network.n * (len(space) + 1)

@@ -39,7 +39,7 @@ def merge(
     progress: Callable[[Progress], None] | None = None,
     **changes: Any,
 ) -> MergeResult:
-    """Walk to a network that does what all networks do, and pick the crossover.
+    """Walk to a network for all tasks, and pick the crossover.
 
     Args:
         experts: Two or more experts, modules or files of networks; the path starts at the first
@@ -47,7 +47,7 @@ def merge(
         options: Options of the merge.
         base: Common ancestor of all, that they were fine-tuned from; None if there is none.
         folder: Folder of the path. None takes a temporary folder that goes with the path.
-        work: Folder where walks store what they need to go on, on the disk of ``folder``: the
+        work: Folder of the states of walks, for resuming, on the disk of ``folder``: the
             same call with what an interrupted one left there goes on, and gives the same bits.
             None stores nothing.
         progress: Function called after each step.
@@ -110,7 +110,7 @@ def _merge(
     progress: Callable[[Progress], None] | None,
 ) -> MergeResult:
     prepared, points = preset.prepared, preset.options.machine.points
-    if work is not None:  # what an interrupted call had put together is put together again
+    if work is not None:  # the path of an interrupted call is written again
         WeightPath.clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     monitor = Monitor(preset.space, progress)
@@ -170,7 +170,7 @@ def _note_unmet(prepared: PreparedMerge, rule: PickRule, chosen: Candidate) -> N
 def _close(
     walked: Leg, picked: PickedStage, recorder: Recorder, folder: Path
 ) -> tuple[list[Leg], tuple[Leg, int]]:
-    """Walk from the ends that are still open to the crossover, keeping their functions.
+    """Walk from the open ends to the crossover, preserving their functions.
 
     Args:
         walked: Leg of the stages.
@@ -191,7 +191,7 @@ def _close(
         measure = preset.prepared.probe(expert)
         leg = recording.follow(walk, label, expert.name, expert.weights, measure)
         closing.append(leg.copied(folder))
-    if preset.start is None:  # the walk from the middle found the crossover; it is on no path
+    if preset.start is None:  # the walk from the middle only found the crossover
         walked.remove()
         return closing, (closing[0], len(closing[0].steps))
     return [walked, *closing], (walked, step)

@@ -44,7 +44,7 @@ LEARNABLE = ("damping",)
 
 
 def parse_budget(texts: Sequence[str]) -> dict[str, float] | None:
-    """Return budgets by what they bound: ``"b"``, ``"b/3"`` for a class or ``"b/*"`` for each.
+    """Return budgets by their objects: ``"b"``, ``"b/3"`` for a class or ``"b/*"`` for each.
 
     Returns None where there is no text.
 
@@ -168,7 +168,7 @@ class PickOptions:
         group="pick", check=_rule,
     )  # fmt: skip
     budget: Mapping[str, float] | None = option(
-        None, "bound of how much worse a network or class may get: b=0.02, b/3=0.02, b/*=0.02",
+        None, "bound on the increase of a network's or class's loss: b=0.02, b/3=0.02, b/*=0.02",
         group="pick", check=_bounds, read=parse_budget, write=budget_texts,
     )  # fmt: skip
 
@@ -239,7 +239,7 @@ class MergeOptions(FlatOptions):
         preset: Name of the preset, one of ``PRESETS``.
         head: Protocol of the head: ``"shared"``, ``"offset"`` or ``"separate"``.
         align: Method by which the units of every network after the first are permuted, so that
-            they are like the first's; their functions stay. ``"none"`` permutes none; None tries
+            they match the first's; their functions stay. ``"none"`` permutes none; None tries
             every method where a walk starts from the mean of convolutional networks, and takes
             the one by which the mean is nearest to all functions.
         bn: Policy for running statistics, ``"keep"`` or ``"re-estimate"``.
@@ -271,7 +271,7 @@ class MergeOptions(FlatOptions):
         "shared", "protocol of the outputs that tasks share", group="what to merge", choices=HEADS
     )
     align: str | None = option(
-        None, "method that permutes the units of b, ... to be like a's; default where it helps",
+        None, "method that permutes the units of b, ... to match a's; default where it helps",
         group="what to merge", choices=ALIGN,
     )  # fmt: skip
     bn: str | None = option(

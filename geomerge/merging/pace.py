@@ -21,7 +21,7 @@ __all__ = ["MergePace", "pace_of", "training_pace"]
 
 _CORRECTED = 3  # products with the metric in a step of a leg that closes a path
 _PROBED = 256  # inputs on which the change of each step is measured
-_CLOSED = 0.75  # of the steps that a leg to the crossover may take are taken, about
+_CLOSED = 0.75  # share of a closing leg's largest number of steps that is taken, about
 _REESTIMATED = 2000  # inputs of each task from which running statistics are measured
 
 
@@ -50,7 +50,7 @@ def training_pace(expert: Expert) -> float:
 
 
 def _measuring_pace(expert: Expert, options: MetricOptions) -> MeasuringPace:
-    """Return how long measuring a metric takes.
+    """Return the seconds of measuring a metric.
 
     Args:
         expert: Expert with inputs.
@@ -70,7 +70,7 @@ def _measuring_pace(expert: Expert, options: MetricOptions) -> MeasuringPace:
 
 @dataclass(frozen=True)
 class MergePace:
-    """Seconds of what a merge consists of.
+    """Seconds of the parts of a merge.
 
     Attributes:
         forward: Seconds of a forward pass, per input.
@@ -96,7 +96,7 @@ class MergePace:
         """Return the seconds of a step.
 
         Args:
-            count: Number of inputs that there are.
+            count: Number of available inputs.
             probed: Whether its change is measured.
             products: Number of products with the metric.
         """

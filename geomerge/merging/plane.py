@@ -26,9 +26,9 @@ __all__ = [
 
 _GRID = 15  # points along each axis
 _GRID_STATISTICS = 9  # where each point's running statistics must be measured
-EXAMPLES = 200  # of each selection split
+EXAMPLES = 200  # examples of each selection split
 _MARGIN = 0.25  # around the three networks, as a share of their extent
-_FLAT = 1e-4  # of the distance between the ends: nearer to their line the crossover spans no plane
+_FLAT = 1e-4  # share of the ends' distance; a crossover nearer to their line spans no plane
 
 
 @dataclass(frozen=True)

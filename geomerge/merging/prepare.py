@@ -57,7 +57,7 @@ class PreparedMerge:
     _sketches: dict[str, Sketch] = field(default_factory=dict)
 
     def sketch(self, expert: Expert) -> Sketch:
-        """Return an expert's sketch: the one that it brought, else one made of its inputs now.
+        """Return an expert's sketch: its own, else one made of its inputs.
 
         Args:
             expert: Expert with a sketch, inputs or surrogates of them.
@@ -86,7 +86,7 @@ class PreparedMerge:
         return probe_of(self.with_surrogates(expert), self.options.measure.output)
 
     def scorer(self, experts: Sequence[Expert]) -> Scorer:
-        """Return what measures points for a pick among experts."""
+        """Return the meter of points for a pick among experts."""
         known = [self.with_surrogates(expert) for expert in experts]
         return Scorer(known, self.options.measure.output)
 
@@ -103,7 +103,7 @@ class PreparedMerge:
 
     @property
     def still(self) -> Tensor | None:  # (n,), bool
-        """Mask of the weights that no walk may move; None if all may.
+        """Mask of the weights that no walk moves; None if all are moved.
 
         They are frozen ones, those between separate heads, with ``keep_zeros`` all common zeros,
         and with ``adapter_rank`` what no adapter changes.
@@ -129,7 +129,7 @@ class PreparedMerge:
         return replace(self.space, experts=tuple(experts))
 
     def checkpoint(self, expert: Expert) -> Checkpoint:
-        """Return an expert as a path stores it: with the common head, aligned, with all buffers."""
+        """Return an expert in the form stored in a path: common head, aligned, all buffers."""
         weights = expert.network.state_dict(expert.weights)
         meta = {**expert.meta, **self.head_meta}
         return Checkpoint({**weights, **self.buffers[expert.name]}, meta, {}, expert.source)
@@ -250,7 +250,7 @@ def _in_one_space(
 
 
 def _notes(experts: Sequence[Expert]) -> list[str]:
-    """Return what had to be assumed of the experts, and which of their data is missing."""
+    """Return sentences on assumptions about the experts and on missing data."""
     notes = [note for expert in experts for note in (*expert.warnings, *expert.notes)]
     return list(dict.fromkeys(notes))
 

@@ -19,7 +19,7 @@ from geomerge.paths.relax import Relaxation, relax_path
 __all__ = ["LegRelaxed", "relax_legs"]
 
 _PIECES = 8  # straight pieces that a relaxed leg has at most
-_EXAMPLES = 2000  # on which the worst accuracy along the way is measured
+_EXAMPLES = 2000  # examples for the worst accuracy along the path
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from geomerge.walks.walk import (
 
 __all__ = ["CLOSE_STEPS", "DAMPING", "RATE", "STRAIGHT_STEPS", "Walk", "Walker", "steps_taken"]
 
-DAMPING = 1e-3  # of corrections, and of the legs that close a path
-RATE = 0.1  # of corrections
+DAMPING = 1e-3  # damping of corrections and of legs that close a path
+RATE = 0.1  # learning rate of corrections
 STRAIGHT_STEPS = 20
-CLOSE_STEPS = 300  # of the legs that close a path, at most
+CLOSE_STEPS = 300  # largest number of steps of legs that close a path
 
 
 class Walk(NamedTuple):

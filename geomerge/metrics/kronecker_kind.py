@@ -46,7 +46,7 @@ def _held_bytes(sizes: Sequence[NetworkSize]) -> int:
     return max((sum(map(factor_bytes, of)) for of in widths), default=0)
 
 
-_LEADING = 0.5  # of the stored directions count with the usual dampings, about
+_LEADING = 0.5  # share of the stored directions above the usual dampings, about
 _SIDE = 768
 _TRIED = (256, 768)  # widths that are decomposed to see how fast the machine is
 

@@ -56,8 +56,8 @@ __all__ = [
 
 _META = "geomerge_sketch"
 SUFFIXES = (".safetensors",)
-SKETCH_FILE = "geomerge-sketch.safetensors"  # in a folder of Hugging Face
-SHARE = 0.25  # of the bytes of the weights, what `geomerge sketch` writes
+SKETCH_FILE = "geomerge-sketch.safetensors"  # name in a folder of Hugging Face
+SHARE = 0.25  # share of the weights' bytes that `geomerge sketch` writes
 SIZE = 3.0  # largest count of stored numbers per weight
 INPUTS = 10_000
 

@@ -30,7 +30,7 @@ from geomerge.networks.wrappers import plain_module, without_graph
 
 __all__ = ["Network", "check_device", "inputs_at_once", "places"]
 
-_NUMBERS = 2**23  # of inputs in one pass without gradients, whose activations are many times more
+_NUMBERS = 2**23  # numbers in the inputs of a pass without gradients, many more in activations
 
 _HALF = (torch.float16, torch.bfloat16)
 

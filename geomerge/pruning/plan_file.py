@@ -16,7 +16,7 @@ from geomerge.errors import OptionError, did_you_mean, first_line
 __all__ = ["PlanStep", "Wanted", "load_plan", "parse_removals", "removal_texts", "wanted_units"]
 
 Wanted: TypeAlias = int | float | tuple[int, ...]  # count, share, or units numbered from 0
-_MOST_UNITS = 1_000_000  # in a range
+_MOST_UNITS = 1_000_000  # largest number of units in a range
 _TAKEN = ("dense", "recipe", "report", "curves", "moves")
 _KEYS = ("name", "remove", "restore")
 _FORMS = "a count such as 50, a share such as 0.5 or a list of units such as [0, 3, 5-9]"

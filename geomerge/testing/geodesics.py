@@ -24,7 +24,7 @@ from geomerge.testing.dense import push, push_derivatives
 
 __all__ = ["geodesic_between", "geodesic_from", "path_energy", "path_length"]
 
-_EVALUATIONS = 5000  # of the geodesic equation; a smooth geodesic takes some hundreds
+_EVALUATIONS = 5000  # evaluations of the geodesic equation; a smooth geodesic takes some hundreds
 _NODES = 5  # Gauss points on each segment of a polygon
 
 

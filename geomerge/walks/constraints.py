@@ -28,7 +28,7 @@ __all__ = [
     "QuadraticConstraint",
 ]
 
-_HALVINGS = 6  # of a step that violates a constraint; after these the walk stays
+_HALVINGS = 6  # halvings of a step that violates a constraint; after these the walk stays
 _ROUNDING = 1e-6
 
 

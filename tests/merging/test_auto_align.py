@@ -80,7 +80,7 @@ def test_without_inputs_nothing_is_tried() -> None:
     merged = gm.merge([replace(e, inputs=None) for e in (a, b)], **FAST)
     assert merged.preset.name == "sketches"
     assert not merged.preset.prepared.alignments
-    assert any("no inputs tell whether it helps" in note for note in merged.notes)
+    assert any("no inputs to test whether it helps" in note for note in merged.notes)
 
 
 def test_large_inputs_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

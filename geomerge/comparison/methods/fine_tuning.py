@@ -15,7 +15,7 @@ from geomerge.training import fine_tune
 __all__ = ["LAMBDAS", "RATES", "fine_tuned"]
 
 _BATCH = 256
-_RATE = 0.02  # as in the benchmarks
+_RATE = 0.02  # learning rate of the benchmarks
 RATES = (_RATE / 4, _RATE, 4 * _RATE)
 LAMBDAS = (1.0, 10.0, 100.0, 1000.0)
 _TRIAL = 0.1  # share of the budget for the trial of each rate

@@ -13,9 +13,9 @@ from geomerge.networks.network import Network
 
 __all__ = ["FISHER_INPUTS", "diagonal_fisher", "fisher_merge"]
 
-FISHER_INPUTS = 2000  # of each network
+FISHER_INPUTS = 2000  # inputs of each network
 SHARES = tuple(k / 20 for k in range(1, 20))
-_FLOOR = 1e-6  # of either Fisher's mean: where both are zero the weights are averaged
+_FLOOR = 1e-6  # share of either Fisher's mean; where both are zero the weights are averaged
 _ELEMENTS = 2**25  # derivatives held at a time: 128 MiB in float32
 
 

@@ -24,8 +24,8 @@ from geomerge.networks.network import Network
 
 __all__ = ["layer_grams", "regress", "regression_mean"]
 
-INPUTS = 2000  # of each task
-_RIDGE = 1e-10  # of the mean diagonal; in directions without inputs the mean stays
+INPUTS = 2000  # inputs of each task
+_RIDGE = 1e-10  # share of the mean diagonal; in directions without inputs the mean stays
 SCALES = (1.0, 0.9, 0.5, 0.1)  # alpha, factor of the Gram matrices' off-diagonal entries
 
 

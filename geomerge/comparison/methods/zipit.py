@@ -27,7 +27,7 @@ from geomerge.pruning.trace import Touch, trace_groups
 
 __all__ = ["match_pairs"]
 
-INPUTS = 1000  # of each task
+INPUTS = 1000  # inputs of each task
 _POSITIONS = 5000  # evenly spread positions of each batch on which correlations are measured
 
 

@@ -45,7 +45,7 @@ class Stage:
 
     @property
     def experts(self) -> tuple[Expert, ...]:
-        """All experts that count in this stage."""
+        """All experts of this stage."""
         return self.kept + self.toward
 
 
@@ -88,7 +88,7 @@ class StageWalk(Protocol):
 
 
 class Preset(ABC):
-    """Way to merge networks: where walks start, what they keep, and what they go toward.
+    """Scheme of a merge: starts of its walks, preserved functions, and goals.
 
     A preset is made for one set of networks and options. It is registered by the decorator
     :func:`~geomerge.merging.presets.registry.preset`, in a module of its own.
@@ -128,14 +128,14 @@ class Preset(ABC):
     @classmethod
     @abstractmethod
     def problem(cls, prepared: PreparedMerge) -> str | None:
-        """Return why the preset cannot be used, with the remedy; None where it can.
+        """Return the reason why the preset cannot be used, with the remedy; None where it can.
 
         Args:
             prepared: Experts in one weight space, and the options of their merge.
         """
 
     def conflict(self) -> str | None:
-        """Return why the preset cannot follow its options with its data; None where it can."""
+        """Return the conflict of the options with the data; None without any."""
         return None
 
     @abstractmethod
@@ -144,7 +144,7 @@ class Preset(ABC):
         stage: Stage,
         start: Tensor,  # (n,)
     ) -> StageWalk:
-        """Return what makes the walks of a stage; a metric that they share is measured here.
+        """Return the maker of a stage's walks; a shared metric is measured here.
 
         Args:
             stage: One of the stages.
@@ -153,14 +153,14 @@ class Preset(ABC):
 
     @abstractmethod
     def measurements(self, steps: int) -> int:
-        """Return how often a walk of so many steps measures the metric on its way.
+        """Return the number of measurements of the metric along a walk.
 
         Args:
-            steps: Most points that the walk gives.
+            steps: Largest number of points of the walk.
         """
 
     def steps_of(self, stage: Stage) -> int:
-        """Return how many points a walk of a stage gives at most, without walking.
+        """Return the largest number of points of a stage's walk.
 
         Args:
             stage: One of the stages.
@@ -168,7 +168,7 @@ class Preset(ABC):
         return (self.options.walk.steps or FunctionWalkOptions.steps) * max(1, len(stage.learned))
 
     def measuring(self, stage: Stage) -> tuple[int, int]:
-        """Return how often the walks of a stage measure the metric, and on how many inputs in all.
+        """Return the number of measurements of the metric in a stage, and of all their inputs.
 
         Args:
             stage: One of the stages.

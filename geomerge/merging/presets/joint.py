@@ -40,7 +40,7 @@ class JointPreset(Preset):
 
     @classmethod
     def problem(cls, prepared: PreparedMerge) -> str | None:
-        """Return which networks bring no inputs."""
+        """Return the problem of networks without inputs."""
         blind = " and ".join(e.name for e in prepared.space if e.inputs is None)
         if not blind:
             return None
@@ -61,7 +61,7 @@ class JointPreset(Preset):
         stage: Stage,
         start: Tensor,  # (n,)
     ) -> StageWalk:
-        """Return what makes the walks; each measures the metric of all as it goes."""
+        """Return the maker of the walks; each measures the metric of all along the way."""
         return partial(self._walk, start)
 
     def _walk(
@@ -87,6 +87,6 @@ class JointPreset(Preset):
         return Walk(points, walk.steps * len(experts))
 
     def measurements(self, steps: int) -> int:
-        """Return how many of the turns before which the metric is measured a walk comes to."""
+        """Return the number of measurements of the metric in a walk of so many steps."""
         turns = steps // len(self.space)
         return sum(turn < turns for turn in REFRESH)

@@ -20,7 +20,7 @@ from geomerge.weight_space import WeightSpace
 __all__ = ["PaperPreset"]
 
 DAMPINGS = (3e-4, 1e-3, 3e-3)
-BACK_STEPS = 200  # that take the drift back before the walk goes straight
+BACK_STEPS = 200  # steps that reduce the drift before the walk goes straight
 
 
 @preset("paper")

@@ -25,7 +25,7 @@ __all__ = ["SurrogatePreset"]
 
 # The metric is less accurate than that of a true sketch: more damping limits its errors.
 DAMPINGS = (3e-5, 1e-4, 3e-4)
-LINE_STEPS = 40  # of the line from the walk's end back to where it started
+LINE_STEPS = 40  # steps of the line from the walk's end back to its start
 
 
 @preset("surrogate")

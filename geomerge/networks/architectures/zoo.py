@@ -16,7 +16,7 @@ RESNETS = (
     *("wide_resnet50_2", "wide_resnet101_2"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 )
-_CELLS = 7 * 7  # that the classifier of a VGG reads of each channel
+_CELLS = 7 * 7  # cells of each channel that the classifier of a VGG reads
 _GROUPS = 32  # usual number of groups of GroupNorm, which weights leave open
 
 

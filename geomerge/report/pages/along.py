@@ -13,7 +13,7 @@ from geomerge.report.schema import CurveEntry, MergeRunReport
 __all__ = ["accuracy_figure", "along_path"]
 
 _STEPS = 300  # largest number of steps in a chart
-_KINDS = ("predicted", "measured")  # of functional changes
+_KINDS = ("predicted", "measured")  # kinds of functional changes
 
 
 def accuracy_figure(report: MergeRunReport, start: int | None) -> Figure:
