@@ -12,7 +12,7 @@ Names = Callable[[], Sequence[str]]
 def completion(
     name: str, choices: Sequence[str] | Names | None = None
 ) -> Callable[[str], list[str]] | None:
-    """Return what completes the words of an option; None where any word will do.
+    """Return the completer of an option's words; None where any word is allowed.
 
     Args:
         name: Name of the option.
@@ -24,7 +24,7 @@ def completion(
 
 
 def complete_with(names: Names) -> Callable[[str], list[str]]:
-    """Return what completes the last of names in a word such as ``slerp,reg`` or ``b=dig``.
+    """Return the completer of the last name in a word such as ``slerp,reg`` or ``b=dig``.
 
     Args:
         names: Function that lists all names.

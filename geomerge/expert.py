@@ -492,7 +492,7 @@ def folder_sketch(source: str) -> Path | None:
 
 
 def text_encoder(folder: Path, config: Mapping[str, Any]) -> TextEncoder:
-    """Return what makes tokens and class numbers of texts for a model folder.
+    """Return the encoder of texts as tokens and class numbers for a model folder.
 
     Args:
         folder: Folder with the tokenizer.

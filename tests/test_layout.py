@@ -171,6 +171,13 @@ def test_no_public_class_name_occurs_twice() -> None:
                 assert seen.setdefault(node.name, name) == name, node.name
 
 
+def test_headings_of_modules_are_noun_phrases() -> None:
+    question = re.compile(r"^(What|How|Which|Why|Where|When|Whether|Who) |->")
+    for name, file in sources():
+        heading = (ast.get_docstring(ast.parse(file.read_text())) or "-").splitlines()[0]
+        assert not question.search(heading), f"{name}: {heading}"
+
+
 def test_notebooks_and_readme_import_from_the_public_face() -> None:
     pages = {file.name: file.read_text() for file in (ROOT / "notebooks").glob("*.ipynb")}
     pages["README.md"] = (ROOT / "README.md").read_text()

@@ -35,7 +35,7 @@ def match_activations(
     inputs: Inputs,
     seed: int = 0,
 ) -> Tensor:  # (n,), int64
-    """Return where each entry of the permuted b comes from; a group moves only if that gains.
+    """Return the source of each entry of the permuted b; a group moves only if that gains.
 
     Args:
         network: Network.

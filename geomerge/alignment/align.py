@@ -211,7 +211,7 @@ def pooled_inputs(experts: Sequence[Expert], seed: int) -> Inputs:
 
 
 def _moved(group: PermutationGroup, source: Tensor) -> int:
-    """Return how many units of a group changed their place, seen in one tensor that they touch."""
+    """Return the number of units of a group that changed places, from one of their tensors."""
     part = group.units.parts[0]
     inner = torch.Size(part.shape[part.dim + 1 :]).numel()
     entries = (source[part.span].view(part.shape) - part.start) // inner % part.shape[part.dim]
@@ -254,7 +254,7 @@ def _permuted_factor(factor: Factor, order: Tensor) -> Factor:
 
 
 def _places(entries: Tensor, wanted: Tensor, n: int) -> Tensor:
-    """Return where in ``entries`` the wanted ones stand, places of a vector of length n."""
+    """Return the positions in ``entries`` of the wanted ones, places of a vector of length n."""
     where = torch.empty(n, dtype=torch.int64)
     where[entries.reshape(-1)] = torch.arange(entries.numel())
     return where[wanted]

@@ -29,7 +29,7 @@ def match_weights(
     b: Tensor,  # (n,)
     seed: int = 0,
 ) -> Tensor:  # (n,), int64
-    """Return where each entry of the permuted b comes from; it is never further from a than b.
+    """Return the source of each entry of the permuted b, which is no further from a than b.
 
     The descent starts from b as it is, as in the paper, and from the orders that one sweep along
     the network finds: those of a permuted copy of a are exact there, where the descent alone

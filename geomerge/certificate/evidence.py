@@ -32,7 +32,7 @@ _LEVEL = 0.95
 
 
 def merge_evidence(merged: MergeResult, report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was measured of a merge, as its certificate holds it.
+    """Return the measurements of a merge in its certificate.
 
     Args:
         merged: The merge.
@@ -76,7 +76,7 @@ def count(
     w: Tensor,  # (n,)
     split: Split,
 ) -> dict[str, Any]:
-    """Return how many examples of a split the network labels correctly, as :func:`counted`."""
+    """Return the number of correctly labelled examples of a split, as :func:`counted`."""
     of = len(split.labels)
     return counted(round(accuracy(network, w, split) * of), of)
 
@@ -168,7 +168,7 @@ def _accuracies(merged: MergeResult, report: Mapping[str, Any]) -> dict[str, Any
 
 
 def _drift(merged: MergeResult, expert: Expert) -> dict[str, float | None]:
-    """Return how far the crossover's function is from a network's."""
+    """Return the functional change from a network to the crossover."""
     measured = function_change(expert, merged.w, merged.options.measure.output)
     return {"predicted": predicted_change(expert, merged.w), **measured}
 

@@ -24,7 +24,7 @@ _DAMPING = 1e-3
 
 
 def merge_self_tests(stored: Checkpoint, merged: MergeResult) -> dict[str, bool]:
-    """Return which of the statements hold that must hold to the bit, by their sentences.
+    """Return the results of the self-tests, which must hold to the bit, by their sentences.
 
     Args:
         stored: Merged network, as its file has it.

@@ -54,7 +54,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
     def worst_drop(self, row: MethodRow) -> float:
-        """Return how far a row falls below the networks on its worse task, in [0, 1], on test."""
+        """Return the worst drop of a row below the networks, in [0, 1], on test."""
         return max(self.experts[name] - value for name, value in row.test.items())
 
     @property

@@ -193,7 +193,7 @@ def _joined(parts: list[Batch], source: str) -> Batch:
 
 
 def _described(value: Any) -> str:
-    """Return what a value is, for messages."""
+    """Return a description of a value, for messages."""
     if isinstance(value, Mapping):
         return "a mapping of " + ", ".join(f"{k}: {type(v).__name__}" for k, v in value.items())
     if isinstance(value, (tuple, list)):

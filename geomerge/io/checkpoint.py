@@ -225,7 +225,7 @@ def save_checkpoint(
 
 
 def torch_bytes(content: dict[str, Any]) -> bytes:
-    """Return what ``torch.save`` writes: the same bytes whatever the file will be called."""
+    """Return the bytes of ``torch.save``, which do not depend on the name of the file."""
     buffer = io.BytesIO()  # torch puts the name of a file that it writes into the archive
     torch.save(content, buffer)
     return buffer.getvalue()
@@ -359,7 +359,7 @@ def _built(file: TorchFile, stored: Mapping[Any, Any], path: Path) -> dict[str, 
 
 
 def _contents(loaded: Any) -> str:
-    """Return what a file without weights holds, for messages."""
+    """Return the contents of a file without weights, for messages."""
     if type(loaded) is not dict or not loaded:
         return f"a {getattr(loaded, 'name', type(loaded).__name__)}"
     names = [str(name)[:30] for name in loaded]

@@ -269,7 +269,7 @@ def widen_metric(
 
 
 def _moved(place: slice, narrow: Network, wide: Network) -> slice:
-    """Return where weights lie in the wide network: a whole tensor, or rows inside of one."""
+    """Return the places of weights in the wide network: a whole tensor, or rows inside of one."""
     name, owner = next(
         (k, s) for k, s in narrow.slices.items() if s.start <= place.start and place.stop <= s.stop
     )

@@ -79,11 +79,11 @@ class Walker:
         return inputs_of(self._prepared.with_surrogates(expert))
 
     def probe(self, kept: Sequence[Expert]) -> Probe | None:
-        """Return what measures steps: where one function is kept, and there are inputs for it."""
+        """Return the probe of steps: where one function is kept, and there are inputs for it."""
         return self._prepared.probe(kept[0]) if len(kept) == 1 else None
 
     def metric_at(self, experts: Sequence[Expert], damping: float) -> Callable[[Tensor], Metric]:
-        """Return what measures the metric of experts at a point, made cheap for a known damping."""
+        """Return the function that measures experts' metric, cheap for a known damping."""
         if self._isotropic:
             return lambda w: self.on_plane(EuclideanMetric())
         measured = self._prepared.metric_of(experts)
@@ -145,7 +145,7 @@ class Walker:
         state: WalkState,
         kept: Callable[[Tensor], Tensor] | None = None,
     ) -> DampingLearner | None:
-        """Return what adjusts the damping along a walk, None where the options fix it.
+        """Return the learner of the damping along a walk, None where the options fix it.
 
         Args:
             damping: First damping.
@@ -225,5 +225,5 @@ class Walker:
 
 
 def steps_taken(state: WalkState) -> int:
-    """Return how many steps a walk took before."""
+    """Return the number of earlier steps of a walk."""
     return int(state.values.get("step", 0))

@@ -20,7 +20,7 @@ _TABLE = 1024  # numbers of a diagonal from which it is worth factoring
 def diagonal_parts(
     metric: KroneckerMetric, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Tensor]:
-    """Return what is stored of a metric's diagonal.
+    """Return the stored parts of a metric's diagonal.
 
     The diagonal of a large table, such as that of an embedding, becomes the outer product of its
     row and column sums, divided by the whole (Adafactor, Shazeer & Stern 2018): how often a token
@@ -64,7 +64,7 @@ def diagonal_of_parts(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor
 
 
 def numbers_left(metric: KroneckerMetric, parts: Mapping[str, Tensor], share: float) -> int:
-    """Return how many numbers the eigenvectors may have, by :func:`truncated_metric`'s count.
+    """Return the largest number of eigenvector entries, by :func:`truncated_metric`'s count.
 
     Args:
         metric: Metric.

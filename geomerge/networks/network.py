@@ -51,7 +51,7 @@ def check_device(device: str | torch.device) -> str | torch.device:
 
 
 def inputs_at_once(shape: Shape) -> int:
-    """Return how many inputs a pass without gradients has at most, for large ones.
+    """Return the largest number of inputs in a pass without gradients, for large inputs.
 
     Args:
         shape: Shape of one input.

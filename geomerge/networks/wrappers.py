@@ -44,7 +44,7 @@ def _inside(module: nn.Module) -> nn.Module | None:
 
 
 def without_graph(module: nn.Module) -> dict[int, Tensor]:
-    """Return what a deep copy of a module puts in the place of tensors that belong to a graph.
+    """Return the replacements in a deep copy of a module of tensors that belong to a graph.
 
     Modules keep such tensors in attributes, for example the features of their last batch.
 

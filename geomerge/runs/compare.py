@@ -64,7 +64,7 @@ def run_compare(
 
 
 def _report(found: Comparison, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``report.json`` holds."""
+    """Return the content of ``report.json``."""
     return {
         "geomerge": geomerge.__version__,
         "torch": torch.__version__,

@@ -110,7 +110,7 @@ class PresetLaws:
             assert preset.measurements(walk.steps) >= 0
 
     def _refusal(self, experts: list[Expert]) -> str:
-        """Return why a merge of experts is refused."""
+        """Return the message with which a merge of experts is refused."""
         try:
             self.merged(experts)
         except OptionError as error:

@@ -37,7 +37,7 @@ def merge_task_matrices(
     merge: Merge,
     heads: Sequence[str] = (),
 ) -> Tensor:  # (n,)
-    """Return what to add to the base: merged task matrices, and the mean task vector for all else.
+    """Return the move from the base: merged task matrices, the mean task vector for all else.
 
     Args:
         network: Network.

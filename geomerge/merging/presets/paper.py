@@ -38,7 +38,7 @@ class PaperPreset(Preset):
 
     @classmethod
     def problem(cls, prepared: PreparedMerge) -> str | None:
-        """Return why it cannot be used: too many networks, damping to learn, or no inputs."""
+        """Return the problem: too many networks, damping to learn, or no inputs."""
         if len(prepared.space) > 2:
             return (
                 "the paper preset walks between two networks; name inputs of every network's task "
@@ -68,7 +68,7 @@ class PaperPreset(Preset):
         stage: Stage,
         start: Tensor,  # (n,)
     ) -> StageWalk:
-        """Return what makes the walks; each measures the metric as it goes."""
+        """Return the maker of the walks; each measures the metric along the way."""
         return partial(self._walk, stage.kept[0])
 
     def _walk(
@@ -96,7 +96,7 @@ class PaperPreset(Preset):
         return Walk(points, walk.steps + back.steps + STRAIGHT_STEPS)
 
     def measurements(self, steps: int) -> int:
-        """Return how often the metric is measured again."""
+        """Return the number of further measurements of the metric."""
         return steps // WeightWalkOptions.refresh
 
     def steps_of(self, stage: Stage) -> int:

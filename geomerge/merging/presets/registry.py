@@ -14,7 +14,7 @@ __all__ = ["PRESETS", "preset"]
 
 
 def _place(cls: type[Preset]) -> float:
-    """Return where a preset stands among those that are tried; last if by its name only."""
+    """Return the rank of a preset among those that are tried; last if by its name only."""
     return float("inf") if cls.preference is None else cls.preference
 
 

@@ -53,7 +53,7 @@ class SketchPreset(Preset):
 
     @classmethod
     def problem(cls, prepared: PreparedMerge) -> str | None:
-        """Return what is missing if no end of the path can be kept while the others are learned."""
+        """Return the problem if no end of the path can be kept while the others are learned."""
         if cls.roles(prepared) is not None:
             return None
         return (
@@ -98,7 +98,7 @@ class SketchPreset(Preset):
         stage: Stage,
         start: Tensor,  # (n,)
     ) -> StageWalk:
-        """Return what makes the walks, in the metric of what is kept, measured once for all."""
+        """Return the maker of the walks, in the metric of the kept functions, measured once."""
         metric = self._kept_metric(stage, start)
         self._diagonal = metric.diagonal_only
         return partial(self._walk, stage, start, metric)
@@ -186,7 +186,7 @@ class SketchPreset(Preset):
         return self._described(expert.name, "the crossover", names, metric)
 
     def measuring(self, stage: Stage) -> tuple[int, int]:
-        """Return how many sketches are made, and of how many inputs in all."""
+        """Return the number of sketches to make, and of all their inputs."""
         if not self.kind.data_free:
             times, inputs = super().measuring(stage)
             return 1, inputs // max(times, 1)

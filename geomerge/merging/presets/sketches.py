@@ -47,7 +47,7 @@ class SketchesPreset(Preset):
 
     @classmethod
     def problem(cls, prepared: PreparedMerge) -> str | None:
-        """Return which networks have neither a sketch nor inputs to make one of."""
+        """Return the problem of networks with neither a sketch nor inputs to make one."""
         blind = [e.name for e in prepared.space if e.sketch is None and e.inputs is None]
         if blind:
             return (
@@ -78,7 +78,7 @@ class SketchesPreset(Preset):
         stage: Stage,
         start: Tensor,  # (n,)
     ) -> StageWalk:
-        """Return what makes the walks: straight ones to the mean of each damping."""
+        """Return the maker of the walks: straight ones to the mean of each damping."""
         return partial(self._walk, start)
 
     def _walk(

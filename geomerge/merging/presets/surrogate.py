@@ -85,7 +85,7 @@ class SurrogatePreset(SketchPreset):
         stage: Stage,
         start: Tensor,  # (n,)
     ) -> StageWalk:
-        """Return what makes the walks, each followed by the line back to the start."""
+        """Return the maker of the walks, each followed by the line back to the start."""
         self._metric = self._kept_metric(stage, start)
         self._diagonal = self._metric.diagonal_only
         return partial(self._there_and_back, stage, start, self._metric)

@@ -94,7 +94,7 @@ def rename_like(weights: Mapping[str, V], like: Mapping[str, Tensor]) -> dict[st
 
 
 def what_weights_are(weights: Mapping[str, Tensor], source: str) -> str | None:
-    """Return what a state dict is that cannot be a whole network, with the remedy, else None.
+    """Return the reason why a state dict is no whole network, with the remedy, else None.
 
     Args:
         weights: The state dict.

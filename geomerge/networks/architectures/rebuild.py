@@ -49,7 +49,7 @@ def recognise(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def assumption(weights: Mapping[str, Tensor], source: str) -> str | None:
-    """Return what has to be assumed to rebuild a network from its weights alone.
+    """Return the assumption by which a network is rebuilt from its weights alone.
 
     Args:
         weights: A state dict that does not come with its architecture.
