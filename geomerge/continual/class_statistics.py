@@ -49,19 +49,35 @@ class ClassStatistics:
         keys: Head and number of each class.
         counts: Number of examples of each class, shape (C,).
         means: Means, shape (C, d).
-        covariance: Covariance within classes, which all share; eigenvectors in half precision.
+        covariance: Covariance within classes, which all share: as it is computed, shape (d, d), or
+            as it is stored, eigenvectors in half precision.
     """
 
     keys: tuple[ClassKey, ...]
     counts: Tensor
     means: Tensor
-    covariance: Factor
+    covariance: Factor | Tensor
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        tensors = self.counts, self.means, self.covariance.vectors, self.covariance.values
-        return sum(t.nbytes for t in tensors)
+        whole = self.counts.nbytes + self.means.nbytes
+        if isinstance(self.covariance, Tensor):
+            return whole + self.covariance.nbytes
+        return whole + self.covariance.vectors.nbytes + self.covariance.values.nbytes
+
+    @property
+    def rank(self) -> int:
+        """Number of directions of the covariance."""
+        if isinstance(self.covariance, Tensor):
+            return len(self.covariance)
+        return len(self.covariance.values)
+
+    def stored(self) -> ClassStatistics:
+        """Return the statistics with a covariance of eigenvectors in half precision."""
+        if isinstance(self.covariance, Factor):
+            return self
+        return replace(self, covariance=_factor(self.covariance))
 
     def rows(self, head: int | None) -> Tensor:  # (C_head,)
         """Return the places of the classes of a head."""
@@ -94,8 +110,12 @@ class ClassStatistics:
             seed: Seed of the draws.
         """
         generator = torch.Generator().manual_seed(seed)
-        u, s, tail = self.covariance.vectors.float(), self.covariance.values, self.covariance.tail
         shape = (len(self.keys), count)
+        if isinstance(self.covariance, Tensor):
+            root = _root(self.covariance).float()
+            drawn = torch.randn(*shape, len(root), generator=generator)
+            return self.means[:, None] + drawn @ root.T
+        u, s, tail = self.covariance.vectors.float(), self.covariance.values, self.covariance.tail
         inside = torch.randn(*shape, len(s), generator=generator) * s.sqrt()
         x = self.means[:, None] + inside @ u.T
         if not self.covariance.full:
@@ -123,7 +143,7 @@ class ClassStatistics:
             means[at] = means[at] + share * gap
             counts[at] += count
         return ClassStatistics(
-            tuple(keys), torch.tensor(counts), torch.stack(means).float(), _factor(scatter / total)
+            tuple(keys), torch.tensor(counts), torch.stack(means).float(), scatter / total
         )
 
     def carried(
@@ -141,11 +161,13 @@ class ClassStatistics:
         """
         means = (self.means.double() @ matrix.T + shift).float()
         covariance = matrix @ _dense(self.covariance) @ matrix.T + residual
-        return replace(self, means=means, covariance=_factor(covariance))
+        return replace(self, means=means, covariance=covariance)
 
     def truncated(self, rank: int) -> ClassStatistics:
         """Return the statistics with fewer directions of the covariance; the rest is isotropic."""
-        return replace(self, covariance=self.covariance.truncated(rank))
+        kept = self.stored()
+        assert isinstance(kept.covariance, Factor), "stored"
+        return replace(kept, covariance=kept.covariance.truncated(rank))
 
 
 def measure_statistics(
@@ -176,10 +198,20 @@ def measure_statistics(
     scatter = centred.T @ centred / max(len(x) - len(classes), 1)
     counts = torch.tensor([int((labels == c).sum()) for c in classes])
     keys = tuple((head, int(c)) for c in classes)
-    return ClassStatistics(keys, counts, means.float(), _factor(scatter))
+    return ClassStatistics(keys, counts, means.float(), scatter)
 
 
-def _dense(factor: Factor) -> Tensor:  # (d, d), in float64
+def _root(matrix: Tensor) -> Tensor:  # (d, d)
+    """Return the Cholesky factor of a matrix that may be singular."""
+    damped = matrix.clone()
+    damped.diagonal().add_(1e-6 * matrix.diagonal().mean() + 1e-12)
+    root: Tensor = torch.linalg.cholesky(damped)
+    return root
+
+
+def _dense(factor: Factor | Tensor) -> Tensor:  # (d, d), in float64
+    if isinstance(factor, Tensor):
+        return factor.double().clone()
     return Factor(factor.vectors.double(), factor.values.double(), factor.tail).dense()
 
 

@@ -266,7 +266,8 @@ class _FeatureMerge:
                 tasks = chosen.memory.tasks - 1, 1
                 metric = summed(in_precision(chosen.memory.metric, torch.float32), metric, tasks)
             metric = in_precision(metric, torch.float16)
-        return _fitted(replace(chosen.memory, metric=metric), self._limit)
+        statistics = chosen.memory.statistics.stored()
+        return _fitted(replace(chosen.memory, statistics=statistics, metric=metric), self._limit)
 
     def _with(self, carry: FeatureMap | None, features: Tensor, labels: Tensor) -> ClassStatistics:
         new = measure_statistics(features, labels, self._head)
@@ -284,12 +285,13 @@ class _FeatureMerge:
         assert self._memory is not None
         drawn = statistics.draw(_DRAWN, self._options.seed)
         own = {(self._head, int(c)) for c in self._labels.unique()}
-        shares = []
-        for i, (head, c) in enumerate(statistics.keys):
-            if (head, c) not in own:
-                found = statistics.discriminant(head, shrinkage)(drawn[i])
-                shares.append(float((found == c).float().mean()))
-        return shares
+        heads = dict.fromkeys(head for head, _ in statistics.keys)
+        answers = {head: statistics.discriminant(head, shrinkage) for head in heads}
+        return [
+            float((answers[head](drawn[i]) == c).float().mean())
+            for i, (head, c) in enumerate(statistics.keys)
+            if (head, c) not in own
+        ]
 
     def _changed(self, memory: FeatureMemory, carry: FeatureMap | None) -> float:
         """Return the share of drawn old features whose class has changed."""
@@ -337,7 +339,7 @@ def _fitted(memory: FeatureMemory, limit: int) -> FeatureMemory:
                 memory, metric=truncated_metric(metric, int(_SHRINK * metric.nbytes / 2))
             )
         if smaller.nbytes == memory.nbytes:
-            rank = int(_SHRINK * len(statistics.covariance.values))
+            rank = int(_SHRINK * statistics.rank)
             smaller = replace(memory, statistics=statistics.truncated(max(rank, 1)))
         if smaller.nbytes == memory.nbytes:
             kinds = ", ".join(f"{k} {megabytes(size)}" for k, size in memory.by_kind.items())

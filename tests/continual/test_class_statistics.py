@@ -18,7 +18,7 @@ def features() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def dense(statistics: ClassStatistics) -> torch.Tensor:
-    f = statistics.covariance
+    f = statistics.stored().covariance
     return (f.vectors.float() * f.values) @ f.vectors.float().T
 
 
