@@ -50,7 +50,7 @@ SEEDS = (0, 1, 2)
 SKETCHED = 2000  # inputs of each sketch, and of each task's Gram matrices
 FEW = (16, 64, 256)
 TESTED = 3000
-STEPS = 120  # of each teacher in the joint walk
+STEPS = 60  # of each teacher in the joint walk
 NAMES = ("noun", "verb", "pos")
 # For merging without validation data: Yadav et al. 2023, section 4; Jin et al. 2023, section 5.
 ARITHMETIC, TIES, REGMEAN = 0.4, 1.0, 0.9

@@ -48,6 +48,12 @@ def _show(found: Check, relax: bool) -> None:
         print(f"problems in the way of this merge: {len(found.problems)}")
         return
     print(f"preset {found.preset}")
+    if found.gain is not None:
+        average, less = found.gain["average"], found.gain["less"]
+        print(
+            f"predicted drift of the average: {average:.3g}, mean over networks; of the mean in "
+            f"the metrics of the sketches: {less / max(average, 1e-300):.0%} less"
+        )
     if found.memory is not None:
         held = {k: v for k, v in found.memory.items() if "disk" not in k}
         parts = ", ".join(f"{what} {_size(value)}" for what, value in held.items())

@@ -19,6 +19,7 @@ from geomerge.merging.choice import plan_merge
 from geomerge.merging.cost import estimate_memory, estimate_time
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import prepare
+from geomerge.merging.presets.sketches import predicted_gain
 from geomerge.merging.same_make import compare_networks
 from geomerge.networks.architectures import rename_like
 from geomerge.networks.hugging_face import load_network, model_folder
@@ -41,6 +42,8 @@ class Check:
         preset: Preset that the merge would choose; None where something is wrong.
         memory: Bytes, by their use.
         time: Seconds by part, and steps by walk.
+        gain: Predicted drift of the average of fine-tunes, and ``less``, by how much their mean in
+            the metrics of their sketches is predicted to have less; None without sketches or base.
         problems: Sentences with their remedies.
         notes: Sentences on assumptions and limits.
     """
@@ -49,6 +52,7 @@ class Check:
     preset: str | None = None
     memory: dict[str, int] | None = None
     time: dict[str, Any] | None = None
+    gain: dict[str, float] | None = None
     problems: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
 
@@ -226,6 +230,9 @@ def _foresee(
             found.networks[expert.name] |= {"accuracy": share, "examples": len(few.labels)}
     found.preset, found.notes = preset.name, preset.prepared.notes
     found.memory = estimate_memory(preset)
+    gain = predicted_gain(preset.prepared) if base is not None else None
+    if gain is not None:
+        found.gain = {"average": gain[0], "less": gain[1]}
     with found.problems.noted():
         found.time = estimate_time(preset)
         found.notes += _slow(found.time["one_by_one"])

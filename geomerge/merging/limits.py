@@ -94,7 +94,7 @@ def _constraints(preset: Preset, stage: Stage, bounded: str) -> list[Constraint]
 
 def _losses(preset: Preset, expert: Expert, bounded: str) -> list[KLConstraint]:
     """Return the losses that a budget with inputs bounds."""
-    inputs = inputs_of(expert)
+    inputs = inputs_of(preset.prepared.learned_on(expert))
     count = min(_INPUTS, len(inputs))
     x, targets = inputs.batch(slice(0, count)), preset.walker.targets(expert)[:count]
     name, _, which = bounded.partition("/")

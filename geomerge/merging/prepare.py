@@ -30,6 +30,8 @@ from geomerge.weight_space import WeightSpace
 
 __all__ = ["PreparedMerge", "aligned_merge", "prepare"]
 
+HELD_OUT = 4  # one of so many inputs of a fine-tune without labels is kept for the pick
+
 
 @dataclass(frozen=True, eq=False)
 class PreparedMerge:
@@ -86,9 +88,30 @@ class PreparedMerge:
         return probe_of(self.with_surrogates(expert), self.options.measure.output)
 
     def scorer(self, experts: Sequence[Expert]) -> Scorer:
-        """Return the meter of points for a pick among experts."""
-        known = [self.with_surrogates(expert) for expert in experts]
+        """Return the meter of points for a pick among experts, on inputs that no walk learns on."""
+        known = [self.held_out(self.with_surrogates(expert)) for expert in experts]
         return Scorer(known, self.options.measure.output)
+
+    def learned_on(self, expert: Expert) -> Expert:
+        """Return an expert whose inputs are those that a walk learns on, without the held out."""
+        return self._part(expert, held=False)
+
+    def held_out(self, expert: Expert) -> Expert:
+        """Return an expert whose inputs are those that are kept for the pick alone.
+
+        They are every fourth input of fine-tunes of a base whose selection split is not there.
+        """
+        return self._part(expert, held=True)
+
+    def _part(self, expert: Expert, held: bool) -> Expert:
+        inputs = expert.inputs
+        if self.base is None or expert.task is not None or expert.name in self.surrogates:
+            return expert
+        if inputs is None or len(inputs) < HELD_OUT:
+            return expert
+        places = torch.arange(len(inputs))
+        index = places[(places % HELD_OUT == 0) == held]
+        return replace(expert, inputs=inputs.take(index))
 
     def metric_of(self, experts: Sequence[Expert]) -> Callable[[Tensor], Metric]:
         """Return the function of a point that measures the metric of experts there."""

@@ -12,7 +12,7 @@ from geomerge.evaluation.drift import Probe
 from geomerge.expert import Expert
 from geomerge.merging.measuring import inputs_of
 from geomerge.merging.prepare import PreparedMerge
-from geomerge.metrics import METRICS, EuclideanMetric, MaskedMetric, Metric
+from geomerge.metrics import METRICS, EuclideanMetric, MaskedMetric, Metric, combine
 from geomerge.steps import precondition
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.damping import DampingLearner
@@ -76,20 +76,30 @@ class Walker:
         return self._targets[expert.name]
 
     def _inputs(self, expert: Expert) -> Inputs:
-        return inputs_of(self._prepared.with_surrogates(expert))
+        return inputs_of(self._prepared.learned_on(self._prepared.with_surrogates(expert)))
 
     def probe(self, kept: Sequence[Expert]) -> Probe | None:
         """Return the probe of steps: where one function is kept, and there are inputs for it."""
         return self._prepared.probe(kept[0]) if len(kept) == 1 else None
 
-    def metric_at(self, experts: Sequence[Expert], damping: float) -> Callable[[Tensor], Metric]:
-        """Return the function that measures experts' metric, cheap for a known damping."""
+    def metric_at(
+        self, experts: Sequence[Expert], damping: float, more: Metric | None = None
+    ) -> Callable[[Tensor], Metric]:
+        """Return the function that measures experts' metric, cheap for a known damping.
+
+        Args:
+            experts: Experts.
+            damping: mu of the steps to come.
+            more: Metric of the same kind that is added to it.
+        """
         if self._isotropic:
             return lambda w: self.on_plane(EuclideanMetric())
         measured = self._prepared.metric_of(experts)
 
         def measure(w: Tensor) -> Metric:
             metric = measured(w)
+            if more is not None:
+                metric = combine([metric, more])
             self._diagonal = metric.diagonal_only
             self._say(metric.one_by_one)
             return self.on_plane(metric.truncate(damping))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from geomerge.merging.presets.base import Preset, Stage, StageWalk
 from geomerge.merging.presets.registry import preset
 from geomerge.merging.presets.sketches import mean_point
 from geomerge.merging.walker import Walk, steps_taken
+from geomerge.metrics import Metric, combine
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import WalkControl, walk_toward_function
@@ -81,10 +83,34 @@ class JointPreset(Preset):
             direction.skip((steps_taken(state) + len(experts) - 1 - k) // len(experts))
         learner = walker.learner(damping, state)
         points = walk_toward_function(
-            start, walker.metric_at(experts, damping), directions, walk,
+            start, self._metric_at(damping), directions, walk,
             WalkControl(constraints, learner, space.settle, state),
         )  # fmt: skip
         return Walk(points, walk.steps * len(experts))
+
+    def _metric_at(self, damping: float) -> Callable[[Tensor], Metric]:
+        """Return what measures the metric of all at a point, with sketches where inputs are few.
+
+        A walk in the metric of a few inputs is free to move wherever these have no part. A sketch
+        of more inputs knows what the others need.
+        """
+        walker, experts = self.walker, self.space.experts
+        if not self.held_by_sketches:
+            return walker.metric_at(experts, damping)
+        sketches = combine([self.prepared.sketch(e).metric for e in experts], mean=True)
+        return walker.metric_at(experts, damping, sketches)
+
+    @property
+    def held_by_sketches(self) -> bool:
+        """Whether sketches of more inputs than there are hold the walk, next to these."""
+        if self.prepared.base is None or not self.kind.data_free or self.kind.isotropic:
+            return False
+        return all(
+            e.sketch is not None
+            and e.inputs is not None
+            and int(e.sketch.meta.get("inputs", 0)) > len(e.inputs)
+            for e in self.space
+        )
 
     def measurements(self, steps: int) -> int:
         """Return the number of measurements of the metric in a walk of so many steps."""

@@ -19,7 +19,7 @@ from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import walk_straight
 
-__all__ = ["SketchesPreset", "drift_weights", "mean_of_sketches", "mean_point"]
+__all__ = ["SketchesPreset", "drift_weights", "mean_of_sketches", "mean_point", "predicted_gain"]
 
 # Share of a layer's mean eigenvalue. Chosen on selection splits of the BERTs' training files; the
 # networks of other tasks that benchmarks/fine_tunes.py trains had no say.
@@ -181,6 +181,29 @@ def drift_weights(prepared: PreparedMerge) -> list[float]:
     """Return the weight of each network's predicted drift, 1 where the options name none."""
     known = prepared.options.drift.weight or {}
     return [known.get(expert.name, 1.0) for expert in prepared.space]
+
+
+def predicted_gain(prepared: PreparedMerge) -> tuple[float, float] | None:
+    """Return what the mean in the sketches' metrics is predicted to gain over the plain average.
+
+    The eta of EpiMer (arXiv 2605.26693): with c the pull of all metrics g_i at the average, which
+    is zero where these are equal, the mean drift falls by c' (sum_i g_i + k mu)^-1 c / k.
+
+    Args:
+        prepared: Merge of the networks.
+
+    Returns:
+        The predicted drift of the average, mean over the networks, and by how much the mean in
+        the metrics has less; None where a network has no sketch.
+    """
+    if any(expert.sketch is None for expert in prepared.space):
+        return None
+    solver, weights = mean_of_sketches(prepared), drift_weights(prepared)
+    drifts, pulls = solver.drift_gradients(prepared.space.middle())
+    pull = torch.stack([-w * p for w, p in zip(weights, pulls, strict=True)]).sum(dim=0)
+    gain = float(pull.double() @ solver.response(pull, DAMPING, weights).double())
+    total = sum(w * drift for w, drift in zip(weights, drifts, strict=True))
+    return total / sum(weights), gain / sum(weights)
 
 
 def mean_point(

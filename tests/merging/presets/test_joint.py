@@ -1,10 +1,16 @@
+"""Joint walks of fine-tunes on few inputs: held by sketches, picked on inputs held out."""
+
 from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
+from torch import nn
 
-from geomerge.merging import merge
+import geomerge as gm
+from geomerge.expert import Expert
+from geomerge.merging.presets.joint import JointPreset
 from geomerge.testing import PresetLaws
 
 
@@ -14,7 +20,7 @@ class TestJoint(PresetLaws):
     def test_with_a_base_the_better_of_two_means_is_the_start(self) -> None:
         experts = self.experts()
         base = replace(experts[0], weights=0.5 * experts[0].weights, task=None, inputs=None)
-        merged = merge(experts, base=base, preset=self.name, **self.options)
+        merged = gm.merge(experts, base=base, preset=self.name, **self.options)
         starts = merged.preset.starts()
         assert len(starts) == 2
         scorer = merged.preset.prepared.scorer(list(merged.space))
@@ -22,3 +28,52 @@ class TestJoint(PresetLaws):
         best = max(ranks, key=lambda name: ranks[name])
         assert torch.equal(merged.stages[0].chosen.leg.base, starts[best])
         assert sum(f"the walk starts at the {best}" in note for note in merged.notes) == 1
+
+
+@pytest.fixture(scope="module")
+def tuned() -> tuple[Expert, list[Expert]]:
+    """A base, and two experts near it with sketches of more inputs than they bring."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3))
+    network = gm.Network(module)
+    experts = []
+    for k in range(2):
+        w = network.initial + 0.3 * torch.randn(network.n)
+        x = torch.randn(400, 16) * (1 + k) + k
+        expert = Expert.from_module(network.module_at(w), inputs=x).with_sketch()
+        experts.append(expert.with_inputs(x[:16]))
+    return Expert.from_module(module, inputs=False), experts
+
+
+def test_a_walk_on_few_inputs_does_not_end_below_its_start(
+    tuned: tuple[Expert, list[Expert]],
+) -> None:
+    base, experts = tuned
+    merged = gm.merge(experts, base=base, preset="joint", steps=30)
+    preset = merged.preset
+    assert isinstance(preset, JointPreset)
+    assert preset.held_by_sketches
+    seen = merged.picked.seen
+    worst = {step: max(v for v in s.drift.values() if v is not None) for step, s in seen.items()}
+    assert worst[merged.picked.step] == min(worst.values()) <= worst[0]
+    for expert in merged.space:
+        held, learned = preset.prepared.held_out(expert), preset.prepared.learned_on(expert)
+        assert held.inputs is not None
+        assert learned.inputs is not None
+        assert (len(held.inputs), len(learned.inputs)) == (4, 12)
+        assert len(preset.walker.targets(expert)) == 12
+
+
+def test_sketches_of_no_more_inputs_do_not_hold_the_walk(
+    tuned: tuple[Expert, list[Expert]],
+) -> None:
+    base, experts = tuned
+    plain = [replace(expert, sketch=None) for expert in experts]
+    found = gm.merge(plain, base=base, preset="joint", steps=2).preset
+    assert isinstance(found, JointPreset)
+    assert not found.held_by_sketches
+    alone = gm.merge(experts, preset="joint", steps=2)  # no base: their units may differ
+    assert isinstance(alone.preset, JointPreset)
+    assert not alone.preset.held_by_sketches
+    inputs = alone.space.experts[0]
+    assert alone.preset.prepared.learned_on(inputs) is inputs

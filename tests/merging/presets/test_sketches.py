@@ -116,8 +116,26 @@ def test_the_worst_drift_can_be_least_and_networks_weigh(
     assert max(v for v in worst.values() if v is not None) < max(even.values())
     heavy = drifts(gm.merge(experts, base=base, head="separate", weight={"b": 5.0}))
     assert heavy["b"] < even["b"]
-    with pytest.raises(gm.errors.OptionError, match="`weight` speaks of network 'z'"):
+    with pytest.raises(gm.errors.OptionError, match="`weight` names network 'z'"):
         gm.merge(experts, base=base, head="separate", weight={"z": 2.0})
     walked = [expert.with_inputs(torch.randn(40, 64)) for expert in experts]
     with pytest.raises(gm.errors.OptionError, match="`least` worst is for merges by sketches"):
         gm.merge(walked, base=base, head="separate", least="worst")
+
+
+def test_check_predicts_what_the_metrics_gain_over_the_average(
+    tuned: tuple[Expert, list[Expert]],
+) -> None:
+    base, experts = tuned
+    found = gm.check(experts, base=base, head="separate")
+    assert found.gain is not None
+    merged = gm.merge(experts, base=base, head="separate")
+    scorer = merged.preset.prepared.scorer(list(merged.space))
+    average = scorer(merged.space.middle()).drift.values()
+    mean = sum(v for v in average if v is not None) / 3
+    assert found.gain["average"] == pytest.approx(mean, rel=1e-4)
+    # What is gained is a little more in drift than in drift and damping together.
+    gained = mean - sum(drifts(merged).values()) / 3
+    assert 0 < found.gain["less"] <= gained < 1.3 * found.gain["less"]
+    blind = [replace(expert, sketch=None).with_inputs(torch.randn(20, 64)) for expert in experts]
+    assert gm.check(blind, base=base, head="separate", steps=1).gain is None
