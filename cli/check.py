@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,6 +88,12 @@ def _brings(brings: dict[str, Any]) -> str:
     if "accuracy" in brings:
         right = f"{100 * brings['accuracy']:.1f} % of {brings['examples']}"
         parts.append(f"{right} selection examples right")
+    if "loss" in brings:
+        loss = brings["loss"]
+        parts.append(
+            f"loss {loss:.3f}, perplexity {math.exp(loss):.2f} on {brings['examples']} "
+            "selection texts"
+        )
     return "; ".join(parts)
 
 

@@ -11,6 +11,7 @@ from geomerge.cli.console import finish, plain_table, show_notes, watched
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import LogJson, ReportJson
 from geomerge.comparison import CompareOptions
+from geomerge.evaluation.measures import unit
 from geomerge.expert_options import DataOptions
 from geomerge.runs.compare import run_compare
 
@@ -56,7 +57,8 @@ def _show(report: dict[str, Any]) -> None:
     width = max(Console().width, _WIDTH)  # a narrower one would cut numbers off
     console = Console(highlight=False, soft_wrap=True, width=width)
     one, two = (report["networks"][side]["task"] for side in "ab")
-    title = f"one network for {one} (a) and {two} (b), accuracy in %; {report['head']} head"
+    what = unit(n.get("measure", "accuracy") for n in report["networks"].values())
+    title = f"one network for {one} (a) and {two} (b), {what}; {report['head']} head"
     headings, rows = compare_table(report)
     table = plain_table(
         title, headings, rows, lambda name: name.endswith("-walk"), words=("method", "chosen")

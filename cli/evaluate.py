@@ -1,4 +1,4 @@
-"""``geomerge evaluate``: accuracies of networks on tasks."""
+"""``geomerge evaluate``: accuracies, or losses and perplexities, of networks on tasks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from geomerge.cli.console import percent, plain_table, show_notes, working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Json
 from geomerge.evaluation.evaluate import evaluate as measure
+from geomerge.evaluation.measures import unit
 from geomerge.expert_options import ExpertOptions
 
 __all__ = ["evaluate"]
@@ -30,7 +31,7 @@ def evaluate(
     split: Annotated[str, typer.Option(metavar="[test|select]", help="split to measure")] = "test",
     as_json: Json = False,
 ) -> None:
-    """Measure accuracies of networks on tasks, in one table."""
+    """Measure accuracies, or losses and perplexities, of networks on tasks, in one table."""
     reports = []
     for network in networks:
         with working(f"measuring {network}"):
@@ -50,22 +51,38 @@ def evaluate(
         _show_table(networks, reports, split)
         return
     for row in reports[0]["tasks"]:
-        print(f"{row['task']}: {percent(row['accuracy'])} % of {row['examples']} {split} examples")
+        if row["measure"] == "loss":
+            print(
+                f"{row['task']}: loss {row['loss']:.4f}, perplexity {row['perplexity']:.2f}, of "
+                f"{row['tokens']} tokens in {row['examples']} {split} texts"
+            )
+        else:
+            print(
+                f"{row['task']}: {percent(row['accuracy'])} % of {row['examples']} {split} examples"
+            )
 
 
 def _show_table(networks: Sequence[Path], reports: Sequence[Mapping[str, Any]], split: str) -> None:
     from rich.console import Console
 
     rows = [
-        [str(network), *(percent(row["accuracy"]) for row in report["tasks"])]
+        [str(network), *(_cell(row) for row in report["tasks"])]
         for network, report in zip(networks, reports, strict=True)
     ]
     tasks = reports[0]["tasks"]
     headings = ["network", *(row["task"] for row in tasks)]
     counts = ", ".join(f"{row['examples']} of {row['task']}" for row in tasks)
     table = plain_table(
-        f"accuracy in % on the {split} split", headings, rows, lambda _: False, ("network",)
+        f"{unit(row['measure'] for row in tasks)} on the {split} split",
+        headings,
+        rows,
+        lambda _: False,
+        ("network",),
     )
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     console.print(f"examples: {counts}")
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    return percent(row["accuracy"]) if "accuracy" in row else f"{row['perplexity']:.2f}"

@@ -10,6 +10,7 @@ import typer
 
 from geomerge.cli.console import finish, percent, show_notes, watched, with_flags
 from geomerge.cli.options import LogJson, ReportJson
+from geomerge.evaluation.measures import cell, drop, unit
 from geomerge.expert_options import DataOptions
 from geomerge.merging import MergeOptions
 from geomerge.runs import run_merge
@@ -58,15 +59,26 @@ def show_report(report: dict[str, Any]) -> None:
         print(f"note: {with_flags(better)}")
     names = {s: found["task"] or f"task of {s}" for s, found in report["networks"].items()}
     head = report["head"]
-    table = Table(title=f"accuracy on the test splits, %; {head['protocol']} head")
-    for heading in ("", *(f"{name} ({s})" for s, name in names.items()), "smallest"):
+    measures = {s: found.get("measure", "accuracy") for s, found in report["networks"].items()}
+    what = unit(measures.values()).replace("accuracy, %", "accuracy")
+    table = Table(
+        title=f"{what} on the test splits{', %' if what == 'accuracy' else ''}; "
+        f"{head['protocol']} head"
+    )
+    losses = "loss" in measures.values()
+    own = {row["name"]: row["test"].get(row["name"]) for row in report["results"]}
+    last = "worst rise, %" if losses else "smallest"
+    for heading in ("", *(f"{name} ({s})" for s, name in names.items()), last):
         table.add_column(heading, justify="left" if not heading else "right")
     for row in report["results"]:
-        values = list(row["test"].values())
-        smallest = None if None in values else min(values)
+        values, worst = row["test"], None
+        if None not in values.values():
+            rises = [drop(own[s], value, measures[s]) for s, value in values.items() if losses]
+            worst = max(rises) if losses else min(values.values())
         style = "bold" if row["name"] == "crossover" else None
         label = row["name"] + (" (hardly trained)" if row.get("hardly_trained") else "")
-        table.add_row(label, *map(percent, values), percent(smallest), style=style)
+        cells = [cell(value, measures[s]) for s, value in values.items()]
+        table.add_row(label, *cells, percent(worst), style=style)
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     console.print(table)
     console.print(f"{head['protocol']} head: {head['meaning']}")
@@ -87,9 +99,10 @@ def show_report(report: dict[str, Any]) -> None:
         )
     for found in report["relaxed"]:
         one, two = found["before"], found["after"]
-        worst = ", worst accuracy {} -> {} %".format(
-            *(percent(part["worst_accuracy"]) for part in (one, two))
-        )
+        measure = measures[found["leg"]]
+        scores = [cell(part["worst_accuracy"], measure) for part in (one, two)]
+        worst = f", worst {unit([measure]).removesuffix(', %')} {' -> '.join(scores)}"
+        worst += " %" if measure == "accuracy" else ""
         console.print(
             f"relaxed from {found['leg']}: energy {one['energy']:.3g} -> {two['energy']:.3g} "
             f"(bound {two['bound']:.3g}), length {one['length']:.3g} -> {two['length']:.3g}{worst}"

@@ -20,8 +20,8 @@ from geomerge.data import (
     as_they_are,
     fit_inputs,
     is_text_file,
+    load_encoded_task,
     load_task,
-    load_text_task,
     recorded_normalisation,
 )
 from geomerge.data.collect import collect_inputs
@@ -33,7 +33,7 @@ from geomerge.errors import (
     did_you_mean,
     first_line,
 )
-from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.measures import loss_of, score
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
 from geomerge.metrics import Sketch, load_sketch, make_sketch
 from geomerge.metrics.sketch import SKETCH_FILE, restore_sketch, weights_digest
@@ -44,11 +44,12 @@ from geomerge.networks.architectures import (
     plain_name,
     rebuild_network,
 )
-from geomerge.networks.batches import Batch, as_batch
+from geomerge.networks.batches import Batch, as_batch, batch_size
 from geomerge.networks.hugging_face import (
     load_network,
     load_tokenizer,
     model_folder,
+    predicted_by,
     recorded_architecture,
 )
 from geomerge.networks.network import Network
@@ -58,6 +59,7 @@ __all__ = ["Expert", "folder_sketch", "text_encoder"]
 
 _KINDS = (torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32, torch.float64)
 SPLITS = ("train", "select", "test")
+_LOGITS = 2**24  # of a language model at once: 64 MiB in float32
 # True: those of the task's training split. Batches hold labels or not.
 InputsLike: TypeAlias = "bool | Inputs | Batch | Mapping[str, Tensor] | Iterable[Any]"
 
@@ -275,17 +277,58 @@ class Expert:
             task: Another task than the expert's own.
 
         Raises:
+            TaskError: If there is no task, it is measured by loss, or the network does not take its
+                inputs.
+            OptionError: If there is no such split.
+        """
+        return self._measured(split, task, "accuracy")
+
+    def loss(self, split: str = "test", task: Task | None = None) -> float:
+        """Return the mean cross-entropy of a language model per token of a split, in nats.
+
+        The perplexity is its exponential.
+
+        Args:
+            split: ``"train"``, ``"select"`` or ``"test"``.
+            task: Another task than the expert's own.
+
+        Raises:
+            TaskError: If there is no task, it is measured by accuracy, or the network does not take
+                its inputs.
+            OptionError: If there is no such split.
+        """
+        return loss_of(self._measured(split, task, "loss"))
+
+    def score(self, split: str = "test", task: Task | None = None) -> float:
+        """Return what networks are ranked by, in [0, 1]: accuracy, or the inverse of a perplexity.
+
+        Args:
+            split: ``"train"``, ``"select"`` or ``"test"``.
+            task: Another task than the expert's own.
+
+        Raises:
             TaskError: If there is no task, or the network does not take its inputs.
             OptionError: If there is no such split.
         """
+        return self._measured(split, task, None)
+
+    def _measured(self, split: str, task: Task | None, measure: str | None) -> float:
+        """Return the score on a split of a task that must have a measure, if one is given."""
         if split not in SPLITS:
             raise OptionError(f"unknown split {split!r}{did_you_mean(split, SPLITS)}")
         measured = self if task is None else self.with_task(task)
         if measured.task is None:
             raise TaskError(
-                f"{self.source} has no task to measure the accuracy on; give one with `task`"
+                f"{self.source} has no task to measure the {measure or 'score'} on; give one with "
+                "`task`"
             )
-        return accuracy(measured.network, measured.weights, getattr(measured.task, split))
+        own = measured.task.measure
+        if measure not in (None, own):
+            raise TaskError(
+                f"{measured.task.name} is measured by {own}, expected a task with {measure}; ask "
+                f"for its {own}"
+            )
+        return score(measured.network, measured.weights, getattr(measured.task, split))
 
     def load_task(
         self,
@@ -299,8 +342,8 @@ class Expert:
 
         Args:
             name: Name of the task, as :func:`~geomerge.data.load_task` takes it; of a model folder
-                also a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` table of texts, which its own
-                tokenizer reads.
+                also a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` table of texts, and of a
+                language model's a ``.txt`` file, which its own tokenizer reads.
             normalisation: Normalisation instead of the recorded or usual one.
             data_root: Folder of the named data sets.
             download: Whether torchvision may fetch a missing data set.
@@ -312,7 +355,7 @@ class Expert:
         folder = model_folder(self.source)
         if is_text_file(name) and folder is not None:
             encoder = text_encoder(folder, self.meta.get("config", {}))
-            return load_text_task(Path(name), encoder, files, str(self.network.device))
+            return load_encoded_task(Path(name), encoder, files, str(self.network.device))
         sketched = dict(self.sketch.meta) if self.sketch else {}
         return load_task(
             name,
@@ -345,6 +388,8 @@ class Expert:
         shifted = shifted.fitted(
             lambda x: network.check_inputs(self.weights, x, classes, task.name)
         )
+        if shifted.measure == "loss":
+            shifted = shifted.in_parts(_at_once(network, self.weights, shifted.train.inputs))
         return replace(self, network=network, task=shifted)
 
     def with_inputs(self, inputs: Inputs | Batch | Mapping[str, Tensor] | Iterable[Any]) -> Expert:
@@ -365,7 +410,8 @@ class Expert:
             inputs = inputs.of_dtype(torch.float64)
         name = inputs.name or "`inputs`"
         found = fit_inputs(inputs, lambda x: self.network.check_inputs(self.weights, x, 0, name))
-        return replace(self, inputs=found)
+        at_once = _at_once(self.network, self.weights, found)
+        return replace(self, inputs=replace(found, at_once=at_once))
 
     def with_sketch(
         self, *, inputs: int = 10_000, output: str = "hellinger", seed: int = 0
@@ -484,6 +530,19 @@ class Expert:
         return made.with_inputs(inputs)
 
 
+def _at_once(
+    network: Network,
+    w: Tensor,  # (n,)
+    inputs: Inputs,
+) -> int | None:
+    """Return how many texts of a language model to pass at once; None for other networks."""
+    few = inputs.batch(slice(0, 1))
+    logits = network.logits(w, few)
+    if len(logits) == batch_size(few):
+        return None
+    return max(1, _LOGITS * batch_size(few) // logits.numel())
+
+
 def folder_sketch(source: str) -> Path | None:
     """Return the sketch that lies in a model folder; None where there is none."""
     folder = model_folder(source)
@@ -506,5 +565,5 @@ def text_encoder(folder: Path, config: Mapping[str, Any]) -> TextEncoder:
     length = min([n for n in lengths if isinstance(n, int) and n > 0], default=0)
     named = config.get("id2label")
     classes = {str(label): int(k) for k, label in named.items()} if named else None
-    usual = TextEncoder(tokenizer, classes=classes)
+    usual = TextEncoder(tokenizer, classes=classes, predicts=predicted_by(config))
     return replace(usual, max_length=length) if 0 < length < 10**6 else usual

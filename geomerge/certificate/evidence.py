@@ -12,8 +12,8 @@ from torch import Tensor
 
 from geomerge.data import Inputs, Split, Task
 from geomerge.data.digest import batch_digest, split_digests
-from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.drift import function_change, predicted_change
+from geomerge.evaluation.measures import perplexity_of, score
 from geomerge.expert import Expert
 from geomerge.merging import MergeResult
 from geomerge.networks.network import Network
@@ -76,9 +76,18 @@ def count(
     w: Tensor,  # (n,)
     split: Split,
 ) -> dict[str, Any]:
-    """Return the number of correctly labelled examples of a split, as :func:`counted`."""
+    """Return the number of correctly labelled examples of a split, as :func:`counted`.
+
+    Of a language model it returns the perplexity and the number of tokens.
+    """
+    return _counted(score(network, w, split), split)
+
+
+def _counted(score: float, split: Split) -> dict[str, Any]:
+    if split.measure == "loss":
+        return {"perplexity": perplexity_of(score), "of": split.predicted}
     of = len(split.labels)
-    return counted(round(accuracy(network, w, split) * of), of)
+    return counted(round(score * of), of)
 
 
 def data_digests(task: Task | None, inputs: Inputs | None) -> dict[str, Any]:
@@ -147,19 +156,16 @@ def leg_changes(path: WeightPath, step: int) -> dict[str, Any]:
 
 
 def _accuracies(merged: MergeResult, report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the counts behind the shares of the report's table."""
-    sizes = {
-        e.name: {"select": len(e.task.select.labels), "test": len(e.task.test.labels)}
+    """Return the counts behind the scores of the report's table."""
+    splits = {
+        e.name: {"select": e.task.select, "test": e.task.test}
         for e in merged.space
         if e.task is not None
     }
     names = {"crossover", *(e.name for e in merged.space)}
     return {
         row["name"]: {
-            split: {
-                name: counted(round(row[split][name] * size[split]), size[split])
-                for name, size in sizes.items()
-            }
+            split: {name: _counted(row[split][name], of[split]) for name, of in splits.items()}
             for split in ("select", "test")
         }
         for row in report["results"]

@@ -18,8 +18,8 @@ from geomerge.data import (
     Normalisation,
     Task,
     is_text_file,
+    load_encoded_task,
     load_task,
-    load_text_task,
 )
 from geomerge.errors import Problems, RunError
 from geomerge.expert import Expert, text_encoder
@@ -255,7 +255,7 @@ class StoredRun:
         folder = self.folder / self.report.get("folders", {}).get(owner, "")
         encoder = text_encoder(folder, load_config(folder))
         columns = restore_options(ExampleOptions, self.recipe)
-        return load_text_task(Path(name), encoder, columns, str(torch.device(self._device)))
+        return load_encoded_task(Path(name), encoder, columns, str(torch.device(self._device)))
 
     def _load_task(self, name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Task:
         return load_task(

@@ -12,7 +12,7 @@ from geomerge.comparison.options import CompareOptions
 from geomerge.comparison.registry import METHODS, MethodResult
 from geomerge.comparison.row import MethodRow, make_row, split_of
 from geomerge.errors import OptionError, Problems
-from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.measures import drop, score, worded
 from geomerge.evaluation.pick import PickRule, parse_pick
 from geomerge.evaluation.plausibility import doubts
 from geomerge.expert_like import ExpertLike, as_expert
@@ -54,8 +54,20 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
     def worst_drop(self, row: MethodRow) -> float:
-        """Return the worst drop of a row below the networks, in [0, 1], on test."""
-        return max(self.experts[name] - value for name, value in row.test.items())
+        """Return the worst drop of a row below the networks, on test.
+
+        It is a difference of accuracies; of language models the rise of the perplexity, as a share
+        of that of the task's own network.
+        """
+        return max(
+            drop(self.experts[name], value, self.measure(name)) for name, value in row.test.items()
+        )
+
+    def measure(self, name: str) -> str:
+        """Return what a network's task is measured by, ``"accuracy"`` or ``"loss"``."""
+        task = self.space[name].task
+        assert task is not None, "a comparison has both tasks"
+        return task.measure
 
     @property
     def ranked(self) -> list[MethodRow]:
@@ -73,7 +85,7 @@ class Comparison:
         rows = [
             [
                 row.method.name,
-                *(f"{100 * row.test[name]:.2f}" for name in self.experts),
+                *(worded(row.test[name], self.measure(name), 2) for name in self.experts),
                 f"{100 * self.worst_drop(row):.2f}",
                 _data(row.result) if row.result else "",
                 f"{row.result.samples:,}" if row.result else "",
@@ -86,7 +98,7 @@ class Comparison:
             for row in self.rows
             if row.reason
         ]
-        tests = [f"test of {name} (%)" for name in self.experts]
+        tests = [f"test of {name}" for name in self.experts]
         headings = ("method", *tests, "worst drop", "data", "samples", "seconds")
         curves = [
             Curve(f"the way of {row.method.name}", [(p["a"], p["b"]) for p in row.curve])
@@ -97,7 +109,7 @@ class Comparison:
         return card(
             f"{len(self.rows)} methods, at most {self.max_samples:,} samples for each trained one",
             table(headings, rows),
-            drawing(curves, "accuracy on the task of a (test)", "on that of b", dots=dots),
+            drawing(curves, "score on the task of a (test)", "on that of b", dots=dots),
         )
 
 
@@ -163,7 +175,7 @@ def compare(
             f"a comparison needs labelled data of both tasks and {' and '.join(unknown)} has none; "
             "give its `task`"
         )
-    select = {e.name: accuracy(e.network, e.weights, split_of(e, "select")) for e in space}
+    select = {e.name: score(e.network, e.weights, split_of(e, "select")) for e in space}
     context = Context(
         prepared=prepared,
         rule=parse_pick(options.merge.choose.pick or "balanced", select),
@@ -176,7 +188,7 @@ def compare(
         if progress is not None:
             progress(Progress(name, k, len(options.methods), {}, whole=True))
         rows.append(make_row(METHODS[name], context, None if work is None else Path(work)))
-    test = {e.name: accuracy(e.network, e.weights, split_of(e, "test")) for e in space}
+    test = {e.name: score(e.network, e.weights, split_of(e, "test")) for e in space}
     return Comparison(space, context.rule, context.max_samples, test, select, rows, prepared.notes)
 
 

@@ -15,7 +15,7 @@ from geomerge.comparison.context import Context, NotApplicableError
 from geomerge.comparison.registry import Method, MethodResult, Predictor
 from geomerge.data import Split
 from geomerge.errors import NumericalError, OptionError
-from geomerge.evaluation.accuracy import accuracy, share_right
+from geomerge.evaluation.measures import score, score_of
 from geomerge.expert import Expert
 from geomerge.walks.state import StateFile
 
@@ -30,16 +30,16 @@ _LISTS = ("inputs", "labels", "sketches")
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A row of the table; accuracies in [0, 1] by network.
+    """A row of the table; scores in [0, 1] by network.
 
     Attributes:
         method: Method of the row.
         result: Result of the method; None if it has none.
         reason: Reason why there is no result, a sentence; None if there is one.
         seconds: Time of the method, picks counted and the measurements of the table not.
-        select: Accuracies on the selection splits.
-        test: Accuracies on the test splits.
-        curve: Accuracies on the test splits along the method's curve.
+        select: Scores on the selection splits.
+        test: Scores on the test splits.
+        curve: Scores on the test splits along the method's curve.
     """
 
     method: Method
@@ -132,20 +132,20 @@ def _measured(method: Method, context: Context) -> MethodRow:
         ),
         reason=None,
         seconds=seconds,
-        select=_accuracies(context, result, "select"),
-        test=_accuracies(context, result, "test"),
-        curve=[_accuracies(context, MethodResult(w), "test") for w in result.curve],
+        select=_scores(context, result, "select"),
+        test=_scores(context, result, "test"),
+        curve=[_scores(context, MethodResult(w), "test") for w in result.curve],
     )
 
 
-def _accuracies(context: Context, result: MethodResult, split: str) -> dict[str, float]:
-    return {e.name: _accuracy(e, result, split_of(e, split)) for e in context.space}
+def _scores(context: Context, result: MethodResult, split: str) -> dict[str, float]:
+    return {e.name: _score(e, result, split_of(e, split)) for e in context.space}
 
 
-def _accuracy(expert: Expert, result: MethodResult, split: Split) -> float:
+def _score(expert: Expert, result: MethodResult, split: Split) -> float:
     if isinstance(result.answer, Tensor):
-        return accuracy(expert.network, result.answer, split)
-    return share_right(partial(result.answer, expert), split)
+        return score(expert.network, result.answer, split)
+    return score_of(partial(result.answer, expert), split)
 
 
 def split_of(expert: Expert, split: str) -> Split:

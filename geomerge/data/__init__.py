@@ -1,6 +1,7 @@
 """Tasks: inputs with labels in three splits, and the data sets that they come from."""
 
 from geomerge.data.inputs import Inputs, as_they_are, fit_inputs
+from geomerge.data.language import load_encoded_task
 from geomerge.data.load import load_task, task_of
 from geomerge.data.normalisation import (
     Normalisation,
@@ -24,6 +25,7 @@ __all__ = [
     "check_normalised",
     "fit_inputs",
     "is_text_file",
+    "load_encoded_task",
     "load_task",
     "load_text_task",
     "make_task",

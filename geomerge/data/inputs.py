@@ -25,6 +25,7 @@ from geomerge.networks.batches import (
 from geomerge.networks.network import inputs_at_once
 
 __all__ = [
+    "UNLABELLED",
     "Inputs",
     "as_they_are",
     "check_examples",
@@ -34,7 +35,9 @@ __all__ = [
     "unlabelled_inputs",
 ]
 
+UNLABELLED = -100  # label of a token that is not predicted, as transformers has it
 _LEAST = 10  # examples of a task
+_TEXTS = 256  # of a language model, whose tokens are examples, at least where there are so many
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Inputs:
         device: Device of the batches.
         name: Name of the task that the inputs are of, for reports; empty without a task.
         dtype: Type of floating inputs in a batch.
+        at_once: Number of inputs in one of :meth:`parts` at most, for networks with large outputs.
     """
 
     raw: Batch
@@ -55,6 +59,7 @@ class Inputs:
     device: str = "cpu"
     name: str = ""
     dtype: torch.dtype = torch.float32
+    at_once: int | None = None
 
     def __len__(self) -> int:
         """Return the number of inputs N."""
@@ -74,6 +79,16 @@ class Inputs:
     def continuous(self) -> bool:
         """Whether all inputs are floats or pixels, so that two of them can be mixed."""
         return all(x.is_floating_point() or x.dtype == torch.uint8 for x in leaves(self.raw))
+
+    def enough(self, count: int) -> int:
+        """Return the number of inputs that have about so many predictions: fewer texts than tokens.
+
+        Args:
+            count: Number of predictions; one for each input of anything but a language model.
+        """
+        if self.at_once is None:
+            return count
+        return min(count, max(_TEXTS, count // leaves(self.raw)[0].shape[1]))
 
     def of_dtype(self, dtype: torch.dtype) -> Inputs:
         """Return the same inputs with floating batches of another type."""
@@ -122,6 +137,7 @@ class Inputs:
         Texts come in the order of their lengths, so that little of a batch is padding; other
         inputs in their own.
         """
+        size = min(size, self.at_once or size)
         lengths = self._lengths()
         if lengths is None:
             size = min(size, 4 * inputs_at_once(self.shape))  # of large ones
@@ -239,11 +255,19 @@ def check_examples(name: str, what: str, x: Batch, y: Tensor) -> None:
         raise TaskError(
             f"{name} has {len(y)} {what} examples, expected at least {_LEAST}; check the data"
         )
+    if y.dim() == 2 and not y.is_floating_point() and _labels_tokens(x, y):
+        return
     if y.dim() != 1 or y.is_floating_point() or int(y.min()) < 0:
         raise TaskError(
             f"the {what} labels of {name} are not one class number from 0 on for each "
             f"input (type {y.dtype}, shape {tuple(y.shape)}); convert them"
         )
+
+
+def _labels_tokens(x: Batch, y: Tensor) -> bool:
+    """Return whether labels are a token, or none, for each position of texts."""
+    known = y[y != UNLABELLED]
+    return bool(len(known)) and int(known.min()) >= 0 and any(x.shape == y.shape for x in leaves(x))
 
 
 def check_normalisation(name: str, x: Batch, normalisation: Normalisation) -> None:

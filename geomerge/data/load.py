@@ -19,7 +19,7 @@ from geomerge.data.inputs import unlabelled_inputs
 from geomerge.data.normalisation import Normalisation
 from geomerge.data.task import Task, make_task
 from geomerge.data.tensor_files import arrays_of_file, arrays_of_table
-from geomerge.data.text import ExampleOptions, is_text_file
+from geomerge.data.text import PLAIN_TEXT, ExampleOptions, is_text_file
 from geomerge.errors import NoLabelsError, TaskError, did_you_mean
 from geomerge.networks.architectures import call_factory
 from geomerge.networks.network import check_device
@@ -145,6 +145,11 @@ def _read(name: str, root: Path, download: bool, files: ExampleOptions) -> Examp
         found: Examples = (train, test, None, [])
     elif path.is_dir():
         return sources.from_folder(path, files.image_size, files.channels)
+    elif path.suffix.lower() == PLAIN_TEXT:
+        raise TaskError(
+            f"{name} is plain text, which only the tokenizer of a language model's folder makes "
+            "tokens of; name such a folder as the network"
+        )
     elif is_text_file(name):
         found = examples_in(arrays_of_table(path, files), name)
     elif path.is_file() or path.suffix == ".npz":

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from geomerge.data.collect import Examples, class_names_of, collect, examples_of, in_batches
 from geomerge.data.inputs import (
+    UNLABELLED,
     Inputs,
     check_examples,
     check_normalisation,
@@ -24,6 +25,7 @@ from geomerge.networks.batches import (
     Shape,
     batch_size,
     take,
+    token_mask,
 )
 
 __all__ = ["Split", "Task", "make_task"]
@@ -34,10 +36,34 @@ SELECTION_SEED = 0  # fixed: every command must cut the same examples
 
 @dataclass(frozen=True)
 class Split:
-    """Inputs and their labels, shape (N,)."""
+    """Inputs and their labels.
+
+    Attributes:
+        inputs: Inputs.
+        labels: Class of each input, shape (N,), or token that follows at each position of each
+            text, shape (N, T), :data:`UNLABELLED` where none is to be predicted.
+    """
 
     inputs: Inputs
     labels: Tensor
+
+    @property
+    def measure(self) -> str:
+        """What networks are measured by: ``"accuracy"``, of tokens to be predicted ``"loss"``."""
+        return "accuracy" if self.labels.dim() == 1 else "loss"
+
+    @property
+    def predicted(self) -> int:
+        """Number of predictions that the measure is a mean of: inputs, or tokens."""
+        return int((self.labels != UNLABELLED).sum()) if self.labels.dim() > 1 else len(self.labels)
+
+    def targets(self, index: Tensor | slice) -> Tensor:  # (R,)
+        """Return the labels of some inputs, one for each row of a network's outputs."""
+        labels = self.labels[index]
+        if labels.dim() == 1:
+            return labels
+        mask = token_mask(take(self.inputs.raw, index))
+        return labels.flatten() if mask is None else labels[mask.to(labels.device)]
 
     def first(self, count: int) -> Split:
         """Return the first examples, at most ``count``."""
@@ -46,7 +72,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task that a network was, or is to be, trained for.
+    """A task that a network was, or is to be, trained for: classification, or prediction of tokens.
 
     Attributes:
         name: Name, path or ``module:factory`` that it was loaded by, or a name for reports.
@@ -193,6 +219,19 @@ class Task:
             normalisation=normalisation, device=device,
         )  # fmt: skip
         return replace(task, class_names=names)
+
+    @property
+    def measure(self) -> str:
+        """What networks are measured by: ``"accuracy"``, of language models ``"loss"``."""
+        return self.test.measure
+
+    def in_parts(self, at_once: int | None) -> Task:
+        """Return the task with so many inputs at a time at most, for networks of large outputs."""
+        train, select, test = (
+            Split(replace(s.inputs, at_once=at_once), s.labels)
+            for s in (self.train, self.select, self.test)
+        )
+        return replace(self, train=train, select=select, test=test)
 
     @property
     def normalisation(self) -> Normalisation:

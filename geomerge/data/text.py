@@ -20,16 +20,20 @@ from geomerge.networks.batches import Batch
 from geomerge.options import at_least, check_options, option
 
 __all__ = [
+    "PLAIN_TEXT",
     "TEXT_FILES",
     "ExampleOptions",
     "TextEncoder",
+    "file_pair",
     "is_text_file",
     "load_text_task",
     "read_rows",
     "read_table",
+    "read_texts",
 ]
 
-TEXT_FILES = (".csv", ".tsv", ".jsonl", ".parquet")
+TEXT_FILES = (".csv", ".tsv", ".jsonl", ".parquet")  # tables
+PLAIN_TEXT = ".txt"
 _TEXTS = ("text", "sentence", "content", "document", "review", "question", "gloss")
 _LONGEST = 512  # tokens, where neither tokenizer nor network limits them
 _FIELD = 2**24  # characters of one field of a CSV file
@@ -47,6 +51,10 @@ class ExampleOptions:
     label_column: str | None = option(
         None, "column of the labels of such a task; default by its name", group="data",
         recorded="given",
+    )  # fmt: skip
+    block_size: int | None = option(
+        None, "length of the blocks of plain text that a language model reads, in tokens; default "
+        "128, or as many as it takes", group="data", check=at_least(8), recorded="given",
     )  # fmt: skip
     image_size: int | None = option(
         None, "side in pixels to which images are resized", group="data", check=at_least(1),
@@ -71,11 +79,23 @@ class TextEncoder:
             that returns a mapping of tensors, as tokenizers of transformers do.
         max_length: Number of tokens at which texts are cut.
         classes: Number of each class by its name; empty where the network does not name them.
+        predicts: What the network predicts of a text: ``"class"``, or of each of its tokens the
+            ``"next"`` one, or tokens that are ``"masked"``.
     """
 
     tokenizer: Callable[..., Mapping[str, Tensor]]
     max_length: int = _LONGEST
     classes: Mapping[str, int] | None = None
+    predicts: str = "class"
+
+    def token(self, *kinds: str) -> int | None:
+        """Return the number of a special token, the first kind that the tokenizer has, or None.
+
+        Args:
+            kinds: Such as ``"eos"``, ``"sep"``, ``"mask"``.
+        """
+        found = (getattr(self.tokenizer, f"{kind}_token_id", None) for kind in kinds)
+        return next((token for token in found if token is not None), None)
 
     def encode(self, texts: Sequence[str]) -> Batch:
         """Return texts as tokens, shape (N, T), with their attention mask."""
@@ -87,8 +107,8 @@ class TextEncoder:
 
 
 def is_text_file(name: str) -> bool:
-    """Return whether the name of a task is that of a table of texts."""
-    return Path(name).suffix.lower() in TEXT_FILES
+    """Return whether the name of a task is that of a table of texts, or of plain text."""
+    return Path(name).suffix.lower() in (*TEXT_FILES, PLAIN_TEXT)
 
 
 def load_text_task(
@@ -110,7 +130,7 @@ def load_text_task(
         OptionError: If the columns are not clear.
     """
     columns = columns or ExampleOptions()
-    train, test = _pair(file)
+    train, test = file_pair(file)
     texts, labels = read_table(train, columns, encoder)
     tables = [(texts, labels)]
     if test is not None and test != train:
@@ -172,8 +192,32 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _pair(file: Path) -> tuple[Path, Path | None]:
-    """Return the files of training and test; no test file where one file holds all."""
+def read_texts(file: Path, columns: ExampleOptions) -> list[str]:
+    """Read the texts of a table; other columns are left alone.
+
+    Args:
+        file: File.
+        columns: Name of the column; None finds it by its usual names, or takes the only one.
+
+    Raises:
+        TaskError: If the file cannot be read or has no rows.
+        OptionError: If the column is not clear.
+    """
+    rows = read_rows(file)
+    names = list(rows[0])
+    text = names[0] if len(names) == 1 else _column(file, names, columns, "text_column", _TEXTS)
+    short = [i for i, row in enumerate(rows) if row.get(text) is None]
+    if short:
+        raise TaskError(f"row {short[0] + 1} of {file} has no {text!r}; complete or remove it")
+    return [str(row[text]) for row in rows]
+
+
+def file_pair(file: Path) -> tuple[Path, Path | None]:
+    """Return the files of training and test; no test file where one file holds all.
+
+    Args:
+        file: Either of two files ``NAME-train`` and ``NAME-test`` of one ending, or another file.
+    """
     for ending, other in (("train", "test"), ("test", "train")):
         if file.stem.lower().endswith(ending):
             beside = file.with_name(f"{file.stem[: -len(ending)]}{other}{file.suffix}")
@@ -184,22 +228,29 @@ def _pair(file: Path) -> tuple[Path, Path | None]:
 
 
 def _columns(file: Path, names: list[str], columns: ExampleOptions) -> tuple[str, str]:
-    chosen = []
-    for argument, usual in (("text_column", _TEXTS), ("label_column", LABELS)):
-        given = getattr(columns, argument)
-        if given is not None and given not in names:
-            raise OptionError(
-                f"{file} has no column {given!r}{did_you_mean(given, names)}; name one with "
-                f"`{argument}`"
-            )
-        found = [given] if given is not None else [n for n in names if n.lower() in usual]
-        if len(found) != 1:
-            raise OptionError(
-                f"{file} has the columns {', '.join(map(str, names))[:200]}, and which is meant is "
-                f"not clear; name it with `{argument}`"
-            )
-        chosen.append(found[0])
-    return chosen[0], chosen[1]
+    return (
+        _column(file, names, columns, "text_column", _TEXTS),
+        _column(file, names, columns, "label_column", LABELS),
+    )
+
+
+def _column(
+    file: Path, names: list[str], columns: ExampleOptions, argument: str, usual: Sequence[str]
+) -> str:
+    """Return the name of a column, as an option names it or by its usual names."""
+    given: str | None = getattr(columns, argument)
+    if given is not None and given not in names:
+        raise OptionError(
+            f"{file} has no column {given!r}{did_you_mean(given, names)}; name one with "
+            f"`{argument}`"
+        )
+    found = [given] if given is not None else [n for n in names if n.lower() in usual]
+    if len(found) != 1:
+        raise OptionError(
+            f"{file} has the columns {', '.join(map(str, names))[:200]}, and which is meant is "
+            f"not clear; name it with `{argument}`"
+        )
+    return found[0]
 
 
 def _class_numbers(labels: Sequence[str], encoder: TextEncoder, file: Path) -> dict[str, int]:

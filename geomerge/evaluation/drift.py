@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geomerge.data import Inputs
-from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.measures import score
 from geomerge.evaluation.pick import Score
 from geomerge.expert import Expert
 from geomerge.metrics import functional_change
@@ -21,7 +21,7 @@ __all__ = [
     "mean_kl",
     "predicted_change",
     "probe_of",
-    "select_accuracies",
+    "select_scores",
 ]
 
 _INPUTS = 256
@@ -41,7 +41,7 @@ class Probe:
 
     def __init__(self, network: Network, inputs: Inputs, output: str, count: int = _INPUTS) -> None:
         self._network = network
-        self._x = inputs.batch(slice(0, count))
+        self._x = inputs.batch(slice(0, min(count, inputs.at_once or count)))
         self._output = output
         self._last: tuple[Tensor, Tensor] | None = None  # a point and its logits
 
@@ -131,16 +131,16 @@ def mean_kl(
     return total / count
 
 
-def select_accuracies(
+def select_scores(
     experts: Sequence[Expert],
     w: Tensor,  # (n,)
 ) -> dict[str, float | None]:
-    """Return the accuracy on each expert's selection split by name, None without a task."""
-    return {e.name: accuracy(e.network, w, e.task.select) if e.task else None for e in experts}
+    """Return the score on each expert's selection split by name, None without a task."""
+    return {e.name: score(e.network, w, e.task.select) if e.task else None for e in experts}
 
 
 class Scorer:
-    """Meter of points for a pick: accuracies on selection splits, drifts and distances.
+    """Meter of points for a pick: scores on selection splits, drifts and distances.
 
     Args:
         experts: Experts from which drifts and distances are measured.
@@ -159,9 +159,10 @@ class Scorer:
         gaps = {e.name: float((w - e.weights).norm()) for e in self._experts}
         total = sum(gaps.values()) or 1.0
         return Score(
-            select_accuracies(self._experts, w),
+            select_scores(self._experts, w),
             {e.name: self._drift(e, w) for e in self._experts},
             {name: gap / total for name, gap in gaps.items()},
+            as_shares=any(e.task is not None and e.task.measure == "loss" for e in self._experts),
         )
 
     def _drift(self, expert: Expert, w: Tensor) -> float | None:

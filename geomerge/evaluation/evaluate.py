@@ -1,4 +1,4 @@
-"""Accuracies of a network on tasks, as ``geomerge evaluate`` reports them."""
+"""Accuracies, or losses and perplexities, of a network on tasks, as ``geomerge evaluate`` tells."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from geomerge.data import check_normalised, split_normalisations
+from geomerge.data import Split, check_normalised, split_normalisations
 from geomerge.errors import OptionError, did_you_mean
+from geomerge.evaluation.measures import loss_of, perplexity_of
 from geomerge.evaluation.plausibility import normalisation_doubt
 from geomerge.expert import Expert
 from geomerge.expert_options import ExpertOptions
@@ -36,8 +37,9 @@ def evaluate(
         options: Architecture of the network, normalisation and place of the data.
 
     Returns:
-        The file's digest, architecture and head, notes on assumptions, and for each task the
-        accuracy in [0, 1] and the number of examples.
+        The file's digest, architecture and head, notes on assumptions, and for each task the number
+        of examples, its measure and the accuracy in [0, 1], or of a language model the mean loss
+        per token in nats, its perplexity and the number of tokens.
 
     Raises:
         GeomergeError: If the file, a task or an option cannot be used.
@@ -66,7 +68,8 @@ def evaluate(
                 "task": name,
                 "split": split,
                 "examples": len(getattr(task, split).labels),
-                "accuracy": expert.accuracy(split, task),
+                "measure": task.measure,
+                **_measured(expert.score(split, task), getattr(task, split)),
             }
         )
     return {
@@ -78,6 +81,14 @@ def evaluate(
         "notes": [*expert.warnings, *expert.notes, *doubts],
         "tasks": rows,
     }
+
+
+def _measured(score: float, split: Split) -> dict[str, float]:
+    if split.measure == "accuracy":
+        return {"accuracy": score}
+    return {
+        "loss": loss_of(score), "perplexity": perplexity_of(score), "tokens": split.predicted,
+    }  # fmt: skip
 
 
 def evaluate_file(

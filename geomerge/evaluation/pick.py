@@ -1,4 +1,7 @@
-"""Pick rules: the value of a point by its accuracies, drifts and distances.
+"""Pick rules: the value of a point by its scores, drifts and distances.
+
+A score is an accuracy, or of a language model the inverse of its perplexity, which rules compare
+as a share of the expert's own.
 
 All these numbers are measured on selection splits, never on test splits. A rule is a function of a
 :class:`Score` with the decorator :func:`pick`.
@@ -33,17 +36,31 @@ class Score:
     """Measurements of one point; numbers by the name of a network, None where not measured.
 
     Attributes:
-        accuracy: Accuracy on each network's selection split, 0 to 1.
+        accuracy: Score on each network's selection split, 0 to 1.
         drift: Functional change from each network, measured on its inputs or predicted by its
             sketch.
         distance: Distance |w - w_i| to each network, as a share of their sum.
         feasible: Whether the point keeps every budget of the walk.
+        as_shares: Whether scores are compared as shares of the experts' own.
     """
 
     accuracy: Mapping[str, float | None] = field(default_factory=dict)
     drift: Mapping[str, float | None] = field(default_factory=dict)
     distance: Mapping[str, float] = field(default_factory=dict)
     feasible: bool = True
+    as_shares: bool = False
+
+    def compared(self, experts: Mapping[str, float | None]) -> dict[str, float]:
+        """Return the scores as they are compared with each other.
+
+        Args:
+            experts: Score of each network on its own split.
+        """
+        now = dict(zip(self.accuracy, _known(self.accuracy.values()), strict=True))
+        if not self.as_shares:
+            return now
+        own = dict(zip(now, _known(experts[name] for name in now), strict=True))
+        return {name: value / own[name] for name, value in now.items()}
 
 
 Experts: TypeAlias = Mapping[str, float | None]  # each network's accuracy on its own split
@@ -155,17 +172,18 @@ def pick(name: str, *, needs: str, margin: float = MARGIN) -> Callable[[Value], 
 
 @pick("max-min", needs="accuracies")
 def max_min(score: Score, experts: Experts) -> float:
-    """Largest smallest accuracy."""
-    return min(_known(score.accuracy.values()))
+    """Largest smallest score."""
+    return min(score.compared(experts).values())
 
 
 @pick("balanced", needs="accuracies")
 def balanced(score: Score, experts: Experts) -> float:
     """Smallest worst drop below the experts."""
-    names = list(score.accuracy)
-    before = _known(experts[name] for name in names)
-    now = _known(score.accuracy[name] for name in names)
-    return -max(one - other for one, other in zip(before, now, strict=True))
+    now = score.compared(experts)
+    if score.as_shares:
+        return min(now.values()) - 1
+    before = _known(experts[name] for name in now)
+    return -max(one - other for one, other in zip(before, now.values(), strict=True))
 
 
 @pick("equal-drift", needs="drifts", margin=0.0)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from geomerge.data import Normalisation, Split
+from geomerge.data.inputs import UNLABELLED
 from geomerge.data.normalisation import PLAIN
 from geomerge.errors import GeomergeError
-from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.measures import score
 from geomerge.expert import Expert
 
 __all__ = ["EXAMPLES", "at_chance", "doubts", "few_examples", "normalisation_doubt"]
@@ -27,12 +28,19 @@ _IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def at_chance(share: float, split: Split) -> bool:
-    """Return whether an accuracy is within three deviations of that of the most frequent class.
+    """Return whether a score is one of guesses: of one class within three deviations, of tokens.
+
+    Tokens are guessed by how often each occurs, without the text before them.
 
     Args:
-        share: Accuracy, in [0, 1].
+        share: Score, in [0, 1].
         split: Examples that it was measured on.
     """
+    if split.measure == "loss":
+        tokens = split.labels[split.labels != UNLABELLED]
+        often = torch.bincount(tokens).double()
+        often = often[often > 0] / often.sum()
+        return share <= float((often * often.log()).sum().exp())  # no text before a token is used
     count = len(split.labels)
     guessed = float(torch.bincount(split.labels.cpu()).max()) / count
     bound: float = guessed + 3 * (guessed * (1 - guessed) / count) ** 0.5
@@ -50,7 +58,7 @@ def doubts(experts: Sequence[Expert]) -> list[str]:
         normalisations that a network was not trained with, and small splits.
     """
     found = list(_same_weights(experts))
-    known = {e.name: accuracy(e.network, e.weights, _few(e)) for e in experts if e.task is not None}
+    known = {e.name: score(e.network, e.weights, _few(e)) for e in experts if e.task is not None}
     lost = [e for e in experts if e.name in known and at_chance(known[e.name], _few(e))]
     told: set[str] = set()
     for one, other in combinations(lost, 2):
@@ -92,7 +100,7 @@ def few_examples(experts: Sequence[Expert]) -> list[str]:
     for expert in experts:
         if expert.task is None:
             continue
-        select, test = len(expert.task.select.labels), len(expert.task.test.labels)
+        select, test = expert.task.select.predicted, expert.task.test.predicted
         if min(select, test) < FEW:
             found.append(
                 f"the accuracies on {expert.task.name} are of {test} test and {select} "
@@ -115,7 +123,7 @@ def normalisation_doubt(expert: Expert, share: float | None = None) -> str | Non
         return None
     if raw.dtype != torch.uint8 and expert.task.normalisation == PLAIN:
         return None  # floating-point inputs of an unknown scale
-    own = accuracy(expert.network, expert.weights, few) if share is None else share
+    own = score(expert.network, expert.weights, few) if share is None else share
     if own > 1 - _RISE:
         return None
     best, words = own + _RISE, None
@@ -123,7 +131,7 @@ def normalisation_doubt(expert: Expert, share: float | None = None) -> str | Non
         if other == expert.task.normalisation:
             continue
         inputs = replace(few.inputs, normalisation=other)
-        found = accuracy(expert.network, expert.weights, Split(inputs, few.labels))
+        found = score(expert.network, expert.weights, Split(inputs, few.labels))
         if found >= best:
             best, words = found, (kind, other)
     if words is None:
@@ -160,7 +168,7 @@ def _on(expert: Expert, other: Expert) -> float | None:
         expert.network.check_inputs(expert.weights, first, int(few.labels.max()) + 1, "the other")
     except GeomergeError:
         return None
-    return accuracy(expert.network, expert.weights, few)
+    return score(expert.network, expert.weights, few)
 
 
 def _same_weights(experts: Sequence[Expert]) -> Iterator[str]:

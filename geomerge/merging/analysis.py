@@ -156,9 +156,14 @@ def changed_answers(merged: MergeResult) -> dict[str, Answers]:
     """Return the change of the answers from each network's own to the crossover's, by network.
 
     Args:
-        merged: The merge; networks without a task are left out.
+        merged: The merge; networks without a task, or whose task is to predict tokens, are left
+            out.
     """
-    return {e.name: _answers(e, merged.w, e.task.test) for e in merged.space if e.task is not None}
+    return {
+        e.name: _answers(e, merged.w, e.task.test)
+        for e in merged.space
+        if e.task is not None and e.task.measure == "accuracy"
+    }
 
 
 def _answers(expert: Expert, w: Tensor, split: Split) -> Answers:

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.evaluation.accuracy import accuracy
-from geomerge.evaluation.drift import select_accuracies
+from geomerge.evaluation.drift import select_scores
+from geomerge.evaluation.measures import score
 from geomerge.evaluation.pick import MARGIN
 from geomerge.evaluation.plausibility import at_chance
 from geomerge.evaluation.search import search
@@ -41,12 +41,12 @@ WORSE = "the crossover is worse than"  # beginning of the note
 
 @dataclass(frozen=True)
 class ResultRow:
-    """Line of a merge's table: accuracies in [0, 1] by network, None without a task.
+    """Line of a merge's table: scores in [0, 1] by network, None without a task.
 
     Attributes:
         name: Name of the row.
-        select: Accuracies on the selection splits.
-        test: Accuracies on the test splits.
+        select: Scores on the selection splits.
+        test: Scores on the test splits.
         hardly_trained: Whether the row is a new network that answers a task at chance.
     """
 
@@ -55,11 +55,16 @@ class ResultRow:
     test: Mapping[str, float | None]
     hardly_trained: bool = False
 
-    @property
-    def smallest(self) -> float | None:
-        """The smallest accuracy on the selection splits; None where one is not known."""
-        known = [share for share in self.select.values() if share is not None]
-        return min(known) if known and len(known) == len(self.select) else None
+    def smallest(self, own: Mapping[str, float]) -> float | None:
+        """Return the smallest score on the selection splits; None where one is not known.
+
+        Args:
+            own: Scores of experts whose shares are compared, those of language models.
+        """
+        known = {name: share for name, share in self.select.items() if share is not None}
+        if not known or len(known) < len(self.select):
+            return None
+        return min(share / own.get(name, 1.0) for name, share in known.items())
 
 
 @dataclass(frozen=True)
@@ -166,18 +171,24 @@ def better_than_picked(merged: MergeResult, rows: Sequence[ResultRow], share: fl
         LINE: f"it is {1 - share:.3g} a + {share:.3g} b, which a comparison of methods has as well",
         MEAN: "it is the mean of all weights",
     }
-    picked = rows[-1].smallest
-    rivals = [row for row in rows if row.name in how and row.smallest is not None]
-    if picked is None or not rivals:
+    own = {
+        row.name: row.select[row.name] or 1.0
+        for row in rows for e in merged.space
+        if row.name == e.name and e.task is not None and e.task.measure == "loss"
+    }  # fmt: skip
+    picked = rows[-1].smallest(own)
+    rivals = {row.name: row.smallest(own) for row in rows if row.name in how}
+    known = {name: value for name, value in rivals.items() if value is not None}
+    if picked is None or not known:
         return None
-    best = max(rivals, key=lambda row: row.smallest or 0.0)
-    assert best.smallest is not None
-    if best.smallest <= picked + MARGIN:
+    best = max(known, key=lambda name: known[name])
+    if known[best] <= picked + MARGIN:
         return None
-    name = f"network {best.name}" if best.name in (first, last) else f"the {best.name}"
+    name = f"network {best}" if best in (first, last) else f"the {best}"
+    of = " of the inverse of its own network's perplexity" if own else ""
     return (
-        f"{WORSE} {name} alone: at its worst task {100 * picked:.1f} % against "
-        f"{100 * best.smallest:.1f} % on the selection splits; {how[best.name]}, and more `steps` "
+        f"{WORSE} {name} alone: at its worst task {100 * picked:.1f} %{of} against "
+        f"{100 * known[best]:.1f} % on the selection splits; {how[best]}, and more `steps` "
         "may do better than both"
     )
 
@@ -224,6 +235,6 @@ def _row(
 ) -> ResultRow:
     experts = merged.space.experts
     test = {
-        e.name: accuracy(e.network, w, e.task.test) if e.task is not None else None for e in experts
+        e.name: score(e.network, w, e.task.test) if e.task is not None else None for e in experts
     }
-    return ResultRow(name, select_accuracies(experts, w), test)
+    return ResultRow(name, select_scores(experts, w), test)

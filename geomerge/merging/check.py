@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from geomerge.errors import Problems
-from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.measures import loss_of, score
 from geomerge.evaluation.plausibility import EXAMPLES
 from geomerge.expert import Expert
 from geomerge.expert_like import ExpertLike, as_expert, opened, rebuilt
@@ -38,7 +38,7 @@ class Check:
     Attributes:
         networks: Description of each network, by name: ``file``, ``architecture``, ``weights``,
             ``task``, ``labels``, ``manifold``, ``inputs``, ``sketch``; where nothing is in the way,
-            ``accuracy`` on as many ``examples`` of its task's selection split.
+            ``accuracy`` or ``loss`` on as many ``examples`` of its task's selection split.
         preset: Preset that the merge would choose; None where something is wrong.
         memory: Bytes, by their use.
         time: Seconds by part, and steps by walk.
@@ -226,8 +226,11 @@ def _foresee(
     for expert in preset.space:
         if expert.task is not None:
             few = expert.task.select.first(EXAMPLES)
-            share = accuracy(expert.network, expert.weights, few)
-            found.networks[expert.name] |= {"accuracy": share, "examples": len(few.labels)}
+            share = score(expert.network, expert.weights, few)
+            found.networks[expert.name] |= {
+                few.measure: share if few.measure == "accuracy" else loss_of(share),
+                "examples": len(few.labels),
+            }
     found.preset, found.notes = preset.name, preset.prepared.notes
     found.memory = estimate_memory(preset)
     gain = predicted_gain(preset.prepared) if base is not None else None

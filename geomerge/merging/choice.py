@@ -120,7 +120,7 @@ def choose_rule(preset: Preset) -> PickRule:
     Raises:
         OptionError: If the rule needs data that is not there.
     """
-    own = _SelectAccuracies(preset.space)
+    own = _SelectScores(preset.space)
     unlabelled = [expert.name for expert in preset.space if expert.task is None]
     drifts, text = preset.predicts_drifts, preset.options.choose.pick
     if text is None:
@@ -164,8 +164,8 @@ def zeros_filled(prepared: PreparedMerge) -> list[str]:
     ]
 
 
-class _SelectAccuracies(Mapping[str, float | None]):
-    """Accuracy of each expert on its selection split, measured on first use."""
+class _SelectScores(Mapping[str, float | None]):
+    """Score of each expert on its selection split, measured on first use."""
 
     def __init__(self, space: WeightSpace) -> None:
         self._space = space
@@ -177,7 +177,7 @@ class _SelectAccuracies(Mapping[str, float | None]):
         if self._space[name].task is None:
             return None
         if name not in self._known:
-            self._known[name] = self._space[name].accuracy("select")
+            self._known[name] = self._space[name].score("select")
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:

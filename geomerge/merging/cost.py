@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.drift import Probe
+from geomerge.evaluation.measures import score
 from geomerge.evaluation.search import COARSE
 from geomerge.expert import Expert
 from geomerge.merging.beside import walks_beside
@@ -261,9 +261,7 @@ def _training(preset: Preset) -> float:
 
 
 def _tested(expert: Expert) -> float | None:
-    return (
-        None if expert.task is None else accuracy(expert.network, expert.weights, expert.task.test)
-    )
+    return None if expert.task is None else score(expert.network, expert.weights, expert.task.test)
 
 
 def _seconds(run: Callable[[], object]) -> float:

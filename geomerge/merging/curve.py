@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geomerge.evaluation.accuracy import right_by_class
 from geomerge.evaluation.drift import Probe, predicted_change, probe_of
+from geomerge.evaluation.measures import score
 from geomerge.expert import Expert
 from geomerge.merging.result import MergeResult
 from geomerge.paths.path import WeightPath
@@ -30,7 +31,7 @@ class MergeCurvePoint:
 
     Attributes:
         t: Place on the path.
-        accuracy: Accuracy on the selection split of its task, 0 to 1; None without a task.
+        accuracy: Score on the selection split of its task, 0 to 1; None without a task.
         classes: Accuracy on each class, by the class's own number in its task.
         distance: Distance |w - w_i|.
         predicted: Change of its function predicted by its sketch, d' g d with d = w - w_i; None
@@ -90,6 +91,8 @@ def _point(
 def _class_accuracies(expert: Expert, w: Tensor) -> tuple[float, dict[str, float]] | None:
     if expert.task is None:
         return None
+    if expert.task.measure == "loss":
+        return score(expert.network, w, expert.task.select), {}
     right, of = right_by_class(partial(expert.network.logits, w), expert.task.select)
     first = expert.task.first_class
     shares = {

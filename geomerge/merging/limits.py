@@ -95,9 +95,14 @@ def _constraints(preset: Preset, stage: Stage, bounded: str) -> list[Constraint]
 def _losses(preset: Preset, expert: Expert, bounded: str) -> list[KLConstraint]:
     """Return the losses that a budget with inputs bounds."""
     inputs = inputs_of(preset.prepared.learned_on(expert))
-    count = min(_INPUTS, len(inputs))
-    x, targets = inputs.batch(slice(0, count)), preset.walker.targets(expert)[:count]
+    count = min(_INPUTS, inputs.at_once or _INPUTS, len(inputs))
+    x, known = inputs.batch(slice(0, count)), preset.walker.targets(expert)
+    targets = known[:count] if isinstance(known, Tensor) else known(x)
     name, _, which = bounded.partition("/")
+    if which and len(targets) != count:
+        raise OptionError(
+            f"`budget` {bounded} speaks of a class, and {name} predicts tokens; bound {name} alone"
+        )
     if not which:
         return [KLConstraint(bounded, expert.network, x, targets)]
     # The network's own output is taken as the class: labels are not needed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -31,7 +32,8 @@ def metric_of(
         seed: Seed of the samples of their inputs, and of the metric's draws.
     """
     count = METRICS[options.metric].inputs
-    samples = [inputs_of(expert).sample(count, seed) for expert in experts]
+    given = [inputs_of(expert) for expert in experts]
+    samples = [x.sample(x.enough(count), seed) for x in given]
     columns = {str(expert.network.columns) for expert in experts}
     shapes = {str(x.shape) for x in samples}
     # One measurement on the inputs of all: its factors are means over them.
@@ -55,4 +57,4 @@ def _pooled(samples: Sequence[Inputs]) -> Inputs:
         return samples[0]
     shortest = min(len(x) for x in samples)
     mixed = interleave([x.batch(slice(0, shortest)) for x in samples])
-    return as_they_are(mixed, samples[0].device)
+    return replace(as_they_are(mixed, samples[0].device), at_once=samples[0].at_once)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from geomerge.data import Split
+from geomerge.evaluation.measures import mean_loss
 from geomerge.expert import Expert
 from geomerge.merging.result import MergeResult
 from geomerge.weight_space import WeightSpace
@@ -128,6 +129,5 @@ def _spread(values: list[float], count: int) -> list[float]:
 
 
 def _loss(expert: Expert, w: Tensor, split: Split) -> float | None:
-    logits = expert.network.logits(w, split.inputs.batch(slice(None))).double()
-    loss = float(torch.nn.functional.cross_entropy(logits, split.labels))
+    loss = mean_loss(lambda x: expert.network.logits(w, x).double(), split)
     return loss if loss < float("inf") else None

@@ -26,6 +26,7 @@ from geomerge.merging.measuring import metric_of
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.same_make import check_same_function
 from geomerge.metrics import Metric, Sketch, make_sketch
+from geomerge.metrics.sketch import INPUTS
 from geomerge.weight_space import WeightSpace
 
 __all__ = ["PreparedMerge", "aligned_merge", "prepare"]
@@ -79,7 +80,7 @@ class PreparedMerge:
         inputs = self.with_surrogates(expert).inputs
         assert inputs is not None, "a sketch is made where there are inputs"
         return make_sketch(
-            expert.network, w, inputs, inputs.name,
+            expert.network, w, inputs, inputs.name, count=inputs.enough(INPUTS),
             output=self.options.measure.output, seed=self.options.machine.seed,
         )  # fmt: skip
 

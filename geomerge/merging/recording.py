@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.drift import Probe
+from geomerge.evaluation.measures import score
 from geomerge.merging.walker import Walk
 from geomerge.monitor.progress import Progress
 from geomerge.paths.leg import Leg, record_leg
@@ -51,7 +51,7 @@ class Monitor:
         shares: dict[str, float] = {}
         for step, point in enumerate(walk, taken + 1):
             if not shares or step % EVERY == 1:
-                shares = {key: accuracy(net, point.weights, few) for key, net, few in self._few}
+                shares = {key: score(net, point.weights, few) for key, net, few in self._few}
             self._call(Progress(name, step, steps, shares))
             yield point
 

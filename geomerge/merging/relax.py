@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.measures import score
 from geomerge.expert import Expert
 from geomerge.merging.measuring import inputs_of
 from geomerge.merging.prepare import PreparedMerge
@@ -128,4 +128,4 @@ def _worst(expert: Expert) -> Callable[[list[Tensor]], float] | None:
     if expert.task is None:
         return None
     few = expert.task.select.first(_EXAMPLES)
-    return lambda points: min(accuracy(expert.network, w, few) for w in fine(points, 2))
+    return lambda points: min(score(expert.network, w, few) for w in fine(points, 2))

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from geomerge.errors import OptionError, did_you_mean
+from geomerge.evaluation.measures import worded
 from geomerge.evaluation.pick import PickRule
 from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
@@ -81,7 +82,10 @@ class MergeResult:
 
     @property
     def accuracies(self) -> dict[str, float | None]:
-        """Accuracy of the crossover on each network's selection split, None without a task."""
+        """Score of the crossover on each network's selection split, None without a task.
+
+        It is an accuracy; of a language model the inverse of its perplexity.
+        """
         known = self.picked.score.accuracy
         return {expert.name: known[expert.name] for expert in self.space if expert.name in known}
 
@@ -197,7 +201,7 @@ class MergeResult:
         """Return a summary in Markdown."""
         rows = [
             f"| {e.name} | {e.source} | {e.task.name if e.task else 'not known'} | "
-            f"{_percent(self.accuracies.get(e.name))} |"
+            f"{_worded(e, self.accuracies.get(e.name))} |"
             for e in self.space
         ]
         return "\n".join(
@@ -207,7 +211,7 @@ class MergeResult:
                 f"Preset {self.preset.name}, crossover at t = {self.t:.4g}, picked by "
                 f"{self.rule.name}; {self.space.head} head.",
                 "",
-                "| network | from | task | accuracy of the merged network (selection split) |",
+                "| network | from | task | merged network (selection split) |",
                 "|---|---|---|---:|",
                 *rows,
                 "",
@@ -216,7 +220,9 @@ class MergeResult:
         )
 
     def __repr__(self) -> str:
-        shares = ", ".join(f"{name} {_percent(value)}" for name, value in self.accuracies.items())
+        known = self.accuracies
+        told = [e for e in self.space if e.name in known]
+        shares = ", ".join(f"{e.name} {_worded(e, known[e.name])}" for e in told)
         notes = "".join(f"; note: {note}" for note in self.notes)
         return (
             f"<MergeResult of {', '.join(self.accuracies)} ({self.preset.name}): crossover at t = "
@@ -226,7 +232,7 @@ class MergeResult:
     def _repr_html_(self) -> str:
         chosen = self.picked
         networks = [
-            [e.name, e.task.name if e.task else "not known", _percent(self.accuracies[e.name])]
+            [e.name, e.task.name if e.task else "not known", _worded(e, self.accuracies[e.name])]
             for e in self.space
         ]
         walks = [
@@ -234,7 +240,7 @@ class MergeResult:
             for c in self.stages[-1].candidates
         ]
         parts = [
-            table(("network", "task", "accuracy of the crossover (selection)"), networks),
+            table(("network", "task", "crossover (selection split)"), networks),
             _walk(chosen),
             table(("damping", "length up to the pick", f"value ({self.rule.name})", ""), walks),
         ]
@@ -262,8 +268,10 @@ def _warn_renamed(old: str, new: str) -> None:
     warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 
-def _percent(share: float | None) -> str:
-    return "not measured" if share is None else f"{100 * share:.2f} %"
+def _worded(expert: Expert, score: float | None) -> str:
+    if score is None or expert.task is None:
+        return "not measured"
+    return worded(score, expert.task.measure, 2)
 
 
 def _walk(chosen: Candidate) -> str:
@@ -277,6 +285,6 @@ def _walk(chosen: Candidate) -> str:
         seen = [(at[step], score.accuracy[name]) for step, score in chosen.seen.items()]
         points = [(x, y) for x, y in seen if y is not None]
         if points:
-            curves.append(Curve(f"accuracy on the task of {name} (selection)", points))
+            curves.append(Curve(f"score on the task of {name} (selection)", points))
     where = ("picked", at[chosen.step])
-    return drawing(curves, "share of the walk's length", "accuracy", mark=where) if curves else ""
+    return drawing(curves, "share of the walk's length", "score", mark=where) if curves else ""

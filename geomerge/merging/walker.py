@@ -16,7 +16,7 @@ from geomerge.metrics import METRICS, EuclideanMetric, MaskedMetric, Metric, com
 from geomerge.steps import precondition
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.damping import DampingLearner
-from geomerge.walks.objectives import KLToTeacher, log_probabilities
+from geomerge.walks.objectives import KLToTeacher, Targets, log_probabilities
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import (
     FunctionWalkOptions,
@@ -67,8 +67,10 @@ class Walker:
         targets, inputs = self.targets(expert), self._inputs(expert)
         return KLToTeacher(expert.network, targets, inputs, FunctionWalkOptions.batch, seed)
 
-    def targets(self, expert: Expert) -> Tensor:  # (N, m)
-        """Return an expert's log-probabilities on its inputs."""
+    def targets(self, expert: Expert) -> Targets:
+        """Return an expert's log-probabilities on its inputs, or what computes them for a batch."""
+        if self._inputs(expert).at_once is not None:
+            return lambda x: expert.network.logits(expert.weights, x).log_softmax(dim=1)
         if expert.name not in self._targets:
             self._targets[expert.name] = log_probabilities(
                 expert.network, expert.weights, self._inputs(expert)

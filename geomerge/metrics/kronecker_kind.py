@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs
 from geomerge.metrics.kronecker.coverage import find_coverage
-from geomerge.metrics.kronecker.diagonal import squared_derivatives
+from geomerge.metrics.kronecker.diagonal import at_tokens, squared_derivatives
 from geomerge.metrics.kronecker.estimate import (
     KroneckerSums,
     block_widths,
@@ -63,7 +63,8 @@ def _pace(network: Network, w: Tensor, inputs: Inputs, output: str) -> Measuring
     slow = 0.0
     if coverage.one_by_one:
         x = inputs.batch(slice(0, 1))
-        signs = torch.ones(1, 2, network.logits(w, x).shape[1]).to(w)
+        rows, outputs = network.logits(w, x).shape
+        signs = at_tokens(torch.ones(rows, 2, outputs).to(w), x)
         began = time.perf_counter()
         squared_derivatives(network, w, coverage.one_by_one, x, signs, output)
         slow = time.perf_counter() - began

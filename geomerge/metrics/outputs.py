@@ -45,11 +45,11 @@ def output_map(
     if output in ("hellinger", "tempered"):
         t = TEMPERATURE if output == "tempered" else 1.0
         # exp(log p / 2) instead of sqrt(p): the gradient stays finite where p underflows.
-        return 2 * t * torch.exp(0.5 * torch.log_softmax(logits / t, dim=1))
+        return 2 * t * torch.exp(0.5 * torch.log_softmax(logits / t, dim=-1))
     if output == "logits":
         return logits
     if output == "softmax":
-        return torch.softmax(logits, dim=1)
+        return torch.softmax(logits, dim=-1)
     raise OptionError(f"unknown output {output!r}{did_you_mean(output, OUTPUTS)}")
 
 

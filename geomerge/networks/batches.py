@@ -33,6 +33,7 @@ __all__ = [
     "split",
     "take",
     "to_device",
+    "token_mask",
     "trimmed",
 ]
 
@@ -121,12 +122,18 @@ def _padded(x: dict[str, Tensor], length: int) -> dict[str, Tensor]:
     return {name: functional.pad(value, (0, missing)) for name, value in x.items()}
 
 
+def token_mask(x: Batch) -> Tensor | None:  # (B, T), bool
+    """Return where the tokens of a batch of texts are no padding; None where nothing says so."""
+    mask = x.get(MASK) if isinstance(x, dict) else None
+    return mask.bool() if mask is not None and mask.dim() == 2 else None
+
+
 def trimmed(x: Batch) -> Batch:
     """Return a batch of texts without the columns that are padding in each of them."""
-    if not isinstance(x, dict) or MASK not in x or x[MASK].dim() != 2:
+    mask = token_mask(x)
+    if mask is None or not isinstance(x, dict):
         return x
-    mask = x[MASK]
-    used = mask.bool().any(dim=0).nonzero()
+    used = mask.any(dim=0).nonzero()
     length = int(used[-1]) + 1 if len(used) else 1
     if length == mask.shape[1]:
         return x

@@ -45,6 +45,7 @@ __all__ = [
     "load_tokenizer",
     "model_folder",
     "network_digest",
+    "predicted_by",
     "recorded_architecture",
     "save_model_folder",
 ]
@@ -313,6 +314,18 @@ def recorded_architecture(meta: Mapping[str, Any]) -> str | ConfiguredModel | No
     if isinstance(meta.get("config"), dict):
         return ConfiguredModel(meta["config"])
     return meta.get("architecture")
+
+
+def predicted_by(config: Mapping[str, Any]) -> str:
+    """Return what a model predicts of a text: a ``"class"``, the ``"next"`` token, or ``"masked"``.
+
+    Args:
+        config: Content of ``config.json``.
+    """
+    kind = repr(ConfiguredModel(config))
+    if kind.endswith(("ForCausalLM", "LMHeadModel")):
+        return "next"
+    return "masked" if kind.endswith("ForMaskedLM") else "class"
 
 
 def load_tokenizer(folder: Path) -> Any:

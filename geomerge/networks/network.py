@@ -25,7 +25,7 @@ from geomerge.networks.batches import (
 )
 from geomerge.networks.gradients import gradients_into
 from geomerge.networks.input_shapes import why_refused
-from geomerge.networks.outputs import logits_in
+from geomerge.networks.outputs import logits_in, token_rows
 from geomerge.networks.wrappers import plain_module, without_graph
 
 __all__ = ["Network", "check_device", "inputs_at_once", "places"]
@@ -71,6 +71,9 @@ def places(shapes: Mapping[str, torch.Size]) -> dict[str, slice]:
 
 class Network:
     """A deterministic network as a function of inputs and one weight vector.
+
+    The outputs of a language model are the logits at every token of its texts, one row each,
+    padding left out: B inputs have as many rows as they have tokens.
 
     The vector holds every floating point tensor of the state dict: parameters first, then buffers
     (running statistics), so that a path between two networks moves those too. Tied weights appear
@@ -264,7 +267,7 @@ class Network:
 
     def call(self, module: nn.Module, x: Batch) -> Tensor:  # (B, m)
         """Return the logits that a module of this architecture has on a batch."""
-        return self._logits_in(pass_to(module, x))[:, self.columns]
+        return token_rows(self._logits_in(pass_to(module, x)), x)[:, self.columns]
 
     def outputs(
         self,
@@ -285,9 +288,17 @@ class Network:
             tensors: Tensors in place of the module's own; those that are missing are the module's.
             x: Inputs.
         """
+        return token_rows(self.at_positions(tensors, x), x)
+
+    def at_positions(
+        self,
+        tensors: Mapping[str, Tensor],
+        x: Batch,  # (B, ...)
+    ) -> Tensor:  # (B, m) or (B, T, m)
+        """Return the same with the positions of a language model, padding too, along an axis."""
         args, kwargs = arguments(x)
         out = functional_call(self.module, {**tensors, **self.constants}, args, kwargs)
-        return self._logits_in(out)[:, self.columns]
+        return self._logits_in(out)[..., self.columns]
 
     def logits(
         self,
@@ -368,10 +379,13 @@ class Network:
             (at_logits,) = torch.autograd.grad(loss, logits)
         with _trainable(self.shared_module(w)) as parameters:
             sums = out.zero_()[: self.n_parameters].split([p.numel() for p in parameters])
-            pairs = zip(split(x, self.max_batch), at_logits.split(self.max_batch), strict=True)
-            for part, wanted in pairs:
+            done = 0
+            for part in split(x, self.max_batch):
+                outputs = self.call(self.module, part)
+                wanted = at_logits[done : done + len(outputs)]
+                done += len(outputs)
                 gradients = torch.autograd.grad(
-                    self.call(self.module, part), parameters, wanted,
+                    outputs, parameters, wanted,
                     allow_unused=True, materialize_grads=True,
                 )  # fmt: skip
                 for total, gradient in zip(sums, gradients, strict=True):
@@ -403,7 +417,10 @@ class Network:
                 first, second = pass_to(module, x), pass_to(module, x)
             except Exception as error:  # whatever a network's own code raises
                 raise TaskError(why_refused(self.module, x, source, error)) from error
-            out, again = (self._logits_in(output)[:, self.columns] for output in (first, second))
+            out, again = (
+                token_rows(self._logits_in(output), x)[:, self.columns]
+                for output in (first, second)
+            )
         if out.shape[1] < classes:
             raise TaskError(
                 f"the network has {out.shape[1]} outputs and {source} has {classes} classes; "

@@ -1,4 +1,9 @@
-"""Logits in the output of a module: the tensor itself, an attribute or an entry of it."""
+"""Logits in the output of a module: the tensor itself, an attribute or an entry of it.
+
+A language model has logits at every position of a text. Those at real tokens are rows, one below
+the other, as if each token were an example; those at padding are left out, so that no mean counts
+them.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,12 @@ from typing import Any
 from torch import Tensor
 
 from geomerge.errors import CheckpointError
+from geomerge.networks.batches import Batch, leaves, token_mask
 
-__all__ = ["logits_in"]
+__all__ = ["logits_in", "token_rows"]
 
 
-def logits_in(output: Any) -> Tensor:  # (B, m)
+def logits_in(output: Any) -> Tensor:  # (B, m) or (B, T, m)
     """Return the logits in what a module returns.
 
     They are the tensor itself, the attribute ``logits``, the entry ``"logits"`` of a mapping or its
@@ -22,7 +28,7 @@ def logits_in(output: Any) -> Tensor:  # (B, m)
         output: Output of the module.
 
     Raises:
-        CheckpointError: If it holds no logits in any of these places, or not of shape (B, m).
+        CheckpointError: If it holds no logits in any of these places, or of another number of axes.
     """
     found = output
     if not isinstance(found, Tensor):
@@ -34,10 +40,37 @@ def logits_in(output: Any) -> Tensor:  # (B, m)
             found = output.get("logits", only)
         elif isinstance(output, (tuple, list)) and output:
             found = output[0]
-    if not isinstance(found, Tensor) or found.dim() != 2:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(output).__name__
-        raise CheckpointError(
-            f"expected a network that returns logits of shape (batch, classes), got {shape}; say "
-            "where they are with `logits`, a function of the module's output"
-        )
+    if not isinstance(found, Tensor) or found.dim() not in (2, 3):
+        raise _refused(found if isinstance(found, Tensor) else output)
     return found
+
+
+def token_rows(
+    values: Tensor,  # (B, m) or (B, T, m)
+    x: Batch,
+) -> Tensor:  # (R, m)
+    """Return values at all real tokens of a batch, text by text; those of whole inputs as they are.
+
+    Args:
+        values: Values for each input, shape (B, m), or for each of its tokens, shape (B, T, m).
+        x: The inputs, whose attention mask is 0 at padding; without one every position counts.
+
+    Raises:
+        CheckpointError: If there are values at positions of inputs that are no tokens.
+    """
+    if values.dim() < 3:
+        return values
+    tokens = [leaf for leaf in leaves(x) if not leaf.is_floating_point() and leaf.dim() == 2]
+    if not any(leaf.shape == values.shape[:2] for leaf in tokens):
+        raise _refused(values)
+    mask = token_mask(x)
+    return values.flatten(0, 1) if mask is None else values[mask]
+
+
+def _refused(found: Any) -> CheckpointError:
+    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    return CheckpointError(
+        "expected a network that returns logits of shape (batch, classes), or (batch, tokens, "
+        f"vocabulary) for texts, got {shape}; say where they are with `logits`, a function of the "
+        "module's output"
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geomerge.data import Task
+from geomerge.evaluation.measures import cell, perplexity_of, unit
 from geomerge.io.files import sha256, write_bytes
 
 __all__ = ["write_merge_card", "write_reconfigure_card", "write_sparsify_card"]
@@ -49,6 +50,7 @@ def write_merge_card(
         title=title,
         report=report,
         tasks=known,
+        unit=unit(task.measure for task in known.values()),
         names={name: names.get(name) for name in tasks},
         rows=[(names[name], task, networks[name]["outputs"]) for name, task in known.items()],
         walks=sum(len(stage["candidates"]) for stage in report["stages"]),
@@ -160,13 +162,13 @@ def _metadata(
     Args:
         title: Name of the network.
         tags: Tags of the card.
-        results: Tasks with their names and the accuracies on their test splits, in [0, 1].
+        results: Tasks with their names and the scores on their test splits, in [0, 1].
     """
     measured = [
         {
             "task": {"type": _KINDS.get(len(task.input_shape), "other")},
             "dataset": {"name": name, "type": _HUB.get(name, name), "split": "test"},
-            "metrics": [{"type": "accuracy", "value": value, "name": "accuracy"}],
+            "metrics": [_metric(task, value)],
         }
         for task, name, value in results
     ]
@@ -179,9 +181,15 @@ def _metadata(
         **({"pipeline_tag": kind} if kind else {}),
         "tags": tags,
         **({"datasets": sorted(hub)} if hub else {}),
-        "metrics": ["accuracy"],
+        "metrics": sorted({_metric(task, 1.0)["type"] for task, _, _ in results}) or ["accuracy"],
         **({"model-index": [{"name": title, "results": measured}]} if measured else {}),
     }
+
+
+def _metric(task: Task, score: float) -> dict[str, Any]:
+    if task.measure == "loss":
+        return {"type": "perplexity", "value": perplexity_of(score), "name": "perplexity"}
+    return {"type": "accuracy", "value": score, "name": "accuracy"}
 
 
 def _distinct(names: dict[str, str]) -> dict[str, str]:
@@ -214,7 +222,7 @@ def _write(folder: Path, template: str, metadata: dict[str, Any], **content: Any
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = {"code": _code, "percent": _percent, "short": short, "text": _text}
+    filters = {"cell": cell, "code": _code, "percent": _percent, "short": short, "text": _text}
     environment.filters |= filters
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     body = environment.get_template(template).render(**content)

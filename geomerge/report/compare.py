@@ -54,7 +54,10 @@ def draw_compare(report: dict[str, Any], file: Path) -> None:
         axis.axvline(experts[0], color="0.4", lw=1, ls=(0, (1, 2)), zorder=1)
         axis.axhline(experts[1], color="0.4", lw=1, ls=(0, (1, 2)), zorder=1)
         for side, label in (("a", axis.set_xlabel), ("b", axis.set_ylabel)):
-            label(f"accuracy on {report['networks'][side]['task']}, the task of {side} (test, %)")
+            network = report["networks"][side]
+            loss = network.get("measure") == "loss"
+            what = "1 / perplexity" if loss else "accuracy"
+            label(f"{what} on {network['task']}, the task of {side} (test, %)")
         axis.grid(alpha=0.2)
     handles = {text: h for h, text in zip(*whole.get_legend_handles_labels(), strict=True)}
     figure.legend(

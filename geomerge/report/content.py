@@ -212,6 +212,7 @@ def _network(expert: Expert, class_offset: int) -> dict[str, Any]:
         "sha256": expert.digest,
         "architecture": expert.architecture,
         "task": expert.task.name if expert.task else meta.get("task"),
+        "measure": expert.task.measure if expert.task else "accuracy",
         "outputs": [columns.start, columns.stop] if columns.stop else None,
         "class_offset": class_offset,
         "sketch": expert.sketch.meta if expert.sketch else None,

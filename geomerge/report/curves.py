@@ -45,8 +45,13 @@ def draw_curves(report: dict[str, Any], file: Path) -> None:
         ha="right" if t > 0.5 else "left",
         color="0.25",
     )
-    upper.set_ylabel("accuracy, selection split (%)")
-    upper.set_ylim(-2, 102)
+    networks = report["networks"].values()
+    if any(network.get("measure") == "loss" for network in networks):
+        upper.set_ylabel("1 / perplexity, selection split (%)")
+        upper.set_ylim(bottom=0)
+    else:
+        upper.set_ylabel("accuracy, selection split (%)")
+        upper.set_ylim(-2, 102)
     if upper.lines[:-1]:  # else no task has labels
         figure.legend(loc="outside upper center", ncols=3, frameon=False)
     first, *_, last = report["networks"]

@@ -38,6 +38,7 @@ class NetworkEntry(TypedDict):
     sha256: str
     architecture: str | None
     task: str | None
+    measure: NotRequired[str]
     outputs: list[int] | None
     class_offset: int
     sketch: dict[str, Any] | None
@@ -237,12 +238,13 @@ class PlaneEntry(TypedDict):
 
 
 class Count(TypedDict):
-    """Number of correct answers, with its 95 % interval."""
+    """Number of right examples, with a 95 % interval; or the perplexity of so many tokens."""
 
-    correct: int
     of: int
-    accuracy: float
-    interval: list[float]
+    correct: NotRequired[int]
+    accuracy: NotRequired[float]
+    interval: NotRequired[list[float]]
+    perplexity: NotRequired[float]
 
 
 class BracketEntry(TypedDict):

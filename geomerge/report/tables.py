@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from geomerge.evaluation.measures import cell
+
 __all__ = ["DATA_MEANING", "compare_markdown", "compare_table", "stream_markdown", "stream_table"]
 
 DATA_MEANING = (
     "data: x inputs, y labels, s the sketch of a network, of a's or b's task; samples: inputs "
-    "passed through a network to make the row; min: the smaller on test; drop: the worst drop "
-    "below the network of a task, in points; sel.: selection split; s: seconds"
+    "passed through a network to make the row; min: the worse on test; drop: the worst drop "
+    "below the network of a task, in points, or the worst rise of a perplexity above it, in "
+    "percent; sel.: selection split; s: seconds"
 )
 _HEADINGS = (
     "method", "acc", "BWT", "forget", "MB", "inputs", "labels", "passes", "train", "merge",
@@ -27,16 +30,17 @@ def compare_table(report: dict[str, Any]) -> tuple[tuple[str, ...], list[list[st
         "method", "test a", "test b", "min", "drop", "sel. a", "sel. b", "data", "s", "samples",
         "chosen",
     )  # fmt: skip
+    measures = {s: report["networks"][s].get("measure", "accuracy") for s in "ab"}
     rows = []
     for row in report["rows"]:
         if row["reason"] is not None:
             continue
         rows.append([
             row["name"],
-            *(f"{100 * row['test'][side]:.2f}" for side in "ab"),
-            f"{100 * row['smallest']:.2f}",
+            *(cell(row["test"][side], measures[side]) for side in "ab"),
+            cell(row["smallest"], measures["a"]),
             f"{100 * row['worst_drop']:.2f}",
-            *(f"{100 * row['select'][side]:.2f}" for side in "ab"),
+            *(cell(row["select"][side], measures[side]) for side in "ab"),
             _data(row["data"]),
             f"{row['seconds']:.1f}",
             f"{row['samples'] / 1000:.0f}k" if row["samples"] else "-",

@@ -79,6 +79,7 @@ def _report(found: Comparison, recipe: dict[str, Any]) -> dict[str, Any]:
                 "sha256": e.digest,
                 "architecture": e.architecture,
                 "task": e.task.name if e.task else None,
+                "measure": found.measure(e.name),
                 "manifold": e.inputs.name if e.inputs else None,
                 "expert_test": found.experts[e.name],
                 "expert_select": found.experts_select[e.name],

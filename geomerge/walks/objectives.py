@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs, Split
 from geomerge.metrics import output_map
-from geomerge.networks.batches import Batch, map_leaves
+from geomerge.networks.batches import Batch, leaves, map_leaves
 from geomerge.networks.network import Network
 
 __all__ = [
@@ -21,11 +21,15 @@ __all__ = [
     "MixupDrift",
     "Objective",
     "OutputDrift",
+    "Targets",
     "divergence",
     "log_probabilities",
 ]
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]  # function of logits, shape (B, m)
+# Log-probabilities of all inputs, shape (N, m), or what computes them for a batch of inputs.
+Targets: TypeAlias = Tensor | Callable[[Batch], Tensor]
+_TEXTS = 16  # of a language model per gradient at least
 
 
 def divergence(
@@ -94,6 +98,8 @@ class Objective(ABC):
     def __init__(self, network: Network, inputs: Inputs, batch: int, seed: int) -> None:
         self._network = network
         self._inputs = inputs
+        if inputs.at_once is not None:  # each of a text's tokens is an example
+            batch = min(batch, max(_TEXTS, batch // leaves(inputs.raw)[0].shape[1]))
         self.indices = _batches(len(inputs), min(batch, len(inputs)), seed)
 
     def __call__(
@@ -130,20 +136,23 @@ class KLToTeacher(Objective):
 
     Args:
         network: Network that walks.
-        targets: Log-probabilities of the teacher on all inputs, shape (N, m).
+        targets: Log-probabilities of the teacher on all inputs, shape (N, m), or a function of a
+            batch of inputs that computes them, where all of them are too many to be held: of a
+            language model, whose texts have as many rows as tokens.
         inputs: Inputs of the teacher in the same order, without labels.
         batch: Number of inputs per gradient.
         seed: Seed of the order of the inputs.
     """
 
     def __init__(
-        self, network: Network, targets: Tensor, inputs: Inputs, batch: int, seed: int
+        self, network: Network, targets: Targets, inputs: Inputs, batch: int, seed: int
     ) -> None:
         super().__init__(network, inputs, batch, seed)
         self._targets = targets
 
     def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
-        return self._inputs.batch(index), divergence(self._targets[index])
+        x, known = self._inputs.batch(index), self._targets
+        return x, divergence(known[index] if isinstance(known, Tensor) else known(x))
 
 
 class OutputDrift(Objective):
@@ -244,10 +253,10 @@ class CrossEntropy(Objective):
 
     def __init__(self, network: Network, split: Split, batch: int, seed: int) -> None:
         super().__init__(network, split.inputs, batch, seed)
-        self._labels = split.labels
+        self._split = split
 
     def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
-        loss_of = partial(torch.nn.functional.cross_entropy, target=self._labels[index])
+        loss_of = partial(torch.nn.functional.cross_entropy, target=self._split.targets(index))
         return self._inputs.batch(index), loss_of
 
 

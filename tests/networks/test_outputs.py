@@ -29,9 +29,7 @@ def test_logits_are_found(output: Any) -> None:
     assert logits_in(output) is LOGITS
 
 
-@pytest.mark.parametrize(
-    "output", [torch.ones(4), {"a": LOGITS, "b": LOGITS}, (), "text", None, torch.ones(4, 3, 2)]
-)
+@pytest.mark.parametrize("output", [torch.ones(4), {"a": LOGITS, "b": LOGITS}, (), "text", None])
 def test_where_there_are_none_the_message_says_what_to_give(output: Any) -> None:
     with pytest.raises(CheckpointError, match=r"logits of shape \(batch, classes\).*`logits`"):
         logits_in(output)

@@ -8,7 +8,7 @@ from torch import Tensor
 from geomerge.comparison.context import Context
 from geomerge.comparison.registry import MethodResult, method
 from geomerge.data import Inputs
-from geomerge.metrics.kronecker.diagonal import squared_derivatives
+from geomerge.metrics.kronecker.diagonal import at_tokens, squared_derivatives
 from geomerge.networks.network import Network
 
 __all__ = ["FISHER_INPUTS", "diagonal_fisher", "fisher_merge"]
@@ -37,21 +37,25 @@ def diagonal_fisher(
         seed: Seed of the choice of inputs and of the signs.
 
     Returns:
-        The mean over inputs; zero for running statistics.
+        The mean over outputs, of inputs or of tokens; zero for running statistics.
     """
     sample = inputs.sample(FISHER_INPUTS, seed)
     generator = torch.Generator().manual_seed(seed)
     names = [k for k, place in network.slices.items() if place.stop <= network.n_parameters]
     sums = {name: w.new_zeros(network.shapes[name], dtype=torch.float64) for name in names}
     classes = network.logits(w, sample.batch(slice(0, 1))).shape[1]
+    count = 0
     for x in sample.batches(max(1, _ELEMENTS // network.n)):
-        signs = torch.randint(0, 2, (len(x), 1, classes), generator=generator).to(w) * 2 - 1
+        rows = len(network.logits(w, x))
+        count += rows
+        signs = torch.randint(0, 2, (rows, 1, classes), generator=generator).to(w) * 2 - 1
+        signs = at_tokens(signs, x)
         squares = squared_derivatives(network, w, names, x, signs, "hellinger")
         for name, square in squares.items():
             sums[name] += square
     fisher = torch.zeros_like(w)
     for name, total in sums.items():
-        fisher[network.slices[name]] = (total / len(sample)).reshape(-1).to(w)
+        fisher[network.slices[name]] = (total / count).reshape(-1).to(w)
     return fisher
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from geomerge.comparison.context import Context, NotApplicableError
 from geomerge.comparison.registry import MethodResult, method
-from geomerge.evaluation.accuracy import accuracy
+from geomerge.evaluation.measures import score
 from geomerge.evaluation.plausibility import at_chance
 from geomerge.merging.joint_training import NotTrainableError, train_jointly
 
@@ -25,8 +25,7 @@ def joint_training(context: Context) -> MethodResult:
     lost = [
         task.name
         for e in context.space
-        if (task := e.task) is not None
-        and at_chance(accuracy(e.network, w, task.select), task.select)
+        if (task := e.task) is not None and at_chance(score(e.network, w, task.select), task.select)
     ]
     if lost:
         context.prepared.notes.append(

@@ -18,10 +18,12 @@ from geomerge.metrics.kronecker.tracing import Tracer
 from geomerge.metrics.kronecker.uses import Local, Lookup, batch_axis
 from geomerge.metrics.linearisation import differentiable
 from geomerge.metrics.outputs import nearly_equal
-from geomerge.networks.batches import Batch, concat, leaves, pass_to
+from geomerge.networks.batches import Batch, batch_size, concat, leaves
 from geomerge.networks.network import Network
 
 __all__ = ["Coverage", "copies", "find_coverage", "graph_of"]
+
+_SIGNED = 6  # numbers held for each logit of a language model
 
 Span = tuple[int, int]
 Key = tuple[Any, ...]
@@ -186,7 +188,9 @@ def _traced(
     module = network.shared_module(w)
     seen = _Traced(static, known)
     with torch.enable_grad(), Tracer(network, w, leaves(x), seen):
-        pass_to(module, x)
+        logits = network.call(module, x)
+    if len(logits) > batch_size(x):  # of a vocabulary at every token, with their sign vectors
+        seen.width += _SIGNED * logits.numel()
     return seen
 
 

@@ -11,10 +11,31 @@ from torch.func import vjp
 
 from geomerge.metrics.linearisation import vectorised
 from geomerge.metrics.outputs import output_map
-from geomerge.networks.batches import Batch, single
+from geomerge.networks.batches import Batch, batch_size, single, token_mask
 from geomerge.networks.network import Network
 
-__all__ = ["squared_derivatives"]
+__all__ = ["at_tokens", "squared_derivatives"]
+
+
+def at_tokens(
+    values: Tensor,  # (R, ...)
+    x: Batch,  # (B, ...)
+) -> Tensor:  # (B, ...) or (B, T, ...)
+    """Return values of rows of outputs by input: those of a language model's tokens along an axis.
+
+    Args:
+        values: Values for each row of outputs.
+        x: The inputs. Where there are as many rows as inputs the values are returned as they are.
+    """
+    if len(values) == batch_size(x):
+        return values
+    mask = token_mask(x)
+    if mask is None:
+        each = len(values) // batch_size(x)
+        return values.reshape(batch_size(x), each, *values.shape[1:])
+    spread = values.new_zeros(*mask.shape, *values.shape[1:])
+    spread[mask] = values
+    return spread
 
 
 def squared_derivatives(
@@ -22,7 +43,7 @@ def squared_derivatives(
     w: Tensor,  # (n,)
     names: list[str],
     x: Batch,  # (B, ...)
-    signs: Tensor,  # (B, P, m)
+    signs: Tensor,  # (B, P, m) or (B, T, P, m)
     output: str,
 ) -> dict[str, Tensor]:
     """Sum squared derivatives with respect to single weights over inputs and directions.
@@ -32,7 +53,8 @@ def squared_derivatives(
         w: Weights of the network.
         names: Names of the tensors, which may be running statistics.
         x: Inputs.
-        signs: Directions in output space, P for each input.
+        signs: Directions in output space, P for each input; of a language model, for each of its
+            tokens, zeros at padding.
         output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
 
     Returns:
@@ -42,7 +64,7 @@ def squared_derivatives(
     wanted = {k: fixed.pop(k) for k in names}
 
     def phi(tensors: dict[str, Tensor], one: Batch) -> Tensor:
-        logits = network.functional({**fixed, **tensors}, single(one))
+        logits = network.at_positions({**fixed, **tensors}, single(one))
         return output_map(logits, output).squeeze(0)
 
     def derivatives(over: Callable[..., Any]) -> Any:
@@ -53,5 +75,7 @@ def squared_derivatives(
 
         return over(of_one)(x, signs)
 
+    if signs.dim() == 4:
+        signs = signs.movedim(2, 1)  # (B, P, T, m)
     found = vectorised(derivatives)
     return {name: d.double().square().sum(dim=(0, 1)) for name, d in found.items()}

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from geomerge.errors import NumericalError
 from geomerge.metrics.kronecker.coverage import Coverage, copies, find_coverage, graph_of
-from geomerge.metrics.kronecker.diagonal import squared_derivatives
+from geomerge.metrics.kronecker.diagonal import at_tokens, squared_derivatives
 from geomerge.metrics.kronecker.factor import Moments
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
@@ -27,6 +27,7 @@ from geomerge.networks.network import Network
 __all__ = ["KroneckerSums", "estimate_kronecker", "factor_widths"]
 
 _ELEMENTS = 2**26  # activations or derivatives held at a time: 256 MiB in float32
+_RANKED = 1024  # outputs that are ordered by their size
 
 
 def estimate_kronecker(
@@ -50,7 +51,8 @@ def estimate_kronecker(
             outputs; with few inputs, walks with one are not. None uses every output.
 
     Returns:
-        The metric as a mean over inputs, in the type of w; decompositions are in float64.
+        The metric as a mean over outputs, one for each input or for each token of a language
+        model's texts, in the type of w; decompositions are in float64.
 
     Raises:
         NumericalError: If activations or gradients are not finite, or there is no input.
@@ -67,7 +69,7 @@ def estimate_kronecker(
             sums.add(x, generator)
     if sums is None or count == 0:
         raise NumericalError("there are no `inputs` to measure a metric on; give at least one")
-    flat = [sums.diagonal[name].reshape(-1) / count for name in sums.rest]
+    flat = [sums.diagonal[name].reshape(-1) / sums.predictions for name in sums.rest]
     return KroneckerMetric(
         network.n,
         tuple(
@@ -75,7 +77,7 @@ def estimate_kronecker(
                 sums.coverage.label(block, network),
                 slice(block.start, block.stop),
                 None if block.bias is None else slice(block.bias, block.bias + block.rows),
-                sums.inputs.pop(block).factor(count).to(w.dtype, w.device),
+                sums.inputs.pop(block).factor(sums.predictions).to(w.dtype, w.device),
                 sums.outputs.pop(block).factor(count).to(w.dtype, w.device),
                 transposed=block.transposed,
             )
@@ -149,6 +151,7 @@ class KroneckerSums:
 
     Attributes:
         batch: Number of inputs that a pass may have.
+        predictions: Number of rows of outputs so far.
     """
 
     def __init__(
@@ -167,6 +170,7 @@ class KroneckerSums:
         self.rest = [name for name in network.shapes if name not in in_blocks]
         most = network.max_batch or _ELEMENTS
         self.batch = max(1, min(_ELEMENTS // max(coverage.width, 1), most))
+        self.predictions = 0
         self.inputs: dict[Block, Moments] = {}  # moments of the blocks' inputs
         self.outputs: dict[Block, Moments] = {}  # moments of the gradients at their outputs
         self.diagonal: dict[str, Tensor] = {
@@ -185,16 +189,21 @@ class KroneckerSums:
             return
         count = sum(self.network.shapes[name].numel() for name in names)
         most = max(1, _ELEMENTS // (signs.shape[1] * (count + self.coverage.width)))
+        signs = at_tokens(signs, x)
         for part, rows in zip(split(x, most), signs.split(most), strict=True):
             found = squared_derivatives(self.network, self.w, names, part, rows, self.output)
             self._add_squares(found)
 
-    def _add_gradients(self, x: Batch, generator: torch.Generator) -> Tensor:  # (B, P, m)
+    def _add_gradients(self, x: Batch, generator: torch.Generator) -> Tensor:  # (R, P, m)
         """Add all that follows from gradients at activations, and return the sign vectors."""
         count = batch_size(x)
         with graph_of(self.network, self.coverage.graphed):
             seen, own, phi = self._forward(x)
             signs = _signs(phi, self.sign_vectors, generator)
+            if len(phi) > count and self.sign_vectors is None:  # products of tokens cancel
+                turns = torch.randint(0, 2, (*phi.shape, 1), generator=generator)
+                signs = signs * (2 * turns - 1).to(signs)
+            self.predictions += len(phi)
             rows: Counter[Block] = Counter()  # rows of activations per block
             for product in seen.products:
                 for block in product.blocks:
@@ -331,9 +340,17 @@ def _signs(
 
     Every output has a random sign in one vector and zeros in the others. Outputs of neighbouring
     size are in different vectors, which makes the result exact for inputs that are ambiguous
-    between as many classes.
+    between as many classes. Of a vocabulary only the largest outputs are ordered.
     """
     m = phi.shape[1]
+    if count is not None and m > _RANKED:
+        signs = torch.randint(0, 2, (len(phi), m), generator=generator, dtype=torch.int8) * 2 - 1
+        slots = (torch.arange(m) % count).to(torch.int8).repeat(len(phi), 1).to(phi.device)
+        top = phi.detach().topk(_RANKED, dim=1).indices
+        turns = (torch.arange(_RANKED) % count).to(slots)
+        slots.scatter_(1, top, turns.expand_as(top))
+        signs = signs.to(phi)
+        return torch.stack([signs * (slots == i) for i in range(count)], dim=1)
     if count is None or count >= m:
         return torch.eye(m, dtype=phi.dtype, device=phi.device).expand(len(phi), m, m)
     # Signs are drawn input by input, so that they do not depend on the batches.

@@ -7,7 +7,7 @@ from typing import Any
 from geomerge.report.pages.charts import bars, lines
 from geomerge.report.pages.looks import Axis
 from geomerge.report.pages.model import Explorer, Figure, Section, Table
-from geomerge.report.pages.texts import number, percent
+from geomerge.report.pages.texts import measure_of, number, percent, shown
 from geomerge.report.schema import CurveEntry, MergeRunReport
 
 __all__ = ["accuracy_figure", "along_path"]
@@ -34,14 +34,19 @@ def accuracy_figure(report: MergeRunReport, start: int | None) -> Figure:
     first, *_, last = report["networks"]
     if not rows:
         return _distance_figure(report, start)
+    measured = _measured(report)
+    if measured == "accuracy":
+        title, axis = "Accuracy", Axis("accuracy", "accuracy, %", (0, 100))
+    else:  # on one scale with accuracies, and better the higher as well
+        title, axis = "Inverse of the perplexity", Axis("accuracy", "1 / perplexity, %")
     return Figure(
-        "Accuracy along the path",
-        f"Accuracy of every task from {first} (t = 0) to {last} (t = 1), on the selection splits; "
+        f"{title} along the path",
+        f"{title} of every task from {first} (t = 0) to {last} (t = 1), on the selection splits; "
         "t is the share of the path's length. The dotted line marks the picked network.",
         lines(
             rows,
             Axis("t", f"t, from {first} (0) to {last} (1)"),
-            Axis("accuracy", "accuracy, %", (0, 100)),
+            axis,
             "task",
             mark=(t, f"crossover, t = {t:.3f}"),
             start=start,
@@ -81,7 +86,9 @@ def along_path(report: MergeRunReport, steps: list[dict[str, Any]]) -> Section:
     """
     curve, names = report["curve"], list(report["networks"])
     start = next(i for i, p in enumerate(curve) if p["t"] == report["crossover"]["t"])
-    accuracies = [[percent(p["accuracy"][name]) for name in names] for p in curve]
+    measured = _measured(report)
+    networks = report["networks"]
+    scores = [[shown(p["accuracy"][name], networks[name]) for name in names] for p in curve]
     distances = [[number(p["distance"][name]) for name in names] for p in curve]
     drifts = {
         kind: [[number(_drift_at(p, kind, name)) for name in names] for p in curve]
@@ -96,7 +103,7 @@ def along_path(report: MergeRunReport, steps: list[dict[str, Any]]) -> Section:
         start=start,
         columns=[f"{_labels(report)[name]}" for name in names],
         rows=[
-            ("accuracy (selection split)", accuracies),
+            (f"{measured} (selection split)", scores),
             ("distance of weights", distances),
             ("drift predicted by the sketch", drifts["predicted"]),
             ("drift measured", drifts["measured"]),
@@ -116,6 +123,12 @@ def along_path(report: MergeRunReport, steps: list[dict[str, Any]]) -> Section:
     )
 
 
+def _measured(report: MergeRunReport) -> str:
+    """Return what the networks are measured by: accuracy, or perplexity if any is."""
+    losses = any(measure_of(network) == "loss" for network in report["networks"].values())
+    return "perplexity" if losses else "accuracy"
+
+
 def _labels(report: MergeRunReport) -> dict[str, str]:
     return {
         name: f"{network['task'] or 'unknown task'} ({name})"
@@ -129,13 +142,13 @@ def _points_table(report: MergeRunReport) -> Table:
         "Points of the path",
         (
             "t",
-            *(f"accuracy, {_labels(report)[n]}" for n in names),
+            *(f"{_measured(report)}, {_labels(report)[n]}" for n in names),
             *(f"distance to {n}" for n in names),
         ),
         [
             [
                 f"{p['t']:.3f}",
-                *(percent(p["accuracy"][n]) for n in names),
+                *(shown(p["accuracy"][n], report["networks"][n]) for n in names),
                 *(number(p["distance"][n]) for n in names),
             ]
             for p in report["curve"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from geomerge.report.pages.model import Section, Table
 from geomerge.report.pages.texts import number, percent
-from geomerge.report.schema import Certificate, MergeRunReport
+from geomerge.report.schema import Certificate, Count, MergeRunReport
 
 __all__ = ["certificate_section"]
 
@@ -23,16 +23,14 @@ def certificate_section(report: MergeRunReport) -> Section:
             row,
             split,
             name,
-            percent(counted["accuracy"]),
-            f"{100 * counted['interval'][0]:.2f} to {100 * counted['interval'][1]:.2f}",
-            f"{counted['correct']} of {counted['of']}",
+            *_counted(counted),
         ]
         for row, splits in given["accuracies"].items()
         for split, names in (("select", splits["select"]), ("test", splits["test"]))
         for name, counted in names.items()
     ]
     bracket = [
-        [f"{point['t']:.4f}", *(percent(c["accuracy"]) for c in point["select"].values())]
+        [f"{point['t']:.4f}", *(_counted(c)[0] for c in point["select"].values())]
         for point in given["bracket"]
     ]
     legs = [
@@ -85,6 +83,18 @@ def certificate_section(report: MergeRunReport) -> Section:
             ),
         ],
     )
+
+
+def _counted(counted: Count) -> list[str]:
+    """Return what was counted, its interval and of how many, as cells."""
+    if "perplexity" in counted:
+        return [f"perplexity {counted['perplexity']:.2f}", "-", f"{counted['of']} tokens"]
+    low, high = counted["interval"]
+    return [
+        percent(counted["accuracy"]),
+        f"{100 * low:.2f} to {100 * high:.2f}",
+        f"{counted['correct']} of {counted['of']}",
+    ]
 
 
 def _hashes(given: Certificate) -> Iterator[list[str]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from geomerge.evaluation.measures import drop
 from geomerge.report.compare import GROUPS
 from geomerge.report.pages.charts import bars, lines, scatter
 from geomerge.report.pages.looks import Axis
 from geomerge.report.pages.made import made_section
 from geomerge.report.pages.model import Figure, Number, Page, Section, Table
-from geomerge.report.pages.texts import better_by, percent, points
+from geomerge.report.pages.texts import better_by, measure_of, points, shown
 from geomerge.report.tables import DATA_MEANING, compare_table
 
 __all__ = ["compare_page"]
@@ -37,9 +38,9 @@ def compare_page(report: dict[str, Any]) -> Page:
         title=f"{title}: {len(merged)} methods",
         numbers=[
             Number(
-                percent(best["test"][side]),
+                shown(best["test"][side], network),
                 f"{best['name']} on {network['task']} (task of {side}), test",
-                f"its own network: {percent(network['expert_test'])}",
+                f"its own network: {shown(network['expert_test'], network)}",
             )
             for side, network in networks.items()
         ],
@@ -62,7 +63,10 @@ def compare_page(report: dict[str, Any]) -> Page:
 
 def _select_drop(report: dict[str, Any], row: dict[str, Any]) -> float:
     """Return the worst drop of a row below the networks alone, on the selection splits."""
-    drops = [n["expert_select"] - row["select"][side] for side, n in report["networks"].items()]
+    drops = [
+        drop(n["expert_select"], row["select"][side], measure_of(n))
+        for side, n in report["networks"].items()
+    ]
     return float(max(drops))
 
 
@@ -83,8 +87,9 @@ def _plane(report: dict[str, Any], rows: list[dict[str, Any]]) -> Figure:
     ]
     return Figure(
         "Both tasks at once",
-        "Test accuracy on the two tasks, a point for each method; the dotted lines are the "
-        "networks trained for one task each. Upper right is best; hover over a point for its name.",
+        "Test accuracy on the two tasks (of language models 1 / perplexity), a point for each "
+        "method; the dotted lines are the networks trained for one task each. Upper right is best; "
+        "hover over a point for its name.",
         scatter(
             places,
             Axis("a", f"{a['task']}, the task of a, %"),
@@ -96,7 +101,7 @@ def _plane(report: dict[str, Any], rows: list[dict[str, Any]]) -> Figure:
         Table(
             "Test accuracy",
             ("method", "task of a", "task of b"),
-            [[row["name"], percent(row["test"]["a"]), percent(row["test"]["b"])] for row in rows],
+            [[row["name"], shown(row["test"]["a"], a), shown(row["test"]["b"], b)] for row in rows],
         ),
     )
 
@@ -108,8 +113,8 @@ def _table(report: dict[str, Any], rows: list[dict[str, Any]], best: str) -> Sec
         [
             Figure(
                 "Worst drop below the networks alone",
-                "Percentage points of the worse task below its own network on test; shorter is "
-                "better.",
+                "Percentage points of the worse task below its own network on test, or the rise of "
+                "a perplexity above that of its own network in percent; shorter is better.",
                 bars(
                     [{"method": row["name"], "drop": 100 * row["worst_drop"]} for row in rows],
                     "method",
@@ -153,7 +158,11 @@ def _ways(rows: list[dict[str, Any]], report: dict[str, Any]) -> list[Section]:
                         "Accuracies along the path",
                         ("method", "point", *(report["networks"][s]["task"] for s in "ab")),
                         [
-                            [row["name"], str(k), *(percent(p[side]) for side in "ab")]
+                            [
+                                row["name"],
+                                str(k),
+                                *(shown(p[s], report["networks"][s]) for s in "ab"),
+                            ]
                             for row in curved
                             for k, p in enumerate(row["curve"])
                         ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from geomerge.evaluation.measures import drop
 from geomerge.report.pages.along import accuracy_figure, along_path
 from geomerge.report.pages.around import (
     answers_section,
@@ -19,8 +20,9 @@ from geomerge.report.pages.model import Figure, Number, Page, Section, Table
 from geomerge.report.pages.texts import (
     better_by,
     interval,
-    percent,
+    measure_of,
     points,
+    shown,
 )
 from geomerge.report.pages.tried import budgets_section, candidates_section
 from geomerge.report.schema import MergeRunReport, ResultEntry
@@ -72,10 +74,10 @@ def _numbers(report: MergeRunReport) -> list[Number]:
         own = _row(report, name)
         assert own is not None, "networks are rows"
         expert = own["test"][name]
-        detail = "" if expert is None else f"its own network: {percent(expert)}; "
+        detail = "" if expert is None else f"its own network: {shown(expert, network)}; "
         found.append(
             Number(
-                percent(crossover["test"][name]),
+                shown(crossover["test"][name], network),
                 f"on {network['task'] or 'an unknown task'} (task of {name}), test",
                 detail + interval(counted.get(name)),
             )
@@ -84,16 +86,19 @@ def _numbers(report: MergeRunReport) -> list[Number]:
 
 
 def worst_drop(report: MergeRunReport, row: ResultEntry | None) -> float | None:
-    """Return the worst drop of a row below the networks alone; None if a task is unknown."""
+    """Return the worst drop of a row below the networks alone; None if a task is unknown.
+
+    It is a difference of accuracies; of language models the rise of the perplexity, as a share.
+    """
     if row is None:
         return None
     drops: list[float] = []
-    for name in report["networks"]:
+    for name, network in report["networks"].items():
         own, value = _row(report, name), row["test"][name]
         expert = None if own is None else own["test"][name]
         if expert is None or value is None:
             return None
-        drops.append(expert - value)
+        drops.append(drop(expert, value, measure_of(network)))
     return max(drops)
 
 
@@ -107,11 +112,18 @@ def _verdict(report: MergeRunReport) -> list[str]:
     ]
     if ours is None:
         return [*verdict, "The worst drop is unknown, because not every task is known."]
-    below = "below" if ours >= 0 else "above"
-    verdict.append(
-        f"The task with the worst drop is {abs(100 * ours):.1f} points {below} its own network on "
-        "test."
-    )
+    if any(measure_of(network) == "loss" for network in report["networks"].values()):
+        word = "above" if ours >= 0 else "below"
+        verdict.append(
+            f"The worst perplexity is {abs(100 * ours):.1f} % {word} that of its own network on "
+            "test."
+        )
+    else:
+        below = "below" if ours >= 0 else "above"
+        verdict.append(
+            f"The task with the worst drop is {abs(100 * ours):.1f} points {below} its own network "
+            "on test."
+        )
     names = {
         "straight line": "the straight line",
         "mean of the weights": "the mean of the weights",
@@ -127,16 +139,22 @@ def _verdict(report: MergeRunReport) -> list[str]:
 
 
 def _comparison(report: MergeRunReport) -> Section:
-    names = list(report["networks"])
+    networks = report["networks"]
     drops = {row["name"]: worst_drop(report, row) for row in report["results"]}
+    losses = any(measure_of(network) == "loss" for network in networks.values())
+    what = "Perplexity" if losses else "Accuracy"
+    worst = "worst rise, %" if losses else "worst drop, points"
     known = [{"name": n, "drop": 100 * d} for n, d in drops.items() if d is not None]
     table = Table(
-        "Accuracy, test split (selection split in brackets)",
-        ("", *(f"task of {name}" for name in names), "worst drop, points"),
+        f"{what}, test split (selection split in brackets)",
+        ("", *(f"task of {name}" for name in networks), worst),
         [
             [
                 row["name"],
-                *(f"{percent(row['test'][n])} ({percent(row['select'][n])})" for n in names),
+                *(
+                    f"{shown(row['test'][name], network)} ({shown(row['select'][name], network)})"
+                    for name, network in networks.items()
+                ),
                 points(drops[row["name"]]),
             ]
             for row in report["results"]
@@ -147,9 +165,14 @@ def _comparison(report: MergeRunReport) -> Section:
         return Section("Compared with other networks", [table])
     figure = Figure(
         "Worst drop below the networks alone",
-        "Percentage points of the worst task below its own network on test; shorter is better. "
-        "Points of walks and lines were picked by the same rule on the selection splits.",
-        bars(known, "name", Axis("drop", "points"), strong="crossover"),
+        (
+            "Rise of the worst perplexity above that of its own network on test, in percent"
+            if losses
+            else "Percentage points of the worst task below its own network on test"
+        )
+        + "; shorter is better. Points of walks and lines were picked by the same rule on the "
+        "selection splits.",
+        bars(known, "name", Axis("drop", "percent" if losses else "points"), strong="crossover"),
         table,
     )
     return Section("Compared with other networks", [figure])

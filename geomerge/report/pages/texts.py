@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from geomerge.evaluation.measures import worded
 from geomerge.report.schema import Count
 
-__all__ = ["better_by", "interval", "number", "percent", "points"]
+__all__ = ["better_by", "interval", "measure_of", "number", "percent", "points", "shown"]
 
 
 _UNKNOWN = "-"
@@ -13,6 +17,17 @@ _UNKNOWN = "-"
 def percent(value: float | None) -> str:
     """Return a share as percent with two digits."""
     return _UNKNOWN if value is None else f"{100 * value:.2f} %"
+
+
+def measure_of(network: Mapping[str, Any]) -> str:
+    """Return what a network of a report is measured by, ``"accuracy"`` or ``"loss"``."""
+    measure: str = network.get("measure", "accuracy")
+    return measure
+
+
+def shown(value: float | None, network: Mapping[str, Any]) -> str:
+    """Return a score on the task of a network of a report, as percent or as a perplexity."""
+    return _UNKNOWN if value is None else worded(value, measure_of(network), 2)
 
 
 def points(value: float | None) -> str:
@@ -29,12 +44,14 @@ def interval(counted: Count | None) -> str:
     """Return a confidence interval and the number of examples that it was computed from."""
     if counted is None:
         return ""
+    if "interval" not in counted:
+        return f"{counted['of']} tokens of test texts"
     low, high = counted["interval"]
     return f"95 % interval {100 * low:.2f} to {100 * high:.2f}, {counted['of']} test examples"
 
 
 def better_by(name: str, ours: float, theirs: float) -> str:
-    """Return a sentence that compares two worst drops below the experts, in points."""
+    """Return a sentence that compares two worst drops below the experts, in points or percent."""
     gap = 100 * (theirs - ours)
     if abs(gap) < 0.05:
         return f"As good as {name}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from geomerge.report.pages.model import Section, Table
-from geomerge.report.pages.texts import number, percent
+from geomerge.report.pages.texts import number, shown
 from geomerge.report.schema import MergeRunReport
 
 __all__ = ["budgets_section", "candidates_section"]
@@ -11,7 +11,7 @@ __all__ = ["budgets_section", "candidates_section"]
 
 def candidates_section(report: MergeRunReport) -> Section:
     """Return the section of candidate walks and of the legs of the finished path."""
-    rows = []
+    rows, own = [], report["networks"]
     for k, stage in enumerate(report["stages"]):
         for c in stage["candidates"]:
             rows.append([
@@ -19,7 +19,7 @@ def candidates_section(report: MergeRunReport) -> Section:
                 number(c["length"]),
                 str(c["step"]),
                 number(c["value"]),
-                ", ".join(f"{name} {percent(v)}" for name, v in c["select"].items()),
+                ", ".join(f"{name} {shown(v, own[name])}" for name, v in c["select"].items()),
                 "yes" if c["within_budgets"] else "no",
                 "kept" if c["chosen"] else "",
             ])  # fmt: skip
