@@ -77,7 +77,7 @@ def learn(tasks: Stream, options: StreamOptions, row: str, **changes: Any) -> di
 def true_accuracy(strategy: Any, tasks: Stream) -> float | None:
     """Return the accuracy with statistics of the classes' own images in the final features."""
     memory = getattr(strategy, "features", None)
-    if memory is None:
+    if memory is None or not hasattr(strategy.model, "classifier"):
         return None
 
     def features(inputs: Any) -> torch.Tensor:
