@@ -326,6 +326,7 @@ def headline() -> str:
     experts = percent(
         [merged["expert a (MNIST)"]["mean"][0], merged["expert b (Fashion)"]["mean"][1]]
     )
+    berts = read("fine_tunes_bert.json")["table"]
     table = [
         ["MNIST + Fashion-MNIST in one head, inputs of both, no labels",
          two("joint walk, balanced"), f"experts {experts}",
@@ -339,6 +340,11 @@ def headline() -> str:
         ["LeNet-300-100 at 98 % zeros, no labels", f"{sparse['98 %: walk']['mean']:.2f}",
          f"dense {sparse['dense']['mean']:.2f}",
          f"one-shot magnitude {sparse['98 %: one-shot magnitude']['mean']:.2f}"],
+        ["three BERTs fine-tuned from one base, sketches and no data: share of their accuracies "
+         "kept, %",
+         f"{100 * berts['Kronecker mean (sketches)']['kept']:.1f}", "100.0 (three networks)",
+         f"task arithmetic {100 * berts['task arithmetic']['kept']:.1f}, "
+         f"TIES {100 * berts['TIES']['kept']:.1f}"],
         ["ten permuted MNIST tasks, no example kept "
          f"({bounded['megabytes']:.1f} MB of sketches and moments{seeds})",
          f"{100 * bounded['accuracy']:.2f}",
