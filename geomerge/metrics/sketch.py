@@ -6,6 +6,7 @@ A sketch is stored in the checkpoint that ``train`` writes or in a file of its o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,6 @@ from geomerge.io.files import (
     check_output,
     parse_json,
     read_regular,
-    sha256,
     write_bytes,
 )
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
@@ -60,6 +60,7 @@ SKETCH_FILE = "geomerge-sketch.safetensors"  # name in a folder of Hugging Face
 SHARE = 0.25  # share of the weights' bytes that `geomerge sketch` writes
 SIZE = 3.0  # largest count of stored numbers per weight
 INPUTS = 10_000
+_HASHED = 2**22  # weights at a time
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,10 @@ def weights_digest(
 ) -> str:
     """Return the SHA-256 of a network's named weights, independent of their file."""
     names = canonical_json({k: list(v) for k, v in network.shapes.items()})
-    return sha256(names.encode() + w.detach().cpu().float().numpy().tobytes())
+    digest = hashlib.sha256(names.encode())
+    for part in w.detach().split(_HASHED):
+        digest.update(part.cpu().float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def make_sketch(

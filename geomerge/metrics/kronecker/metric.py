@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from geomerge.metrics.base import EigenCoordinates, Metric
-from geomerge.metrics.kronecker.factor import Factor, factorise
+from geomerge.metrics.kronecker.factor import Factor, decompose, factorise
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.notebook import card, table
 
@@ -210,5 +210,18 @@ def _truncated(layer: KroneckerLayer, threshold: float) -> KroneckerLayer:
 
 def _sum(factors: list[Factor], scale: float) -> Factor:
     like: Tensor = factors[0].vectors
+    if 2 * sum(factor.vectors.shape[1] for factor in factors) <= len(like):
+        return _sum_of_truncated(factors, scale)
     total = scale * sum((f.dense().double() for f in factors), torch.zeros((), device=like.device))
     return factorise(total).to(like.dtype, like.device)
+
+
+def _sum_of_truncated(factors: list[Factor], scale: float) -> Factor:
+    """Return the exact sum of factors with few eigenvectors, which is isotropic outside of them."""
+    like = factors[0].vectors
+    tail = sum(factor.tail for factor in factors)
+    basis, turned = torch.linalg.qr(torch.cat([f.vectors.double() for f in factors], dim=1))
+    above = torch.cat([f.values.double() - f.tail for f in factors])
+    inside = decompose((turned * above) @ turned.T)
+    found = Factor(basis @ inside.vectors, scale * (inside.values + tail), scale * tail)
+    return found.to(like.dtype, like.device)

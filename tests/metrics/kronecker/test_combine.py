@@ -8,6 +8,8 @@ from torch import nn
 from geomerge import Network
 from geomerge.metrics import combine
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
+from geomerge.metrics.kronecker.factor import factorise
+from geomerge.metrics.kronecker.metric import _sum
 from geomerge.testing import dense_kronecker
 
 
@@ -33,3 +35,12 @@ def test_the_order_of_layers_does_not_matter_and_traces_add_up() -> None:
     torch.testing.assert_close(dense_kronecker(combine([one, turned])), both)
     torch.testing.assert_close(combine([one, two]).diagonal, one.diagonal + two.diagonal)
     assert float(torch.linalg.eigvalsh(both).min()) > -1e-12
+
+
+def test_few_eigenvectors_are_added_exactly() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrices = [torch.randn(12, 12, generator=generator).double() for _ in range(2)]
+    factors = [factorise(m @ m.T).truncated(2) for m in matrices]
+    total = _sum(factors, 0.5)
+    assert total.vectors.shape == (12, 4)  # not all twelve
+    assert torch.allclose(total.dense(), (factors[0].dense() + factors[1].dense()) / 2)
