@@ -6,7 +6,7 @@ RUN := $(VENV)/bin
 # The environment is made anew when what it must hold changes.
 STAMP := $(VENV)/deps-$(shell sed -n "/^requires-python/p;/^dependencies/,/^\]/p;/^\[project.optional/,/^\[project.scripts/p" pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: demo test slow lint types docs notebooks install picture tables clean
+.PHONY: demo test others slow lint types docs notebooks install picture tables clean
 
 demo: install
 	$(RUN)/geomerge demo
@@ -14,6 +14,13 @@ demo: install
 # A process for each core, one thread each; files stay whole, for the networks that their tests share.
 test: install
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+
+# What another Python or NumPy may change: numbers, solvers, files, wrappers, Avalanche, messages.
+OTHERS := tests/steps tests/metrics tests/walks tests/paths tests/io tests/data tests/networks \
+    tests/merging tests/continual tests/strategies tests/field tests/test_layout.py tests/test_messages.py
+
+others: install
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(OTHERS)
 
 slow: install
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m slow -n auto --maxprocesses 4 --dist loadfile

@@ -40,12 +40,13 @@ _told: ContextVar[set[str]] = ContextVar("told")  # notes that the command has p
 
 
 @contextmanager
-def speaking(flags: Mapping[str, str], log_json: bool) -> Iterator[None]:
+def speaking(flags: Mapping[str, str], log_json: bool, verbose: bool = False) -> Iterator[None]:
     """Run a command: a user's mistake in the block ends it with one sentence and exit code 2.
 
     Args:
         flags: Flag of each option of the command, by its name in Python.
         log_json: Whether messages are events, one JSON object a line.
+        verbose: Whether a message is followed by those of other packages that it stands for.
     """
     from geomerge.errors import GeomergeError
 
@@ -54,7 +55,10 @@ def speaking(flags: Mapping[str, str], log_json: bool) -> Iterator[None]:
         with _notes_of_warnings(log_json):
             yield
     except GeomergeError as error:
-        raise SystemExit(fail(str(error), log_json)) from None
+        code = fail(str(error), log_json)
+        for cause in _causes(error) if verbose else ():
+            _say("cause", cause, log_json)
+        raise SystemExit(code) from None
     except OSError as error:  # a full disk, a folder taken away while the command worked
         what = f"{(error.strerror or str(error)).lower()} ({error.filename or 'no file named'})"
         message = f"{what}; make room or check the folder, and run the command again"
@@ -62,6 +66,16 @@ def speaking(flags: Mapping[str, str], log_json: bool) -> Iterator[None]:
     finally:
         _flags.reset(token)
         _told.reset(told)
+
+
+def _causes(error: BaseException) -> Iterator[str]:
+    """Yield what was raised before an error and is not said in it, the last first."""
+    before = error.__cause__ or error.__context__
+    while before is not None:
+        kind = type(before)
+        name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+        yield f"{name}: {before}"
+        before = before.__cause__ or before.__context__
 
 
 @contextmanager

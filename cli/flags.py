@@ -87,8 +87,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         if kind in (int, float):
             numbers[parameter.name] = kind
 
-    def run(context: typer.Context, **words: Any) -> None:
-        with speaking(_flags_by_name(context), words.get("log_json", False)):
+    parameters.append(_verbose())
+
+    def run(context: typer.Context, verbose: bool = False, **words: Any) -> None:
+        with speaking(_flags_by_name(context), words.get("log_json", False), verbose):
             values = {name: one.from_words(words) for name, one in built.items()}
             for name, kind in numbers.items():
                 words[name] = _value(name, kind, words[name])
@@ -101,6 +103,16 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def _verbose() -> inspect.Parameter:
+    """Return the option that every command has of its messages."""
+    info = typer.Option(
+        "--verbose",
+        help="what other packages said, where a message stands in its place",
+        rich_help_panel="other options",
+    )
+    return inspect.Parameter("verbose", _KEYWORD, annotation=Annotated[bool, info], default=False)
 
 
 def _options_class(annotation: Any) -> _Built | None:

@@ -8,6 +8,7 @@ built-in exceptions as well, so that callers may catch either.
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,7 @@ __all__ = [
     "TaskWarning",
     "did_you_mean",
     "first_line",
+    "type_of",
     "warn_assumption",
 ]
 
@@ -123,7 +125,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         The end of a sentence, beginning with ``"; "``.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name.lower(), names, n=1)
+    begun = [other for other in names if len(name) > 2 and other.startswith(name.lower())]
+    close = begun or difflib.get_close_matches(name.lower(), names, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
     return "; known: " + ", ".join(names)
@@ -142,5 +145,14 @@ def warn_assumption(sentence: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another package's error, or its type where it has no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    """Return the first sentence of another package's error, or its type where it has no message."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()  # without the number and the path
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.split(r"\.(?:\s|$)", line)[0][:160]
+
+
+def type_of(value: object) -> str:
+    """Return the name of a value's type with its article, such as ``"an int"``."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"

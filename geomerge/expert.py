@@ -35,6 +35,7 @@ from geomerge.errors import (
 )
 from geomerge.evaluation.measures import loss_of, score
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
+from geomerge.io.precision import stored_dtype, with_dtype
 from geomerge.metrics import Sketch, load_sketch, make_sketch
 from geomerge.metrics.sketch import SKETCH_FILE, restore_sketch, weights_digest
 from geomerge.networks.architectures import (
@@ -138,9 +139,10 @@ class Expert:
             GeomergeError: If the network does not take the task's inputs.
         """
         network = Network(module, device, logits)
-        kind = type(plain_module(module))
+        plain = plain_module(module)
         made = cls(
-            name, network, network.initial, sketch=sketch, source=kind.__qualname__,
+            name, network, network.initial, sketch=sketch, source=type(plain).__qualname__,
+            meta=with_dtype({}, stored_dtype(plain.state_dict())),
             digest=weights_digest(network, network.initial),
         )  # fmt: skip
         return made.with_data(task, inputs)

@@ -11,9 +11,10 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from geomerge.errors import OptionError, warn_assumption
+from geomerge.errors import OptionError, type_of, warn_assumption
 from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
+from geomerge.io.precision import stored_dtype, with_dtype
 from geomerge.io.reading import FileOptions
 from geomerge.networks.architectures import rename_like
 from geomerge.networks.hugging_face import load_network, recorded_architecture
@@ -80,12 +81,12 @@ def opened(thing: ExpertLike, files: FileOptions | None = None) -> Opened:
     if isinstance(thing, (str, Path)):
         return load_network(thing, files)
     if isinstance(thing, Mapping) and all(isinstance(v, Tensor) for v in thing.values()):
-        return Checkpoint(dict(thing), source="state dict")
+        return Checkpoint(dict(thing), with_dtype({}, stored_dtype(thing)), source="state dict")
     if isinstance(thing, (Expert, nn.Module, Checkpoint)):
         return thing
     raise OptionError(
-        f"expected an Expert, a module, a checkpoint or the path of a file, got a "
-        f"{type(thing).__name__}; make one with Expert.from_module or Expert.load"
+        f"expected an Expert, a module, a checkpoint or the path of a file, got "
+        f"{type_of(thing)}; make one with Expert.from_module or Expert.load"
     )
 
 

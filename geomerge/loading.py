@@ -23,7 +23,7 @@ from geomerge.data import (
     normalisation_of,
     split_normalisations,
 )
-from geomerge.errors import NoLabelsError, OptionError, Problems, TaskError
+from geomerge.errors import NoLabelsError, OptionError, Problems, TaskError, type_of
 from geomerge.evaluation.plausibility import few_examples, normalisation_doubt
 from geomerge.expert import Expert
 from geomerge.expert_like import ExpertLike, Opened, as_expert, as_experts, opened, rebuilt
@@ -64,8 +64,7 @@ def given_experts(things: Sequence[ExpertLike], changes: dict[str, Any]) -> list
     """
     if isinstance(things, (str, Path, Expert, nn.Module, Checkpoint, Mapping)):
         raise OptionError(
-            f"expected a list of networks, got a {type(things).__name__}; put them into one, such "
-            "as [a, b]"
+            f"expected a list of networks, got {type_of(things)}; put them into one, such as [a, b]"
         )
     data = data_among(changes, DataOptions)
     return as_experts(things) if data is None else load_experts(things, data)
@@ -180,7 +179,7 @@ def load_experts(
     data = data or DataOptions()
     problems = Problems(strict=True) if problems is None else problems
     if len(things) > len(NAMES):
-        raise OptionError(f"expected at most {len(NAMES)} networks, got {len(things)}")
+        raise OptionError(f"expected at most {len(NAMES)} networks, got {len(things)}; give fewer")
     check_device(data.device)
     given: dict[str, Opened] = {}
     experts: dict[str, Expert] = {}

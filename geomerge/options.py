@@ -360,7 +360,7 @@ def check_positive(name: str, number: float | None) -> None:
         OptionError: If it is not.
     """
     if number is not None and not 0 < number < float("inf"):
-        raise OptionError(f"expected a positive `{name}`, got {number}; leave it out")
+        raise OptionError(f"expected `{name}` to be a positive number, got {number}; correct it")
 
 
 def read_names(words: Sequence[str]) -> tuple[str, ...]:

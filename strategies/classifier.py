@@ -103,7 +103,7 @@ def find_classifier(
             known = [label for label, *_ in called]
             raise OptionError(
                 f"`classifier` {name!r} is no linear layer that the model calls"
-                f"{did_you_mean(name, known)}; give one of {', '.join(known) or 'none'}"
+                f"{did_you_mean(name, known)}"
             )
         called = inside
     if not called:

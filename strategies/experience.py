@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from geomerge.errors import OptionError
+from geomerge.errors import OptionError, type_of
 
 __all__ = ["classes_of", "collect", "task_label"]
 
@@ -58,7 +58,7 @@ def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tenso
     for x, y, *_ in DataLoader(dataset, batch_size=_BATCH, collate_fn=collate):
         if not isinstance(x, Tensor):
             raise OptionError(
-                f"the inputs of an experience come as a {type(x).__name__}, expected one tensor; "
+                f"the inputs of an experience come as {type_of(x)}, expected one tensor; "
                 "have the dataset return one"
             )
         # Bytes are the numbers that the model is given, not pixels to be scaled.

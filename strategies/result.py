@@ -37,6 +37,8 @@ class StreamRow:
         passes: Number of passes forwards and backwards over all examples, in epochs.
         seconds: Seconds of ``training`` and of ``merging``.
         merges: Reports of merges, as JSON stores them.
+        hardly_trained: Whether the row learned all tasks at once and answers them at chance, so
+            that it bounds nothing.
     """
 
     name: str
@@ -53,6 +55,7 @@ class StreamRow:
     passes: float
     seconds: dict[str, float]
     merges: list[dict[str, Any]] = field(default_factory=list)
+    hardly_trained: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,17 @@ class StreamResult:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on rows that are not in the table."""
-        return [f"{name} is not in the table: {why}" for name, why in self.diverged.items()]
+        """Sentences on rows that are not in the table, or that are no bound."""
+        return [
+            *(f"{name} is not in the table: {why}" for name, why in self.diverged.items()),
+            *(
+                f"{row.name} is at chance ({100 * row.accuracy:.2f} %): it hardly trained, and "
+                "bounds "
+                f"nothing; give more `epochs`, or another rate with `rates` {row.name}=0.01"
+                for row in self.rows
+                if row.hardly_trained
+            ),
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``report.json``, without recipe and command."""

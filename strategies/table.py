@@ -19,6 +19,7 @@ import geomerge
 from geomerge.data.digest import split_digests, tensor_digest
 from geomerge.data.task import Split
 from geomerge.errors import NumericalError
+from geomerge.evaluation.plausibility import within_guesses
 from geomerge.io.files import canonical_json, sha256
 from geomerge.monitor.progress import Progress
 from geomerge.networks.network import check_device
@@ -175,6 +176,7 @@ def learn_row(
             matrix.append(_accuracies(strategy.model, tasks.test[:learned]))
             if progress is not None:
                 progress(Progress(name, learned, total, {"average accuracy": fmean(matrix[-1])}))
+    select = _accuracies(strategy.model, tasks.select[:total])
     merges = [r.to_json() for r in getattr(strategy, "merge_reports", [])]
     merging = sum(merge["merge_seconds"] for merge in merges)
     kept = learner.kept()
@@ -184,7 +186,7 @@ def learn_row(
         about=learner.about,
         matrix=matrix,
         **summary(matrix),
-        select=fmean(_accuracies(strategy.model, tasks.select[:total])),
+        select=fmean(select),
         kept={
             "megabytes": kept.bytes / 1e6,
             "examples": kept.examples,
@@ -195,7 +197,16 @@ def learn_row(
         passes=passed / sum(len(e.dataset) for e in experiences),
         seconds={"training": seconds - merging, "merging": merging},
         merges=merges,
+        hardly_trained=learner.whole and _at_chance(fmean(select), tasks, total),
     )
+
+
+def _at_chance(share: float, tasks: Stream, count: int) -> bool:
+    """Return whether a mean accuracy on the selection splits of some experiences is by chance."""
+    labels = [part.labels.cpu() for part in tasks.select[:count]]
+    own = labels if tasks.heads else [torch.cat(labels)]  # of which the network chooses one
+    guessed = sum(int(torch.bincount(part).max()) for part in own)
+    return within_guesses(share, guessed, sum(map(len, labels)))
 
 
 def _accuracies(module: nn.Module, parts: Sequence[Examples]) -> list[float]:

@@ -183,7 +183,7 @@ def test_everything_that_stands_for_a_network_becomes_an_expert(tmp_path: Path) 
         found = as_expert(thing, "a")
         assert found.name == "a"
         assert torch.equal(found.weights, expert.weights)
-    with pytest.raises(OptionError, match="got a int"):
+    with pytest.raises(OptionError, match="got an int"):
         as_expert(3)  # type: ignore[arg-type]
 
 

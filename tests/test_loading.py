@@ -197,7 +197,7 @@ def test_what_is_no_list_of_networks_is_refused() -> None:
         merge(network(0), network(1))  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="`manifold` is no option of MergeOptions; give it to"):
         MergeOptions(manifold="digits")
-    with pytest.raises(TaskError, match="or a callable, got a int"):
+    with pytest.raises(TaskError, match="or a callable, got an int"):
         load_task(3)  # type: ignore[arg-type]
 
 

@@ -121,7 +121,9 @@ def _identity(run: StoredRun, name: str) -> list[str]:
         return [] if same else ["the weights differ"]
     own_name = path.ends[0] if "starts" in name else path.ends[1]
     if run.aligned(own_name):
-        raise NotStoredError(f"{own_name} was aligned: the path has its units in another order")
+        raise NotStoredError(
+            f"{own_name} was aligned or renumbered, so that the path has its units in another order"
+        )
     # A widened head contains the network's own outputs.
     known = run.report["networks"][own_name]
     first = known["outputs"][0] if known["outputs"] else known["class_offset"]

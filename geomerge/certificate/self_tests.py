@@ -7,6 +7,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs
 from geomerge.io.checkpoint import Checkpoint
+from geomerge.io.precision import in_precision
 from geomerge.merging import MergeResult
 from geomerge.metrics import MetricOptions, measure_metric, output_map
 from geomerge.networks.network import Network
@@ -46,9 +47,10 @@ def merge_self_tests(stored: Checkpoint, merged: MergeResult) -> dict[str, bool]
 
 
 def same_network(one: Checkpoint, other: Checkpoint) -> bool:
-    """Return whether two checkpoints hold the same weights and buffers, bit for bit."""
-    return one.weights.keys() == other.weights.keys() and all(
-        torch.equal(value, other.weights[name]) for name, value in one.weights.items()
+    """Return whether a checkpoint holds another's weights and buffers, bit for bit in its type."""
+    expected = in_precision(other.weights, one.meta.get("dtype"))
+    return one.weights.keys() == expected.keys() and all(
+        torch.equal(value, expected[name].to(value.dtype)) for name, value in one.weights.items()
     )
 
 

@@ -27,6 +27,7 @@ from geomerge.expert_options import DataOptions
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint
 from geomerge.io.files import sha256
 from geomerge.loading import SAMPLE_SEED, load_experts
+from geomerge.merging.class_names import renumbered_task
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.presets.registry import PRESETS
@@ -124,8 +125,9 @@ class StoredRun:
         return options
 
     def aligned(self, name: str) -> bool:
-        """Return whether a network's units were permuted before the merge."""
-        return self.report["alignment"].get(name) is not None
+        """Return whether a network's units or outputs were permuted before the merge."""
+        order = self.report["networks"][name].get("class_order")
+        return self.report["alignment"].get(name) is not None or order is not None
 
     @cached_property
     def prepared(self) -> PreparedMerge:
@@ -212,7 +214,10 @@ class StoredRun:
         if name in path.ends:
             return path.at(float(path.ends.index(name)))
         if self.report["head"]["protocol"] != "shared" or self.aligned(name):
-            raise NotStoredError(f"the run does not store {name} as it was merged")
+            raise NotStoredError(
+                f"the run does not store {name} as it was merged, so that nothing can be measured "
+                "on it again"
+            )
         return path.network.ravel(load_network(self.file(name)).weights)
 
     def head(self, name: str) -> Network:
@@ -229,7 +234,11 @@ class StoredRun:
         given = self.certificate["data"][name]["task"]
         if given is None:
             return None
-        return self._task(given).shifted(self.report["networks"][name]["class_offset"])
+        known, task = self.report["networks"][name], self._task(given)
+        order = known.get("class_order")
+        if order is not None and not is_text_file(given["name"]):  # whose folder is renumbered
+            task = renumbered_task(task, torch.tensor(order))
+        return task.shifted(known["class_offset"])
 
     def manifold(self, name: str) -> Inputs | None:
         """Return the inputs that walks used for a network, None if there were none.

@@ -111,8 +111,8 @@ class Context:
         assert expert.task is not None, "a comparison has both tasks"
         if inputs.name != expert.task.name:
             raise NotApplicableError(
-                f"needs labels of {expert.task.name}, and {expert.name}'s inputs are those of "
-                f"{inputs.name}; give the task's own `inputs`"
+                f"needs labels of {expert.task.name}, and {expert.name}'s inputs are others"
+                f"{f', of {inputs.name}' if inputs.name else ''}; give the task's own `inputs`"
             )
         return expert.task.train
 

@@ -114,7 +114,7 @@ def _measured(method: Method, context: Context) -> MethodRow:
         result = method.make(context)
         answer = result.answer
         if isinstance(answer, Tensor) and not bool(torch.isfinite(answer).all()):
-            raise NumericalError("its weights are not finite numbers")
+            raise NumericalError("its weights are not finite, expected finite numbers")
         held = context.network.held
         if isinstance(answer, Tensor) and held is not None:  # in both networks alike
             result = replace(result, answer=torch.where(held, context.a.weights, answer))

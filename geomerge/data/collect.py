@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from geomerge.data.arrays import LABELS
-from geomerge.errors import TaskError, first_line
+from geomerge.errors import TaskError, first_line, type_of
 from geomerge.networks.batches import Batch, as_batch, concat, leaves, shape_of
 
 __all__ = ["Examples", "class_names_of", "collect", "collect_inputs", "examples_of", "in_batches"]
@@ -197,5 +197,5 @@ def _described(value: Any) -> str:
     if isinstance(value, Mapping):
         return "a mapping of " + ", ".join(f"{k}: {type(v).__name__}" for k, v in value.items())
     if isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} of " + ", ".join(type(v).__name__ for v in value)
-    return f"a {type(value).__name__}"
+        return f"{type_of(value)} of " + ", ".join(type(v).__name__ for v in value)
+    return type_of(value)

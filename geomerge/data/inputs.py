@@ -260,7 +260,7 @@ def check_examples(name: str, what: str, x: Batch, y: Tensor) -> None:
     if y.dim() != 1 or y.is_floating_point() or int(y.min()) < 0:
         raise TaskError(
             f"the {what} labels of {name} are not one class number from 0 on for each "
-            f"input (type {y.dtype}, shape {tuple(y.shape)}); convert them"
+            f"input (type {y.dtype}, shape {tuple(y.shape)}, least {y.min()}); convert them"
         )
 
 
@@ -291,12 +291,16 @@ def check_normalisation(name: str, x: Batch, normalisation: Normalisation) -> No
     channels = x.shape[1] if x.dim() > 2 else 1
     for numbers in (normalisation.mean, normalisation.std):
         if len(numbers) not in (1, channels):
+            wanted = f"1 or {channels}, one per channel" if channels > 1 else "1"
             raise TaskError(
-                f"the normalisation of {name} has {len(numbers)} numbers, expected 1 or "
-                f"{channels}, one per channel; correct it"
+                f"the normalisation of {name} has {len(numbers)} numbers, expected {wanted}; "
+                "correct it"
             )
     if any(s <= 0 for s in normalisation.std):
-        raise TaskError(f"the normalisation of {name} has a deviation that is not positive")
+        raise TaskError(
+            f"the normalisation of {name} has the deviations {normalisation.std}, expected "
+            "positive numbers; correct them"
+        )
 
 
 def measured_normalisation(x: Batch) -> Normalisation:

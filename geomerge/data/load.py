@@ -20,7 +20,7 @@ from geomerge.data.normalisation import Normalisation
 from geomerge.data.task import Task, make_task
 from geomerge.data.tensor_files import arrays_of_file, arrays_of_table
 from geomerge.data.text import PLAIN_TEXT, ExampleOptions, is_text_file
-from geomerge.errors import NoLabelsError, TaskError, did_you_mean
+from geomerge.errors import NoLabelsError, TaskError, did_you_mean, type_of
 from geomerge.networks.architectures import call_factory
 from geomerge.networks.network import check_device
 
@@ -129,8 +129,8 @@ def task_of(thing: Any, normalisation: Normalisation | None = None, device: str 
     if isinstance(thing, Iterable) and not isinstance(thing, (str, bytes, Mapping, Tensor)):
         return Task.from_loader(thing, name=name, normalisation=normalisation, device=device)
     raise TaskError(
-        f"expected the name of a task, a Task, a Dataset, a DataLoader or a callable, got a "
-        f"{type(thing).__name__}; make one with Task.from_tensors"
+        f"expected the name of a task, a Task, a Dataset, a DataLoader or a callable, got "
+        f"{type_of(thing)}; make one with Task.from_tensors"
     )
 
 

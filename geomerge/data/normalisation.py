@@ -27,6 +27,10 @@ class Normalisation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{x:g}" for x in numbers) for numbers in (self.mean, self.std))
+        return f"mean {mean} and deviation {std}"
+
     def to_json(self) -> dict[str, list[float]]:
         """Return the numbers as JSON keeps them."""
         return {"mean": list(self.mean), "std": list(self.std)}

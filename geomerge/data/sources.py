@@ -16,7 +16,7 @@ from torch import Tensor
 
 from geomerge.data.arrays import Examples, examples_in
 from geomerge.data.images import IMAGES, LARGEST_IMAGE, RATIO, images_in, stack_images
-from geomerge.errors import TaskError, first_line
+from geomerge.errors import TaskError, first_line, type_of
 from geomerge.io.containers import check_archive
 
 __all__ = ["NAMED", "USUAL", "Pair", "from_factory", "from_folder", "stored_names"]
@@ -162,7 +162,7 @@ def from_factory(made: Any, spec: str) -> Examples:
     """Take what a factory returned: a mapping of arrays with the names of an ``.npz``."""
     if not isinstance(made, Mapping):
         raise TaskError(
-            f"{spec!r} returned a {type(made).__name__}, expected a Task or a mapping with x and "
+            f"{spec!r} returned {type_of(made)}, expected a Task or a mapping with x and "
             "y; return one"
         )
     return examples_in(made, spec)

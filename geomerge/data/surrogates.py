@@ -97,8 +97,9 @@ def surrogate_inputs(
         network.check_inputs(w, few, 0, like.name or "`inputs`")
     except TaskError as error:
         raise TaskError(
-            f"surrogate inputs have the form of {like.name or '`inputs`'}, and {error}; or give "
-            "`inputs` or a sketch of the network that has none"
+            f"surrogate inputs have the form of {like.name or '`inputs`'}, and "
+            f"{str(error).partition(';')[0]}; give `inputs` or a sketch of the network that has "
+            "none"
         ) from error
     count = min(count, max(1, BYTES // sum(leaf[0].nbytes for leaf in leaves(few))))
     generator = torch.Generator().manual_seed(seed)

@@ -11,7 +11,7 @@ import numpy as np
 
 from geomerge.data.arrays import ARRAYS, LABELS, table_arrays
 from geomerge.data.text import ExampleOptions, read_rows
-from geomerge.errors import CheckpointError, TaskError, first_line
+from geomerge.errors import CheckpointError, TaskError, first_line, type_of
 from geomerge.io.files import read_regular
 from geomerge.io.formats import format_of, refuse_other_format
 from geomerge.io.npz import read_npz
@@ -110,7 +110,7 @@ def _arrays_of_torch(file: TorchFile) -> dict[str, Any]:
             raise ValueError(f"a sequence of {len(found)}")
         found = dict(zip(("x", "y"), found, strict=False))
     if not isinstance(found, dict):
-        raise ValueError(f"a {getattr(found, 'name', type(found).__name__)}")
+        raise ValueError(getattr(found, "name", type_of(found)))
     return {
         name: file.tensor(value).numpy()
         for name, value in found.items()

@@ -182,6 +182,8 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         rows = _READERS[file.suffix.lower()](file)
     except FileNotFoundError as error:
         raise TaskError(f"no file {file}; check the name of the task") from error
+    except TaskError:  # which says what is wrong
+        raise
     except (OSError, ValueError, csv.Error, ArithmeticError) as error:
         raise TaskError(
             f"{file} is no readable table ({first_line(error)}); write it as CSV in UTF-8 "
@@ -270,7 +272,7 @@ def _class_numbers(labels: Sequence[str], encoder: TextEncoder, file: Path) -> d
         )
     if known and len(found) != len(known):
         raise TaskError(
-            f"{file} has {len(found)} labels, {_listed(found)}, and the network {len(known)} "
+            f"{file} has labels as text, {_listed(found)}, and the network has {len(known)} "
             "classes without names; number the labels from 0 on, or write id2label into "
             "config.json"
         )

@@ -19,7 +19,14 @@ from geomerge.errors import GeomergeError
 from geomerge.evaluation.measures import score
 from geomerge.expert import Expert
 
-__all__ = ["EXAMPLES", "at_chance", "doubts", "few_examples", "normalisation_doubt"]
+__all__ = [
+    "EXAMPLES",
+    "at_chance",
+    "doubts",
+    "few_examples",
+    "normalisation_doubt",
+    "within_guesses",
+]
 
 EXAMPLES = 500  # examples of a selection split that are used before a merge
 FEW = 100  # examples of a split below which the number stands beside the accuracy
@@ -41,9 +48,19 @@ def at_chance(share: float, split: Split) -> bool:
         often = torch.bincount(tokens).double()
         often = often[often > 0] / often.sum()
         return share <= float((often * often.log()).sum().exp())  # no text before a token is used
-    count = len(split.labels)
-    guessed = float(torch.bincount(split.labels.cpu()).max()) / count
-    bound: float = guessed + 3 * (guessed * (1 - guessed) / count) ** 0.5
+    return within_guesses(share, int(torch.bincount(split.labels.cpu()).max()), len(split.labels))
+
+
+def within_guesses(share: float, guessed: int, count: int) -> bool:
+    """Return whether an accuracy is within three deviations of one without a network.
+
+    Args:
+        share: Accuracy, in [0, 1].
+        guessed: Number of examples of the most frequent class.
+        count: Number of examples.
+    """
+    least = guessed / count
+    bound: float = least + 3 * (least * (1 - least) / count) ** 0.5
     return share <= bound
 
 

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from geomerge.errors import CheckpointError, CheckpointWarning, RunError, first_line
+from geomerge.errors import CheckpointError, CheckpointWarning, RunError, first_line, type_of
 from geomerge.io.containers import (
     HOW_TO_SAVE,
     UnreadTypeError,
@@ -40,6 +40,7 @@ from geomerge.io.files import (
 from geomerge.io.formats import format_of, refuse_other_format
 from geomerge.io.npz import read_npz
 from geomerge.io.pickles import StoredArray, StoredTensor
+from geomerge.io.precision import in_precision, stored_dtype, with_dtype
 from geomerge.io.run_files import result_file
 from geomerge.io.state_dicts import choose_state_dict, plain_names, state_dicts_in, unread_in
 from geomerge.io.torch_files import TorchFile, read_torch
@@ -115,7 +116,8 @@ def load_checkpoint(
         leave_out: Names of tensors that are left out; ``*`` stands for any text, as in ``"aux.*"``.
 
     Returns:
-        The weights on the CPU in float32 (integer buffers keep their type).
+        The weights on the CPU in float32 (integer buffers keep their type); ``meta["dtype"]`` is
+        ``"float16"`` or ``"bfloat16"`` where that is the type of all of them in the file.
 
     Raises:
         CheckpointError: If the file is missing, damaged, claims more than it has, holds no state
@@ -144,8 +146,9 @@ def load_checkpoint(
         weights = _without(weights, leave_out, path)
     if not weights:
         raise CheckpointError(f"{path} holds no weights; {HOW_TO_SAVE}")
-    check_plain(weights, path)
+    check_plain(weights, path, masks=True)
     check_plain(sketch, path)
+    meta = with_dtype(meta, stored_dtype(weights))
     weights = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
     if note:
         warnings.warn(note, CheckpointWarning, stacklevel=2)
@@ -201,10 +204,12 @@ def save_checkpoint(
     Args:
         path: A ``.pt``, ``.pth`` or ``.safetensors`` file, replaced in one step.
         checkpoint: Weights with metadata and sketch, or a module or a state dict alone. Without a
-            sketch a safetensors file holds only the weights and opens in any other tool.
+            sketch a safetensors file holds only the weights and opens in any other tool. They are
+            written in the type that ``meta["dtype"]`` names.
 
     Raises:
         RunError: If the suffix is unknown or the place cannot be written.
+        OptionError: If a number is too large for the type.
     """
     path = Path(path)
     check_output(path, SUFFIXES)
@@ -213,6 +218,7 @@ def save_checkpoint(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(dict(checkpoint))
     weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.weights.items()}
+    weights = in_precision(weights, checkpoint.meta.get("dtype"))
     meta = canonical_json(checkpoint.meta)
     if path.suffix == ".safetensors":
         # Tied weights share storage, which the format refuses: write each under its own name.
@@ -317,7 +323,10 @@ def _parse_torch(content: bytes, path: Path, key: str | None) -> _Parts:
         meta = _parse_meta(loaded[_META], path)
         parts = [loaded.get(part, {}) for part in ("state_dict", "sketch")]
         if not all(type(part) is dict for part in parts):
-            raise CheckpointError(f"{path} is not a whole geomerge checkpoint; write it again")
+            raise CheckpointError(
+                f"{path} is not a whole geomerge checkpoint, expected a state dict and a sketch in "
+                "it; write it again"
+            )
         return _built(file, parts[0], path), meta, _built(file, parts[1], path), ""
     found = state_dicts_in(loaded)
     unread = unread_in(loaded if not found else [dict(c.others) for c in found])
@@ -345,7 +354,7 @@ def _built(file: TorchFile, stored: Mapping[Any, Any], path: Path) -> dict[str, 
     for name, value in stored.items():
         if not isinstance(name, str) or not isinstance(value, (StoredTensor, StoredArray)):
             raise CheckpointError(
-                f"{path} holds a {type(value).__name__} under {str(name)[:60]!r}, expected only "
+                f"{path} holds {type_of(value)} under {str(name)[:60]!r}, expected only "
                 f"tensors; {HOW_TO_SAVE}"
             )
         try:
@@ -389,11 +398,14 @@ def _parse_meta(text: str, path: Path) -> dict[str, Any]:
             f"the geomerge metadata of {path} is not JSON ({first_line(error)}); write it again"
         ) from error
     if not isinstance(meta, dict):
-        raise CheckpointError(f"the geomerge metadata of {path} is not an object; write it again")
+        raise CheckpointError(
+            f"the geomerge metadata of {path} is {type_of(meta)}, expected an object; write it "
+            "again"
+        )
     for name, kinds in _KINDS.items():
         if name in meta and not isinstance(meta[name], kinds):
             raise CheckpointError(
-                f"{name!r} in the geomerge metadata of {path} is a {type(meta[name]).__name__}, "
-                f"expected a {kinds[0].__name__}; write it again"
+                f"{name!r} in the geomerge metadata of {path} is {type_of(meta[name])}, expected "
+                f"a {kinds[0].__name__}; write it again"
             )
     return meta

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from geomerge.errors import CheckpointError
+from geomerge.errors import CheckpointError, type_of
 from geomerge.io.files import check_regular, parse_json
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "check_archive",
     "check_plain",
     "check_safetensors",
+    "is_mask",
     "safetensors_header",
     "safetensors_shapes",
 ]
@@ -180,12 +181,14 @@ HOW_TO_SAVE = "save it again with torch.save(model.state_dict(), ...) or as safe
 _SHARES = 32  # tensors may share storage, as tied layers do, but not without end
 
 
-def check_plain(tensors: Mapping[Any, Any], path: Path) -> None:
+def check_plain(tensors: Mapping[Any, Any], path: Path, masks: bool = False) -> None:
     """Refuse anything among what a file held that is no plain tensor.
 
     Args:
         tensors: Tensors that were read, by name.
         path: Name of the file, for messages.
+        masks: Whether infinity is allowed in a tensor whose other numbers are all zero, as in the
+            causal masks that models of texts keep among their buffers.
 
     Raises:
         CheckpointError: If something is no tensor with a name, is spread over fewer numbers than
@@ -201,7 +204,7 @@ def check_plain(tensors: Mapping[Any, Any], path: Path) -> None:
             )
         if not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{path} holds a {type(value).__name__} under {name[:60]!r}, expected only "
+                f"{path} holds {type_of(value)} under {name[:60]!r}, expected only "
                 f"tensors; {HOW_TO_SAVE}"
             )
         storage = value.untyped_storage()
@@ -218,7 +221,16 @@ def check_plain(tensors: Mapping[Any, Any], path: Path) -> None:
             raise CheckpointError(
                 f"the tensors of {path} claim {total} bytes and share {there}; {HOW_TO_SAVE}"
             )
-        _check_finite(value, name, path)
+        if not (masks and is_mask(value)):
+            _check_finite(value, name, path)
+
+
+def is_mask(value: Tensor) -> bool:
+    """Return whether a tensor holds infinity and otherwise only zeros, and no NaN."""
+    if not value.is_floating_point() or value.isnan().any():
+        return False
+    finite = value.isfinite()
+    return not bool(finite.all()) and bool((value[finite] == 0).all())
 
 
 def _check_finite(value: Tensor, name: str, path: Path) -> None:

@@ -40,10 +40,10 @@ def named_like(base: Expert, experts: Sequence[Expert]) -> Expert:
     apart = [name for name in trunk if base.network.shapes[name] != shapes[name]]
     if not common or apart:
         name = apart[0] if apart else next(iter(shapes))
-        got = tuple(base.network.shapes[name]) if apart else "none"
+        got = f"of shape {tuple(base.network.shapes[name])}" if apart else "missing"
         raise CheckpointError(
-            f"{base.source} is no ancestor of {experts[0].source}: {name!r} has shape {got}, "
-            f"expected {tuple(shapes[name])}; give the network that all were fine-tuned from"
+            f"{base.source} is no ancestor of {experts[0].source}: {name!r} is {got}, "
+            f"expected shape {tuple(shapes[name])}; give the network that all were fine-tuned from"
         )
     return base
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from geomerge.data import Inputs
 from geomerge.errors import CheckpointError, GeomergeError
 from geomerge.expert import Expert
+from geomerge.io.containers import is_mask
 from geomerge.networks.batches import Batch, pass_to
 from geomerge.networks.network import Network
 
@@ -53,12 +54,20 @@ def different_constants(
     found: set[str] = set()
     for other in experts[1:]:
         theirs = _buffers(other)
+        odd = first.network.shapes.keys() ^ other.network.shapes.keys()
+        if odd:  # of one architecture, their names and shapes are the same
+            raise CheckpointError(
+                f"{min(odd)!r} is a mask with infinity in one of {first.name} and {other.name} and "
+                "holds finite numbers in the other, expected one mask in both; save one of them "
+                "again"
+            )
         apart = [name for name in own if name in theirs and _differ(own[name], theirs[name])]
         apart = [name for name in apart if not _is_statistic(first.network.module, name)]
         if apart:
             apart = _constants(other, {name: own[name] for name in apart})
         found |= {*apart}
-        known = all(expert.task is not None for expert in experts)
+        masks = [name for name in apart if is_mask(own[name]) or is_mask(_buffers(other)[name])]
+        known = not masks and all(expert.task is not None for expert in experts)
         size = sum(own[name].numel() for name in found)
         if apart and not (separate and known and size <= MOST_NUMBERS):
             listed = ", ".join(repr(name) for name in apart[:_SHOWN])

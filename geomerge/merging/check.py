@@ -143,7 +143,7 @@ def check_merge(
     if not 2 <= len(files) <= len(NAMES):
         problems.note(f"expected two networks to {len(NAMES)}, got {len(files)}; name their files")
     data = replace(data, device=device)
-    things = _read(files, data, chosen.head, problems)
+    things = _read(files, data, chosen, problems)
     experts: list[Expert] = []
     if things is None:  # manifolds without the name of a network
         find_tasks(data, problems)
@@ -183,7 +183,7 @@ def _usable(cls: type[T], values: Mapping[str, Any], problems: Problems) -> T:
 
 
 def _read(
-    files: Sequence[str | Path], data: DataOptions, head: str, problems: Problems
+    files: Sequence[str | Path], data: DataOptions, options: MergeOptions, problems: Problems
 ) -> list[ExpertLike] | None:
     """Read the networks; None if their headers show that they cannot be merged.
 
@@ -198,10 +198,11 @@ def _read(
             read[-1] = load_header(file) if light else load_network(file, data.reading.files)
     known = len(problems)
     shapes = [c for c in read if c is not None]
-    if shapes and data.arch is None:  # a given architecture may have other names of tensors
+    # One that is given may make up for other names, and a common vocabulary for other shapes.
+    if shapes and data.arch is None and options.vocabulary is None:
         first = shapes[0].weights
         alike = [replace(c, weights=rename_like(c.weights, first)) for c in shapes]
-        compare_networks(alike, head, problems)
+        compare_networks(alike, options.head, problems)
     if len(problems) > known and not all(c.digest for c in shapes):
         return None
     return [

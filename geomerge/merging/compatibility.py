@@ -57,8 +57,6 @@ def check_compatible(
     with problems.noted():
         _refuse_equal_tasks(experts, options)
     with problems.noted():
-        _refuse_class_names(experts, options)
-    with problems.noted():
         _refuse_sums(experts, options)
     with problems.noted():
         if base is not None and options.align not in (None, "none"):
@@ -78,9 +76,8 @@ def _compare_normalisations(expert: Expert) -> None:
     seen = recorded_normalisation(expert.sketch.meta, task)
     if own is not None and seen is not None and own != seen:
         raise OptionError(
-            f"the sketch of {expert.name} was measured on {task} with mean {seen.mean} and "
-            f"deviation {seen.std}, and the network was trained with {own.mean} and {own.std}; "
-            "make the sketch again"
+            f"the sketch of {expert.name} was measured on {task} with {seen}, and the "
+            f"network was trained with {own}; make the sketch again"
         )
 
 
@@ -102,31 +99,6 @@ def _refuse_equal_tasks(experts: Sequence[Expert], options: MergeOptions) -> Non
         raise OptionError(
             f"two networks are for {max(known, key=known.count)}, and `head` {options.head} gives "
             "each task outputs of its own; use `head` shared"
-        )
-
-
-def _refuse_class_names(experts: Sequence[Expert], options: MergeOptions) -> None:
-    """Refuse a shared head of tasks that give one name of a class two numbers."""
-    if options.head != "shared":
-        return
-    known: dict[str, tuple[int, str]] = {}
-    apart: dict[str, str] = {}
-    for expert in experts:
-        task = expert.task
-        for k, name in enumerate(() if task is None else task.class_names, 0):
-            assert task is not None
-            number, before = known.setdefault(name, (k + task.first_class, task.name))
-            if number != k + task.first_class:
-                apart[name] = (
-                    f"{name!r} is class {number} of {before} and class {k + task.first_class} of "
-                    f"{task.name}"
-                )
-    if apart:
-        first, *more = apart.values()
-        others = f", and {len(more)} more classes have two numbers" if more else ""
-        raise OptionError(
-            f"{first}{others}: in a shared head class k of every task is output k; use `head` "
-            "offset or separate, or train networks with one number for each class"
         )
 
 

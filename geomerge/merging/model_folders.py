@@ -14,6 +14,7 @@ from geomerge.merging.result import MergeResult
 from geomerge.networks.hugging_face import (
     ConfiguredModel,
     copy_other_files,
+    load_config,
     model_folder,
     save_model_folder,
 )
@@ -65,7 +66,7 @@ def write_model_folders(
         expert = merged.space[network]
         module = merged.module(network if name else None)
         model = _with_config(module, _config(merged, expert))
-        source = model_folder(expert.source)
+        source = _tokenizer_of(merged, expert)
         if merged.options.machine.adapter_rank is not None:
             kept = write_adapter(folder / name, merged, network, model, base)
             copy_other_files(source, folder / name)
@@ -74,13 +75,23 @@ def write_model_folders(
                 "each layer; what was measured is the network before that"
             )
         else:
+            dtype = merged.options.machine.dtype or expert.meta.get("dtype")
             save_model_folder(
-                folder / name, model, like=source, dtype=expert.meta.get("dtype"),
-                max_shard_size=max_shard_size,
-            )  # fmt: skip
+                folder / name, model, like=source, dtype=dtype, max_shard_size=max_shard_size
+            )
         if name:
             write_bytes(folder / name / "README.md", _card(merged, expert, base).encode())
     return names
+
+
+def _tokenizer_of(merged: MergeResult, expert: Expert) -> Path | None:
+    """Return the folder whose tokenizer a network has: its own, or the one with all its tokens."""
+    found = [model_folder(one.source) for one in (expert, *merged.space)]
+    folders = [folder for folder in found if folder is not None]
+    size = expert.meta["config"].get("vocab_size")
+    plain = [folder for folder in folders if (folder / "config.json").is_file()]  # no adapters
+    whole = [folder for folder in plain if load_config(folder).get("vocab_size") == size]
+    return next(iter(whole), found[0])
 
 
 def _config(merged: MergeResult, expert: Expert) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from geomerge.alignment import METHODS
 from geomerge.data.batchnorm import BN
 from geomerge.errors import OptionError
 from geomerge.evaluation.pick import parse_pick
+from geomerge.io.precision import dtype_option
 from geomerge.merging.heads import HEADS
 from geomerge.merging.least_drift import LEAST
 from geomerge.merging.presets.registry import PRESETS
+from geomerge.merging.vocabulary import VOCABULARIES
 from geomerge.metrics import METRICS, MetricOptions
 from geomerge.options import (
     FlatOptions,
@@ -209,6 +211,9 @@ class MachineOptions:
         memory: Most memory that the process may hold, such as ``"2GB"``: passes become smaller,
             and the metric another one, until it fits; None is no limit.
         points: Most networks stored on the path, 8 at least.
+        dtype: Type of the written weights of the merged network, ``"float32"``, ``"float16"`` or
+            ``"bfloat16"``; None takes that of the networks, where it is one. The path is written
+            in float32, and everything is computed in it.
         seed: Seed of all draws.
         adapter_rank: Rank of the one LoRA adapter that a merge of adapters is written as, what no
             adapter changes being held; None writes whole models.
@@ -218,6 +223,7 @@ class MachineOptions:
         None, "most memory that may be held, such as 2GB", group="machine", check=_size
     )
     points: int = option(64, "most networks stored on the path", group="output", check=at_least(8))
+    dtype: str | None = dtype_option()
     seed: int = option(0, "seed of all draws", group="machine")
     adapter_rank: int | None = option(
         None, "rank of the LoRA adapter that merged adapters are written as; default whole models",
@@ -238,6 +244,8 @@ class MergeOptions(FlatOptions):
     Attributes:
         preset: Name of the preset, one of ``PRESETS``.
         head: Protocol of the head: ``"shared"``, ``"offset"`` or ``"separate"``.
+        vocabulary: ``"union"``, with which networks whose embeddings (and output layers as wide as
+            the vocabulary) lack rows take them from the network with the most; None refuses them.
         align: Method by which the units of every network after the first are permuted, so that
             they match the first's; their functions stay. ``"none"`` permutes none; None tries
             every method where a walk starts from the mean of convolutional networks, and takes
@@ -270,6 +278,11 @@ class MergeOptions(FlatOptions):
     head: str = option(
         "shared", "protocol of the outputs that tasks share", group="what to merge", choices=HEADS
     )
+    vocabulary: str | None = option(
+        None, "treatment of embeddings of different lengths: with union the rows that a network "
+        "lacks are those of the one with the most; default their refusal",
+        group="what to merge", choices=VOCABULARIES, recorded="given",
+    )  # fmt: skip
     align: str | None = option(
         None, "method that permutes the units of b, ... to match a's; default where it helps",
         group="what to merge", choices=ALIGN,

@@ -20,11 +20,13 @@ from geomerge.loading import NAMES
 from geomerge.merging.aligning import align_experts
 from geomerge.merging.ancestor import ancestor_point, named_like
 from geomerge.merging.buffers import constants_to_json
+from geomerge.merging.class_names import with_one_numbering
 from geomerge.merging.compatibility import check_compatible
 from geomerge.merging.heads import Heads, arrange_heads, widen_metric
 from geomerge.merging.measuring import metric_of
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.same_make import check_same_function
+from geomerge.merging.vocabulary import with_one_vocabulary
 from geomerge.metrics import Metric, Sketch, make_sketch
 from geomerge.metrics.sketch import INPUTS
 from geomerge.weight_space import WeightSpace
@@ -212,9 +214,16 @@ def _prepared(
 ) -> PreparedMerge | None:
     with problems.noted():
         experts = _named(experts)
+        everyone = with_one_vocabulary(
+            [*experts, *([] if base is None else [base])], options.vocabulary
+        )
+        experts, base = everyone[: len(experts)], None if base is None else everyone[-1]
     if problems:
         return None
     constants = check_compatible(experts, options, problems, base)
+    with problems.noted():
+        if options.head == "shared" and not problems:
+            experts = with_one_numbering(experts)
     if problems:
         return None
     with problems.noted():
@@ -231,7 +240,7 @@ def _named(experts: Sequence[Expert]) -> list[Expert]:
     if len(experts) < 2:
         raise OptionError(f"expected two networks or more, got {len(experts)}; name them")
     if len(experts) > len(NAMES):
-        raise OptionError(f"expected at most {len(NAMES)} networks, got {len(experts)}")
+        raise OptionError(f"expected at most {len(NAMES)} networks, got {len(experts)}; give fewer")
     return [replace(e, name=name) for e, name in zip(experts, NAMES, strict=False)]
 
 

@@ -17,6 +17,7 @@ from geomerge.evaluation.pick import PickRule
 from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
 from geomerge.io.files import cannot_write, write_bytes
+from geomerge.io.precision import HALVES, rounded, with_dtype
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.presets.base import Preset
 from geomerge.merging.relax import LegRelaxed
@@ -65,10 +66,16 @@ class MergeResult:
         """Sentences about what was assumed, chosen or left out."""
         return self.preset.prepared.notes
 
+    @property
+    def dtype(self) -> str | None:
+        """Type in which the merged network is written; None is float32."""
+        given = {expert.meta.get("dtype") for expert in self.space}
+        return self.options.machine.dtype or (given.pop() if len(given) == 1 else None)
+
     @cached_property
     def w(self) -> Tensor:  # (n,)
-        """Weights of the crossover."""
-        return self.path.at(self.t)
+        """Weights of the crossover, as its file holds them."""
+        return rounded(self.path.at(self.t), self.dtype)
 
     @property
     def picked(self) -> Candidate:
@@ -86,7 +93,9 @@ class MergeResult:
 
         It is an accuracy; of a language model the inverse of its perplexity.
         """
-        known = self.picked.score.accuracy
+        known = dict(self.picked.score.accuracy)
+        if self.dtype in HALVES:  # the picked point was measured before it was rounded
+            known |= {e.name: self.expert_for(e.name).score("select") for e in self.space if e.task}
         return {expert.name: known[expert.name] for expert in self.space if expert.name in known}
 
     @cached_property
@@ -154,7 +163,8 @@ class MergeResult:
 
     def checkpoint(self) -> Checkpoint:
         """Return the crossover network, ready to save."""
-        return self.path.checkpoint(self.t)
+        found = self.path.checkpoint(self.t)
+        return replace(found, meta=with_dtype(found.meta, self.dtype))
 
     def save(self, folder: str | Path) -> None:
         """Write the merged network, the path and a summary to a folder.

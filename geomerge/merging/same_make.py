@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from geomerge.errors import CheckpointError, OptionError, Problems
+from geomerge.errors import CheckpointError, OptionError, Problems, first_line
 from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.metrics.outputs import nearly_equal
@@ -15,7 +15,7 @@ from geomerge.networks.architectures import same_architecture
 from geomerge.networks.hugging_face import load_adapter_base, model_folder, network_digest
 from geomerge.weight_space import WeightSpace
 
-__all__ = ["adapters_base", "check_same_function", "compare_networks"]
+__all__ = ["adapters_base", "check_same_function", "compare_networks", "two_vocabularies"]
 
 _SHOWN = 3
 # Entries of a transformers configuration that may differ between fine-tunes of one base.
@@ -46,15 +46,18 @@ def compare_networks(networks: Sequence[Checkpoint], head: str, problems: Proble
         if kind and not any(same_architecture(name, kind, one.weights) for name in kinds):
             kinds[kind] = one
     if len(kinds) > 1:
-        told = " and ".join(f"{c.source} a {kind}" for kind, c in kinds.items())
+        told = " and ".join(f"{kind} of {c.source}" for kind, c in kinds.items())
         with problems.noted():
             raise CheckpointError(
                 f"expected networks of one architecture, got {told}; give the one of all "
                 "with `arch`"
             )
     for other in networks[1:]:
+        known = len(problems)
         with problems.noted():
             _compare_configurations(networks[0], other)
+        if len(problems) > known:  # what is behind it has been said
+            continue
         for sentence in _differences(networks[0], other, head):
             with problems.noted():
                 raise CheckpointError(sentence)
@@ -67,15 +70,21 @@ def _compare_configurations(first: Checkpoint, other: Checkpoint) -> None:
         if one[name] == two[name] or name in _FREE or "dropout" in name:
             continue
         if name == "vocab_size":
-            raise CheckpointError(
-                f"{first.source} and {other.source} have vocabularies of {one[name]} and "
-                f"{two[name]} tokens, expected one tokenizer; give fine-tunes of one base"
-            )
+            raise two_vocabularies((first.source, one[name]), (other.source, two[name]))
         raise CheckpointError(
             f"{first.source} and {other.source} are models of different make: {name} is "
             f"{str(one[name])[:40]} and {str(two[name])[:40]} in their config.json; give "
             "fine-tunes of one base"
         )
+
+
+def two_vocabularies(one: tuple[str, int], other: tuple[str, int]) -> CheckpointError:
+    """Return the error of two networks, each a name and its number of tokens, that differ in it."""
+    return CheckpointError(
+        f"{one[0]} and {other[0]} have vocabularies of {one[1]} and {other[1]} tokens, expected "
+        "one; use `vocabulary` union, which takes the rows that one lacks from the other, or give "
+        "networks of one tokenizer"
+    )
 
 
 def check_same_function(
@@ -91,7 +100,7 @@ def check_same_function(
         rows: Outputs of the common network that are an expert's own, by its name.
 
     Raises:
-        CheckpointError: If the outputs of one differ.
+        CheckpointError: If the outputs of one differ, or the network cannot have those of all.
     """
     for expert, placed in zip(experts, space, strict=True):
         own = next((e for e in (placed, *space) if e.inputs is not None or e.task), None)
@@ -100,10 +109,16 @@ def check_same_function(
         inputs = own.inputs if own.inputs is not None else own.task.train.inputs
         x = inputs.batch(slice(0, _INPUTS))
         alone = expert.network.head_view(slice(None)).logits(expert.weights, x)
-        whole = placed.network.head_view(slice(None))
-        together = whole.logits(placed.weights, x)[:, rows[expert.name]]
+        whole, first = placed.network.head_view(slice(None)), space.experts[0]
+        try:
+            together = whole.logits(placed.weights, x)[:, rows[expert.name]]
+        except RuntimeError as error:  # of a layer behind the head, such as a BatchNorm
+            raise CheckpointError(
+                f"{first.source} cannot have the outputs of all tasks side by side: a layer behind "
+                f"its last linear one takes no more than it had ({first_line(error)}); use `head` "
+                "shared"
+            ) from error
         if not nearly_equal(together, alone, _SAME):
-            first = space.experts[0]
             raise CheckpointError(
                 f"{expert.source} is another function than {first.source} with its weights: equal "
                 "tensors, and for example another activation; give networks of one make, or "

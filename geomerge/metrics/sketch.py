@@ -231,7 +231,9 @@ def load_sketch(
     try:
         content = read_regular(path)
     except FileNotFoundError as error:
-        raise CheckpointError(f"no sketch {path}; make one with geomerge sketch") from error
+        raise CheckpointError(
+            f"no file {path} of a sketch; make one with geomerge sketch"
+        ) from error
     except OSError as error:
         raise RunError(f"cannot read {path} ({error.strerror}); check permissions") from error
     tensors, metadata = read_safetensors(content, path)

@@ -144,7 +144,7 @@ def load_model_folder(folder: Path, base: Path | None = None) -> Checkpoint:
             + f"; save the model again, or correct {CONFIG}"
         )
     weights = module.state_dict()
-    check_plain(weights, folder)
+    check_plain(weights, folder, masks=True)
     meta: dict[str, Any] = {"architecture": repr(model), "config": config}
     stored = _stored_type(kinds)
     if stored is not None:
@@ -164,7 +164,7 @@ def _load_adapter(folder: Path, base: Path | None) -> Checkpoint:
             "module among `modules_to_save` of peft"
         )
     weights = adapter.applied(module).state_dict()
-    check_plain(weights, folder)
+    check_plain(weights, folder, masks=True)
     meta = {"architecture": repr(model), "config": dict(model.config)}
     digest = sha256(f"{network_digest(folder)} {network_digest(whole)}".encode())
     return Checkpoint(weights, meta, {}, str(folder), digest)
@@ -284,17 +284,23 @@ class ConfiguredModel:
         """Return the class that builds the model, and its configuration."""
         transformers = _transformers()
         kind, names = self.config.get("model_type"), self.config.get("architectures")
-        if kind not in transformers.CONFIG_MAPPING or not isinstance(names, list) or not names:
+        if kind not in transformers.CONFIG_MAPPING:
             raise CheckpointError(
-                f"{self.source} is of model type {str(kind)[:40]!r} and architectures "
-                f"{str(names)[:60]}, expected one that transformers {transformers.__version__} "
-                "builds itself; code in a folder is never run"
+                f"{self.source} is of model type {str(kind)[:40]!r}, expected one that "
+                "transformers "
+                f"{transformers.__version__} builds itself; code in a folder is never run"
+            )
+        if not isinstance(names, list) or not names:
+            raise CheckpointError(
+                f"the {CONFIG} of {self.source} has no architectures, expected the model's class "
+                "in "
+                "a list, such as BertForSequenceClassification; write it there"
             )
         ending = next((e for e in _ENDINGS if str(names[0]).endswith(e)), None)
         if ending is None:
             raise CheckpointError(
                 f"{self.source} is a {str(names[0])[:60]}, expected a model for the classification "
-                "of texts or images, or a language model"
+                "of texts or images, or a language model; save it with such a head"
             )
         try:
             made = transformers.CONFIG_MAPPING[kind].from_dict(dict(self.config))
@@ -304,8 +310,8 @@ class ConfiguredModel:
 
     def _refused(self, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"transformers cannot make the {self!r} of {self.source} ({first_line(error)}); check "
-            "the folder"
+            f"transformers cannot make the {self!r} of {self.source} ({first_line(error)}); "
+            f"correct {CONFIG}"
         )
 
 
@@ -341,9 +347,13 @@ def load_tokenizer(folder: Path) -> Any:
     transformers = _transformers()
     with _quiet():
         try:
-            return transformers.AutoTokenizer.from_pretrained(
+            found = transformers.AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )
+            # Without files transformers makes one that reads every text as unknown tokens.
+            if len(found) <= len(found.all_special_tokens):
+                raise ValueError("no vocabulary")
+            return found
         except Exception as error:  # transformers raises many types
             raise CheckpointError(
                 f"{folder} has no tokenizer that transformers can read ({first_line(error)}); copy "

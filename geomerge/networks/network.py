@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from geomerge.errors import CheckpointError, OptionError, TaskError, first_line
+from geomerge.io.containers import is_mask
 from geomerge.networks.batches import (
     Batch,
     Shape,
@@ -133,9 +134,10 @@ class Network:
         self.device = torch.device(device)
         self._logits_in = logits or logits_in
         stored = set(module.state_dict())
-        tensors = {
+        buffers = [(name, b) for name, b in module.named_buffers() if not is_mask(b)]
+        tensors = {  # masks of infinity are no numbers that could be mixed
             name: value
-            for name, value in [*module.named_parameters(), *module.named_buffers()]
+            for name, value in [*module.named_parameters(), *buffers]
             if value.is_floating_point() and name in stored
         }
         self.shapes = {name: value.shape for name, value in tensors.items()}
@@ -427,7 +429,10 @@ class Network:
                 "expected at least as many outputs as classes: name another task"
             )
         if not torch.isfinite(out).all():
-            raise CheckpointError(f"the network's outputs on {source} are not finite; check it")
+            raise CheckpointError(
+                f"the network's outputs on {source} are not finite, expected numbers; check its "
+                "weights and these inputs"
+            )
         if not torch.equal(out, again):
             raise CheckpointError(
                 "the network gives two different outputs for the same weights and inputs; "

@@ -24,6 +24,7 @@ from geomerge.errors import OptionError, RunError, first_line
 from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.io.files import parse_json, plain_file, write_bytes
+from geomerge.io.precision import in_precision, with_dtype
 from geomerge.metrics.sketch import weights_digest
 from geomerge.networks.architectures import assumption, rebuild_network
 from geomerge.networks.hugging_face import recorded_architecture
@@ -255,9 +256,11 @@ class WeightPath:
                 elif 0 < at < 1:
                     stops.setdefault(at, stop)
         for end, checkpoint in (first, last):
-            save_checkpoint(
-                folder / f"{end}.safetensors", Checkpoint(checkpoint.weights, checkpoint.meta)
-            )
+            # In its own type only if that loses nothing: a path ends at its networks to the bit.
+            stored = in_precision(checkpoint.weights, checkpoint.meta.get("dtype"))
+            exact = all(stored[k].to(v.dtype).equal(v) for k, v in checkpoint.weights.items())
+            own = checkpoint.meta if exact else with_dtype(checkpoint.meta, None)
+            save_checkpoint(folder / f"{end}.safetensors", Checkpoint(checkpoint.weights, own))
         index = {
             "stops": [asdict(stops[k]) for k in sorted(stops)],
             "ends": [first[0], last[0]],

@@ -143,8 +143,8 @@ def removal_of(
         count = chosen if isinstance(chosen, int) else len(chosen)
         if count >= len(present):
             raise OptionError(
-                f"expected fewer than the {len(present)} units that {layer} has, got {count} to "
-                "remove; leave at least one"
+                f"expected fewer than the {len(present)} units that layer {layer} has, got {count} "
+                "to remove; leave at least one"
             )
         units[one.layer], counts[one.layer] = one, count
         candidates[one.layer] = present if isinstance(chosen, int) else list(chosen)

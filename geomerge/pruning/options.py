@@ -8,6 +8,7 @@ from typing import Any
 
 from geomerge.data.batchnorm import BN
 from geomerge.errors import OptionError
+from geomerge.io.precision import dtype_option
 from geomerge.metrics.outputs import OUTPUTS
 from geomerge.metrics.registry import MetricOptions, data_free_metrics
 from geomerge.options import FlatOptions, at_least, check_options, option, piece, positive, recorded
@@ -160,6 +161,7 @@ class FunctionOptions:
         None, "largest share of a second input in mixed ones; default 0.5 with under 10000 inputs",
         group="data", check=_up_to_one,
     )  # fmt: skip
+    dtype: str | None = dtype_option()
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used.

@@ -65,7 +65,9 @@ def check_plan(
     names: set[str] = set()
     for step in steps:
         if step.name in names:
-            raise OptionError(f"two steps are named {step.name!r}, expected names of their own")
+            raise OptionError(
+                f"two steps are named {step.name!r}, expected names of their own; rename one"
+            )
         names.add(step.name)
         if not step.remove and not step.restore:
             raise OptionError(f"step {step.name!r} does nothing; remove or restore units in it")
@@ -129,17 +131,19 @@ def _carry_out(step: PlanStep, units: Mapping[str, Units], states: dict[str, _St
         leaving = _removed(one, removed[layer], state) if layer in removed else ()
         back = _restored(one, restored[layer], state) if layer in restored else ()
         if both := _named(leaving) & _named(back):
-            raise OptionError(f"unit {min(both)} of {layer} is removed and restored; choose one")
+            raise OptionError(
+                f"unit {min(both)} of layer {layer} is removed and restored; choose one"
+            )
         state.apply(leaving, back)
 
 
 def _removed(one: Units, wanted: Wanted, state: _State) -> int | tuple[int, ...]:
     chosen = _meant(one, wanted, state.there, "that are there")
     if again := _named(chosen) & state.surely_gone:
-        raise OptionError(f"unit {min(again)} of {one.layer} is gone already; leave it out")
+        raise OptionError(f"unit {min(again)} of layer {one.layer} is gone already; leave it out")
     if _number(chosen) >= state.there:
         raise OptionError(
-            f"{one.layer} would be empty: {_number(chosen)} units go and {state.there} of "
+            f"layer {one.layer} would be empty: {_number(chosen)} units go and {state.there} of "
             f"{one.count} are there; keep at least one"
         )
     return chosen
@@ -148,11 +152,13 @@ def _removed(one: Units, wanted: Wanted, state: _State) -> int | tuple[int, ...]
 def _restored(one: Units, wanted: Wanted, state: _State) -> int | tuple[int, ...]:
     chosen = _meant(one, wanted, state.gone, "that are gone")
     if again := _named(chosen) & state.surely_there:
-        raise OptionError(f"unit {min(again)} of {one.layer} is there and cannot be restored")
+        raise OptionError(
+            f"unit {min(again)} of layer {one.layer} is there and cannot be restored; leave it out"
+        )
     if _number(chosen) > state.gone:
         raise OptionError(
-            f"{_number(chosen)} units of {one.layer} cannot be restored, {state.gone} are gone; "
-            "restore fewer, or remove them in a step before"
+            f"{_number(chosen)} units of layer {one.layer} cannot be restored, {state.gone} are "
+            "gone; restore fewer, or remove them in a step before"
         )
     return chosen
 
@@ -160,19 +166,25 @@ def _restored(one: Units, wanted: Wanted, state: _State) -> int | tuple[int, ...
 def _meant(one: Units, wanted: Wanted, available: int, where: str) -> int | tuple[int, ...]:
     """Return the units or their number, at least one."""
     if isinstance(wanted, float) and not 0 < wanted <= 1:
-        raise OptionError(f"expected a share of {one.layer} in (0, 1], got {wanted:g}; correct it")
+        raise OptionError(
+            f"expected a share of layer {one.layer} in (0, 1], got {wanted:g}; correct it"
+        )
     if isinstance(wanted, int) and wanted < 1:
-        raise OptionError(f"expected at least one unit of {one.layer}, got {wanted}; correct it")
+        raise OptionError(
+            f"expected at least one unit of layer {one.layer}, got {wanted}; correct it"
+        )
     if isinstance(wanted, tuple):
         one.chosen(wanted)  # refuses units that the layer does not have
         if not wanted:
-            raise OptionError(f"the list of units of {one.layer} is empty; name some, or drop it")
+            raise OptionError(
+                f"the list of units of layer {one.layer} is empty; name some, or drop it"
+            )
         return wanted
     count = _count(wanted, available)
     if count == 0:
         raise OptionError(
-            f"a share of {wanted:g} of the {available} units of {one.layer} {where} is less than "
-            "one; ask for more, or drop it"
+            f"a share of {wanted:g} of the {available} units of layer {one.layer} {where} is less "
+            "than one; ask for more, or drop it"
         )
     return count
 
@@ -188,7 +200,8 @@ def _by_set(wanted: Mapping[str, Wanted], units: Mapping[str, Units]) -> dict[st
         one = unit_named(units, name)
         if one.layer in found:
             raise OptionError(
-                f"{name} is tied to another layer that is named, of {' and '.join(one.layers)}; "
+                f"layer {name} is tied to another layer that is named, of "
+                f"{' and '.join(one.layers)}; "
                 "name one of them"
             )
         found[one.layer] = value

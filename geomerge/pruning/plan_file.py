@@ -66,9 +66,11 @@ def wanted_units(wanted: Mapping[str, Any], where: str) -> dict[str, Wanted]:
         elif isinstance(value, float):
             units[layer] = value
         elif isinstance(value, (list, tuple, range)):
-            units[layer] = _indices(value, f"{layer} under {where}")
+            units[layer] = _indices(value, f"layer {layer} under {where}")
         else:
-            raise OptionError(f"expected {_FORMS} for {layer} under {where}, got {_kind(value)}")
+            raise OptionError(
+                f"expected {_FORMS} for layer {layer} under {where}, got {_kind(value)}"
+            )
     return units
 
 
@@ -130,7 +132,7 @@ def parse_removals(texts: Sequence[str]) -> dict[str, Wanted]:
         if not layer:
             raise OptionError(f"expected LAYER: and {_FORMS}, got {text!r}")
         if layer in removals:
-            raise OptionError(f"{layer} is named twice, in {text!r} as well; name it once")
+            raise OptionError(f"layer {layer} is named twice, in {text!r} as well; name it once")
         if listed is None and re.fullmatch(r"\d+", value):
             removals[layer] = int(value)
         elif listed is None and re.fullmatch(r"\d*\.\d*|\d+(\.\d*)?e-?\d+", value) and value != ".":
@@ -203,7 +205,7 @@ def _step(item: Any, where: str) -> PlanStep:
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,99}", name) is None or name in _TAKEN:
         raise OptionError(
             f"the name {name[:60]!r} in {where} becomes a file's: expected up to 100 letters, "
-            f"digits, spaces or _.+-, other than {' and '.join(_TAKEN)}; choose another"
+            f"digits, spaces or _.+-, other than {', '.join(_TAKEN)}; choose another"
         )
     remove, restore = (
         _wanted(item.get(key), f"{key} of step {name!r}") for key in ("remove", "restore")
@@ -228,7 +230,9 @@ def _indices(entries: Sequence[Any], where: str) -> tuple[int, ...]:
             raise OptionError(f"expected units such as 0, 3 or 5-9 in {where}, got {entry!r}")
         first, last = int(match[1]), int(match[2] or match[1])
         if last - first > _MOST_UNITS:
-            raise OptionError(f"expected units that a layer has in {where}, got {entry!r}")
+            raise OptionError(
+                f"expected a range of at most {_MOST_UNITS} units in {where}, got {entry!r}"
+            )
         if last < first:
             raise OptionError(f"expected a range from low to high in {where}, got {entry!r}")
         found += range(first, last + 1)

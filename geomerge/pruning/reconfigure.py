@@ -214,7 +214,7 @@ def reconfigure(
         spot = WalkPlace(step.name, at, 0, file)
         reached = _move(walker, step, w, options, spot, place / step.name / "path")
         reached.path.keeper = temporary
-        w = reached.walked.weights
+        w = reached.expert.weights
         configurations.append(reached)
     if work is None:
         shutil.rmtree(own)
@@ -236,12 +236,13 @@ def _move(
     stages = _stages(problem, step, gone, options, place.file.state.part("stages"))
     walked = walker.walk(start, stages, place)
     path = store_walk(problem, walked, folder, start, walker.points)
-    w = walked.weights
+    expert = pruned_expert(problem, walked.weights)
+    w = expert.weights
     removed = removed_units(network, w, problem.units)
     epochs = _epochs(problem) - spent
     return Configuration(
         step.name,
-        pruned_expert(problem, w),
+        expert,
         walked,
         path,
         removed,
@@ -270,8 +271,8 @@ def _check_possible(
         for name in step.restore:
             if unit_named(problem.units, name).layer in missing:
                 raise OptionError(
-                    f"step {step.name!r}: units of {name} are zero in the network that the plan "
-                    "begins with, so they have nothing to come back to; begin with the dense "
+                    f"step {step.name!r}: units of layer {name} are zero in the network that the "
+                    "plan begins with, so they have nothing to come back to; begin with the dense "
                     "network, or with the folder of the run that removed them"
                 )
         count = sum(unit_named(problem.units, name).count for name in step.remove)

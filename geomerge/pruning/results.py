@@ -11,6 +11,7 @@ from torch import Tensor
 
 from geomerge.expert import Expert
 from geomerge.io.folders import staged_folder
+from geomerge.io.precision import rounded, with_dtype
 from geomerge.metrics.sketch import weights_digest
 from geomerge.paths.path import WeightPath
 from geomerge.pruning.problem import PruneProblem
@@ -39,13 +40,19 @@ def pruned_expert(
     problem: PruneProblem,
     w: Tensor,  # (n,)
 ) -> Expert:
-    """Return the network of a problem at other weights as an expert without a sketch."""
+    """Return the network of a problem at other weights as an expert without a sketch.
+
+    The weights are those that its file will hold, in the type of the options or of the network.
+    """
+    dtype = problem.options.dtype or problem.expert.meta.get("dtype")
+    w = rounded(w, dtype)
     meta = {key: problem.expert.meta[key] for key in _KEPT if key in problem.expert.meta}
     if problem.expert.architecture is not None:
         meta["architecture"] = problem.expert.architecture
     if "tasks" not in meta:
         meta.setdefault("task", problem.task.name)
         meta.setdefault("normalisation", problem.task.normalisation.to_json())
+    meta = with_dtype(meta, dtype)
     digest = weights_digest(problem.network, w)
     return replace(problem.expert, weights=w, meta=meta, sketch=None, digest=digest)
 

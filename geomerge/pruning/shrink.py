@@ -93,8 +93,8 @@ def shrink(
     for units, indices in chosen.values():
         if len(indices) == units.count:
             raise OptionError(
-                f"expected at least one unit of {units.layer} to stay, got all {units.count} to "
-                "remove; keep one"
+                f"expected at least one unit of layer {units.layer} to stay, got all {units.count} "
+                "to remove; keep one"
             )
         units.clear(masked, indices)
         for part in units.parts:

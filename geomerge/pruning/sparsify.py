@@ -198,7 +198,7 @@ def sparsify(
     sparse = pruned_expert(problem, chosen.weights)
     return SparsifyResult(
         sparse, problem, options, walks, chosen, paths, gone,
-        [*baselines, row_of(problem, name, chosen.weights)], curve, problem.notes,
+        [*baselines, row_of(problem, name, sparse.weights)], curve, problem.notes,
     )  # fmt: skip
 
 

@@ -85,7 +85,8 @@ class Units:
         for index in indices:
             if not 0 <= index < self.count:
                 raise OptionError(
-                    f"expected units of {self.layer} from 0 to {self.count - 1}, got {index}; "
+                    f"expected units of layer {self.layer} from 0 to {self.count - 1}, got "
+                    f"{index}; "
                     "choose among those"
                 )
         return torch.tensor(sorted(set(indices)), dtype=torch.int64)

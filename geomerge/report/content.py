@@ -76,7 +76,7 @@ def merge_report(
             "pick": merged.rule.name,
             "damping": last.damping,
             "step": last.step,
-            "select": dict(last.score.accuracy),
+            "select": dict(merged.accuracies),
             "drift": dict(last.score.drift),
             "better": next((n for n in merged.notes if n.startswith(WORSE)), None),
         },
@@ -215,6 +215,7 @@ def _network(expert: Expert, class_offset: int) -> dict[str, Any]:
         "measure": expert.task.measure if expert.task else "accuracy",
         "outputs": [columns.start, columns.stop] if columns.stop else None,
         "class_offset": class_offset,
+        "class_order": meta.get("class_order"),
         "sketch": expert.sketch.meta if expert.sketch else None,
     }
 

@@ -41,6 +41,7 @@ class NetworkEntry(TypedDict):
     measure: NotRequired[str]
     outputs: list[int] | None
     class_offset: int
+    class_order: NotRequired[list[int] | None]
     sketch: dict[str, Any] | None
 
 

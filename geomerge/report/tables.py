@@ -89,7 +89,7 @@ def stream_table(report: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str
     for row in report["rows"]:
         kept, seconds = row["kept"], row["seconds"]
         rows.append([
-            row["name"],
+            row["name"] + (" (at chance)" if row.get("hardly_trained") else ""),
             f"{100 * row['accuracy']:.2f}",
             _points(row["backward_transfer"]),
             _points(row["forgetting"]),
@@ -127,6 +127,11 @@ def stream_markdown(report: dict[str, Any]) -> str:
         "",
         *[f"- {row['name']}: {row['about']}" for row in report["rows"]],
         *[f"- {name} is not in the table: {why}" for name, why in report["diverged"].items()],
+        *[
+            f"- {row['name']} hardly trained: its accuracy is at chance, and bounds nothing"
+            for row in report["rows"]
+            if row.get("hardly_trained")
+        ],
     ]
     return "\n".join(lines) + "\n"
 

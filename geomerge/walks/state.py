@@ -118,7 +118,7 @@ def _read(file: Path, device: str | torch.device) -> WalkState:
         return _restored(nested, tensors, "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
-            f"{file} holds no state of a walk ({error}); remove {file.parent} and walk again"
+            f"{file} holds no whole state of a walk; remove {file.parent} and walk again"
         ) from error
 
 

@@ -112,7 +112,7 @@ def test_npz_and_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
     monkeypatch.chdir(tmp_path)
     assert load_task("mytask_for_test:make").classes == 2
-    with pytest.raises(TaskError, match="returned a int"):
+    with pytest.raises(TaskError, match="returned an int"):
         load_task("mytask_for_test:wrong")
 
 

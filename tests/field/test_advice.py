@@ -135,7 +135,7 @@ def test_every_flag_that_a_message_names_exists() -> None:
 def test_every_value_that_a_message_recommends_is_one() -> None:
     known, wrong = fields(), []
     for place, text in TOLD:
-        for name, value in re.findall(r"`([a-z_]+)` '?([a-z][a-z-]*)", text):
+        for name, value in re.findall(r"`([a-z_]+)` '?([a-z][a-z0-9-]*)", text):
             choices = {c for field in known.get(name, ()) for c in choices_of(field)}
             if choices and value not in choices | WORDS:
                 wrong.append((place, name, value))

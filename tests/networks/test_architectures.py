@@ -204,7 +204,7 @@ def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     again = rebuild_network(net.state_dict(), "mynet_for_test:make", "x.pt")
     x = torch.randn(3, 4)
     torch.testing.assert_close(again(x), net(x))
-    with pytest.raises(OptionError, match="returned a int"):
+    with pytest.raises(OptionError, match="returned an int"):
         create_network("mynet_for_test:wrong", (4,), 2, seed=0)
     with pytest.raises(OptionError, match="cannot import"):
         create_network("mynet_for_test:none", (4,), 2, seed=0)

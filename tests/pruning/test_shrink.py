@@ -103,7 +103,7 @@ def test_without_units_to_remove_it_is_a_copy() -> None:
 
 def test_some_unit_must_stay() -> None:
     net, x = named("cnn", (1, 8, 8))
-    with pytest.raises(OptionError, match="at least one unit of 0 to stay, got all 16"):
+    with pytest.raises(OptionError, match="at least one unit of layer 0 to stay, got all 16"):
         shrink(net, net.initial, {"0": range(16)}, x)
     with pytest.raises(OptionError, match="units of '9' cannot be removed"):
         shrink(net, net.initial, {"9": [1]}, x)

@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 from geomerge.data import load_task
 from geomerge.errors import NumericalError, OptionError
 from geomerge.monitor.progress import Progress
+from geomerge.report.tables import stream_markdown, stream_table
 from geomerge.strategies import StreamOptions, stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
@@ -91,6 +92,15 @@ def test_a_benchmark_and_a_network_of_ones_own() -> None:
     assert result.recipe["stream"]["objects"] != named["stream"].get("objects")
     with pytest.raises(OptionError, match="no row 'navie'"):
         result["navie"]
+
+
+def test_a_bound_at_chance_is_marked() -> None:
+    result = stream("split-digits", only=("joint",), rates=("joint=1e-9",), **QUICK)
+    assert result["joint"].hardly_trained
+    assert any("joint is at chance" in note and "bounds nothing" in note for note in result.notes)
+    assert stream_table(result.to_json())[1][0][0] == "joint (at chance)"
+    assert "- joint hardly trained" in stream_markdown(result.to_json())
+    assert not stream("split-digits", only=("joint",), **QUICK)["joint"].hardly_trained
 
 
 def test_task_labels_are_heads() -> None:

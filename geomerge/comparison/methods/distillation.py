@@ -44,7 +44,11 @@ def distillation(context: Context) -> MethodResult:
         with suppress(NumericalError):  # too large a rate for this network
             trials[rate] = walk(rate, trial)
     if not trials:
-        raise NumericalError(f"distillation diverged at every rate of {RATES}")
+        listed = " and ".join(map(str, RATES))
+        raise NumericalError(
+            f"distillation diverged at every learning rate of {listed}, expected a finite loss at "
+            "one"
+        )
     weights = [short.answer for short in trials.values() if isinstance(short.answer, Tensor)]
     best, _ = context.pick(len(weights), weights.__getitem__)
     rate = list(trials)[best]

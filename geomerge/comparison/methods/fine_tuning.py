@@ -79,7 +79,11 @@ def wise_ft(context: Context) -> MethodResult:
         samples += seen
         tried[rate] = context.pick_on_line(b, end)[1]
     if not tried:
-        raise NumericalError(f"fine-tuning diverged at every rate of {RATES}")
+        listed = " and ".join(map(str, RATES))
+        raise NumericalError(
+            f"fine-tuning diverged at every learning rate of {listed}, expected a finite loss at "
+            "one"
+        )
     best, _ = context.pick(len(tried), list(tried.values()).__getitem__)
     rate = list(tried)[best]
     end, seen = fine_tuned(context, context.max_samples - samples, rate=rate)

@@ -51,7 +51,10 @@ def regression_mean(
     ridge = _RIDGE * total.diagonal().mean() * torch.eye(len(total)).to(total)
     factor, failed = torch.linalg.cholesky_ex(total + ridge)
     if failed:
-        raise NumericalError("the Gram matrices of a layer's inputs are not finite numbers")
+        raise NumericalError(
+            "the Gram matrices of a layer's inputs are not finite, expected finite activations; "
+            "check the networks' outputs on these inputs"
+        )
     return mean + torch.cholesky_solve(torch.stack(pulls).sum(dim=0), factor)
 
 

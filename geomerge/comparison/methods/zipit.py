@@ -98,7 +98,9 @@ def _chain(network: Network, example: Batch) -> _Chain:
     try:
         groups, _ = trace_groups(network.module, example)
     except OptionError as error:
-        raise NotApplicableError("needs a network whose units can be traced") from error
+        raise NotApplicableError(
+            "needs a network that torch-pruning can trace, and it fails on this one"
+        ) from error
     layers = matrix_layers(network)
     next_of: dict[str, tuple[Touch, list[str]]] = {}
     covered: list[str] = []

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from geomerge.errors import OptionError, first_line
+from geomerge.errors import OptionError, first_line, type_of
 
 __all__ = ["call_factory", "factory_name", "import_factory", "made_by", "network_from_factory"]
 
@@ -44,7 +44,7 @@ def import_factory(spec: str) -> Callable[[], Any]:
             "module in the working folder or installed, or the callable itself as `arch`"
         ) from error
     if not callable(found):
-        raise OptionError(f"{spec!r} is a {type(found).__name__}, expected a callable; name one")
+        raise OptionError(f"{spec!r} is {type_of(found)}, expected a callable; name one")
     factory: Callable[[], Any] = found
     return factory
 
@@ -107,7 +107,5 @@ def made_by(factory: Callable[[], Any]) -> nn.Module:
 
 def _checked(module: Any, name: str) -> nn.Module:
     if not isinstance(module, nn.Module):
-        raise OptionError(
-            f"{name!r} returned a {type(module).__name__}, expected an nn.Module; return one"
-        )
+        raise OptionError(f"{name!r} returned {type_of(module)}, expected an nn.Module; return one")
     return module

@@ -156,9 +156,13 @@ def check_fit(fit: Fit, source: str, shown: str) -> None:
         pattern = _pattern([*fit.extra], fit.tensors)
         raise CheckpointError(
             odd
-            or f"{source} has {len(fit.extra)} tensors that the architecture {shown} has not: "
+            or f"{source} has {_counted(len(fit.extra))} that the architecture {shown} has not: "
             f"{listed(fit.extra)}; check `arch`, or leave them out with `leave_out` {pattern}"
         )
+
+
+def _counted(count: int) -> str:
+    return "a tensor" if count == 1 else f"{count} tensors"
 
 
 def _renamed(weights: Mapping[str, V], own: Mapping[str, Tensor]) -> dict[str, V]:

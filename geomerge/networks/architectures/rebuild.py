@@ -81,7 +81,8 @@ def rebuild_network(
     Args:
         weights: A state dict. Where only the rows of one Linear layer are others than the
             architecture's, that layer is the head, and it gets the size of the weights. So
-            are layers with fewer outputs or inputs, of a network that some units were removed of.
+            are layers with fewer outputs or inputs, of a network that some units were removed of,
+            and embeddings with other rows, of a vocabulary that tokens were added to.
         architecture: A name, some of them with an activation as in ``mlp:tanh``,
             ``module:factory``, a callable that returns the module, or None to recognise it from the
             weights, with an :class:`~geomerge.errors.AssumptionWarning` where they leave something
@@ -110,7 +111,8 @@ def rebuild_network(
     module = _empty(name, weights, source) if isinstance(name, str) else made_by(name)
     shown = name if isinstance(name, str) else getattr(name, "__qualname__", repr(name))
     fit = fit_names(module, weights)
-    if not fit.missing and not fit.extra and _other_widths(module, fit.tensors):
+    other = _other_widths(module, fit.tensors) or _other_vocabulary(module, fit.tensors)
+    if not fit.missing and not fit.extra and other:
         resize_layers(module, fit.tensors)
     expected = _shapes(module.state_dict())
     apart = [k for k, v in fit.tensors.items() if expected.get(k, v.shape) != tuple(v.shape)]
@@ -210,6 +212,11 @@ def resize_layers(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             if stored is not None and _tell_size(layer, stored.shape):
                 _resize(layer.weight, stored.shape)
                 _resize(layer.bias, stored.shape[:1])
+        elif isinstance(layer, nn.Embedding):
+            stored = weights.get(f"{prefix}weight")
+            if stored is not None and stored.shape[1:] == layer.weight.shape[1:]:
+                layer.num_embeddings = len(stored)
+                _resize(layer.weight, stored.shape)
 
 
 def _tell_size(layer: nn.Linear | _ConvNd, shape: torch.Size) -> bool:
@@ -259,6 +266,21 @@ def _other_widths(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
     if any(own[key][1:] < got[key][1:] for key in keys):
         return False
     return bool(fewer and read) or (len(changed) == 1 and bool(linear) and not read)
+
+
+def _other_vocabulary(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Return whether weights differ from a module's by the rows of one vocabulary alone.
+
+    It is that of its embeddings and of output layers as wide.
+    """
+    own, got = _shapes(module.state_dict()), _shapes(weights)
+    changed = {key for key in own if key in got and own[key] != got[key]}
+    rows = {
+        (own[key][:1], got[key][:1]) if own[key][1:] == got[key][1:] else None for key in changed
+    }
+    layers = [module.get_submodule(key.rpartition(".")[0]) for key in changed]
+    known = all(isinstance(layer, (nn.Embedding, nn.Linear)) for layer in layers)
+    return known and len(rows) == 1 and any(isinstance(layer, nn.Embedding) for layer in layers)
 
 
 def _weight(layer: str) -> str:
