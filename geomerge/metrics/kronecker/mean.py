@@ -10,7 +10,8 @@ diagonal, which weights outside of layers have here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -45,7 +46,6 @@ class KroneckerMean:
         self._metrics, self._points, self._anchor = list(metrics), list(points), anchor
         self._scales = list(scales) if scales is not None else [1.0] * len(self._metrics)
         self.mean = self._metrics[0].plus(self._metrics[1:], mean=True)
-        self._blocks = _block_numbers(self.mean.layers, len(anchor), anchor.device)
 
     def at(
         self,
@@ -62,10 +62,11 @@ class KroneckerMean:
             scales: Factors of the metrics in place of those given before; the damping stays.
             start: Point near the mean, from which the solver starts; None takes the anchor.
         """
-        mu = self._damping(damping)
         x = self._anchor if start is None else start
-        residual = self._pull(x, scales) + len(self._metrics) * mu * (self._anchor - x)
-        return x + self._solve(residual, damping, scales)
+        right = self._pull(x, scales)
+        if start is not None:
+            self._add_damped(right, damping, self._anchor - start)
+        return x + self._solve(right, damping, scales)
 
     def drift_gradients(
         self,
@@ -100,49 +101,73 @@ class KroneckerMean:
         mus = [damping * max(_mean_eigenvalue(layer), 1e-30) for layer in self.mean.layers]
         return mus, min(mus, default=damping)
 
-    def _damping(self, damping: float) -> Tensor:  # (n,)
+    def _add_damped(self, out: Tensor, damping: float, v: Tensor) -> None:
+        """Add k mu v to a vector, mu that of each layer."""
         mus, outside = self._mus(damping)
-        mu = torch.full_like(self._anchor, outside)
-        for layer, own in zip(self.mean.layers, mus, strict=True):
-            for span in _spans(layer):
-                mu[span] = own
-        return mu
+        count, spans = len(self._metrics), [_spans(layer) for layer in self.mean.layers]
+        spans.append([place for place, _ in self.mean.diagonals])
+        for mu, places in zip([*mus, outside], spans, strict=True):
+            for span in places:
+                out[span] += count * mu * v[span]
 
     def _solve(
         self,
-        residual: Tensor,  # (n,)
+        right: Tensor,  # (n,)
         damping: float,
         scales: Sequence[float] | None,
     ) -> Tensor:  # (n,)
-        """Solve by conjugate gradients, each block of the metrics by steps of its own."""
-        count, mu = len(self._metrics), self._damping(damping)
+        """Solve layer by layer, so that beside the result vectors of one layer's size are held."""
         mus, outside = self._mus(damping)
-        x, residual = torch.zeros_like(residual), residual.clone()
-        direction = z = self._precondition(residual, mus, outside)
-        rho = first = self._dots(residual, z)
-        done = first <= 0
-        for _ in range(_ITERATIONS):
-            if bool(done.all()):
-                break
-            product = self._product(direction, scales) + count * mu * direction
-            alpha = rho / self._dots(direction, product).clamp(min=1e-300)
-            alpha[done] = 0.0  # a block that goes on at its rounding errors comes apart
-            step = alpha.to(x)[self._blocks]
-            x += step * direction
-            residual -= step * product
-            z = self._precondition(residual, mus, outside)
-            after = self._dots(residual, z)
-            done |= after <= _TOLERANCE * first
-            beta = (after / rho.clamp(min=1e-300)).to(x)[self._blocks]
-            direction = z + beta * direction
-            rho = after
+        known = list(zip(self._metrics, scales or self._scales, strict=True))
+        x = torch.zeros_like(right)
+        for layer, mu in zip(self.mean.layers, mus, strict=True):
+            found = self._solve_layer(layer, mu, _part(right, layer), known)
+            for span, part in zip(_spans(layer), found.split(_sizes(layer)), strict=True):
+                x[span] = part
+        diagonals = [(dict(_by_start(metric)), scale) for metric, scale in known]
+        for place, diagonal in self.mean.diagonals:
+            total = torch.full_like(diagonal, len(known) * outside)
+            for own, scale in diagonals:
+                if place.start in own:
+                    total += scale * own[place.start]
+            x[place] = right[place] / total
         return x
 
-    def _product(self, v: Tensor, scales: Sequence[float] | None) -> Tensor:  # (n,)
-        total = torch.zeros_like(v)
-        for metric, scale in zip(self._metrics, scales or self._scales, strict=True):
-            total += scale * metric.mv(v)
-        return total
+    def _solve_layer(
+        self,
+        layer: KroneckerLayer,
+        mu: float,
+        right: Tensor,  # (size of the layer,)
+        known: Sequence[tuple[KroneckerMetric, float]],
+    ) -> Tensor:  # (size of the layer,)
+        """Solve in one layer by conjugate gradients."""
+        count, own = len(known), _alone(layer)
+        terms = [(_product_of(metric, layer), scale) for metric, scale in known]
+
+        def preconditioned(v: Tensor) -> Tensor:  # (k ((mean A) x (mean B) + mu))^-1 v
+            out = torch.empty_like(v)
+            own.apply(partial(_inverse, mu), v, out)
+            return out.div_(count)
+
+        x, residual = torch.zeros_like(right), right.clone()
+        direction = preconditioned(residual)
+        rho = first = _dot(residual, direction)
+        for _ in range(_ITERATIONS):
+            if rho <= 0:
+                break
+            image = count * mu * direction
+            for product, scale in terms:
+                image += scale * product(direction)
+            alpha = rho / max(_dot(direction, image), 1e-300)
+            x += alpha * direction
+            residual -= alpha * image
+            z = preconditioned(residual)
+            after = _dot(residual, z)
+            if after <= _TOLERANCE * first:  # a layer that goes on at rounding errors comes apart
+                break
+            direction = z + (after / rho) * direction
+            rho = after
+        return x
 
     def _pull(self, x: Tensor, scales: Sequence[float] | None) -> Tensor:  # (n,)
         total = torch.zeros_like(x)
@@ -151,19 +176,46 @@ class KroneckerMean:
             total += scale * metric.mv(point - x)
         return total
 
-    def _precondition(self, v: Tensor, mus: Sequence[float], outside: float) -> Tensor:  # (n,)
-        """Return (k ((mean A) x (mean B) + mu))^-1 v, outside of layers by the diagonal."""
-        out = torch.empty_like(v)
-        for layer, mu in zip(self.mean.layers, mus, strict=True):
-            layer.apply(partial(_inverse, mu), v, out)
-        for place, diagonal in self.mean.diagonals:
-            out[place] = v[place] / (diagonal + outside)
-        return out / len(self._metrics)
 
-    def _dots(self, u: Tensor, v: Tensor) -> Tensor:  # (blocks,)
-        """Return the inner product of each block: a layer, or all weights outside of layers."""
-        sums = torch.zeros(len(self.mean.layers) + 1, dtype=torch.float64, device=u.device)
-        return sums.index_add_(0, self._blocks, u.double() * v.double())
+def _alone(layer: KroneckerLayer) -> KroneckerLayer:
+    """Return a layer with its weights, then its biases, as the only ones there are."""
+    weight, *bias = _sizes(layer)
+    place = slice(weight, weight + bias[0]) if bias else None
+    return replace(layer, weight=slice(0, weight), bias=place)
+
+
+def _part(
+    v: Tensor,  # (n,)
+    layer: KroneckerLayer,
+) -> Tensor:  # (size of the layer,)
+    return torch.cat([v[span] for span in _spans(layer)])
+
+
+def _product_of(metric: KroneckerMetric, layer: KroneckerLayer) -> Callable[[Tensor], Tensor]:
+    """Return the product of a metric with vectors of a layer, of which it may have the diagonal."""
+    own = metric.layer_at(layer.weight)
+    if own is not None:
+        alone = _alone(own)
+
+        def product(v: Tensor) -> Tensor:
+            out = torch.empty_like(v)
+            alone.apply(_identity, v, out)
+            return out
+
+        return product
+    known = dict(_by_start(metric))
+    none = [metric.diagonal.new_zeros(size) for size in _sizes(layer)]
+    spans = zip(_spans(layer), none, strict=True)
+    diagonal = torch.cat([known.get(span.start, zero) for span, zero in spans])
+    return lambda v: diagonal * v
+
+
+def _by_start(metric: KroneckerMetric) -> Iterator[tuple[int, Tensor]]:
+    return ((place.start, diagonal) for place, diagonal in metric.diagonals)
+
+
+def _identity(eigenvalues: Tensor) -> Tensor:
+    return eigenvalues
 
 
 def _inverse(mu: float, eigenvalues: Tensor) -> Tensor:
@@ -174,16 +226,14 @@ def _spans(layer: KroneckerLayer) -> list[slice]:
     return [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
 
 
+def _sizes(layer: KroneckerLayer) -> list[int]:
+    return [span.stop - span.start for span in _spans(layer)]
+
+
 def _mean_eigenvalue(layer: KroneckerLayer) -> float:
-    size: int = sum(span.stop - span.start for span in _spans(layer))
-    return layer.trace / size
+    return layer.trace / sum(_sizes(layer))
 
 
-def _block_numbers(
-    layers: Sequence[KroneckerLayer], n: int, device: torch.device
-) -> Tensor:  # (n,)
-    numbers = torch.full((n,), len(layers), dtype=torch.long, device=device)
-    for k, layer in enumerate(layers):
-        for span in _spans(layer):
-            numbers[span] = k
-    return numbers
+def _dot(u: Tensor, v: Tensor) -> float:
+    """Return the inner product in double precision."""
+    return float(u.double() @ v.double())
