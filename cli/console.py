@@ -55,6 +55,8 @@ def speaking(flags: Mapping[str, str], log_json: bool, verbose: bool = False) ->
         with _notes_of_warnings(log_json):
             yield
     except GeomergeError as error:
+        if _told_by_another(error):
+            raise SystemExit(USER_ERROR) from None
         code = fail(str(error), log_json)
         for cause in _causes(error) if verbose else ():
             _say("cause", cause, log_json)
@@ -76,6 +78,15 @@ def _causes(error: BaseException) -> Iterator[str]:
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         yield f"{name}: {before}"
         before = before.__cause__ or before.__context__
+
+
+def _told_by_another(error: Exception) -> bool:
+    """Whether the first of several processes meets the same error, or its cause."""
+    from geomerge.errors import CheckpointError, OptionError, ProcessError, TaskError
+    from geomerge.processes import first
+
+    same = (CheckpointError, OptionError, ProcessError, TaskError)
+    return isinstance(error, same) and not first()
 
 
 @contextmanager

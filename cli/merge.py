@@ -13,6 +13,7 @@ from geomerge.cli.options import LogJson, ReportJson
 from geomerge.evaluation.measures import cell, drop, unit
 from geomerge.expert_options import DataOptions
 from geomerge.merging import MergeOptions
+from geomerge.processes import first, start
 from geomerge.runs import run_merge
 
 __all__ = ["merge", "show_report"]
@@ -42,11 +43,13 @@ def merge(
     log_json: LogJson = False,
 ) -> None:
     """Merge networks along a path that keeps what they do."""
+    start(data.device)
     with watched(log_json) as show:
         folder, report, before = run_merge(
             networks, options, data, base=base, out=out, pt=pt, progress=show
         )
-    finish(folder, report, before, None if as_json else show_report, log_json)
+    if first():
+        finish(folder, report, before, None if as_json else show_report, log_json)
 
 
 def show_report(report: dict[str, Any]) -> None:

@@ -33,13 +33,16 @@ def sparsify(
     The network walks to a sparse one in stages, and the weights that are left keep its outputs. No
     labels are needed.
     """
+    from geomerge.processes import first, start
     from geomerge.runs import run_sparsify
 
+    start(data.device)
     with watched(log_json) as show:
         folder, report, before = run_sparsify(
             network, options, data, files=files, out=out, progress=show
         )
-    finish(folder, report, before, None if as_json else _show, log_json)
+    if first():
+        finish(folder, report, before, None if as_json else _show, log_json)
 
 
 def _show(report: dict[str, Any]) -> None:

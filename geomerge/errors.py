@@ -24,6 +24,7 @@ __all__ = [
     "NumericalError",
     "OptionError",
     "Problems",
+    "ProcessError",
     "QPError",
     "RunError",
     "TaskError",
@@ -77,6 +78,10 @@ class RunError(GeomergeError, OSError):
 
 class NumericalError(GeomergeError, ArithmeticError):
     """A computation left the finite numbers or could not meet its tolerance."""
+
+
+class ProcessError(GeomergeError, RuntimeError):
+    """One of several processes that compute one result has ended."""
 
 
 class QPError(NumericalError):

@@ -17,7 +17,7 @@ FOLDERS = {"geomerge": "geomerge", "cli": "geomerge.cli", "strategies": "geomerg
 # From the ground up; a module imports only from its own line or from lines above.
 LAYERS = [
     ["errors", "renamed"],
-    ["notebook", "options", "registry", "monitor"],
+    ["notebook", "options", "processes", "registry", "monitor"],
     ["io"],
     ["networks"],
     ["data"],

@@ -26,6 +26,7 @@ from geomerge.errors import NumericalError, OptionError
 from geomerge.metrics import EuclideanMetric, MaskedMetric, Metric, combine
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.networks.batches import batch_size
+from geomerge.processes import agree, together
 from geomerge.walks.objectives import CrossEntropy, KLToTeacher, Objective
 from geomerge.walks.walk import FunctionWalkOptions, walk_toward_function
 
@@ -49,6 +50,8 @@ def merge_expert(
 ) -> tuple[Tensor, MergeReport]:
     """Merge an expert of an experience into the network before it.
 
+    In a process group, whose processes have the same experts, they share the work.
+
     Args:
         start: Weights of the network before, with heads that the experience added.
         expert: Weights of the expert.
@@ -70,11 +73,14 @@ def merge_expert(
         raise OptionError(
             "`labels` needs the labels of the experience; give them, or `labels` as False"
         )
-    merge = _Merge(start, expert, experience, memory, network_of, options, free)
-    line = best_on_line(start, expert, merge.measure, merge.settle, merge.limits())
-    walk = merge.walk(line.best)
-    best = merge.pick(walk)
-    return walk.weights[best], merge.report(line, walk, best)
+    with together():  # all processes have trained the same expert
+        sums = [float(w.double().abs().sum()) for w in (start, expert)]
+        agree("experts or experiences", f"{options} {len(experience.inputs)} {sums}")
+        merge = _Merge(start, expert, experience, memory, network_of, options, free)
+        line = best_on_line(start, expert, merge.measure, merge.settle, merge.limits())
+        walk = merge.walk(line.best)
+        best = merge.pick(walk)
+        return walk.weights[best], merge.report(line, walk, best)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torch import Tensor
 from geomerge.data import Split
 from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
+from geomerge.processes import team
 
 __all__ = ["accuracy", "right_by_class", "share_right"]
 
@@ -52,8 +53,13 @@ def right_by_class(
     """
     of = torch.bincount(split.labels)
     right = torch.zeros_like(of)
-    for index, x in split.inputs.parts(batch):
-        y = split.labels[index]
+    mates = team()
+    part = slice(None) if mates is None else mates.share(len(split.labels))
+    inputs, labels = split.inputs.take(part), split.labels[part]
+    for index, x in inputs.parts(batch) if len(labels) else ():
+        y = labels[index]
         hits = y[scores(x).argmax(dim=1) == y]
         right += torch.bincount(hits, minlength=len(of))
+    if mates is not None:
+        mates.add([right])
     return right, of

@@ -57,4 +57,5 @@ def _pooled(samples: Sequence[Inputs]) -> Inputs:
         return samples[0]
     shortest = min(len(x) for x in samples)
     mixed = interleave([x.batch(slice(0, shortest)) for x in samples])
-    return replace(as_they_are(mixed, samples[0].device), at_once=samples[0].at_once)
+    mixed_inputs = as_they_are(mixed, samples[0].device, samples[0].dtype)
+    return replace(mixed_inputs, at_once=samples[0].at_once)

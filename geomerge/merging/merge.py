@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.pick import PickRule
 from geomerge.expert_like import ExpertLike, as_expert
@@ -25,6 +27,7 @@ from geomerge.monitor.progress import Progress
 from geomerge.options import replace_options
 from geomerge.paths.leg import Leg
 from geomerge.paths.path import WeightPath
+from geomerge.processes import agree, first_text, together, wait, writes
 
 __all__ = ["merge"]
 
@@ -81,24 +84,43 @@ def merge(
         >>> merged.path.at(0.5).shape == merged.w.shape
         True
     """
-    given = given_experts(experts, changes)
-    options = replace_options(options or MergeOptions(), **changes)
-    ancestor = None if base is None else as_expert(base, among=given)
-    planned = plan_merge(given, options, Problems(strict=True), ancestor)
-    assert planned is not None, "strict problems are raised"
-    preset, rule = planned
-    if folder is not None:
-        place = None if work is None else Path(work)
-        if place is not None and place.resolve().is_relative_to(Path(folder).resolve()):
-            raise OptionError(f"expected `work` outside of the path's folder {folder}, got {work}")
-        return _merge(preset, rule, Path(folder), place, progress)
-    temporary = Path(tempfile.mkdtemp(prefix="geomerge-"))
+    with together():
+        given = given_experts(experts, changes)
+        options = replace_options(options or MergeOptions(), **changes)
+        ancestor = None if base is None else as_expert(base, among=given)
+        planned = plan_merge(given, options, Problems(strict=True), ancestor)
+        assert planned is not None, "strict problems are raised"
+        preset, rule = planned
+        agree("networks or options", f"{options} {[_sum(e.weights) for e in preset.space]}")
+        progress = progress if writes() else None
+        if folder is not None:
+            place = None if work is None else Path(work)
+            if place is not None and place.resolve().is_relative_to(Path(folder).resolve()):
+                raise OptionError(
+                    f"expected `work` outside of the path's folder {folder}, got {work}"
+                )
+            return _merge(preset, rule, Path(folder), place, progress)
+        return _merge_for_now(preset, rule, progress)
+
+
+def _sum(w: Tensor) -> float:
+    """Return a number by which different weights are told apart."""
+    return float(w.double().abs().sum())
+
+
+def _merge_for_now(
+    preset: Preset, rule: PickRule, progress: Callable[[Progress], None] | None
+) -> MergeResult:
+    """Merge in a temporary folder, which goes with the path."""
+    temporary = Path(first_text(tempfile.mkdtemp(prefix="geomerge-") if writes() else ""))
     try:
         merged = _merge(preset, rule, temporary, None, progress)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if writes():
+            shutil.rmtree(temporary, ignore_errors=True)
         raise
-    weakref.finalize(merged.path, shutil.rmtree, temporary, ignore_errors=True)
+    if writes():
+        weakref.finalize(merged.path, shutil.rmtree, temporary, ignore_errors=True)
     return merged
 
 
@@ -112,7 +134,8 @@ def _merge(
     prepared, points = preset.prepared, preset.options.machine.points
     if work is not None:  # the path of an interrupted call is written again
         WeightPath.clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if writes():
+        folder.mkdir(parents=True, exist_ok=True)
     monitor = Monitor(preset.space, progress)
     recorder = Recorder(work or folder / "walks", monitor, points, work is not None)
     walked: Leg | None = None
@@ -129,7 +152,8 @@ def _merge(
     legs, crossover = _close(walked, picked, recorder, folder)
     relaxed = relax_legs(prepared, legs, crossover, progress) if preset.options.relax else []
     path, t = _write(prepared, legs, crossover, folder)
-    if work is None:
+    wait()
+    if work is None and writes():
         shutil.rmtree(recorder.folder)
     return MergeResult(preset, rule, stages, path, t, relaxed)
 
@@ -212,4 +236,5 @@ def _write(
         **prepared.head_meta,
     }
     t = WeightPath.write(folder, first, last, legs, crossover, points, meta)
+    wait()
     return WeightPath(folder, space.network.device, network=space.network), t

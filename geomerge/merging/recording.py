@@ -13,6 +13,7 @@ from geomerge.evaluation.measures import score
 from geomerge.merging.walker import Walk
 from geomerge.monitor.progress import Progress
 from geomerge.paths.leg import Leg, record_leg
+from geomerge.processes import alone
 from geomerge.walks.state import StateFile, WalkState
 from geomerge.walks.walk import WalkPoint
 from geomerge.weight_space import WeightSpace
@@ -51,7 +52,8 @@ class Monitor:
         shares: dict[str, float] = {}
         for step, point in enumerate(walk, taken + 1):
             if not shares or step % EVERY == 1:
-                shares = {key: score(net, point.weights, few) for key, net, few in self._few}
+                with alone():  # another process may watch nothing
+                    shares = {key: score(net, point.weights, few) for key, net, few in self._few}
             self._call(Progress(name, step, steps, shares))
             yield point
 

@@ -27,6 +27,7 @@ from geomerge.metrics.kronecker.factor import (
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.registry import BATCH, MeasuringPace, NetworkSize, metric, seconds_per_input
 from geomerge.networks.network import Network
+from geomerge.processes import team
 
 __all__: list[str] = []
 
@@ -111,4 +112,6 @@ def _operations(width: int) -> float:
 def _measure(
     network: Network, w: Tensor, inputs: Inputs, output: str, seed: int
 ) -> KroneckerMetric:
-    return estimate_kronecker(network, w, inputs.equal_batches(BATCH), output, seed)
+    mates = team()  # each of which takes at least one pass
+    size = BATCH if mates is None else max(1, min(BATCH, -(-len(inputs) // mates.size)))
+    return estimate_kronecker(network, w, inputs.equal_batches(size), output, seed)

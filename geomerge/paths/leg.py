@@ -18,10 +18,11 @@ from geomerge.errors import RunError
 from geomerge.io.checkpoint import read_safetensors
 from geomerge.io.containers import check_plain
 from geomerge.io.files import read_regular, write_bytes
+from geomerge.processes import wait, writes
 from geomerge.walks.state import StateFile
 from geomerge.walks.walk import WalkPoint
 
-__all__ = ["Leg", "StepRecord", "read_point", "record_leg"]
+__all__ = ["Leg", "StepRecord", "read_point", "record_leg", "remove_files"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Leg:
         """Return a stored point; step 0 is the base."""
         if step == 0:
             return self.base
+        wait()
         return read_point(self.file(step), self.base)
 
     def store(
@@ -103,6 +105,8 @@ class Leg:
         step: int,
         w: Tensor,  # (n,)
     ) -> None:
+        if not writes():
+            return
         delta = (w - self.base).detach().cpu()
         write_bytes(self.file(step), safetensors.torch.save({"delta": delta}))
 
@@ -126,9 +130,7 @@ class Leg:
 
     def cut(self, step: int) -> None:
         """Remove all points and records after a stored step."""
-        for late, _ in self.marks:
-            if late > step:
-                self.file(late).unlink()
+        remove_files([self.file(late) for late, _ in self.marks if late > step])
         self.marks = [mark for mark in self.marks if mark[0] <= step]
         self.steps = [record for record in self.steps if record.step <= step]
 
@@ -139,13 +141,15 @@ class Leg:
     ) -> None:
         """Replace the weights of a stored point after the first."""
         if step and not torch.equal(w, self.weights(step)):
+            wait()
             self._write(step, w)
 
     def copied(self, folder: Path) -> Leg:
         """Return an independent copy of the leg in another folder of the same disk."""
         other = Leg(folder, self.name, self.base)
         other.marks, other.steps = list(self.marks), list(self.steps)
-        for step, _ in self.marks[1:]:
+        wait()
+        for step, _ in self.marks[1:] if writes() else ():
             other.file(step).unlink(missing_ok=True)
             try:  # a file is never written into, only replaced: both folders may hold the same one
                 os.link(self.file(step), other.file(step))
@@ -180,9 +184,8 @@ class Leg:
         at = dict(self.marks)
         ends = [at[steps[0]] + length for length in accumulate(lengths, initial=0.0)]
         change = ends[-1] - at[steps[-1]]
-        for step in at:
-            if steps[0] < step < steps[-1] and step not in steps:
-                self.file(step).unlink()
+        between = [k for k in at if steps[0] < k < steps[-1] and k not in steps]
+        remove_files([self.file(step) for step in between])
         self.marks = [
             *((step, length) for step, length in self.marks if step < steps[0]),
             *zip(steps, ends, strict=True),
@@ -192,6 +195,13 @@ class Leg:
     def remove(self) -> None:
         """Delete the stored points."""
         self.cut(0)
+
+
+def remove_files(files: Sequence[Path]) -> None:
+    """Delete files of points that no process reads any longer."""
+    wait()
+    for file in files if writes() else ():
+        file.unlink()
 
 
 def read_point(
@@ -240,7 +250,8 @@ def record_leg(
     Returns:
         The leg; its last point is always stored.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if writes():
+        folder.mkdir(parents=True, exist_ok=True)
     leg = Leg(folder, name, start)
     kept = StateFile() if kept is None else kept
     known = kept.state.part("leg")
@@ -257,8 +268,8 @@ def record_leg(
 
     def keep(dropped: Sequence[Path] = ()) -> None:
         kept.write()
-        for file in dropped:  # the stored state refers to them no longer
-            file.unlink()
+        if dropped:  # the stored state refers to them no longer
+            remove_files(dropped)
 
     for step, point in enumerate(walk, len(leg.steps) + 1):
         measured = None if measure is None else measure(before, point.weights)

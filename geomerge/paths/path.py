@@ -30,7 +30,8 @@ from geomerge.networks.architectures import assumption, rebuild_network
 from geomerge.networks.hugging_face import recorded_architecture
 from geomerge.networks.network import Network
 from geomerge.notebook import card, ruler, table
-from geomerge.paths.leg import Leg, StepRecord, read_point
+from geomerge.paths.leg import Leg, StepRecord, read_point, remove_files
+from geomerge.processes import wait, writes
 
 __all__ = ["WeightPath", "read_index", "read_steps"]
 
@@ -211,6 +212,9 @@ class WeightPath:
     @staticmethod
     def clear(folder: Path) -> None:
         """Remove only the files of a path from a folder."""
+        wait()
+        if not writes():
+            return
         for file in folder.glob("*") if folder.is_dir() else ():
             if _OWN.fullmatch(file.name):
                 file.unlink()
@@ -240,8 +244,8 @@ class WeightPath:
             The crossover's t.
         """
         for leg in legs:
-            for file in leg.thin(points // len(legs), crossover[1] if leg is crossover[0] else 0):
-                file.unlink()
+            kept = crossover[1] if leg is crossover[0] else 0
+            remove_files(leg.thin(points // len(legs), kept))
         total = sum(leg.length for leg in legs) or 1.0
         stops = {0.0: _Stop(0.0, None, first[0]), 1.0: _Stop(1.0, None, last[0])}
         t = 0.0 if crossover[0].name == first[0] else 1.0
@@ -255,6 +259,8 @@ class WeightPath:
                     stops[at] = stops[at] if at in (0.0, 1.0) else stop
                 elif 0 < at < 1:
                     stops.setdefault(at, stop)
+        if not writes():
+            return t
         for end, checkpoint in (first, last):
             # In its own type only if that loses nothing: a path ends at its networks to the bit.
             stored = in_precision(checkpoint.weights, checkpoint.meta.get("dtype"))

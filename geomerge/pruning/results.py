@@ -14,6 +14,7 @@ from geomerge.io.folders import staged_folder
 from geomerge.io.precision import rounded, with_dtype
 from geomerge.metrics.sketch import weights_digest
 from geomerge.paths.path import WeightPath
+from geomerge.processes import wait, writes
 from geomerge.pruning.problem import PruneProblem
 from geomerge.pruning.walk import START, PruneWalk
 
@@ -74,13 +75,15 @@ def store_walk(
         points: Largest number of stored networks.
     """
     WeightPath.clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if writes():
+        folder.mkdir(parents=True, exist_ok=True)
     leg = walk.leg.copied(folder)
     first, last = (pruned_expert(problem, w).checkpoint for w in (start, walk.weights))
     arrived = leg.marks[-1][0]
     WeightPath.write(
         folder, (START, first), ("end", last), [leg], (leg, arrived), points, last.meta
     )
+    wait()
     return WeightPath(folder, problem.network.device, problem.expert.module)
 
 

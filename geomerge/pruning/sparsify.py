@@ -19,6 +19,7 @@ from geomerge.monitor.progress import Progress
 from geomerge.notebook import Curve, card, drawing, sentences, table
 from geomerge.options import replace_options
 from geomerge.paths.path import WeightPath
+from geomerge.processes import agree, first_text, together, wait, writes
 from geomerge.pruning.goals import goal_stages
 from geomerge.pruning.measure import PruneCurvePoint, PruneRow, baseline_rows, curve_of, row_of
 from geomerge.pruning.options import SparsifyOptions
@@ -176,10 +177,24 @@ def sparsify(
     """
     expert = given_expert(expert, changes)
     options = replace_options(options or SparsifyOptions(), **changes)
+    with together():
+        progress = progress if writes() else None
+        return _sparsified(expert, options, folder, None if work is None else Path(work), progress)
+
+
+def _sparsified(
+    expert: ExpertLike,
+    options: SparsifyOptions,
+    folder: str | Path | None,
+    work: Path | None,
+    progress: Callable[[Progress], None] | None,
+) -> SparsifyResult:
     structured = options.goal.removes_units  # refuses missing goals before any work
     problem = prepare_problem(expert, options.function, options.seed)
+    agree("networks or options", f"{options} {float(problem.weights.double().abs().sum())}")
     place, temporary = place_of(folder)
-    walks = _walks(problem, options, place, None if work is None else Path(work), progress)
+    place = Path(first_text(str(place)))
+    walks = _walks(problem, options, place, work, progress)
     chosen = shortest_of_best(walks, lambda walk: walk.agreement, lambda walk: walk.leg.length)
     others = [walk for walk in walks if walk is not chosen]
     names = ["path", *(f"path-{k}" for k in range(2, len(walks) + 1))]
@@ -189,7 +204,8 @@ def sparsify(
     ]
     for path in paths:
         path.keeper = temporary
-    if work is None:
+    wait()
+    if work is None and writes():
         shutil.rmtree(place / _WALKS)
     gone = removed_units(problem.network, chosen.weights, problem.units) if structured else {}
     curve = curve_of(problem, paths[0])

@@ -14,6 +14,7 @@ from geomerge.evaluation.accuracy import accuracy
 from geomerge.metrics import MaskedMetric, Metric
 from geomerge.monitor.progress import Progress
 from geomerge.paths.leg import Leg, record_leg
+from geomerge.processes import alone
 from geomerge.pruning.cost import STEP_PASSES
 from geomerge.pruning.learning_rate import plane_walk_options
 from geomerge.pruning.masks import prunable, zeros
@@ -211,10 +212,12 @@ class PruneWalker:
         few = problem.task.select.first(FEW)
         for k, point in enumerate(walk, taken + 1):
             if self.on_progress is not None:
-                shares = {
-                    problem.task.name: accuracy(problem.network, point.weights, few),
-                    "as dense": accuracy(problem.network, point.weights, problem.few_dense_labels),
-                }
+                with alone():  # another process may watch nothing
+                    w, like = point.weights, problem.few_dense_labels
+                    shares = {
+                        problem.task.name: accuracy(problem.network, w, few),
+                        "as dense": accuracy(problem.network, w, like),
+                    }
                 self.on_progress(Progress(title, k, count, shares))
             yield point
 

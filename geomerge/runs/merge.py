@@ -26,6 +26,7 @@ from geomerge.metrics.sketch import SKETCH_FILE
 from geomerge.monitor.progress import Progress
 from geomerge.networks.hugging_face import load_network
 from geomerge.options import recorded
+from geomerge.processes import alone, first_text, together
 from geomerge.report import merge_report, write_examples
 from geomerge.runs.command import command_line
 from geomerge.runs.folder import RunFolder, input_digests, sketch_files
@@ -54,6 +55,8 @@ def run_merge(
         pt: Whether ``merged.pt`` is written besides ``merged.safetensors``.
         progress: Function called after each step.
 
+    In a process group the first process writes the run; the others return an empty report.
+
     Returns:
         The folder, its report, and whether it had been finished before (nothing was changed).
 
@@ -66,33 +69,48 @@ def run_merge(
     digests = input_digests(networks, data, ancestor)
     recipe = {"merge": {**recorded(data, "sketch"), **recorded(options)}, "inputs": digests}
     command = command_line("merge", files, (data, options), base=base and Path(base))
-    run = RunFolder(out, "-".join(Path(file).stem for file in files), recipe, command)
-    if run.before:
-        if pt and not (run.path / "merged.pt").exists():
-            raise RunError(
-                f"{run.path} was finished without merged.pt; write it with geomerge path {run.path}"
-            )
-        return run.outcome
-    with run.unfinished(data.device, ["merged.pt"]) as folder:
+    stem = "-".join(Path(file).stem for file in files)
+
+    def walked(folder: Path) -> MergeResult:
         experts = load_experts(networks, data, output=options.measure.output)
-        work = folder / "work"
-        merged = merge(
-            experts, options, base=ancestor, folder=folder / "path", work=work, progress=progress
-        )
-        report, seen = _measured(merged, recipe, work / "beside", progress)
-        _write_network(folder, merged.checkpoint(), report, pt)
-        report["base"] = None if base is None else Path(base).resolve().name
-        report["folders"] = write_model_folders(
-            folder, merged, None if base is None else Path(base)
-        )
-        write_examples(folder, seen)
-        sketches = {k: _stated(Path(file)) for k, file in sketch_files(networks, data).items()}
-        run.finish(
-            folder,
-            report,
-            tasks={expert.name: expert.task for expert in merged.space},
-            certify=partial(certificate, folder, merged, sketches),
-        )
+        return merge(
+            experts, options, base=ancestor, folder=folder / "path", work=folder / "work",
+            progress=progress,
+        )  # fmt: skip
+
+    with together() as mates:
+        if mates is not None and mates.rank:
+            told = mates.tell("")
+            if told:
+                walked(Path(told))
+            return Path(told), {}, not told
+        run = RunFolder(out, stem, recipe, command)
+        if run.before:
+            first_text("")
+            if pt and not (run.path / "merged.pt").exists():
+                raise RunError(
+                    f"{run.path} was finished without merged.pt; write it with geomerge path "
+                    f"{run.path}"
+                )
+            return run.outcome
+        with run.unfinished(data.device, ["merged.pt"]) as folder:
+            first_text(str(folder.absolute()))
+            merged = walked(folder)
+            with alone():
+                report, seen = _measured(merged, recipe, folder / "work" / "beside", progress)
+                _write_network(folder, merged.checkpoint(), report, pt)
+                report["base"] = None if base is None else Path(base).resolve().name
+                ancestry = None if base is None else Path(base)
+                report["folders"] = write_model_folders(folder, merged, ancestry)
+                write_examples(folder, seen)
+                files_of = sketch_files(networks, data).items()
+                sketches = {name: _stated(Path(file)) for name, file in files_of}
+                run.finish(
+                    folder,
+                    report,
+                    tasks={expert.name: expert.task for expert in merged.space},
+                    certify=partial(certificate, folder, merged, sketches),
+                )
     return run.outcome
 
 

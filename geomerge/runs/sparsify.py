@@ -22,6 +22,7 @@ from geomerge.monitor.progress import Progress
 from geomerge.networks.batches import Batch, leaves, pass_to, take, to_device
 from geomerge.networks.hugging_face import load_network
 from geomerge.options import recorded
+from geomerge.processes import alone, first_text, together
 from geomerge.pruning.flops import count
 from geomerge.pruning.masks import prunable, prune_form, zeros
 from geomerge.pruning.options import SparsifyFiles, SparsifyOptions
@@ -78,33 +79,54 @@ def run_sparsify(
         "sparsify": {**recorded(data), **options.recorded()},
         "inputs": {"network": checkpoint.digest},
     }
-    run = RunFolder(out, Path(file).stem, recipe, command)
-    if run.before:
-        for name in files.names:
-            if not (run.path / name).exists():
-                raise RunError(
-                    f"{run.path} was finished without {name}; choose another `folder` or remove it"
-                )
-        return run.outcome
-    expert = load_expert(checkpoint, data)
-    with run.unfinished(data.device, _ON_DEMAND) as folder:
-        result = sparsify(expert, options, folder=folder, work=folder / "work", progress=progress)
-        report = sparsify_report(result, recipe).to_json()
-        result.expert.save(folder / "sparse.safetensors")
-        if files.pt:
-            result.expert.save(folder / "sparse.pt")
-        if files.torch_prune:
-            network, w = result.expert.network, result.expert.weights
-            state = prune_form(network, w, ~zeros(w, prunable(network)))
-            write_bytes(folder / "sparse-prune.pt", torch_bytes(state))
-        if files.shrink:
-            try:
-                report["shrunk"] = _write_shrunk(folder, result)
-            except GeomergeError as error:  # the sparse network is written all the same
-                report["notes"].append(f"not shrunk: {error}")
-        draw_paths(surface_of(result), folder / "paths.png")
-        run.finish(folder, report, tasks={"network": expert.task})
+    with together() as mates:
+        if mates is not None and mates.rank:
+            told = mates.tell("")
+            if told:
+                expert, folder = load_expert(checkpoint, data), Path(told)
+                sparsify(expert, options, folder=folder, work=folder / "work")
+            return Path(told), {}, not told
+        run = RunFolder(out, Path(file).stem, recipe, command)
+        if run.before:
+            first_text("")
+            for name in files.names:
+                if not (run.path / name).exists():
+                    raise RunError(
+                        f"{run.path} was finished without {name}; choose another `folder` or "
+                        "remove it"
+                    )
+            return run.outcome
+        expert = load_expert(checkpoint, data)
+        with run.unfinished(data.device, _ON_DEMAND) as folder:
+            first_text(str(folder.absolute()))
+            result = sparsify(
+                expert, options, folder=folder, work=folder / "work", progress=progress
+            )
+            with alone():
+                report = _written(folder, result, files, recipe)
+                run.finish(folder, report, tasks={"network": expert.task})
     return run.outcome
+
+
+def _written(
+    folder: Path, result: SparsifyResult, files: SparsifyFiles, recipe: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the networks and pictures of a sparsification and return its report."""
+    report = sparsify_report(result, recipe).to_json()
+    result.expert.save(folder / "sparse.safetensors")
+    if files.pt:
+        result.expert.save(folder / "sparse.pt")
+    if files.torch_prune:
+        network, w = result.expert.network, result.expert.weights
+        state = prune_form(network, w, ~zeros(w, prunable(network)))
+        write_bytes(folder / "sparse-prune.pt", torch_bytes(state))
+    if files.shrink:
+        try:
+            report["shrunk"] = _write_shrunk(folder, result)
+        except GeomergeError as error:  # the sparse network is written all the same
+            report["notes"].append(f"not shrunk: {error}")
+    draw_paths(surface_of(result), folder / "paths.png")
+    return report
 
 
 def _write_shrunk(folder: Path, result: SparsifyResult) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from geomerge.data import Inputs, Split
 from geomerge.metrics import output_map
 from geomerge.networks.batches import Batch, leaves, map_leaves
 from geomerge.networks.network import Network
+from geomerge.processes import Team, team
 
 __all__ = [
     "CrossEntropy",
@@ -113,9 +114,36 @@ class Objective(ABC):
             w: Weights.
             out: Vector to overwrite with v; None allocates a new one.
         """
-        x, loss_of = self._batch(next(self.indices))
-        negative, v = self._network.gradient(w, x, lambda logits: -loss_of(logits), out)
-        return -negative, v
+        index, mates = next(self.indices), team()
+        if mates is None:
+            x, loss_of = self._batch(index)
+            negative, v = self._network.gradient(w, x, lambda logits: -loss_of(logits), out)
+            return -negative, v
+        return self._shared(w, index, out, mates)
+
+    def _shared(
+        self, w: Tensor, index: Tensor, out: Tensor | None, mates: Team
+    ) -> tuple[float, Tensor]:
+        """Return the same in every process, each of which takes a share of the batch."""
+        part = mates.share(len(index))
+        x, loss_of = self._batch(index, part)
+        sums = torch.zeros(2, dtype=torch.float64, device=w.device)  # loss, and rows of logits
+        v = torch.zeros_like(w) if out is None else out
+
+        def scored(logits: Tensor) -> Tensor:
+            sums[1] = len(logits)
+            return -loss_of(logits)
+
+        if len(index[part]):
+            negative, v = self._network.gradient(w, x, scored, v)
+            sums[0] = -negative * sums[1]
+            v *= float(sums[1])
+        else:  # fewer examples than processes
+            v.zero_()
+        mates.add([v])
+        mates.add([sums])
+        v /= float(sums[1])
+        return float(sums[0] / sums[1]), v
 
     def skip(self, batches: int) -> None:
         """Draw batches without using them, to resume an interrupted walk.
@@ -127,8 +155,13 @@ class Objective(ABC):
             next(self.indices)
 
     @abstractmethod
-    def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
-        """Return inputs, shape (B, ...), and the loss of their logits."""
+    def _batch(self, index: Tensor, part: slice = slice(None)) -> tuple[Batch, Loss]:
+        """Return inputs, shape (B, ...), and the mean loss of their logits.
+
+        Args:
+            index: Numbers of the batch's examples.
+            part: Examples of the batch that are needed.
+        """
 
 
 class KLToTeacher(Objective):
@@ -150,7 +183,8 @@ class KLToTeacher(Objective):
         super().__init__(network, inputs, batch, seed)
         self._targets = targets
 
-    def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
+    def _batch(self, index: Tensor, part: slice = slice(None)) -> tuple[Batch, Loss]:
+        index = index[part]
         x, known = self._inputs.batch(index), self._targets
         return x, divergence(known[index] if isinstance(known, Tensor) else known(x))
 
@@ -177,7 +211,8 @@ class OutputDrift(Objective):
         self._outputs = outputs
         self._output = output
 
-    def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
+    def _batch(self, index: Tensor, part: slice = slice(None)) -> tuple[Batch, Loss]:
+        index = index[part]
         return self._inputs.batch(index), _half_change(self._outputs[index], self._output)
 
 
@@ -229,12 +264,12 @@ class MixupDrift(Objective):
         share = torch.rand(self._size, generator=self._generator)
         return share, torch.randperm(self._size, generator=self._generator)
 
-    def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
+    def _batch(self, index: Tensor, part: slice = slice(None)) -> tuple[Batch, Loss]:
         share, other = self._draw()
 
         def mixed(x: Tensor) -> Tensor:
-            part, second = self._mix * share.to(x), x[other.to(x.device)]
-            return torch.lerp(x, second, part.view(-1, *[1] * (x.dim() - 1)))
+            way, second = self._mix * share.to(x), x[other.to(x.device)]
+            return torch.lerp(x, second, way.view(-1, *[1] * (x.dim() - 1)))[part]
 
         x = map_leaves(mixed, self._inputs.batch(index))
         phi_0 = output_map(self._network.logits(self._start, x), self._output)
@@ -255,7 +290,8 @@ class CrossEntropy(Objective):
         super().__init__(network, split.inputs, batch, seed)
         self._split = split
 
-    def _batch(self, index: Tensor) -> tuple[Batch, Loss]:
+    def _batch(self, index: Tensor, part: slice = slice(None)) -> tuple[Batch, Loss]:
+        index = index[part]
         loss_of = partial(torch.nn.functional.cross_entropy, target=self._split.targets(index))
         return self._inputs.batch(index), loss_of
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from geomerge.errors import RunError
 from geomerge.io.checkpoint import read_safetensors
 from geomerge.io.files import parse_json, write_bytes
+from geomerge.processes import wait, writes
 
 __all__ = ["StateFile", "WalkState"]
 
@@ -70,7 +71,11 @@ class StateFile:
 
     def __init__(self, file: Path | None = None, device: str | torch.device = "cpu") -> None:
         self._file = file
+        if file is not None:
+            wait()
         self.state = WalkState() if file is None or not file.exists() else _read(file, device)
+        if file is not None:
+            wait()  # until every process has read the same state
         self._due = time.monotonic() + _LEAST
 
     @property
@@ -89,7 +94,7 @@ class StateFile:
         Raises:
             RunError: If the file cannot be written.
         """
-        if self._file is None:
+        if self._file is None or not writes():
             return
         began = time.monotonic()
         tensors, seen, here = {}, set(), []

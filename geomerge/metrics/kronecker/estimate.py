@@ -13,16 +13,18 @@ from torch.nn import functional
 from geomerge.errors import NumericalError
 from geomerge.metrics.kronecker.coverage import Coverage, copies, find_coverage, graph_of
 from geomerge.metrics.kronecker.diagonal import at_tokens, squared_derivatives
-from geomerge.metrics.kronecker.factor import Moments
+from geomerge.metrics.kronecker.factor import Factor, Moments
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.kronecker.norms import Normed
 from geomerge.metrics.kronecker.products import Block, Product
+from geomerge.metrics.kronecker.shared import shared_factors
 from geomerge.metrics.kronecker.tracing import Tracer
 from geomerge.metrics.kronecker.uses import Local, Lookup, rows_squared
 from geomerge.metrics.outputs import output_map
 from geomerge.networks.batches import Batch, batch_size, leaves, split, take
 from geomerge.networks.network import Network
+from geomerge.processes import Team, team
 
 __all__ = ["KroneckerSums", "estimate_kronecker", "factor_widths"]
 
@@ -60,15 +62,21 @@ def estimate_kronecker(
     sums: KroneckerSums | None = None
     generator = torch.Generator().manual_seed(seed)
     count = 0
+    mates, passes = team(), 0
     for batch in batches:
         if sums is None:
             coverage = find_coverage(network, w, take(batch, slice(0, 1)))
             sums = KroneckerSums(network, w, output, coverage, sign_vectors)
         count += batch_size(batch)
         for x in split(batch, sums.batch):
-            sums.add(x, generator)
+            if mates is None or mates.owns(passes):
+                sums.add(x, generator)
+            else:
+                sums.skip(x, generator)
+            passes += 1
     if sums is None or count == 0:
         raise NumericalError("there are no `inputs` to measure a metric on; give at least one")
+    factors = sums.factors(count, mates)
     flat = [sums.diagonal[name].reshape(-1) / sums.predictions for name in sums.rest]
     return KroneckerMetric(
         network.n,
@@ -77,11 +85,10 @@ def estimate_kronecker(
                 sums.coverage.label(block, network),
                 slice(block.start, block.stop),
                 None if block.bias is None else slice(block.bias, block.bias + block.rows),
-                sums.inputs.pop(block).factor(sums.predictions).to(w.dtype, w.device),
-                sums.outputs.pop(block).factor(count).to(w.dtype, w.device),
+                *of_block,
                 transposed=block.transposed,
             )
-            for block in list(sums.inputs)
+            for block, of_block in factors.items()
         ),
         tuple(network.slices[k] for k in sums.rest),
         torch.cat(flat).to(w.dtype) if flat else w.new_zeros(0),
@@ -193,6 +200,43 @@ class KroneckerSums:
         for part, rows in zip(split(x, most), signs.split(most), strict=True):
             found = squared_derivatives(self.network, self.w, names, part, rows, self.output)
             self._add_squares(found)
+
+    def skip(
+        self,
+        x: Batch,  # (B, ...)
+        generator: torch.Generator,
+    ) -> None:
+        """Leave a batch of inputs to another process, which draws the same random signs."""
+        # Of texts each token is an output of its own, so that only a pass tells their number.
+        logits = self.network.logits(self.w, take(x, slice(0, 1)))
+        several = len(logits) > 1
+        rows = len(self.network.logits(self.w, x)) if several else batch_size(x)
+        outputs = output_map(logits, self.output).shape[1]
+        if self.sign_vectors is not None and self.sign_vectors < outputs:
+            _drawn(rows, outputs, generator)
+
+    def factors(self, count: int, mates: Team | None) -> dict[Block, tuple[Factor, Factor]]:
+        """Return the factors of every block as means over inputs; the sums are given up.
+
+        Args:
+            count: Number of inputs.
+            mates: Processes whose sums, each over inputs of its own, are added.
+        """
+        blocks = list(self.inputs or self.coverage.blocks)  # a process may have had no inputs
+        sides = [(self.inputs, block, block.width) for block in blocks]
+        sides += [(self.outputs, block, block.rows) for block in blocks]
+        if mates is not None:
+            predictions = torch.tensor([self.predictions], device=self.w.device)
+            mates.add([predictions])
+            self.predictions = int(predictions)
+            mates.add(list(self.diagonal.values()))
+        moments = [self._moments(of, block) for of, block, _ in sides]
+        self.inputs, self.outputs = {}, {}
+        counts = [self.predictions] * len(blocks) + [count] * len(blocks)
+        widths = [width for *_, width in sides]
+        found = shared_factors(moments, widths, counts, self.w, mates)
+        a, b = found[: len(blocks)], found[len(blocks) :]
+        return {block: (one, two) for block, one, two in zip(blocks, a, b, strict=True)}
 
     def _add_gradients(self, x: Batch, generator: torch.Generator) -> Tensor:  # (R, P, m)
         """Add all that follows from gradients at activations, and return the sign vectors."""
@@ -354,10 +398,14 @@ def _signs(
     if count is None or count >= m:
         return torch.eye(m, dtype=phi.dtype, device=phi.device).expand(len(phi), m, m)
     # Signs are drawn input by input, so that they do not depend on the batches.
-    signs = torch.randint(0, 2, (len(phi), m), generator=generator).to(phi.device) * 2 - 1
+    signs = _drawn(len(phi), m, generator).to(phi.device)
     rank = phi.detach().argsort(dim=1, descending=True).argsort(dim=1)
     vectors: Tensor = functional.one_hot(rank % count, count) * signs.unsqueeze(2)
     return vectors.transpose(1, 2).to(phi.dtype)
+
+
+def _drawn(inputs: int, outputs: int, generator: torch.Generator) -> Tensor:  # (inputs, outputs)
+    return torch.randint(0, 2, (inputs, outputs), generator=generator) * 2 - 1
 
 
 def factor_widths(

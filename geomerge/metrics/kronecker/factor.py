@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import NumericalError
+from geomerge.processes import Team
 
 __all__ = [
     "WHOLE",
@@ -274,6 +275,37 @@ class Moments:
             self._leading = _leading_rows(
                 block if self._leading is None else torch.cat([self._leading, block])
             )
+
+    def exchanged(self, width: int, like: Tensor, mates: Team) -> list[Tensor]:
+        """Return what has to be added over several processes, for each of them to hold the sum.
+
+        Leading eigenvectors of very wide rows are exchanged here.
+
+        Args:
+            width: Width of the rows.
+            like: Tensor on their device, of their type.
+            mates: The processes.
+
+        Returns:
+            Blocks of the upper triangle, views of the sum.
+        """
+        if width <= _WIDEST:
+            if self._sum is None:
+                self._sum = like.new_zeros(width, width, dtype=torch.float64)
+            return [self._sum[start : start + WHOLE, start:] for start in range(0, width, WHOLE)]
+        parts = []
+        for owner in range(mates.size):
+            own = like.new_zeros(0, width) if self._leading is None else self._leading
+            count = torch.tensor([len(own)], device=like.device)
+            mates.send(count, owner)
+            part = own.clone() if owner == mates.rank else like.new_empty(int(count), width)
+            mates.send(part, owner)
+            parts.append(part)
+        self._leading = _leading_rows(torch.cat(parts))
+        total = torch.tensor([self._trace], dtype=torch.float64, device=like.device)
+        mates.add([total])
+        self._trace = float(total)
+        return []
 
     def factor(self, count: int) -> Factor:
         """Return the sum divided by a count; in float64 unless the rows are very wide.

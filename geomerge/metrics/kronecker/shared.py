@@ -1,0 +1,83 @@
+"""Kronecker factors of second moments, decomposed by one process or dealt among several.
+
+Each process decomposes some of the factors, dealt by the cube of their width, and sends them to
+the others, as KAISA does (Pauloski et al. 2021, arXiv 2107.01739). Decompositions are the same bits
+for any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import NumericalError
+from geomerge.metrics.kronecker.factor import Factor, Moments, stored_rank
+from geomerge.processes import Team
+
+__all__ = ["shared_factors"]
+
+
+def shared_factors(
+    moments: Sequence[Moments],
+    widths: Sequence[int],
+    counts: Sequence[int],
+    like: Tensor,
+    mates: Team | None,
+) -> list[Factor]:
+    """Return the factors of second moments, in the type and on the device of a tensor.
+
+    Args:
+        moments: Sums of outer products; those of all processes are added.
+        widths: Width of each factor.
+        counts: Number, of all processes, that each sum is divided by.
+        like: Tensor of that type and device.
+        mates: Processes that share the work; None decomposes all factors here.
+
+    Raises:
+        NumericalError: If a row was not finite, in every process.
+    """
+    if mates is None:
+        pairs = zip(moments, counts, strict=True)
+        return [own.factor(count).to(like.dtype, like.device) for own, count in pairs]
+    blocks: list[Tensor] = []
+    for own, width in zip(moments, widths, strict=True):
+        blocks += own.exchanged(width, like, mates)
+    mates.add(blocks)
+    owners = mates.owners([float(width) ** 2 * stored_rank(width) for width in widths])
+    made: list[Factor | NumericalError | None] = [None] * len(moments)
+    for k, own in enumerate(moments):
+        if owners[k] == mates.rank:
+            try:
+                made[k] = own.factor(counts[k]).to(like.dtype, like.device)
+            except NumericalError as error:  # the others wait for this factor
+                made[k] = error
+    return [
+        _sent(own, width, owner, like, mates)
+        for own, width, owner in zip(made, widths, owners, strict=True)
+    ]
+
+
+def _sent(
+    made: Factor | NumericalError | None, width: int, owner: int, like: Tensor, mates: Team
+) -> Factor:
+    """Return a factor that its owner has, in every process."""
+    header = torch.zeros(2, dtype=torch.float64, device=like.device)  # rank, and the tail
+    if isinstance(made, Factor):
+        header[0], header[1] = made.values.numel(), made.tail
+    mates.send(header, owner)
+    rank = int(header[0])
+    if isinstance(made, NumericalError):
+        raise made
+    if rank == 0:
+        raise NumericalError(
+            f"the decomposition of a factor of width {width} failed in process {owner}; see its "
+            "own message"
+        )
+    if made is None:
+        made = Factor(like.new_empty(width, rank), like.new_empty(rank), float(header[1]))
+    made = Factor(made.vectors.contiguous(), made.values.contiguous(), made.tail)
+    mates.send(made.vectors, owner)
+    mates.send(made.values, owner)
+    return made
