@@ -1,0 +1,224 @@
+"""Speed of metrics, checks and several processes, as ratios in one run.
+
+    python benchmarks/speed.py --work build/bench                 # all rows
+    python benchmarks/speed.py --work build/bench --rows factor   # those whose names begin so
+
+- decomposition of a wide factor / `eigh` in double precision, and what the truncation costs;
+- measuring the Kronecker metric of a convolutional network / one training pass over its images;
+- measuring the same / curvlinops' KFAC;
+- `check` of a merge of two networks of torchvision: seconds, and peak memory of its process;
+- two processes of one thread / one process of one thread: measuring, steps of a walk.
+
+Networks have random weights: none of these times depends on them. Every row has one thread a
+process. Needs `pip install curvlinops-for-pytorch torchvision`. Finished rows are kept in --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from common import Rows, write_results
+from steps import METRIC_INPUTS, cnn, in_turns, inputs, kfac, mlp, step
+from torch import Tensor, nn
+
+import geomerge as gm
+from geomerge.data import as_they_are
+from geomerge.metrics import measure_metric
+from geomerge.metrics.kronecker.factor import factorise
+from geomerge.processes import together
+from geomerge.walks.objectives import KLToTeacher
+from geomerge.walks.walk import FunctionWalkOptions, walk_toward_function
+
+OTHER = 256  # width of the factor of outputs beside a wide factor
+CHECKED = {  # networks of torchvision
+    "resnet50": 224, "mobilenet_v3_small": 224, "efficientnet_b0": 224, "convnext_tiny": 224,
+    "vit_b_16": 224, "swin_t": 224,
+}  # fmt: skip
+IMAGES = 60  # of each task of a check
+
+
+def factor(width: int) -> dict[str, Any]:
+    """A factor with eigenvalues 1/i, whole and as the metric keeps it."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q.double()
+    values = 1 / torch.arange(1, width + 1, dtype=torch.float64)
+    matrix = (q * values) @ q.T
+    matrix = (matrix + matrix.T) / 2
+    ours, whole = in_turns(lambda: factorise(matrix), lambda: torch.linalg.eigh(matrix), times=2)
+    kept = factorise(matrix)
+    found: dict[str, Any] = {
+        "width": width, "kept": len(kept.values), "ours": ours, "eigh": whole,
+        "ratio": ours / whole,
+    }  # fmt: skip
+    u, v = kept.vectors, torch.randn(width, 4, generator=generator).double()
+    inside, exact = u.T @ v, q.T @ v
+    outside = v - u @ inside
+    for mu in (1e-3, 1e-4):
+        sums = torch.zeros(4, dtype=torch.float64)
+        for other in (1 / torch.arange(1, OTHER + 1, 4, dtype=torch.float64)).tolist():
+            x = u @ (inside / (other * kept.values[:, None] + mu)) + outside / (
+                other * kept.tail + mu
+            )
+            y = exact / (other * values[:, None] + mu)
+            change = other * ((q.T @ x).square() * values[:, None]).sum()
+            best = other * (y.square() * values[:, None]).sum()
+            sums += torch.stack([change, (v * x).sum(), best, (exact * y).sum()])
+        found[f"functional change at {mu:g}"] = float(
+            (sums[0] / sums[1] ** 2) / (sums[2] / sums[3] ** 2)
+        )
+    return found
+
+
+def torchvision(name: str) -> nn.Module:
+    from torchvision import models
+
+    torch.manual_seed(0)
+    module: nn.Module = getattr(models, name)(num_classes=10)
+    return module
+
+
+def measuring(make: Callable[[], nn.Module], x: Tensor, batch: int) -> dict[str, Any]:
+    """Measuring the Kronecker metric on images, and one pass of training over them."""
+    network, module = gm.Network(make()), make()
+    optimizer = torch.optim.SGD(module.parameters(), 1e-3, momentum=0.9)
+    labels = torch.arange(len(x)) % 10
+
+    def train() -> None:
+        for k in range(0, len(x), batch):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x[k : k + batch]), labels[k : k + batch]).backward()
+            optimizer.step()
+
+    ours, training = in_turns(lambda: measure_metric(network, network.initial, x), train, times=1)
+    return {
+        "weights": network.n, "images": len(x), "measuring": ours, "training pass": training,
+        "ratio": ours / training,
+    }  # fmt: skip
+
+
+def checked(name: str) -> dict[str, Any]:
+    """The check of two networks in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--work", ".", "--check", name],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def check(name: str) -> None:
+    size = CHECKED[name]
+    generator = torch.Generator().manual_seed(0)
+    experts = []
+    for k in range(2):
+        torch.manual_seed(k)
+        x = torch.randint(
+            0, 256, (3 * IMAGES, 3, size, size), generator=generator, dtype=torch.uint8
+        )
+        task = gm.Task.from_tensors(x, torch.arange(len(x)) % 10, name=f"images {k}")
+        experts.append(gm.Expert.from_module(torchvision(name), task))
+    began = time.perf_counter()
+    found = gm.check(experts)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    weights = experts[0].network.n
+    print(json.dumps({
+        "weights": weights, "seconds": seconds, "peak": peak, "problems": list(found.problems),
+    }))  # fmt: skip
+
+
+def shared(count: int) -> dict[str, Any]:
+    """The same work by one process, and by two."""
+    found: dict[str, Any] = {}
+    for size in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            words = [sys.executable, __file__, "--work", folder, "--size", str(size)]
+            started = [
+                subprocess.Popen([*words, "--rank", str(rank), "--count", str(count)],
+                                 stdout=subprocess.PIPE, text=True)
+                for rank in range(size)
+            ]  # fmt: skip
+            said = [process.communicate()[0] for process in started]
+        found[f"{size} processes"] = json.loads(said[0].splitlines()[-1])
+    one, two = found["1 processes"], found["2 processes"]
+    found["speed-up"] = {part: one[part] / two[part] for part in one}
+    return found
+
+
+def work(rank: int, size: int, count: int, folder: Path) -> None:
+    """Measure a metric and walk, alone or as one of several processes."""
+    if size > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
+        )
+    network, x = gm.Network(mlp(640)), inputs(count)
+    with together():
+        measure_metric(network, network.initial, x[:200])  # warms up, and connects
+        began = time.perf_counter()
+        metric = measure_metric(network, network.initial, x)
+        measured = time.perf_counter() - began
+        targets = torch.randn(len(x), 10).log_softmax(dim=1)
+        direction = KLToTeacher(network, targets, as_they_are(x), 1024, 0)
+        walk = walk_toward_function(
+            network.initial, lambda _: metric.truncate(1e-3), [direction],
+            FunctionWalkOptions(1e-3, 22, 1e-3),
+        )  # fmt: skip
+        next(walk)
+        next(walk)
+        began = time.perf_counter()
+        for _ in walk:
+            pass
+        walked = time.perf_counter() - began
+    print(json.dumps({"measuring": measured, "walking": walked}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--rows", default="", help="start of the names of the rows to measure")
+    parser.add_argument("--check", help=argparse.SUPPRESS)
+    for name in ("--rank", "--size", "--count"):
+        parser.add_argument(name, type=int, default=0, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.check:
+        return check(given.check)
+    if given.size:
+        return work(given.rank, given.size, given.count, given.work)
+    given.work.mkdir(parents=True, exist_ok=True)
+    small, large = torch.randn(1000, 3, 32, 32), torch.randn(100, 3, 224, 224)
+    makers: dict[str, Callable[[], dict[str, Any]]] = {
+        "factor 785": partial(factor, 785),
+        "factor 2305": partial(factor, 2305),
+        "measuring resnet18": partial(measuring, partial(torchvision, "resnet18"), small, 100),
+        "measuring mobilenet_v3_small": partial(
+            measuring, partial(torchvision, "mobilenet_v3_small"), large, 20
+        ),
+        "kfac mlp-400": partial(kfac, partial(mlp, 400), METRIC_INPUTS),
+        "kfac cnn": partial(kfac, cnn, METRIC_INPUTS),
+        "step mlp-100": partial(step, partial(mlp, 100), 256),
+        "step cnn": partial(step, cnn, 256),
+        "processes": partial(shared, 20_000),
+        **{f"check {name}": partial(checked, name) for name in CHECKED},
+    }
+    rows = Rows(given.work / "speed.json")
+    for name, make in makers.items():
+        if name.startswith(given.rows):
+            rows.row(name, make)
+    write_results("speed.json", rows.done)
+
+
+if __name__ == "__main__":
+    main()
