@@ -101,7 +101,8 @@ def _losses(preset: Preset, expert: Expert, bounded: str) -> list[KLConstraint]:
     name, _, which = bounded.partition("/")
     if which and len(targets) != count:
         raise OptionError(
-            f"`budget` {bounded} speaks of a class, and {name} predicts tokens; bound {name} alone"
+            f"expected `budget` {name}=NUMBER of a network that predicts tokens, got {bounded} of "
+            "a class; bound the whole network"
         )
     if not which:
         return [KLConstraint(bounded, expert.network, x, targets)]
