@@ -39,7 +39,7 @@ COMMANDS = {
     "stream": Entry("learn one task after another", "Learn a stream of tasks, with baselines."),
     "train": Entry("networks and runs", "Train a network for a task."),
     "evaluate": Entry(
-        "networks and runs", "Measure accuracies of networks on tasks, in one table."
+        "networks and runs", "Measure accuracies or losses of networks on tasks, in one table."
     ),
     "path": Entry("networks and runs", "Take a network off a finished run's path."),
     "verify": Entry("networks and runs", "Check the certificate of a finished merge."),

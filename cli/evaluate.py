@@ -31,7 +31,7 @@ def evaluate(
     split: Annotated[str, typer.Option(metavar="[test|select]", help="split to measure")] = "test",
     as_json: Json = False,
 ) -> None:
-    """Measure accuracies, or losses and perplexities, of networks on tasks, in one table."""
+    """Measure accuracies or losses of networks on tasks, in one table."""
     reports = []
     for network in networks:
         with working(f"measuring {network}"):

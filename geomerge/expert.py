@@ -413,7 +413,7 @@ class Expert:
         name = inputs.name or "`inputs`"
         found = fit_inputs(inputs, lambda x: self.network.check_inputs(self.weights, x, 0, name))
         at_once = _at_once(self.network, self.weights, found)
-        return replace(self, inputs=replace(found, at_once=at_once))
+        return replace(self, inputs=replace(found, at_once=at_once) if at_once else found)
 
     def with_sketch(
         self, *, inputs: int = 10_000, output: str = "hellinger", seed: int = 0

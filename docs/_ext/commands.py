@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from typer.testing import CliRunner
 
+from geomerge.cli.app import app
 from geomerge.cli.commands import COMMANDS
 
 __all__ = ["command_help", "setup"]
@@ -21,10 +19,11 @@ def command_help() -> str:
 
 
 def _help_of(name: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-m", "geomerge", name, "--help"],
-        capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"},
-    ).stdout  # fmt: skip
+    return (
+        CliRunner()
+        .invoke(app, [name, "--help"], prog_name="geomerge", env={"COLUMNS": "80"})
+        .output
+    )
 
 
 class _Commands(SphinxDirective):

@@ -101,7 +101,10 @@ def stored_bytes(case: StreamCase) -> int:
 def _outputs(model: nn.Module) -> int:
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
     if not layers:
-        raise OptionError("the network has no linear layer at its end; `skip` this row")
+        raise OptionError(
+            "the network has no linear layer at its end, expected one; leave this row out "
+            "with `skip`"
+        )
     return layers[-1].out_features
 
 

@@ -110,10 +110,11 @@ def test_merge(digits: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     folder, report, _ = run_of([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "m")
     left = check(report, "All runs", "Merge")
-    # This network has no such weights, its head is shared, it came from a file, with all its data,
-    # and is no language model.
+    # This network has no such weights, its head is shared, its classes are in one order, it came
+    # from a file, with all its data, and is no language model.
     surrogates = {f for f in left if f.startswith("surrogates.") or f.endswith(".perplexity")}
-    unused = {"diagonal_only[]", "networks.NAME.outputs[]", "folders.NAME", *surrogates}
+    networks = {"networks.NAME.outputs[]", "networks.NAME.class_order[]"}
+    unused = {"diagonal_only[]", "folders.NAME", *networks, *surrogates}
     assert not left - unused
     lines = (folder / "path" / "steps.jsonl").read_text().splitlines()
     for line in lines:

@@ -127,7 +127,7 @@ def test_folders_get_all_tokens(folders: Path, tmp_path: Path) -> None:
     told = {"head": "separate", "manifold": manifolds}
     refused = check_merge(files, told).problems
     assert len(refused) == 1
-    assert "vocabularies of 14 and 16 tokens" in refused[0]
+    assert "vocabularies of 15 and 17 tokens" in refused[0]
     assert "`vocabulary` union" in refused[0]
     options = gm.MergeOptions(
         head="separate", vocabulary="union", steps=4, points=8, metric="euclidean", bn=None
@@ -138,8 +138,8 @@ def test_folders_get_all_tokens(folders: Path, tmp_path: Path) -> None:
     for name in ("colour", "count"):
         tokens = AutoTokenizer.from_pretrained(tmp_path / "run" / name)
         model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / name)
-        assert model.config.vocab_size == 16
-        assert tokens.convert_tokens_to_ids("seven") == 15
+        assert model.config.vocab_size == 17
+        assert tokens.convert_tokens_to_ids("seven") == 16
         assert model(**tokens(["purple cat"], return_tensors="pt")).logits.isfinite().all()
     rows = "bert.embeddings.word_embeddings.weight"
     own = load_file(folders / "count" / "model.safetensors")[rows]
@@ -154,5 +154,5 @@ def test_tokens_of_two_numbers_are_refused(folders: Path, tmp_path: Path) -> Non
     text = text.replace('"red"', '"swap"').replace('"blue"', '"red"').replace('"swap"', '"blue"')
     (tmp_path / "colour" / "tokenizer.json").write_text(text)
     a, b = (gm.Expert.load(f) for f in (tmp_path / "colour", folders / "count"))
-    with pytest.raises(CheckpointError, match="number 'blue' as 4 and 5"):
+    with pytest.raises(CheckpointError, match="number 'blue' as 5 and 6"):
         prepared(a, b, vocabulary="union", head="separate")

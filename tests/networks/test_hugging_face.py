@@ -132,7 +132,7 @@ def test_half_precision_is_computed_in_float32_and_written_as_it_was(
     ("changes", "said"),
     [
         ({"model_type": "no-such-model"}, "code in a folder is never run"),
-        ({"architectures": None}, "expected one that transformers"),
+        ({"architectures": None}, "expected the model's class"),
         ({"architectures": ["BertForQuestionAnswering"]}, "expected a model for the"),
         ({"hidden_size": 16}, "is of another shape"),
         ({"num_hidden_layers": 2}, "is missing"),

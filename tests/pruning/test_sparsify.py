@@ -243,7 +243,7 @@ def test_statistics_are_kept_or_re_estimated(
         ({"remove": {"layers.2": 5}}, r"units of 'layers\.2' cannot be removed"),
         ({"remove": {"layers.0": 300}}, r"layers\.0 would be empty"),
         ({"remove": {"layers.0": 1.0}}, r"layers\.0 would be empty"),
-        ({"remove": {"layers.0": 0}}, r"at least one unit of layers\.0"),
+        ({"remove": {"layers.0": 0}}, r"at least one unit of layer layers\.0"),
         ({"remove": {"layers.0": 0.001}}, r"less than one"),
         ({"remove": {"layers.1": [3, 100]}}, "from 0 to 99, got 100"),
         ({"params": 0.9999}, "leaves a unit in every layer"),
