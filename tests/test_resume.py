@@ -194,6 +194,7 @@ def test_the_state_of_a_long_walk_can_be_read(tmp_path: Path) -> None:
     assert torch.equal(again.part("leg").tensors["w"], file.state.tensors["w"])
 
 
+@pytest.mark.slow
 def test_where_no_more_can_be_written_the_run_stops_and_can_go_on(
     digits: Path, tmp_path: Path
 ) -> None:

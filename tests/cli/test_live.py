@@ -41,6 +41,7 @@ def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_an_interrupted_merge_says_so_and_its_events_tell_where_it_went_on(
     small: Path, terminal: Terminal
 ) -> None:

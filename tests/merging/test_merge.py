@@ -97,6 +97,7 @@ def test_a_sketch_file_makes_up_for_a_bare_network(digits: Path, tmp_path: Path)
     assert again.rule.name == "max-min"
 
 
+@pytest.mark.slow
 def test_the_euclidean_metric_is_worse(digits: Path) -> None:
     a, b = pair(digits)
     worst = {}

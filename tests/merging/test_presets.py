@@ -67,6 +67,7 @@ def test_inputs_of_all_tasks_take_the_joint_preset(digits: Path) -> None:
     assert 0 < merged.t < 1
 
 
+@pytest.mark.slow
 def test_the_joint_walk_beats_two_teacher_distillation_at_equal_samples(digits: Path) -> None:
     short = dict(JOINT, steps=40)
     kronecker = merged_of(pair(digits), short).accuracies
@@ -88,7 +89,7 @@ def test_the_exact_metric_walks_too(digits: Path) -> None:
     assert points[8].distance < 0.97 * points[0].distance
 
 
-@pytest.mark.parametrize("order", ["abc", "cab"])
+@pytest.mark.parametrize("order", ["abc", pytest.param("cab", marks=pytest.mark.slow)])
 def test_three_networks_become_one(digits: Path, third: Checkpoint, order: str) -> None:
     a, b = pair(digits)
     given = {"a": a, "b": b, "c": third}
@@ -169,6 +170,7 @@ def test_a_widened_metric_is_the_old_one_on_the_old_outputs() -> None:
     assert parts["layers.2.weight"].shape == unused["layers.2.weight"].shape == (8, 100)
 
 
+@pytest.mark.slow
 def test_budgets_are_kept_and_priced(digits: Path, tmp_path: Path) -> None:
     files = [digits / "a.pt", digits / "b.pt"]
     options = dict(SKETCH, damping=1e-3, pick="a>=0.5", budget=("b=0.002",), steps=80)
@@ -216,6 +218,7 @@ def test_what_cannot_be_done_is_said(digits: Path, wrong: dict[str, object], mes
         merged_of(pair(digits), dict(SKETCH, **wrong))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_damping_is_learned_from_far_below(digits: Path) -> None:
     learned = merged_of(pair(digits), dict(SKETCH, damping=1e-8, learn="damping"))
     fixed = merged_of(pair(digits), dict(SKETCH, damping=1e-8))
@@ -225,6 +228,7 @@ def test_damping_is_learned_from_far_below(digits: Path) -> None:
     assert smallest(learned.accuracies) > smallest(fixed.accuracies)
 
 
+@pytest.mark.slow
 def test_a_relaxed_path_has_less_energy_and_the_same_crossover(digits: Path) -> None:
     merged = merged_of(pair(digits), dict(JOINT, steps=60, relax=True))
     plain = merged_of(pair(digits), dict(JOINT, steps=60))
