@@ -15,9 +15,9 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
-# What another Python or NumPy may change: numbers, solvers, files, wrappers, Avalanche, messages.
+# What another Python or NumPy may change: numbers, solvers, files, networks.
 OTHERS := tests/steps tests/metrics tests/walks tests/paths tests/io tests/data tests/networks \
-    tests/merging tests/continual tests/strategies tests/field tests/test_layout.py tests/test_messages.py
+    tests/continual tests/test_layout.py
 
 others: install
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(OTHERS)
