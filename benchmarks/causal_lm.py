@@ -1,4 +1,4 @@
-"""Two causal language models of one base in one: perplexity on the texts of both.
+"""Merge of two causal language models of one base: perplexity on the texts of both.
 
     python benchmarks/causal_lm.py --work build/bench --seeds 0 1 2
 

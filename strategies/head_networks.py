@@ -1,4 +1,4 @@
-"""Networks that a model of Avalanche is for the inputs of each of its heads."""
+"""Networks of a multi-head model of Avalanche: one for each task label."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _HeadView(nn.Module):
 
 
 class HeadNetworks:
-    """Networks that a strategy's model is for the inputs of each head, made once.
+    """Networks of a strategy's model, one for the inputs of each head, made once.
 
     Args:
         model: The model, which is copied.
@@ -49,7 +49,7 @@ class HeadNetworks:
         self._made: dict[int | None, Network] = {}
 
     def __call__(self, head: int | None) -> Network:
-        """Return the network as the inputs of a head see it."""
+        """Return the network with the outputs of a head."""
         if head not in self._made:
             # Which weights may move is said to the merge; statistics are measured again.
             self._made[head] = Network(_HeadView(self._model, head), self._device).holding(())

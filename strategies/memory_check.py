@@ -1,4 +1,4 @@
-"""Check, before an experience is trained on, that its memory can fit into the limit."""
+"""Memory check of an experience before its training: least bytes against the limit."""
 
 from __future__ import annotations
 

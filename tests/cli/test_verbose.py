@@ -1,4 +1,4 @@
-"""``--verbose``: what other packages said, where a message stands in its place."""
+"""Messages of other packages, which ``--verbose`` shows beside those of geomerge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of language models: as transformers has them, without padding, compared by shares."""
+"""Scores of language models against transformers: without padding, compared by shares."""
 
 from __future__ import annotations
 

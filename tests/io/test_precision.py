@@ -1,4 +1,4 @@
-"""Half precision: files keep the type in which they came, everything is computed in float32."""
+"""Half precision of stored weights: kept from file to file, computed in float32."""
 
 from __future__ import annotations
 
