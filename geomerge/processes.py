@@ -1,4 +1,4 @@
-"""Process group of one computation: collectives, shares of the work, and who writes.
+"""Process group of one computation: collectives, shares of the work, the writer of files.
 
 All processes run the same program on the same networks, options and seeds (SPMD). Inside of
 :func:`together` they share passes over inputs, gradients, decompositions and evaluation, and hold
@@ -9,7 +9,7 @@ of the block, nothing is shared and nothing here does anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -142,12 +142,13 @@ def team() -> Team | None:
     return _team.get()
 
 
-def agree(on: str, own: str) -> None:
+def agree(on: str, own: str, weights: Iterable[Tensor] = ()) -> None:
     """Refuse processes that would share a computation and were given different ones.
 
     Args:
-        on: What they have to agree on, a noun phrase.
-        own: What this process has.
+        on: Name of the objects that have to be the same, a noun phrase.
+        own: Text of this process's objects.
+        weights: Weights of this process's networks, compared by the sum of their sizes.
 
     Raises:
         OptionError: In every process, if one of them has something else.
@@ -155,12 +156,19 @@ def agree(on: str, own: str) -> None:
     mates = _team.get()
     if mates is None:
         return
-    other = torch.tensor([float(mates.tell(own) != own)])
-    mates.add([other])
-    if other:
+    sums = [float(w.double().abs().sum()) for w in weights]
+    if _compared(mates, f"{own} {sums}")[1]:
         raise OptionError(
             f"the processes that compute together have different {on}; give all of them the same"
         )
+
+
+def _compared(mates: Team, own: str) -> tuple[str, int]:
+    """Return the first process's text, and the number of processes with another one."""
+    theirs = mates.tell(own)
+    differs = torch.tensor([float(own != theirs)])
+    mates.add([differs])
+    return theirs, int(differs)
 
 
 def writes() -> bool:
@@ -232,9 +240,7 @@ def alone() -> Iterator[None]:
 
 def _compare_versions(mates: Team) -> None:
     own = f"geomerge {version('geomerge')} and torch {torch.__version__}"
-    theirs = mates.tell(own)
-    differs = torch.tensor([float(own != theirs)])
-    mates.add([differs])
+    theirs, differs = _compared(mates, own)
     if own != theirs:
         raise OptionError(
             f"process {mates.rank} runs {own}, and process 0 {theirs}; install the same versions "
@@ -242,7 +248,7 @@ def _compare_versions(mates: Team) -> None:
         )
     if differs:
         raise OptionError(
-            f"process 0 runs {own}, and {int(differs)} of the others another version; install the "
+            f"process 0 runs {own}, and {differs} of the others another version; install the "
             "same versions for all processes"
         )
 

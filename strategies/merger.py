@@ -21,7 +21,7 @@ from geomerge.continual.memory import (
     pseudo_input_gap,
     remember,
 )
-from geomerge.continual.memory_limit import fit_memory, usual_limit, with_running_metric
+from geomerge.continual.memory_limit import fit_memory, limit_bytes, with_running_metric
 from geomerge.continual.merge import merge_expert
 from geomerge.continual.options import ContinualOptions
 from geomerge.continual.report import MergeReport
@@ -170,7 +170,8 @@ class Merger:
         if not self.memory and self.features.memory is None and was_merged(model):
             warnings.warn(WITHOUT_MEMORY, UserWarning, stacklevel=2)
         with torch.random.fork_rng(devices=[]):  # a loader draws a seed: training must not notice
-            x, _ = collect(strategy.experience, PROBED, self.options.seed)
+            few = 2 if self.options.memory.memory_mb is None else PROBED
+            x, _ = collect(strategy.experience, few, self.options.seed)
         if self.options.memory.pseudo_inputs and self._head != "discriminant":
             check_continuous(as_they_are(x))
         wrong = {str(t.dtype) for _, t in _tensors(model)} - {"torch.float32"}
@@ -237,7 +238,7 @@ class Merger:
                 f"the weights trained on {task.name} are not finite, expected finite ones; train "
                 "with a smaller learning rate"
             )
-        limit = _limit(options, network)
+        limit = limit_bytes(options.memory.memory_mb, network.initial.nbytes)
         if self._head == "auto":
             self._choose_head(model, network, task)
         report: MergeReport | None
@@ -319,12 +320,6 @@ class Merger:
     def _head_of(self, strategy: Any) -> int | None:
         multi = is_multi_task_module(plain_module(strategy.model))
         return task_label(strategy.experience) if multi else None
-
-
-def _limit(options: ContinualOptions, network: Network) -> int:
-    """Return the largest number of bytes that the memory may take."""
-    given = options.memory.memory_mb
-    return usual_limit(network) if given is None else int(given * 1e6)
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -30,7 +30,7 @@ from geomerge.metrics.sketch import truncated_metric
 from geomerge.networks.batches import batch_size
 from geomerge.networks.network import Network
 
-__all__ = ["fit_memory", "least_bytes", "megabytes", "summed", "usual_limit", "with_running_metric"]
+__all__ = ["fit_memory", "least_bytes", "limit_bytes", "megabytes", "summed", "with_running_metric"]
 
 _USUAL = 5_000_000
 _NETWORKS = 4  # memory by default, in networks, where that is more
@@ -44,9 +44,14 @@ _FEW_INPUTS = 1000  # pseudo-inputs of a task, before its basis becomes small
 _LEAST_INPUTS = 200
 
 
-def usual_limit(network: Network) -> int:
-    """Return the default limit in bytes: 5 MB, or four times the network where that is more."""
-    return max(_USUAL, _NETWORKS * network.initial.nbytes)
+def limit_bytes(memory_mb: float | None, network: int) -> int:
+    """Return the largest number of bytes that a memory may take.
+
+    Args:
+        memory_mb: Limit in megabytes; None takes 5 MB, or four times the network if that is more.
+        network: Bytes of the network.
+    """
+    return max(_USUAL, _NETWORKS * network) if memory_mb is None else int(memory_mb * 1e6)
 
 
 def with_running_metric(memory: Sequence[TaskMemory], network_of: NetworkOf) -> list[TaskMemory]:
@@ -119,7 +124,7 @@ def least_bytes(
 
     Args:
         memory: Memories of all tasks.
-        network_of: Function of a head that returns the network as its task sees it.
+        network_of: Function of a head that returns the network with its outputs.
         w: Weights of the network.
     """
     smaller: list[TaskMemory] | None = list(memory)

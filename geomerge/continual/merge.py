@@ -74,8 +74,8 @@ def merge_expert(
             "`labels` needs the labels of the experience; give them, or `labels` as False"
         )
     with together():  # all processes have trained the same expert
-        sums = [float(w.double().abs().sum()) for w in (start, expert)]
-        agree("experts or experiences", f"{options} {len(experience.inputs)} {sums}")
+        given = f"{options} {len(experience.inputs)}"
+        agree("experts or experiences", given, (start, expert))
         merge = _Merge(start, expert, experience, memory, network_of, options, free)
         line = best_on_line(start, expert, merge.measure, merge.settle, merge.limits())
         walk = merge.walk(line.best)

@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.pick import PickRule
 from geomerge.expert_like import ExpertLike, as_expert
@@ -91,7 +89,7 @@ def merge(
         planned = plan_merge(given, options, Problems(strict=True), ancestor)
         assert planned is not None, "strict problems are raised"
         preset, rule = planned
-        agree("networks or options", f"{options} {[_sum(e.weights) for e in preset.space]}")
+        agree("networks or options", f"{options}", [e.weights for e in preset.space])
         progress = progress if writes() else None
         if folder is not None:
             place = None if work is None else Path(work)
@@ -101,11 +99,6 @@ def merge(
                 )
             return _merge(preset, rule, Path(folder), place, progress)
         return _merge_for_now(preset, rule, progress)
-
-
-def _sum(w: Tensor) -> float:
-    """Return a number by which different weights are told apart."""
-    return float(w.double().abs().sum())
 
 
 def _merge_for_now(

@@ -56,15 +56,7 @@ def parse_budget(texts: Sequence[str]) -> dict[str, float] | None:
     Raises:
         OptionError: If one is not a name and a number that is not negative, or two are of one.
     """
-    budget: dict[str, float] = {}
-    for text in texts:
-        match = re.fullmatch(r"([a-z](?:/(?:\d+|\*))?)=(\d*\.?\d+(?:e-?\d+)?)", text)
-        if match is None or match[1] in budget:
-            raise OptionError(
-                f"expected `budget` NETWORK=NUMBER such as b=0.02, once for each, got {text!r}"
-            )
-        budget[match[1]] = float(match[2])
-    return budget or None
+    return _numbers(texts, r"[a-z](?:/(?:\d+|\*))?", "`budget` NETWORK=NUMBER such as b=0.02")
 
 
 def parse_weights(texts: Sequence[str]) -> dict[str, float] | None:
@@ -76,15 +68,18 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float] | None:
     Raises:
         OptionError: If one is not a name and a positive number, or two are of one network.
     """
-    weights: dict[str, float] = {}
+    return _numbers(texts, "[a-z]", "`weight` NETWORK=NUMBER such as a=2")
+
+
+def _numbers(texts: Sequence[str], name: str, form: str) -> dict[str, float] | None:
+    """Return numbers by name from texts ``NAME=NUMBER``, None where there is no text."""
+    found: dict[str, float] = {}
     for text in texts:
-        match = re.fullmatch(r"([a-z])=(\d*\.?\d+(?:e-?\d+)?)", text)
-        if match is None or match[1] in weights:
-            raise OptionError(
-                f"expected `weight` NETWORK=NUMBER such as a=2, once for each, got {text!r}"
-            )
-        weights[match[1]] = float(match[2])
-    return weights or None
+        match = re.fullmatch(rf"({name})=(\d*\.?\d+(?:e-?\d+)?)", text)
+        if match is None or match[1] in found:
+            raise OptionError(f"expected {form}, once for each, got {text!r}")
+        found[match[1]] = float(match[2])
+    return found or None
 
 
 def budget_texts(budget: Mapping[str, float] | None) -> list[str]:

@@ -19,6 +19,7 @@ from geomerge.metrics.kronecker.estimate import (
 )
 from geomerge.metrics.kronecker.factor import (
     WHOLE,
+    decomposition_cost,
     factor_bytes,
     factorise,
     moment_bytes,
@@ -97,12 +98,8 @@ def _decomposing(widths: Sequence[int], device: torch.device) -> float:
         factorise(matrix[:64, :64])
         began = time.perf_counter()
         factorise(matrix)
-        unit.append((time.perf_counter() - began) / _operations(width))
-    return sum(unit[width > WHOLE] * _operations(width) for width in widths)
-
-
-def _operations(width: int) -> float:
-    return float(width) ** 3 if width <= WHOLE else float(width) ** 2 * stored_rank(width)
+        unit.append((time.perf_counter() - began) / decomposition_cost(width))
+    return sum(unit[width > WHOLE] * decomposition_cost(width) for width in widths)
 
 
 @metric(

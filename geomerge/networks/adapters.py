@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from geomerge.errors import CheckpointError, RunError, first_line
 from geomerge.io.containers import safetensors_header
+from geomerge.io.files import cannot_write
 
 __all__ = ["ADAPTER", "ADAPTER_WEIGHTS", "AdapterFolder", "save_adapter"]
 
@@ -171,10 +172,7 @@ def save_adapter(
         try:
             adapted.save_pretrained(str(folder), safe_serialization=True)
         except OSError as error:
-            raise RunError(
-                f"cannot write {folder} ({(error.strerror or str(error)).lower()}); choose another "
-                "folder or make room"
-            ) from error
+            raise cannot_write(folder, error) from error
 
 
 def _peft() -> Any:

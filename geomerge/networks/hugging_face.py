@@ -23,6 +23,7 @@ from geomerge.errors import CheckpointError, RunError, first_line
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint
 from geomerge.io.containers import check_plain, safetensors_header
 from geomerge.io.files import (
+    cannot_write,
     canonical_json,
     check_regular,
     parse_json,
@@ -387,10 +388,7 @@ def save_model_folder(
             model.save_pretrained(str(folder), max_shard_size=max_shard_size)
         copy_other_files(like, folder)
     except OSError as error:
-        raise RunError(
-            f"cannot write {folder} ({(error.strerror or str(error)).lower()}); choose another "
-            "folder or make room"
-        ) from error
+        raise cannot_write(folder, error) from error
 
 
 def copy_other_files(like: Path | None, folder: Path) -> None:

@@ -191,7 +191,7 @@ def _sparsified(
 ) -> SparsifyResult:
     structured = options.goal.removes_units  # refuses missing goals before any work
     problem = prepare_problem(expert, options.function, options.seed)
-    agree("networks or options", f"{options} {float(problem.weights.double().abs().sum())}")
+    agree("networks or options", f"{options}", [problem.weights])
     place, temporary = place_of(folder)
     place = Path(first_text(str(place)))
     walks = _walks(problem, options, place, work, progress)

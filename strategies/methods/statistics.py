@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from geomerge.continual.memory_limit import limit_bytes
 from geomerge.continual.options import ContinualOptions
 from geomerge.errors import OptionError
-from geomerge.strategies.learner import KeptMemory, Learner, make_strategy
+from geomerge.strategies.learner import KeptMemory, Learner, Training, make_strategy
 from geomerge.strategies.registry import StreamCase, stream_method
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["frozen", "randumb", "slda"]
 
-_HALF, _FLOAT = 2, 4  # bytes of a number
+_HALF = 2  # bytes of a number
 _COVARIANCE = 0.9  # share of the bytes of random features that is the covariance's
 
 
@@ -33,18 +34,9 @@ def _one_head(name: str) -> Callable[[StreamOptions], tuple[str, ...]]:
 )
 def frozen(case: StreamCase) -> Learner:
     """Return the features of the first experience for ever, with a discriminant on them."""
-    from geomerge.strategies.geodesic_merge import GeodesicMerge
-
-    options = ContinualOptions(
-        head="discriminant", moving=0.0, seed=case.options.seed,
-        memory_mb=case.options.walk.memory_mb,
-    )  # fmt: skip
-    strategy, pace = make_strategy(
-        case.training, GeodesicMerge, options=options, train_epochs=0,
-        first_epochs=case.training.epochs,
-    )  # fmt: skip
     about = "features of the first experience, frozen, and the discriminant of class statistics"
-    return Learner(strategy, pace, about, lambda: KeptMemory(int(strategy.memory_bytes)))
+    epochs, limit = case.training.epochs, case.options.walk.memory_mb
+    return _discriminant(case, case.training, about, limit, first_epochs=epochs)
 
 
 @stream_method(
@@ -55,21 +47,15 @@ def frozen(case: StreamCase) -> Learner:
 )
 def randumb(case: StreamCase) -> Learner:
     """Return a discriminant on as many random features as fit into the bytes that ours may keep."""
-    from geomerge.strategies.geodesic_merge import GeodesicMerge
-
     limit = stored_bytes(case)
     count = max(16, math.isqrt(int(_COVARIANCE * limit / _HALF)))
     size, outputs = torch.Size(case.shape).numel(), _outputs(case.training.model)
     model = nn.Sequential(
         FourierFeatures(size, count, case.options.seed), nn.Linear(count, outputs)
     )
-    options = ContinualOptions(
-        head="discriminant", moving=0.0, seed=case.options.seed, memory_mb=limit / 1e6
-    )
-    training = replace(case.training, model=model, turns=False)
-    strategy, pace = make_strategy(training, GeodesicMerge, options=options, train_epochs=0)
     about = f"discriminant on {count} random Fourier features of the inputs; nothing is trained"
-    return Learner(strategy, pace, about, lambda: KeptMemory(int(strategy.memory_bytes)))
+    training = replace(case.training, model=model, turns=False)
+    return _discriminant(case, training, about, limit / 1e6)
 
 
 @stream_method(
@@ -91,11 +77,25 @@ def slda(case: StreamCase) -> Learner:
     return Learner(strategy, pace, about, lambda: KeptMemory(plugin.kept_bytes))
 
 
+def _discriminant(
+    case: StreamCase, training: Training, about: str, memory_mb: float | None, **pace: int
+) -> Learner:
+    """Return a discriminant on features that no further experience trains."""
+    from geomerge.strategies.geodesic_merge import GeodesicMerge
+
+    options = ContinualOptions(
+        head="discriminant", moving=0.0, seed=case.options.seed, memory_mb=memory_mb
+    )
+    strategy, pacing = make_strategy(
+        training, GeodesicMerge, options=options, train_epochs=0, **pace
+    )
+    return Learner(strategy, pacing, about, lambda: KeptMemory(int(strategy.memory_bytes)))
+
+
 def stored_bytes(case: StreamCase) -> int:
     """Return the number of bytes that geomerge may store beside the network."""
-    given = case.options.walk.memory_mb
-    weights = sum(t.numel() for t in case.training.model.parameters())
-    return max(5_000_000, 4 * _FLOAT * weights) if given is None else int(given * 1e6)
+    network = sum(t.nbytes for t in case.training.model.parameters())
+    return limit_bytes(case.options.walk.memory_mb, network)
 
 
 def _outputs(model: nn.Module) -> int:

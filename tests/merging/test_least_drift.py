@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from unit_networks import kronecker_case
 
-from geomerge import KroneckerMetric, Network
 from geomerge.merging.least_drift import least_drift
-from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.kronecker.mean import KroneckerMean
 
 COUNT, DAMPING = 3, 0.05
@@ -16,13 +15,7 @@ COUNT, DAMPING = 3, 0.05
 
 @pytest.fixture(scope="module")
 def mean() -> KroneckerMean:
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 3)).double()
-    network = Network(module)
-    points = [network.initial + 0.3 * torch.randn(network.n).double() for _ in range(COUNT)]
-    inputs = [torch.randn(40, 5).double() * (1 + k) for k in range(COUNT)]
-    pairs = zip(points, inputs, strict=True)
-    metrics: list[KroneckerMetric] = [estimate_kronecker(network, w, [x]) for w, x in pairs]
+    metrics, points = kronecker_case(COUNT)
     return KroneckerMean(metrics, points, torch.stack(points).mean(dim=0))
 
 

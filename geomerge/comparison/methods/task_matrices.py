@@ -146,14 +146,8 @@ def wudi(context: Context) -> MethodResult:
 
 
 def _scaled(context: Context, merge: Merge) -> MethodResult:
-    found: dict[int, Tensor] = {}  # the same for every scale
-
-    def merged(base: Tensor, scale: float) -> Tensor:
-        if not found:
-            found[0] = _merged(context, base, merge)
-        return base + scale * found[0]
-
-    return pick_scale(context, merged)
+    move = _merged(context, ancestor_of(context), merge)
+    return pick_scale(context, lambda base, scale: base + scale * move)
 
 
 def _merged(context: Context, base: Tensor, merge: Merge) -> Tensor:

@@ -91,8 +91,8 @@ class JointPreset(Preset):
     def _metric_at(self, damping: float) -> Callable[[Tensor], Metric]:
         """Return what measures the metric of all at a point, with sketches where inputs are few.
 
-        A walk in the metric of a few inputs is free to move wherever these have no part. A sketch
-        of more inputs knows what the others need.
+        The metric of a few inputs is zero in all other directions. A sketch of more inputs measures
+        those too.
         """
         walker, experts = self.walker, self.space.experts
         if not self.held_by_sketches:

@@ -20,6 +20,7 @@ __all__ = [
     "Factor",
     "Moments",
     "decompose",
+    "decomposition_cost",
     "factor_bytes",
     "factorise",
     "moment_bytes",
@@ -29,6 +30,15 @@ __all__ = [
 WHOLE = 1024  # largest width of a full decomposition: at 785 inputs the least damping sees 299
 _PART = 4  # width of a wider matrix over the number of its leading eigenvectors
 _MORE = 64  # further directions, so that the last leading eigenvectors are accurate
+
+
+def decomposition_cost(width: int) -> float:
+    """Return the cost of a factor's decomposition: its squared width times the rank that it keeps.
+
+    Args:
+        width: Number of rows of the factor.
+    """
+    return float(width) ** 2 * stored_rank(width)
 
 
 def stored_rank(width: int) -> int:

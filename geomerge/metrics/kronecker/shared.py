@@ -1,6 +1,6 @@
 """Kronecker factors of second moments, decomposed by one process or dealt among several.
 
-Each process decomposes some of the factors, dealt by the cube of their width, and sends them to
+Each process decomposes some of the factors, dealt by their cost, and sends them to
 the others, as KAISA does (Pauloski et al. 2021, arXiv 2107.01739). Decompositions are the same bits
 for any number of processes.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.metrics.kronecker.factor import Factor, Moments, stored_rank
+from geomerge.metrics.kronecker.factor import Factor, Moments, decomposition_cost
 from geomerge.processes import Team
 
 __all__ = ["shared_factors"]
@@ -45,7 +45,7 @@ def shared_factors(
     for own, width in zip(moments, widths, strict=True):
         blocks += own.exchanged(width, like, mates)
     mates.add(blocks)
-    owners = mates.owners([float(width) ** 2 * stored_rank(width) for width in widths])
+    owners = mates.owners([decomposition_cost(width) for width in widths])
     made: list[Factor | NumericalError | None] = [None] * len(moments)
     for k, own in enumerate(moments):
         if owners[k] == mates.rank:

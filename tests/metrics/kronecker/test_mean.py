@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from unit_networks import kronecker_case
 
 from geomerge import KroneckerMetric, Network
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
@@ -15,13 +16,7 @@ COUNT = 3
 
 @pytest.fixture(scope="module")
 def case() -> tuple[list[KroneckerMetric], list[Tensor]]:
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 3)).double()
-    network = Network(module)
-    points = [network.initial + 0.3 * torch.randn(network.n).double() for _ in range(COUNT)]
-    inputs = [torch.randn(40, 5).double() * (1 + k) for k in range(COUNT)]
-    pairs = zip(points, inputs, strict=True)
-    return [estimate_kronecker(network, w, [x]) for w, x in pairs], points
+    return kronecker_case(COUNT)
 
 
 def dense(metric: KroneckerMetric) -> Tensor:  # (n, n)
