@@ -16,7 +16,7 @@ from geomerge.data import Normalisation, Split
 from geomerge.data.inputs import UNLABELLED
 from geomerge.data.normalisation import PLAIN
 from geomerge.errors import GeomergeError
-from geomerge.evaluation.measures import score
+from geomerge.evaluation.measures import score, worded
 from geomerge.expert import Expert
 
 __all__ = [
@@ -86,11 +86,15 @@ def doubts(experts: Sequence[Expert]) -> list[str]:
             told |= {one.name, other.name}
             assert one.task is not None
             assert other.task is not None
+            shares = (known[one.name], crossed[0], known[other.name], crossed[1])
+            tasks = (one.task, other.task, other.task, one.task)
+            own, on_other, others, on_own = (
+                worded(share, task.measure) for share, task in zip(shares, tasks, strict=True)
+            )
             found.append(
-                f"{one.name} answers {one.task.name} at chance ({_percent(known[one.name])}) and "
-                f"{other.task.name} well ({_percent(crossed[0])}), {other.name} the other way "
-                f"round ({_percent(known[other.name])} and {_percent(crossed[1])}): exchanged? "
-                "give each network its own task"
+                f"{one.name} answers {one.task.name} at chance ({own}) and {other.task.name} well "
+                f"({on_other}), {other.name} the other way round ({others} and {on_own}): "
+                "exchanged? give each network its own task"
             )
     for expert in experts:
         if expert.task is None or expert.name in told:
@@ -99,10 +103,11 @@ def doubts(experts: Sequence[Expert]) -> list[str]:
         if doubt is not None:
             found.append(doubt)
         elif expert in lost:
+            share = worded(known[expert.name], expert.task.measure)
             found.append(
-                f"{expert.name} answers {expert.task.name} at chance "
-                f"({_percent(known[expert.name])} of {len(_few(expert).labels)} examples): check "
-                "its task, its architecture and its normalisation"
+                f"{expert.name} answers {expert.task.name} at chance ({share} of "
+                f"{len(_few(expert).labels)} examples): check its task, its architecture and its "
+                "normalisation"
             )
     return found + few_examples(experts)
 
