@@ -31,7 +31,7 @@ class Compensation:
     Attributes:
         x: Move, shape (n,), exactly 0.0 outside of the survivors.
         residual: Residual of the system, relative to its right-hand side.
-        steps_taken: Number of steps of conjugate gradients.
+        steps_taken: Number of iterations of conjugate gradients.
     """
 
     x: Tensor
@@ -50,8 +50,8 @@ def compensate(
 ) -> Compensation:
     """Solve (P g P + damping I) x = P right on the survivors.
 
-    Every step lowers the cost. With few steps the compensation is worse, but it never increases
-    the cost on the inputs of the metric.
+    Every iteration lowers the cost. Stopping early gives a less accurate compensation, but never a
+    cost above that of x = 0.
 
     Args:
         product: Function u -> g u, shapes (n,).
@@ -60,7 +60,7 @@ def compensate(
         damping: Damping mu, positive.
         steps: Largest number of products; iterations end at a relative residual of 1e-6.
         precondition: Function v -> approximation of (g + damping I)^-1 v, symmetric and positive.
-            Its result is projected on S, which preserves both.
+            Its result is projected on S, which preserves both properties.
 
     Returns:
         The compensation.

@@ -42,7 +42,7 @@ class BudgetStep:
         predicted: Functional change theta' g theta that the metric predicts.
         multipliers: Shadow prices, the decrease of the objective per unit of each limit, shape
             (p,); 0 for inactive rows.
-        excess: C theta - d, shape (p,); positive only for contradicting limits.
+        excess: C theta - d, shape (p,); positive only if the constraints are infeasible.
         residual: Residual of the program's optimality conditions; 0 if none was solved.
         called_qp: Whether the unconstrained step violates a row, so that a program was solved.
     """
@@ -70,15 +70,15 @@ def budget_step(
     Args:
         metric: Metric g.
         v: Direction of the step.
-        rows: Rows of C; one that is negligible compared with the longest is ignored.
-        limits: Limits d; infinity is no limit.
+        rows: Rows of C; rows of negligible norm relative to the longest are ignored.
+        limits: Limits d; infinity means no limit.
         damping: Damping mu, positive.
         beta: Weight of the direction against the functional change; None sets it to
             2 (min_eigenvalue + mu), the largest value for which the unconstrained step overshoots
             v in no direction.
 
     Returns:
-        The step. For contradicting limits their violation is minimal, each measured in units of
+        The step. If the constraints are infeasible, their violation is minimal, each in units of
         the cost of satisfying it.
 
     Raises:
@@ -96,7 +96,7 @@ def budget_steps(
     dampings: Tensor,  # (B,) or (1,)
     beta: float | None = None,
 ) -> list[BudgetStep]:
-    """Return a step for each damping and limits, all from one batch of programs.
+    """Return one step for each pair of damping and limits, solved as one batch of programs.
 
     Args:
         metric: Metric g.
@@ -171,8 +171,8 @@ def nonzero_rows(
     return indices
 
 
-# Bound of a multiplier, relative to the largest one of a single row. Feasible rows are satisfied
-# below it, unless two of them are opposite to four digits.
+# Upper bound of the multipliers relative to the largest single-row multiplier. It excludes no
+# feasible set of constraints unless two rows are opposite to four digits.
 _PRICE = 1e4
 _ROUNDING = 1e-12
 _CHUNK = 1 << 22  # numbers converted to float64 at a time
@@ -214,7 +214,7 @@ class StackedCoordinates:
     ) -> EigenCoordinates:
         """Return (g + damping I)^-1 times a linear combination of the vectors.
 
-        The combination is computed in float64, since contradicting rows cancel in it.
+        The combination is computed in float64, since nearly opposite rows cancel in it.
 
         Args:
             coefficients: Coefficients of the vectors.
@@ -237,7 +237,7 @@ class Dual:
 
     Attributes:
         multipliers: Multipliers lambda, shape (B, p), differentiable.
-        excess: C theta - d, shape (B, p), positive only for contradicting limits.
+        excess: C theta - d, shape (B, p), positive only if the constraints are infeasible.
         residuals: Residuals of the optimality conditions, shape (B,).
         called_qp: Mask of the elements that violate a row at lambda = 0, shape (B,).
     """
@@ -275,10 +275,10 @@ def _solve_violated(
     stiffness: Tensor,  # (B, p, p)
     excess: Tensor,  # (B, p)
 ) -> tuple[Tensor, Tensor]:  # (B, p), (B,)
-    """Solve with the violated rows, then also with rows that this solution violates, and so on.
+    """Solve for the violated rows, adding rows that the solution violates until there are none.
 
-    A row far from its limit would determine the scale of the whole program. Until it is active its
-    variable is decoupled and zero.
+    Rows far from their limits would dominate the scaling of the program. The variable of an
+    inactive row is therefore decoupled and zero.
     """
     lengths = stiffness.detach().diagonal(dim1=1, dim2=2).sqrt()
     cosines = stiffness / (lengths[:, :, None] * lengths[:, None, :])

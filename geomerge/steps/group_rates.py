@@ -1,4 +1,4 @@
-r"""Rates of the moves of groups of weights, with optimal compensation: a quadratic program.
+r"""Rates at which groups of weights move, with optimal compensation: a quadratic program.
 
 Group j (a neuron, a filter, a layer) moves by c_j d_j at a rate :math:`0 \le c_j \le 1`, and the
 survivors S by the x that preserves the outputs best. Up to a constant the cost is
@@ -6,7 +6,7 @@ survivors S by the x that preserves the outputs best. Up to a constant the cost 
 .. math:: \tfrac12 c'Qc + p'c = \min_x\ \tfrac1N |J(Dc + x) + \kappa r|^2 + \mu |x|^2,
 
 that is, Optimal Brain Surgeon (Hassibi & Stork 1993) with all interactions between groups, where r
-is the present drift of the outputs and :math:`\kappa` the share of it to undo. The program has one
+is the current drift of the outputs and :math:`\kappa` the share of it to undo. The program has one
 variable per group, whatever the number of weights and inputs.
 """
 
@@ -23,7 +23,7 @@ from geomerge.steps.qp.solve import solve_qp
 __all__ = ["RateProgram", "Rates", "check_progress", "group_rates"]
 
 _ROUNDING = 1e-9  # relative rounding of the progress, a sum of weights
-# Smallest cost of a group relative to the largest: smaller ones would set the scale of the program.
+# Smallest cost of a group relative to the largest: smaller ones would ruin the scaling.
 _CHEAPEST = 1e-6
 
 
@@ -50,14 +50,14 @@ class RateProgram:
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates of least cost.
+    """Optimal rates of the groups.
 
     Attributes:
         rates: Rates c, shape (k,), differentiable; within [0, 1], and at the bounds up to rounding.
         progress_price: Cost per unit of additional progress.
         prices: Decrease of the cost per unit of each budget, shape (p,).
         slack: Violation of each budget, shape (p,).
-        solver: Name of the solver.
+        solver: Name of the solver used.
         certificate: Residual of the optimality conditions, for a program of order one.
     """
 
@@ -84,14 +84,14 @@ def group_rates(
         program: Cost of the groups' moves.
         weights: Progress a of each group's complete move (parameters, operations), not negative.
         progress: Required progress tau, in units of the weights.
-        rows: Loss of a class, task or layer by each group's complete move, one row per budget.
-        limits: Largest loss per row; infinity is no limit.
+        rows: Loss that each group's complete move adds to a class, task or layer; one row per
+            budget.
+        limits: Largest loss per row; infinity means no limit.
         price: Cost per unit of violation of a budget. Feasible budgets are satisfied if it
             exceeds their shadow prices.
 
     Returns:
-        The rates. The cost of a single group is at least 1e-6 of the largest one. For k = 300 the
-        program takes about half a second.
+        The rates. Costs of single groups below 1e-6 of the largest are raised to that value.
 
     Raises:
         OptionError: If a weight is negative, or all groups together make less progress.
@@ -129,7 +129,7 @@ def check_progress(
     weights: Tensor,  # (k,)
     progress: float,
 ) -> float:
-    """Return the largest progress of all groups, after a check of the required one.
+    """Check the required progress and return the largest possible one.
 
     Args:
         weights: Progress of each group's complete move.

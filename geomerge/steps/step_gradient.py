@@ -25,7 +25,7 @@ def step_gradient(
     beta: float | None,
     q: Tensor,  # (n,)
 ) -> tuple[float, Tensor]:  # (), (p,)
-    """Return derivatives of a loss with respect to log damping and limits of a constrained step.
+    """Return derivatives of a loss with respect to a step's log damping and limits.
 
     Args:
         metric: Metric g.
@@ -33,8 +33,8 @@ def step_gradient(
         rows: Rows of C.
         limits: Limits d.
         damping: Damping mu.
-        beta: Weight of the direction, as in :func:`~geomerge.steps.budget_step`; None makes it a
-            function of mu in the derivative as well.
+        beta: Weight of the direction, as in :func:`~geomerge.steps.budget_step`; for None the
+            derivative includes its dependence on mu.
         q: Gradient of the loss with respect to the tangent.
 
     Returns:
@@ -50,7 +50,7 @@ def step_gradient(
     free_limits = limits.clone().requires_grad_()
 
     mu = log_mu.exp()
-    rise = mu - damping  # zero, with derivative mu: inner products are needed to first order
+    rise = mu - damping  # value 0, derivative mu: the Gram matrix to first order in mu
     gram = (stack.gram(damping) - stack.gram(damping, power=2) * rise) / 2
     weight = 2 * (metric.min_eigenvalue + mu) if beta is None else beta
     p = len(used)

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-_BLOCK = 2**20  # numbers of a long vector handled at a time, so that they stay in the cache
+_BLOCK = 2**20  # elements of a vector processed at a time, so that they stay in the cache
 _LOG_MU = (-16.0, 12.0)  # bounds of log10 mu
 
 
@@ -68,8 +68,8 @@ def damped_step(
         radius: Largest length of the step.
 
     Returns:
-        The step. Before it is shortened beta is 2 (min_eigenvalue + mu), the largest value for
-        which it overshoots v in no direction.
+        The step. Before shortening, beta is 2 (min_eigenvalue + mu), the largest value for which
+        the step overshoots v in no direction.
     """
     coordinates = metric.coordinates(v)
     beta = 2 * (metric.min_eigenvalue + damping)
@@ -122,7 +122,7 @@ def trust_region_step(
         )
 
     squares, values = coordinates.flat()
-    sign = 1.0 if beta is None else -1.0  # |theta| rises with mu where beta follows it
+    sign = 1.0 if beta is None else -1.0  # |theta| increases with mu if beta depends on mu
 
     def excess(log_mu: float) -> float:
         mu: float = 10**log_mu
@@ -137,7 +137,7 @@ def trust_region_step(
 
 
 def _root(rising: Callable[[float], float], guess: float) -> float:
-    """Return the zero of a rising function of log10 mu, or the end of the range nearest to it."""
+    """Return the root of an increasing function of log10 mu, or the nearest end of the range."""
     low = high = min(max(guess, _LOG_MU[0]), _LOG_MU[1])
     width = 0.1
     while rising(low) > 0:
@@ -160,8 +160,8 @@ def precondition(
 ) -> Tensor:  # (n,)
     """Return (min_eigenvalue + mu) (g + mu I)^-1 v: eq. (7) as a preconditioner.
 
-    The factor of the eigendirections with the smallest change of the function is one in every
-    metric; in the Euclidean metric that is the factor of all directions.
+    Components along eigenvectors of the smallest eigenvalue keep their length, in the Euclidean
+    metric all components.
 
     Args:
         metric: Metric g.

@@ -1,14 +1,13 @@
 """Solvers of quadratic programs, qpth and clarabel, with verified KKT conditions.
 
-qpth (Amos & Kolter 2017, OptNet) comes first because it solves a complete batch at once. It returns
-no status: a program that did not converge, because of cycling or because another program of the
-batch ended the iterations, resembles a solution. So every answer is polished and verified.
-If the optimality conditions fail, the program is solved again by itself with qpth, and then with
-clarabel (Goulart & Chen 2024).
+qpth (Amos & Kolter 2017, OptNet) is tried first because it solves a batch at once. It returns no
+status: a program may have failed to converge, because of cycling or because the iterations of its
+batch ended early. Every result is therefore polished and verified. A program that violates the
+optimality conditions is solved again alone with qpth, and then with clarabel (Goulart & Chen 2024).
 
-Where qpth cannot be imported (it asks for NumPy below 2, of which there is none from Python 3.13
-on) clarabel solves all programs, one after the other. Derivatives come from the verified solution
-in both cases (:mod:`geomerge.steps.qp.solve`), and so are the same.
+Where qpth cannot be imported (it requires NumPy below 2, which does not support Python 3.13),
+clarabel solves all programs, one after the other. Derivatives are computed from the verified
+solution (:mod:`geomerge.steps.qp.solve`) and do not depend on the solver.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _REASONS = {
 
 @cache
 def qp_solver() -> str:
-    """Return the solver that programs go to first: ``"qpth"`` where it can be imported."""
+    """Return the name of the preferred solver: ``"qpth"`` where it can be imported."""
     try:
         _qpth_layer()
     except ImportError:
@@ -55,8 +54,8 @@ def solve_program(
     """Solve a batch of scaled programs.
 
     Args:
-        program: Programs of order one.
-        n_slacks: Number of the last variables that are slacks, without a quadratic term.
+        program: Programs, scaled to order one.
+        n_slacks: Number of slacks, the last variables; they have no quadratic term.
 
     Returns:
         Solutions, multipliers, residuals of the optimality conditions, and names of the solvers.
@@ -104,18 +103,18 @@ def _qpth(
     program: Program,
     n_slacks: int,
 ) -> tuple[Tensor, Tensor]:  # (B, n), (B, m)
-    """Solve by qpth, without any guarantee; the result may contain NaN."""
+    """Solve with qpth; the result is not verified and may contain NaN."""
     n = program.linear.shape[1]
     ridge = torch.full((n,), _RIDGE, dtype=torch.float64)
     ridge[n - n_slacks :] = _SLACK_RIDGE
     rows = program.rows.clone()
     empty = (rows == 0).all(2)
-    rows[..., 0] += empty  # a distant bound on z_1, since qpth divides by zero for empty rows
+    rows[..., 0] += empty  # a distant bound on z_1: empty rows make qpth divide by zero
     limits = torch.where(empty, _FAR, program.limits.clamp(max=_FAR))
     none = torch.empty(0, dtype=torch.float64)
     hessian = program.hessian + torch.diag(ridge)
     try:
-        with torch.enable_grad():  # qpth stores the multipliers for its backward pass only
+        with torch.enable_grad():  # qpth stores multipliers only for a backward pass
             linear = program.linear.clone().requires_grad_()
             z = _qpth_layer()(hessian, linear, rows, limits, none, none)
         multipliers: Tensor = z.grad_fn.lams
@@ -126,7 +125,7 @@ def _qpth(
 
 @cache
 def _qpth_layer() -> Callable[..., Any]:
-    with warnings.catch_warnings():  # its docstrings contain invalid escapes
+    with warnings.catch_warnings():  # qpth's docstrings contain invalid escapes
         warnings.simplefilter("ignore")
         from qpth.qp import QPFunction
     layer: Callable[..., Any] = QPFunction(eps=_CLOSE, verbose=-1, notImprovedLim=20, maxIter=60)
@@ -134,7 +133,7 @@ def _qpth_layer() -> Callable[..., Any]:
 
 
 def _clarabel(program: Program) -> tuple[Tensor, Tensor, str]:  # (1, n), (1, m)
-    """Solve a batch of one by clarabel and return its status as well."""
+    """Solve a batch of one program with clarabel; return minimum, multipliers and status."""
     import clarabel
     from scipy.sparse import csc_matrix
 

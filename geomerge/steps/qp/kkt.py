@@ -1,13 +1,13 @@
 r"""KKT conditions of quadratic programs: residuals, and solutions for given active rows.
 
-A point z is a minimum of :math:`\frac12 z'Qz + p'z` with :math:`Gz \le h` exactly when some
-multipliers :math:`\lambda` have
+A point z minimises :math:`\frac12 z'Qz + p'z` with :math:`Gz \le h` if and only if there are
+multipliers :math:`\lambda` with
 
 .. math:: Qz + p + G'\lambda = 0,\quad Gz \le h,\quad \lambda \ge 0,\quad \lambda_i (Gz-h)_i = 0.
 
 For known active rows (those that hold with equality) this is a linear system. Its solution gives a
 new set of active rows; this iteration is a semismooth Newton method (Hintermueller, Ito & Kunisch
-2002), which converges to rounding error from a close start.
+2002), which converges to rounding error from a start close to the solution.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GUESSES = 12
 
 @dataclass(frozen=True)
 class Program:
-    """Batch of quadratic programs, of order one in all their parts.
+    """Batch of quadratic programs whose coefficients are scaled to order one.
 
     Attributes:
         hessian: Matrices Q, positive semidefinite, shape (B, n, n).
@@ -122,7 +122,7 @@ class Program:
             multipliers: Approximate multipliers.
 
         Returns:
-            Minima and multipliers with the smallest residual, the given ones included.
+            The minima and multipliers of smallest residual among the iterates and the given ones.
         """
         best = self.residual(z, multipliers)
         active = self.active(z, multipliers)

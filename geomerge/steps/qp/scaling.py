@@ -1,8 +1,8 @@
 """Scaling of quadratic programs to order one, for solvers with absolute tolerances.
 
-qpth stops at absolute residuals, so that an objective multiplied by 1e3 already gives a wrong
-solution. After scaling, the objective's diagonal, the rows and the solution are of order one.
-Rows without effect are replaced by inactive ones.
+qpth stops at an absolute residual, so that an objective multiplied by 1e3 already gives a wrong
+solution. After scaling, the objective's diagonal, the rows and the solution are of order one. Rows
+without effect are replaced by inactive ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ZERO_ROW = 1e-30  # relative to the longest row; rows may have different units
 
 @dataclass(frozen=True)
 class Scaling:
-    """Units of a scaled program in those of the original one.
+    """Units of a scaled program's quantities, in those of the original program.
 
     Attributes:
         variables: Unit of each variable, shape (B, n).
@@ -47,7 +47,7 @@ def scale_program(
     """Scale programs and remove rows of zeros and rows without a limit.
 
     Args:
-        program: Programs in any units; infinity is no limit.
+        program: Programs in any units; an infinite limit means no limit.
         soft: Indices of the rows with a slack. The last k variables are the slacks, and the last
             k rows bound them below by zero.
 
@@ -98,7 +98,7 @@ def _size(
     pull: Tensor,  # (B, 1)
     distances: Tensor,  # (B, m)
 ) -> Tensor:  # (B, 1)
-    """Estimate the length of the solution from the unconstrained one and the rows' distances."""
+    """Estimate the norm of the solution from the unconstrained one and the rows' distances."""
     none = torch.zeros_like(pull)
     needed = torch.cat([none, -distances], dim=1).amax(1, keepdim=True)
     farthest = torch.cat([none, distances.abs()], dim=1).amax(1, keepdim=True)

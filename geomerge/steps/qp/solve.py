@@ -2,9 +2,9 @@ r"""Quadratic programs in batches, verified and differentiable.
 
 .. math:: \min_z\ \tfrac12 z'Qz + p'z \quad \text{with } Gz \le h
 
-All programs are solved through this module: inputs are checked and scaled to order one, and
-solutions are verified. Derivatives depend on the verified solution and its active rows only (as in
-dQP, Magoon et al. 2024), so that they are the same for all solvers.
+Inputs are checked and scaled to order one, and solutions are verified. Derivatives depend on the
+verified solution and its active rows only (as in dQP, Magoon et al. 2024), so that they are the
+same for all solvers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def solve_qp(
     soft: Tensor | None = None,  # (m,)
     price: float = 1e3,
 ) -> QPSolution:
-    """Minimise z' hessian z / 2 + linear' z with rows z <= limits, and verify the answer.
+    """Minimise z' hessian z / 2 + linear' z with rows z <= limits, and verify the solution.
 
     Tensors without a batch dimension are shared by all programs. In gradients, active rows with a
     multiplier of zero are ignored.
@@ -62,7 +62,7 @@ def solve_qp(
         hessian: Matrix Q, positive semidefinite; only its symmetric part is used.
         linear: Vector p.
         rows: Matrix G; rows of zeros are ignored.
-        limits: Limits h; infinity is no limit.
+        limits: Limits h; infinity means no limit.
         soft: Mask of the rows that may be violated at a price.
         price: Objective per unit of violation of a soft row. Feasible rows are satisfied if the
             price exceeds their multipliers.
@@ -107,7 +107,7 @@ def _batched(
     rows: Tensor,  # (B, m, n) or (m, n)
     limits: Tensor,  # (B, m) or (m,)
 ) -> Program:
-    """Return tensors with a batch dimension; autograd sums over those that are new."""
+    """Add missing batch dimensions; gradients are summed over the added ones."""
     hessian, linear, rows, limits = (t.cpu().double() for t in (hessian, linear, rows, limits))
     for name, tensor in (
         ("hessian", hessian),
