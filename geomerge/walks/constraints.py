@@ -1,4 +1,4 @@
-"""Constraints of a walk on the change of a task, a class or a remembered function.
+"""Constraints of a walk: limits on the change of a task, a class or a sketched function.
 
 A constraint is a quantity with a gradient at every point. A step uses its linearisation as a row;
 the quantity is measured again after the step, which is shortened until it is within its limit.
@@ -28,7 +28,7 @@ __all__ = [
     "QuadraticConstraint",
 ]
 
-_HALVINGS = 6  # halvings of a step that violates a constraint; after these the walk stays
+_HALVINGS = 6  # halvings of a step that violates a constraint; then the step is zero
 _ROUNDING = 1e-6
 
 
@@ -60,10 +60,10 @@ class KLConstraint:
     """Mean KL(teacher || network) on inputs of the teacher.
 
     Attributes:
-        name: Name for reports: that of the teacher, such as ``"b"``, or ``"b/3"`` for one class.
-        network: Network that walks.
+        name: Name for reports: the teacher's name, such as ``"b"``, or ``"b/3"`` for one class.
+        network: Network whose weights are constrained.
         x: Inputs, shape (N, ...).
-        targets: Log-probabilities of the teacher on them, shape (N, m).
+        targets: Log-probabilities of the teacher on the inputs, shape (N, m).
     """
 
     name: str
@@ -92,7 +92,7 @@ class KLConstraint:
 
 @dataclass(frozen=True)
 class QuadraticConstraint:
-    """Functional change (w - w_0)' g (w - w_0) that a sketch predicts without inputs.
+    """Functional change (w - w_0)' g (w - w_0) predicted by a sketch, without inputs.
 
     Attributes:
         name: Name of the network.
@@ -142,9 +142,9 @@ class Constraints:
 
     Args:
         constraints: Constrained quantities.
-        allowed: Largest increase of each above its best value, by name.
-        best: Best value of each so far, by name: 0 for functions that the walk starts from, and a
-            value that falls along the walk for functions that it learns.
+        allowed: Largest increase of each quantity above its best value, by name.
+        best: Smallest value of each quantity so far, by name: 0 for functions of the start, and
+            decreasing along the walk for learned functions.
         state: State of the walk, for resuming.
 
     Attributes:
@@ -169,7 +169,7 @@ class Constraints:
 
     @property
     def solved(self) -> int:
-        """Number of steps whose closed form violated a row."""
+        """Number of steps whose unconstrained solution violated a row."""
         return int(self._values["solved"])
 
     @property
@@ -215,7 +215,7 @@ class Constraints:
         damping: float,
         beta: float,
     ) -> ConstrainedStep:
-        """Solve eq. (7) with the constraints' rows, and shorten the step until all hold.
+        """Solve eq. (7) with the constraints' rows, and halve the step until all are satisfied.
 
         Args:
             w: Start of the step.

@@ -22,11 +22,11 @@ _RANGE = (1e-7, 1.0)
 class DampingLearner:
     """Learner of the damping, by gradients of the loss measured after each step.
 
-    The loss is the KL to the teacher on the next inputs and, if a function is preserved, its
+    The loss is the KL to the teacher on the next inputs plus, if a function is preserved, its
     change by the step, in the same unit.
 
     Args:
-        damping: First mu.
+        damping: Initial mu.
         drift_gradient: Function of a point that returns the gradient of the preserved function's
             change there; None if no function is preserved.
         state: State of the learner, for resuming. A resumed walk sets :attr:`metric`.
@@ -55,7 +55,7 @@ class DampingLearner:
         rate: float,
         budgets: tuple[Tensor, Tensor] | None = None,  # (p, n), (p,)
     ) -> None:
-        """Store all that the last step is a function of.
+        """Store the inputs of the last step, which its derivatives depend on.
 
         Args:
             metric: Metric of the step.

@@ -28,15 +28,15 @@ __all__ = [
 ]
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]  # function of logits, shape (B, m)
-# Log-probabilities of all inputs, shape (N, m), or what computes them for a batch of inputs.
+# Log-probabilities of all inputs, shape (N, m), or a function that computes them for a batch.
 Targets: TypeAlias = Tensor | Callable[[Batch], Tensor]
-_TEXTS = 16  # of a language model per gradient at least
+_TEXTS = 16  # texts per gradient of a language model, at least
 
 
 def divergence(
     target: Tensor,  # (B, m), log-probabilities
 ) -> Loss:
-    """Return the function of logits (B, m) that is their mean KL(target || softmax f)."""
+    """Return the mean KL(target || softmax f) as a function of logits f, shape (B, m)."""
 
     def of(logits: Tensor) -> Tensor:
         log_p = torch.log_softmax(logits, dim=1)
@@ -49,7 +49,7 @@ def _half_change(
     phi_0: Tensor,  # (B, m)
     output: str,
 ) -> Loss:
-    """Return the function of logits (B, m) that is their mean |phi - phi_0|^2 / 2."""
+    """Return the mean |phi - phi_0|^2 / 2 as a function of logits, shape (B, m)."""
 
     def of(logits: Tensor) -> Tensor:
         return (output_map(logits, output) - phi_0).square().sum(dim=1).mean() / 2
@@ -84,7 +84,7 @@ def log_probabilities(
 class Objective(ABC):
     """Negative gradient v = - grad_w of a loss on random batches.
 
-    Every input is drawn once before any is drawn again.
+    Inputs are drawn without replacement in every epoch.
 
     Args:
         network: Network that walks.
@@ -99,7 +99,7 @@ class Objective(ABC):
     def __init__(self, network: Network, inputs: Inputs, batch: int, seed: int) -> None:
         self._network = network
         self._inputs = inputs
-        if inputs.at_once is not None:  # each of a text's tokens is an example
+        if inputs.at_once is not None:  # every token of a text is an example
             batch = min(batch, max(_TEXTS, batch // leaves(inputs.raw)[0].shape[1]))
         self.indices = _batches(len(inputs), min(batch, len(inputs)), seed)
 
@@ -124,7 +124,7 @@ class Objective(ABC):
     def _shared(
         self, w: Tensor, index: Tensor, out: Tensor | None, mates: Team
     ) -> tuple[float, Tensor]:
-        """Return the same in every process, each of which takes a share of the batch."""
+        """Return the loss and v summed over processes, each of which has a share of the batch."""
         part = mates.share(len(index))
         x, loss_of = self._batch(index, part)
         sums = torch.zeros(2, dtype=torch.float64, device=w.device)  # loss, and rows of logits
@@ -156,11 +156,11 @@ class Objective(ABC):
 
     @abstractmethod
     def _batch(self, index: Tensor, part: slice = slice(None)) -> tuple[Batch, Loss]:
-        """Return inputs, shape (B, ...), and the mean loss of their logits.
+        """Return inputs, shape (B, ...), and their mean loss as a function of logits.
 
         Args:
-            index: Numbers of the batch's examples.
-            part: Examples of the batch that are needed.
+            index: Indices of the batch's examples.
+            part: Slice of the batch that is needed.
         """
 
 
@@ -169,9 +169,9 @@ class KLToTeacher(Objective):
 
     Args:
         network: Network that walks.
-        targets: Log-probabilities of the teacher on all inputs, shape (N, m), or a function of a
-            batch of inputs that computes them, where all of them are too many to be held: of a
-            language model, whose texts have as many rows as tokens.
+        targets: Log-probabilities of the teacher on all inputs, shape (N, m), or a function that
+            computes them for a batch, where they do not fit into memory (a language model has one
+            row per token).
         inputs: Inputs of the teacher in the same order, without labels.
         batch: Number of inputs per gradient.
         seed: Seed of the order of the inputs.
@@ -192,8 +192,8 @@ class KLToTeacher(Objective):
 class OutputDrift(Objective):
     r"""Drift of the outputs, mean |phi(w) - phi_0|^2 / 2.
 
-    Its direction is v = - J'(phi(w) - phi_0) / N. Multiplied by the inverse of the metric it is
-    the Gauss-Newton step that takes the drift back.
+    Its direction is v = - J'(phi(w) - phi_0) / N; the inverse of the metric times v is the
+    Gauss-Newton step that undoes the drift.
 
     Args:
         network: Network that walks.
@@ -217,10 +217,10 @@ class OutputDrift(Objective):
 
 
 class MixupDrift(Objective):
-    """Drift of the outputs on mixtures of two inputs each (mixup, Zhang et al. 2018).
+    """Drift of the outputs on mixtures of two inputs (mixup, Zhang et al. 2018).
 
-    Outputs between inputs are part of the function as well and are known without labels. With few
-    inputs they make :class:`OutputDrift` more accurate.
+    Outputs on mixtures need no labels. With few inputs they give a better estimate of the drift
+    than :class:`OutputDrift`.
 
     Args:
         network: Network that walks.
@@ -260,7 +260,7 @@ class MixupDrift(Objective):
             self._draw()
 
     def _draw(self) -> tuple[Tensor, Tensor]:
-        """Return uniform numbers for the shares of the second inputs, and their indices."""
+        """Return uniform numbers for the shares of the second inputs, and the indices of these."""
         share = torch.rand(self._size, generator=self._generator)
         return share, torch.randperm(self._size, generator=self._generator)
 
@@ -277,7 +277,7 @@ class MixupDrift(Objective):
 
 
 class CrossEntropy(Objective):
-    """Mean cross-entropy, the only objective that uses labels.
+    """Mean cross-entropy on labelled examples; the other objectives use no labels.
 
     Args:
         network: Network that walks.

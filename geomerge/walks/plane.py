@@ -1,12 +1,12 @@
-r"""Walk to a plane in weight space: prescribed moves, compensation, and steps against drift.
+r"""Walk to a plane in weight space: prescribed moves, compensation, and drift correction.
 
 In eq. (7) of arXiv 2012.09605 with v = P(w) - w the important coordinates move last, and the final
-projection destroys the function. Here each stage moves some weights exactly onto the plane, and the
-others compensate,
+projection destroys the function. Here each stage moves some weights exactly onto the plane and
+compensates with the others,
 
 .. math:: x = \arg\min_x \tfrac1N |J(d + x)|^2 + \mu|x|^2 \quad \text{on the free weights},
 
-Then steps :math:`-(g + \mu I)^{-1} J'r / N` with momentum reduce the accumulated drift
+Steps :math:`-(g + \mu I)^{-1} J'r / N` with momentum then reduce the accumulated drift
 :math:`r = \phi(w) - \phi_0`.
 """
 
@@ -28,8 +28,9 @@ from geomerge.walks.walk import WalkPoint
 __all__ = ["PlaneWalkOptions", "Prescription", "Stage", "walk_toward_plane"]
 
 _COMPENSATION_STEPS = 10
-_RECENT = 0.8  # decay of the average drift, which varies from batch to batch
-# A stage has diverged above so many times its first drift plus a share of the largest drift.
+_RECENT = 0.8  # decay of the running mean of the drift, which varies between batches
+# A stage has diverged if its drift exceeds _WORSE times its first drift plus _LARGE times the
+# largest possible one.
 _WORSE, _LARGE = 4.0, 0.02
 _SHORTEST = 2.0**-10  # smallest factor of the learning rate
 _NEW, _MOVED, _CORRECTED = "new", "moved", "corrected"  # phases of a stage
@@ -42,10 +43,10 @@ class Prescription:
     Attributes:
         target: Weights, shape (n,); only those outside of ``free`` are used.
         free: Mask of the weights that may move, shape (n,).
-        left: Share of the way to the plane that remains afterwards.
-        compensated: Weights whose free entries compensate the move already, shape (n,); None
-            leaves the compensation to the walk.
-        prices: Shadow prices of the budgets that are active in the stage, by name.
+        left: Share of the distance to the plane that remains afterwards.
+        compensated: Weights whose free entries already compensate the move, shape (n,); if None,
+            the walk computes the compensation.
+        prices: Shadow prices of the stage's active budgets, by name.
     """
 
     target: Tensor
@@ -67,11 +68,11 @@ class PlaneWalkOptions:
     Attributes:
         damping: Damping mu of the compensation and of the steps against the drift.
         steps: Number of steps against the drift in all stages.
-        learning_rate: Learning rate of the first of these; it falls linearly to zero.
-        momentum: Share of the last direction in the next.
+        learning_rate: Learning rate of the first of these steps; it falls linearly to zero.
+        momentum: Weight of the previous direction in the next.
         refresh: Number of stages between two measurements of the metric.
-        large: Largest drift, at which nothing of the function is left. If the drift rises by a
-            share of it, the walk returns to the start of its stage with half the learning rate.
+        large: Largest possible drift, that of a lost function. If the drift rises by a share of it,
+            the stage is repeated from its start with half the learning rate.
     """
 
     damping: float = 0.1
@@ -92,7 +93,7 @@ def walk_toward_plane(
     kept: StateFile | None = None,
     **changes: Any,
 ) -> Iterator[WalkPoint]:
-    """Walk from ``start`` through the stages, preserving the function that the anchor measures.
+    """Walk from ``start`` through the stages while preserving the anchor's function.
 
     Args:
         start: First point, not yielded.
@@ -102,14 +103,13 @@ def walk_toward_plane(
             :class:`~geomerge.walks.objectives.OutputDrift`.
         walk: Settings of the walk.
         settle: Function that updates running statistics after each prescribed move.
-        kept: State of the walk on disk, written at intervals. For resuming, the anchor is at its
-            next batch, number ``batches`` of the state's values, and the stages are restored.
+        kept: State of the walk on disk, written at intervals. To resume, pass an anchor that is at
+            batch number ``batches`` of the state's values, and restored stages.
         changes: Settings by name that replace those of ``walk``.
 
     Yields:
-        The remaining ones of two points per stage: after the prescribed move with its
-        compensation, and after the steps against the drift. Weights outside of the free ones are
-        exactly the prescribed ones.
+        The remaining points, of two per stage: after the prescribed move with its compensation, and
+        after the drift correction. Weights that are not free have exactly their prescribed values.
 
     Raises:
         NumericalError: If the drift rises for every learning rate.
@@ -155,7 +155,7 @@ def walk_toward_plane(
             limit = _WORSE * first + _LARGE * walk.large
             recent = _RECENT * recent + (1 - _RECENT) * drift
             if not recent < limit:
-                # The steps are too long for this network: start the stage again with shorter ones.
+                # The steps are too long for this network: repeat the stage with shorter ones.
                 caution /= 2
                 if caution < _SHORTEST:
                     raise NumericalError(
@@ -184,7 +184,7 @@ def _prescribed(
     wanted: Prescription,
     damping: float,
 ) -> Tensor:  # (n,)
-    """Move all but the free weights to their target and compensate with the free ones."""
+    """Move all weights that are not free to their targets and compensate with the free ones."""
     if wanted.compensated is not None:
         return torch.where(wanted.free, wanted.compensated, wanted.target)
     d = torch.where(wanted.free, 0.0, wanted.target - w)

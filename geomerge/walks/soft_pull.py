@@ -1,8 +1,8 @@
 """Soft pull toward a plane, eq. (7) of arXiv 2012.09605 with v = P(w) - w, as a baseline.
 
-The plane is chosen at every step from the present weights. The walk approaches it without reaching
-it: directions with the largest effect on the function come last, and the final projection changes
-the function.
+The plane is chosen at every step from the current weights. The walk approaches the plane without
+reaching it, since directions with the largest effect on the function move last; the final
+projection changes the function.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def walk_by_pull(
     settle: Callable[[Tensor], Tensor] | None = None,
     state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:
-    """Walk toward a plane by soft pulls, and project on it at the end.
+    """Walk toward a plane by soft pulls, and project onto it at the end.
 
     Args:
         start: First point, not yielded.

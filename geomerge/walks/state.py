@@ -21,17 +21,18 @@ __all__ = ["StateFile", "WalkState"]
 
 _VALUES = "geomerge.walk"
 _LEAST = 1.0  # least seconds between two writes
-_SHARE = 20.0  # least time between two writes, in times of the last write
+_SHARE = 20.0  # least time between two writes, as a multiple of the last write's duration
 
 
 @dataclass
 class WalkState:
-    """State of a walk: all that the next step depends on.
+    """State of a walk: everything that the next step depends on.
 
     Attributes:
         values: Values that JSON can represent.
-        tensors: Tensors; they change in place only between two points of the walk.
-        parts: States of parts of the walk (a learner, constraints, consecutive walks), by name.
+        tensors: Tensors by name; they change in place only between two points of the walk.
+        parts: States of the walk's parts (damping learner, constraints, consecutive walks), by
+            name.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -60,7 +61,7 @@ class StateFile:
 
     Args:
         file: File of the state; None stores nothing.
-        device: Device of the tensors that were not on the CPU.
+        device: Device for tensors that were not on the CPU when stored.
 
     Attributes:
         state: State of the walk, read from the file if it exists.
@@ -80,16 +81,16 @@ class StateFile:
 
     @property
     def steps(self) -> int:
-        """Number of steps of the leg on disk."""
+        """Number of steps of the leg that are on disk."""
         return len(self.state.part("leg").values.get("steps", ()))
 
     @property
     def due(self) -> bool:
-        """Whether it is time to write; writing takes at most a twentieth of the time."""
+        """Whether to write now; writing takes at most a twentieth of the time."""
         return self._file is not None and time.monotonic() >= self._due
 
     def write(self) -> None:
-        """Write the state atomically; without a file do nothing.
+        """Write the state atomically, if there is a file.
 
         Raises:
             RunError: If the file cannot be written.
@@ -100,13 +101,13 @@ class StateFile:
         tensors, seen, here = {}, set(), []
         for name, tensor in self.state._flat().items():
             local = tensor.detach().cpu()
-            # The format does not allow tensors that share memory; only those are copied.
+            # Safetensors refuses tensors that share memory; only those are copied.
             place = local.untyped_storage().data_ptr()
             tensors[name] = local.clone() if place in seen else local.contiguous()
             seen.add(place)
             if tensor.device.type == "cpu":
                 here.append(name)
-        # Values are a tensor, since the records of a long walk exceed the limit of the header.
+        # Values are stored as a tensor: those of a long walk exceed the size limit of the header.
         values = json.dumps({**self.state._nested(), "here": here}).encode()
         tensors[_VALUES] = torch.frombuffer(bytearray(values), dtype=torch.uint8)
         write_bytes(self._file, safetensors.torch.save(tensors))

@@ -1,7 +1,8 @@
-"""Walks in weight space: generators of points toward functions, toward weights, and straight.
+"""Walks in weight space toward functions, toward weights, and in a straight line.
 
-Toward a function the metric is frozen (a sketch) or measured again at a few steps; toward weights
-it is measured again at regular intervals. A walk holds a few vectors of the length of the weights.
+Walks are generators of points. Toward a function the metric is frozen (a sketch) or measured again
+at a few steps; toward weights it is measured again at regular intervals. A walk holds a few vectors
+of length n.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class WalkPoint:
     """Point of a walk with the numbers of its step.
 
     Attributes:
-        weights: Weights, shape (n,), which do not change later.
+        weights: Weights, shape (n,); never changed in place.
         norm: Length |theta| of the step.
         predicted: Predicted functional change theta' g theta of the step.
         damping: Damping mu of the step.
@@ -63,10 +64,11 @@ class FunctionWalkOptions:
     """Settings of a walk toward a function.
 
     Attributes:
-        damping: Damping mu. A larger value preserves the function less and learns faster.
+        damping: Damping mu. Larger values preserve the function less and approach the teacher
+            faster.
         steps: Number of steps.
         learning_rate: Learning rate of the first step; it falls linearly to zero.
-        momentum: Share of the last direction in the next.
+        momentum: Weight of the previous direction in the next.
         batch: Number of inputs per step.
         refresh: Numbers of the steps before which the metric is measured.
     """
@@ -88,8 +90,8 @@ class WeightWalkOptions:
         radius: Largest length of a step, the square root of the paper's bound 0.01.
         damping: Fixed mu; None finds mu from the secular equation.
         least: Smallest mu of the secular equation. Far from the target many values of mu give a
-            step of the right length. With the smallest, directions without effect are exhausted
-            one after the other; a path along all of them at once is shorter.
+            step of the required length; with the smallest, directions without effect are used up
+            one after the other, and the path is longer than along all of them at once.
         refresh: Number of steps between two measurements of the metric.
         until: Share of the initial distance to the target at which the walk ends. It also ends if
             the distance falls by less than 2 % in 25 steps.
@@ -105,13 +107,13 @@ class WeightWalkOptions:
 
 @dataclass(frozen=True)
 class WalkControl:
-    """Constraints of a walk toward a function, and what else decides its steps.
+    """Constraints, damping learner, running statistics and state of a walk toward a function.
 
     Attributes:
         budgets: Constraints; steps that violate one are solved again with its row.
-        learner: Learner of mu; None keeps that of the settings.
+        learner: Learner of mu; None keeps the damping of the settings.
         settle: Function that updates running statistics whenever the metric is measured.
-        state: State of the walk, for resuming; the directions are those of the next step.
+        state: State of the walk, for resuming; the directions must be at their next batch.
     """
 
     budgets: Constraints | None = None
@@ -131,18 +133,18 @@ def walk_toward_function(
     """Walk from ``start`` toward the functions of one or several teachers.
 
     Each step is eq. (7) with momentum in v, theta = rate (min_eigenvalue + mu) (g + mu I)^-1 v.
-    Teachers take turns, so that a step uses one data set only.
+    Steps alternate between teachers, so that each uses one data set only.
 
     Args:
         start: First point, not yielded.
         metric_at: Function that measures the metric of the preserved functions at a point.
-        directions: Functions that return a distance and v at a point, one for each teacher.
+        directions: Functions of a point that return a distance and v, one for each teacher.
         walk: Settings of the walk.
         control: Constraints, learner of mu, running statistics and state.
         changes: Fields of :class:`WalkControl` by name that replace those of ``control``.
 
     Yields:
-        One point per remaining step; all teachers together have ``walk.steps`` each.
+        One point per remaining step; there are ``walk.steps`` for each teacher.
 
     Raises:
         NumericalError: If the distance to a teacher stops being finite.
@@ -218,11 +220,11 @@ def walk_toward_weights(
     budgets: Constraints | None = None,
     state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:
-    """Walk from ``start`` to near ``target``, preserving the function that the metric measures.
+    """Walk from ``start`` to near ``target`` while preserving the metric's function.
 
-    The step is eq. (7) toward v = target - w. Its weight is beta = 2 (min_eigenvalue + mu), for
-    which it overshoots in no direction; mu follows from the radius. The walk begins with
-    directions that do not change the function, and mu rises when these are exhausted.
+    The step is eq. (7) with v = target - w and beta = 2 (min_eigenvalue + mu), for which it
+    overshoots in no direction; mu follows from the radius. Directions that do not change the
+    function move first; mu rises when these are used up.
 
     Args:
         start: First point, not yielded.
@@ -279,7 +281,7 @@ def walk_straight(
     steps: int,
     state: WalkState | None = None,
 ) -> Iterator[WalkPoint]:
-    """Walk to exactly ``target`` in equal straight steps, which have infinite damping.
+    """Walk to exactly ``target`` in equal straight steps, the limit of infinite damping.
 
     Args:
         start: First point, not yielded.
