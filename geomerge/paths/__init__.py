@@ -1,1 +1,1 @@
-"""Paths between networks: recorded, stored, measured, relaxed."""
+"""Paths in weight space: recording, storage, energy and length, relaxation."""

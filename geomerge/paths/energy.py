@@ -1,4 +1,4 @@
-r"""Energy and length of a path in the pullback metric, from outputs alone.
+r"""Energy and length of a path in the pullback metric, computed from outputs alone.
 
 The energy of arXiv 2012.09605 eq. (5) needs no Jacobian. For points at times :math:`t_j` it is
 
@@ -24,9 +24,9 @@ from geomerge.networks.network import Network
 
 __all__ = ["REFINE", "Manifold", "PathMeasure", "fine", "measure_path"]
 
-REFINE = 4  # subdivisions of each straight piece where a path is measured
+REFINE = 4  # subdivisions of each straight piece of a measured path
 
-Manifold = tuple[Network, Inputs]  # a network or one block of its outputs, and its inputs
+Manifold = tuple[Network, Inputs]  # a network, or one block of its outputs, with its inputs
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class PathMeasure:
     """Energy and length of one path on a fine grid, summed over inputs of all networks.
 
     Attributes:
-        energy: Energy E for equal times between stored points.
-        lengths: Length of each straight piece between stored points, independent of times.
+        energy: Energy E with stored points at equal time steps.
+        lengths: Length of each straight piece between stored points.
         bound: Lower bound |phi(w_1) - phi(w_0)|^2 for all paths between these ends.
     """
 
@@ -50,7 +50,7 @@ class PathMeasure:
 
     @property
     def gap(self) -> float | None:
-        """Energy over its bound, at least 1; None if both ends are the same function."""
+        """Energy over its lower bound, at least 1; None if both ends have the same outputs."""
         return self.energy / self.bound if self.bound else None
 
 
@@ -74,11 +74,11 @@ def measure_path(
 ) -> PathMeasure:
     """Measure energy and length of a path on a grid finer than its points.
 
-    Between points of a relaxed path the energy is larger than at the points themselves.
+    The grid of the points alone would underestimate the energy of a relaxed path.
 
     Args:
-        points: Points of the path, straight between them.
-        manifolds: Networks with their inputs, preferably inputs that no relaxation used.
+        points: Points of the path, which is straight between them.
+        manifolds: Networks with their inputs, preferably held out from the relaxation.
         output: Name of the output map, such as ``"hellinger"``.
         refine: Number of subdivisions of each straight piece.
 
@@ -94,7 +94,7 @@ def measure_path(
         >>> network = gm.Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
         >>> line = [torch.zeros(network.n), network.initial]
         >>> found = measure_path(line, [(network, task.test.inputs)], "logits")
-        >>> abs(found.gap - 1) < 1e-6  # logits of a linear network move straight: a geodesic
+        >>> abs(found.gap - 1) < 1e-6  # logits of a linear network change linearly: a geodesic
         True
     """
     pieces = len(points) - 1
@@ -103,7 +103,7 @@ def measure_path(
     for network, inputs in manifolds:
         for _, x in inputs.parts(2000):
             x = cast_floats(x, points[0])
-            ends: list[Tensor] = []  # the path's first point and the latest
+            ends: list[Tensor] = []  # outputs at the first point and at the latest one
             for k, w in enumerate(fine(points, refine)):
                 phi = output_map(network.logits(w, x).double(), output)
                 if ends:

@@ -1,4 +1,4 @@
-"""Legs of a path: stored points of a walk, and records of all its steps."""
+"""Legs of a path: the stored points of one walk, and records of all its steps."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ class StepRecord:
         damping: Damping mu, or None on a straight piece.
         predicted: Predicted functional change theta' g theta.
         measured: Mean |phi(w + theta) - phi(w)|^2 on inputs of the preserved task, or None.
-        length: Sum of sqrt(measured) on this leg so far, of sqrt(predicted) without inputs.
-        energy: Sum of predicted so far, arXiv 2012.09605 eq. (5) with unit time steps.
+        length: Sum of sqrt(measured) on this leg so far; of sqrt(predicted) where there are no
+            inputs.
+        energy: Sum of ``predicted`` so far, arXiv 2012.09605 eq. (5) with unit time steps.
         multipliers: Shadow prices of the active constraints, by name.
     """
 
@@ -55,7 +56,7 @@ class StepRecord:
 
 
 class Leg:
-    """Points of one walk in a folder, spaced by length.
+    """Stored points of one walk, evenly spaced in length.
 
     Args:
         folder: Folder of the points, one file each.
@@ -76,7 +77,7 @@ class Leg:
         return self.marks[-1][1]
 
     def length_at(self, step: int) -> float:
-        """Return the length of the leg up to a step, as it was walked."""
+        """Return the length of the walk up to a step."""
         return self.steps[step - 1].length if step else 0.0
 
     def file(self, step: int) -> Path:
@@ -111,14 +112,14 @@ class Leg:
         write_bytes(self.file(step), safetensors.torch.save({"delta": delta}))
 
     def thin(self, points: int, keep: int = 0) -> list[Path]:
-        """Remove the points closest together until at most ``points`` remain.
+        """Remove points from where they are densest until at most ``points`` remain.
 
         Args:
-            points: Largest number of points; both ends remain.
-            keep: Step whose point remains as well.
+            points: Largest number of points; both ends are kept.
+            keep: Step whose point is kept as well.
 
         Returns:
-            Files of the removed points, still to be deleted.
+            Files of the removed points, which the caller deletes.
         """
         files = []
         while len(self.marks) > max(points, 3):
@@ -139,21 +140,21 @@ class Leg:
         step: int,
         w: Tensor,  # (n,)
     ) -> None:
-        """Replace the weights of a stored point after the first."""
+        """Replace the weights of a stored point other than the base."""
         if step and not torch.equal(w, self.weights(step)):
             wait()
             self._write(step, w)
 
     def copied(self, folder: Path) -> Leg:
-        """Return an independent copy of the leg in another folder of the same disk."""
+        """Return an independent copy of the leg in another folder on the same disk."""
         other = Leg(folder, self.name, self.base)
         other.marks, other.steps = list(self.marks), list(self.steps)
         wait()
         for step, _ in self.marks[1:] if writes() else ():
             other.file(step).unlink(missing_ok=True)
-            try:  # a file is never written into, only replaced: both folders may hold the same one
+            try:  # files are replaced, never modified, so that both folders can share one
                 os.link(self.file(step), other.file(step))
-            except OSError:  # a disk without links
+            except OSError:  # the file system has no hard links
                 shutil.copyfile(self.file(step), other.file(step))
         return other
 
@@ -198,7 +199,7 @@ class Leg:
 
 
 def remove_files(files: Sequence[Path]) -> None:
-    """Delete files of points that no process reads any longer."""
+    """Delete files of points once no process reads them."""
     wait()
     for file in files if writes() else ():
         file.unlink()
@@ -234,18 +235,18 @@ def record_leg(
     measure: Callable[[Tensor, Tensor], float] | None = None,
     kept: StateFile | None = None,
 ) -> Leg:
-    """Record the steps of a walk and store at most ``points`` of its points.
+    """Record all steps of a walk and store at most ``points`` of its points.
 
     Args:
         folder: Folder of the points.
         name: Name of the leg.
         start: Start of the walk.
-        walk: Points of the walk; for an interrupted one, its remaining points.
+        walk: Points of the walk; of a resumed walk, the remaining ones.
         points: Largest number of stored points, both ends included.
         measure: Function of the weights before and after a step that returns the measured
             functional change; None if the preserved task has no inputs.
         kept: State of the walk and the leg on disk, written at intervals, also by the walk itself.
-            A finished leg is not walked again.
+            The walk of a finished leg is not repeated.
 
     Returns:
         The leg; its last point is always stored.
@@ -263,12 +264,12 @@ def record_leg(
         length, energy = leg.steps[-1].length, leg.steps[-1].energy
     if known.values.get("over"):
         return leg
-    spacing = known.values.get("spacing", 0.0)  # grows so that storing and thinning stay few
-    known.values["marks"] = leg.marks  # the same list, so that the state is always up to date
+    spacing = known.values.get("spacing", 0.0)  # grows, so that points are rarely thinned
+    known.values["marks"] = leg.marks  # shared with the leg, so that the state is always up to date
 
     def keep(dropped: Sequence[Path] = ()) -> None:
         kept.write()
-        if dropped:  # the stored state refers to them no longer
+        if dropped:  # the state just written no longer refers to these files
             remove_files(dropped)
 
     for step, point in enumerate(walk, len(leg.steps) + 1):

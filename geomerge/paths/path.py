@@ -1,8 +1,8 @@
 """Stored path in weight space from one network (t = 0) to another (t = 1).
 
-A path is one or two legs, each walked from one end. Points are stored as differences from the end
-that their leg was walked from, and lie on t by their share of the cumulative length. Between
-stored points the path is straight.
+A path consists of one or two legs, each walked from one end. Points are stored as differences from
+the end where their leg starts; t is the share of the cumulative length. The path is straight
+between stored points.
 """
 
 from __future__ import annotations
@@ -44,23 +44,24 @@ _OWN = re.compile(r"index\.json|steps\.jsonl|([a-z]|[a-z]+-\d{6})\.safetensors")
 class _Stop:
     t: float
     file: str | None  # None at the two ends
-    base: str  # name of the end that it is stored as a difference from
+    base: str  # name of the end from which the stored difference is taken
 
 
 class WeightPath:
-    """A stored path; ``path.at(t)`` is the network there.
+    """A stored path; ``path.at(t)`` is the weight vector at t.
 
     Args:
         folder: Folder written by :meth:`write`.
         device: Device of the weight vectors.
         arch: Architecture of the networks: a name, ``module:factory``, or a callable that returns
-            the module. None takes the one that the path records.
-        network: Network of the path, where it is at hand and need not be rebuilt.
+            the module. None uses the recorded one.
+        network: Network of the path; None rebuilds it from the architecture.
 
     Raises:
-        RunError: If the folder holds no whole path, or its index leads out of the folder.
+        RunError: If the folder holds no complete path, or its index refers to files outside of the
+            folder.
         CheckpointError: If a network at an end cannot be read.
-        OptionError: If the recorded factory cannot be imported; give ``arch`` then.
+        OptionError: If the recorded factory cannot be imported; pass ``arch`` in that case.
 
     Example:
         >>> import torch
@@ -87,7 +88,7 @@ class WeightPath:
         network: Network | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.keeper: object = None  # owner of a temporary folder, which exists as long as the path
+        self.keeper: object = None  # keeps the temporary folder of the path alive
         try:
             index = read_index(self.folder / _INDEX)
             self._stops = [_Stop(**stop) for stop in index["stops"]]
@@ -149,7 +150,7 @@ class WeightPath:
             t: Share of the path's length.
 
         Returns:
-            The weights; those of the two networks themselves at the ends.
+            The weights; at t = 0 and t = 1 exactly those of the two networks.
 
         Raises:
             OptionError: If t is outside [0, 1].
@@ -165,14 +166,14 @@ class WeightPath:
         return torch.lerp(self._point(before), self._point(stop), share)
 
     def checkpoint(self, t: float) -> Checkpoint:
-        """Return the network at t with all buffers, ready to save; the networks at the ends."""
+        """Return the network at t with all buffers as a checkpoint; at the ends, the originals."""
         end = {0.0: self.ends[0], 1.0: self.ends[1]}.get(float(t))
         if end is not None:
             return self._ends[end]
         return Checkpoint(self.network.state_dict(self.at(t)), self._meta)
 
     def expert(self, t: float) -> Expert:
-        """Return the network at t with what is known of it, without data.
+        """Return the network at t with its metadata as an expert without data.
 
         Raises:
             OptionError: If t is outside [0, 1].
@@ -194,7 +195,7 @@ class WeightPath:
         return self.network.module_at(self.at(t))
 
     def copy_to(self, folder: Path) -> None:
-        """Copy the path's files to another folder, which is made if it does not exist.
+        """Copy the path's files to another folder, which is created if necessary.
 
         Raises:
             OSError: If a file cannot be read or written.
@@ -211,7 +212,7 @@ class WeightPath:
 
     @staticmethod
     def clear(folder: Path) -> None:
-        """Remove only the files of a path from a folder."""
+        """Remove the files of a path from a folder, and no others."""
         wait()
         if not writes():
             return
@@ -229,16 +230,16 @@ class WeightPath:
         points: int,
         meta: dict[str, Any],
     ) -> float:
-        """Join legs to a path and write its index; the legs' points lie in ``folder`` already.
+        """Join legs into a path and write its index; the legs' points are already in ``folder``.
 
         Args:
             folder: Folder of the path.
             first: Name and network of the start.
             last: Name and network of the end.
-            legs: Leg from the start, leg from the end, or both, with these names.
-            crossover: Leg and stored step of the picked point, where two legs meet.
-            points: Largest number of points of the path, ends and crossover included.
-            meta: Metadata of checkpoints taken off the path: architecture, tasks.
+            legs: Leg from the start, leg from the end, or both, named like their ends.
+            crossover: Leg and stored step of the picked point, at which the legs meet.
+            points: Largest number of points of the path, including ends and crossover.
+            meta: Metadata for checkpoints of the path's points: architecture, tasks.
 
         Returns:
             The crossover's t.
@@ -250,7 +251,7 @@ class WeightPath:
         stops = {0.0: _Stop(0.0, None, first[0]), 1.0: _Stop(1.0, None, last[0])}
         t = 0.0 if crossover[0].name == first[0] else 1.0
         for leg in legs:
-            # The other leg ends at the crossover, which is stored as its own leg left it.
+            # The crossover is stored once, with the leg on which it was picked.
             for step, length in leg.marks[1:] if leg is crossover[0] else leg.marks[1:-1]:
                 at = length / total if leg.name == first[0] else 1 - length / total
                 stop = _Stop(at, leg.file(step).name, leg.name)
@@ -262,7 +263,8 @@ class WeightPath:
         if not writes():
             return t
         for end, checkpoint in (first, last):
-            # In its own type only if that loses nothing: a path ends at its networks to the bit.
+            # Reduced precision only if it is lossless: the ends must equal the networks bit for
+            # bit.
             stored = in_precision(checkpoint.weights, checkpoint.meta.get("dtype"))
             exact = all(stored[k].to(v.dtype).equal(v) for k, v in checkpoint.weights.items())
             own = checkpoint.meta if exact else with_dtype(checkpoint.meta, None)
@@ -281,30 +283,30 @@ class WeightPath:
 
 
 _STOP = {"t", "file", "base"}
-_LARGEST = 64 * 2**20  # bytes; a path of a thousand points has an index of a tenth of a megabyte
+_LARGEST = 64 * 2**20  # bytes; the index of a thousand points takes 0.1 MB
 
 
 def read_index(file: Path) -> dict[str, Any]:
-    """Return a path's index: its stops in order from t = 0 to t = 1, its ends and its lengths.
+    """Return a path's index: points in order from t = 0 to t = 1, ends and lengths.
 
     Args:
-        file: The index, in the folder of the points.
+        file: File of the index, in the folder of the points.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is no such index, or names a file outside of its folder.
+        ValueError: If the file is not an index, or names a file outside of its folder.
     """
     index = parse_json(_text(file))
     if not isinstance(index, dict):
-        raise ValueError("the index is no object")
+        raise ValueError("the index is not a JSON object")
     missing = {"stops", "ends", "crossover", "lengths", "meta"} - set(index)
     if missing:
         raise ValueError(f"the index has no {sorted(missing)[0]}")
     ends, stops = index["ends"], index["stops"]
     if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(e, str) for e in ends):
-        raise ValueError("the index names no two ends")
+        raise ValueError("the index does not name two ends")
     if not isinstance(index["meta"], dict) or not isinstance(index["lengths"], dict):
-        raise ValueError("the index has no lengths or says nothing of the networks")
+        raise ValueError("the index lacks lengths or metadata")
     if not isinstance(stops, list) or len(stops) < 2:
         raise ValueError("the index has no stops")
     for end in ends:
@@ -316,23 +318,23 @@ def read_index(file: Path) -> dict[str, Any]:
             plain_file(file.parent, stop["file"])
     numbers = [index["crossover"], *index["lengths"].values(), *(stop["t"] for stop in stops)]
     if not all(type(x) in (int, float) and math.isfinite(x) and x >= 0 for x in numbers):
-        raise ValueError("a t or a length of the index is no number from 0 on")
+        raise ValueError("a t or a length of the index is not a number of at least 0")
     ts = [stop["t"] for stop in stops]
     if ts[0] != 0 or ts[-1] != 1 or any(b <= a for a, b in pairwise(ts)) or index["crossover"] > 1:
-        raise ValueError("the stops of the index do not rise from 0 to 1")
+        raise ValueError("the t of the index do not increase from 0 to 1")
     return index
 
 
 def read_steps(file: Path) -> list[dict[str, Any]]:
-    """Return the records of a path's steps, one for each line.
+    """Return the records of a path's steps, one per line of a file.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If a line is no object.
+        ValueError: If a line is not a JSON object.
     """
     records = [parse_json(line) for line in _text(file).splitlines()]
     if not all(isinstance(record, dict) for record in records):
-        raise ValueError("a step is no object")
+        raise ValueError("a step is not a JSON object")
     return records
 
 

@@ -1,7 +1,7 @@
 r"""Relaxation of a path toward a geodesic: descent on its energy with fixed ends.
 
 The energy's gradient takes one forward and one backward pass per point and no Jacobian. Tan et al.
-2023 (arXiv 2308.12666) relax a chain of networks likewise.
+2023 (arXiv 2308.12666) relax a chain of networks in a similar way.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from geomerge.paths.energy import REFINE, Manifold, PathMeasure, measure_path
 
 __all__ = ["Relaxation", "Relaxed", "relax_path"]
 
-MODES = 8  # sine waves along the path; memory grows with them
+MODES = 8  # number of sine waves along the path; memory is proportional to it
 SHARES = (1.0, 0.5, 0.25, 0.125)  # shares of the way to the relaxed path, tried in order
-EDGE = 1e-3  # distance of random times from the ends of a piece, so that none coincide
+EDGE = 1e-3  # distance of random times from the ends of a piece, so that times are distinct
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Relaxed:
         points: Points of the path, with the original ends.
         before: Measure of the original path.
         after: Measure of the resulting path, whose energy is not larger.
-        share: Share of the way to the relaxed path: 1 is the relaxed path, 0 the original one,
-            returned if all paths of less energy have a worse guard value.
+        share: Interpolation between the original path (0) and the relaxed one (1); 0 if every path
+            of lower energy has a worse guard value.
         worst_before: Guard value of the original path, None without a guard.
         worst_after: Guard value of the resulting path, which is not smaller.
     """
@@ -78,28 +78,28 @@ def relax_path(
     worst: Callable[[list[Tensor]], float] | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> Relaxed:
-    """Move the inner points of a path to reduce its energy; never return a worse path.
+    """Move the inner points of a path to reduce its energy; the result is never worse.
 
-    It starts from the path or from the straight line between its ends, whichever has less energy.
-    Buffers have no derivative: they stay where the start has them.
+    The start is the path or the straight line between its ends, whichever has less energy. Buffers
+    have no derivative and keep their values at the start.
 
     Args:
-        points: The path, straight between them; both ends stay. One that must pass through a
-            point is relaxed in two parts.
-        manifolds: Inputs on which the functions are preserved while the points move.
-        held: The same with other inputs, for measuring.
-        output: Output that the metric measures, such as ``"hellinger"``.
-        settings: Settings.
-        worst: Guard: the worst accuracy along a path. Where the relaxed path's is below that of
-            the path that came in, a path between the two is taken.
-        on_step: Called after each step with its number, the number of all steps and the energy
-            on the batch.
+        points: Points of the path, which is straight between them; both ends are fixed. A path that
+            must pass through a point is relaxed in two parts.
+        manifolds: Networks and inputs on which the energy is minimised.
+        held: The same networks with held-out inputs, on which the energy is measured.
+        output: Name of the output map, such as ``"hellinger"``.
+        settings: Settings of the relaxation.
+        worst: Guard, a function of a path that returns the worst accuracy along it. If the relaxed
+            path's is below the original one's, a path between the two is returned.
+        on_step: Function called after each step with its number, the total number of steps and the
+            energy on the batch.
 
     Returns:
-        The path and its numbers.
+        The path, with its energy, length and guard value before and after.
 
     Raises:
-        NumericalError: If the energy stops being finite.
+        NumericalError: If the energy is not finite.
     """
     points = list(points)
     before = measure_path(points, held, output, settings.refine)
@@ -128,9 +128,9 @@ def _descend(
 ) -> list[Tensor]:  # T + 1 of (n,)
     """Reduce the energy by Adam on the amplitudes of sine waves along the path.
 
-    Each point's own noise would count T^2 times in the energy. A wave of k half periods costs k^2
-    times as much as the first; scaled by 1/k^2 the noise of all of them together stays bounded,
-    whatever T. Memory: 3 T + 4 MODES vectors, and the activations of two points.
+    Independent noise at each point would be amplified T^2 times in the energy. The energy of a wave
+    with k half periods is k^2 times that of the first; with amplitudes scaled by 1/k^2 the total
+    noise is bounded for every T. Memory: 3 T + 4 MODES vectors, and the activations of two points.
     """
     pieces, size = len(points) - 1, manifolds[0][0].n_parameters
     modes = min(MODES, pieces - 1)
@@ -147,7 +147,7 @@ def _descend(
     generator = torch.Generator().manual_seed(settings.seed)
     gradient = torch.zeros_like(nodes[:, :size])
     for step in range(settings.steps):
-        # The same times at each step would let the path cut corners between them.
+        # With fixed times the path would be optimised at these times only.
         u = torch.rand(pieces, generator=generator, dtype=torch.float64).clamp(EDGE, 1 - EDGE)
         times = ((torch.arange(pieces) + u) / pieces).tolist()
         gradient.zero_()
@@ -197,7 +197,7 @@ class _Visit:
         gradient: Tensor,  # (T + 1, n_parameters), added to
         by_phi: Tensor,  # (B, m)
     ) -> None:
-        """Pull a gradient with respect to phi back to the two neighbouring points."""
+        """Propagate a gradient with respect to phi to the two neighbouring points."""
         parts = torch.autograd.grad(
             self._phi, self._leaves, by_phi, allow_unused=True, materialize_grads=True
         )
@@ -216,7 +216,7 @@ def _add_gradient(
     x: Batch,  # (B, ...)
     output: str,
 ) -> float:
-    """Add the gradient of E on one batch with respect to the inner points, and return E."""
+    """Add the gradient of E on one batch with respect to the inner points; return E."""
     energy, arriving = 0.0, None
     here = _Visit(network, nodes, 0.0, x, output)
     for t in [*times, 1.0]:
