@@ -1,9 +1,9 @@
-r"""Metrics on weight space: inner products, and vectors in the eigenbasis of a metric.
+r"""Metrics on weight space: inner products, and coordinates of vectors in the eigenbasis.
 
 A metric g is symmetric and positive semidefinite on the weight vectors of one network. A step
-needs :math:`(g + \mu I)^{-1} v` for many :math:`\mu`. In the eigenbasis of g that is a division,
-so every metric returns the :class:`EigenCoordinates` of a vector. All other operations have a
-default that follows from them.
+needs :math:`(g + \mu I)^{-1} v` for many :math:`\mu`. In the eigenbasis of g that is a division, so
+every metric computes the :class:`EigenCoordinates` of a vector. All other operations have a default
+implementation that uses them.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ __all__ = ["EigenCoordinates", "EuclideanMetric", "MaskedMetric", "Metric", "com
 
 M = TypeVar("M", bound="Metric")
 
-_BLOCK = 2**20  # numbers of a long vector handled at a time, so that they stay in the cache
+_BLOCK = 2**20  # elements of a vector processed at a time, so that they stay in the cache
 
 
 @dataclass(frozen=True)
 class EigenCoordinates:
-    """Orthogonal parts of a vector v, each in eigendirections of a metric.
+    """Coordinates of a vector v along eigenvectors of a metric, in orthogonal parts.
 
     Attributes:
         parts: Coordinates of v; their squares sum to |v|^2.
-        eigenvalues: Eigenvalues of the metric, broadcastable to the parts that they belong to.
-        compose: Function from coordinates along the same directions to a vector, shape (n,).
+        eigenvalues: Eigenvalues of the metric, one tensor per part, broadcastable to it.
+        compose: Function that returns the vector, shape (n,), of coordinates along the same
+            directions.
     """
 
     parts: list[Tensor]
@@ -48,7 +49,7 @@ class EigenCoordinates:
     compose: Callable[[list[Tensor]], Tensor]
 
     def sum(self, weight: Callable[[Tensor], Tensor]) -> float:
-        """Return the sum over coordinates c with eigenvalue s of weight(s) c^2, in float64."""
+        """Return the sum of weight(s) c^2 over coordinates c with eigenvalue s, in float64."""
         total = 0.0
         for part, eigenvalue in zip(self.parts, self.eigenvalues, strict=True):
             total += float((part.double().square() * weight(eigenvalue.double())).sum())
@@ -69,7 +70,7 @@ class EigenCoordinates:
 
 @dataclass(frozen=True)
 class _DampedInverse:
-    """The function scale / (s + mu) of eigenvalues; equal parameters make equal functions."""
+    """Function scale / (s + mu) of eigenvalues s; hashable, so that metrics can cache by it."""
 
     scale: float
     damping: float
@@ -91,11 +92,11 @@ class Metric(ABC):
     Attributes:
         name: Name in the registry, used by options and reports.
         min_eigenvalue: Smallest eigenvalue, or a lower bound of it.
-        isotropic: Whether all directions have the same eigenvalue, so that damping only scales a
-            step and does not turn it.
+        isotropic: Whether all eigenvalues are equal, so that damping scales a step without changing
+            its direction.
         additive: Whether metrics of one class can be added.
-        data_free: Whether the metric works without the inputs that it was measured on: it can be
-            stored, and steps in it take no passes.
+        data_free: Whether the metric needs no inputs after its measurement: it can be stored, and
+            steps in it take no passes.
     """
 
     name: str
@@ -106,17 +107,17 @@ class Metric(ABC):
 
     @property
     def diagonal_only(self) -> tuple[str, ...]:
-        """Names of the tensors of which only the diagonal of the metric is known."""
+        """Names of the tensors for which only the diagonal of the metric is known."""
         return ()
 
     @property
     def one_by_one(self) -> tuple[str, ...]:
-        """Names of the tensors that took derivatives of the whole network input by input."""
+        """Names of the tensors measured by derivatives of the whole network for each input."""
         return ()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of stored factors; 0 for a metric without any."""
+        """Bytes of stored factors; 0 for a metric without factors."""
         return 0
 
     @abstractmethod
@@ -180,13 +181,13 @@ class Metric(ABC):
 
         Args:
             v: Vector.
-            damping: Damping mu, positive unless the metric is regular.
-            scale: Factor of the inverse, constant over many steps if possible: metrics may cache
-                the function of eigenvalues.
+            damping: Damping mu, positive if the metric is singular.
+            scale: Factor of the inverse. Keep it constant over steps where possible: metrics cache
+                functions of eigenvalues.
             rate: Factor of the result.
         """
         x = self._damped(v, damping, scale, rate)
-        # g x = rate scale v - mu x by the equation that x solves: no second product is needed.
+        # g x = rate scale v - mu x by the definition of x, which saves a second product.
         products = [
             part @ torch.mul(right, rate * scale).sub_(part, alpha=damping)
             for part, right in zip(x.split(_BLOCK), v.split(_BLOCK), strict=True)
@@ -198,7 +199,7 @@ class Metric(ABC):
         return x if rate == 1 else x.mul_(rate)
 
     def truncate(self: M, damping: float) -> M:
-        """Return a cheaper metric that is as good for steps with a given damping.
+        """Return a cheaper metric that is as accurate for steps with a given damping.
 
         Args:
             damping: Damping mu of later steps.
@@ -212,18 +213,18 @@ class Metric(ABC):
             function: Function h of eigenvalues, tensors of any shape.
 
         Returns:
-            The diagonal; None where it is the same for all weights or not known.
+            The diagonal; None if it is the same for all weights, or unknown.
         """
         return None
 
     def layer_at(self, place: slice) -> KroneckerLayer | None:
-        """Return the Kronecker factors of the weight matrix at a place of the weight vector.
+        """Return the Kronecker factors of the weight matrix at a slice of the weight vector.
 
         Args:
             place: Slice of the weight vector that holds exactly the matrix.
 
         Returns:
-            The factors; None where the metric has none.
+            The factors; None if the metric has none there.
         """
         return None
 
@@ -243,8 +244,8 @@ def combine(metrics: Sequence[M], *, mean: bool = False) -> M:
     """Return a metric for the sum, or the mean, of metrics on the same weights.
 
     Args:
-        metrics: One or more metrics of one kind and one network.
-        mean: Whether to divide the sum by their number.
+        metrics: Metrics of one kind and one network, at least one.
+        mean: Whether to divide the sum by the number of metrics.
 
     Raises:
         OptionError: If there are several and metrics of this kind cannot be added.
@@ -254,7 +255,7 @@ def combine(metrics: Sequence[M], *, mean: bool = False) -> M:
 
 
 class EuclideanMetric(Metric):
-    """g = I: all weights count equally, whatever their effect.
+    """Euclidean metric g = I, in which all weights count equally.
 
     Example:
         >>> import torch
@@ -286,7 +287,7 @@ class EuclideanMetric(Metric):
         return EigenCoordinates([v], [unit], lambda parts: parts[0])
 
     def plus(self, others: Sequence[EuclideanMetric], *, mean: bool) -> EuclideanMetric:
-        """Return the metric itself: its scale has no meaning."""
+        """Return the metric itself, since its scale is arbitrary."""
         return self
 
 
@@ -298,15 +299,15 @@ def _measure(
 
 
 class MaskedMetric(Metric):
-    """A metric restricted to the weights that may move: vectors are projected on them.
+    """A metric restricted to free weights, onto which vectors are projected.
 
-    Steps in it leave all other weights exactly unchanged. The damped inverse
+    Steps leave all other weights exactly unchanged. The damped inverse
     P (g + mu I)^-1 P is symmetric and positive on the free weights, but it is not the inverse of
     P g P + mu I.
 
     Args:
         metric: Metric on all weights.
-        free: Mask of the weights that may move, shape (n,).
+        free: Mask of the free weights, shape (n,).
     """
 
     def __init__(self, metric: Metric, free: Tensor) -> None:
@@ -363,7 +364,7 @@ class MaskedMetric(Metric):
     ) -> tuple[Tensor, float]:  # (n,), ()
         """Return x = rate scale P (g + damping I)^-1 P v and x' g x."""
         x = self._damped(v, damping, scale, rate)
-        return x, self.inner(x, x)  # x solves no equation with P g P
+        return x, self.inner(x, x)  # x solves no equation with P g P, so g x needs a product
 
     def truncate(self, damping: float) -> MaskedMetric:
         """Return the truncated metric with the same mask."""

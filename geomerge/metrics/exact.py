@@ -1,8 +1,8 @@
-r"""Exact pullback metric g = J'J / N over any number of inputs, by products with g alone.
+r"""Exact pullback metric g = J'J / N over any number of inputs, by matrix-vector products.
 
-The product :math:`g v = \frac1N \sum_x J_x' (J_x v)` takes one product with J and one with J' of
-a network that is linearised once. From some tens of products, Lanczos iterations build the Krylov
-space of one vector, in which functions of g are applied to it.
+The product :math:`g v = \frac1N \sum_x J_x' (J_x v)` takes one product with J and one with J' of a
+network that is linearised once. Functions of g are applied to a vector in its Krylov space, built
+by some tens of Lanczos iterations.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ExactMetric(Metric):
     """Pullback metric of arXiv 2012.09605, eq. (2), as a mean over inputs.
 
     Args:
-        batches: Linearised network of each batch of inputs.
+        batches: Linearised network for each batch of inputs.
         rank: Number of products spent on the coordinates of one vector.
     """
 
@@ -66,14 +66,14 @@ class ExactMetric(Metric):
         self,
         v: Tensor,  # (n,)
     ) -> Krylov:
-        """Return the Krylov space of v, which can bound its own error."""
+        """Return the Krylov space of v, which also gives the residual of a solution."""
         return lanczos(self.mv, v, self._rank)
 
     def coordinates(
         self,
         v: Tensor,  # (n,)
     ) -> EigenCoordinates:
-        """Return v along the Ritz vectors of its own Krylov space."""
+        """Return v along the Ritz vectors of its Krylov space."""
         return self.krylov(v).coordinates()
 
 
@@ -89,16 +89,16 @@ def exact_metric(
     Args:
         network: Network to measure.
         w: Weights at which to measure.
-        batches: Batches of inputs, shape (B, ...); each is used once.
+        batches: Batches of inputs, shape (B, ...); the iterable is consumed once.
         output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
         rank: Number of products spent on the coordinates of one vector.
 
     Returns:
-        The metric. It holds the activations of all inputs and their gradients: 0.1 MB for each
-        input of an MLP with 300 and 100 hidden units, 6 MB for each 32 x 32 image of a VGG-11.
+        The metric. It holds the activations and gradients of all inputs: 0.1 MB per input of an MLP
+        with 300 and 100 hidden units, 6 MB per 32 x 32 image of a VGG-11.
 
     Raises:
-        NumericalError: If outputs are not finite, or there is no input.
+        NumericalError: If outputs are not finite, or there are no inputs.
 
     Example:
         >>> import torch
@@ -116,7 +116,7 @@ def exact_metric(
     return ExactMetric(linearised, rank)
 
 
-_INPUTS = 500  # per network; every step takes some forty passes of them
+_INPUTS = 500  # inputs per network; every step takes some forty passes over them
 
 
 def _bytes(sizes: Sequence[NetworkSize]) -> int:
@@ -150,13 +150,13 @@ class Krylov:
     remainder: float
 
     def coordinates(self) -> EigenCoordinates:
-        """Return v along the Ritz vectors, directions that belong to this v alone."""
+        """Return v along the Ritz vectors, which depend on v."""
         return EigenCoordinates([self.length * self.vectors[0]], [self.values], self._compose)
 
     def residual(self, damping: float) -> float:
         """Return |(g + mu I) x - v| of the approximate x = (g + mu I)^-1 v in the space.
 
-        It is b_k |e_k'c|, where c are the coordinates of x in the basis.
+        It equals b_k |e_k'c|, where c are the coordinates of x in the basis.
 
         Args:
             damping: Damping mu.
@@ -177,9 +177,9 @@ def lanczos(
 
     Args:
         product: Function u -> g u, shapes (n,), for a symmetric g.
-        v: First vector; zero gives a space of one zero vector.
-        rank: Largest dimension k and number of products. The space is smaller if g adds nothing
-            to it beyond rounding.
+        v: First vector; for zero the basis is one zero vector.
+        rank: Largest dimension k and number of products. The space is smaller if it is invariant
+            under g up to rounding.
 
     Returns:
         The space.

@@ -28,7 +28,7 @@ class GramMetric(Metric):
     """Pullback metric of arXiv 2012.09605, eq. (2), as a mean over inputs.
 
     Args:
-        linearised: Network linearised on the inputs.
+        linearised: Network linearised at w on the inputs.
         kernel: Gram matrix J J', shape (M, M), M = N m, float64.
     """
 
@@ -38,8 +38,8 @@ class GramMetric(Metric):
         self._linearised = linearised
         self.count = len(linearised.outputs)  # N
         whole = decompose(kernel / self.count)
-        # Singular values of J below 100 roundings of the largest are noise (measured in float32;
-        # the kernel itself is computed in float64 from rounded derivatives).
+        # Singular values of J below 100 eps of the largest are noise (measured in float32; the
+        # kernel is computed in float64 from rounded derivatives).
         rounded = (100 * torch.finfo(linearised.outputs.dtype).eps) ** 2
         least = max(rounded, len(kernel) * torch.finfo(torch.float64).eps)
         keep = whole.values > whole.values[0] * least
@@ -60,7 +60,7 @@ class GramMetric(Metric):
         self,
         v: Tensor,  # (n,)
     ) -> EigenCoordinates:
-        """Return v along the eigendirections, and its part orthogonal to all of them."""
+        """Return v along the eigenvectors of nonzero eigenvalues, and its orthogonal remainder."""
         pushed = self._linearised.push(v).double().reshape(-1)
         part = self.vectors.T @ pushed / (self.count * self.values).sqrt()
         rest = v - self._along(part)
@@ -90,7 +90,8 @@ def gram_metric(
     Args:
         network: Network to measure.
         w: Weights at which to measure.
-        x: Inputs. With m outputs the cost grows as (N m)^3; an N m of some thousands is fast.
+        x: Inputs, shape (N, ...). With m outputs the cost is O((N m)^3); some thousands of N m are
+            fast.
         output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
 
     Returns:
@@ -113,8 +114,8 @@ def gram_metric(
     return GramMetric(*gram_matrix(network, w, x, output))
 
 
-_ROWS = 1024  # inputs times outputs; such a Gram matrix is decomposed within a second
-_TYPICAL = 100  # inputs, with ten outputs
+_ROWS = 1024  # largest N m; the decomposition then takes less than a second
+_TYPICAL = 100  # number of inputs for ten outputs
 
 
 def _bytes(sizes: Sequence[NetworkSize]) -> int:

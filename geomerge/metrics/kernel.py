@@ -1,6 +1,6 @@
 r"""Gram matrix of a network's derivatives, :math:`K_{ia,jb} = \langle J_{ia}, J_{jb}\rangle`.
 
-K is a sum over layers. For a layer that is a matrix at T positions (tokens, pixels)
+K is a sum over layers. For a layer that applies a matrix at T positions (tokens, pixels)
 
 .. math:: K_{ia,jb} = \sum_{t,t'} \langle\delta_{iat}, \delta_{jbt'}\rangle
     (\langle x_{it}, x_{jt'}\rangle + 1)
@@ -29,7 +29,7 @@ from geomerge.networks.network import Network
 
 __all__ = ["gram_matrix", "is_matrix_layer", "position_gradients", "position_inputs"]
 
-_ELEMENTS = 2**26  # explicit derivatives held at a time: 512 MiB
+_ELEMENTS = 2**26  # elements of J held at a time: 512 MiB in float64
 _Call = tuple[Tensor, Tensor]  # input and output of a layer
 _Pieces = dict[str, slice]  # slices of flattened tensors, by the tensors' names
 
@@ -49,7 +49,7 @@ def gram_matrix(
         output: Name of the output map, see :func:`~geomerge.metrics.output_map`.
 
     Returns:
-        The linearised network and K, whose rows go through all outputs of the first input first.
+        The linearised network and K. Rows are ordered by input, then by output.
     """
     calls: dict[str, list[_Call]] = {}
 
@@ -59,7 +59,7 @@ def gram_matrix(
         ) -> Tensor:
             (given,) = *args, *kwargs.values()
             calls.setdefault(name, []).append((given.detach(), out))
-            return out.clone()  # an activation in place changes the copy
+            return out.clone()  # an in-place activation then changes the copy
 
         return record
 
@@ -71,8 +71,8 @@ def gram_matrix(
     k = torch.zeros(linearised.outputs.numel(), linearised.outputs.numel(), dtype=torch.float64)
     k = k.to(w.device)
     rest = dict.fromkeys(network.shapes)
-    # A layer's inputs and gradients are used only if, for random signs at the outputs, they give
-    # the same gradient of the weights as autograd.
+    # A layer's inputs and gradients are used only if they reproduce autograd's gradient of the
+    # weights for random signs at the outputs.
     generator = torch.Generator().manual_seed(0)
     signs = 2 * torch.randint(0, 2, linearised.outputs.shape, generator=generator).to(w) - 1
     truth = network.unravel(linearised.pull(signs))
@@ -85,7 +85,8 @@ def gram_matrix(
         expected = torch.cat([truth[n].reshape(gradients.shape[-1], -1) for n in names], dim=1)
         got = torch.einsum("iatd,ia,ite->de", gradients, signs, inputs)
         if nearly_equal(got, expected):
-            # In float64 K is exact for the rounded derivatives, so small eigenvalues are right.
+            # Float64 adds no rounding to that of the derivatives, which keeps small eigenvalues
+            # accurate.
             _add_layer(k, inputs.double(), gradients.double())
             for n in names:
                 del rest[n]
@@ -100,7 +101,7 @@ def _positions(
     calls: list[_Call],
     outputs: Tensor,  # (N, m)
 ) -> tuple[Tensor, Tensor] | None:  # (N, T, d_in), (N, m, T, d_out)
-    """Return a layer's inputs and output gradients; further calls count as more positions."""
+    """Return a layer's inputs and output gradients; repeated calls are further positions."""
     count, m = outputs.shape
     least = 4 if isinstance(layer, nn.Conv2d) else 2
     if any(x.dim() < least or x[..., 0].numel() % count for x, _ in calls):
@@ -137,7 +138,7 @@ def _add_layer(
 
 
 def _blocks(network: Network, names: list[str], size: int) -> Iterator[_Pieces]:
-    """Yield all elements of some tensors, at most ``size`` at a time."""
+    """Yield slices that cover all elements of some tensors, at most ``size`` at a time."""
     block: _Pieces = {}
     left = size = max(size, 1)
     for name in names:
@@ -161,7 +162,7 @@ def _columns(
     output: str,
     pieces: _Pieces,
 ) -> Tensor:  # (N m, columns)
-    """Return derivatives with respect to elements of tensors, a few inputs at a time."""
+    """Return the columns of J for elements of tensors, computed for a few inputs at a time."""
     fixed = network.unravel(w)
     flat = {k: fixed[k].reshape(-1) for k in pieces}
 
@@ -193,7 +194,7 @@ def _columns(
 
 
 def is_matrix_layer(layer: nn.Module) -> bool:
-    """Return whether a layer is a Linear, or a Conv2d of one group and zero padding by numbers."""
+    """Return whether a layer is a Linear, or a Conv2d with one group and numeric zero padding."""
     if isinstance(layer, nn.Conv2d):
         plain = layer.groups == 1 and layer.padding_mode == "zeros"
         return plain and not isinstance(layer.padding, str)
@@ -205,7 +206,7 @@ def position_inputs(
     x: Tensor,  # (B, ..., d_in) or (B, channels, height, width)
     count: int,
 ) -> Tensor:  # (count, T, d_in), with a column of ones for a bias
-    """Return the inputs x_t of ``count`` examples; the first axis may hold positions as well."""
+    """Return the inputs x_t of ``count`` examples; the first axis may include positions."""
     if isinstance(layer, nn.Conv2d):
         assert not isinstance(layer.padding, str), "matrix layers have numbers as padding"
         x = torch.nn.functional.unfold(

@@ -1,4 +1,4 @@
-"""Kronecker metric in the registry: its measurement, and its needs of memory and time."""
+"""Registration of the Kronecker metric, with estimates of its memory and time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__: list[str] = []
 
 
 def _measuring_bytes(sizes: Sequence[NetworkSize]) -> int:
-    """Second moments of all factors, and what the largest decomposition needs beside them."""
+    """Return the bytes of all second moments and of the largest decomposition's work space."""
     needs = []
     for size in sizes:
         widths = factor_widths(size.network, size.w, size.x)
@@ -48,13 +48,13 @@ def _held_bytes(sizes: Sequence[NetworkSize]) -> int:
     return max((sum(map(factor_bytes, of)) for of in widths), default=0)
 
 
-_LEADING = 0.5  # share of the stored directions above the usual dampings, about
+_LEADING = 0.5  # approximate share of stored directions with eigenvalues above usual dampings
 _SIDE = 768
-_TRIED = (256, 768)  # widths that are decomposed to see how fast the machine is
+_TRIED = (256, 768)  # widths of the decompositions that are timed
 
 
 def _pace(network: Network, w: Tensor, inputs: Inputs, output: str) -> MeasuringPace:
-    """Accumulate a few inputs, and decompose two factors for all."""
+    """Time the accumulation of a few inputs and two decompositions, and extrapolate."""
     began = time.perf_counter()
     coverage = find_coverage(network, w, inputs.batch(slice(0, 1)))
     sums = KroneckerSums(network, w, output, coverage, 2, held=False)
@@ -80,7 +80,7 @@ def _product_operations(rows: int, columns: int) -> float:
 
 
 def _speed(w: Tensor) -> float:
-    """Return the operations per second of a product of matrices."""
+    """Return the measured operations per second of matrix products."""
     matrix = torch.ones(_SIDE, _SIDE, dtype=w.dtype, device=w.device)
     matrix @ matrix
     began = time.perf_counter()
@@ -89,7 +89,7 @@ def _speed(w: Tensor) -> float:
 
 
 def _decomposing(widths: Sequence[int], device: torch.device) -> float:
-    """Return the seconds that decompositions of factors take, from two of them."""
+    """Return the seconds of decompositions of given widths, extrapolated from two."""
     unit = []
     for width in _TRIED:
         generator = torch.Generator().manual_seed(0)
@@ -109,6 +109,6 @@ def _decomposing(widths: Sequence[int], device: torch.device) -> float:
 def _measure(
     network: Network, w: Tensor, inputs: Inputs, output: str, seed: int
 ) -> KroneckerMetric:
-    mates = team()  # each of which takes at least one pass
+    mates = team()  # every process makes at least one pass
     size = BATCH if mates is None else max(1, min(BATCH, -(-len(inputs) // mates.size)))
     return estimate_kronecker(network, w, inputs.equal_batches(size), output, seed)

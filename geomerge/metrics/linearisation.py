@@ -1,10 +1,10 @@
 r"""Linearised network: Jacobian products J u and J'p from one forward pass.
 
-The graph of one backward pass is kept. It is linear in the vector that it starts from, so its
-derivative with respect to that vector gives J u, and both products reuse one forward pass.
-Compared with ``torch.func.linearize`` there is no tracing (0.03 s instead of 2.5 s on an MLP),
-a tenth of the memory, and the same speed. All operations of the network must be differentiable
-twice in backward mode, where ``linearize`` needs forward mode.
+The graph of one backward pass J'p is kept. It is linear in p, so that its derivative with respect
+to p gives J u ("double backward"), and both products reuse one forward pass. Unlike
+``torch.func.linearize`` this needs no tracing (0.03 s instead of 2.5 s on an MLP) and a tenth of
+the memory, at the same speed. It requires operations that are twice differentiable in backward
+mode; ``linearize`` requires forward mode.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Linearisation:
     Args:
         network: Network to linearise.
         w: Weights at which to linearise, shape (n,).
-        x: Inputs, shape (B, ...). Their activations are kept as long as this object.
+        x: Inputs, shape (B, ...). Their activations are held as long as this object.
         output: Name of the output map, see :func:`~geomerge.metrics.output_map`.
 
     Attributes:
-        outputs: Mapped outputs phi, shape (B, m), with their graph.
+        outputs: Mapped outputs phi, shape (B, m), with their autograd graph.
 
     Raises:
         NumericalError: If the outputs are not finite.
@@ -47,7 +47,7 @@ class Linearisation:
 
     def __init__(self, network: Network, w: Tensor, x: Batch, output: str) -> None:
         self._network = network
-        # Each tensor is a leaf, since a view of one vector would have a gradient of length n.
+        # Each tensor is a leaf: gradients of views of one vector would have length n each.
         self._parts = {k: v.detach().requires_grad_() for k, v in network.unravel(w).items()}
         with differentiable(), torch.enable_grad():
             self.outputs = mapped_outputs(network, self._parts, x, output)
@@ -65,7 +65,7 @@ class Linearisation:
     ) -> Tensor:  # (B, m)
         """Return J u."""
         along = self._network.unravel(u)
-        # Tensors without influence on the outputs have a constant gradient, zero.
+        # Tensors that do not affect the outputs have a constant gradient, zero.
         pairs = [
             (g, along[k]) for k, g in zip(self._parts, self._pulled, strict=True) if g.requires_grad
         ]
@@ -105,10 +105,10 @@ def mapped_outputs(
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Make all derivatives of a network available while the context lasts.
+    """Make all derivatives of a network available inside the context.
 
-    Torch has no derivatives with respect to running statistics, no second derivatives of its fused
-    attention, and none at all of its fast path for transformers.
+    PyTorch has no derivatives with respect to running statistics, no second derivatives of fused
+    attention, and no derivatives of its fast path for transformers.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -120,13 +120,14 @@ def differentiable() -> Iterator[None]:
 
 
 def vectorised(derivatives: Callable[[Callable[..., Any]], Any]) -> Any:
-    """Return derivatives(vmap), or the same by a loop where a layer does not allow ``vmap``.
+    """Return derivatives(vmap), or the same by a loop if a layer does not support ``vmap``.
 
     Args:
-        derivatives: Function of ``vmap`` or a replacement that computes derivatives of a network.
+        derivatives: Function that computes derivatives of a network with ``vmap``, its argument, or
+            a replacement of it.
     """
     with differentiable(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "There is a performance drop")  # still the fastest way
+        warnings.filterwarnings("ignore", "There is a performance drop")  # vmap is still fastest
         try:
             return derivatives(vmap)
         except RuntimeError:  # recurrent layers cannot be vectorised over inputs
@@ -142,7 +143,7 @@ def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _stacked(results: list[Any]) -> Any:
-    """Stack the tensors of results that are tuples, lists or dictionaries of one form."""
+    """Stack the tensors of results that are tuples, lists or dictionaries of one structure."""
     first = results[0]
     if isinstance(first, Tensor):
         return torch.stack(results)
@@ -152,7 +153,7 @@ def _stacked(results: list[Any]) -> Any:
 
 
 class _PlainNorms(TorchFunctionMode):
-    """Computes batch and instance norms of frozen statistics in plain arithmetic."""
+    """Function mode that computes norms with frozen statistics by elementary operations."""
 
     def __torch_function__(
         self,

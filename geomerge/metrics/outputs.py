@@ -3,14 +3,14 @@ r"""Output maps of a metric: logits, softmax, Hellinger and tempered coordinates
 A metric measures the change of the mapped outputs :math:`\phi`.
 With :math:`\phi = 2\sqrt{\mathrm{softmax}\,f}` the pullback metric is exactly the Fisher metric
 :math:`\sum_c dp_c\,dp_c / p_c`, and :math:`|\phi' - \phi|^2 = 4\sum_c(\sqrt{p'_c}-\sqrt{p_c})^2`
-is at most 8 (Amari 2016, sec. 3.5). ArXiv 2012.09605, eq. (2), uses the outputs of the network
-without saying whether these are logits or softmax probabilities. The pullback metric of
-:math:`\phi = \mathrm{softmax}\,f` is :math:`\sum_c dp_c\,dp_c`: for confident predictions it
-vanishes twice as fast as the Fisher metric.
+is at most 8 (Amari 2016, sec. 3.5). ArXiv 2012.09605, eq. (2), does not say whether the outputs are
+logits or softmax probabilities. The pullback metric of :math:`\phi = \mathrm{softmax}\,f` is
+:math:`\sum_c dp_c\,dp_c`: for confident predictions it vanishes twice as fast as the Fisher metric.
 
 At a temperature T, as in distillation (Hinton, Vinyals & Dean 2015),
 :math:`\phi = 2T\sqrt{\mathrm{softmax}(f/T)}` also depends on the ranking of the rejected classes.
-Its metric goes from Fisher's (T = 1) to that of the centred logits over m (T to infinity).
+Its metric is the Fisher metric for T = 1 and tends to that of the centred logits divided by m for T
+to infinity.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def output_map(
     """
     if output in ("hellinger", "tempered"):
         t = TEMPERATURE if output == "tempered" else 1.0
-        # exp(log p / 2) instead of sqrt(p): the gradient stays finite where p underflows.
+        # exp(log p / 2) instead of sqrt(p), whose gradient is infinite where p underflows.
         return 2 * t * torch.exp(0.5 * torch.log_softmax(logits / t, dim=-1))
     if output == "logits":
         return logits
@@ -58,11 +58,11 @@ def functional_change(
     other: Tensor,  # (B, m)
     output: str,
 ) -> float:
-    """Return the mean over inputs of |phi(one) - phi(other)|^2, for two batches of logits.
+    """Return the mean over inputs of |phi(one) - phi(other)|^2 for two batches of logits.
 
     Args:
         one: Logits before a change of the weights.
-        other: Logits of the same inputs afterwards.
+        other: Logits of the same inputs after it.
         output: Name of the output map, one of :data:`OUTPUTS`.
 
     Example:
@@ -79,13 +79,13 @@ def functional_change(
 
 
 def nearly_equal(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:
-    """Return whether two tensors have one shape and differ by little.
+    """Return whether two tensors have the same shape and nearly the same values.
 
     Args:
         one: First tensor.
-        other: Second tensor, to whose norm the difference is compared.
-        tolerance: Largest relative difference; None allows for rounding alone, the square root
-            of the resolution of the numbers.
+        other: Second tensor; the difference is relative to its norm.
+        tolerance: Largest relative difference; None takes the square root of the type's machine
+            epsilon.
     """
     if tolerance is None:
         tolerance = torch.finfo(one.dtype).eps ** 0.5

@@ -1,4 +1,4 @@
-"""Registry of metrics: their measuring functions, and their needs of inputs and memory."""
+"""Registry of metrics: measuring functions, and requirements of inputs, memory and time."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ __all__ = [
 
 BATCH = 500  # inputs per pass
 
-# The function that measures a metric: from a network, weights (n,), inputs, output and seed.
+# Function of a network, weights (n,), inputs, output and seed that measures a metric.
 Measure: TypeAlias = "Callable[[Network, Tensor, Inputs, str, int], Metric]"
 
 
 class NetworkSize(NamedTuple):
-    """A network on its own inputs, of which the memory of a metric is a function.
+    """Network and inputs that determine the memory of a metric.
 
     Attributes:
         network: The network.
-        w: Its weights, shape (n,).
-        x: One of its inputs, as a batch of one.
-        pass_bytes: Bytes that each further input adds to a pass forwards and backwards.
+        w: Weights, shape (n,).
+        x: One input, as a batch of one.
+        pass_bytes: Bytes per input of a forward and backward pass.
     """
 
     network: Network
@@ -56,15 +56,14 @@ class NetworkSize(NamedTuple):
 
 
 class MeasuringPace(NamedTuple):
-    """Time that measuring a metric takes on this machine.
+    """Time of measuring a metric on this machine.
 
     Attributes:
-        each: Seconds per input.
-        besides: Seconds per measurement besides.
-        product: Seconds of a product with the metric's damped inverse.
-        one_by_one: Names of the weights for which the whole network is differentiated input by
-            input.
-        one_by_one_seconds: Seconds per input that these take.
+        each: Seconds per input of a measurement.
+        besides: Seconds per measurement that do not depend on the number of inputs.
+        product: Seconds per product with the metric's damped inverse.
+        one_by_one: Names of the tensors that need derivatives of the whole network for each input.
+        one_by_one_seconds: Seconds per input for these derivatives.
     """
 
     each: float
@@ -74,18 +73,18 @@ class MeasuringPace(NamedTuple):
     one_by_one_seconds: float = 0.0
 
 
-_MOMENT = 0.4  # seconds from which the time of a pass is measured well enough
+_MOMENT = 0.4  # seconds; shorter passes are not timed accurately
 
 
 def seconds_per_input(run: Callable[[int], object], most: int) -> float:
-    """Return the seconds per input of something, from more and more inputs for a moment.
+    """Return the seconds per input of a function, timed on increasing numbers of inputs.
 
     Args:
         run: Function of the number of inputs.
-        most: Largest number.
+        most: Largest number of inputs.
     """
     began = time.perf_counter()
-    run(1)  # also sets up
+    run(1)  # warm-up
     first = time.perf_counter() - began
     count, took = 1, first
     while count < most and took < _MOMENT and first < 4 * _MOMENT:
@@ -96,7 +95,7 @@ def seconds_per_input(run: Callable[[int], object], most: int) -> float:
     return took / count
 
 
-# Pace of a metric's measurement: from a network, weights (n,), inputs and output.
+# Function of a network, weights (n,), inputs and output that returns a measurement's pace.
 PaceOf: TypeAlias = Callable[[Network, Tensor, Inputs, str], MeasuringPace]
 
 
@@ -110,20 +109,20 @@ def _nothing(sizes: Sequence[NetworkSize]) -> int:
 
 @dataclass(frozen=True)
 class MetricKind:
-    """A metric of the registry.
+    """Entry of a metric in the registry.
 
     Attributes:
         cls: Class of the measured metric, whose name is the name in the registry.
         about: Noun phrase for help texts.
         measure: Function that measures the metric of a network at a point.
         needs_inputs: Whether the metric depends on inputs.
-        inputs: Largest number of inputs per network that a walk measures the metric on.
-        cheaper: Name of the metric that replaces this one where memory is short, or None.
+        inputs: Largest number of inputs per network for measurements in a walk.
+        cheaper: Name of the metric that replaces this one if memory is short, or None.
         measuring_bytes: Function that returns the memory of a measurement.
-        held_bytes: Function that returns the memory of the result; 0 where it depends on the
-            size of a pass only.
-        pace: Function that returns how long a measurement takes, or None where a measurement on
-            a few inputs tells.
+        held_bytes: Function that returns the memory of the result; 0 if it depends on the size of a
+            pass only.
+        pace: Function that returns how long a measurement takes; None times a measurement on a few
+            inputs.
     """
 
     cls: type[Metric]
@@ -153,11 +152,11 @@ class MetricKind:
 
     @property
     def data_free(self) -> bool:
-        """Whether a measured metric works without its inputs, so that a sketch can replace them."""
+        """Whether a measured metric needs no inputs, so that a sketch can replace them."""
         return self.cls.data_free
 
     def label(self, output: str) -> str:
-        """Return the name for reports, with the output where the metric depends on it."""
+        """Return the name for reports, with the output if the metric depends on it."""
         return f"{self.name} ({output})" if self.needs_inputs else self.name
 
 
@@ -175,9 +174,9 @@ def metric(
     held_bytes: Bytes = _nothing,
     pace: PaceOf | None = None,
 ) -> Callable[[Measure], Measure]:
-    """Return a decorator that puts a measuring function into the registry of metrics.
+    """Return a decorator that registers a measuring function as a metric.
 
-    A metric is one module of :mod:`geomerge.metrics`, with a class and a function::
+    A metric is a module of :mod:`geomerge.metrics` with a class and a function::
 
         class Halved(Metric):
             name = "halved"
@@ -194,8 +193,8 @@ def metric(
         cls: Class of the measured metric; its ``name`` is the name in the registry.
         about: Noun phrase for help texts.
         needs_inputs: Whether the metric depends on inputs.
-        inputs: Largest number of inputs per network that a walk measures the metric on.
-        cheaper: Name of the metric that replaces this one where memory is short, or None.
+        inputs: Largest number of inputs per network for measurements in a walk.
+        cheaper: Name of the metric that replaces this one if memory is short, or None.
         measuring_bytes: Function that returns the memory of a measurement.
         held_bytes: Function that returns the memory of the result.
         pace: Function that returns how long a measurement takes.
@@ -212,7 +211,7 @@ def metric(
 
 
 def cheaper_metrics(name: str) -> list[str]:
-    """Return a metric and those that replace it in turn where memory is short.
+    """Return the names of a metric and of those that replace it in turn if memory is short.
 
     Args:
         name: Name of the first metric.
@@ -224,7 +223,7 @@ def cheaper_metrics(name: str) -> list[str]:
 
 
 def data_free_metrics() -> tuple[str, ...]:
-    """Return the names of the metrics that work without the inputs they were measured on."""
+    """Return the names of the metrics that need no inputs after their measurement."""
     return tuple(name for name, kind in METRICS.items() if kind.data_free)
 
 
@@ -244,7 +243,7 @@ class MetricOptions:
     )
 
     def __post_init__(self) -> None:
-        """Refuse unknown names.
+        """Check the names.
 
         Raises:
             OptionError: If the name is not registered.
@@ -271,10 +270,10 @@ def measure_metric(
     Args:
         network: The network.
         w: Point of weight space.
-        inputs: Inputs without labels, or one batch of them. The Gram form uses a sample of them
-            where inputs times outputs exceed 1024; the exact form keeps the activations of all.
+        inputs: Inputs without labels, or one batch of them. The Gram form uses a sample if inputs
+            times outputs exceed 1024; the exact form holds the activations of all inputs.
         options: Choice of the metric.
-        seed: Seed of that sample, and of the Kronecker form's random sign vectors.
+        seed: Seed of the sample, and of the Kronecker form's random sign vectors.
         changes: Options by name that replace those of ``options``.
 
     Returns:
@@ -282,7 +281,7 @@ def measure_metric(
 
     Raises:
         OptionError: If a name is unknown.
-        NumericalError: If outputs or gradients are not finite, or there is no input.
+        NumericalError: If outputs or gradients are not finite, or there are no inputs.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Sketches: storable Kronecker metrics of networks on their own tasks.
+"""Sketches: stored Kronecker metrics of networks, measured on their own tasks.
 
 With a sketch a later merge can preserve the function of a network without the data of its task.
 A sketch is stored in the checkpoint that ``train`` writes or in a file of its own.
@@ -56,11 +56,11 @@ __all__ = [
 
 _META = "geomerge_sketch"
 SUFFIXES = (".safetensors",)
-SKETCH_FILE = "geomerge-sketch.safetensors"  # name in a folder of Hugging Face
-SHARE = 0.25  # share of the weights' bytes that `geomerge sketch` writes
-SIZE = 3.0  # largest count of stored numbers per weight
+SKETCH_FILE = "geomerge-sketch.safetensors"  # file name in a Hugging Face model folder
+SHARE = 0.25  # bytes of a file by `geomerge sketch`, as a share of those of the weights
+SIZE = 3.0  # stored numbers per weight, at most
 INPUTS = 10_000
-_HASHED = 2**22  # weights at a time
+_HASHED = 2**22  # weights hashed at a time
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ class Sketch:
         return tensors
 
     def small(self, share: float = SHARE) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the tensors and the record of a sketch that takes little room.
+        """Return the tensors and the record of a compressed sketch.
 
-        Eigenvectors with the smallest trace for their size are dropped first; the others are in
-        bfloat16, and diagonals of large tables are kept by row and column.
+        Eigenvectors with the smallest trace per stored number are dropped first. The others are
+        stored in bfloat16, and diagonals of large tables as outer products of a row and a column.
 
         Args:
-            share: Bytes as a share of those of the weights in float32. Every factor keeps at least
-                one eigenvector.
+            share: Bytes as a share of those of the weights in float32. At least one eigenvector of
+                every factor is stored in any case.
         """
         shapes = {k: tuple(v) for k, v in self.meta.get("shapes", {}).items()}
         parts = diagonal_parts(self.metric, shapes)
@@ -118,7 +118,7 @@ def weights_digest(
     network: Network,
     w: Tensor,  # (n,)
 ) -> str:
-    """Return the SHA-256 of a network's named weights, independent of their file."""
+    """Return the SHA-256 of a network's named weights, which does not depend on their file."""
     names = canonical_json({k: list(v) for k, v in network.shapes.items()})
     digest = hashlib.sha256(names.encode())
     for part in w.detach().split(_HASHED):
@@ -145,11 +145,11 @@ def make_sketch(
         task: Name of the task, for the record.
         output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
         count: Largest number of inputs to use.
-        seed: Seed of their choice and of random sign vectors.
+        seed: Seed of the choice of inputs and of random sign vectors.
 
     Returns:
-        Sketch of at most three numbers per weight. Eigenvectors with the smallest trace for their
-        size are dropped first; ``meta["kept"]`` holds the share of each layer's trace that remains.
+        Sketch of at most three numbers per weight. Eigenvectors with the smallest trace per stored
+        number are dropped first; ``meta["kept"]`` holds the remaining share of each layer's trace.
 
     Example:
         >>> from torch import nn
@@ -186,13 +186,13 @@ def make_sketch(
 def save_sketch(
     path: str | Path, sketch: Sketch, share: float | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Write a sketch to a safetensors file of its own.
+    """Write a sketch to a safetensors file.
 
     Args:
         path: Path of the file.
         sketch: Sketch.
-        share: Bytes of the file as a share of those of the weights in float32; None stores all of
-            the sketch in float32.
+        share: Bytes of the file as a share of those of the weights in float32; None stores the
+            complete sketch in float32.
 
     Returns:
         The tensors and the record that were written.
@@ -217,15 +217,15 @@ def load_sketch(
 
     Args:
         path: File written by :func:`save_sketch`.
-        network: Network that the sketch should belong to.
+        network: Network whose sketch is expected.
         w: Weights of the network.
 
     Returns:
         Sketch, on the network's device.
 
     Raises:
-        CheckpointError: If the file is damaged or the sketch is another network's.
-        RunError: If it cannot be read.
+        CheckpointError: If the file is damaged, or the sketch was made for another network.
+        RunError: If the file cannot be read.
     """
     path = Path(path)
     try:
@@ -261,9 +261,9 @@ def restore_sketch(
     Args:
         tensors: Stored tensors by name.
         meta: Record of the measurement.
-        network: Network that the sketch should belong to.
+        network: Network whose sketch is expected.
         w: Weights of the network.
-        source: Name of the file, for messages.
+        source: Name of the file, for error messages.
 
     Raises:
         CheckpointError: If tensors are missing, have wrong shapes, or belong to another network.
@@ -318,7 +318,7 @@ def _places(layer: KroneckerLayer) -> list[list[int]]:
 
 
 def _usual_places(name: str, network: Network) -> list[list[int]]:
-    """Return the places of a whole module, which sketches of version 0.1 do not record."""
+    """Return the places of a whole module; sketches of version 0.1 do not record them."""
     weight, bias = network.slices[f"{name}.weight"], network.slices.get(f"{name}.bias")
     return [[place.start, place.stop] for place in (weight, bias) if place is not None]
 
@@ -353,8 +353,8 @@ def truncated_metric(metric: KroneckerMetric, max_numbers: int) -> KroneckerMetr
 
     Args:
         metric: Metric to truncate.
-        max_numbers: Largest count of numbers to store; every factor keeps at least one
-            eigenvector.
+        max_numbers: Largest count of numbers to store; at least one eigenvector of every factor is
+            kept.
     """
     offers: list[tuple[float, int, str, int]] = []  # trace per number, size, side, layer
     for i, layer in enumerate(metric.layers):

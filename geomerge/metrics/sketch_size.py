@@ -1,4 +1,4 @@
-"""Small sketches: leading eigenvectors in bfloat16, diagonals of tables by row and column."""
+"""Compression of sketches: leading eigenvectors in bfloat16, factored diagonals of tables."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["diagonal_of_parts", "diagonal_parts", "halved", "numbers_left", "ort
 
 _ROWS, _COLUMNS, _WHOLE = "diagonal.rows:", "diagonal.columns:", "diagonal:"
 _HALF = 2  # bytes of a number in bfloat16
-_ENTRY = 170  # bytes of a tensor in the file's header and record
-_TABLE = 1024  # numbers of a diagonal from which it is worth factoring
+_ENTRY = 170  # bytes per tensor in the file's header and record
+_TABLE = 1024  # elements; smaller diagonals are not factored
 
 
 def diagonal_parts(
@@ -22,9 +22,9 @@ def diagonal_parts(
 ) -> dict[str, Tensor]:
     """Return the stored parts of a metric's diagonal.
 
-    The diagonal of a large table, such as that of an embedding, becomes the outer product of its
-    row and column sums, divided by the whole (Adafactor, Shazeer & Stern 2018): how often a token
-    occurs times how much each of its entries matters.
+    The diagonal of a large table, such as an embedding, is approximated by the outer product of its
+    row and column sums divided by the total (Adafactor, Shazeer & Stern 2018). Rows reflect the
+    frequencies of tokens, columns the sensitivity to each component.
 
     Args:
         metric: Metric.
@@ -44,7 +44,7 @@ def diagonal_parts(
 
 
 def diagonal_of_parts(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor:
-    """Return the diagonal that :func:`diagonal_parts` took apart, in float32.
+    """Return the diagonal of the parts of :func:`diagonal_parts`, in float32.
 
     Args:
         tensors: Stored tensors.
@@ -64,7 +64,7 @@ def diagonal_of_parts(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor
 
 
 def numbers_left(metric: KroneckerMetric, parts: Mapping[str, Tensor], share: float) -> int:
-    """Return the largest number of eigenvector entries, by :func:`truncated_metric`'s count.
+    """Return the ``max_numbers`` of :func:`truncated_metric` for a given file size.
 
     Args:
         metric: Metric.
@@ -85,7 +85,7 @@ def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def orthonormal(vectors: Tensor) -> Tensor:  # (d, r)
-    """Return eigenvectors that were rounded to bfloat16 as orthonormal ones in float32."""
+    """Orthonormalise eigenvectors that were rounded to bfloat16, in float32."""
     if vectors.dtype != torch.bfloat16:
         return vectors
     basis, upper = torch.linalg.qr(vectors.double())

@@ -1,1 +1,1 @@
-"""Kronecker-factored metric: factors per layer, and their estimation from passes."""
+"""Kronecker-factored metric: factors per layer, and their estimation."""

@@ -1,4 +1,4 @@
-"""Coverage of weights by Kronecker blocks, or by derivatives per input of single operations."""
+"""Coverage of weights by Kronecker blocks, or by per-input derivatives of single operations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from geomerge.networks.network import Network
 
 __all__ = ["Coverage", "copies", "find_coverage", "graph_of"]
 
-_SIGNED = 6  # numbers held for each logit of a language model
+_SIGNED = 6  # numbers held per logit of a language model
 
 Span = tuple[int, int]
 Key = tuple[Any, ...]
@@ -31,20 +31,19 @@ Key = tuple[Any, ...]
 
 @dataclass
 class Coverage:
-    """Roles of the weights in a forward pass.
+    """Forms of the metric for the weights of a network, by their use in a forward pass.
 
     Attributes:
-        blocks: Names of the tensors of each block that a Kronecker layer can cover.
-        norms: Axis of the inputs in the output of each norm.
-        normed: Names of the tensors of those norms, by their places.
-        lookups: Axis of the inputs in the lookups of each table.
-        locals: Axes of the inputs in the activations and the output of each local operation.
-        copied: Names of the tensors that may have another value for each input, such as class
+        blocks: Names of the tensors of each block that can have Kronecker factors.
+        norms: Batch axis in the output of each norm.
+        normed: Names of the tensors of each norm.
+        lookups: Batch axis in the lookups of each table.
+        locals: Batch axes in the activations and the output of each local operation.
+        copied: Names of the tensors that can be expanded to one value per input, such as class
             tokens.
-        one_by_one: Names of the tensors without a cheaper form than derivatives of the whole
-            network input by input.
-        graphed: Names of the tensors from which other tensors are computed that are used.
-        width: Count of activations per input, a measure of memory.
+        one_by_one: Names of the tensors that need derivatives of the whole network for each input.
+        graphed: Names of the tensors that are used through tensors computed from them.
+        width: Number of activations per input, for estimates of memory.
     """
 
     blocks: dict[Block, list[str]] = field(default_factory=dict)
@@ -75,7 +74,7 @@ def find_coverage(
     w: Tensor,  # (n,)
     x: Batch,  # (1, ...)
 ) -> Coverage:
-    """Trace passes of one and two inputs to find the role of each weight.
+    """Trace passes of one and two inputs to find the form of the metric for each weight.
 
     Args:
         network: Network to trace.
@@ -83,9 +82,9 @@ def find_coverage(
         x: Batch of one input.
 
     Returns:
-        The coverage. No block contains a weight that is used in overlapping blocks or in another
-        way as well (an embedding tied to the last layer), that is used in part only, or that is
-        applied to activations which do not exist once per input.
+        The coverage. Blocks exclude weights that are used in overlapping blocks, also in other
+        operations (an embedding tied to the last layer), only in part, or on activations without a
+        batch axis.
     """
     found = Coverage()
     static: set[str] = set()
@@ -98,7 +97,7 @@ def find_coverage(
     found.width = single.width
     found.blocks, refused = _blocks(network, single, double)
     found.norms = _norm_axes(single, double)
-    if refused or single.norms.keys() - found.norms.keys():  # they are local operations
+    if refused or single.norms.keys() - found.norms.keys():  # treated as local operations
         single, double = (
             _traced(network, w, batch, static, found) for batch in (x, concat([x, x]))
         )
@@ -112,7 +111,7 @@ def find_coverage(
 
 
 class _Traced:
-    """Uses of the weights in one pass, and which of them to see as local operations."""
+    """Observer that records the uses of the weights in one pass."""
 
     def __init__(self, static: set[str], known: Coverage | None) -> None:
         self._static, self._known = static, known
@@ -157,7 +156,7 @@ class _Traced:
         self.others.update(names)
 
     def names_used(self, network: Network) -> set[str]:
-        """Return the names of the weights that are not used as products alone."""
+        """Return the names of the weights that are used otherwise than in products."""
         locals_ = {name for key in self.locals for name in _weights_of(key)}
         normed = {name for norm in self.norms for name in _names(network, norm.spans())}
         return self.others | locals_ | normed | set(self.lookups)
@@ -165,7 +164,7 @@ class _Traced:
 
 @contextmanager
 def graph_of(network: Network, names: set[str]) -> Iterator[None]:
-    """Let what is computed from some weights of the module have a graph inside the block.
+    """Record an autograd graph for tensors computed from some weights, inside the context.
 
     Args:
         network: Network whose module computes.
@@ -189,13 +188,13 @@ def _traced(
     seen = _Traced(static, known)
     with torch.enable_grad(), Tracer(network, w, leaves(x), seen):
         logits = network.call(module, x)
-    if len(logits) > batch_size(x):  # of a vocabulary at every token, with their sign vectors
+    if len(logits) > batch_size(x):  # one row of logits per token, with sign vectors
         seen.width += _SIGNED * logits.numel()
     return seen
 
 
 def _lookup_axes(single: _Traced, double: _Traced) -> tuple[dict[str, int], set[str]]:
-    """Return the axis of the inputs in the lookups of tables, and tables without inputs."""
+    """Return the batch axis in the lookups of tables, and the tables without a batch axis."""
     axes: dict[str, int] = {}
     same: set[str] = set()
     for name, calls in single.lookups.items():
@@ -215,7 +214,7 @@ def _lookup_axes(single: _Traced, double: _Traced) -> tuple[dict[str, int], set[
 def _blocks(
     network: Network, single: _Traced, double: _Traced
 ) -> tuple[dict[Block, list[str]], set[str]]:
-    """Return the blocks that factors can cover, and names of weights whose products cannot be."""
+    """Return the blocks that can have factors, and the names of other weights in products."""
     uses = torch.zeros(network.n, dtype=torch.int16)
     for name in single.names_used(network):
         uses[network.slices[name]] += 1
@@ -238,7 +237,7 @@ def _weights_of(key: Key) -> set[str]:
 
 
 def _norm_axes(single: _Traced, double: _Traced) -> dict[Norm, int]:
-    """Return the axis of the inputs for norms in which it is the same for all calls."""
+    """Return the batch axis of each norm whose calls all have the same one."""
     axes: dict[Norm, int] = {}
     for norm, outs in single.norms.items():
         others = double.norms.get(norm, [])
@@ -258,7 +257,7 @@ def _norm_axes(single: _Traced, double: _Traced) -> dict[Norm, int]:
 
 
 def _local_axes(single: _Traced, double: _Traced) -> dict[Key, tuple[int | None, ...]]:
-    """Return the axes of the inputs in the activations and outputs of local operations."""
+    """Return the batch axes in the activations and outputs of local operations."""
     axes: dict[Key, tuple[int | None, ...]] = {}
     for key, calls in single.locals.items():
         others = double.locals.get(key, [])
@@ -280,7 +279,7 @@ def _local_axes(single: _Traced, double: _Traced) -> dict[Key, tuple[int | None,
 
 
 def _settle(network: Network, w: Tensor, x: Batch, found: Coverage, seen: _Traced) -> None:
-    """Find the names that no cheaper form covers, and drop forms that do not work."""
+    """Remove forms that do not work, and find the names that are left without a cheaper form."""
     in_blocks = {name for names in found.blocks.values() for name in names}
     bad = set(seen.others) | _unseen(network, w, x, in_blocks | seen.names_used(network))
     bad.update(name for key in seen.locals if key not in found.locals for name in _weights_of(key))
@@ -300,7 +299,7 @@ def _settle(network: Network, w: Tensor, x: Batch, found: Coverage, seen: _Trace
         if span not in spans
     )
     found.copied = _copied(network, w, x, sorted(bad))
-    # What is computed from several weights has one form for all of them.
+    # Weights from which one tensor is computed have the same form.
     grown = True
     while grown:
         grown = False
@@ -324,7 +323,7 @@ def _settle(network: Network, w: Tensor, x: Batch, found: Coverage, seen: _Trace
 
 
 def _works(calls: list[Local], axes: tuple[int | None, ...]) -> bool:
-    """Return whether derivatives per input add up to the derivative of a local operation."""
+    """Return whether per-input derivatives of a local operation sum to its derivative."""
     generator = torch.Generator().manual_seed(0)
     for call in calls[:1]:
         d = torch.randn(call.out.shape, generator=generator).to(call.out)
@@ -335,7 +334,7 @@ def _works(calls: list[Local], axes: tuple[int | None, ...]) -> bool:
                 for i in call.weights:
                     flat[i] = flat[i].detach().requires_grad_()
                 whole = torch.autograd.grad(call.run(flat), [flat[i] for i in call.weights], d)
-            except Exception:  # an operation that cannot be differentiated so raises any type
+            except Exception:  # operations without such derivatives raise errors of any type
                 return False
         if not all(nearly_equal(e.sum(0), g, 1e-3) for e, g in zip(each, whole, strict=True)):
             return False
@@ -343,7 +342,7 @@ def _works(calls: list[Local], axes: tuple[int | None, ...]) -> bool:
 
 
 def _unseen(network: Network, w: Tensor, x: Batch, known: set[str]) -> set[str]:
-    """Return the names of weights that have an influence although no operation takes them."""
+    """Return the names of weights that affect the outputs without any traced operation."""
     names = [name for name in network.shapes if name not in known]
     if not names:
         return set()
@@ -357,26 +356,26 @@ def _unseen(network: Network, w: Tensor, x: Batch, known: set[str]) -> set[str]:
 
 
 def copies(tensor: Tensor, count: int) -> Tensor:  # (count, ...)
-    """Return copies of a tensor for all inputs, along its first axis if that has length one."""
+    """Expand a tensor to ``count`` inputs, along its first axis if that has length one."""
     single = tensor if tensor.shape[:1] == (1,) else tensor.unsqueeze(0)
     return single.expand(count, *single.shape[1:])
 
 
 def _copied(network: Network, w: Tensor, x: Batch, names: list[str]) -> list[str]:
-    """Return the names of the tensors that may have another value for each input."""
+    """Return the names of the tensors that can be expanded to one value per input."""
     network.shared_module(w)
     fixed, two = network.unravel(w), concat([x, x])
     generator = torch.Generator().manual_seed(0)
     taken: dict[str, Tensor] = {}
     for name in names:
-        # With another random change for each of two inputs, the outputs of each input must be
-        # those of a pass of that input alone, and the two must differ.
+        # With different random changes for two inputs, the outputs of each must equal those of its
+        # own pass, and the two must differ.
         plain = copies(fixed[name], 2)
         moved = plain + torch.randn(plain.shape, generator=generator).to(w)
         with torch.no_grad():
             try:
                 both = network.functional({**taken, name: moved}, two)
-            except Exception:  # a network's own code raises any type
+            except Exception:  # a network's code can raise errors of any type
                 continue
             each = torch.cat(
                 [network.functional({name: t.view(fixed[name].shape)}, x) for t in moved]
@@ -387,7 +386,7 @@ def _copied(network: Network, w: Tensor, x: Batch, names: list[str]) -> list[str
 
 
 def _complete(network: Network, blocks: dict[Block, list[str]]) -> dict[Block, list[str]]:
-    """Remove blocks of tensors that are not covered in full, until all are."""
+    """Remove blocks with tensors that are not fully covered, until there are none."""
     while True:
         covered = torch.zeros(network.n, dtype=torch.bool)
         for start, stop in (span for block in blocks for span in block.spans()):

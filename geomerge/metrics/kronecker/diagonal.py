@@ -1,4 +1,4 @@
-"""Exact diagonal of the metric from derivatives per input, for weights without a cheaper form."""
+"""Exact diagonal of the metric from per-input derivatives of the whole network."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def at_tokens(
     values: Tensor,  # (R, ...)
     x: Batch,  # (B, ...)
 ) -> Tensor:  # (B, ...) or (B, T, ...)
-    """Return values of rows of outputs by input: those of a language model's tokens along an axis.
+    """Return values per row of outputs by input, with a token axis for language models.
 
     Args:
-        values: Values for each row of outputs.
-        x: The inputs. Where there are as many rows as inputs the values are returned as they are.
+        values: Values, one for each row of outputs.
+        x: Inputs. If there is one row per input, the values are returned unchanged.
     """
     if len(values) == batch_size(x):
         return values
@@ -46,19 +46,19 @@ def squared_derivatives(
     signs: Tensor,  # (B, P, m) or (B, T, P, m)
     output: str,
 ) -> dict[str, Tensor]:
-    """Sum squared derivatives with respect to single weights over inputs and directions.
+    """Sum squared derivatives with respect to each weight over inputs and directions.
 
     Args:
         network: Network to differentiate.
         w: Weights of the network.
         names: Names of the tensors, which may be running statistics.
         x: Inputs.
-        signs: Directions in output space, P for each input; of a language model, for each of its
-            tokens, zeros at padding.
+        signs: Directions in output space, P for each input, or for each token of a language model's
+            texts (zero at padding).
         output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
 
     Returns:
-        Sums by name of the tensor.
+        Sums by name of the tensor, each of the tensor's shape.
     """
     fixed = network.unravel(w)
     wanted = {k: fixed.pop(k) for k in names}

@@ -1,4 +1,4 @@
-"""Kronecker factors of a network, estimated in one or two passes over inputs."""
+"""Estimation of a network's Kronecker factors by passes over inputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from geomerge.processes import Team, team
 __all__ = ["KroneckerSums", "estimate_kronecker", "factor_widths"]
 
 _ELEMENTS = 2**26  # activations or derivatives held at a time: 256 MiB in float32
-_RANKED = 1024  # outputs that are ordered by their size
+_RANKED = 1024  # number of largest outputs that are sorted
 
 
 def estimate_kronecker(
@@ -48,16 +48,16 @@ def estimate_kronecker(
         batches: Batches of inputs, shape (B, ...); each is used once.
         output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
         seed: Seed of the random sign vectors.
-        sign_vectors: Number of random sign vectors, and so of backward passes, that replace the
-            outputs without changing the expectation. Walks with two are as good as with all
-            outputs; with few inputs, walks with one are not. None uses every output.
+        sign_vectors: Number of random sign vectors, each of which takes a backward pass. They
+            replace the outputs without changing the expectation. Two are as good as all outputs for
+            walks; one is not if there are few inputs. None uses every output.
 
     Returns:
-        The metric as a mean over outputs, one for each input or for each token of a language
-        model's texts, in the type of w; decompositions are in float64.
+        The metric, in the type of w, as a mean over inputs, or over tokens of a language model's
+        texts. Decompositions are in float64.
 
     Raises:
-        NumericalError: If activations or gradients are not finite, or there is no input.
+        NumericalError: If activations or gradients are not finite, or there are no inputs.
     """
     sums: KroneckerSums | None = None
     generator = torch.Generator().manual_seed(seed)
@@ -98,7 +98,7 @@ def estimate_kronecker(
 
 
 class _Seen:
-    """Uses of the weights in a forward pass, each with an output whose gradient is needed."""
+    """Observer that collects the uses of weights whose output gradients are needed."""
 
     def __init__(self, coverage: Coverage, add: Callable[[Product], None]) -> None:
         self._coverage, self._add = coverage, add
@@ -135,11 +135,11 @@ class _Seen:
             self.locals.append(local)
 
     def other(self, names: frozenset[str]) -> None:
-        """Leave them to derivatives of the whole network."""
+        """Ignore these weights: they need derivatives of the whole network."""
 
     @property
     def outs(self) -> list[Tensor]:
-        """Outputs of all uses, in order of their kinds."""
+        """Outputs of all uses, ordered by kind."""
         outs = [product.out for product in self.products] + [norm.out for norm in self.norms]
         outs += [lookup.out for lookup in self.lookups]
         return outs + [local.out for local in self.locals]
@@ -152,13 +152,13 @@ class KroneckerSums:
         network: Network to measure.
         w: Weights at which to measure, shape (n,).
         output: Name of the output map.
-        coverage: Roles of the weights.
+        coverage: Forms of the metric for the weights.
         sign_vectors: Number of random sign vectors; None uses every output.
-        held: Whether sums of moments are held; without them a pass only takes its time.
+        held: Whether to keep the sums of moments; False only serves to time a pass.
 
     Attributes:
-        batch: Number of inputs that a pass may have.
-        predictions: Number of rows of outputs so far.
+        batch: Largest number of inputs per pass.
+        predictions: Number of rows of outputs added so far.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class KroneckerSums:
         self.batch = max(1, min(_ELEMENTS // max(coverage.width, 1), most))
         self.predictions = 0
         self.inputs: dict[Block, Moments] = {}  # moments of the blocks' inputs
-        self.outputs: dict[Block, Moments] = {}  # moments of the gradients at their outputs
+        self.outputs: dict[Block, Moments] = {}  # moments of the gradients at the blocks' outputs
         self.diagonal: dict[str, Tensor] = {
             name: w.new_zeros(network.shapes[name], dtype=torch.float64) for name in self.rest
         }
@@ -206,8 +206,8 @@ class KroneckerSums:
         x: Batch,  # (B, ...)
         generator: torch.Generator,
     ) -> None:
-        """Leave a batch of inputs to another process, which draws the same random signs."""
-        # Of texts each token is an output of its own, so that only a pass tells their number.
+        """Skip a batch that another process adds, but draw its random signs."""
+        # Texts have one row of outputs per token, so that their number requires a pass.
         logits = self.network.logits(self.w, take(x, slice(0, 1)))
         several = len(logits) > 1
         rows = len(self.network.logits(self.w, x)) if several else batch_size(x)
@@ -216,13 +216,13 @@ class KroneckerSums:
             _drawn(rows, outputs, generator)
 
     def factors(self, count: int, mates: Team | None) -> dict[Block, tuple[Factor, Factor]]:
-        """Return the factors of every block as means over inputs; the sums are given up.
+        """Return the factors of every block as means over inputs, and free the sums.
 
         Args:
             count: Number of inputs.
-            mates: Processes whose sums, each over inputs of its own, are added.
+            mates: Processes over whose inputs the sums are reduced; None for a single process.
         """
-        blocks = list(self.inputs or self.coverage.blocks)  # a process may have had no inputs
+        blocks = list(self.inputs or self.coverage.blocks)  # no moments without inputs
         sides = [(self.inputs, block, block.width) for block in blocks]
         sides += [(self.outputs, block, block.rows) for block in blocks]
         if mates is not None:
@@ -239,12 +239,12 @@ class KroneckerSums:
         return {block: (one, two) for block, one, two in zip(blocks, a, b, strict=True)}
 
     def _add_gradients(self, x: Batch, generator: torch.Generator) -> Tensor:  # (R, P, m)
-        """Add all that follows from gradients at activations, and return the sign vectors."""
+        """Add the sums that use gradients at activations, and return the sign vectors."""
         count = batch_size(x)
         with graph_of(self.network, self.coverage.graphed):
             seen, own, phi = self._forward(x)
             signs = _signs(phi, self.sign_vectors, generator)
-            if len(phi) > count and self.sign_vectors is None:  # products of tokens cancel
+            if len(phi) > count and self.sign_vectors is None:  # products between tokens cancel
                 turns = torch.randint(0, 2, (*phi.shape, 1), generator=generator)
                 signs = signs * (2 * turns - 1).to(signs)
             self.predictions += len(phi)
@@ -277,7 +277,7 @@ class KroneckerSums:
         gradients: Sequence[Tensor],
         count: int,
     ) -> None:
-        """Add squared derivatives of all inputs by operations that take weights."""
+        """Add squared per-input derivatives of operations that take weights."""
         norms, places = self.coverage.norms, self.coverage.normed
         of_norms, of_lookups, of_locals, of_own = _parted(
             gradients, len(seen.norms), len(seen.lookups), len(seen.locals)
@@ -318,7 +318,7 @@ class KroneckerSums:
     def _pulled(
         self, local: Local, found: Sequence[Tensor]
     ) -> Iterator[tuple[str, Tensor]]:  # (b, size)
-        """Yield derivatives with respect to the weights that an operation's tensors follow from."""
+        """Propagate an operation's derivatives to the weights its tensors are computed from."""
         tensors: dict[str, Tensor] | None = None
         for i, whole, (_, names), d in zip(
             local.weights, local.whole, local.key[1:-1], found, strict=True
@@ -340,7 +340,7 @@ class KroneckerSums:
                     yield name, part.flatten(1)
 
     def _forward(self, x: Batch) -> tuple[_Seen, dict[str, Tensor], Tensor]:
-        """Return the uses of weights, the tensors with a value for each input, and the outputs."""
+        """Return the uses of weights, the tensors expanded to inputs, and the outputs."""
 
         def add(product: Product) -> None:
             for k, block in enumerate(product.blocks):
@@ -367,7 +367,7 @@ class KroneckerSums:
 
 
 def _parted(parts: Sequence[Tensor], *counts: int) -> Iterator[Sequence[Tensor]]:
-    """Yield so many of a sequence, one after the other, then what is left."""
+    """Split a sequence into consecutive parts of given lengths and a remainder."""
     start = 0
     for count in counts:
         yield parts[start : start + count]
@@ -382,9 +382,10 @@ def _signs(
 ) -> Tensor:  # (B, P, m)
     """Return vectors p in output space with a sum of p p' equal to I in expectation.
 
-    Every output has a random sign in one vector and zeros in the others. Outputs of neighbouring
-    size are in different vectors, which makes the result exact for inputs that are ambiguous
-    between as many classes. Of a vocabulary only the largest outputs are ordered.
+    Every output has a random sign in one vector and zeros in the others. Outputs with neighbouring
+    ranks are in different vectors, which makes the result exact for inputs that are ambiguous
+    between as many classes as there are vectors. For large vocabularies only the largest outputs
+    are ranked.
     """
     m = phi.shape[1]
     if count is not None and m > _RANKED:
@@ -397,7 +398,7 @@ def _signs(
         return torch.stack([signs * (slots == i) for i in range(count)], dim=1)
     if count is None or count >= m:
         return torch.eye(m, dtype=phi.dtype, device=phi.device).expand(len(phi), m, m)
-    # Signs are drawn input by input, so that they do not depend on the batches.
+    # Signs are drawn for one input after the other, so that they do not depend on batches.
     signs = _drawn(len(phi), m, generator).to(phi.device)
     rank = phi.detach().argsort(dim=1, descending=True).argsort(dim=1)
     vectors: Tensor = functional.one_hot(rank % count, count) * signs.unsqueeze(2)
@@ -413,14 +414,14 @@ def factor_widths(
     w: Tensor,  # (n,)
     x: Batch,  # (1, ...)
 ) -> list[int]:
-    """Return the width of every Kronecker factor of a network, by a pass of one input."""
+    """Return the width of every Kronecker factor of a network, found by a pass of one input."""
     return block_widths(find_coverage(network, w, x))
 
 
 def block_widths(coverage: Coverage) -> list[int]:
-    """Return the width of every Kronecker factor of a network whose weights' roles are known.
+    """Return the width of every Kronecker factor for a given coverage.
 
     Args:
-        coverage: Roles of the weights.
+        coverage: Forms of the metric for the weights.
     """
     return [width for block in coverage.blocks for width in (block.width, block.rows)]

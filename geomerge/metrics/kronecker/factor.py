@@ -27,13 +27,13 @@ __all__ = [
     "stored_rank",
 ]
 
-WHOLE = 1024  # largest width of a full decomposition: at 785 inputs the least damping sees 299
-_PART = 4  # width of a wider matrix over the number of its leading eigenvectors
-_MORE = 64  # further directions, so that the last leading eigenvectors are accurate
+WHOLE = 1024  # largest width of a full decomposition; 299 of 785 directions matter at least mu
+_PART = 4  # ratio of width to the number of leading eigenvectors of wider matrices
+_MORE = 64  # oversampling, so that the last leading eigenvectors are accurate
 
 
 def decomposition_cost(width: int) -> float:
-    """Return the cost of a factor's decomposition: its squared width times the rank that it keeps.
+    """Return the relative cost of a factor's decomposition, width^2 times the stored rank.
 
     Args:
         width: Number of rows of the factor.
@@ -42,9 +42,9 @@ def decomposition_cost(width: int) -> float:
 
 
 def stored_rank(width: int) -> int:
-    """Return the number of eigenvectors that a factor of a width keeps.
+    """Return the number of stored eigenvectors of a factor.
 
-    All others have one eigenvalue, the mean of theirs (:meth:`Factor.truncated`).
+    The eigenvalues of all others are replaced by their mean (:meth:`Factor.truncated`).
 
     Args:
         width: Number of rows of the factor.
@@ -59,7 +59,7 @@ class Factor:
     Attributes:
         vectors: Leading eigenvectors U, shape (d, r).
         values: Eigenvalues of U, descending, shape (r,).
-        tail: Eigenvalue of all directions orthogonal to U; unused when r = d.
+        tail: Eigenvalue of all directions orthogonal to U; unused if r = d.
     """
 
     vectors: Tensor
@@ -68,7 +68,7 @@ class Factor:
 
     @property
     def full(self) -> bool:
-        """Whether the eigenvectors are complete."""
+        """Whether all eigenvectors are stored."""
         return self.vectors.shape[0] == self.vectors.shape[1]
 
     @property
@@ -86,10 +86,10 @@ class Factor:
         return Factor(self.vectors[:, :rank].contiguous(), self.values[:rank], rest / (size - rank))
 
     def squares(self) -> tuple[Tensor, Tensor]:  # (d, r or r + 1), (r or r + 1,)
-        """Return squared components of the unit vectors in each eigenspace, and the eigenvalues.
+        """Return squared components of the unit vectors in the eigenspaces, and eigenvalues.
 
         Returns:
-            Squared components, in rows that sum to one, with the tail as one eigenspace; and the
+            Squared components, whose rows sum to one, with the tail as one eigenspace; and the
             eigenvalues.
         """
         inside = self.vectors.square()
@@ -118,12 +118,11 @@ def factorise(
     """Return the eigen form of a symmetric positive semidefinite matrix.
 
     Args:
-        matrix: Matrix in float64. Eigenvalues below zero are rounding and set to zero.
+        matrix: Matrix in float64. Negative eigenvalues, due to rounding, are set to zero.
 
     Returns:
-        The full eigen form; for matrices wider than 1024 as many leading eigenvectors as
-        :func:`stored_rank` says, from a random start and two products with the matrix, in single
-        precision.
+        The full eigen form. For matrices wider than 1024, :func:`stored_rank` leading eigenvectors,
+        by a randomised method with two products with the matrix in single precision.
 
     Raises:
         NumericalError: If the matrix is not finite or the decomposition does not converge.
@@ -137,8 +136,8 @@ def decompose(
     """Return the full eigen form of a symmetric positive semidefinite matrix of any width.
 
     Args:
-        matrix: Matrix. One in float32 on which ``eigh`` fails, as it does on some nearly singular
-            ones, is decomposed in float64.
+        matrix: Matrix. If ``eigh`` fails in float32, as for some nearly singular matrices, the
+            decomposition is in float64.
 
     Raises:
         NumericalError: If the matrix is not finite or the decomposition does not converge.
@@ -165,8 +164,8 @@ def _eigh_by_qr(
 ) -> tuple[Tensor, Tensor]:  # (d,), (d, d)
     """Return eigenvalues and eigenvectors by LAPACK's QR iteration.
 
-    The divide and conquer of ``torch.linalg.eigh`` fails to converge on some finite matrices, such
-    as a 301 x 301 second moment of nearly constant activations.
+    The divide-and-conquer method of ``torch.linalg.eigh`` does not converge for some finite
+    matrices, such as a 301 x 301 second moment of nearly constant activations.
 
     Raises:
         NumericalError: If the QR iteration fails too.
@@ -205,11 +204,11 @@ def _nystrom(
     matrix: Tensor,  # (d, d)
     basis: Tensor,  # (d, k), orthonormal columns
 ) -> tuple[Tensor, Tensor] | None:  # (k,), (d, k)
-    """Return leading eigenvalues and eigenvectors from one product with a basis.
+    """Return leading eigenvalues and eigenvectors from the product with a basis.
 
-    The Nystrom approximation of Tropp, Yurtsever, Udell & Cevher (2017), algorithm 3, nearly as
-    accurate as one more product with the matrix would make the projection on the basis. None where
-    the numbers do not allow it in double precision either.
+    Nystrom approximation of Tropp, Yurtsever, Udell & Cevher (2017), algorithm 3. It is nearly as
+    accurate as a projection on the basis after one more product with the matrix. None if it fails
+    in double precision as well.
     """
     product = matrix @ basis
     shift = 10 * torch.finfo(matrix.dtype).eps * float(product.norm())
@@ -221,19 +220,19 @@ def _nystrom(
     if int(failed):
         return None
     left = torch.linalg.solve_triangular(root, product.T, upper=False).T
-    # The product in double precision keeps vectors orthogonal also where values are tiny.
+    # Double precision keeps the vectors orthogonal for tiny eigenvalues as well.
     wide = left.double()
     found = decompose(wide.T @ wide)
     roots = found.values.clamp(min=float(shift) ** 2).sqrt()
     return (found.values - shift).clamp(min=0), left @ (found.vectors / roots).to(left)
 
 
-_WIDE_RANK = 1024  # eigenvectors of factors whose matrix is never held
+_WIDE_RANK = 1024  # eigenvectors of factors that are never formed as a matrix
 _WIDEST = 8192  # largest width of a second moment matrix; 25088 columns would take 5 GB
 
 
 def moment_bytes(width: int) -> int:
-    """Return the bytes of the second moments of rows while they are summed.
+    """Return the bytes of the second moments of rows during their accumulation.
 
     Args:
         width: Number of columns of the rows.
@@ -253,8 +252,8 @@ def factor_bytes(width: int) -> int:
 class Moments:
     """Second moments, the sum of x x' over rows x.
 
-    For very wide rows only leading eigenvectors are stored. They are computed after every block of
-    rows, and the trace accounts for the others.
+    For very wide rows only leading eigenvectors are stored; they are updated after every block of
+    rows. The trace includes the omitted ones.
     """
 
     def __init__(self) -> None:
@@ -274,7 +273,7 @@ class Moments:
             if rows.shape[1] <= WHOLE:
                 self._sum.add_(rows.T @ rows, alpha=share)
                 return
-            for start in range(0, rows.shape[1], WHOLE):  # the other half follows by symmetry
+            for start in range(0, rows.shape[1], WHOLE):  # the lower triangle follows by symmetry
                 columns = rows[:, start : start + WHOLE]
                 part = rows[:, : start + WHOLE].T @ columns
                 self._sum[: len(part), start : start + WHOLE].add_(part, alpha=share)
@@ -286,14 +285,14 @@ class Moments:
             )
 
     def exchanged(self, width: int, like: Tensor, mates: Team) -> list[Tensor]:
-        """Return what has to be added over several processes, for each of them to hold the sum.
+        """Return the tensors to be reduced over processes, so that each process holds the sum.
 
-        Leading eigenvectors of very wide rows are exchanged here.
+        Leading eigenvectors of very wide rows are exchanged by this call already.
 
         Args:
             width: Width of the rows.
-            like: Tensor on their device, of their type.
-            mates: The processes.
+            like: Tensor of the rows' type on their device.
+            mates: Processes that exchange sums.
 
         Returns:
             Blocks of the upper triangle, views of the sum.
@@ -317,7 +316,7 @@ class Moments:
         return []
 
     def factor(self, count: int) -> Factor:
-        """Return the sum divided by a count; in float64 unless the rows are very wide.
+        """Return the sum divided by a count, in eigen form; in float64 unless rows are very wide.
 
         Raises:
             NumericalError: If a row was not finite.
@@ -338,7 +337,7 @@ class Moments:
 def _leading_rows(
     rows: Tensor,  # (R, d)
 ) -> Tensor:  # (r, d)
-    """Return at most ``_WIDE_RANK`` orthogonal rows with nearly the same sum of outer products."""
+    """Return at most ``_WIDE_RANK`` orthogonal rows with nearly equal second moments."""
     eigen = decompose(rows.double() @ rows.double().T)
     significant = eigen.values > eigen.values[:1] * 1e-12
     keep = min(_WIDE_RANK, int(significant.sum()))

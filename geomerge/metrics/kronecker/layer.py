@@ -1,4 +1,4 @@
-"""Block of one layer in a Kronecker metric: two factors, and places in the weight vector."""
+"""Block of one layer in a Kronecker metric: two factors and slices of the weight vector."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class KroneckerLayer:
     """Metric of one layer's weight matrix (d_out, d_in), with the bias as its last column.
 
     Attributes:
-        name: Dotted name of the module, or name of the weight with its rows (``a.weight[0:8]``) if
-            it is not the weight of a Linear or Conv2d module.
+        name: Dotted name of the Linear or Conv2d module, or for other weights the name of the
+            weight with its rows (``a.weight[0:8]``).
         weight: Slice of the weight in the weight vector.
         bias: Slice of the bias, or None.
         inputs: Factor A of the layer's inputs, (d_in, d_in).
         outputs: Factor B of the gradients at its outputs, (d_out, d_out).
-        leading_blocks: Numbers of leading directions of A (each with all of B) and of B (each
-            with all of A) whose eigenvalue products :meth:`apply` uses exactly; all other
-            products are replaced by their mean. None uses all exactly.
+        leading_blocks: Numbers of leading directions of A (each with all of B) and of B (each with
+            all of A) whose eigenvalue products are exact in :meth:`apply`; all other products are
+            replaced by their mean. If None, all are exact.
         transposed: Whether the weight is stored as (d_in, d_out), as in transposed convolutions.
     """
 
@@ -72,7 +72,7 @@ class KroneckerLayer:
         self,
         matrix: Tensor,  # (d_out, d_in)
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the coordinates of a matrix along U_B and U_A, and the parts orthogonal to them.
+        """Return the coordinates of a matrix along U_B and U_A, and the parts orthogonal to these.
 
         Returns:
             The parts and their eigenvalues, as in
@@ -116,8 +116,8 @@ class KroneckerLayer:
     ) -> None:
         """Apply a function of the factors' product to this layer's part of v.
 
-        The result is that of :meth:`coordinates`, scaling and :meth:`from_coordinates`, without
-        the parts orthogonal to the leading directions.
+        The result equals scaling between :meth:`coordinates` and :meth:`from_coordinates`, without
+        computing the parts orthogonal to the leading directions.
 
         Args:
             function: Function h of eigenvalues, tensors of any shape.
@@ -133,19 +133,19 @@ class KroneckerLayer:
         return self._weight(v), None if self.bias is None else v[self.bias]
 
     def _function(self, function: Callable[[Tensor], Tensor]) -> LeadingBlockFunction:
-        """Return the function of the factors' product, cached for steps with one damping."""
+        """Return the function of the factors' product, cached for steps of equal damping."""
         made = self._cache.get(function)
         if made is None:
             blocks = self.leading_blocks or self.all_blocks
             made = LeadingBlockFunction(self.inputs, self.outputs, blocks, self._outside, function)
             self._cache.clear()
-            if self.leading_blocks is not None:  # otherwise it is as large as the factors
+            if self.leading_blocks is not None:  # else it is as large as the factors
                 self._cache[function] = made
         return made
 
     @cached_property
     def _cache(self) -> dict[Callable[[Tensor], Tensor], LeadingBlockFunction]:
-        """The last function, at most one."""
+        """The last function used; at most one entry."""
         return {}
 
     @cached_property
@@ -167,10 +167,10 @@ class KroneckerLayer:
         return (0 if b.full and not a.full else len(a.values), 0 if a.full else len(b.values))
 
     def with_leading_blocks(self, threshold: float) -> KroneckerLayer:
-        """Return the layer with the cheapest leading blocks for a threshold.
+        """Return the layer with the cheapest leading blocks for a threshold of eigenvalues.
 
-        Products with a few leading directions of each factor are much cheaper than products with
-        all of either, and most products of two eigenvalues are small.
+        Most products of two eigenvalues are small, and products with a few leading directions of
+        each factor are much cheaper than with all of them.
 
         Args:
             threshold: Value above which all eigenvalues must lie in a leading block.

@@ -14,7 +14,7 @@ all of B, and the leading directions of B with all of A. In the table of product
     | of A |         mean        |
     +------+---------------------+
 
-No temporary is as large as the matrix, and all that does not depend on the matrix is computed once.
+No temporary is as large as the matrix, and everything independent of the matrix is computed once.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ class LeadingBlockFunction:
         wide, tall = leading_blocks
         self._all_a, self._all_b = a.vectors, b.vectors
         self._sizes = leading_blocks
-        # Products are up to three times as fast with complete groups of contiguous columns.
+        # Products are up to three times as fast if columns fill vector registers.
         more = (0, -wide % _GROUP if wide > 1 else 0)
         self._few_a = functional.pad(a.vectors[:, :wide], more).contiguous()
         self._few_b = b.vectors[:, :tall].contiguous()
         self._rest = rest = function(outside)
-        # Beyond the stored directions of one factor, h takes another value on the other's block.
+        # In the tail of one factor, h has another value on the leading block of the other.
         by_a, by_b = a.values[:wide], b.values[:tall, None]
         tail_b = rest if b.full else function(b.tail * by_a)
         tail_a = rest if a.full else function(by_b * a.tail)
         self._scale_a = functional.pad(function(b.values[:, None] * by_a) - tail_b, more)
         self._scale_b = function(by_b * a.values) - tail_a
-        self._scale_b[:, :wide] = rest - tail_a  # these are in the other block as well
-        # L and R, each with the half that does not depend on the matrix.
+        self._scale_b[:, :wide] = rest - tail_a  # the corner belongs to both blocks
+        # L and R; one half of each does not depend on the matrix.
         new = self._few_b.new_empty
         self._left = torch.cat([new(len(b.vectors), wide), self._few_b], dim=1)
         self._right = torch.cat([a.vectors[:, :wide].T, new(tall, len(a.vectors))])

@@ -1,11 +1,11 @@
-r"""Mean of several points in a weight space, each weighted by a Kronecker metric of its own.
+r"""Mean of several points in weight space, each weighted by its own Kronecker metric.
 
 The mean minimises :math:`\sum_i s_i (w - w_i)' g_i (w - w_i) + k \mu |w - a|^2`, eq. (2) of
-arXiv 2012.09605 summed over k networks: the point whose predicted drift from all of them is least.
+arXiv 2012.09605 summed over k networks, so that the total predicted drift is smallest.
 In a layer the g_i are Kronecker products, whose sum has no closed inverse; conjugate gradients with
 the preconditioner (mean A) x (mean B) + mu solve it in some tens of products (Tam, Bansal & Raffel
-2023, arXiv 2312.04339, with a Fisher metric). RegMean is the case B_i = I; Fisher merging is the
-diagonal, which weights outside of layers have here.
+2023, arXiv 2312.04339, with a Fisher metric). RegMean is the case B_i = I. Weights outside of
+layers have diagonal metrics, as in Fisher merging.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class KroneckerMean:
         metrics: Metrics g_i of the same network, undamped.
         points: Points w_i, shape (n,) each.
         anchor: Point a of the damping, shape (n,).
-        scales: Factors s_i of the metrics; None takes 1.
+        scales: Factors s_i of the metrics; None means 1.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class KroneckerMean:
         """Return the mean for a damping.
 
         Args:
-            damping: Damping as a share of the mean eigenvalue: mu of a layer is this share of the
-                mean eigenvalue of the sum of its metrics, of a weight outside of layers this share
-                of the smallest of these. Spectra of layers differ by orders of magnitude.
-            scales: Factors of the metrics in place of those given before; the damping stays.
-            start: Point near the mean, from which the solver starts; None takes the anchor.
+            damping: Relative damping: mu of a layer is this share of the mean eigenvalue of the
+                layer's summed metrics, and outside of layers this share of the smallest of these
+                means. Spectra of layers differ by orders of magnitude.
+            scales: Factors that replace the s_i of the constructor; mu does not change.
+            start: Initial point of the solver; None takes the anchor.
         """
         x = self._anchor if start is None else start
         right = self._pull(x, scales)
@@ -72,10 +72,10 @@ class KroneckerMean:
         self,
         w: Tensor,  # (n,)
     ) -> tuple[list[float], list[Tensor]]:
-        """Return the drifts (w - w_i)' g_i (w - w_i), and half of the gradient of each.
+        """Return the drifts (w - w_i)' g_i (w - w_i), and half the gradient of each.
 
         Args:
-            w: Point.
+            w: Point, shape (n,).
         """
         gaps = [w - point for point in self._points]
         pulls = [metric.mv(gap) for metric, gap in zip(self._metrics, gaps, strict=True)]
@@ -87,12 +87,12 @@ class KroneckerMean:
         damping: float,
         scales: Sequence[float],
     ) -> Tensor:  # (n,)
-        """Return (sum_i s_i g_i + k mu)^-1 v: how far the mean moves where v pulls at it.
+        """Return (sum_i s_i g_i + k mu)^-1 v, the response of the mean to a force v.
 
         Args:
-            v: Vector.
+            v: Vector, shape (n,).
             damping: Damping, as in :meth:`at`.
-            scales: Factors s_i.
+            scales: Factors that replace the s_i of the constructor.
         """
         return self._solve(v, damping, scales)
 
@@ -102,7 +102,7 @@ class KroneckerMean:
         return mus, min(mus, default=damping)
 
     def _add_damped(self, out: Tensor, damping: float, v: Tensor) -> None:
-        """Add k mu v to a vector, mu that of each layer."""
+        """Add k mu v to a vector, with the mu of each layer."""
         mus, outside = self._mus(damping)
         count, spans = len(self._metrics), [_spans(layer) for layer in self.mean.layers]
         spans.append([place for place, _ in self.mean.diagonals])
@@ -116,7 +116,7 @@ class KroneckerMean:
         damping: float,
         scales: Sequence[float] | None,
     ) -> Tensor:  # (n,)
-        """Solve layer by layer, so that beside the result vectors of one layer's size are held."""
+        """Solve layer by layer, so that temporaries have the size of one layer."""
         mus, outside = self._mus(damping)
         known = list(zip(self._metrics, scales or self._scales, strict=True))
         x = torch.zeros_like(right)
@@ -163,7 +163,7 @@ class KroneckerMean:
             residual -= alpha * image
             z = preconditioned(residual)
             after = _dot(residual, z)
-            if after <= _TOLERANCE * first:  # a layer that goes on at rounding errors comes apart
+            if after <= _TOLERANCE * first:  # iterations on rounding errors diverge
                 break
             direction = z + (after / rho) * direction
             rho = after
@@ -178,7 +178,7 @@ class KroneckerMean:
 
 
 def _alone(layer: KroneckerLayer) -> KroneckerLayer:
-    """Return a layer with its weights, then its biases, as the only ones there are."""
+    """Return the layer on a vector of its own weights and biases, in this order."""
     weight, *bias = _sizes(layer)
     place = slice(weight, weight + bias[0]) if bias else None
     return replace(layer, weight=slice(0, weight), bias=place)
@@ -192,7 +192,7 @@ def _part(
 
 
 def _product_of(metric: KroneckerMetric, layer: KroneckerLayer) -> Callable[[Tensor], Tensor]:
-    """Return the product of a metric with vectors of a layer, of which it may have the diagonal."""
+    """Return the product of a metric, which may be diagonal there, with vectors of a layer."""
     own = metric.layer_at(layer.weight)
     if own is not None:
         alone = _alone(own)

@@ -2,8 +2,8 @@ r"""Kronecker-factored pullback metric: one pair of factors per layer.
 
 For a linear layer with inputs a (bias folded in) and output gradients delta,
 :math:`g_l \approx A \otimes B`, :math:`A = E[aa']`, :math:`B = \sum_{out} E[\delta\delta']`
-(Martens & Grosse 2015); for a convolution A sums over positions and B averages over them
-(Grosse & Martens 2016, KFC). Layers do not interact. With B = I the same form appears in OWM,
+(Martens & Grosse 2015); for a convolution A sums over positions and B averages over them (Grosse &
+Martens 2016, KFC). Blocks between layers are neglected. With B = I the same form appears in OWM,
 Adam-NSCL and GPM (as soft or hard projections), in RegMean, and as the layerwise Hessian of
 SparseGPT. For weights outside of such products the exact diagonal of the metric is used.
 """
@@ -34,7 +34,7 @@ class KroneckerMetric(Metric):
         rest: Slices of all other weights.
         diagonal: Diagonal of the metric on these slices, concatenated.
         diagonal_only: Names of the tensors in these slices, for reports.
-        one_by_one: Names of those that took derivatives of the whole network input by input.
+        one_by_one: Names of those that were measured by derivatives of the whole network per input.
     """
 
     n: int
@@ -55,7 +55,7 @@ class KroneckerMetric(Metric):
 
     @property
     def diagonals(self) -> list[tuple[slice, Tensor]]:
-        """Place and diagonal of each slice of the weights outside of layers."""
+        """Slice and diagonal of each tensor outside of layers."""
         sizes = [span.stop - span.start for span in self.rest]
         return list(zip(self.rest, self.diagonal.split(sizes), strict=True))
 
@@ -83,7 +83,7 @@ class KroneckerMetric(Metric):
         self,
         v: Tensor,  # (n,)
     ) -> EigenCoordinates:
-        """Return v along the eigendirections of every layer, and its other weights as they are."""
+        """Return v along the eigenvectors of every layer, and unchanged outside of layers."""
         parts: list[Tensor] = []
         eigenvalues: list[Tensor] = []
         for layer in self.layers:
@@ -141,29 +141,28 @@ class KroneckerMetric(Metric):
 
         Args:
             damping: Damping mu of later steps. Eigenvectors whose largest eigenvalue in the layer
-                is below mu / 2 join the isotropic tail, which has their mean eigenvalue. In
-                :meth:`apply` the same happens to eigenvalues below mu / 2 of the remaining
-                eigenvectors. Walks end at the same accuracies.
+                is below mu / 2 join the isotropic tail with their mean eigenvalue; in
+                :meth:`apply`, so do all other eigenvalues below mu / 2.
         """
         layers = tuple(_truncated(layer, damping / 2) for layer in self.layers)
         return replace(self, layers=layers)
 
     def layer_at(self, place: slice) -> KroneckerLayer | None:
-        """Return the layer whose weight lies exactly at a place of the weight vector."""
+        """Return the layer whose weight is exactly a slice of the weight vector."""
         return next((layer for layer in self.layers if layer.weight == place), None)
 
     def plus(self, others: Sequence[KroneckerMetric], *, mean: bool) -> KroneckerMetric:
         """Return a Kronecker metric for the sum, or the mean, of metrics on the same weights.
 
-        Measured on three networks (MNIST, Fashion-MNIST, rotated MNIST), a walk that kept two
-        functions by the sum of their sketches lost 4 points at most; with the Kronecker product
-        nearest to the sum in the Frobenius norm it lost 11, since that product follows the
-        largest term and neglects the others.
+        Input factors are summed and output factors averaged. The Kronecker product nearest to the
+        sum in the Frobenius norm is worse for walks, since it follows the largest term and neglects
+        the others.
 
         Args:
-            others: Metrics of the same network. A layer that only some metrics cover, such as one
-                head of several, is the sum of those; the other functions do not depend on it.
-            mean: Whether to divide by the number of metrics.
+            others: Metrics of the same network. Layers of which only some metrics have factors,
+                such as one head of several, are summed over these; the other functions do not
+                depend on them.
+            mean: Whether to divide the sum by the number of metrics.
         """
         metrics = [self, *others]
         share = 1 / len(metrics) if mean else 1.0
@@ -180,7 +179,7 @@ class KroneckerMetric(Metric):
             )
             for _, terms in sorted(same.items())
         ]
-        # What is a diagonal in one metric may be a layer of another.
+        # Weights with a diagonal in one metric can be in a layer of another.
         covered = [span for layer in layers for span in (layer.weight, layer.bias) if span]
         rest: dict[int, tuple[slice, str, Tensor]] = {}
         for metric in metrics:
@@ -202,7 +201,7 @@ def _truncated(layer: KroneckerLayer, threshold: float) -> KroneckerLayer:
     a, b = layer.inputs, layer.outputs
     keep_a = int((a.values * float(b.values[:1].sum()) > threshold).sum())
     keep_b = int((b.values * float(a.values[:1].sum()) > threshold).sum())
-    # A product with a nearly complete factor is cheaper with the full one than with a tail.
+    # A full factor is cheaper to multiply with than a nearly full one with a tail.
     a = a.truncated(max(keep_a, 1)) if keep_a < 0.7 * a.values.numel() else a
     b = b.truncated(max(keep_b, 1)) if keep_b < 0.7 * b.values.numel() else b
     return replace(layer, inputs=a, outputs=b).with_leading_blocks(threshold)
@@ -217,7 +216,7 @@ def _sum(factors: list[Factor], scale: float) -> Factor:
 
 
 def _sum_of_truncated(factors: list[Factor], scale: float) -> Factor:
-    """Return the exact sum of factors with few eigenvectors, which is isotropic outside of them."""
+    """Return the exact sum of truncated factors, isotropic outside of their joint eigenspace."""
     like = factors[0].vectors
     tail = sum(factor.tail for factor in factors)
     basis, turned = torch.linalg.qr(torch.cat([f.vectors.double() for f in factors], dim=1))

@@ -1,4 +1,4 @@
-"""Derivatives with respect to the tensors of normalisation layers.
+"""Per-input derivatives with respect to the tensors of normalisation layers.
 
 In y = scale (x - mean) / sqrt(var + eps) + shift all derivatives of an output phi follow from the
 gradient d at y and the normalised activations, without a backward pass for each tensor.
@@ -29,10 +29,10 @@ NORMS = frozenset({
 
 
 class Norm(NamedTuple):
-    """Places of the tensors of a norm in the weight vector; None for a tensor that it lacks.
+    """Places of a norm's tensors in the weight vector; None for missing tensors.
 
     Attributes:
-        scale: First place of the scale and the place after the last.
+        scale: First place of the scale, and the place after its last.
         shift: Places of the shift.
         mean: Places of the running mean, if the norm uses it.
         var: Places of the running variance, if the norm uses it.
@@ -44,20 +44,20 @@ class Norm(NamedTuple):
     var: Span | None
 
     def spans(self) -> list[Span]:
-        """Return the places of all tensors that the norm has."""
+        """Return the places of all tensors of the norm."""
         return [span for span in self if span is not None]
 
 
 @dataclass(frozen=True)
 class NormCall:
-    """Call of a function of ``NORMS``, not yet made.
+    """Deferred call of a function of ``NORMS``.
 
     Attributes:
-        tensors: Scale, shift, running mean and variance; None for a missing tensor and for
-            statistics of the inputs themselves.
+        tensors: Scale, shift, running mean and variance; None for missing tensors and for
+            statistics of the batch.
         trailing: Number of last axes that the scale has, or 0 if it has axis 1.
         spread: Running variance plus eps, if the norm uses it.
-        normalise: Function that makes the same call without scale and shift.
+        normalise: Function that makes the call without scale and shift.
     """
 
     tensors: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -79,7 +79,7 @@ def norm_call(
     bound = inspect.signature(func).bind(*args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
-    own = given.get("training", given.get("use_input_stats", True))  # the inputs' own statistics
+    own = given.get("training", given.get("use_input_stats", True))  # statistics of the batch
     if own and func is functional.batch_norm:
         return None
 
@@ -101,13 +101,13 @@ def norm_call(
 
 @dataclass(frozen=True)
 class Normed:
-    """Norm applied to activations.
+    """Application of a norm to activations.
 
     Attributes:
         norm: Places of its tensors.
-        out: Output, which no activation in place may change.
-        normal: Output without scale and shift.
-        call: The call.
+        out: Output, protected from in-place operations.
+        normal: Output before scale and shift.
+        call: Call of the function.
     """
 
     norm: Norm
@@ -121,12 +121,12 @@ class Normed:
         axis: int,
         rows: slice = slice(None),
     ) -> Iterator[tuple[Span, Tensor]]:  # (b, size)
-        """Yield the places of each tensor and the derivatives with respect to it per input.
+        """Yield the places of each tensor and the per-input derivatives with respect to it.
 
         Args:
             d: Gradient at ``out``.
-            axis: Axis of the inputs in ``out``.
-            rows: Inputs.
+            axis: Batch axis of ``out``.
+            rows: Slice of the inputs.
         """
         at = (slice(None),) * axis + (rows,)
         by_scale, by_shift = self._sum(d[at] * self.normal[at], axis), self._sum(d[at], axis)

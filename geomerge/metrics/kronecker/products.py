@@ -1,7 +1,7 @@
-"""Products of weight matrices with activations, as calls of torch's functions make them.
+"""Products of weight matrices with activations in calls of PyTorch functions.
 
-A convolution is a product with patches, a transposed convolution one whose outputs are patches, and
-each group of a grouped one is a matrix of its own.
+A convolution is a product with patches of its input, a transposed convolution one that yields
+patches of its output. Each group of a grouped convolution is a separate matrix.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["PRODUCTS", "Block", "Patches", "Product", "ProductCall", "product_ca
 
 Given: TypeAlias = dict[str, Any]  # arguments by name
 
-_PER_COLUMN = 8  # rows of one batch used per column; more hardly change the moments
+_PER_COLUMN = 8  # rows of a batch used per column; more hardly change the moments
 _FEWEST = 4096
-_GROUPS = 64  # of one convolution at most; beyond, and for single outputs, the diagonal is kept
+_GROUPS = 64  # groups with factors; with more, or with one output each, the diagonal is used
 
 
 class Block(NamedTuple):
@@ -31,7 +31,7 @@ class Block(NamedTuple):
         stop: Place after the last weight.
         rows: Number of outputs of the product.
         bias: Place of the first bias, or None.
-        transposed: Whether the weights of one input, not of one output, lie side by side.
+        transposed: Whether the weights of one input, rather than of one output, are contiguous.
     """
 
     start: int
@@ -47,20 +47,20 @@ class Block(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Number of inputs of the product, with one for the bias."""
+        """Number of inputs of the product, including one for the bias."""
         return (self.stop - self.start) // self.rows + (self.bias is not None)
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Windows of a convolution in any number of dimensions.
+    """Windows (patches) of a convolution in any number of dimensions.
 
     Attributes:
         kernel: Size of a window along each dimension.
-        stride: Distance of windows.
-        padding: Zeros before and after, for each dimension.
-        dilation: Distance of elements in a window.
-        most: Number of windows at most along each dimension, or None.
+        stride: Distance of windows along each dimension.
+        padding: Numbers of zeros before and after, for each dimension.
+        dilation: Distance of elements in a window along each dimension.
+        most: Largest number of windows along each dimension, or None.
     """
 
     kernel: tuple[int, ...]
@@ -88,10 +88,10 @@ class Patches:
 
 
 def spread(count: int, width: int, device: torch.device) -> tuple[Tensor | None, float]:
-    """Return which of many rows to use, and how much each counts.
+    """Return indices of the rows to use and the weight of each.
 
-    Rows that are many more than columns, such as all patches of a convolution, are replaced by an
-    evenly spaced subset.
+    If there are many more rows than columns, as for patches of a convolution, an evenly spaced
+    subset replaces them.
 
     Args:
         count: Number of rows.
@@ -99,7 +99,7 @@ def spread(count: int, width: int, device: torch.device) -> tuple[Tensor | None,
         device: Device of the rows.
 
     Returns:
-        Their numbers, None for all, and their number over that of those used.
+        Indices, None for all rows; and the number of rows over that of the used ones.
     """
     most = max(_FEWEST, _PER_COLUMN * width)
     if count <= most:
@@ -108,7 +108,7 @@ def spread(count: int, width: int, device: torch.device) -> tuple[Tensor | None,
 
 
 def _rows(t: Tensor, lead: int, width: int) -> tuple[Tensor, float]:  # (R, width)
-    """Return a spread of the rows of a tensor whose first ``lead`` axes are positions."""
+    """Return the used rows of a tensor with ``lead`` axes of positions, and their weight."""
     shape = t.shape[:lead]
     index, share = spread(shape.numel(), width, t.device)
     if index is None:
@@ -122,15 +122,15 @@ def _rows(t: Tensor, lead: int, width: int) -> tuple[Tensor, float]:  # (R, widt
 
 @dataclass(frozen=True)
 class ProductCall:
-    """Product of a weight matrix with activations, not yet made.
+    """Deferred product of a weight matrix with activations.
 
     Attributes:
-        x: Activations.
+        x: Activations, the inputs of the product.
         weight: The weight.
-        bias: Its bias, or None.
+        bias: Bias, or None.
         axis: Axis of the outputs in the result.
-        groups: Number of blocks of rows with inputs of their own.
-        transposed: Whether the weight has inputs along its first axis.
+        groups: Number of blocks of rows with separate inputs.
+        transposed: Whether the first axis of the weight belongs to inputs.
         at_inputs: Windows of the activations, or None.
         at_outputs: Windows of the result, or None.
     """
@@ -167,7 +167,7 @@ class ProductCall:
 
     @property
     def in_blocks(self) -> bool:
-        """Whether Kronecker factors per group pay: few groups, of several outputs each."""
+        """Whether to use Kronecker factors per group: few groups, with several outputs each."""
         return self.groups == 1 or (
             self.groups <= _GROUPS and self.weight.numel() // self.groups > self.weight[0].numel()
         )
@@ -175,12 +175,12 @@ class ProductCall:
 
 @dataclass(frozen=True)
 class Product:
-    """Blocks of weights applied to activations.
+    """Application of blocks of weights to activations.
 
     Attributes:
         blocks: Places of the weights, one block for each group.
-        out: Output, which no activation in place may change.
-        call: The call.
+        out: Output, protected from in-place operations.
+        call: Call of the function.
     """
 
     blocks: list[Block]
@@ -196,13 +196,13 @@ class Product:
         return call.x.numel() // call.x.shape[1]
 
     def inputs(self, k: int) -> tuple[Tensor, float]:  # (R, d_in)
-        """Return the vectors that a block is applied to as rows, with a 1 for the bias.
+        """Return the input vectors of a block as rows, with a 1 for the bias.
 
         Args:
             k: Number of the block.
 
         Returns:
-            The rows, evenly spread ones where there are many, and how much each counts.
+            The rows, or an evenly spaced subset of many, and the weight of each.
         """
         call, block = self.call, self.blocks[k]
         x = call.x.detach()
@@ -223,7 +223,7 @@ class Product:
         d: Tensor,  # shaped like out
         k: int,
     ) -> tuple[Tensor, float]:  # (R, d_out)
-        """Return the gradients at the outputs of a block as rows, and how much each counts.
+        """Return the gradients at the outputs of a block as rows, and the weight of each.
 
         Args:
             d: Gradient at ``out``.
@@ -240,7 +240,7 @@ class Product:
 def product_call(
     func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> ProductCall | None:
-    """Return the product that a function of ``PRODUCTS`` makes, or None if it is another.
+    """Return the product computed by a function of ``PRODUCTS``; None for other forms of it.
 
     Args:
         func: The function.
@@ -249,7 +249,7 @@ def product_call(
     """
     names, make = PRODUCTS[func]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    if len(args) > len(names) or given.keys() - set(names):  # a form of its own, such as out=
+    if len(args) > len(names) or given.keys() - set(names):  # another form, such as with out=
         return None
     return make(given)
 
@@ -321,7 +321,7 @@ _TRANSPOSED = (
     "input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation",
 )  # fmt: skip
 
-# Names of the arguments of each function, and the product that it makes of them.
+# Argument names of each function, and the function that describes its product.
 PRODUCTS: dict[
     Callable[..., Any], tuple[tuple[str, ...], Callable[[Given], ProductCall | None]]
 ] = {

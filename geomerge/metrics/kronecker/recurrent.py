@@ -1,4 +1,4 @@
-"""Recurrent layers in plain products: the fused functions of torch step by step.
+"""Recurrent layers by elementary products, in place of PyTorch's fused functions.
 
 The equations are those of ``torch.nn.RNN``, ``LSTM`` and ``GRU``. In evaluation mode there is no
 dropout between layers.
@@ -16,7 +16,7 @@ from torch.nn import functional
 __all__ = ["RECURRENT"]
 
 State: TypeAlias = tuple[Tensor, ...]
-# One step: gates of the input, state, weight and bias of the state's gates, further weights.
+# Function of the input's gates, the state and the weights that makes one step.
 Cell: TypeAlias = "Callable[[Tensor, State, _Weights], State]"
 
 
@@ -76,7 +76,7 @@ def _one_direction(
 
 
 def _layers(cell: Cell, *args: Any, **kwargs: Any) -> Any:
-    """Return what a fused function returns, or NotImplemented for packed sequences."""
+    """Return the results of a fused function, or NotImplemented for packed sequences."""
     x, state, weights, biased, count, _, _, both, batch_first = args
     if not isinstance(weights, (list, tuple)) or kwargs:
         return NotImplemented

@@ -1,8 +1,8 @@
-"""Kronecker factors of second moments, decomposed by one process or dealt among several.
+"""Kronecker factors of second moments, decomposed by one or several processes.
 
-Each process decomposes some of the factors, dealt by their cost, and sends them to
-the others, as KAISA does (Pauloski et al. 2021, arXiv 2107.01739). Decompositions are the same bits
-for any number of processes.
+Factors are distributed over processes by their cost; each process sends its decompositions to the
+others, as in KAISA (Pauloski et al. 2021, arXiv 2107.01739). Decompositions are bit-identical for
+any number of processes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def shared_factors(
     Args:
         moments: Sums of outer products; those of all processes are added.
         widths: Width of each factor.
-        counts: Number, of all processes, that each sum is divided by.
-        like: Tensor of that type and device.
+        counts: Total number of terms, over all processes, by which each sum is divided.
+        like: Tensor of the type and device of the result.
         mates: Processes that share the work; None decomposes all factors here.
 
     Raises:
@@ -51,7 +51,7 @@ def shared_factors(
         if owners[k] == mates.rank:
             try:
                 made[k] = own.factor(counts[k]).to(like.dtype, like.device)
-            except NumericalError as error:  # the others wait for this factor
+            except NumericalError as error:  # raised after the exchange with the other processes
                 made[k] = error
     return [
         _sent(own, width, owner, like, mates)
@@ -62,7 +62,7 @@ def shared_factors(
 def _sent(
     made: Factor | NumericalError | None, width: int, owner: int, like: Tensor, mates: Team
 ) -> Factor:
-    """Return a factor that its owner has, in every process."""
+    """Broadcast a factor from its owner to every process."""
     header = torch.zeros(2, dtype=torch.float64, device=like.device)  # rank, and the tail
     if isinstance(made, Factor):
         header[0], header[1] = made.values.numel(), made.tail

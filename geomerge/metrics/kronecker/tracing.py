@@ -1,7 +1,7 @@
-"""Tracer of a forward pass: where weights meet activations, and in which operation.
+"""Tracer of a forward pass that reports operations on weights and activations.
 
-Products are found where they are computed, not where they are declared, so that packed projections
-of attention, functional layers and modules called twice are treated like a Linear layer.
+Products are detected at their computation, not by module type. Packed projections of attention,
+functional layers and modules called twice are therefore treated like a Linear layer.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from geomerge.networks.network import Network
 
 __all__ = ["Observer", "Tracer"]
 
-# Whether a tensor follows from inputs (True), from weights alone (their names), or from neither.
+# Whether a tensor depends on inputs (True), on weights alone (their names), or on neither.
 Role = bool | frozenset[str] | None
 
-# Functions of which only the shape, type or device of some tensor counts.
+# Functions that use only the shape, type or device of a tensor.
 _LIKE = frozenset({
     "to", "type_as", "expand_as", "view_as", "reshape_as", "zeros_like", "ones_like", "empty_like",
     "full_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_empty", "new_full",
@@ -45,31 +45,31 @@ _OF_FIRST = frozenset({"to", "type_as", "expand_as", "view_as", "reshape_as"})
 
 
 class Observer(Protocol):
-    """What is told of the uses of weights in a forward pass, before activations can change."""
+    """Receiver of the uses of weights in a forward pass, called before activations can change."""
 
     def product(self, product: Product, name: str) -> bool:
-        """Take a product, or return False where it is to be seen as a local operation."""
+        """Handle a product, or return False to have it reported as a local operation."""
 
     def norm(self, normed: Normed) -> bool:
-        """Take a norm, or return False where it is to be seen as a local operation."""
+        """Handle a norm, or return False to have it reported as a local operation."""
 
     def lookup(self, lookup: Lookup) -> bool:
-        """Take a lookup, or return False where its rows are the same for all inputs."""
+        """Handle a lookup, or return False if its rows are the same for all inputs."""
 
     def local(self, local: Local) -> None:
-        """Take a local operation."""
+        """Handle a local operation."""
 
     def other(self, names: frozenset[str]) -> None:
-        """Take the names of weights that another operation uses with activations."""
+        """Handle the names of weights that another operation combines with activations."""
 
 
 class Tracer(TorchFunctionMode):
-    """Function mode that reports where weights meet activations.
+    """Function mode that reports operations on weights and activations.
 
     Args:
-        network: Network whose module computes.
+        network: Network whose forward pass is traced.
         w: Weight vector, shape (n,), of which the module's weights are views.
-        inputs: Tensors that count as activations.
+        inputs: Tensors that are treated as activations.
         observer: Receiver of the reports.
     """
 
@@ -94,13 +94,13 @@ class Tracer(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call a function of torch and report it where it takes weights."""
+        """Call a function of PyTorch and report it if it takes weights."""
         kwargs = kwargs or {}
         if func is functional.multi_head_attention_forward:
             with self:
                 return _attention(*args, **kwargs)
         if func in RECURRENT:
-            for state in tree_leaves(args[1]):  # one that is zero belongs to each input as well
+            for state in tree_leaves(args[1]):  # a state of zeros is an activation as well
                 if isinstance(state, Tensor) and self.role(state) is None:
                     self._roles[state] = True
             with self:
@@ -111,10 +111,10 @@ class Tracer(TorchFunctionMode):
         names: frozenset[str] = frozenset().union(*(r for r in roles if isinstance(r, frozenset)))
         if not names:
             return self._mark(func(*args, **kwargs), True in roles or None, func, args)
-        if not torch.is_grad_enabled():  # inside of a custom function, or cut off
+        if not torch.is_grad_enabled():  # inside a custom autograd function, or detached
             self._observer.other(names)
             return self._mark(func(*args, **kwargs), True in roles or None, func, args)
-        # What a custom function returns has no role, so that products with it are tried as well.
+        # Results of custom autograd functions have no role; products with them are tried as well.
         if True in roles or (func in PRODUCTS and self.role(args[0]) is None):
             out = self._with_activations(func, args, kwargs)
             if out is not None:
@@ -124,10 +124,10 @@ class Tracer(TorchFunctionMode):
     def _with_activations(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        """Call a function of weights and activations if it is of a known kind, else return None."""
+        """Call a function of weights and activations of a known kind; return None for others."""
         out = None
         if func in PRODUCTS and (call := product_call(func, args, kwargs)) is not None:
-            if call.at_outputs is not None and call.bias is not None:  # of each patch's centre only
+            if call.at_outputs is not None and call.bias is not None:  # bias of patch centres only
                 with self:
                     shape = (-1, *(1 for _ in call.at_outputs.kernel))
                     plain = func(call.x, call.weight, None, *args[3:], **_without(kwargs, "bias"))
@@ -140,7 +140,7 @@ class Tracer(TorchFunctionMode):
         elif func in NORMS and (called := norm_call(func, args, kwargs)) is not None:
             norm = self._norm(called)
             if norm is not None:
-                normal = called.normalise()  # before its input can change in place
+                normal = called.normalise()  # before an in-place change of its input
                 out = func(*args, **kwargs)
                 if self._observer.norm(Normed(norm, out, normal, called)):
                     return out.clone()
@@ -156,7 +156,7 @@ class Tracer(TorchFunctionMode):
             isinstance(leaf, Tensor) and self.role(leaf) is True for leaf in given
         ):
             return None
-        if plain is not func:  # an operation in place, which needs what it overwrites
+        if plain is not func:  # an in-place operation, which overwrites its operand
             changed, args = args[0], (args[0].clone(), *args[1:])
             self._roles[args[0]] = True
         local = self._local(name, plain, args, kwargs, out)
@@ -193,7 +193,7 @@ class Tracer(TorchFunctionMode):
         names: frozenset[str],
         active: bool,
     ) -> Any:
-        """Call a function of weights alone, or one of an unknown kind."""
+        """Call a function of weights alone, or of an unknown kind."""
         name = getattr(func, "__name__", "")
         if not active and func is functional.embedding and len(args) > 1:
             out = func(*args, **kwargs)
@@ -212,7 +212,7 @@ class Tracer(TorchFunctionMode):
         return self._mark(out, True if active else names, func, args)
 
     def role(self, tensor: Tensor) -> Role:
-        """Return whether a tensor follows from inputs, or else the weights it is made of."""
+        """Return True if a tensor depends on inputs, else its weights' names, or None."""
         found: Role = self._roles.get(tensor)
         if found is None and self.span(tensor) is not None:
             return frozenset({self.name(tensor)})
@@ -228,7 +228,7 @@ class Tracer(TorchFunctionMode):
         return out
 
     def span(self, tensor: Tensor) -> tuple[int, int] | None:
-        """Return the places of a tensor in the weight vector, or None if it is not part of it."""
+        """Return the places of a tensor in the weight vector; None if it is not a view of it."""
         if tensor.layout is not torch.strided or tensor.numel() == 0:
             return None
         if tensor.untyped_storage().data_ptr() != self._storage:
@@ -238,7 +238,7 @@ class Tracer(TorchFunctionMode):
         return start, start + 1 + int(sum((size - 1) * step for size, step in steps))
 
     def name(self, tensor: Tensor) -> str:
-        """Return the name of the weights that a part of the weight vector belongs to."""
+        """Return the name of the tensor of which a view of the weight vector is a part."""
         start = int(tensor.storage_offset()) - self._first
         return self._names[bisect_right(self._starts, start) - 1]
 
@@ -266,8 +266,8 @@ def _without(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in kwargs.items() if key != name}
 
 
-# Attention of torch without the check that passes the call back to the mode instead of running it,
-# so that the mode sees the projections inside.
+# PyTorch's attention without the check that passes the call back to the function mode, so that the
+# projections inside are traced.
 _attention = types.FunctionType(
     functional.multi_head_attention_forward.__code__,
     {**functional.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},

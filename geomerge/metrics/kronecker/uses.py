@@ -1,8 +1,8 @@
-"""Derivatives per input with respect to weights that are looked up, scaled, added or mixed in.
+"""Per-input derivatives with respect to weights in lookups and other local operations.
 
-Where one operation takes weights, or tensors computed from weights alone, the derivatives of an
-output phi for every input follow from the gradient d at its result by that operation alone: no
-other part of the network is differentiated input by input.
+If an operation takes weights, or tensors computed from weights alone, the per-input derivatives of
+an output phi follow from the gradient d at the operation's result. No other part of the network is
+differentiated for each input.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from geomerge.metrics.outputs import nearly_equal
 
 __all__ = ["LOCAL", "Local", "Lookup", "batch_axis", "out_of_place", "rows_squared"]
 
-# Operations that treat inputs alone; whether they do along one axis is found by two passes.
+# Operations that can act on each input separately; two passes find out whether they do.
 LOCAL = frozenset({
     "add", "sub", "mul", "div", "true_divide", "rsub", "__radd__", "__rsub__", "__rmul__",
     "__rdiv__", "__rtruediv__", "subtract", "multiply", "divide", "addcmul", "lerp", "where",
@@ -33,7 +33,7 @@ LOCAL = frozenset({
 
 
 def out_of_place(func: Callable[..., Any]) -> tuple[str, Callable[..., Any]]:
-    """Return the name of an operation and the function that leaves its operands alone."""
+    """Return the name of an operation and its variant that does not modify its operands."""
     name = getattr(func, "__name__", "")
     if name.endswith("_") and not name.endswith("__"):
         name = name[:-1]
@@ -45,16 +45,16 @@ def out_of_place(func: Callable[..., Any]) -> tuple[str, Callable[..., Any]]:
 
 
 def batch_axis(single: Tensor, double: Tensor, *, strict: bool = False) -> tuple[int | None, bool]:
-    """Return the axis along which a tensor of one input becomes that of the same input twice.
+    """Return the batch axis of a tensor, from passes of one input and of the same input twice.
 
     Args:
         single: Tensor of a pass of one input.
         double: The same tensor of a pass of that input twice.
-        strict: Whether the axis must hold inputs alone, not inputs times positions.
+        strict: Whether to exclude axes of inputs times positions.
 
     Returns:
-        The axis, None where the tensor is the same for any inputs, and whether there is one of
-        these two answers: an axis of positions times inputs, in this order, is no answer.
+        The axis, None for a tensor that does not depend on the inputs; and whether either was
+        found. Axes of positions times inputs, in this order, are not supported.
     """
     if single.shape == double.shape:
         return None, True
@@ -77,19 +77,19 @@ def batch_axis(single: Tensor, double: Tensor, *, strict: bool = False) -> tuple
 
 
 def _inputs(t: Tensor, axis: int, count: int, rows: slice) -> Tensor:
-    """Return the part of a tensor of some inputs, which lie along an axis of their own."""
+    """Return the slice of a tensor that belongs to some inputs, with a separate batch axis."""
     parts: Tensor = t.detach().unflatten(axis, (count, t.shape[axis] // count))
     return parts.narrow(axis, rows.start, rows.stop - rows.start)
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """Rows of a table that an embedding looked up.
+    """Lookup of rows of a table by an embedding.
 
     Attributes:
         name: Name of the table.
-        out: Output, which no activation in place may change.
-        ids: Numbers of the rows.
+        out: Output, protected from in-place operations.
+        ids: Indices of the rows.
         size: Number of rows of the table.
     """
 
@@ -101,7 +101,7 @@ class Lookup:
     def parts(
         self, d: Tensor, axis: int, count: int, rows: slice
     ) -> tuple[Tensor, Tensor]:  # (b, T, D), (b, T)
-        """Return gradients and numbers of the rows that some inputs looked up."""
+        """Return gradients and indices of the rows looked up by some inputs."""
         of_each = _inputs(d, axis, count, rows).movedim(axis, 0).flatten(1, -2)
         return of_each, _inputs(self.ids, axis, count, rows).movedim(axis, 0).flatten(1)
 
@@ -110,9 +110,9 @@ class Lookup:
 
         Args:
             d: Gradient at ``out``.
-            axis: Axis of the inputs.
+            axis: Batch axis of ``out``.
             count: Number of inputs.
-            rows: Inputs.
+            rows: Slice of the inputs.
         """
         of_each, ids = self.parts(d, axis, count, rows)
         table = of_each.new_zeros(len(ids), self.size, of_each.shape[-1])
@@ -124,10 +124,10 @@ def rows_squared(
     parts: Sequence[tuple[Tensor, Tensor]],  # (B, T, D), (B, T)
     size: int,
 ) -> Tensor:  # (size, D)
-    """Sum the gradients of each row of a table in each input, then their squares over inputs.
+    """Sum the gradients of each row of a table within each input, then their squares over inputs.
 
     Args:
-        parts: Gradients and numbers of the rows of each lookup.
+        parts: Gradients and row indices of each lookup.
         size: Number of rows of the table.
     """
     d = torch.cat([of_each for of_each, _ in parts], dim=1)
@@ -141,17 +141,17 @@ def rows_squared(
 
 @dataclass(frozen=True)
 class Local:
-    """Operation on activations that takes weights, or tensors computed from weights alone.
+    """Operation on activations and weights, or tensors computed from weights alone.
 
     Attributes:
         key: Name of the operation and the names of the weights of each operand.
-        function: The operation.
-        flat: Its operands and options.
-        form: Their form.
-        weights: Places in ``flat`` of tensors computed from weights alone.
-        whole: Whether each of them is one named tensor as it stands in the weight vector.
-        activations: Places of activations.
-        out: Output, which no activation in place may change.
+        function: Function of the operation.
+        flat: Operands and options, flattened.
+        form: Tree structure of the operands and options.
+        weights: Indices in ``flat`` of tensors computed from weights alone.
+        whole: Whether each of these is one named tensor of the weight vector.
+        activations: Indices in ``flat`` of activations.
+        out: Output, protected from in-place operations.
     """
 
     key: tuple[Any, ...]
@@ -164,7 +164,7 @@ class Local:
     out: Tensor
 
     def run(self, flat: list[Any]) -> Tensor:
-        """Return the result for other operands and options."""
+        """Return the result for given operands and options."""
         args, kwargs = tree_unflatten(flat, self.form)
         out: Tensor = self.function(*args, **kwargs)
         return out
@@ -172,13 +172,13 @@ class Local:
     def derivatives(
         self, d: Tensor, axes: Sequence[int | None], count: int, rows: slice
     ) -> list[Tensor]:  # (b, ...) each
-        """Return the derivatives with respect to each of ``weights`` for some inputs.
+        """Return the per-input derivatives with respect to each of ``weights`` for some inputs.
 
         Args:
             d: Gradient at ``out``.
-            axes: Axis of the inputs in each of ``activations``, then in ``out``.
+            axes: Batch axis of each of ``activations``, then of ``out``.
             count: Number of inputs.
-            rows: Inputs.
+            rows: Slice of the inputs.
         """
         own = tuple(self.flat[i].detach() for i in self.weights)
         given = [
