@@ -194,8 +194,9 @@ class Merger:
     def finish(self, strategy: Any, now: bool = False) -> None:
         """Merge the trained expert into the network before, in place, and remember the task.
 
-        Nothing is changed before everything has succeeded. Where several experiences are merged as
-        one, inputs of all but the last of them are stored only.
+        Nothing is changed before everything has succeeded: expert, memory and the inputs that wait
+        stay as they were where it fails. Where several experiences are merged as one, inputs of all
+        but the last of them are stored only.
 
         Args:
             strategy: The strategy, after an experience.
@@ -211,10 +212,10 @@ class Merger:
             self._window.append((x, labels, self._head_of(strategy)))
             if len(self._window) < self.options.merge_every:
                 return
-        window, self._window = self._window, []
-        x = torch.cat([inputs for inputs, _, _ in window])
-        self._merge(strategy, x, torch.cat([labels for _, labels, _ in window]), window[0][2])
-        self.before = {}
+        x = torch.cat([inputs for inputs, _, _ in self._window])
+        labels = torch.cat([own for _, own, _ in self._window])
+        self._merge(strategy, x, labels, self._window[0][2])
+        self._window, self.before = [], {}
 
     @property
     def _learned(self) -> int:

@@ -11,15 +11,21 @@ from torch import Tensor, nn
 
 pytest.importorskip("avalanche")
 
-from avalanche.benchmarks import benchmark_from_datasets, nc_benchmark
+from avalanche.benchmarks import (
+    benchmark_from_datasets,
+    nc_benchmark,
+    with_classes_timeline,
+    with_task_labels,
+)
 from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.logging import TextLogger
-from avalanche.models import as_multitask
+from avalanche.models import MultiTaskModule, as_multitask
 from avalanche.training.plugins import EvaluationPlugin, LRSchedulerPlugin
 from torch.utils.data import TensorDataset
 
-from geomerge.errors import OptionError
+from geomerge.errors import NumericalError, OptionError
+from geomerge.options import replace_options
 from geomerge.strategies import GeodesicMerge, GeodesicMergePlugin
 from geomerge.strategies.avalanche import Naive
 
@@ -122,18 +128,23 @@ def test_what_waits_is_merged_on_demand() -> None:
     assert len(mine.memory) == 2
 
 
-def test_a_window_is_of_one_head() -> None:
-
+def two_tasks() -> Any:
+    """Return experiences of two classes each, with a task label."""
     x, y = blobs({0: 20, 1: 20, 2: 20, 3: 20})
     dataset = TensorDataset(x, y)
     dataset.targets = y.tolist()  # type: ignore[attr-defined]
     made = nc_benchmark(
         dataset, dataset, n_experiences=2, task_labels=True, class_ids_from_zero_in_each_exp=True
     )
+    return made.train_stream
+
+
+def test_a_window_is_of_one_head() -> None:
+    first, second = two_tasks()
     mine = strategy(as_multitask(network(), "2"), merge_every=2)
-    mine.train(made.train_stream[0])
+    mine.train(first)
     with pytest.raises(OptionError, match="heads 0 and 1 cannot be merged as one"):
-        mine.train(made.train_stream[1])
+        mine.train(second)
 
 
 def test_schedulers_and_validation_streams_go_beside() -> None:
@@ -207,3 +218,56 @@ def test_a_later_task_that_does_not_fit_is_refused_before_training() -> None:
             refused += 1
             assert mine.clock.train_iterations == trained  # none in vain
     assert refused == 1
+
+
+def test_a_merge_that_diverges_leaves_expert_memory_and_what_waits() -> None:
+    model = network()
+    mine = strategy(model, head="trained", merge_every=2, train_epochs=1)
+    tasks = stream({0: 60}, {1: 60}, {2: 60}, {3: 60})
+    for experience in tasks[:3]:
+        mine.train(experience)
+    usual, memory = mine.merger.options, mine.memory
+    mine.merger.options = replace_options(usual, learning_rate=1e12)
+    with pytest.raises(NumericalError, match="smaller `learning_rate`"):
+        mine.train(tasks[3])
+    expert = [p.clone() for p in model.parameters()]
+    assert mine.memory is memory
+    assert mine.merger.waiting == 2
+    mine.merger.options = usual
+    assert all(map(torch.equal, expert, model.parameters()))
+    mine.merge()
+    assert (len(mine.memory), mine.merger.waiting) == (2, 0)
+    assert accuracy(model, range(4)) > 0.8
+
+
+def test_experiences_come_as_a_list() -> None:
+    tasks = stream({0: 60, 1: 60}, {2: 60, 3: 60})
+    mine, others = strategy(network()), strategy(network())
+    torch.manual_seed(1)
+    mine.train(list(tasks))
+    torch.manual_seed(1)
+    for experience in tasks:
+        others.train(experience)
+    assert len(mine.merge_reports) == 1
+    assert all(map(torch.equal, mine.model.parameters(), others.model.parameters()))
+
+
+class TwoHeads(MultiTaskModule):  # type: ignore[misc]
+    """Network that takes task labels of any batch, which Avalanche's own heads refuse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(6, 2) for _ in range(2))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return torch.stack([h(x) for h in self.heads])[labels, torch.arange(len(x))]
+
+
+def test_several_task_labels_in_an_experience_with_heads_are_refused_before_training() -> None:
+    first, second = two_tasks()
+    both = benchmark_from_datasets(train=[first.dataset.concat(second.dataset)])
+    made = with_classes_timeline(with_task_labels(both))
+    mine = strategy(TwoHeads())
+    with pytest.raises(OptionError, match=r"has the task labels \[0, 1\].*expected one"):
+        mine.train(made.train_stream[0])
+    assert mine.clock.train_iterations == 0
