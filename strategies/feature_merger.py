@@ -128,7 +128,7 @@ class FeatureMerger:
         network = self.network(model, experience)
         named = network.unravel(merge.chosen.weights)
         write(model, {name.removeprefix("model."): t for name, t in named.items()})
-        self.memory = merge.chosen.memory
+        self.memory = merge.memory
         for own, discriminant in self.memory.discriminants().items():
             self._found[own].write(model, discriminant)
 

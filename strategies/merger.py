@@ -297,7 +297,7 @@ class Merger:
         merge = self.features.merge(model, self.before, task, limit)
         self.features.write(model, merge, task)
         self.features.release()
-        memory = merge.chosen.memory
+        memory = merge.memory
         return replace(
             report_of(merge, task), memory={"all tasks": memory.nbytes}, stored=memory.by_kind
         )

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from geomerge.metrics.kronecker.factor import Factor, factorise
+from geomerge.metrics.kronecker.factor import Factor, decompose, factorise
 
-__all__ = ["ClassKey", "ClassStatistics", "Discriminant", "measure_statistics"]
+__all__ = ["ClassKey", "ClassStatistics", "Discriminant", "StoredStatistics", "measure_statistics"]
 
 ClassKey = tuple[int | None, int]  # head, class
+
+_WHOLE = 4096  # largest width of a covariance that is stored with all its eigenvectors
 
 
 @dataclass(frozen=True)
@@ -49,35 +51,21 @@ class ClassStatistics:
         keys: Head and number of each class.
         counts: Number of examples of each class, shape (C,).
         means: Means, shape (C, d).
-        covariance: Covariance within classes, which all share: as it is computed, shape (d, d), or
-            as it is stored, eigenvectors in half precision.
+        covariance: Covariance within classes, which all share, shape (d, d), in float64.
     """
 
     keys: tuple[ClassKey, ...]
     counts: Tensor
     means: Tensor
-    covariance: Factor | Tensor
+    covariance: Tensor
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        whole = self.counts.nbytes + self.means.nbytes
-        if isinstance(self.covariance, Tensor):
-            return whole + self.covariance.nbytes
-        return whole + self.covariance.vectors.nbytes + self.covariance.values.nbytes
-
-    @property
-    def rank(self) -> int:
-        """Number of directions of the covariance."""
-        if isinstance(self.covariance, Tensor):
-            return len(self.covariance)
-        return len(self.covariance.values)
-
-    def stored(self) -> ClassStatistics:
-        """Return the statistics with a covariance of eigenvectors in half precision."""
-        if isinstance(self.covariance, Factor):
-            return self
-        return replace(self, covariance=_factor(self.covariance))
+    def stored(self) -> StoredStatistics:
+        """Return the statistics as they are stored, with eigenvectors in half precision."""
+        matrix = (self.covariance + self.covariance.T) / 2
+        # A discriminant divides by the least eigenvalues, which a leading part would lose.
+        found = decompose(matrix) if len(matrix) <= _WHOLE else factorise(matrix)
+        factor = Factor(found.vectors.half(), found.values.float(), found.tail)
+        return StoredStatistics(self.keys, self.counts, self.means, factor)
 
     def rows(self, head: int | None) -> Tensor:  # (C_head,)
         """Return the places of the classes of a head."""
@@ -92,10 +80,9 @@ class ClassStatistics:
         """
         rows = self.rows(head)
         means = self.means[rows].double()
-        covariance = _dense(self.covariance)
-        ridge = shrinkage * covariance.diagonal().mean() + 1e-12
-        covariance.diagonal().add_(ridge)
-        weight = torch.linalg.solve(covariance, means.T).T
+        ridge = shrinkage * self.covariance.diagonal().mean() + 1e-12
+        damped = self.covariance + ridge * torch.eye(len(self.covariance), dtype=torch.float64)
+        weight = torch.cholesky_solve(means.T, torch.linalg.cholesky(damped)).T
         bias = -0.5 * (weight * means).sum(dim=1)
         # A term that all classes share changes no probability.
         weight, bias = weight - weight.mean(dim=0), bias - bias.mean()
@@ -110,24 +97,15 @@ class ClassStatistics:
             seed: Seed of the draws.
         """
         generator = torch.Generator().manual_seed(seed)
-        shape = (len(self.keys), count)
-        if isinstance(self.covariance, Tensor):
-            root = _root(self.covariance).float()
-            drawn = torch.randn(*shape, len(root), generator=generator)
-            return self.means[:, None] + drawn @ root.T
-        u, s, tail = self.covariance.vectors.float(), self.covariance.values, self.covariance.tail
-        inside = torch.randn(*shape, len(s), generator=generator) * s.sqrt()
-        x = self.means[:, None] + inside @ u.T
-        if not self.covariance.full:
-            outside = torch.randn(*shape, len(u), generator=generator)
-            x += tail**0.5 * (outside - outside @ u @ u.T)
-        return x
+        root = _root(self.covariance).float()
+        drawn = torch.randn(len(self.keys), count, len(root), generator=generator)
+        return self.means[:, None] + drawn @ root.T
 
     def joined(self, other: ClassStatistics) -> ClassStatistics:
         """Return statistics of the classes of both; those of a class in both are pooled."""
         total = float(self.counts.sum() + other.counts.sum())
-        scatter = float(self.counts.sum()) * _dense(self.covariance)
-        scatter += float(other.counts.sum()) * _dense(other.covariance)
+        scatter = float(self.counts.sum()) * self.covariance
+        scatter = scatter + float(other.counts.sum()) * other.covariance
         keys, counts, means = list(self.keys), self.counts.tolist(), list(self.means.double())
         for key, count, mean in zip(
             other.keys, other.counts.tolist(), other.means.double(), strict=True
@@ -160,14 +138,46 @@ class ClassStatistics:
             residual: Covariance of the noise.
         """
         means = (self.means.double() @ matrix.T + shift).float()
-        covariance = matrix @ _dense(self.covariance) @ matrix.T + residual
+        covariance = matrix @ self.covariance @ matrix.T + residual
         return replace(self, means=means, covariance=covariance)
 
-    def truncated(self, rank: int) -> ClassStatistics:
+
+@dataclass(frozen=True)
+class StoredStatistics:
+    """Class statistics as they are stored.
+
+    Attributes:
+        keys: Head and number of each class.
+        counts: Number of examples of each class, shape (C,).
+        means: Means, shape (C, d).
+        covariance: Covariance within classes: eigenvectors in half precision, values in single.
+    """
+
+    keys: tuple[ClassKey, ...]
+    counts: Tensor
+    means: Tensor
+    covariance: Factor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        own = self.covariance
+        return sum(t.nbytes for t in (self.counts, self.means, own.vectors, own.values))
+
+    @property
+    def rank(self) -> int:
+        """Number of directions of the covariance."""
+        return len(self.covariance.values)
+
+    def whole(self) -> ClassStatistics:
+        """Return the statistics as they are computed with."""
+        own = self.covariance
+        dense = Factor(own.vectors.double(), own.values.double(), own.tail).dense()
+        return ClassStatistics(self.keys, self.counts, self.means, dense)
+
+    def truncated(self, rank: int) -> StoredStatistics:
         """Return the statistics with fewer directions of the covariance; the rest is isotropic."""
-        kept = self.stored()
-        assert isinstance(kept.covariance, Factor), "stored"
-        return replace(kept, covariance=kept.covariance.truncated(rank))
+        return replace(self, covariance=self.covariance.truncated(rank))
 
 
 def measure_statistics(
@@ -207,14 +217,3 @@ def _root(matrix: Tensor) -> Tensor:  # (d, d)
     damped.diagonal().add_(1e-6 * matrix.diagonal().mean() + 1e-12)
     root: Tensor = torch.linalg.cholesky(damped)
     return root
-
-
-def _dense(factor: Factor | Tensor) -> Tensor:  # (d, d), in float64
-    if isinstance(factor, Tensor):
-        return factor.double().clone()
-    return Factor(factor.vectors.double(), factor.values.double(), factor.tail).dense()
-
-
-def _factor(matrix: Tensor) -> Factor:
-    found = factorise((matrix + matrix.T) / 2)
-    return Factor(found.vectors.half(), found.values.float(), found.tail)

@@ -17,6 +17,7 @@ from torch import Tensor
 from geomerge.continual.class_statistics import (
     ClassStatistics,
     Discriminant,
+    StoredStatistics,
     measure_statistics,
 )
 from geomerge.continual.feature_map import FeatureMap, fit_feature_map, views
@@ -62,7 +63,7 @@ class FeatureMemory:
             shrinkage, over all tasks.
     """
 
-    statistics: ClassStatistics
+    statistics: StoredStatistics
     metric: KroneckerMetric | None
     tasks: int
     right: Tensor
@@ -85,8 +86,7 @@ class FeatureMemory:
 
     def discriminants(self) -> dict[int | None, Discriminant]:
         """Return the discriminant of each head."""
-        heads = dict.fromkeys(head for head, _ in self.statistics.keys)
-        return {head: self.statistics.discriminant(head, self.shrinkage) for head in heads}
+        return _discriminants(self.statistics.whole(), self.right)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ class FeatureCandidate:
     Attributes:
         name: ``"before"``, the network before, or ``"mean"``.
         weights: Weights, shape (n,).
-        memory: Memory with the statistics of all classes in its features.
+        statistics: Statistics of all classes in its features.
+        right: Number of held-out examples right with each shrinkage, over all tasks.
         predicted: Predicted accuracy: the mean over old classes of the share of features, drawn
             from their Gaussians, that the discriminant classifies rightly, and over new ones of
             held-out examples.
@@ -125,7 +126,8 @@ class FeatureCandidate:
 
     name: str
     weights: Tensor
-    memory: FeatureMemory
+    statistics: ClassStatistics
+    right: Tensor
     predicted: float
     unexplained: float = 0.0
     changed: float = 0.0
@@ -137,11 +139,13 @@ class FeatureMerge:
 
     Attributes:
         chosen: The candidate with the best predicted accuracy.
+        memory: Memory of all classes and tasks after the merge.
         candidates: All of them.
         notes: Notes, in sentences.
     """
 
     chosen: FeatureCandidate
+    memory: FeatureMemory
     candidates: list[FeatureCandidate]
     notes: list[str] = field(default_factory=list)
 
@@ -188,7 +192,7 @@ def merge_features(
         if memory.metric is not None and merge.moved:
             candidates.append(merge.candidate("mean", merge.mean(memory.metric)))
     chosen = max(candidates, key=lambda c: c.predicted)
-    return FeatureMerge(replace(chosen, memory=merge.finished(chosen)), candidates)
+    return FeatureMerge(chosen, merge.finished(chosen), candidates)
 
 
 class _FeatureMerge:
@@ -202,6 +206,7 @@ class _FeatureMerge:
         limit: int,
     ) -> None:
         self._case, self._memory, self._options, self._limit = case, memory, options, limit
+        self._old = None if memory is None else memory.statistics.whole()
         experience = case.experience
         assert experience.labels is not None, "checked before"
         self._inputs, self._head = experience.inputs, experience.head
@@ -239,69 +244,65 @@ class _FeatureMerge:
                 f"the features of {self._case.experience.name} are not finite, expected finite "
                 "ones; train with a smaller learning rate"
             )
-        carry = self._map(w) if self._memory is not None and name != "before" else None
+        carry = self._map(w) if self._old is not None and name != "before" else None
         fitted = self._with(carry, features[self._fitted], self._labels[self._fitted])
         right = self._right(fitted, features[self._held_out], self._labels[self._held_out])
         total = right if self._memory is None else self._memory.right + right
-        shrinkage = SHRINKAGES[int(total.argmax())]
-        old = [] if self._memory is None else self._predicted(fitted, shrinkage)
+        old = self._predicted(fitted, total)
         new_classes = len(self._labels.unique())
         new = float(right[int(total.argmax())]) / len(self._held_out)
         predicted = (sum(old) + new_classes * new) / (len(old) + new_classes)
-        tasks = 1 if self._memory is None else self._memory.tasks + 1
-        metric = None if self._memory is None else self._memory.metric
         whole = self._with(carry, features, self._labels)
-        memory = FeatureMemory(whole, metric, tasks, total)
         unexplained = 0.0 if carry is None else carry.unexplained
-        return FeatureCandidate(
-            name, w, memory, predicted, unexplained, self._changed(memory, carry)
-        )
+        changed = self._changed(whole, total, carry)
+        return FeatureCandidate(name, w, whole, total, predicted, unexplained, changed)
 
     def finished(self, chosen: FeatureCandidate) -> FeatureMemory:
         """Return the memory of a candidate, with the metric of the experience, within the limit."""
+        earlier = 0 if self._memory is None else self._memory.tasks
         metric = None
         if bool(self._case.free[: self._case.network.n_parameters].any()):
             metric = self._measured(chosen.weights)
-            if chosen.memory.metric is not None:
-                tasks = chosen.memory.tasks - 1, 1
-                metric = summed(in_precision(chosen.memory.metric, torch.float32), metric, tasks)
+            if self._memory is not None and self._memory.metric is not None:
+                old = in_precision(self._memory.metric, torch.float32)
+                metric = summed(old, metric, (earlier, 1))
             metric = in_precision(metric, torch.float16)
-        statistics = chosen.memory.statistics.stored()
-        return _fitted(replace(chosen.memory, statistics=statistics, metric=metric), self._limit)
+        memory = FeatureMemory(chosen.statistics.stored(), metric, earlier + 1, chosen.right)
+        return _fitted(memory, self._limit)
 
     def _with(self, carry: FeatureMap | None, features: Tensor, labels: Tensor) -> ClassStatistics:
         new = measure_statistics(features, labels, self._head)
-        if self._memory is None:
+        if self._old is None:
             return new
-        old = self._memory.statistics
-        return (old if carry is None else carry.carry(old)).joined(new)
+        return (self._old if carry is None else carry.carry(self._old)).joined(new)
 
     def _right(self, statistics: ClassStatistics, features: Tensor, labels: Tensor) -> Tensor:
         found = [statistics.discriminant(self._head, s)(features) == labels for s in SHRINKAGES]
         return torch.stack([one.sum() for one in found])
 
-    def _predicted(self, statistics: ClassStatistics, shrinkage: float) -> list[float]:
+    def _predicted(self, statistics: ClassStatistics, right: Tensor) -> list[float]:
         """Return the share of drawn features of each old class that are classified rightly."""
-        assert self._memory is not None
+        if self._old is None:
+            return []
         drawn = statistics.draw(_DRAWN, self._options.seed)
         own = {(self._head, int(c)) for c in self._labels.unique()}
-        heads = dict.fromkeys(head for head, _ in statistics.keys)
-        answers = {head: statistics.discriminant(head, shrinkage) for head in heads}
+        answers = _discriminants(statistics, right)
         return [
             float((answers[head](drawn[i]) == c).float().mean())
             for i, (head, c) in enumerate(statistics.keys)
             if (head, c) not in own
         ]
 
-    def _changed(self, memory: FeatureMemory, carry: FeatureMap | None) -> float:
+    def _changed(
+        self, statistics: ClassStatistics, right: Tensor, carry: FeatureMap | None
+    ) -> float:
         """Return the share of drawn old features whose class has changed."""
-        if self._memory is None:
+        if self._memory is None or self._old is None:
             return 0.0
-        old, changed = self._memory.statistics, []
-        drawn = old.draw(_DRAWN, self._options.seed)
-        now = memory.discriminants()
-        for head, before in self._memory.discriminants().items():
-            x = drawn[old.rows(head)].flatten(0, 1)
+        drawn = self._old.draw(_DRAWN, self._options.seed)
+        now, changed = _discriminants(statistics, right), []
+        for head, before in _discriminants(self._old, self._memory.right).items():
+            x = drawn[self._old.rows(head)].flatten(0, 1)
             moved = x if carry is None else (x.double() @ carry.matrix.T + carry.shift).float()
             changed.append(float((before(x) != now[head](moved)).float().mean()))
         return sum(changed) / len(changed)
@@ -327,6 +328,13 @@ class _FeatureMerge:
         free = self._case.free
         layers = tuple(layer for layer in metric.layers if bool(free[layer.weight].any()))
         return replace(metric, layers=layers)
+
+
+def _discriminants(statistics: ClassStatistics, right: Tensor) -> dict[int | None, Discriminant]:
+    """Return the discriminant of each head, with the shrinkage that got most examples right."""
+    shrinkage = SHRINKAGES[int(right.argmax())]
+    heads = dict.fromkeys(head for head, _ in statistics.keys)
+    return {head: statistics.discriminant(head, shrinkage) for head in heads}
 
 
 def _fitted(memory: FeatureMemory, limit: int) -> FeatureMemory:

@@ -18,8 +18,8 @@ def features() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def dense(statistics: ClassStatistics) -> torch.Tensor:
-    f = statistics.stored().covariance
-    return (f.vectors.float() * f.values) @ f.vectors.float().T
+    """Return the covariance, once stored."""
+    return statistics.stored().whole().covariance.float()
 
 
 def test_classes_that_come_one_by_one_have_the_statistics_of_all_at_once(
@@ -99,3 +99,16 @@ def test_square_images_have_five_views() -> None:
     assert len(views(torch.randn(2, 3, 4, 4))) == 5
     assert len(views(torch.randn(2, 9))) == 1
     assert len(views(torch.randn(2, 3, 4, 5))) == 1
+
+
+def test_a_wide_covariance_is_stored_whole() -> None:
+    width = 1030  # of which a metric's factor would store the leading part
+    statistics = ClassStatistics(
+        ((None, 0),), torch.tensor([9]), torch.zeros(1, width),
+        torch.diag(torch.linspace(1, 2, width, dtype=torch.float64)),
+    )  # fmt: skip
+    stored = statistics.stored()
+    assert stored.rank == width
+    assert stored.nbytes == 2 * width**2 + 4 * width + 4 * width + 8
+    torch.testing.assert_close(dense(statistics), statistics.covariance.float(), atol=0.01, rtol=0)
+    assert stored.truncated(5).nbytes < stored.nbytes / 50
