@@ -1,4 +1,4 @@
-"""Alignment of networks: permutations of units that leave the functions unchanged."""
+"""Alignment of networks by function-preserving permutations of units."""
 
 from geomerge.alignment.align import METHODS, Alignment, align, align_weights, permuted_metric
 

@@ -1,6 +1,6 @@
 """Activation matching: permutations of units that maximise the correlation of activations.
 
-Each unit of a is matched with one of b so that the sum of their correlations over inputs is
+Units of a and b are matched so that the sum of the correlations of their activations over inputs is
 largest (Li et al. 2015, convergent learning; Tatro et al. 2020; Jordan et al. 2022, REPAIR).
 """
 
@@ -23,8 +23,8 @@ __all__ = ["match_activations"]
 
 _INPUTS = 2000
 _BATCH = 250
-_ELEMENTS = 2**25  # activations of a network held at a time: 128 MiB in float32
-_ROUNDING = 1e-9  # share of the number of units below which a gain is rounding
+_ELEMENTS = 2**25  # activations held at a time: 128 MiB in float32
+_ROUNDING = 1e-9  # smallest significant gain, relative to the number of units
 
 
 def match_activations(
@@ -35,15 +35,15 @@ def match_activations(
     inputs: Inputs,
     seed: int = 0,
 ) -> Tensor:  # (n,), int64
-    """Return the source of each entry of the permuted b; a group moves only if that gains.
+    """Return the source of each entry of the permuted b; groups without a gain are not permuted.
 
     Args:
         network: Network.
-        groups: Groups of units; correlations are summed over the layers that compute them.
+        groups: Groups of units; correlations are summed over a group's layers.
         a: Weights to match.
         b: Weights to permute.
-        inputs: Inputs on which activations are compared; positions of an image count as inputs.
-        seed: Seed of the choice of 2000 of them.
+        inputs: Inputs on which activations are compared; each position of an image is a sample.
+        seed: Seed of the choice of 2000 inputs.
     """
     layers = [layer for group in groups for layer in group.units.layers]
     moments = {layer: _Moments() for layer in layers}
@@ -67,7 +67,7 @@ def match_activations(
 
 
 class _Moments:
-    """Sums over inputs from which two layers' correlations follow, in float64."""
+    """Sums over inputs for the correlations of two layers' units, in float64."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -81,7 +81,7 @@ class _Moments:
     ) -> None:
         """Add a batch."""
         one, two = one.double().cpu(), two.double().cpu()
-        if self._centres is None:  # near the means, so that squares do not drown the variance
+        if self._centres is None:  # near the means, to avoid cancellation in the variances
             self._centres = one.mean(0), two.mean(0)
         one, two = one - self._centres[0], two - self._centres[1]
         parts = [one.sum(0), two.sum(0), one.square().sum(0), two.square().sum(0), one.T @ two]
@@ -89,7 +89,7 @@ class _Moments:
         self._count += len(one)
 
     def correlation(self) -> Tensor:  # (units, units)
-        """Return Pearson's correlation; that of a constant unit is zero."""
+        """Return Pearson correlations; those of constant units are zero."""
         one, two, one_squares, two_squares, products = (s / self._count for s in self._sums)
         covariance = products - one[:, None] * two
         variances = (one_squares - one.square())[:, None] * (two_squares - two.square())
@@ -112,5 +112,5 @@ def _activations(
 
 def _keep(parts: list[Tensor], layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
     units = out.movedim(-1 if isinstance(layer, nn.Linear) else 1, -1)
-    # A copy: an operation in place behind the layer would change it.
+    # A copy, since a later in-place operation would change the output.
     parts.append(units.reshape(-1, units.shape[-1]).clone())

@@ -1,4 +1,4 @@
-"""Alignment of networks: a permutation of units that brings one network near another."""
+"""Alignment of networks: a permutation of units that minimises the distance of two networks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 METHODS = ("weights", "activations")
-_INPUTS = 2000  # number of inputs of all networks together
+_INPUTS = 2000  # inputs, of all networks together
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +41,13 @@ class Alignment:
 
     Attributes:
         method: Method, one of :data:`METHODS`.
-        source: Place in the weight vector that each entry of the permuted one comes from, shape
-            (n,), int64, on the device of the weights.
-        groups: Number of units of each group, by the first layer of the group.
-        moved: Number of units that changed their place, by the same name.
-        fixed: Reason why a layer's units stayed, the end of a sentence, by the layer's name.
-        before: Distance of the two networks' parameters, running statistics left out, as they came.
-        after: Distance with the units in their new order.
+        source: Index in the weight vector of each entry of the permuted one, shape (n,), int64, on
+            the device of the weights.
+        groups: Number of units of each group, by the name of its first layer.
+        moved: Number of units of each group that are permuted, by the same name.
+        fixed: Reason why a layer's units are not permuted, as the end of a sentence, by its name.
+        before: Distance of the two networks' parameters (without running statistics) before it.
+        after: Distance after the permutation.
     """
 
     method: str
@@ -62,14 +62,14 @@ class Alignment:
         self,
         v: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
-        """Return weights, or numbers of weights, in the new order."""
+        """Return weights, or other numbers per weight, in the new order."""
         return v[self.source]
 
     def aligned(self, expert: Expert) -> Expert:
-        """Return the network with its units in the new order, and its sketch with them.
+        """Return the network with permuted units and a sketch permuted accordingly.
 
         Args:
-            expert: The network that the alignment was found for.
+            expert: Network b of the alignment.
         """
         sketch = expert.sketch
         if sketch is not None:
@@ -78,26 +78,27 @@ class Alignment:
 
 
 def align(a: ExpertLike, b: ExpertLike, *, method: str = "weights", seed: int = 0) -> Alignment:
-    """Find the order of b's units in which b is near a; its function stays.
+    """Permute the units of b to bring it close to a, without changing its function.
 
-    Units are those of all Linear layers and convolutions but the last, as the network's own
-    forward pass ties them: through norms, activations, flattening and residual sums. Where it ties
-    them in a way that cannot be followed (attention, convolutions in groups) they stay.
+    Units are the outputs of all Linear layers and convolutions except the last, tied as in the
+    forward pass by norms, activations, flattening and residual sums. Units that cannot be traced
+    (attention, grouped convolutions) are not permuted.
 
     Args:
-        a: Expert, module or file of the network to come near to.
-        b: Expert, module or file of the network whose units change places, of the same make.
-        method: ``"weights"``: least distance of the parameters, by coordinate descent over the
-            groups (Ainsworth et al. 2023); it never grows. ``"activations"``: largest correlation
-            of the layers' outputs on inputs (Li et al. 2015). Running statistics move along.
+        a: Expert, module or file of the reference network.
+        b: Expert, module or file of the network to permute, of the same architecture.
+        method: ``"weights"`` minimises the distance of the parameters by coordinate descent over
+            the groups (Ainsworth et al. 2023). ``"activations"`` maximises the correlation of the
+            layers' outputs on inputs (Li et al. 2015). Running statistics are permuted with their
+            units.
         seed: Seed of the descent, or of the choice of inputs.
 
     Returns:
-        The alignment; its :meth:`~Alignment.aligned` gives b in the new order.
+        The alignment; :meth:`~Alignment.aligned` returns the permuted b.
 
     Raises:
         OptionError: If the method is unknown, there are no inputs to trace the network with, the
-            networks are not of one make, or the network cannot be traced.
+            architectures differ, or the network cannot be traced.
 
     Example:
         >>> import torch
@@ -108,7 +109,7 @@ def align(a: ExpertLike, b: ExpertLike, *, method: str = "weights", seed: int = 
         >>> module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
         >>> a = gm.Expert.from_module(module, inputs=torch.randn(20, 4))
         >>> parts, order = a.network.unravel(a.weights), torch.randperm(6)
-        >>> _ = module.load_state_dict({  # the same network, its hidden units in another order
+        >>> _ = module.load_state_dict({  # the same network with permuted hidden units
         ...     "0.weight": parts["0.weight"][order], "0.bias": parts["0.bias"][order],
         ...     "2.weight": parts["2.weight"][:, order], "2.bias": parts["2.bias"],
         ... })
@@ -140,23 +141,23 @@ def align_weights(
     seed: int = 0,
     example: Batch | None = None,  # (B, ...)
 ) -> tuple[Tensor, Alignment]:
-    """Permute the units of weights b so that they are near weights a of the same network.
+    """Permute the units of weights b to bring them close to weights a of the same network.
 
     Args:
-        network: Network of both.
-        a: Weights to come near to.
-        b: Weights to permute, of the same type.
+        network: Network of both weights.
+        a: Reference weights.
+        b: Weights to permute, of the same dtype.
         method: Method, as of :func:`align`.
-        inputs: Unlabelled inputs, for ``"activations"``.
+        inputs: Unlabelled inputs, required for ``"activations"``.
         seed: Seed of the descent, or of the choice of inputs.
-        example: Inputs to trace the network with; the first of ``inputs`` unless given.
+        example: Inputs to trace the network with; None takes the first of ``inputs``.
 
     Returns:
         The permuted b, and the permutation.
 
     Raises:
-        OptionError: If the method is unknown, inputs that it needs are missing, or the network
-            cannot be traced.
+        OptionError: If the method is unknown, required inputs are missing, or the network cannot be
+            traced.
     """
     check_known("alignment", method, METHODS)
     if example is None and inputs is not None:
@@ -167,7 +168,7 @@ def align_weights(
             "inputs, labels are not needed"
         )
     groups, fixed = find_groups(network, b, example)
-    # Variances of hundreds would outweigh parameters of hundredths.
+    # Running variances can exceed parameters by orders of magnitude and would dominate.
     first, second = (torch.where(network.trained, w, 0.0) for w in (a, b))
     if method == "weights":
         source = match_weights(groups, first, second, seed)
@@ -188,14 +189,14 @@ def align_weights(
 
 
 def pooled_inputs(experts: Sequence[Expert], seed: int) -> Inputs:
-    """Return inputs of all experts of one shape, each normalised in its own way.
+    """Return inputs of all experts with a common shape, each with its own normalisation.
 
     Args:
-        experts: Experts with inputs, or with tasks whose training inputs are taken then.
+        experts: Experts with inputs, or with tasks, whose training inputs are used.
         seed: Seed of the samples.
 
     Raises:
-        OptionError: If there are none.
+        OptionError: If there are no inputs.
     """
     given = [expert.inputs for expert in experts if expert.inputs is not None]
     if not given:
@@ -211,7 +212,7 @@ def pooled_inputs(experts: Sequence[Expert], seed: int) -> Inputs:
 
 
 def _moved(group: PermutationGroup, source: Tensor) -> int:
-    """Return the number of units of a group that changed places, from one of their tensors."""
+    """Return the number of permuted units of a group, read from one of its tensors."""
     part = group.units.parts[0]
     inner = torch.Size(part.shape[part.dim + 1 :]).numel()
     entries = (source[part.span].view(part.shape) - part.start) // inner % part.shape[part.dim]
@@ -221,11 +222,11 @@ def _moved(group: PermutationGroup, source: Tensor) -> int:
 
 
 def permuted_metric(metric: KroneckerMetric, alignment: Alignment) -> KroneckerMetric:
-    """Return P g P', what would be measured at the permuted weights on the same inputs.
+    """Return P g P', the metric at the permuted weights on the same inputs.
 
     Args:
-        metric: Metric measured at the weights that were permuted.
-        alignment: Alignment that permuted them.
+        metric: Metric at the weights before the permutation.
+        alignment: Alignment with the permutation P.
     """
     source = alignment.source.cpu()
     layers = tuple(_permuted_layer(layer, source) for layer in metric.layers)
@@ -254,7 +255,7 @@ def _permuted_factor(factor: Factor, order: Tensor) -> Factor:
 
 
 def _places(entries: Tensor, wanted: Tensor, n: int) -> Tensor:
-    """Return the positions in ``entries`` of the wanted ones, places of a vector of length n."""
+    """Return the positions of ``wanted`` in ``entries``, both indices of a vector of length n."""
     where = torch.empty(n, dtype=torch.int64)
     where[entries.reshape(-1)] = torch.arange(entries.numel())
     return where[wanted]

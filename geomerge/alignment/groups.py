@@ -1,7 +1,7 @@
-"""Permutation groups: units of a network that are permuted together, and the tensors involved.
+"""Permutation groups: tied units of a network, and the tensors that a permutation changes.
 
-A layer's outputs may come in any order if everything that reads them follows. Layers whose outputs
-are added must agree on one order, and so are one group.
+A permutation of a layer's outputs leaves the function unchanged if their consumers' inputs are
+permuted as well. Layers whose outputs are added share one permutation and form one group.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from geomerge.pruning.units import Units, traced_units
 
 __all__ = ["PermutationGroup", "find_groups", "permute"]
 
-_ROUNDING = 100  # units in the last place, relative to the outputs; deep networks show six
+_ROUNDING = 100  # multiples of eps, relative to the outputs; deep networks reach six
 
 
 @dataclass(frozen=True, eq=False)
 class PermutationGroup:
-    """Units that change places together with all that makes and reads them.
+    """Tied units with the weights of their producers and consumers.
 
     Attributes:
         units: Units, with their places in the weight vector.
-        blocks: Number of blocks of neighbours that stay together, those of a GroupNorm: units
-            change places within their block, and whole blocks do. One block allows any order.
+        blocks: Number of contiguous blocks of units that are kept together, such as the groups of a
+            GroupNorm. Units are permuted within blocks, and blocks as a whole. One block allows any
+            permutation.
     """
 
     units: Units
@@ -41,7 +42,7 @@ class PermutationGroup:
         return self.units.count
 
     def random(self, generator: torch.Generator) -> Tensor:  # (units,)
-        """Draw an order."""
+        """Draw a random permutation."""
         size = self.count // self.blocks
         orders = [
             int(block) * size + torch.randperm(size, generator=generator)
@@ -55,20 +56,20 @@ def find_groups(
     w: Tensor,  # (n,)
     example: Batch,  # (B, ...)
 ) -> tuple[list[PermutationGroup], dict[str, str]]:
-    """Find the groups of units that can change places without changing the function.
+    """Find the groups of units that can be permuted without changing the function.
 
-    Left out are the network's outputs, units of layers with shared weights, of convolutions in
-    groups, of attention, and whatever cannot be traced. What torch-pruning says is tried out: in
-    random orders, at weights where nothing is zero, the outputs must stay.
+    Excluded are the network's outputs, units of layers with shared weights, of grouped convolutions
+    and of attention, and units that cannot be traced. Groups proposed by torch-pruning are
+    verified: random permutations at weights without zeros must not change the outputs.
 
     Args:
         network: Network.
-        w: Weights of it; their type is the one that it computes in.
-        example: Inputs of it; two are enough.
+        w: Weights of the network; their dtype is used for the verification.
+        example: Inputs of the network; two are enough.
 
     Returns:
-        The groups in the order of the network, and for every layer in none the reason, the end of
-        a sentence.
+        The groups in the order of the network; and, for every layer without a group, the reason as
+        the end of a sentence.
 
     Raises:
         OptionError: If the network cannot be traced.
@@ -99,12 +100,12 @@ def permute(
     order: Tensor,  # (units,)
     v: Tensor,  # (n,)
 ) -> None:
-    """Put the units of a group in another order, in a vector that is changed.
+    """Permute the units of a group in a vector, in place.
 
     Args:
         group: Group of units.
-        order: Number of the unit that comes to each place.
-        v: Weights, or one number for each weight.
+        order: Index of the unit that each place receives.
+        v: Weights, or one number per weight.
     """
     for part in group.units.parts:
         entries = torch.arange(part.shape[part.dim])
@@ -114,19 +115,20 @@ def permute(
 
 
 def _blocks(network: Network, units: Units) -> int:
-    """Return the number of blocks that units must stay in, tried out on the outputs."""
+    """Return the number of blocks that units must be permuted in, verified on the outputs."""
     layers = (network.module.get_submodule(p.tensor.rpartition(".")[0]) for p in units.parts)
     blocks = max((x.num_groups for x in layers if isinstance(x, nn.GroupNorm)), default=1)
     return blocks if units.count % blocks == 0 else 1
 
 
 def _stays(network: Network, w: Tensor, groups: Sequence[PermutationGroup], example: Batch) -> bool:
-    """Return whether random orders leave the outputs, at weights that no two units share."""
+    """Return whether random permutations leave the outputs unchanged, at distinct weights."""
     generator = torch.Generator().manual_seed(0)
     everything = network.head_view(slice(None))
     w, x = w.clone(), drawn_like(example, generator)
     for name, place in network.slices.items():
-        # Apart from each other and from zero, which would hide an effect; a variance stays one.
+        # Distinct and nonzero, since equal or zero weights would hide an effect; variances stay
+        # positive.
         scale = 0.1 * (float(w[place].square().mean().sqrt()) or 1.0)
         noise = scale * torch.randn(network.shapes[name].numel(), generator=generator).to(w)
         w[place] += noise if place.stop <= network.n_parameters else noise.abs()

@@ -1,8 +1,9 @@
-r"""Weight matching: permutations of units that minimise the distance to another's weights.
+r"""Weight matching: permutations of units that minimise the distance of two weight vectors.
 
-Weight matching of Git Re-Basin (Ainsworth, Hayase & Srinivasa 2023, algorithm 1). With all groups
-but one in place, :math:`\langle a, P b \rangle` is linear in the permutation of that one, and the
-best one solves an assignment problem. Group after group is solved, until none improves.
+Weight matching of Git Re-Basin (Ainsworth, Hayase & Srinivasa 2023, algorithm 1). For fixed
+permutations of all other groups, :math:`\langle a, P b \rangle` is linear in the permutation of one
+group, and the best permutation solves an assignment problem. Groups are solved in turn until none
+improves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from geomerge.pruning.parts import Part
 
 __all__ = ["assignment", "match_weights"]
 
-_ROUNDING = 1e-12  # share of |a| |b| below which a gain is rounding
+_ROUNDING = 1e-12  # smallest significant gain, relative to |a| |b|
 
 
 def match_weights(
@@ -29,15 +30,15 @@ def match_weights(
     b: Tensor,  # (n,)
     seed: int = 0,
 ) -> Tensor:  # (n,), int64
-    """Return the source of each entry of the permuted b, which is no further from a than b.
+    """Return the source of each entry of the permuted b, which is at least as close to a as b.
 
-    The descent starts from b as it is, as in the paper, and from the orders that one sweep along
-    the network finds: those of a permuted copy of a are exact there, where the descent alone
-    may stop short. The nearer end wins.
+    The descent starts from b, as in the paper, and from the permutations found by one sweep along
+    the network; the better result is returned. For a permuted copy of a the sweep is exact, while
+    the descent alone can end in a local optimum.
 
     Args:
         groups: Groups of units, in the order of the network.
-        a: Weights to come near to.
+        a: Reference weights.
         b: Weights to permute.
         seed: Seed of the order in which groups are visited.
     """
@@ -47,7 +48,7 @@ def match_weights(
 
 
 def _swept(groups: Sequence[PermutationGroup], a: Tensor, b: Tensor) -> Tensor:  # (n,), int64
-    """Match group after group by the tensors in which nothing else is still to be ordered."""
+    """Match groups in order, each by the tensors that no unmatched group touches."""
     waiting = Counter(part.tensor for group in groups for part in group.units.parts)
     w, source = b.clone(), torch.arange(len(b))
     for group in groups:
@@ -62,7 +63,7 @@ def _swept(groups: Sequence[PermutationGroup], a: Tensor, b: Tensor) -> Tensor: 
 def _descend(
     groups: Sequence[PermutationGroup], a: Tensor, b: Tensor, start: Tensor, seed: int
 ) -> Tensor:  # (n,), int64
-    """Solve one group after the other in random order until none improves."""
+    """Solve groups in random order until none improves."""
     generator = torch.Generator().manual_seed(seed)
     w, source = b[start.to(b.device)], start.clone()
     improved = True
@@ -73,8 +74,8 @@ def _descend(
             order = assignment(_similarity(group.units.parts, group.count, a, w), group.blocks)
             tried = w.clone()
             permute(group, order, tried)
-            # Not read off the similarity: a tensor that the group both makes and reads is not
-            # linear in the order.
+            # Not computed from the similarity: a tensor that the group both produces and consumes
+            # is not linear in the permutation.
             scale = _product(group, a, a) * _product(group, w, w)
             gain = _product(group, a, tried) - _product(group, a, w)
             if gain > _ROUNDING * scale**0.5:
@@ -87,13 +88,12 @@ def assignment(
     similarity: Tensor,  # (units, units)
     blocks: int = 1,
 ) -> Tensor:  # (units,)
-    """Return the permutation of the second network's units nearest to the first's.
+    """Return the permutation of the second network's units with the largest similarity.
 
     Args:
-        similarity: Similarity of each unit of the first network, in rows, to each of the second,
-            in columns.
-        blocks: Number of blocks of units that stay together. The best orders within each pair of
-            blocks are found first, then which block goes where.
+        similarity: Similarities of units of the first network (rows) and the second (columns).
+        blocks: Number of blocks of units that are kept together. Permutations within each pair of
+            blocks are solved first, then the assignment of blocks.
     """
     matrix = similarity.cpu().numpy()
     if blocks in (1, len(matrix)):
@@ -112,7 +112,7 @@ def assignment(
 def _similarity(
     parts: Sequence[Part], count: int, a: Tensor, b: Tensor
 ) -> Tensor:  # (units, units), float64
-    """Return the inner products of what belongs to each unit of a and of b."""
+    """Return the inner products of the weights of each unit of a and each unit of b."""
     total = torch.zeros(count, count, dtype=torch.float64)
     for part in parts:
         one, two = (
@@ -124,6 +124,6 @@ def _similarity(
 
 
 def _product(group: PermutationGroup, a: Tensor, b: Tensor) -> float:
-    """Return the inner product of a and b on the tensors that a group touches."""
+    """Return the inner product of a and b on the tensors of a group."""
     spans = {part.tensor: part.span for part in group.units.parts}
     return sum(float(a[span].double() @ b[span].double()) for span in spans.values())

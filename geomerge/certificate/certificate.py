@@ -24,7 +24,7 @@ from geomerge.report.content import EXAMPLES
 __all__ = ["certificate", "environment", "report_digest"]
 
 _FOLDERS = ("path", EXAMPLES)
-_NOT_STATED = ("report.html", "report.json")  # they hold the certificate itself
+_NOT_STATED = ("report.html", "report.json")  # these contain the certificate itself
 
 
 def certificate(
@@ -33,13 +33,13 @@ def certificate(
     """Return the content of ``report.json`` under ``certificate``.
 
     Args:
-        folder: Folder of the run, in which all files but the report are written.
-        merged: The merge.
-        sketches: Names of the files of sketches, by the names of networks.
-        report: The rest of the report.
+        folder: Folder of the run, with all files except the report.
+        merged: Result of the merge.
+        sketches: Names of the sketches' files, by name of the network.
+        report: Content of the report without the certificate.
 
     Raises:
-        NumericalError: If a statement does not hold that must hold to the bit.
+        NumericalError: If a self-test fails.
     """
     device = merged.space.network.device
     identity = merge_self_tests(load_checkpoint(folder / "merged.safetensors"), merged)
@@ -65,17 +65,17 @@ def certificate(
 
 
 def report_digest(report: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a report, the certificate's own ``report_sha256`` left out."""
+    """Return the SHA-256 of a report without the certificate's ``report_sha256``."""
     rest = {k: v for k, v in report["certificate"].items() if k != "report_sha256"}
-    # Unlike a recipe a report may hold numbers that are not finite.
+    # Not canonical_json: a report may contain numbers that are not finite.
     text = json.dumps({**report, "certificate": rest}, sort_keys=True, separators=(",", ":"))
     return sha256(text.encode())
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return versions, platform, device and threads: all that may change a last digit."""
+    """Return versions, platform, device and threads, on which rounding depends."""
     versions = {name: version(name) for name in ("geomerge", "torch", "numpy")}
-    with suppress(PackageNotFoundError):  # qpth is not there for every Python
+    with suppress(PackageNotFoundError):  # qpth is not available for every Python
         versions["qpth"] = version("qpth")
     return {
         "python": platform.python_version(),
@@ -87,7 +87,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _stored(folder: Path) -> list[str]:
-    """Return the names of all files of a run but its report, relative to its folder."""
+    """Return the names of all files of a run except its report, relative to its folder."""
     files = [file for file in folder.iterdir() if file.name not in _NOT_STATED]
     for inside in _FOLDERS:
         files += (folder / inside).glob("*")

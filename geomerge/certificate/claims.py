@@ -1,6 +1,6 @@
-"""Checks of a certificate's claims, each by measuring again from the files.
+"""Checks of a certificate's claims by repeating the measurements on the files.
 
-A check returns sentences on what is wrong, none where the claim holds; it raises an error where
+A check returns sentences that describe violations, none if the claim holds. It raises an error if
 it cannot be made.
 """
 
@@ -97,7 +97,7 @@ def _data(run: StoredRun, name: str) -> list[str]:
     except GeomergeError as error:
         names = [split_classes(part["name"])[0] for part in given.values() if part]
         if any(name not in NAMED and Path(name).exists() for name in names):
-            return [str(error)]  # the file exists, and cannot be read any more
+            return [str(error)]  # the file exists but can no longer be read
         raise
     return _differences("", given, digests)
 
@@ -124,7 +124,7 @@ def _identity(run: StoredRun, name: str) -> list[str]:
         raise NotStoredError(
             f"{own_name} was aligned or renumbered, so that the path has its units in another order"
         )
-    # A widened head contains the network's own outputs.
+    # A common head contains the outputs of each network.
     known = run.report["networks"][own_name]
     first = known["outputs"][0] if known["outputs"] else known["class_offset"]
     stored = path.checkpoint(float(path.ends.index(own_name))).weights
@@ -223,7 +223,7 @@ def _predicted(run: StoredRun, name: str) -> list[str]:
 
 
 def _within(split: Split) -> float:
-    """Return the relative difference that a score may have: counts are exact, losses rounded."""
+    """Return the relative tolerance of a score: zero for counts, rounding for losses."""
     return _EXACT if split.measure == "accuracy" else _CLOSE
 
 
@@ -250,12 +250,12 @@ def _differences(where: str, stated: Any, again: Any, tolerance: float = _EXACT)
 
 
 def _contains(wide: Tensor, own: Tensor, first: int) -> bool:
-    """Return whether a tensor is another, or one of the blocks that separate heads have of it.
+    """Return whether a tensor equals another, or contains it as the block of a separate head.
 
     Args:
         wide: Tensor of the common head.
         own: Tensor of one network.
-        first: Row at which the network's own block begins, in the last layer.
+        first: First row of the network's block, in the last layer.
     """
     if wide.shape == own.shape:
         return torch.equal(wide, own)

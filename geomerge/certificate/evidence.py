@@ -1,6 +1,6 @@
 """Evidence of a merge: counts, intervals, functional changes and digests of data.
 
-Everything here is measured the same way when a certificate is made and when it is verified.
+The same functions are used to make a certificate and to verify it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def merge_evidence(merged: MergeResult, report: Mapping[str, Any]) -> dict[str, 
     """Return the measurements of a merge in its certificate.
 
     Args:
-        merged: The merge.
-        report: Content of its ``report.json``, whose accuracies are turned back into counts.
+        merged: Result of the merge.
+        report: Content of ``report.json``, whose accuracies are converted to counts.
     """
     space, path = merged.space, merged.path
     splits = {e.name: (e.network, e.task.select) for e in space if e.task is not None}
@@ -54,11 +54,11 @@ def merge_evidence(merged: MergeResult, report: Mapping[str, Any]) -> dict[str, 
 
 
 def counted(correct: int, of: int) -> dict[str, Any]:
-    """Return a count as a share, with its 95 % interval by Wilson's score (Wilson 1927).
+    """Return a count as a share with its 95 % Wilson score interval (Wilson 1927).
 
     Args:
         correct: Number of examples that are labelled correctly.
-        of: Number of all examples, one or more.
+        of: Number of all examples, positive.
     """
     from scipy.stats import binomtest
 
@@ -78,7 +78,7 @@ def count(
 ) -> dict[str, Any]:
     """Return the number of correctly labelled examples of a split, as :func:`counted`.
 
-    Of a language model it returns the perplexity and the number of tokens.
+    For a language model, return the perplexity and the number of tokens.
     """
     return _counted(score(network, w, split), split)
 
@@ -91,11 +91,11 @@ def _counted(score: float, split: Split) -> dict[str, Any]:
 
 
 def data_digests(task: Task | None, inputs: Inputs | None) -> dict[str, Any]:
-    """Return names, normalisations and digests of all data that a network brought to a merge.
+    """Return names, normalisations and digests of a network's data in a merge.
 
     Args:
-        task: Task of the network. Its training split is not used with labels, and has no digest.
-        inputs: Inputs that the walk used.
+        task: Task of the network. The training split has no digest, since its labels are not used.
+        inputs: Inputs used by the walk.
     """
     found: dict[str, Any] = {"task": None, "manifold": None}
     if task is not None:
@@ -116,11 +116,11 @@ def data_digests(task: Task | None, inputs: Inputs | None) -> dict[str, Any]:
 
 
 def bracket(path: WeightPath, splits: Mapping[str, tuple[Network, Split]]) -> list[dict[str, Any]]:
-    """Return the stored points next to the crossover, measured.
+    """Measure the stored points next to the crossover.
 
     Args:
-        path: Path; where its crossover is an end there is one such point.
-        splits: Network with the outputs of its task, and the task's selection split, by name.
+        path: Path; if its crossover is an end there is one such point.
+        splits: Network with the outputs of its task, and selection split, by name of the network.
     """
     at = path.ts.index(path.crossover)
     found = []
@@ -132,15 +132,14 @@ def bracket(path: WeightPath, splits: Mapping[str, tuple[Network, Split]]) -> li
 
 
 def leg_changes(path: WeightPath, step: int) -> dict[str, Any]:
-    """Return the functional change of each leg's steps up to the crossover, summed.
+    """Return the sum of functional changes of each leg's steps up to the crossover.
 
     Args:
         path: Path.
-        step: Step of the crossover. A path of one leg goes on beyond it; where there are two, both
-            end there.
+        step: Step of the crossover. A single leg continues beyond it; two legs both end there.
 
     Returns:
-        For each leg the number of steps, and the changes predicted and measured.
+        Number of steps, predicted change and measured change of each leg.
     """
     single = len(path.lengths) == 1
     found = {}
@@ -180,7 +179,7 @@ def _drift(merged: MergeResult, expert: Expert) -> dict[str, float | None]:
 
 
 def _programs(merged: MergeResult) -> dict[str, Any]:
-    """Return the number of quadratic programs solved, and the largest residual of conditions."""
+    """Return the number of solved quadratic programs, and their largest KKT residual."""
     budgets = [c.budgets for s in merged.stages for c in s.candidates if c.budgets is not None]
     solved = sum(b.solved for b in budgets)
     return {"solved": solved, "largest_residual": max((b.residual for b in budgets), default=0.0)}

@@ -25,11 +25,11 @@ _DAMPING = 1e-3
 
 
 def merge_self_tests(stored: Checkpoint, merged: MergeResult) -> dict[str, bool]:
-    """Return the results of the self-tests, which must hold to the bit, by their sentences.
+    """Return the results of the self-tests by statement; all must hold bit for bit.
 
     Args:
-        stored: Merged network, as its file has it.
-        merged: The merge.
+        stored: Merged network, read from its file.
+        merged: Result of the merge.
     """
     space, path = merged.space, merged.path
     first, last = space.ends
@@ -47,7 +47,7 @@ def merge_self_tests(stored: Checkpoint, merged: MergeResult) -> dict[str, bool]
 
 
 def same_network(one: Checkpoint, other: Checkpoint) -> bool:
-    """Return whether a checkpoint holds another's weights and buffers, bit for bit in its type."""
+    """Return whether two checkpoints have bit-identical weights and buffers, in one dtype."""
     expected = in_precision(other.weights, one.meta.get("dtype"))
     return one.weights.keys() == expected.keys() and all(
         torch.equal(value, expected[name].to(value.dtype)) for name, value in one.weights.items()
@@ -61,17 +61,17 @@ def step_self_tests(
     options: MetricOptions,
     seed: int,
 ) -> dict[str, bool]:
-    """Take two steps of length zero, and return which of them did not move.
+    """Take two steps that must have length zero, and return which of them do.
 
-    The first is a walk's, toward the network's own outputs phi_0: down mean |phi - phi_0|^2 / 2.
-    The second is arXiv 2012.09605, eq. (7), with beta = 0.
+    The first descends the mean |phi - phi_0|^2 / 2 to the network's own outputs phi_0. The second
+    is arXiv 2012.09605, eq. (7), with beta = 0.
 
     Args:
         network: Network to take the steps with.
         w: Weights to start from.
-        inputs: Inputs, of which the first few are used.
-        options: Choice of the metric, measured on them, and of its output phi.
-        seed: Seed of the metric's draws.
+        inputs: Inputs; the first few are used.
+        options: Choice of the metric and of its output phi.
+        seed: Seed of the metric's random numbers.
     """
     few = inputs.first(_INPUTS)
     x = few.batch(slice(None))
@@ -80,7 +80,7 @@ def step_self_tests(
 
     def half_change(logits: Tensor) -> Tensor:
         phi = output_map(logits, options.output)
-        # phi_0 is the first pass: some layers compute otherwise where no gradient is wanted.
+        # phi_0 is from the first pass with gradients: some layers compute differently without them.
         own.append(phi.detach())
         return (phi - own[0]).square().sum(dim=1).mean() / 2
 

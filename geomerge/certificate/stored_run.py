@@ -1,4 +1,4 @@
-"""Stored merge: the networks, data and weights of a finished run, read from its files."""
+"""Stored merges: networks, data and weights of a finished run, read from its files."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ from geomerge.paths.path import WeightPath
 __all__ = ["BASE", "SKETCH_OF", "NotStoredError", "StoredRun"]
 
 BASE = "base"  # name of the common ancestor among the input files
-SKETCH_OF = "sketch of "  # prefix of a network's name, among the names of input files
+SKETCH_OF = "sketch of "  # prefix of a network's name for its sketch among the input files
 
 
 class NotStoredError(RunError):
-    """The subject of a claim is in no known file."""
+    """Error for a claim whose subject is not stored in any known file."""
 
 
 class StoredRun:
@@ -58,12 +58,12 @@ class StoredRun:
     Args:
         folder: Folder of the run.
         report: Content of its ``report.json``, with a certificate.
-        networks: Places of the input files, by the name of a network. Others are looked for in the
+        networks: Paths of input files, by name of the network. Other files are searched in the
             current folder and in the two above the run's.
-        arch: Architecture of the networks, where the run does not record it.
+        arch: Architecture of the networks, if the run does not record it.
         data_root: Folder of the named data sets.
-        download: Whether torchvision may fetch them.
-        device: Device that computes.
+        download: Whether torchvision may download data sets.
+        device: Device for computations.
     """
 
     def __init__(
@@ -85,27 +85,27 @@ class StoredRun:
         self._data_root = data_root
         self._download = download
         self._device = device
-        self._load = cache(self._load_task)  # several networks may have one task
+        self._load = cache(self._load_task)  # networks can share a task
 
     @cached_property
     def path(self) -> WeightPath:
-        """The path."""
+        """Stored path."""
         return WeightPath(self.folder / "path", self._device, self._arch)
 
     @cached_property
     def merged(self) -> Checkpoint:
-        """The merged network."""
+        """Merged network."""
         return load_checkpoint(self.folder / "merged.safetensors")
 
     @cached_property
     def report_changed(self) -> list[str]:
-        """A sentence if the report has another digest than its certificate states."""
+        """A sentence if the report's digest differs from that in its certificate."""
         same = report_digest(self.report) == self.certificate.get("report_sha256")
         return [] if same else ["it was edited after the run"]
 
     @cached_property
     def files_changed(self) -> list[str]:
-        """A sentence for each other file of the run that is missing or has changed."""
+        """A sentence for each missing or changed file of the run other than the report."""
         files = self.certificate.get("files")
         if not isinstance(files, dict):
             return ["the certificate does not name any"]
@@ -120,7 +120,7 @@ class StoredRun:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Options that decided the result."""
+        """Options that determine the result."""
         options: dict[str, Any] = self.certificate["recipe"]["merge"]
         return options
 
@@ -131,11 +131,11 @@ class StoredRun:
 
     @cached_property
     def prepared(self) -> PreparedMerge:
-        """The networks, prepared from their files as the merge prepared them.
+        """Networks, read from their files and prepared as in the merge.
 
         Raises:
             NotStoredError: If a file is not found.
-            GeomergeError: If data cannot be had.
+            GeomergeError: If data are not available.
         """
         options = restore_options(MergeOptions, self.recipe)
         found = [one["method"] for one in self.report["alignment"].values() if one is not None]
@@ -156,13 +156,13 @@ class StoredRun:
         base = Expert.load(self.file(BASE), arch=data.arch, inputs=False) if based else None
         prepared = prepare(experts, options, Problems(strict=True), base)
         assert prepared is not None, "strict problems are raised"
-        return PRESETS[self.report["preset"]](prepared).prepared  # with surrogates, if it takes any
+        return PRESETS[self.report["preset"]](prepared).prepared  # with surrogates, if used
 
     def expert(self, name: str) -> Expert:
-        """Return a network with its data, without its sketch, from the run alone.
+        """Return a network with its data, without its sketch, from the run's files alone.
 
         Raises:
-            GeomergeError: If it is not stored, or its data cannot be had.
+            GeomergeError: If it is not stored, or its data are not available.
         """
         return Expert(
             name, self.head(name), self.weights(name), self.task(name), self.manifold(name),
@@ -170,19 +170,19 @@ class StoredRun:
         )  # fmt: skip
 
     def sketched(self, name: str) -> Expert:
-        """Return a network with its sketch, or with the one that the merge made of it.
+        """Return a network with its sketch, stored or measured as in the merge.
 
         Raises:
-            GeomergeError: If a file is not found, or data cannot be had.
+            GeomergeError: If a file is not found, or data are not available.
         """
         expert = self.prepared.space[name]
         return replace(expert, sketch=self.prepared.sketch(expert))
 
     def file(self, name: str) -> Path:
-        """Return the place of an input file: as given, or one with the digest that is stated.
+        """Return the path of an input file: as given, or of a file with the certified digest.
 
         Raises:
-            NotStoredError: If there is no file of its name.
+            NotStoredError: If no file has its name.
         """
         if name in self._given:
             return self._given[name]
@@ -206,7 +206,7 @@ class StoredRun:
         """Return the weights of the crossover (those of merged.safetensors), or of a network.
 
         Raises:
-            NotStoredError: If a network between the ends of the path is in no file.
+            NotStoredError: If the run does not store the weights of a network.
         """
         path = self.path
         if name == "crossover":
@@ -226,25 +226,25 @@ class StoredRun:
         return self.path.network.head_view(slice(*outputs) if outputs else slice(None))
 
     def task(self, name: str) -> Task | None:
-        """Return the task of a network, None if it had none.
+        """Return the task of a network; None if it had none.
 
         Raises:
-            GeomergeError: If the data cannot be had.
+            GeomergeError: If the data are not available.
         """
         given = self.certificate["data"][name]["task"]
         if given is None:
             return None
         known, task = self.report["networks"][name], self._task(given)
         order = known.get("class_order")
-        if order is not None and not is_text_file(given["name"]):  # whose folder is renumbered
+        if order is not None and not is_text_file(given["name"]):  # texts are renumbered in files
             task = renumbered_task(task, torch.tensor(order))
         return task.shifted(known["class_offset"])
 
     def manifold(self, name: str) -> Inputs | None:
-        """Return the inputs that walks used for a network, None if there were none.
+        """Return the inputs that walks used for a network; None if there were none.
 
         Raises:
-            GeomergeError: If the data cannot be had.
+            GeomergeError: If the data are not available.
         """
         given = self.certificate["data"][name]["manifold"]
         if given is None:
@@ -259,7 +259,7 @@ class StoredRun:
         return self._load(given["name"], tuple(numbers["mean"]), tuple(numbers["std"]))
 
     def _text_task(self, name: str) -> Task:
-        """Return a task of texts, as tokens of the network's model folder that the run wrote."""
+        """Return a task of texts, tokenised with the network's model folder in the run."""
         owner = next(k for k, d in self.certificate["data"].items() if name in _names(d))
         folder = self.folder / self.report.get("folders", {}).get(owner, "")
         encoder = text_encoder(folder, load_config(folder))
@@ -277,5 +277,5 @@ class StoredRun:
 
 
 def _names(data: Mapping[str, Any]) -> set[str]:
-    """Return the names of a network's task and manifold, as a certificate states its data."""
+    """Return the names of a network's task and inputs in a certificate."""
     return {part["name"] for part in data.values() if part}

@@ -1,4 +1,4 @@
-"""Verification of a finished merge: every claim of its certificate, measured again."""
+"""Verification of a finished merge by repeating every measurement of its certificate."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Claim:
 
     Attributes:
         name: Subject of the claim.
-        holds: Whether it holds; None if it could not be checked.
-        detail: Reason why it fails or was not checked; empty if it holds.
+        holds: Whether the claim holds; None if it could not be checked.
+        detail: Reason why the claim fails or was not checked; empty if it holds.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Verification:
 
     Attributes:
         claims: All claims, in the order in which they were checked.
-        notes: Differences from the machine that made the run: versions, device, threads.
+        notes: Differences from the run's environment: versions, device, threads.
     """
 
     claims: list[Claim]
@@ -62,20 +62,20 @@ def verify_run(
     download: bool = False,
     device: str = "cpu",
 ) -> Verification:
-    """Check every claim of a merge's certificate by measuring again from the files.
+    """Check every claim of a merge's certificate by repeating its measurement.
 
     Args:
         folder: Folder of the run.
-        networks: Places of the input files, by the name of a network. Others are looked for in the
+        networks: Paths of input files, by name of the network. Other files are searched in the
             current folder and in the two above the run's.
-        arch: Architecture of the networks, where the run does not record it or the factory that it
-            records cannot be imported here.
+        arch: Architecture of the networks, if the run does not record it or the recorded factory
+            cannot be imported.
         data_root: Folder of the named data sets.
-        download: Whether torchvision may fetch them.
-        device: Device that computes; counts are those of the device that the run was made on.
+        download: Whether torchvision may download data sets.
+        device: Device for computations; exact counts are expected only on the run's own device.
 
     Raises:
-        RunError: If there is no run of ``geomerge merge`` or it has no certificate.
+        RunError: If the folder is not a run of ``geomerge merge`` or has no certificate.
         OptionError: If a network or the device is unknown.
     """
     check_device(device)
@@ -127,12 +127,12 @@ def _claim(name: str, check: Check, run: StoredRun) -> Claim:
         wrong = check()
     except NotStoredError as error:
         return Claim(name, None, str(error))
-    except TaskError as error:  # its message is that of the claim on the data
-        said = str(error) if name.startswith("data of") else "its data cannot be had"
+    except TaskError as error:  # reported once, by the claim on the data
+        said = str(error) if name.startswith("data of") else "its data are not available"
         return Claim(name, None, said)
-    except GeomergeError as error:  # if all digests hold, a file outside of the run is missing
+    except GeomergeError as error:  # if all digests match, a file outside of the run is missing
         return Claim(name, None if intact else False, str(error))
-    except Exception as error:  # an edited report or a damaged file may raise anything
+    except Exception as error:  # edited reports and damaged files can raise errors of any type
         return Claim(name, False, _unreadable(error))
     return Claim(name, not wrong, "; ".join(wrong))
 
