@@ -1,1 +1,1 @@
-"""Sparsification and reconfiguration: removable weights and units, their order, and the walks."""
+"""Sparsification and reconfiguration of networks by walks that remove weights and units."""

@@ -1,4 +1,4 @@
-"""Cost accounting of walks in forward passes of one input."""
+"""Cost of walks, counted in forward passes of one input."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ STEP_PASSES = 3  # a forward and a backward pass
 
 
 class Cost:
-    """Number of forward passes of one input that measuring and walking took.
+    """Counter of forward passes of one input, for measurements and steps.
 
-    A backward pass counts as two. The metric of a walk's start and the outputs to be kept are
-    computed again when an interrupted walk is resumed; they are counted once.
+    A backward pass counts as two. A resumed walk computes the metric at its start and the preserved
+    outputs again; these are counted once.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Cost:
         self._known["passes"] += passes
 
     def add_once(self, what: str, passes: int) -> None:
-        """Count passes that only a resumed walk repeats.
+        """Count passes once, although a resumed walk repeats them.
 
         Args:
             what: Name of the computation.
@@ -47,19 +47,19 @@ class Cost:
 
     @contextmanager
     def free(self) -> Iterator[None]:
-        """Count none of the passes of a block."""
+        """Ignore passes inside the context."""
         before = self.passes
         yield
         self._known["passes"] = before
 
     def kept_in(self, state: WalkState) -> None:
-        """Count in a walk's state from now on, beginning with the count of an interrupted walk."""
+        """Store the count in a walk's state, continuing that of an interrupted walk."""
         if not state.values:
             state.values = copy.deepcopy(self._known)
         self._known = state.values
 
     def epochs(self, examples: int) -> float:
-        """Return the cost in epochs of training: three passes over the training data each.
+        """Return the cost in epochs of training, of three passes over the training data each.
 
         Args:
             examples: Number of training examples.

@@ -1,4 +1,4 @@
-r"""Damage of removed weights and units, predicted by the metric and measured.
+r"""Damage of removing weights and units, predicted by the metric and measured.
 
 The metric predicts :math:`|\phi(w + d) - \phi(w)|^2 \approx d'gd`, exact to second order in d. The
 removal of a whole unit is not a small d, so the prediction is compared with a measurement.
@@ -36,12 +36,12 @@ _MEASURED = 64  # largest number of units of a layer that are measured
 
 @dataclass(frozen=True)
 class Damage:
-    """Change of the function and of the labels on held-out inputs.
+    """Change of the function and of predicted labels on held-out inputs.
 
     Attributes:
-        predicted: Functional change by the metric; None without a prediction.
-        measured: Mean of |phi - phi_0|^2; None if outputs are not finite.
-        agreement: Share of the labels that stay, in [0, 1].
+        predicted: Functional change predicted by the metric; None without a prediction.
+        measured: Mean |phi - phi_0|^2; None if outputs are not finite.
+        agreement: Share of unchanged predicted labels, in [0, 1].
         accuracy: Accuracy, in [0, 1].
     """
 
@@ -56,10 +56,10 @@ class UnitDamage:
     """Functional change by the removal of one unit.
 
     Attributes:
-        unit: Number of the unit.
+        unit: Index of the unit.
         predicted: Change predicted by the metric, without compensation.
         compensated: Change predicted with compensation by the consumers' other columns.
-        measured: Change without compensation; None if it was not measured or is not finite.
+        measured: Measured change without compensation; None if not measured or not finite.
     """
 
     unit: int
@@ -76,7 +76,7 @@ class LayerUnitsDamage:
         layer: Name of the set of units.
         layers: Names of all tied layers.
         count: Number of units.
-        gone: Number of units that are zero already, which are left out.
+        gone: Number of units that are already zero and excluded.
         measured: Number of units whose removal was measured.
         correlation: Spearman's rank correlation of predicted and measured changes; None if it is
             not defined.
@@ -97,7 +97,7 @@ def damage_of(
     w: Tensor,  # (n,)
     predicted: float | None = None,
 ) -> Damage:
-    """Measure the damage that other weights do to the function.
+    """Measure the change of the function and of the labels at other weights.
 
     Args:
         held_out: Held-out examples.
@@ -120,18 +120,18 @@ def unit_damage(
 
     Args:
         units: Units of the layer.
-        gone: Units that are zero already; they are left out.
+        gone: Units that are already zero; they are excluded.
         metric: Metric at the weights.
         w: Weights.
         held_out: Held-out examples.
 
     Returns:
-        Damage of each unit. Of more than 64 units a sample is measured, spread evenly from the
-        cheapest to the costliest by prediction.
+        Damage of each unit. If there are more than 64, a sample is measured, evenly spaced in the
+        order of predicted damage.
     """
     present = sorted(set(range(units.count)) - set(gone))
     predicted = column_costs(units, metric, w)
-    # The damping of the compensated cost can lift it over the cost without compensation.
+    # Damping can raise the compensated cost above the cost without compensation.
     compensated = torch.minimum(Consumers(units, metric, w, gone).costs(), predicted)
     order = sorted(present, key=lambda unit: float(predicted[unit]))
     spread = np.linspace(0, len(order) - 1, min(len(order), _MEASURED)).round().astype(int)
@@ -155,10 +155,10 @@ def column_costs(
     metric: KroneckerMetric,
     w: Tensor,  # (n,)
 ) -> Tensor:  # (units,), float64
-    r"""Return d'gd for each unit, where d sets the weights that consume it to zero.
+    r"""Return d'gd for each unit, with the d that sets its consuming weights to zero.
 
-    That is :math:`\mathrm{tr}(B\,W_P A_{PP} W_P')` for the unit's columns P of each consumer's
-    matrix W. For a matrix without Kronecker factors of its own the metric's diagonal is used.
+    It is :math:`\mathrm{tr}(B\,W_P A_{PP} W_P')` for the unit's columns P of each consumer's matrix
+    W. For matrices without Kronecker factors the metric's diagonal is used.
 
     Args:
         units: Units.
@@ -169,7 +169,7 @@ def column_costs(
     for part in units.parts:
         if part.role is Role.CONSUMER:
             total += _part_costs(part, metric, w).cpu()
-    return total.clamp(min=0)  # rounding
+    return total.clamp(min=0)  # negative only by rounding
 
 
 def rank_correlation(pairs: Sequence[tuple[float | None, float | None]]) -> float | None:
@@ -193,7 +193,7 @@ def _part_costs(
     columns = part.columns().to(w.device)  # (units, k)
     matrix = layer.matrix(w)
     weighed = layer.outputs.dense() @ matrix
-    u = layer.inputs.vectors[columns]  # (units, k, r): A itself may be too large to write out
+    u = layer.inputs.vectors[columns]  # (units, k, r): A may be too large to form
     tail = layer.inputs.tail if not layer.inputs.full else 0.0
     eye = torch.eye(columns.shape[1], dtype=u.dtype, device=u.device)
     blocks = (u * (layer.inputs.values - tail)) @ u.mT + tail * eye  # (units, k, k)

@@ -1,4 +1,4 @@
-"""Parameter and FLOP counts of networks, with and without some of their units."""
+"""Parameter and FLOP counts of networks, also without some of their units."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ class Counts:
     """Size of a network.
 
     Attributes:
-        parameters: Number of trained parameters; running statistics are not counted.
-        flops: Floating-point operations for one input, two for each multiply-add of matrix
-            products, convolutions and attention; elementwise operations and norms are not
-            counted.
+        parameters: Number of trained parameters, without running statistics.
+        flops: Floating-point operations per input, two per multiply-add of matrix products,
+            convolutions and attention; elementwise operations and norms are not counted.
     """
 
     parameters: int
@@ -43,7 +42,7 @@ def count(module: nn.Module, example: tuple[int, ...] | Batch) -> Counts:
         example: Shape of one input, without the batch, or a batch whose first input is used.
 
     Returns:
-        Counts; the FLOPs are those of one input.
+        Counts, with the FLOPs of one input.
 
     Example:
         >>> from torch import nn
@@ -61,13 +60,13 @@ def count(module: nn.Module, example: tuple[int, ...] | Batch) -> Counts:
 
 
 def _flops(module: nn.Module, x: Batch) -> Counter[str]:
-    """Return the FLOPs of one pass by name of the layer, those of all layers under ``""``."""
+    """Return the FLOPs of one pass by name of the layer, with the total under ``""``."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _separate_products(), counter:
         pass_to(module, x)
     found: Counter[str] = Counter({"": counter.get_total_flops()})
     for name, operations in counter.get_flop_counts().items():
-        layer = name.partition(".")[2]  # the first part is the class of the network
+        layer = name.partition(".")[2]  # the first part is the network's class
         if layer:
             found[layer] += sum(operations.values())
     return found
@@ -75,7 +74,7 @@ def _flops(module: nn.Module, x: Batch) -> Counter[str]:
 
 @contextmanager
 def _separate_products() -> Iterator[None]:
-    """Compute attention by matrix products: the counter ignores fused kernels."""
+    """Compute attention by matrix products, since fused kernels are not counted."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,4 +1,4 @@
-"""Stages of a walk toward a goal: a sparsity, numbers of units, or a size of the network."""
+"""Stages of a walk for a pruning goal: a sparsity, numbers of units, or a network size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def goal_stages(
     stages: int,
     state: WalkState | None = None,
 ) -> list[Stage]:
-    """Return the stages of a walk toward a goal.
+    """Return the stages of a walk for a pruning goal.
 
     Args:
         problem: Network.
@@ -42,7 +42,7 @@ def goal_stages(
         state: State in which the stages store what they removed.
 
     Returns:
-        Stages. They remember what they removed, so that a list of them serves one walk.
+        Stages, for one walk only, since they store the removed weights.
 
     Raises:
         OptionError: If a layer would become empty, is unknown, or nothing is left to remove.
@@ -89,7 +89,7 @@ def unit_stages(
     Args:
         problem: Network.
         removal: Goal of the removal.
-        gone: Units that are zero at the walk's start, by :attr:`Units.layer`.
+        gone: Units that are zero at the start, by :attr:`Units.layer`.
         ranking: Order of the removal.
         stages: Number of stages.
         state: State in which the stages store what they removed.
@@ -105,7 +105,7 @@ def unit_stages(
 
 
 def class_constraints(problem: PruneProblem) -> list[KLConstraint]:
-    """Return the loss of each class: mean KL to the dense network, whose labels are the classes."""
+    """Return the loss of each class: mean KL to the dense network, by its predicted label."""
     sample = problem.inputs.sample(BUDGET_INPUTS, problem.seed)
     problem.cost.add(len(sample))
     x = sample.batch(slice(None))
@@ -120,12 +120,12 @@ def class_constraints(problem: PruneProblem) -> list[KLConstraint]:
 def removal_of(
     problem: PruneProblem, wanted: Mapping[str, Wanted], gone: Mapping[str, Sequence[int]]
 ) -> Removal:
-    """Return the goal of removing counts, shares or lists of units by layer.
+    """Return the goal of a removal given by counts, shares or lists of units.
 
     Args:
         problem: Network.
         wanted: Units to remove, by the name of a layer.
-        gone: Units that are zero already, by :attr:`Units.layer`.
+        gone: Units that are already zero, by :attr:`Units.layer`.
 
     Raises:
         OptionError: If a layer is unknown or would become empty.

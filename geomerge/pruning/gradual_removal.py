@@ -1,7 +1,7 @@
-"""Gradual removal of units, with removal rates of each stage from a quadratic program.
+"""Gradual removal of units at rates that a quadratic program determines for each stage.
 
 A unit is removed by shrinking its columns in its consumers. Once these are zero, its producing
-weights are set to zero, too. Between stages the columns of partly removed units are fixed.
+weights are set to zero as well. Columns of partly removed units are fixed between stages.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from geomerge.walks.state import WalkState
 
 __all__ = ["MOST_RATES", "rate_stages"]
 
-MOST_RATES = 300  # units in one program, which is solved in a second
-_GONE = 1e-6  # share of a unit below which it counts as removed
+MOST_RATES = 300  # largest number of units in one program, which takes about a second
+_GONE = 1e-6  # remaining share of a unit below which it counts as removed
 
 
 def rate_stages(
@@ -38,28 +38,28 @@ def rate_stages(
     bound: float = float("inf"),
     state: WalkState | None = None,
 ) -> list[Stage]:
-    r"""Return stages that remove units at the rates of least cost.
+    r"""Return stages that remove units at optimal rates.
 
     Each stage solves :math:`\min_c c'Qc/2` with :math:`0 \le c \le 1`, progress
     :math:`\sum_j a_j c_j \ge \tau` and the soft constraints :math:`D_q + b_q'c \le \delta`, where Q
-    holds all interactions between the compensated units of a layer and D_q is the loss of class q.
+    contains all interactions between compensated units of a layer and D_q is the loss of class q.
 
     Args:
         network: Network.
         removal: Goal of the removal, by counts.
-        gone: Units that are zero at the walk's start, by :attr:`Units.layer`.
+        gone: Units that are zero at the start, by :attr:`Units.layer`.
         stages: Number of stages.
-        constraints: Losses D_q to bound, one for each class.
+        constraints: Bounded losses D_q, one for each class.
         bound: Bound delta on each loss.
-        state: State in which the stages store the share that is left of each unit; that of an
-            interrupted walk holds the shares left before.
+        state: State in which the stages store the remaining share of each unit, or that of an
+            interrupted walk.
 
     Returns:
-        Stages, to be called in order. The last one removes the units of which least is left, as
-        many as wanted, and frees the columns of the others.
+        Stages, to be called in order. The last one removes the units with the smallest remaining
+        shares and frees the columns of the others.
 
     Raises:
-        OptionError: If there are more units than a program can hold, or a size is the goal.
+        OptionError: If there are more than :data:`MOST_RATES` units, or a size is the goal.
     """
     if removal.counts is None:
         raise OptionError(
@@ -77,7 +77,7 @@ def rate_stages(
 
 
 class _GradualRemoval:
-    """Shares that are left of units, from stage to stage."""
+    """Remaining shares of units over the stages."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class _GradualRemoval:
         w: Tensor,  # (n,)
         metric: Metric,
     ) -> Prescription:
-        """Shrink the candidates at the rates of the program."""
+        """Shrink the candidates at the optimal rates."""
         factors, compensated, prices = self._advance(level, w, metric)
         return self._prescription(w, factors, 1 - level, compensated, prices)
 
@@ -119,7 +119,7 @@ class _GradualRemoval:
         w: Tensor,  # (n,)
         metric: Metric,
     ) -> Prescription:
-        """Remove the units of which least is left; free the others."""
+        """Remove the units with the smallest remaining shares; free the others."""
         *_, prices = self._advance(1.0, w, metric)
         compensated = w.clone()
         for layer, count in (self._removal.counts or {}).items():
@@ -141,7 +141,7 @@ class _GradualRemoval:
         """Solve the programs of a stage.
 
         Returns:
-            Factors that shrink the units, weights with compensation, and prices of constraints.
+            Remaining shares of units, weights with compensation, and shadow prices of constraints.
         """
         factors, prices = {}, dict.fromkeys((one.name for one in self._constraints), 0.0)
         compensated = w.clone()
@@ -163,7 +163,7 @@ class _GradualRemoval:
                 rows=slopes,
                 limits=room if rows else None,
             )
-            if slopes is not None:  # the next layer has what this one leaves of the bounds
+            if slopes is not None:  # the next layer may use the rest of the bounds
                 room = room - slopes @ found.rates.detach()
             rates = torch.zeros_like(left).index_copy(0, index, found.rates.detach())
             consumers.shrink(rates)
@@ -193,7 +193,7 @@ class _GradualRemoval:
                 free[places] = False
                 if layer in factors:
                     target[places] *= float(factors[layer][unit])
-        # Last, because a removed unit of one layer may consume a partly removed one of another.
+        # Last, since a removed unit of one layer can consume a partly removed unit of another.
         for layer, units in self._removal.units.items():
             places = units.places((self._left[layer] == 0).nonzero()[:, 0].tolist()).to(w.device)
             free[places], target[places] = False, 0.0

@@ -1,4 +1,4 @@
-"""Functional change, agreement and accuracy on held-out examples."""
+"""Measurement of functional change, agreement and accuracy on held-out examples."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class HeldOutChange:
 
     Attributes:
         drift: Mean functional change |phi - phi_0|^2 from the intact network.
-        agreement: Share of the intact network's labels that stay, in [0, 1].
-        accuracy: Share of the true labels that are predicted, in [0, 1].
+        agreement: Share of the intact network's labels that are unchanged, in [0, 1].
+        accuracy: Accuracy, in [0, 1].
     """
 
     drift: float
@@ -35,7 +35,7 @@ class HeldOutChange:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out examples with the logits of the intact network; :func:`hold_out` makes them.
+    """Held-out examples with the logits of the intact network, made by :func:`hold_out`.
 
     Attributes:
         network: Network.
@@ -83,8 +83,8 @@ class HeldOut:
         )
 
     def step_meter(self) -> Callable[[Tensor, Tensor], float]:
-        """Return a function that measures the mean functional change of each step of one walk."""
-        last: list[tuple[Tensor, Tensor]] = []  # a point and its logits: steps follow each other
+        """Return a function that measures the mean functional change of consecutive steps."""
+        last: list[tuple[Tensor, Tensor]] = []  # a point and its logits, where the next step starts
 
         def change(before: Tensor, after: Tensor) -> float:
             if not last or last[0][0] is not before:

@@ -1,4 +1,4 @@
-"""Inspection of a network: spectra of its metric, and the damage of removing its parts."""
+"""Inspection of a network: spectra of its metric, and damage of removing its parts."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ __all__ = [
     "inspect_weights",
 ]
 
-LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)  # shares of the weights at zero
+LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)  # sparsities
 _BATCH = 500  # inputs per pass of the metric
-_UNIT_SHARE = 4  # each unit is measured on one in so many of the held-out inputs
+_UNIT_SHARE = 4  # held-out inputs over the number of them used for each unit
 _FLAT = 1e-6  # share of the largest eigenvalue below which a direction is flat
 
 
@@ -53,8 +53,8 @@ class SpectrumSummary:
         directions: Number of eigenvalues.
         effective_rank: Participation ratio (sum s)^2 / sum s^2.
         largest: Largest eigenvalue.
-        directions_99: Number of the largest eigenvalues that hold 99 % of the trace.
-        flat: Share of the eigenvalues under a millionth of the largest.
+        directions_99: Number of largest eigenvalues that sum to 99 % of the trace.
+        flat: Share of eigenvalues below a millionth of the largest.
     """
 
     directions: int
@@ -69,11 +69,11 @@ class LayerDamage:
     """Sensitivity of one layer, and the damage of removing it.
 
     Attributes:
-        name: Name of the layer; ``others`` for parameters in no matrix.
+        name: Name of the layer; ``others`` for parameters outside of matrices.
         weights: Number of weights.
-        zeros: Share of the weights that is zero.
+        zeros: Share of zero weights.
         spectrum: Spectrum of the layer's block of the metric.
-        removal: Damage with all weights of the layer at zero; None for ``others``.
+        removal: Damage of setting all weights of the layer to zero; None for ``others``.
         trace_share: Share of the metric's trace.
     """
 
@@ -90,8 +90,8 @@ class MaskDamage(Damage):
     """Damage of a one-shot sparsification.
 
     Attributes:
-        kind: Saliency that chose the weights, ``"magnitude"`` or ``"obs"``.
-        share: Share of the prunable weights at zero.
+        kind: Saliency used to choose the weights, ``"magnitude"`` or ``"obs"``.
+        share: Share of zeros among the prunable weights.
     """
 
     kind: str
@@ -108,13 +108,14 @@ class Findings:
         held_out_inputs: Number of held-out inputs on which damage is measured.
         unit_inputs: Number of held-out inputs on which the damage of single units is measured.
         weights: Number of parameters.
-        zeros: Share of the prunable weights that is zero.
+        zeros: Share of zeros among the prunable weights.
         accuracy: Accuracy on the held-out inputs.
         spectrum: Spectrum of the whole metric.
         layers: Sensitivity and damage by layer.
         units: Damage of units by set.
         refused: Reason why units of a layer cannot be removed, by layer.
-        masks: Damage of one-shot magnitude and Optimal Brain Surgeon at each of :data:`LEVELS`.
+        masks: Damage of one-shot pruning by magnitude and by Optimal Brain Surgeon at each of
+            :data:`LEVELS`.
     """
 
     held_out_inputs: int
@@ -134,11 +135,11 @@ class Inspection(Findings):
     """Inspection of an expert.
 
     Attributes:
-        file: Name of the file or the class of the network.
+        file: Name of the file, or of the network's class.
         sha256: Digest of the file or of the weights.
         architecture: Name of the architecture; None if it is not known.
-        recognised: Architecture that the shapes of the weights fit; None without one.
-        manifold: Name of the task whose inputs were used.
+        recognised: Architecture identified by the shapes of the weights; None without one.
+        manifold: Name of the task with the inputs.
         output: Output whose change is measured.
         seed: Seed of the choice of inputs.
         metric_inputs: Number of inputs on which the metric was measured.
@@ -156,7 +157,7 @@ class Inspection(Findings):
     notes: tuple[str, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """Return all numbers as JSON keeps them."""
+        """Return all fields as values that JSON can represent."""
         content = asdict(self)
         del content["notes"]
         return content
@@ -195,12 +196,12 @@ def inspect(
     Args:
         expert: Network with its task. The metric is measured on inputs without labels, damage on
             the selection split.
-        options: Options; None takes the usual ones.
-        changes: Options by their names, such as ``seed=1``; and the data of a network that is no
-            expert, as in :func:`~geomerge.pruning.sparsify.sparsify`: ``inputs``, ``arch``, ....
+        options: Options; None takes the defaults.
+        changes: Options by name, such as ``seed=1``; for a module or file also its data, as in
+            :func:`~geomerge.pruning.sparsify.sparsify`: ``inputs``, ``arch``, ....
 
     Raises:
-        GeomergeError: If the network or an option cannot be used, or there is no task.
+        GeomergeError: If the network or an option is invalid, or there is no task.
 
     Example:
         >>> from torch import nn
@@ -280,7 +281,7 @@ def _units(
 ) -> FoundUnits:
     try:
         return find_units(network, example)
-    except OptionError as error:  # the rest of the report needs no units
+    except OptionError as error:  # the report is complete without units
         return FoundUnits({}, {"all layers": str(error)})
 
 
@@ -322,9 +323,9 @@ def _others(
     metric: KroneckerMetric,
     w: Tensor,  # (n,)
 ) -> tuple[LayerDamage, Tensor] | None:
-    """Return the row and the spectrum of parameters in no matrix, of which the diagonal is known.
+    """Return damage and spectrum of parameters outside of matrices, by the metric's diagonal.
 
-    Running statistics are left out: they are not parameters.
+    Running statistics are excluded, since they are not parameters.
     """
     sizes = [place.stop - place.start for place in metric.rest]
     parts = list(zip(metric.rest, metric.diagonal.split(sizes), strict=True))

@@ -1,4 +1,4 @@
-"""Settings of a walk to a plane: damping, steps, and a learning rate at which the drift falls."""
+"""Choice of a walk's settings: damping, number of steps, and a stable learning rate."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from geomerge.walks.plane import PlaneWalkOptions
 
 __all__ = ["plane_walk_options", "stable_rate"]
 
-_SPREAD = (1.0, 1 / 3, 3.0)  # factors of the damping, from walk to walk
+_SPREAD = (1.0, 1 / 3, 3.0)  # factors of the damping in consecutive walks
 _INPUTS = 128
 _BATCH = 32
-_PRODUCTS = 8  # power iterations: the largest eigenvalue is needed to some percent
-_PASSES = 5  # forward passes of a product with G
-_SHARE = 1.0  # learning rate times eigenvalue; 3.8 is the limit without noise
+_PRODUCTS = 8  # power iterations, for the largest eigenvalue to a few percent
+_PASSES = 5  # cost of a product with G, in forward passes
+_SHARE = 1.0  # learning rate times largest eigenvalue; steps diverge from 3.8 without noise
 
 
 def plane_walk_options(
     problem: PruneProblem, options: PruneWalkOptions, number: int
 ) -> PlaneWalkOptions:
-    """Return the settings of a walk: those of the options, else those that the network takes.
+    """Return the settings of a walk: those of the options, and defaults for the network.
 
     Args:
         problem: Network.
         options: Options of the walk.
-        number: Number of the walk from 0; walks of other numbers have other dampings.
+        number: Index of the walk from 0, which determines the default damping.
     """
     usual = PlaneWalkOptions()
     damping = (options.damping or usual.damping) * _SPREAD[number % len(_SPREAD)]
@@ -40,7 +40,7 @@ def plane_walk_options(
 
 
 def stable_rate(problem: PruneProblem, metric: Metric, damping: float) -> float:
-    """Return a learning rate at which the drift falls, by power iteration at the dense network.
+    """Return a learning rate for stable steps, by power iteration at the dense network.
 
     Args:
         problem: Network.

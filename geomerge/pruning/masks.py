@@ -1,4 +1,4 @@
-"""Masks of pruned weights, and the saliencies that order them."""
+"""Masks of pruned weights, and saliencies of weights."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ __all__ = [
 def prunable(network: Network) -> dict[str, slice]:
     """Return the places of prunable weights: those of linear layers and convolutions.
 
-    Biases and norms are kept: they are few, and a network without them is hardly smaller. So are
-    frozen weights.
+    Frozen weights are kept. So are biases and norms, since they hardly contribute to the size.
 
     Args:
         network: Network.
@@ -80,7 +79,7 @@ def sparsity(
 
 
 def parse_nm(text: str) -> tuple[int, int]:
-    """Parse ``"2:4"``: two weights stay of any four neighbours.
+    """Parse an N:M pattern such as ``"2:4"``, which keeps two weights of any four neighbours.
 
     Raises:
         OptionError: If the text has another form.
@@ -96,11 +95,11 @@ class SparsityPattern:
     """Pattern of the weights that are zero in a sparse network.
 
     Attributes:
-        share: Share of the prunable weights that is zero, in (0, 1); unused with ``nm``.
-        per_layer: Whether every layer has this share of zeros; otherwise the network as a whole.
-        nm: Numbers (N, M): N of M neighbours along the inputs of a layer stay, the pattern of
-            sparse tensor cores (Mishra et al. 2021). Layers whose number of inputs is not
-            divisible by M stay dense.
+        share: Share of zeros among the prunable weights, in (0, 1); unused with ``nm``.
+        per_layer: Whether the share holds for every layer instead of for the whole network.
+        nm: Numbers (N, M) of a pattern that keeps N of M neighbours along a layer's inputs, as for
+            sparse tensor cores (Mishra et al. 2021). Layers whose number of inputs is not divisible
+            by M are kept dense.
     """
 
     share: float = 0.0
@@ -123,7 +122,7 @@ def removable(
         pattern: Pattern of the removed weights.
 
     Returns:
-        Mask, True at the weights to be removed.
+        Mask, True for weights to remove.
     """
     gone = torch.zeros_like(scores, dtype=torch.bool)
     share = pattern.share
@@ -158,7 +157,7 @@ def _lowest(
     count: int,
 ) -> Tensor:  # (k,), bool
     found = torch.zeros_like(scores, dtype=torch.bool)
-    # A stable sort picks the first of equal scores on every machine.
+    # A stable sort breaks ties in the same way on every machine.
     found[scores.sort(stable=True).indices[:count]] = True
     return found
 
@@ -191,8 +190,7 @@ def saliency(
 
     Args:
         w: Weights.
-        metric: Metric at the weights. For metrics other than the Kronecker metric the saliency is
-            the magnitude.
+        metric: Metric at the weights. Metrics other than the Kronecker metric give the magnitude.
         kind: Name of the saliency: ``"obs"``, ``"obd"`` or ``"magnitude"``.
         damping: Damping mu.
 
@@ -223,13 +221,13 @@ def prune_form(
     Args:
         network: Network.
         w: Weights of the network; masked ones are stored as zero.
-        kept: Mask of the weights that stay.
+        kept: Mask of the kept weights.
 
     Returns:
-        Tensors on the CPU; masks have the type of their tensors.
+        Tensors on the CPU; masks have the dtype of their tensors.
 
     Raises:
-        OptionError: If ``kept`` is not one bool for each weight, or drops a running statistic.
+        OptionError: If ``kept`` is not a mask of shape (n,), or excludes a running statistic.
     """
     if kept.shape != (network.n,) or kept.dtype != torch.bool:
         raise OptionError(

@@ -26,7 +26,7 @@ __all__ = [
     "row_of",
 ]
 
-_PULLED = 2_000_000  # weights of the largest network for which a soft pull takes no minutes
+_PULLED = 2_000_000  # number of weights above which a soft pull takes minutes
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class PruneRow:
 
     Attributes:
         name: Name of the network in tables.
-        zeros: Share of the prunable weights that is zero.
+        zeros: Share of zeros among the prunable weights.
         drift: Mean functional change from the dense network, on held-out inputs.
-        agreement: Share of held-out inputs that keep the label of the dense network.
+        agreement: Share of held-out inputs with the dense network's label, in [0, 1].
         select: Accuracy on the selection split, in [0, 1].
         test: Accuracy on the test split.
     """
@@ -56,11 +56,11 @@ class PruneCurvePoint:
 
     Attributes:
         t: Share of the path's length.
-        zeros: Share of the prunable weights that is zero.
+        zeros: Share of zeros among the prunable weights.
         removed: Number of removed units.
         drift: Mean functional change from the dense network, on held-out inputs.
-        agreement: Share of held-out inputs that keep the label of the dense network.
-        select: Accuracy on those held-out inputs.
+        agreement: Share of held-out inputs with the dense network's label, in [0, 1].
+        select: Accuracy on the same held-out inputs.
         naive: Accuracy of the dense network under the point's mask, without compensation.
     """
 
@@ -78,7 +78,7 @@ def row_of(
     name: str,
     w: Tensor,  # (n,)
 ) -> PruneRow:
-    """Measure a network for reports; no choice depends on it."""
+    """Measure a network for reports, not for any choice."""
     whole = problem.selection.compare(w)
     return PruneRow(
         name,
@@ -117,13 +117,13 @@ def curve_of(problem: PruneProblem, path: WeightPath) -> list[PruneCurvePoint]:
 def baseline_rows(
     problem: PruneProblem, goal: GoalOptions, ranking: RankingOptions, pull: bool
 ) -> list[PruneRow]:
-    """Measure the dense network and one-shot networks that reach the same goal in one stage.
+    """Measure the dense network, and networks pruned to the same goal in one stage.
 
     Args:
         problem: Network.
-        goal: Weights or units that are removed.
-        ranking: Order of the removal by the walk.
-        pull: Whether the soft pull is among the baselines.
+        goal: Weights or units to remove.
+        ranking: Order of the removal in the walk.
+        pull: Whether to include the soft pull.
     """
     greedy = replace(ranking, choice="greedy", budget=None)
     magnitude = replace(greedy, saliency="magnitude", choice="magnitude")
@@ -131,7 +131,7 @@ def baseline_rows(
     def last_stage(order: RankingOptions) -> Stage:
         return goal_stages(problem, goal, order, 1)[-1]
 
-    with problem.cost.free():  # baselines are not part of the walk's cost
+    with problem.cost.free():  # not part of the walk's cost
         metric = problem.metric_at(problem.weights)
         smallest = _at_once(problem, last_stage(magnitude), EuclideanMetric())
         rows = [

@@ -1,4 +1,4 @@
-r"""Optimal Brain Surgeon for units: the cost of removing units and its compensation.
+r"""Optimal Brain Surgeon for units: cost of removing units, and compensation.
 
 A *consumer* of a unit is a layer whose weight matrix W has columns that multiply the unit's
 output. Least squares in the Kronecker metric :math:`A \otimes B` of the consumer: when its columns
@@ -29,12 +29,12 @@ __all__ = [
     "magnitudes",
 ]
 
-_DAMPING = 1e-2  # lambda, as a share of the mean of A's diagonal
-_WIDEST = 8192  # inputs of a layer; with more, the diagonal of A is used instead of its inverse
+_DAMPING = 1e-2  # lambda relative to the mean of A's diagonal
+_WIDEST = 8192  # largest number of a layer's inputs for which A is inverted
 
 
 def layer_of(part: Part, metric: Metric) -> KroneckerLayer | None:
-    """Return the metric's layer whose weights are exactly a part's tensor, None without one."""
+    """Return the metric's layer whose weight is a part's tensor; None without one."""
     return metric.layer_at(part.span)
 
 
@@ -44,11 +44,11 @@ def consumer_of(
     w: Tensor,  # (n,)
     alive: Tensor,  # (units,), bool
 ) -> Consumer | WideConsumer:
-    """Return the least squares problem of one consumer.
+    """Return the least-squares problem of one consumer.
 
     Args:
         part: Columns that multiply the units' outputs.
-        metric: Metric at ``w``; the Euclidean metric is used for a matrix that it does not cover.
+        metric: Metric at ``w``; matrices without Kronecker factors have the Euclidean metric.
         w: Weights.
         alive: Mask of the units that are not zero.
     """
@@ -59,11 +59,11 @@ def consumer_of(
 
 
 class Consumer:
-    """One weight matrix that takes units as inputs, and the least squares on its columns.
+    """Weight matrix that takes units as inputs, with the least-squares problem of its columns.
 
     Args:
         part: Columns that multiply the units' outputs.
-        layer: Layer of the metric that covers the matrix; None uses the Euclidean metric.
+        layer: Kronecker factors of the matrix; None uses the Euclidean metric.
         w: Weights, shape (n,).
         alive: Mask of the units that are not zero, shape (units,).
     """
@@ -80,7 +80,7 @@ class Consumer:
         self.columns, self.w, self.b, a = _matrices(part, layer, w)
         self._before = self.w.clone()
         self._weighed = self.b @ self.w
-        mean = float(a.diagonal().mean())  # zero where all inputs are zero
+        mean = float(a.diagonal().mean())  # zero if all inputs are zero
         damping = _DAMPING * mean if mean > 0 else 1.0
         a = a + damping * torch.eye(len(a), dtype=torch.float64)
         dead = self.columns[~alive].reshape(-1)
@@ -96,7 +96,7 @@ class Consumer:
         return found
 
     def costs(self) -> Tensor:  # (units,)
-        """Return the functional change that removing each unit causes after compensation."""
+        """Return the functional change of removing each unit, after compensation."""
         columns = self.w[:, self.columns].transpose(0, 1)  # (units, d_out, k)
         weighed = self._weighed[:, self.columns].transpose(0, 1)
         found: Tensor = (columns.mT @ weighed * self._blocks()).sum(dim=(1, 2))
@@ -117,7 +117,7 @@ class Consumer:
         self,
         rates: Tensor,  # (units,)
     ) -> None:
-        """Remove a share of each unit, each compensated by itself."""
+        """Remove a share of each unit, with separate compensation for each."""
         moves = self._blocks() @ self.inverse[self.columns]  # (units, k, d_in)
         moved = self.w[:, self.columns].transpose(0, 1) * rates[:, None, None]
         self.w = self.w - torch.einsum("jok,jki->oi", moved, moves)
@@ -127,7 +127,7 @@ class Consumer:
         w: Tensor,  # (n,)
     ) -> None:
         """Add the compensation to a weight vector."""
-        # Added instead of assigned: the same matrix may consume units of another set as well.
+        # Added, since the same matrix can consume units of several sets.
         matrix = (self._cut(w) + self.w - self._before).to(w)
         if self._layer is None:
             w[self._part.span] = matrix.reshape(-1)
@@ -138,7 +138,7 @@ class Consumer:
         self,
         gradient: Tensor,  # (n,)
     ) -> Tensor:  # (units,)
-        """Return the first-order rise of a function as each unit is removed and compensated."""
+        """Return a function's derivative along each unit's removal with compensation."""
         moves = self._blocks() @ self.inverse[self.columns]  # (units, k, d_in)
         along = self.w[:, self.columns].transpose(0, 1).mT @ self._cut(gradient)
         return -(along * moves).sum(dim=(1, 2))
@@ -154,11 +154,11 @@ class Consumer:
 
 
 class WideConsumer:
-    """One weight matrix with too many columns to invert A: no compensation.
+    """Weight matrix with too many columns to invert A, and so without compensation.
 
     Args:
         part: Columns that multiply the units' outputs.
-        layer: Layer of the metric that covers the matrix; None uses the Euclidean metric.
+        layer: Kronecker factors of the matrix; None uses the Euclidean metric.
         w: Weights, shape (n,).
     """
 
@@ -169,33 +169,33 @@ class WideConsumer:
         self._costs = lost[self._columns].sum(dim=1)
 
     def costs(self) -> Tensor:  # (units,)
-        """Return the functional change that removing each unit causes."""
+        """Return the functional change of removing each unit."""
         return self._costs
 
     def remove(self, unit: int) -> None:
-        """Do nothing: there is no compensation to update."""
+        """Do nothing, since there is no compensation to update."""
 
     def shrink(
         self,
         rates: Tensor,  # (units,)
     ) -> None:
-        """Do nothing: there is no compensation to update."""
+        """Do nothing, since there is no compensation to update."""
 
     def write(
         self,
         w: Tensor,  # (n,)
     ) -> None:
-        """Add nothing: there is no compensation."""
+        """Do nothing, since there is no compensation."""
 
     def slopes(
         self,
         gradient: Tensor,  # (n,)
     ) -> Tensor:  # (units,)
-        """Return the first-order rise of a function as each unit is removed."""
+        """Return a function's derivative along each unit's removal."""
         return -(self._matrix * self._cut(gradient)).sum(dim=0)[self._columns].sum(dim=1)
 
     def quadratic(self) -> Tensor:  # (units, units)
-        """Return the costs as a diagonal matrix: interactions of units are ignored."""
+        """Return the costs as a diagonal matrix, without interactions of units."""
         return torch.diag(self._costs)
 
 
@@ -204,7 +204,7 @@ def _matrix(
     layer: KroneckerLayer | None,
     v: Tensor,  # (n,)
 ) -> Tensor:  # (d_out, d_in)
-    """Return the consumer's matrix at a weight vector, with its bias if the metric covers it."""
+    """Return the consumer's matrix in a weight vector, with its bias if the factors include it."""
     if layer is not None:
         return layer.matrix(v).double().cpu()
     return v[part.span].view(part.shape[0], -1).double().cpu()
@@ -218,7 +218,7 @@ def _matrices(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return each unit's columns, the matrix, B, and A or its diagonal, in float64 on the CPU.
 
-    B and A are identities for a matrix that the metric does not cover.
+    B and A are identities for a matrix without Kronecker factors.
     """
     matrix = _matrix(part, layer, w)
     if layer is None:
@@ -238,7 +238,7 @@ class Consumers:
         units: Set of units.
         metric: Metric at the weights.
         w: Weights, shape (n,).
-        gone: Units that are zero already.
+        gone: Units that are already zero.
     """
 
     def __init__(self, units: Units, metric: Metric, w: Tensor, gone: Sequence[int]) -> None:
@@ -267,7 +267,7 @@ class Consumers:
         self,
         rates: Tensor,  # (units,), float64
     ) -> None:
-        """Remove a share of each unit, each compensated by itself; :meth:`costs` do not change."""
+        """Remove a share of each unit, with separate compensation; :meth:`costs` do not change."""
         for consumer in self._consumers:
             consumer.shrink(rates)
 
@@ -283,14 +283,14 @@ class Consumers:
         self,
         gradient: Tensor,  # (n,)
     ) -> Tensor:  # (units,), float64
-        """Return the first-order rise of a function as each unit is removed and compensated."""
+        """Return a function's derivative along each unit's removal with compensation."""
         total = torch.zeros(len(self.alive), dtype=torch.float64)
         for consumer in self._consumers:
             total += consumer.slopes(gradient)
         return total
 
     def program(self) -> RateProgram:
-        """Return the cost of removing units at rates, each compensated by itself."""
+        """Return the cost of removing units at rates, with separate compensation for each."""
         q = torch.zeros(len(self.alive), len(self.alive), dtype=torch.float64)
         for consumer in self._consumers:
             q += consumer.quadratic()

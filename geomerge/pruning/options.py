@@ -46,7 +46,7 @@ def _seed(value: int) -> str | None:
 
 @dataclass(frozen=True)
 class GoalOptions:
-    """Options of the goal: the weights or units to remove; one goal is given."""
+    """Options of the goal, the weights or units to remove; exactly one is given."""
 
     sparsity: float | None = option(
         None, "share of the weights to remove, such as 0.95",
@@ -71,10 +71,10 @@ class GoalOptions:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be used; bring ``remove`` into one form.
+        """Check the values and normalise ``remove``.
 
         Raises:
-            OptionError: If a value cannot be used.
+            OptionError: If a value is invalid.
         """
         check_options(self)
         if self.per_layer and self.sparsity is None:
@@ -89,7 +89,7 @@ class GoalOptions:
         """Name of the option of the goal.
 
         Raises:
-            OptionError: If no such option is given, or several are.
+            OptionError: If no goal or more than one is given.
         """
         given = [name for name in _GOALS if getattr(self, name) not in (None, {})]
         if len(given) != 1:
@@ -124,10 +124,10 @@ class RankingOptions:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be used.
+        """Check the values.
 
         Raises:
-            OptionError: If a value cannot be used.
+            OptionError: If a value is invalid.
         """
         check_options(self)
         if self.budget is not None and self.choice != "rates":
@@ -148,7 +148,7 @@ class PruneMetricOptions(MetricOptions):
 
 @dataclass(frozen=True)
 class FunctionOptions:
-    """Options of the function to be kept: how its change is measured, and on which inputs."""
+    """Options of the function to preserve: measurement of its change, and inputs."""
 
     geometry: MetricOptions = piece(PruneMetricOptions)
     bn: str | None = option(
@@ -164,17 +164,17 @@ class FunctionOptions:
     dtype: str | None = dtype_option()
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be used.
+        """Check the values.
 
         Raises:
-            OptionError: If a value cannot be used.
+            OptionError: If a value is invalid.
         """
         check_options(self)
 
 
 @dataclass(frozen=True)
 class PruneWalkOptions:
-    """Options of a walk to a sparse network: its stages and its steps against the drift."""
+    """Options of a walk to a sparse network: stages and drift correction."""
 
     damping: float | None = option(
         None, "damping mu of the steps against the drift; default 0.1",
@@ -197,10 +197,10 @@ class PruneWalkOptions:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be used.
+        """Check the values.
 
         Raises:
-            OptionError: If a value cannot be used.
+            OptionError: If a value is invalid.
         """
         check_options(self)
 
@@ -214,20 +214,20 @@ class MoveWalkOptions(PruneWalkOptions):
 
 @dataclass(frozen=True, init=False)
 class SparsifyOptions(FlatOptions):
-    """Options of a sparsification; None lets geomerge choose.
+    """Options of a sparsification; None means an automatic choice.
 
-    Keywords may be the names of all options: ``SparsifyOptions(sparsity=0.9, steps=100)``.
+    All options can be given as keywords: ``SparsifyOptions(sparsity=0.9, steps=100)``.
 
     Attributes:
         goal: Weights or units to remove.
         ranking: Order of the removal.
-        function: Function to keep.
+        function: Function to preserve.
         walking: Stages and steps.
         walk: Kind of walk: ``"prescribed"``, or ``"pull"``, the soft pull of arXiv 2012.09605.
         labels: Whether a last leg uses the task's labels.
-        paths: Number of walks, of which one is kept.
+        paths: Number of walks, of which the best is kept.
         points: Largest number of networks stored on a path.
-        seed: Seed of everything drawn.
+        seed: Seed of all random numbers.
 
     Example:
         >>> from geomerge import SparsifyOptions
@@ -258,10 +258,10 @@ class SparsifyOptions(FlatOptions):
     seed: int = option(0, "seed of everything drawn", group="walk", check=_seed)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be used.
+        """Check the values.
 
         Raises:
-            OptionError: If a value cannot be used.
+            OptionError: If a value is invalid.
         """
         check_options(self)
         if self.pulls and self.paths > 1:
@@ -275,20 +275,20 @@ class SparsifyOptions(FlatOptions):
         return self.walk == "pull"
 
     def recorded(self) -> dict[str, Any]:
-        """Return the options that decide the result by their flat names, as JSON keeps them."""
+        """Return the options that determine the result, by flat name and as JSON values."""
         return recorded(self)
 
 
 @dataclass(frozen=True, init=False)
 class ReconfigureOptions(FlatOptions):
-    """Options of a reconfiguration; None lets geomerge choose.
+    """Options of a reconfiguration; None means an automatic choice.
 
     Attributes:
-        choice: Rule by which units are chosen, where a plan gives numbers of them.
-        function: Function to keep.
+        choice: Rule for choosing units, where a plan gives numbers of units.
+        function: Function to preserve.
         walking: Stages and steps of each move.
         points: Largest number of networks stored on each path.
-        seed: Seed of everything drawn.
+        seed: Seed of all random numbers.
     """
 
     choice: str = option(
@@ -303,16 +303,16 @@ class ReconfigureOptions(FlatOptions):
     seed: int = option(0, "seed of everything drawn", group="walk", check=_seed)
 
     def recorded(self) -> dict[str, Any]:
-        """Return the options that decide the result by their flat names, as JSON keeps them.
+        """Return the options that determine the result, by flat name and as JSON values.
 
-        Recipes of reconfigurations have the options of sparsifications that they do not use, too.
+        For compatibility with stored recipes this includes unused options of sparsifications.
         """
         return {**SparsifyOptions().recorded(), **recorded(self)}
 
 
 @dataclass(frozen=True)
 class SparsifyFiles:
-    """Files of a sparsification that are written on demand."""
+    """Optional files of a sparsification."""
 
     shrink: bool = option(
         False, "the physically smaller network as well", group="output", recorded=False
@@ -348,9 +348,9 @@ class InspectOptions:
     seed: int = option(0, "seed of the choice of inputs", group="metric", check=_seed)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be used.
+        """Check the values.
 
         Raises:
-            OptionError: If a value cannot be used.
+            OptionError: If a value is invalid.
         """
         check_options(self)

@@ -1,4 +1,4 @@
-"""Places of units in one tensor and in the weight vector."""
+"""Indices of units in one tensor and in the weight vector."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Role(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Places of units in one tensor.
+    """Entries of units in one tensor.
 
     Attributes:
         tensor: Name of the tensor.
@@ -29,7 +29,7 @@ class Part:
         start: Index in the weight vector at which the tensor begins.
         shape: Shape of the tensor.
         dim: Dimension along which the units lie.
-        indices: Entries along ``dim`` that belong to each unit, shape (units, k).
+        indices: Indices along ``dim`` of each unit, shape (units, k).
     """
 
     tensor: str
@@ -41,7 +41,7 @@ class Part:
 
     @property
     def span(self) -> slice:
-        """Place of the tensor in the weight vector."""
+        """Slice of the tensor in the weight vector."""
         return slice(self.start, self.start + torch.Size(self.shape).numel())
 
     def columns(self) -> Tensor:  # (units, c)
@@ -54,7 +54,7 @@ class Part:
         self,
         chosen: Tensor,  # (c,), units
     ) -> Tensor:  # (p,)
-        """Return the places of units in the weight vector."""
+        """Return the indices of units in the weight vector."""
         outer = torch.arange(torch.Size(self.shape[: self.dim]).numel())
         inner = torch.Size(self.shape[self.dim + 1 :]).numel()
         rows = outer[:, None] * self.shape[self.dim] + self.indices[chosen].reshape(-1)
@@ -65,6 +65,6 @@ class Part:
         w: Tensor,  # (n,)
         chosen: Tensor,  # (c,), units
     ) -> None:
-        """Set units to zero in a weight vector; for many units faster than by their places."""
+        """Set units to zero in a weight vector, faster than by :meth:`places` for many units."""
         tensor = w[self.span].view(self.shape)
         tensor.index_fill_(self.dim, self.indices[chosen].reshape(-1).to(w.device), 0)

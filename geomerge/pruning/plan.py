@@ -1,6 +1,6 @@
-"""Validation of reconfiguration plans: the numbers of units removed and restored by each step.
+"""Validation of reconfiguration plans by the numbers of removed and restored units.
 
-Validation needs neither weights nor data: an impossible plan is refused before the first walk.
+It requires neither weights nor data, so that impossible plans are refused before any walk.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ __all__ = ["PlanStep", "Wanted", "check_plan", "load_plan", "parse_removals", "r
 
 
 def resolve(wanted: Wanted, available: Sequence[int]) -> int | tuple[int, ...]:
-    """Return the number or the list of units that a step names.
+    """Return the number or the list of units of a step.
 
     Args:
-        wanted: Count, share of the available units (rounded to units), or units.
-        available: Units to choose from: the present ones, or the removed ones.
+        wanted: Count, share of the available units (rounded to units), or list of units.
+        available: Units to choose from, either all present or all removed ones.
 
     Returns:
-        Number of units where a choice is left, else the units.
+        Number of units if a choice is left, else the units.
 
     Raises:
-        OptionError: If more are wanted than are available, or others.
+        OptionError: If more or other units are wanted than are available.
     """
     if isinstance(wanted, tuple):
         if missing := set(wanted) - set(available):
@@ -40,21 +40,21 @@ def resolve(wanted: Wanted, available: Sequence[int]) -> int | tuple[int, ...]:
 def check_plan(
     steps: Sequence[PlanStep], units: Mapping[str, Units], gone: Mapping[str, Sequence[int]]
 ) -> None:
-    """Refuse a plan that cannot be carried out for any choice of its counts and shares.
+    """Check that a plan can be carried out for some choice of the units of counts and shares.
 
-    Counts and shares of a step refer to the units before the step; removal precedes restoration. A
-    list of units that follows a count for the same layer is accepted if some choice allows it.
+    Counts and shares refer to the units before the step; removal precedes restoration. A list of
+    units after a count for the same layer is accepted if some choice allows it.
 
     Args:
         steps: Steps of the plan.
-        units: Result of :func:`~geomerge.pruning.units.find_units`; tied layers may be called by
-            any of their names.
+        units: Result of :func:`~geomerge.pruning.units.find_units`; tied layers can be given by any
+            of their names.
         gone: Units that are removed before the first step, by layer.
 
     Raises:
-        OptionError: If the plan is empty, or a step repeats a name, does nothing, names an unknown
-            layer or unit, leaves a layer empty, restores more units than are removed, removes a
-            removed unit, restores a present one, or does both to one unit.
+        OptionError: If the plan is empty, or a step repeats a name, is empty, has an unknown layer
+            or unit, leaves a layer empty, restores more units than are removed, removes a removed
+            unit, restores a present one, or does both to one unit.
     """
     if not steps:
         raise OptionError("the plan has no steps, expected at least one; write one")
@@ -78,10 +78,10 @@ def check_plan(
 
 
 class _State:
-    """Known state of a layer's units in the course of a plan.
+    """Known state of a layer's units during a plan.
 
-    The units of a count are chosen by the walk, so before it a unit is surely removed, surely
-    present, or neither.
+    The units of a count are chosen by the walk. Before it a unit is certainly removed, certainly
+    present, or undetermined.
 
     Args:
         count: Number of units of the layer.
@@ -102,7 +102,7 @@ class _State:
         one, other = self.surely_there, self.surely_gone
         self.surely_there = _after(one, removed) | _named(restored)
         self.surely_gone = _after(other, restored) | _named(removed)
-        # If all removed units are known, then so are all present ones, and vice versa.
+        # If all removed units are known, all present ones are, and vice versa.
         if self.gone == len(self.surely_gone):
             self.surely_there = set(range(self.count)) - self.surely_gone
         elif self.there == len(self.surely_there):
@@ -110,7 +110,7 @@ class _State:
 
 
 def _after(known: set[int], leaving: int | tuple[int, ...]) -> set[int]:
-    """Return the units that surely have not left: none if any of them may have."""
+    """Return the units that certainly remain, none if the leaving units are not known."""
     return known - set(leaving) if isinstance(leaving, tuple) else set() if leaving else set(known)
 
 
@@ -194,7 +194,7 @@ def _count(wanted: int | float, available: int) -> int:
 
 
 def _by_set(wanted: Mapping[str, Wanted], units: Mapping[str, Units]) -> dict[str, Wanted]:
-    """Return the wanted units by :attr:`Units.layer` instead of by any name of a tied layer."""
+    """Return the wanted units by :attr:`Units.layer` instead of other names of tied layers."""
     found: dict[str, Wanted] = {}
     for name, value in wanted.items():
         one = unit_named(units, name)

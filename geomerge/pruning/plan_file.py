@@ -1,4 +1,4 @@
-"""Parsers and writers of removals: YAML plans and ``LAYER:50`` texts."""
+"""Parsers and writers of removals, as YAML plans and ``LAYER:50`` texts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ _FORMS = "a count such as 50, a share such as 0.5 or a list of units such as [0,
 
 @dataclass(frozen=True)
 class PlanStep:
-    """One reconfiguration.
+    """Step of a reconfiguration plan.
 
     Attributes:
         name: Name of the step, unique in the plan.
         remove: Units to remove, by layer: a number of the present units (int), a share of them (a
             float in (0, 1], rounded to units), or units numbered from 0.
-        restore: Units to restore, by layer, in the same forms: of the units that are removed
-            before the step.
+        restore: Units to restore, by layer, in the same forms, among those removed before the step.
     """
 
     name: str
@@ -39,10 +38,10 @@ class PlanStep:
     restore: Mapping[str, Wanted] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Bring units into one form.
+        """Normalise the units.
 
         Raises:
-            OptionError: If they have none of the forms.
+            OptionError: If units have none of the forms.
         """
         for key in ("remove", "restore"):
             units = wanted_units(getattr(self, key), f"{key} of step {self.name!r}")
@@ -50,11 +49,11 @@ class PlanStep:
 
 
 def wanted_units(wanted: Mapping[str, Any], where: str) -> dict[str, Wanted]:
-    """Return units by layer in one form: counts as int, shares as float, lists as tuples.
+    """Normalise units by layer: counts as int, shares as float, lists as tuples.
 
     Args:
         wanted: Count, share or sequence of units, by layer.
-        where: Name of the place for messages.
+        where: Description of the source, for error messages.
 
     Raises:
         OptionError: If a value has none of these forms.
@@ -78,8 +77,8 @@ def load_plan(path: Path | str) -> list[PlanStep]:
     """Read a plan: a YAML list of ``{name, remove: {layer: ...}, restore: {layer: ...}}``.
 
     Args:
-        path: Path of the file. A layer has a count, a share or a list of units; ``5-9`` in a list
-            is a range including both ends.
+        path: Path of the file. Each layer has a count, a share or a list of units; ``5-9`` in a
+            list is a range including both ends.
 
     Returns:
         Steps in order, not yet validated by :func:`~geomerge.pruning.plan.check_plan`.
@@ -88,7 +87,7 @@ def load_plan(path: Path | str) -> list[PlanStep]:
         OptionError: If the file cannot be read or has another form.
     """
     try:
-        # A SafeLoader, which builds plain data only, as yaml.safe_load does.
+        # A SafeLoader, which constructs plain data only.
         found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_NamesOnce)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -143,7 +142,7 @@ def parse_removals(texts: Sequence[str]) -> dict[str, Wanted]:
 
 
 def removal_texts(removals: Mapping[str, Wanted] | None) -> list[str]:
-    """Return removals as the command line and recipes have them, for :func:`parse_removals`.
+    """Return removals as texts for :func:`parse_removals`, as used in commands and recipes.
 
     Example:
         >>> from geomerge.pruning.plan_file import removal_texts
@@ -164,13 +163,13 @@ def _text(wanted: Wanted) -> str:
             runs[-1].append(unit)
         else:
             runs.append([unit])
-    # Two neighbours are listed, three and more are a range.
+    # Three or more consecutive units are written as a range.
     parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs]
     return ",".join(parts)
 
 
 class _NamesOnce(yaml.SafeLoader):
-    """Loader of plain data with unique keys that stay text (the layer 1.10 is no number)."""
+    """Loader of plain data that refuses repeated keys and keeps keys as text (layer 1.10)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         found: dict[Hashable, Any] = {}
@@ -186,7 +185,7 @@ class _NamesOnce(yaml.SafeLoader):
 
 
 def _where(error: Exception) -> str:
-    """Return the problem of an error, with its line if that is known."""
+    """Return the problem of an error, with its line if known."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     return first_line(error)

@@ -1,4 +1,4 @@
-"""Pruning problems: a network, the inputs on which its function is kept, and measurements there."""
+"""Pruning problems: a network, inputs on which its function is preserved, and measurements."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from geomerge.pruning.units import Units, find_units
 
 __all__ = ["PruneProblem", "prepare_problem"]
 
-METRIC_INPUTS = 2000  # inputs of one measurement of the metric
+METRIC_INPUTS = 2000  # inputs per measurement of the metric
 MEASURED_INPUTS = 1000  # inputs of the selection split on which functional changes are measured
 FEW = 500  # inputs on which the progress of a walk is measured
-FEW_INPUTS = 10_000  # number of inputs below which they are mixed by default
+FEW_INPUTS = 10_000  # number of inputs below which mixup is the default
 MIXED_SHARE = 0.5
 _STATISTICS_INPUTS = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class PruneProblem:
-    """A network whose function is to be kept while weights or units are removed.
+    """A network whose function is preserved while weights or units are removed.
 
     Attributes:
         expert: Network with its weights and its task.
-        inputs: Inputs on which the function is kept.
-        train: Examples of the training split, for a last leg that uses labels.
-        options: Options of the function to keep.
-        mix: Largest share of a second input in mixed inputs; 0 for inputs as they are.
+        inputs: Inputs on which the function is preserved.
+        train: Examples of the training split, for a final leg with labels.
+        options: Options of the function to preserve.
+        mix: Largest share of a second input in mixed inputs; 0 for no mixup.
         bn: Treatment of running statistics, ``"keep"`` or ``"re-estimate"``; None without any.
         seed: Seed of samples and orders of inputs.
-        cost: Cost of measuring and walking so far.
+        cost: Cost of measurements and walks so far.
     """
 
     expert: Expert
@@ -57,7 +57,7 @@ class PruneProblem:
 
     @property
     def network(self) -> Network:
-        """Network with the outputs that its task uses."""
+        """Network with the outputs of its task."""
         return self.expert.network
 
     @property
@@ -72,7 +72,7 @@ class PruneProblem:
 
     @property
     def notes(self) -> list[str]:
-        """Assumptions about the network, and tasks of it whose functions are not kept."""
+        """Assumptions about the network, and tasks whose functions are not preserved."""
         others = [name for name in self.expert.meta.get("tasks", {}) if name != self.task.name]
         notes = [*self.expert.warnings, *self.expert.notes]
         if others:
@@ -84,7 +84,7 @@ class PruneProblem:
 
     @property
     def task(self) -> Task:
-        """Task of the network; its labels are used for reports, and by a leg with labels."""
+        """Task of the network; labels are used only for reports and in a leg with labels."""
         assert self.expert.task is not None
         return self.expert.task
 
@@ -102,13 +102,13 @@ class PruneProblem:
 
     @cached_property
     def large_drift(self) -> float:
-        """Half the mean of |phi|^2: a drift at which nothing of the function is left."""
+        """Half the mean of |phi|^2, the drift of a lost function."""
         phi = output_map(self.held_out.intact, self.output)
         return float(phi.square().sum(dim=1).mean() / 2)
 
     @cached_property
     def selection(self) -> HeldOut:
-        """Selection split with the dense network's logits; its labels are for reports alone."""
+        """Selection split with the dense network's logits; labels are used only for reports."""
         return hold_out(self.network, self.weights, self.task.select, self.output)
 
     @cached_property
@@ -131,7 +131,7 @@ class PruneProblem:
         self,
         w: Tensor,  # (n,)
     ) -> Metric:
-        """Measure the metric on a sample of the inputs; that of the dense network only once."""
+        """Measure the metric on a sample of the inputs; the dense network's is cached."""
         if w is self.weights:
             return self._dense_metric
         metric, passes = self._measured(w)
@@ -148,7 +148,7 @@ class PruneProblem:
         self,
         w: Tensor,  # (n,)
     ) -> tuple[Metric, int]:
-        """Return the metric at a point and the number of passes that it takes."""
+        """Return the metric at a point and the number of passes of its measurement."""
         sample = self.inputs.sample(METRIC_INPUTS, self.seed)
         metric = measure_metric(self.network, w, sample, self.options.geometry, seed=self.seed)
         return metric, 0 if metric.isotropic else METRIC_PASSES * len(sample)
@@ -157,7 +157,7 @@ class PruneProblem:
         self,
         w: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
-        """Return the weights with running statistics kept or estimated again."""
+        """Return the weights, with running statistics re-estimated if the options say so."""
         if self.bn != "re-estimate":
             return w
         self.cost.add(min(_STATISTICS_INPUTS, len(self.inputs)))
@@ -168,12 +168,12 @@ def prepare_problem(thing: ExpertLike, options: FunctionOptions, seed: int) -> P
     """Return the problem of an expert.
 
     Args:
-        thing: Network with its task; of a file, the recorded task is loaded.
-        options: Options of the function to keep.
+        thing: Network with its task; for a file the recorded task is loaded.
+        options: Options of the function to preserve.
         seed: Seed of samples and orders of inputs.
 
     Raises:
-        GeomergeError: If the network or its task cannot be used, or there is no task.
+        GeomergeError: If the network or its task is invalid, or there is no task.
     """
     expert = as_expert(thing, "network")
     if expert.task is None:
@@ -204,7 +204,7 @@ def _mixed_share(inputs: Inputs, options: FunctionOptions) -> float:
 
 
 def _drawn(split: Split, count: int, seed: int) -> Split:
-    """Return at most ``count`` examples; their inputs are those of :meth:`Inputs.sample`."""
+    """Return at most ``count`` examples, sampled like :meth:`Inputs.sample`."""
     generator = torch.Generator().manual_seed(seed)
     index = torch.randperm(len(split.labels), generator=generator)[:count]
     return Split(split.inputs.sample(count, seed), split.labels[index.to(split.labels.device)])

@@ -1,4 +1,4 @@
-"""Reconfiguration: walks from configuration to configuration, removing and restoring units."""
+"""Reconfiguration: walks between configurations that remove and restore units."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ __all__ = ["Configuration", "ReconfigureResult", "reconfigure"]
 
 @dataclass(frozen=True, eq=False)
 class Configuration:
-    """A configuration of the network that a step of the plan reached.
+    """Configuration of the network after a step of the plan.
 
     Attributes:
         name: Name of the step.
         expert: Network of the configuration.
-        walked: Walk to it.
-        path: Path from the configuration before.
+        walked: Walk to the configuration.
+        path: Path from the previous configuration.
         removed: Removed units, by layer.
         row: Measurements of the network.
-        naive: Measurements of the dense network with the same units at zero.
+        naive: Measurements of the dense network with the same units set to zero.
         curve: Measurements along the path.
-        epochs: Cost of the move in epochs of training.
+        epochs: Cost of the walk in epochs of training.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Configuration:
     epochs: float
 
     def module(self) -> nn.Module:
-        """Return a new module with the weights of the configuration, which can be trained."""
+        """Return a new, trainable module with the weights of the configuration."""
         return self.expert.module()
 
 
@@ -74,7 +74,7 @@ class ReconfigureResult:
     """Result of a reconfiguration.
 
     Attributes:
-        problem: Dense network, and what its function was kept on.
+        problem: Dense network, and inputs on which its function was preserved.
         options: Options of the reconfiguration.
         configurations: Configurations in the order of the plan.
         dense_row: Measurements of the dense network.
@@ -89,7 +89,7 @@ class ReconfigureResult:
 
     @property
     def dense(self) -> Expert:
-        """Network with whose function and units the plan began."""
+        """Network at the start of the plan."""
         return self.problem.expert
 
     @property
@@ -99,24 +99,24 @@ class ReconfigureResult:
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """Accuracies on the test split by the name of the configuration, in [0, 1]."""
+        """Accuracies on the test split by name of the configuration, in [0, 1]."""
         rows = [self.dense_row, *(one.row for one in self.configurations)]
         return {row.name: row.test for row in rows}
 
     def module(self) -> nn.Module:
-        """Return a new module with the weights of the last configuration, which can be trained."""
+        """Return a new, trainable module with the weights of the last configuration."""
         return self.expert.module()
 
     def __getitem__(self, name: str) -> Configuration:
-        """Return the configuration of a name.
+        """Return the configuration with a name.
 
         Raises:
-            KeyError: If there is none.
+            KeyError: If there is no such configuration.
         """
         return {one.name: one for one in self.configurations}[name]
 
     def save(self, folder: str | Path) -> None:
-        """Write all networks, and the path to each: ``NAME.safetensors`` and ``moves/NAME/path``.
+        """Write all networks and paths, as ``NAME.safetensors`` and ``moves/NAME/path``.
 
         Args:
             folder: New or empty folder.
@@ -159,26 +159,26 @@ def reconfigure(
     progress: Callable[[Progress], None] | None = None,
     **changes: Any,
 ) -> ReconfigureResult:
-    """Reach the configurations of a plan, each from the one before.
+    """Walk through the configurations of a plan, removing and restoring units.
 
     Args:
-        expert: Network with its task. Of an earlier result, the plan begins with its sparse network
-            and restores units of its dense one.
-        plan: Steps, or the path of a YAML file of them.
-        options: Options; None takes the usual ones.
-        folder: Folder of the paths, each under the name of its step. None takes a temporary folder
-            that is removed with the paths.
-        work: Folder of the state of unfinished walks, as in
+        expert: Network with its task. For the result of an earlier run, the plan starts from the
+            sparse network and restores units of the dense one.
+        plan: Steps, or the path of a YAML file with steps.
+        options: Options; None takes the defaults.
+        folder: Folder for the paths, each in a subfolder named like its step. None takes a
+            temporary folder that is removed with the paths.
+        work: Folder for the state of unfinished walks, as in
             :func:`~geomerge.pruning.sparsify.sparsify`.
-        progress: Function that is called after each point of a walk.
-        changes: Options by their names, such as ``steps=100``; and the data of a network that is
-            no expert, as in :func:`~geomerge.pruning.sparsify.sparsify`: ``inputs``, ``arch``, ....
+        progress: Function called after each point of a walk.
+        changes: Options by name, such as ``steps=100``; for a module or file also its data, as in
+            :func:`~geomerge.pruning.sparsify.sparsify`: ``inputs``, ``arch``, ....
 
     Returns:
-        Configurations, and how they were reached.
+        Result with all configurations and the paths to them.
 
     Raises:
-        GeomergeError: If inputs, options, data or plan cannot be used.
+        GeomergeError: If inputs, options, data or plan are invalid.
 
     Example:
         >>> from torch import nn
@@ -260,7 +260,7 @@ def _epochs(problem: PruneProblem) -> float:
 def _check_possible(
     problem: PruneProblem, plan: Sequence[PlanStep], options: ReconfigureOptions
 ) -> None:
-    """Refuse steps that cannot be carried out, before the first walk.
+    """Check before the first walk that all steps can be carried out.
 
     Raises:
         OptionError: If a step restores units that the dense network does not have, or chooses
@@ -290,7 +290,7 @@ def _stages(
     options: ReconfigureOptions,
     state: WalkState,
 ) -> list[Stage]:
-    """Return the stages of a step: those that remove units, then those that restore units."""
+    """Return the stages of a step, removal before restoration."""
     stages: list[Stage] = []
     count = options.walking.stages
     if step.remove:
@@ -311,7 +311,7 @@ def _stages(
 
 
 def _strongest(problem: PruneProblem, layer: str, gone: Sequence[int]) -> list[int]:
-    """Return removed units, those of the largest norm in the dense network first."""
+    """Return removed units in descending order of their norm in the dense network."""
     sizes = magnitudes(problem.network, problem.units[layer], problem.weights)
     return sorted(gone, key=lambda unit: (-float(sizes[unit]), unit))
 

@@ -28,10 +28,10 @@ class Removal:
 
     Attributes:
         units: Sets of units, by :attr:`Units.layer`.
-        candidates: Units that may be removed, by set.
+        candidates: Removable units, by set.
         counts: Number of candidates to remove, by set; None if a size is the goal.
-        size: Function from the number of removed units by set to the size of the network, such
-            as its FLOPs; None if counts are the goal.
+        size: Function that returns the size of the network, such as its FLOPs, for numbers of
+            removed units by set; None if counts are the goal.
         limit: Largest size allowed at the end.
     """
 
@@ -50,23 +50,22 @@ def removal_stages(
     choice: str = "greedy",
     state: WalkState | None = None,
 ) -> list[Stage]:
-    """Return stages that set units to zero, the cheapest first.
+    """Return stages that set units to zero in ascending order of their cost.
 
     Args:
         network: Network.
         removal: Goal of the removal.
-        gone: Units that are zero at the walk's start, by :attr:`Units.layer`.
-        stages: Number of stages, at most one for each unit to remove.
-        choice: Order of removal: ``"greedy"`` removes the unit of the least compensated cost and
-            updates the costs after each; ``"magnitude"`` removes the smallest L1 norm.
-        state: State in which the stages store the removed units; that of an interrupted walk
-            holds those removed before.
+        gone: Units that are zero at the start, by :attr:`Units.layer`.
+        stages: Number of stages, at most one per unit to remove.
+        choice: Order of removal: ``"greedy"`` by compensated cost, updated after each unit;
+            ``"magnitude"`` by the L1 norm of the producing weights.
+        state: State in which the stages store the removed units, or that of an interrupted walk.
 
     Returns:
         Stages, to be called in order.
 
     Raises:
-        OptionError: If the size cannot be reached with a unit left in every layer.
+        OptionError: If the size cannot be reached with at least one unit in every layer.
     """
     known = (WalkState() if state is None else state).values
     first = {layer: len(gone.get(layer, ())) for layer in removal.units}
@@ -131,7 +130,7 @@ class _Candidates:
             )
 
     def cheapest(self, layer: str) -> float:
-        """Return the cost of a layer's cheapest candidate, infinity without one."""
+        """Return the cost of a layer's cheapest candidate; infinity without candidates."""
         return float(torch.where(self._barred[layer], torch.inf, self._costs[layer]).min())
 
     def take(self, layer: str) -> int:
@@ -147,7 +146,7 @@ class _Candidates:
         self,
         w: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
-        """Return weights in which the consumers compensate for the removed units."""
+        """Return weights with the consumers' compensation for removed units."""
         found = w.clone()
         for consumers in self._consumers.values():
             consumers.write(found)
@@ -161,7 +160,7 @@ def _reduce(
     first: Mapping[str, int],
     level: float,
 ) -> None:
-    """Remove the units of least cost per saved size until the size is small enough."""
+    """Remove units in ascending order of cost per saved size until the limit is met."""
     assert removal.size is not None
     start = removal.size(first)
     wanted = start + level * (removal.limit - start)

@@ -1,4 +1,4 @@
-"""Experts and paths that pruning returns, in memory and in files."""
+"""Experts and paths in results of pruning, and their files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from geomerge.pruning.walk import START, PruneWalk
 
 __all__ = ["PrunedExpert", "pruned_expert", "save_result", "store_walk"]
 
-# Metadata of the dense network that holds for the sparse one, too.
+# Metadata that the sparse network shares with the dense one.
 _KEPT = ("architecture", "config", "task", "normalisation", "tasks", "head", "training")
 
 
 @dataclass(frozen=True)
 class PrunedExpert:
-    """A pruned network together with the dense network that it came from.
+    """A pruned network together with its dense original.
 
     Attributes:
         dense: Dense network.
@@ -41,9 +41,9 @@ def pruned_expert(
     problem: PruneProblem,
     w: Tensor,  # (n,)
 ) -> Expert:
-    """Return the network of a problem at other weights as an expert without a sketch.
+    """Return a problem's network at other weights as an expert without a sketch.
 
-    The weights are those that its file will hold, in the type of the options or of the network.
+    The weights are rounded as in its file, to the dtype of the options or of the network.
     """
     dtype = problem.options.dtype or problem.expert.meta.get("dtype")
     w = rounded(w, dtype)
@@ -65,12 +65,12 @@ def store_walk(
     start: Tensor,  # (n,)
     points: int,
 ) -> WeightPath:
-    """Store a walk as a path from its start, at t = 0, to its end.
+    """Store a walk as a path from its start (t = 0) to its end.
 
     Args:
         problem: Network.
         walk: Finished walk.
-        folder: Folder of the path; files of an interrupted call are removed.
+        folder: Folder of the path; files of an interrupted call in it are removed.
         start: First weights of the walk.
         points: Largest number of stored networks.
     """
@@ -90,12 +90,12 @@ def store_walk(
 def save_result(
     folder: str | Path, experts: Mapping[str, Expert], paths: Mapping[str, WeightPath]
 ) -> None:
-    """Write experts and paths into a folder, whole or not at all.
+    """Write experts and paths into a folder atomically.
 
     Args:
         folder: New or empty folder.
-        experts: Networks by the name of their file, without its suffix.
-        paths: Paths by the name of their folder.
+        experts: Networks by name of the file, without suffix.
+        paths: Paths by name of their folder.
 
     Raises:
         RunError: If the folder has content or cannot be written.

@@ -1,7 +1,7 @@
 """Sparsity schedules: stages of a walk that remove single weights or restore units.
 
-The weights to be removed next are chosen at every stage, from the weights and the metric of that
-stage. Removed weights stay zero.
+The next weights to remove are chosen in every stage from its weights and metric. Removed weights
+stay zero.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["cubic_schedule", "restoring_stages", "weight_stages"]
 
 
 def cubic_schedule(first: float, last: float, stages: int) -> list[float]:
-    """Return levels from the one after ``first`` to ``last``, with decreasing differences.
+    """Return levels of sparsity after ``first`` up to ``last``, with decreasing differences.
 
     Zhu & Gupta 2017, eq. (1).
     """
@@ -44,18 +44,17 @@ def weight_stages(
 
     Args:
         network: Network.
-        start: First point of the walk; its zero weights stay zero.
-        pattern: Share of the prunable weights that is zero at the end, and its pattern.
+        start: First point of the walk; zero weights stay zero.
+        pattern: Sparsity pattern at the end.
         stages: Number of stages.
-        kind: Saliency that orders the weights.
-        state: State in which the stages store the removed weights; that of an interrupted walk
-            holds those removed before.
+        kind: Saliency that determines the order of removal.
+        state: State in which the stages store the removed weights, or that of an interrupted walk.
 
     Returns:
         Stages, to be called in order.
 
     Raises:
-        OptionError: If no weight would be removed, or no weight of a layer would stay.
+        OptionError: If no weight would be removed, or all weights of a layer.
     """
     places = prunable(network)
     if not places:
@@ -94,7 +93,7 @@ def _check_mask(
     places: Mapping[str, slice],
     pattern: SparsityPattern,
 ) -> None:
-    """Refuse a plane without zeros, or with only zeros in a layer."""
+    """Refuse a mask without removed weights, or with no kept weight in a layer."""
     if not mask.any():
         if pattern.nm is None:
             raise OptionError("no weight is removed at this `sparsity`; ask for more")
@@ -117,13 +116,13 @@ def restoring_stages(
     returning: Mapping[str, Sequence[int]],
     stages: int,
 ) -> list[Stage]:
-    """Return stages that restore units to their original weights while the others adapt.
+    """Return stages that restore units to their original weights and compensate with the others.
 
     Args:
         network: Network.
-        origin: Weights to which the units are restored.
+        origin: Weights with the original values of the units.
         units: Units of the network.
-        returning: Units to restore, in this order, by :attr:`Units.layer`.
+        returning: Units to restore in this order, by :attr:`Units.layer`.
         stages: Largest number of stages.
 
     Returns:
@@ -151,7 +150,8 @@ def restoring_stages(
                     if part.role is not Role.STATISTICS:
                         held[at_part] = True
             target = torch.where(away, 0.0, target)
-            # No compensation: a restored unit has no first-order effect, its weights were zero.
+            # No compensation, since a restored unit has no first-order effect: its weights were
+            # zero.
             free = parameters & ~held & ~away
             return Prescription(target, free, 1 - done / len(queue), w)
 

@@ -1,4 +1,4 @@
-"""Physically smaller networks: removal of zero units, and export for plain PyTorch."""
+"""Smaller networks by deletion of zero units, and export for plain PyTorch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def removed_units(
     w: Tensor,  # (n,)
     units: Mapping[str, Units],
 ) -> dict[str, list[int]]:
-    """Find removed units: those whose producing and consuming weights are all exactly zero.
+    """Find removed units, whose producing and consuming weights are all exactly zero.
 
     Args:
         network: Network.
@@ -39,7 +39,7 @@ def removed_units(
         units: Result of :func:`~geomerge.pruning.units.find_units`.
 
     Returns:
-        Removed units in order, by :attr:`Units.layer`; layers without any are left out.
+        Removed units in order, by :attr:`Units.layer`; layers without removed units are omitted.
     """
     tensors = network.unravel(w)
     gone: dict[str, list[int]] = {}
@@ -64,23 +64,24 @@ def shrink(
     removed: Mapping[str, Sequence[int]],
     example: Batch,  # (B, ...)
 ) -> nn.Module:
-    """Return a smaller copy of the network without some units.
+    """Return a smaller copy of the network without given units.
 
-    Its outputs equal, up to rounding, those of the network with these units at zero, which is
-    checked on the example.
+    Its outputs equal those of the network with these units at zero up to rounding; this is checked
+    on the example.
 
     Args:
-        network: Network; it is not changed.
+        network: Network, which is not changed.
         w: Weights of the network.
-        removed: Units by name of a layer, numbered from 0; tied layers lose the same units.
+        removed: Indices of units from 0 by name of a layer; the same units of tied layers are
+            removed.
         example: Batch of inputs for the check.
 
     Returns:
-        Module of the same class with weights of its own, in evaluation mode.
+        New module of the same class, in evaluation mode.
 
     Raises:
-        OptionError: If units cannot be removed, if a layer would keep none, or if the network's
-            own code depends on its widths so that a smaller network has other outputs.
+        OptionError: If units cannot be removed, a layer would be empty, or the network's code
+            depends on its widths, so that a smaller network has other outputs.
     """
     found = find_units(network, example)
     chosen: dict[str, tuple[Units, list[int]]] = {}
@@ -120,16 +121,16 @@ def export_plain(
     path: Path | str,
     logits: Callable[[Any], Tensor] = logits_in,
 ) -> None:
-    """Write a network as a program that PyTorch runs without geomerge and without its class.
+    """Export a network as a program that requires neither geomerge nor the network's class.
 
     ``torch.export.load(path).module()`` takes batches of any size. The program's outputs are
-    compared with the network's, for another batch size as well, before the file is written.
+    compared with the network's for two batch sizes before the file is written.
 
     Args:
         module: Network in evaluation mode.
         example: Batch of inputs.
-        path: Path of the ``.pt2`` file, replaced in one step.
-        logits: Function that returns the logits in the module's output.
+        path: Path of the ``.pt2`` file, which is replaced atomically.
+        logits: Function that extracts the logits from the module's output.
 
     Raises:
         CheckpointError: If the network cannot be exported.
@@ -137,7 +138,7 @@ def export_plain(
     """
     path = Path(path)
     check_output(path, (".pt2",))
-    # A single input would fix the batch size to one.
+    # A single input would specialise the program to batches of one.
     x = take(concat([example, example]), slice(0, 2))
     buffer = io.BytesIO()
     try:
@@ -147,7 +148,7 @@ def export_plain(
             shapes: Any = {name: {0: size} for name in kwargs} or tuple({0: size} for _ in args)
             program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes)
             for node in program.graph.nodes:
-                node.meta.pop("stack_trace", None)  # it holds paths and code lines of this machine
+                node.meta.pop("stack_trace", None)  # contains paths and code of this machine
             torch.export.save(program, buffer)
             content = buffer.getvalue()
             again = torch.export.load(io.BytesIO(content)).module()
@@ -156,7 +157,7 @@ def export_plain(
                 nearly_equal(logits(pass_to(again, batch)), logits(pass_to(module, batch)), _SAME)
                 for batch in (x, three)
             )
-    except Exception as error:  # torch.export and the network's own code raise any type
+    except Exception as error:  # torch.export and the network raise errors of any type
         raise CheckpointError(
             f"torch.export cannot export this network ({first_line(error)}); save its weights as "
             ".safetensors instead"
@@ -175,7 +176,7 @@ def _check_same(network: Network, masked: Tensor, small: nn.Module, x: Batch) ->
         expected = whole.outputs(masked, x)
         try:
             got = whole.call(small, x)
-        except Exception as error:  # the network's own code raises any type
+        except Exception as error:  # the network's code can raise errors of any type
             raise OptionError(
                 "the network does not work with fewer units: its own code expects the widths that "
                 f"it had ({first_line(error)}); remove units of other layers, or single weights"

@@ -1,4 +1,4 @@
-"""Sparsification: walks to a sparse network, the choice of one, and comparison with baselines."""
+"""Sparsification: walks to sparse networks, choice of the best, and baselines."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class SparsifyResult:
 
     Attributes:
         expert: Sparse network.
-        problem: Dense network, and what its function was kept on.
+        problem: Dense network, and inputs on which its function was preserved.
         options: Options of the sparsification.
         walks: All walks in order.
-        chosen: Walk that is kept.
-        paths: Paths from the dense to a sparse network: that of the chosen walk, then the others.
+        chosen: Chosen walk.
+        paths: Paths from the dense to sparse networks, that of the chosen walk first.
         removed: Removed units, by layer; empty if single weights were removed.
         rows: Measurements of the dense network, of baselines and of the sparse network.
         curve: Measurements along the path.
@@ -68,7 +68,7 @@ class SparsifyResult:
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """Accuracies on the test split by the name of the row, in [0, 1]."""
+        """Accuracies on the test split by name of the row, in [0, 1]."""
         return {row.name: row.test for row in self.rows}
 
     @property
@@ -77,14 +77,14 @@ class SparsifyResult:
         return self.paths[0]
 
     def module(self) -> nn.Module:
-        """Return a new module with the sparse weights, which can be trained."""
+        """Return a new, trainable module with the sparse weights."""
         return self.expert.module()
 
     def shrunk(self) -> nn.Module | None:
         """Return a smaller module without the removed units; None if no units were removed.
 
         Raises:
-            OptionError: If the network's own code depends on the widths of its layers.
+            OptionError: If the network's code depends on the widths of its layers.
         """
         if not self.removed:
             return None
@@ -92,7 +92,7 @@ class SparsifyResult:
         return shrink(self.expert.network, self.expert.weights, self.removed, example)
 
     def save(self, folder: str | Path) -> None:
-        """Write the sparse network and its path: ``sparse.safetensors`` and ``path``.
+        """Write the sparse network as ``sparse.safetensors`` and its path as ``path``.
 
         Args:
             folder: New or empty folder.
@@ -141,26 +141,26 @@ def sparsify(
     progress: Callable[[Progress], None] | None = None,
     **changes: Any,
 ) -> SparsifyResult:
-    """Walk to a sparse network that keeps the function of a dense one on its inputs.
+    """Walk to a sparse network that preserves the function of a dense one on its inputs.
 
     Args:
         expert: Dense network with its task: an expert, a module or the path of a file.
-        options: Options; None takes the usual ones.
-        folder: Folder of the paths: ``path`` and, for further walks, ``path-2``, ... None takes a
+        options: Options; None takes the defaults.
+        folder: Folder for the paths: ``path`` and, for further walks, ``path-2``, ... None takes a
             temporary folder that is removed with the path.
-        work: Folder of the state of unfinished walks, on the disk of ``folder``: the same call
-            with what an interrupted one left there is resumed and gives the same bits. None keeps
-            no state.
-        progress: Function that is called after each point of a walk.
-        changes: Options by their names, such as ``sparsity=0.9``; and the data of a network that
-            is no expert, fields of :class:`~geomerge.expert_options.ExpertOptions`: ``inputs`` (a
-            task by name or as an object, where a number is the option), ``arch``, ....
+        work: Folder for the state of unfinished walks, on the disk of ``folder``. The same call
+            after an interruption is resumed from it with a bit-identical result. None stores no
+            state.
+        progress: Function called after each point of a walk.
+        changes: Options by name, such as ``sparsity=0.9``; for a module or file also its data,
+            fields of :class:`~geomerge.expert_options.ExpertOptions`: ``arch``, ``inputs`` (a task
+            or its name; a number is the option ``inputs``), ....
 
     Returns:
-        Sparse network, and how it was reached.
+        Result with the sparse network and its path.
 
     Raises:
-        GeomergeError: If inputs, options or data cannot be used.
+        GeomergeError: If inputs, options or data are invalid.
 
     Example:
         >>> from torch import nn
@@ -189,7 +189,7 @@ def _sparsified(
     work: Path | None,
     progress: Callable[[Progress], None] | None,
 ) -> SparsifyResult:
-    structured = options.goal.removes_units  # refuses missing goals before any work
+    structured = options.goal.removes_units  # raises for a missing goal before any work
     problem = prepare_problem(expert, options.function, options.seed)
     agree("networks or options", f"{options}", [problem.weights])
     place, temporary = place_of(folder)
@@ -228,7 +228,7 @@ def _walks(
     work: Path | None,
     progress: Callable[[Progress], None] | None,
 ) -> list[PruneWalk]:
-    """Return the walks, as many as the option ``paths``."""
+    """Return the finished walks, ``paths`` of them."""
     walker = PruneWalker(problem, options.walking, options.points, progress)
     device, start = problem.network.device, problem.weights
 
@@ -236,7 +236,7 @@ def _walks(
         return goal_stages(problem, options.goal, options.ranking, options.walking.stages, state)
 
     def plane(w: Tensor, metric: Any) -> Prescription:
-        return stages()[-1](w, metric)  # new stages: they remember what they removed
+        return stages()[-1](w, metric)  # new stages, since they store removed weights
 
     walks = []
     for number in range(options.paths):

@@ -1,9 +1,8 @@
-"""Surface of the functional change under the paths of a sparsification.
+"""Surface of the functional change in the plane of a sparsification's paths.
 
-As in figure 2E of arXiv 2012.09605, the plane has the two principal directions of all stored points
-relative to the dense network, through which it passes. Its share is the part of the points' squared
-distances from the dense network that lies in the plane. The surface over it is the functional
-change from the dense network.
+As in figure 2E of arXiv 2012.09605, the plane is spanned by the first two principal directions of
+all stored points relative to the dense network. Its share is that of the points' squared distances
+from the dense network. The height of the surface is the functional change from the dense network.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ __all__ = [
 ]
 
 INPUTS = 128  # held-out inputs on which each point of the surface is measured
-SIDES = (9, 31)  # fewest and most points along a side of the grid
-_FLOPS = 1e12  # FLOPs of the whole grid, about: a quarter of a minute on one core
-_HELD = 2**27  # entries of weight differences in memory at once: half a gigabyte
+SIDES = (9, 31)  # smallest and largest number of points along a side of the grid
+_FLOPS = 1e12  # approximate FLOPs of the whole grid: a quarter of a minute on one core
+_HELD = 2**27  # entries of weight differences in memory at a time: half a gigabyte
 _MARGIN = 0.15  # margin around the paths, as a share of the longer side
-_NARROWEST = 0.6  # least length of the shorter side, as a share of the longer one
+_NARROWEST = 0.6  # smallest ratio of the shorter side to the longer one
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,10 @@ class Track:
 
     Attributes:
         name: Name of the walk.
-        chosen: Whether the walk is the one that is kept.
-        length: Length in the metric along the walk.
+        chosen: Whether the walk is the chosen one.
+        length: Length of the walk in the metric.
         points: Coordinates of the stored points, shape (P, 2); the start is the origin.
-        change: Functional change at the path's end, not at its projection.
+        change: Functional change at the end of the path, not at its projection.
     """
 
     name: str
@@ -56,14 +55,14 @@ class Track:
 
 @dataclass(frozen=True)
 class Surface:
-    """The functional change from the dense network over a plane of weights.
+    """Functional change from the dense network on a grid in a plane of weights.
 
     Attributes:
         xs: Coordinates along the first direction, shape (columns,); one of them is 0.
         ys: Coordinates along the second direction, shape (rows,); one of them is 0.
         heights: Functional change at each point of the grid, shape (rows, columns).
-        tracks: Projected paths, that of the chosen walk first.
-        share: Share of the stored points' squared distances from the start that is in the plane.
+        tracks: Projected paths, the chosen one first.
+        share: Share of the stored points' squared distances from the start within the plane.
         inputs: Number of held-out inputs on which the change is measured.
     """
 
@@ -77,13 +76,13 @@ class Surface:
 
 @dataclass(frozen=True)
 class SurfacePlane:
-    """Two principal directions of differences.
+    """Plane of the first two principal directions of differences.
 
     Attributes:
         directions: Orthonormal vectors, shape (2, n); zero vectors if the differences span less
             than a plane.
         coordinates: Coordinates of each difference, shape (P, 2).
-        share: Share of the sum of squared lengths that is in the plane.
+        share: Share of the sum of squared lengths within the plane.
     """
 
     directions: Tensor
@@ -92,13 +91,13 @@ class SurfacePlane:
 
 
 def surface_of(result: SparsifyResult) -> Surface:
-    """Measure the surface under the walks of a sparsification.
+    """Measure the surface in the plane of a sparsification's walks.
 
     Args:
         result: Sparsification.
 
     Returns:
-        Surface, and the paths projected into its plane.
+        Surface with the projected paths.
     """
     problem, network, start = result.problem, result.problem.network, result.problem.weights
     walks = [result.chosen, *(walk for walk in result.walks if walk is not result.chosen)]
@@ -137,17 +136,17 @@ def surface_of(result: SparsifyResult) -> Surface:
 def plane_of(
     number: int, difference: Callable[[int], Tensor], trained: int | None = None
 ) -> SurfacePlane:
-    """Return the plane through the origin that is nearest to some differences.
+    """Return the plane through the origin closest to given differences.
 
     Args:
         number: Number of differences P.
-        difference: Function that reads a difference, shape (n,), by its number. It is called more
-            than once for each, so that few are in memory at a time.
-        trained: Number of leading entries that count for distances; None counts all. Other
-            entries, running statistics, are combined like these.
+        difference: Function that reads a difference, shape (n,), by its index. It is called
+            repeatedly, so that few differences are in memory at a time.
+        trained: Number of leading entries used for distances; None uses all. The remaining entries,
+            running statistics, are combined with the same coefficients.
 
     Returns:
-        Plane; the last point with a coordinate along a direction lies on its positive side.
+        Plane. The sign of each direction makes the last nonzero coordinate along it positive.
     """
     n = len(difference(0))
     held = max(1, _HELD // n)
@@ -157,7 +156,7 @@ def plane_of(
         block = torch.stack([difference(k)[:trained] for k in range(first, last)])
         for k in range(first, number):
             d = block[k - first] if k < last else difference(k)[:trained]
-            gram[k, first:last] = block @ d  # eigh reads the lower half alone
+            gram[k, first:last] = block @ d  # eigh reads only the lower triangle
     values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0)[:2].clamp(min=0), vectors.flip(1)[:, :2]
     total = float(gram.trace())
@@ -179,7 +178,7 @@ def plane_of(
 
 
 def _side(flops: float) -> int:
-    """Return the number of points along a side of the grid, odd, from the cost of one point."""
+    """Return the odd number of points along a side of the grid, from the cost of one point."""
     fewest, most = SIDES
     affordable = int((_FLOPS / max(flops, 1.0)) ** 0.5)
     return min(max(affordable - 1 + affordable % 2, fewest), most)
@@ -189,7 +188,7 @@ def _grid(
     coordinates: Tensor,  # (P, 2)
     side: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return the columns and rows of a grid around points and through the origin."""
+    """Return the coordinates of a grid that encloses points and contains the origin."""
     low, high = coordinates.amin(dim=0), coordinates.amax(dim=0)
     longest = float((high - low).max()) or 1.0
     wide = (high - low).clamp(min=_NARROWEST * longest) + 2 * _MARGIN * longest
@@ -203,7 +202,7 @@ def _possible(
     network: Network,
     w: Tensor,  # (n,)
 ) -> Tensor:  # (n,)
-    """Return weights without negative variances, which straight lines may lead to."""
+    """Return weights with nonnegative variances, which extrapolation can violate."""
     for name, place in network.slices.items():
         if name.endswith("running_var"):
             w[place] = w[place].clamp(min=0)

@@ -1,8 +1,8 @@
 """Dependency groups of units, traced by torch-pruning.
 
 torch-pruning's graph (Fang et al., DepGraph, CVPR 2023) follows the channels of a layer through a
-network. Operations unknown to it are treated as elementwise ones, so its groups are only proposals,
-which :mod:`geomerge.pruning.units` tests.
+network. It treats unknown operations as elementwise, so that its groups are only proposals, which
+:mod:`geomerge.pruning.units` verifies.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["Group", "Touch", "trace_groups"]
 
 @dataclass(frozen=True, eq=False)
 class Touch:
-    """Outputs or inputs of one layer that belong to the units of a group.
+    """Outputs or inputs of one layer for the units of a group.
 
     Attributes:
         layer: Dotted name of a Linear, convolution or BatchNorm layer.
-        outputs: Whether the units are outputs of the layer, else they are inputs.
-        indices: Outputs or inputs that belong to each unit, shape (units, k).
+        outputs: Whether the units are outputs of the layer rather than inputs.
+        indices: Indices of the outputs or inputs of each unit, shape (units, k).
     """
 
     layer: str
@@ -39,11 +39,11 @@ class Touch:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Units of tied layers with all their producers and consumers.
+    """Units of tied layers with their producers and consumers.
 
     Attributes:
-        layers: Names of the layers that have these outputs, in the network's order.
-        touches: Outputs and inputs of layers that are removed together with the units.
+        layers: Names of the layers with these outputs, in the network's order.
+        touches: Outputs and inputs of layers that belong to the units.
     """
 
     layers: tuple[str, ...]
@@ -58,29 +58,29 @@ def trace_groups(
     """Group the outputs of all Linear and convolution layers.
 
     Args:
-        module: Network; only a copy of it is run.
-        example: Batch of its inputs.
-        norms: Whether units may pass through a LayerNorm or a GroupNorm, which permutations of
-            units allow and removal does not.
+        module: Network, of which a copy is run.
+        example: Batch of inputs.
+        norms: Whether to allow units that pass through a LayerNorm or a GroupNorm, for permutations
+            but not for removal.
 
     Returns:
-        Groups, and the reason for every layer without a group, the end of a sentence.
+        Groups; and, for every layer without a group, the reason as the end of a sentence.
 
     Raises:
         OptionError: If the network cannot be traced.
     """
-    import torch_pruning  # slow to import, and used here alone
+    import torch_pruning  # slow to import, and used only here
 
     try:
-        # A copy, because tracing enables gradients and leaves hooks behind if it fails.
+        # A copy, since tracing enables gradients and does not remove its hooks if it fails.
         copied = copy.deepcopy(module).eval()
         for parameter in copied.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         with torch.enable_grad():
-            # A list, because a bare tensor would be unpacked along its batch.
+            # A list, since a bare tensor would be unpacked along its batch axis.
             given = [example] if isinstance(example, Tensor) else example
             graph = torch_pruning.DependencyGraph().build_dependency(copied, given, verbose=False)
-    except Exception as error:  # torch-pruning and the network's own code raise any type
+    except Exception as error:  # torch-pruning and the network raise errors of any type
         raise OptionError(
             f"torch-pruning cannot trace this network ({first_line(error)}); its units cannot be "
             "removed, remove single weights instead"
@@ -98,7 +98,7 @@ def trace_groups(
         else:
             try:
                 found = _group(graph, layer, names, norms)
-            except Exception as error:  # torch-pruning raises any type at unsupported operations
+            except Exception as error:  # unsupported operations raise errors of any type
                 found = f"torch-pruning cannot follow its outputs ({first_line(error)})"
         if isinstance(found, Group):
             groups.append(found)
@@ -109,7 +109,7 @@ def trace_groups(
 
 
 def _group(graph: Any, root: nn.Module, names: dict[nn.Module, str], norms: bool) -> Group | str:
-    """Return the group of a layer's outputs, or the reason why it has none."""
+    """Return the group of a layer's outputs, or the reason for having none."""
     from torch_pruning.ops import OPTYPE
 
     pruner = graph.get_pruner_of_module(root)
@@ -124,7 +124,7 @@ def _group(graph: Any, root: nn.Module, names: dict[nn.Module, str], norms: bool
         if isinstance(layer, nn.Parameter):
             return "they meet a parameter that is of no Linear, convolution or BatchNorm layer"
         if layer not in names or (isinstance(layer, nn.PReLU) and layer.num_parameters == 1):
-            continue  # an operation without weights of its own for each unit
+            continue  # an operation without weights per unit
         normed = norms and isinstance(layer, (nn.GroupNorm, nn.LayerNorm))
         if not normed and (why := _untouchable(layer, names[layer])) is not None:
             return why
@@ -144,7 +144,7 @@ def _group(graph: Any, root: nn.Module, names: dict[nn.Module, str], norms: bool
 
 
 def _untouchable(layer: nn.Module, name: str) -> str | None:
-    """Return the reason why units cannot be removed from a layer exactly, None if they can."""
+    """Return the reason why units cannot be removed exactly from a layer; None if they can."""
     if isinstance(layer, (nn.GroupNorm, nn.LayerNorm)):
         return (
             f"they pass through {name}, a {type(layer).__name__} that scales units by each other, "
@@ -161,7 +161,7 @@ def _untouchable(layer: nn.Module, name: str) -> str | None:
 
 
 def _by_unit(indices: list[int], roots: list[int], count: int) -> Tensor | None:
-    """Return the indices of each unit, shape (count, k), None if their numbers differ."""
+    """Return the indices of each unit, shape (count, k); None if their numbers differ."""
     where, unit = torch.tensor(indices), torch.tensor(roots)
     if not torch.equal(torch.bincount(unit), torch.full((count,), len(where) // count)):
         return None

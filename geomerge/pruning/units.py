@@ -1,8 +1,8 @@
-"""Units of a network: filters and neurons, with their producers and consumers.
+"""Units of a network (filters and neurons) with their producers and consumers.
 
 A unit is an output channel of a convolution or an output of a linear layer. Layers whose outputs
-are added have their units in common. If all weights that produce a unit and all weights that
-consume it are zero, the network equals a smaller one without that unit.
+are added share their units. If all weights that produce or consume a unit are zero, the network
+equals a smaller one without that unit.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from geomerge.pruning.trace import Group, trace_groups
 
 __all__ = ["FoundUnits", "Units", "find_units", "traced_units", "unit_named"]
 
-_LEAK = 1e-6  # relative change of the outputs from which units count as not removable
+_LEAK = 1e-6  # relative change of the outputs above which units are not removable
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """The units of a layer, and of the layers tied to it.
+    """Units of a layer and of the layers tied to it.
 
     Attributes:
         layer: Name of the set: the first of the tied layers.
-        layers: Names of all layers that have these outputs.
+        layers: Names of all layers with these outputs.
         count: Number of units.
-        parts: Places of the units, tensor by tensor.
+        parts: Entries of the units in each tensor.
     """
 
     layer: str
@@ -43,13 +43,13 @@ class Units:
     parts: tuple[Part, ...] = field(repr=False)
 
     def places(self, indices: Sequence[int]) -> Tensor:  # (p,), sorted
-        """Return the places in the weight vector that are zero when some units are removed.
+        """Return the indices in the weight vector of the weights that removal sets to zero.
 
         Args:
             indices: Units, numbered from 0.
 
         Returns:
-            Places of the weights that produce or consume the units, int64, on the CPU.
+            Indices of the weights that produce or consume the units, int64, on the CPU.
 
         Raises:
             OptionError: If there is no such unit.
@@ -57,13 +57,13 @@ class Units:
         return self._places(indices, (Role.PRODUCER, Role.CONSUMER))
 
     def consumer_places(self, indices: Sequence[int]) -> Tensor:  # (p,), sorted
-        """Return the places of the weights that consume units: columns of the next layers.
+        """Return the indices of the weights that consume units, columns of the next layers.
 
         Args:
             indices: Units, numbered from 0.
 
         Returns:
-            Places in the weight vector, int64, on the CPU.
+            Indices in the weight vector, int64, on the CPU.
 
         Raises:
             OptionError: If there is no such unit.
@@ -97,12 +97,12 @@ class Units:
         indices: Sequence[int],
         roles: Sequence[Role] = (Role.PRODUCER, Role.CONSUMER),
     ) -> None:
-        """Set some units to zero in a weight vector, in place.
+        """Set units to zero in a weight vector, in place.
 
         Args:
             w: Weights.
             indices: Units, numbered from 0.
-            roles: Parts to set to zero; the default is all of :meth:`places`.
+            roles: Roles of the parts to set to zero; by default those of :meth:`places`.
 
         Raises:
             OptionError: If there is no such unit.
@@ -123,7 +123,7 @@ class FoundUnits(dict[str, Units]):
     """Removable units by the name of each layer.
 
     Args:
-        found: Units by the name of each layer; tied layers have the same units.
+        found: Units by name of each layer; tied layers have the same units.
         refused: Reason why the units of other layers cannot be removed, by layer.
 
     Attributes:
@@ -140,18 +140,18 @@ def find_units(
     network: Network,
     example: Batch,  # (B, ...)
 ) -> FoundUnits:
-    """Find the removable units: with them at zero, the network equals one without them.
+    """Find the removable units, for which setting to zero is equivalent to deletion.
 
     The network's outputs, units that pass through a LayerNorm or a GroupNorm, and untraceable
-    layers are left out. The groups that torch-pruning proposes are tested: when the weights that
-    consume some units are zero, the weights that produce those units must have no effect.
+    layers are excluded. Groups proposed by torch-pruning are verified: if the weights that consume
+    units are zero, the weights that produce them must have no effect.
 
     Args:
         network: Network; it is not changed.
-        example: Batch of its inputs; the first two are used.
+        example: Batch of inputs; the first two are used.
 
     Returns:
-        Units by the name of every layer; tied layers have the same.
+        Units by name of each layer; tied layers have the same units.
 
     Raises:
         OptionError: If the network cannot be traced.
@@ -171,15 +171,15 @@ def traced_units(
     example: Batch,  # (B, ...)
     norms: bool = False,
 ) -> tuple[list[Units], dict[str, str]]:
-    """Return the units that a trace proposes, untested.
+    """Return the units proposed by a trace, without verification.
 
     Args:
         network: Network; it is not changed.
-        example: Batch of its inputs.
-        norms: Whether units may pass through a LayerNorm or a GroupNorm.
+        example: Batch of inputs.
+        norms: Whether to allow units that pass through a LayerNorm or a GroupNorm.
 
     Returns:
-        Units, and the reason for every layer without units, the end of a sentence.
+        Units; and, for every layer without units, the reason as the end of a sentence.
 
     Raises:
         OptionError: If the network cannot be traced.
@@ -241,14 +241,14 @@ def _units(network: Network, group: Group) -> Units:
 
 
 def _frozen_in(network: Network, group: Group) -> str | None:
-    """Return a layer of a group whose weights are frozen, None without one."""
+    """Return a layer of a group with frozen weights; None without one."""
     names = {f"{touch.layer}.{kind}" for touch in group.touches for kind in ("weight", "bias")}
     frozen = sorted(names & network.frozen)
     return frozen[0].rpartition(".")[0] if frozen else None
 
 
 def _without_weights(network: Network, group: Group) -> str | None:
-    """Return a layer of a group with shared or derived weights, None without one."""
+    """Return a layer of a group with shared or derived weights; None without one."""
     everywhere = network.module.named_parameters(remove_duplicate=False)
     owners = Counter(id(parameter) for _, parameter in everywhere)
     for touch in group.touches:
@@ -260,14 +260,14 @@ def _without_weights(network: Network, group: Group) -> str | None:
 
 
 def _leaks(network: Network, sets: Sequence[Units], example: Batch) -> bool:
-    """Whether units act on the outputs other than through the weights that consume them."""
+    """Return whether units affect the outputs other than through their consuming weights."""
     generator = torch.Generator().manual_seed(0)
     everything = network.head_view(slice(None))
     w = network.initial.clone()
     x = drawn_like(example, generator)
     for name, place in network.slices.items():
         if place.stop <= network.n_parameters:
-            # Zero weights, such as the last scale of a residual branch, would hide an effect.
+            # Zero weights, such as the final scale of a residual branch, would hide an effect.
             scale = 0.1 * (float(w[place].square().mean().sqrt()) or 1.0)
             noise = torch.randn(network.shapes[name].numel(), generator=generator)
             w[place] += scale * noise.to(w)

@@ -43,10 +43,10 @@ class PruneWalk:
 
     Attributes:
         name: Name of the walk.
-        leg: Stored points of the walk, and the numbers of its steps.
+        leg: Stored points of the walk, and records of its steps.
         weights: Last weights, shape (n,).
-        settings: Settings of the steps against the drift.
-        agreement: Share of held-out inputs that keep the label of the dense network.
+        settings: Settings of the drift correction.
+        agreement: Share of held-out inputs with the dense network's label, in [0, 1].
         seed: Seed of the order of inputs.
     """
 
@@ -60,15 +60,14 @@ class PruneWalk:
 
 @dataclass(frozen=True)
 class WalkPlace:
-    """Name of a walk, and the files of its points and its state.
+    """Name of a walk, and files of its points and state.
 
     Attributes:
         name: Name of the walk, for progress and reports.
         folder: Folder of the stored points.
-        number: Number of the walk from 0; walks of other numbers have other dampings and other
-            orders of inputs.
-        file: State of the walk. One that was interrupted is resumed, and costs as much as without
-            the interruption.
+        number: Index of the walk from 0, which determines its default damping and its order of
+            inputs.
+        file: State of the walk. An interrupted walk is resumed; its cost does not change.
     """
 
     name: str
@@ -79,13 +78,13 @@ class WalkPlace:
 
 @dataclass(frozen=True)
 class PruneWalker:
-    """Walks of one problem, recorded and scored.
+    """Runner of a problem's walks, which records and scores them.
 
     Attributes:
-        problem: Network whose function is kept.
+        problem: Network whose function is preserved.
         options: Stages and steps of the walks.
         points: Largest number of networks stored for each walk.
-        on_progress: Function that is called after each point; None without one.
+        on_progress: Function called after each point, or None.
     """
 
     problem: PruneProblem
@@ -99,11 +98,11 @@ class PruneWalker:
         stages: list[Stage],
         place: WalkPlace,
     ) -> PruneWalk:
-        """Walk through stages and take the drift back after each.
+        """Walk through stages, with drift correction after each.
 
         Args:
             start: First weights.
-            stages: Stages, for one walk only: they store the removed weights.
+            stages: Stages, for one walk only, since they store the removed weights.
             place: Name and files of the walk.
         """
         problem, state = self.problem, place.file.state
@@ -127,7 +126,7 @@ class PruneWalker:
 
         Args:
             start: First weights.
-            plane: Target of the walk, chosen again at every step.
+            plane: Function that returns the target of a step.
             place: Name and files of the walk.
         """
         problem, state = self.problem, place.file.state
@@ -136,11 +135,11 @@ class PruneWalker:
         return self._scored(place.name, leg, _PULL, problem.seed + place.number)
 
     def finish_with_labels(self, walked: PruneWalk, file: StateFile | None = None) -> PruneWalk:
-        """Continue a walk toward the labels, on the plane at which it ended.
+        """Extend a walk by a leg that learns from labels on the plane where the walk ended.
 
         Args:
             walked: Finished walk, whose leg is extended.
-            file: State of this last leg.
+            file: State of the leg with labels.
         """
         problem, file = self.problem, StateFile() if file is None else file
         settings = replace(
@@ -172,7 +171,7 @@ class PruneWalker:
     def _against_drift(
         self, seed: int, state: WalkState
     ) -> Callable[[Tensor], tuple[float, Tensor]]:
-        """Return the gradient of the drift, from the walk's next batch on."""
+        """Return the objective of the drift, at the walk's next batch."""
         problem, inputs, output = self.problem, self.problem.inputs, self.problem.output
         network, batch = problem.network, min(self.options.batch, len(inputs))
         if problem.mix > 0:
@@ -212,7 +211,7 @@ class PruneWalker:
         few = problem.task.select.first(FEW)
         for k, point in enumerate(walk, taken + 1):
             if self.on_progress is not None:
-                with alone():  # another process may watch nothing
+                with alone():  # other processes do not report progress
                     w, like = point.weights, problem.few_dense_labels
                     shares = {
                         problem.task.name: accuracy(problem.network, w, few),
@@ -239,7 +238,7 @@ def soft_pull(
     Args:
         problem: Network.
         start: First weights.
-        plane: Target of the walk, chosen again at every step.
+        plane: Function that returns the target of a step.
         metric_at: Function that measures the metric at a point.
         state: State of the walk.
     """
@@ -247,7 +246,7 @@ def soft_pull(
     held = problem.network.held
 
     def measure(w: Tensor) -> Metric:
-        metric = metric_at(w)  # a pull moves all weights, but no frozen ones
+        metric = metric_at(w)  # a pull moves all weights that are not frozen
         return metric if held is None else MaskedMetric(metric, ~held)
 
     return walk_by_pull(start, target, measure, PullWalkOptions(), problem.settle, state)
@@ -271,7 +270,7 @@ def with_zeros(
 
     def at(w: Tensor, metric: Metric) -> Prescription:
         wanted = stage(w, metric)
-        # A pull moves all weights. A prescribed stage may restore weights that were zero.
+        # A pull moves all weights; a prescribed stage can restore weights that were zero.
         target = torch.where(zero, 0.0, wanted.target) if pulled else wanted.target
         return replace(wanted, target=target, free=wanted.free & ~zero)
 
@@ -279,7 +278,7 @@ def with_zeros(
 
 
 def _metric_at(problem: PruneProblem, state: WalkState) -> Callable[[Tensor], Metric]:
-    """Return a function that measures metrics; one of before an interruption is not counted."""
+    """Return a function that measures metrics and counts each once, despite interruptions."""
     before = state.tensors.get("measured")
 
     def at(w: Tensor) -> Metric:
