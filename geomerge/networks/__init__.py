@@ -1,1 +1,1 @@
-"""Networks as functions of one weight vector."""
+"""Networks as functions of one weight vector, and architectures."""

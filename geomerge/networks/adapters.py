@@ -1,7 +1,7 @@
-"""LoRA adapters of peft: low rank differences from a base, read as whole models and written.
+"""LoRA adapters of peft: reading them as whole models with their base, and writing them.
 
-The only module that imports ``peft``, an optional dependency. Nothing is downloaded: the base is a
-model folder on this machine.
+This is the only module that imports ``peft``, an optional dependency. Nothing is downloaded: the
+base is a local model folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class AdapterFolder:
     """Folder of a LoRA adapter.
 
     Attributes:
-        folder: The folder.
+        folder: Path of the folder.
         config: Content of ``adapter_config.json``.
     """
 
@@ -41,13 +41,13 @@ class AdapterFolder:
     config: dict[str, Any]
 
     def base(self, given: Path | None) -> Path:
-        """Return the folder of the base: the one that is given, else the recorded one.
+        """Return the folder of the base, the given or else the recorded one.
 
         Args:
-            given: Folder of the base; None looks for the recorded one on this machine.
+            given: Folder of the base; None takes the recorded one.
 
         Raises:
-            CheckpointError: If it is no LoRA adapter, or the base is not at hand.
+            CheckpointError: If the adapter is not of type LoRA, or the base is not a local folder.
         """
         kind, recorded = self.config.get("peft_type"), self.config.get("base_model_name_or_path")
         if kind != "LORA":
@@ -67,7 +67,7 @@ class AdapterFolder:
         )
 
     def architecture(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Return the configuration of the whole model: the base's, with the adapter's own head.
+        """Return the configuration of the whole model, the base with the adapter's head.
 
         Args:
             config: Content of the base's ``config.json``.
@@ -90,28 +90,28 @@ class AdapterFolder:
         return made
 
     def brings(self, name: str) -> bool:
-        """Return whether the adapter has a tensor of the model as a whole, such as its head's."""
+        """Return whether the adapter stores a complete tensor of the model, such as its head's."""
         return f"base_model.model.{name}" in self._shapes()
 
     def applied(self, module: Any) -> Any:
         """Return a base module with the adapter merged into its weights.
 
         Args:
-            module: Base, of the architecture that :meth:`architecture` returns.
+            module: Base, with the configuration of :meth:`architecture`.
 
         Raises:
-            CheckpointError: If the adapter is another base's.
+            CheckpointError: If the adapter does not fit the base.
             RunError: If peft is not installed.
         """
         peft = _peft()
         try:
-            with warnings.catch_warnings():  # of names that peft and transformers will change
+            with warnings.catch_warnings():  # deprecated names in peft and transformers
                 warnings.simplefilter("ignore")
                 adapted = peft.PeftModel.from_pretrained(
                     module, str(self.folder), local_files_only=True
                 )
                 return adapted.merge_and_unload()
-        except Exception as error:  # peft raises many types
+        except Exception as error:  # peft raises errors of many types
             raise CheckpointError(
                 f"the adapter of {self.folder} does not fit its base ({first_line(error)}); name "
                 "the base that it was trained on with `base`"
@@ -135,15 +135,15 @@ def save_adapter(
     whole: Mapping[str, nn.Module],
     config: Mapping[str, Any],
 ) -> None:
-    """Write a LoRA adapter that ``PeftModel.from_pretrained`` adds to its base.
+    """Write a LoRA adapter for ``PeftModel.from_pretrained``.
 
     Args:
-        folder: Folder, which is made if it does not exist.
-        module: Base with the outputs of the adapted model; it is changed.
-        factors: Factors of the change of each adapted layer by its name: up, shape (d_out, r), and
-            down, shape (r, d_in).
-        whole: Modules that are kept whole, by their names in the model.
-        config: Content of an ``adapter_config.json`` whose task and base are taken.
+        folder: Folder, created if necessary.
+        module: Base with the outputs of the adapted model; changed in place.
+        factors: Factors of each adapted layer's change, by name: up, shape (d_out, r), and down,
+            shape (r, d_in).
+        whole: Modules that are stored completely, by name in the model.
+        config: Content of an ``adapter_config.json`` with the task and the base.
 
     Raises:
         RunError: If peft is not installed or the folder cannot be written.
@@ -155,7 +155,7 @@ def save_adapter(
         modules_to_save=list(whole) or None,
         base_model_name_or_path=config.get("base_model_name_or_path"),
     )  # fmt: skip
-    with warnings.catch_warnings():  # of names that peft and transformers will change
+    with warnings.catch_warnings():  # deprecated names in peft and transformers
         warnings.simplefilter("ignore")
         adapted = peft.get_peft_model(module, settings)
         model = adapted.base_model.model

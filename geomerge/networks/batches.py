@@ -1,7 +1,7 @@
 """Batches of inputs: one tensor, a tuple of tensors, or a dictionary of tensors.
 
-All tensors of a batch have the examples along their first dimension. A tuple is passed to a module
-as positional arguments, a dictionary as keyword arguments.
+The first dimension of every tensor is that of the examples. A tuple is passed to a module as
+positional arguments, a dictionary as keyword arguments.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ __all__ = [
 ]
 
 Batch: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
-# Shape of one example: numbers for one tensor, a shape for each of several tensors, or a pair of
-# name and shape for each tensor of a dictionary.
+# Shape of one example: the shape of one tensor, a tuple of shapes, or pairs of name and shape for a
+# dictionary.
 Shape: TypeAlias = tuple[Any, ...]
-MASK = "attention_mask"  # entry of a mapping of tokens: 0 where a text is padded
+MASK = "attention_mask"  # entry of a dictionary of tokens; 0 at padding
 
 
 def as_batch(value: Any) -> Batch | None:
-    """Return tensors or arrays as a batch, sequences as tuples; None if it holds anything else."""
+    """Convert tensors, arrays, sequences or mappings of them to a batch; None for other values."""
     if isinstance(value, Mapping):
         named = {name: _as_tensor(entry) for name, entry in value.items()}
         whole = {name: entry for name, entry in named.items() if entry is not None}
@@ -71,7 +71,7 @@ def leaves(x: Batch) -> list[Tensor]:
 
 
 def map_leaves(function: Callable[[Tensor], Tensor], x: Batch) -> Batch:
-    """Return a batch of the same form with a function applied to each tensor."""
+    """Return a batch of the same structure with a function applied to each tensor."""
     if isinstance(x, Tensor):
         return function(x)
     if isinstance(x, dict):
@@ -85,7 +85,7 @@ def batch_size(x: Batch) -> int:
 
 
 def take(x: Batch, index: Tensor | slice | int) -> Batch:
-    """Return some examples of a batch, or one of them without the first dimension."""
+    """Return some examples of a batch, or one without the first dimension."""
     return map_leaves(lambda leaf: leaf[index], x)
 
 
@@ -95,7 +95,7 @@ def single(x: Batch) -> Batch:
 
 
 def split(x: Batch, size: int) -> list[Batch]:
-    """Return a batch in parts of at most ``size`` examples."""
+    """Split a batch into parts of at most ``size`` examples."""
     if isinstance(x, Tensor):
         return list(x.split(size))
     count = batch_size(x)
@@ -103,7 +103,7 @@ def split(x: Batch, size: int) -> list[Batch]:
 
 
 def concat(parts: Sequence[Batch]) -> Batch:
-    """Return batches of one form as one batch."""
+    """Concatenate batches of one structure; texts are padded to one length."""
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat([part for part in parts if isinstance(part, Tensor)])
@@ -123,13 +123,13 @@ def _padded(x: dict[str, Tensor], length: int) -> dict[str, Tensor]:
 
 
 def token_mask(x: Batch) -> Tensor | None:  # (B, T), bool
-    """Return where the tokens of a batch of texts are no padding; None where nothing says so."""
+    """Return the mask of real tokens of a batch of texts; None without an attention mask."""
     mask = x.get(MASK) if isinstance(x, dict) else None
     return mask.bool() if mask is not None and mask.dim() == 2 else None
 
 
 def trimmed(x: Batch) -> Batch:
-    """Return a batch of texts without the columns that are padding in each of them."""
+    """Return a batch of texts without columns of padding."""
     mask = token_mask(x)
     if mask is None or not isinstance(x, dict):
         return x
@@ -141,14 +141,14 @@ def trimmed(x: Batch) -> Batch:
 
 
 def interleave(parts: Sequence[Batch]) -> Batch:
-    """Return batches of one form and size as one, their examples in turns."""
+    """Return batches of one structure and size as one batch with alternating examples."""
     count = batch_size(parts[0])
     order = torch.arange(len(parts) * count).view(len(parts), count).T.reshape(-1)
     return take(concat(parts), order)
 
 
 def cast_floats(x: Batch, like: Tensor) -> Batch:
-    """Return a batch on another tensor's device, its floating tensors in that tensor's type."""
+    """Return a batch on another tensor's device, with floating tensors in its dtype."""
 
     def cast(leaf: Tensor) -> Tensor:
         return leaf.to(like) if leaf.is_floating_point() else leaf.to(like.device)
@@ -162,7 +162,7 @@ def to_device(x: Batch, device: torch.device | str) -> Batch:
 
 
 def drawn_like(x: Batch, generator: torch.Generator) -> Batch:
-    """Return a batch of the same form, its floating tensors drawn from a normal distribution."""
+    """Return a batch of the same structure with normally distributed floating tensors."""
 
     def draw(leaf: Tensor) -> Tensor:
         if not leaf.is_floating_point():
@@ -182,7 +182,7 @@ def shape_of(x: Batch) -> Shape:
 
 
 def is_plain(shape: Shape) -> bool:
-    """Return whether examples of a shape are one tensor each."""
+    """Return whether a shape is that of one tensor per example."""
     return all(isinstance(size, int) for size in shape)
 
 

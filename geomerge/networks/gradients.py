@@ -1,8 +1,8 @@
 """Gradients with respect to a module's parameters, written into a preallocated vector.
 
-A gradient that autograd makes is a new tensor at every pass. From 32 MiB on the C library asks the
-system for its memory again each time, which costs more than the product that fills it. So linear
-layers with large weights write theirs where it is wanted.
+Autograd allocates a new tensor for each gradient in every pass. From 32 MiB on the C library
+requests its memory from the system each time, which costs more than computing it. Linear layers
+with large weights therefore write their gradients directly into the vector.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["gradients_into"]
 
-LARGE = 2**22  # weights of a matrix
+LARGE = 2**22  # number of weights of a large matrix
 
 
 def gradients_into(
@@ -27,12 +27,12 @@ def gradients_into(
     parameters: Sequence[Tensor],
     loss: Callable[[], Tensor],
 ) -> Tensor:  # ()
-    """Write the gradient of a number by parameters, one after the other, and return the number.
+    """Write the gradient of a scalar with respect to parameters into a vector.
 
     Args:
-        out: Vector of the result, overwritten.
-        parameters: Tensors of n numbers in all, which require gradients.
-        loss: Computes the number. The gradient by a parameter that it does not use is zero.
+        out: Vector of the gradient, shape (n,), overwritten.
+        parameters: Tensors with n elements in total, which require gradients.
+        loss: Function that computes the scalar. Gradients of unused parameters are zero.
     """
     sizes = [p.numel() for p in parameters]
     rooms = [t.view_as(p) for p, t in zip(parameters, out.split(sizes), strict=True)]
@@ -43,7 +43,7 @@ def gradients_into(
     found = torch.autograd.grad(value, parameters, allow_unused=True)
     for (parameter, room), part in zip(pairs, found, strict=True):
         if id(parameter) in large.written:
-            if part is not None:  # from what uses it beside linear layers
+            if part is not None:  # from uses outside of linear layers
                 room += part
         elif part is None:
             room.zero_()
@@ -53,13 +53,13 @@ def gradients_into(
 
 
 class _LargeLinear(TorchFunctionMode):
-    """While active, linear layers with some weights write their gradients; autograd gets none.
+    """Function mode in which linear layers with given weights write the gradients of these.
 
     Args:
-        rooms: Tensors of the results, by ``id`` of the weight.
+        rooms: Tensors for the gradients, by ``id`` of the weight.
 
     Attributes:
-        written: The ``id`` of each weight that got a gradient.
+        written: ``id`` of each weight whose gradient was written.
     """
 
     def __init__(self, rooms: Mapping[int, Tensor]) -> None:

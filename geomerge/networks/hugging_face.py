@@ -1,8 +1,7 @@
-"""Model folders of Hugging Face: ``config.json`` and weights, read and written by transformers.
+"""Hugging Face model folders: reading and writing ``config.json`` and weights.
 
-The only module that imports ``transformers``, which is an optional dependency. Nothing is
-downloaded, and no code of a folder is run. What the files claim is held against their bytes first,
-as of every file from outside.
+This is the only module that imports ``transformers``, an optional dependency. Nothing is
+downloaded, and no code of a folder is run. Headers of files are validated before they are used.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ __all__ = [
 CONFIG = "config.json"
 _INDEX = ".index.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_ENDINGS = {  # of the names of architectures, with the class that builds them
+_ENDINGS = {  # suffixes of class names, and the class that builds the model
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForImageClassification": "AutoModelForImageClassification",
     "ForCausalLM": "AutoModelForCausalLM",
@@ -65,14 +64,14 @@ _ENDINGS = {  # of the names of architectures, with the class that builds them
 _WEIGHT_FILES = re.compile(
     r"(adapter_config\.json|.*\.(safetensors|bin|pt|pth|h5|msgpack|onnx|gguf|index\.json))|\..*"
 )
-_LARGEST = 16 * 2**20  # bytes of a JSON file that is no vocabulary
+_LARGEST = 16 * 2**20  # largest number of bytes of a JSON file other than a vocabulary
 
 
 def model_folder(path: str | Path) -> Path | None:
-    """Return the model folder that a path names, itself or by one of its files; None if none.
+    """Return the model folder of a path, which is the folder or one of its files; None if none.
 
     Args:
-        path: A folder, or its weights, their index or its ``config.json``.
+        path: Folder, or its file of weights, their index or its ``config.json``.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
@@ -86,15 +85,15 @@ def model_folder(path: str | Path) -> Path | None:
 def load_network(
     path: str | Path, files: FileOptions | None = None, base: str | Path | None = None
 ) -> Checkpoint:
-    """Read a network's file, its model folder or a run.
+    """Read a network from a file, a model folder or a run.
 
     Args:
-        path: A file of weights, a folder of Hugging Face, or the folder of a finished run.
+        path: File of weights, Hugging Face model folder, or folder of a finished run.
         files: Options of reading a file.
-        base: Base of a LoRA adapter, where it is not the recorded one.
+        base: Base of a LoRA adapter; None takes the recorded one.
 
     Raises:
-        GeomergeError: If it cannot be read.
+        GeomergeError: If the network cannot be read.
     """
     folder = model_folder(path)
     if folder is not None:
@@ -112,16 +111,17 @@ def load_model_folder(folder: Path, base: Path | None = None) -> Checkpoint:
     """Read a model folder.
 
     Args:
-        folder: Folder with ``config.json`` and ``model.safetensors``, shards of it with an index,
-            or ``pytorch_model.bin``; or of a LoRA adapter, which is added to its base.
-        base: Folder of an adapter's base; None takes the recorded one, if it is on this machine.
+        folder: Folder with ``config.json`` and ``model.safetensors``, shards with an index, or
+            ``pytorch_model.bin``; or folder of a LoRA adapter, which is merged into its base.
+        base: Folder of an adapter's base; None takes the recorded one, if it is a local folder.
 
     Returns:
-        All tensors of the module's state dict in float32, tied ones under each of their names;
-        ``meta`` holds the ``architecture``, the ``config`` and the ``dtype`` of the stored weights.
+        Checkpoint of the module's state dict in float32, with tied tensors under each of their
+        names; ``meta`` holds the ``architecture``, the ``config`` and the ``dtype`` of the stored
+        weights.
 
     Raises:
-        CheckpointError: If a file is missing or damaged, or the weights are not the model's.
+        CheckpointError: If a file is missing or damaged, or the weights do not fit the model.
         RunError: If transformers is not installed.
     """
     if not (folder / CONFIG).is_file():
@@ -154,7 +154,7 @@ def load_model_folder(folder: Path, base: Path | None = None) -> Checkpoint:
 
 
 def _load_adapter(folder: Path, base: Path | None) -> Checkpoint:
-    """Read a LoRA adapter as a whole model: its base with the low rank differences added."""
+    """Read a LoRA adapter as a whole model, merged into its base."""
     adapter = AdapterFolder(folder, _read_json(folder / ADAPTER))
     whole = adapter.base(base)
     model, module, info = _base_model(adapter, whole)
@@ -179,14 +179,14 @@ def _base_model(
 
 
 def load_adapter_base(folder: Path, base: Path | None) -> tuple[AdapterFolder, Path]:
-    """Return a folder of a LoRA adapter, and the folder of its base.
+    """Return the folder of a LoRA adapter and that of its base.
 
     Args:
         folder: Folder of the adapter.
-        base: Folder of the base; None takes the recorded one, if it is on this machine.
+        base: Folder of the base; None takes the recorded one, if it is a local folder.
 
     Raises:
-        CheckpointError: If it is no adapter, or its base is not at hand.
+        CheckpointError: If the folder is not an adapter, or its base is not a local folder.
     """
     if not (folder / ADAPTER).is_file() or (folder / CONFIG).is_file():
         raise CheckpointError(
@@ -197,7 +197,7 @@ def load_adapter_base(folder: Path, base: Path | None) -> tuple[AdapterFolder, P
 
 
 def adapter_base_module(adapter: AdapterFolder, base: Path) -> nn.Module:
-    """Return the base of an adapter as a model with the adapter's outputs.
+    """Return the base of an adapter as a model with the adapter's number of outputs.
 
     Args:
         adapter: Folder of the adapter.
@@ -207,7 +207,7 @@ def adapter_base_module(adapter: AdapterFolder, base: Path) -> nn.Module:
 
 
 def network_digest(path: Path) -> str:
-    """Return the SHA-256 of a network's file; of a model folder that of its weights and config."""
+    """Return the SHA-256 of a network's file, or of a model folder's weights and config."""
     folder = model_folder(path)
     if folder is None:
         return sha256(read_regular(path))
@@ -221,11 +221,11 @@ def network_digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class ConfiguredModel:
-    """Maker of an untrained model of transformers from its configuration.
+    """Factory of an untrained model of transformers from its configuration.
 
     Attributes:
         config: Content of ``config.json``.
-        source: Name of its source, for messages.
+        source: Name of the configuration's source, for error messages.
     """
 
     config: Mapping[str, Any]
@@ -236,10 +236,10 @@ class ConfiguredModel:
         return str(names[0])
 
     def __call__(self) -> nn.Module:
-        """Return the model in float32, with weights that mean nothing.
+        """Return the model in float32 with arbitrary weights.
 
         Raises:
-            CheckpointError: If transformers has no such model.
+            CheckpointError: If transformers does not have the model.
         """
         auto, made = self._classes()
         with _quiet():
@@ -247,19 +247,19 @@ class ConfiguredModel:
                 module: nn.Module = auto.from_config(
                     made, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
                 )
-            except Exception as error:  # transformers raises many types
+            except Exception as error:  # transformers raises errors of many types
                 raise self._refused(error) from error
         return module
 
     def load(self, folder: Path, files: list[Path]) -> tuple[nn.Module, dict[str, Any]]:
-        """Return the model with a folder's weights, and transformers' findings on their names.
+        """Return the model with a folder's weights, and transformers' report on names.
 
         Args:
             folder: Folder.
-            files: Its weight files. Pickled ones are read by geomerge, never unpickled.
+            files: Weight files of the folder. Files in pickle format are never unpickled.
 
         Raises:
-            CheckpointError: If transformers has no such model or cannot read it.
+            CheckpointError: If transformers does not have the model or cannot read it.
         """
         auto, made = self._classes()
         settings: dict[str, Any] = {
@@ -277,12 +277,12 @@ class ConfiguredModel:
                     str(folder), config=made, local_files_only=True, use_safetensors=True,
                     output_loading_info=True, ignore_mismatched_sizes=True, **settings,
                 )  # fmt: skip
-            except Exception as error:  # transformers raises many types
+            except Exception as error:  # transformers raises errors of many types
                 raise self._refused(error) from error
         return module.eval(), info
 
     def _classes(self) -> tuple[Any, Any]:
-        """Return the class that builds the model, and its configuration."""
+        """Return the class that builds the model, and the configuration's class."""
         transformers = _transformers()
         kind, names = self.config.get("model_type"), self.config.get("architectures")
         if kind not in transformers.CONFIG_MAPPING:
@@ -305,7 +305,7 @@ class ConfiguredModel:
             )
         try:
             made = transformers.CONFIG_MAPPING[kind].from_dict(dict(self.config))
-        except Exception as error:  # transformers raises many types
+        except Exception as error:  # transformers raises errors of many types
             raise self._refused(error) from error
         return getattr(transformers, _ENDINGS[ending]), made
 
@@ -317,14 +317,14 @@ class ConfiguredModel:
 
 
 def recorded_architecture(meta: Mapping[str, Any]) -> str | ConfiguredModel | None:
-    """Return the architecture that a checkpoint's metadata records, as it can be built."""
+    """Return the architecture in a checkpoint's metadata, in a form that can be built."""
     if isinstance(meta.get("config"), dict):
         return ConfiguredModel(meta["config"])
     return meta.get("architecture")
 
 
 def predicted_by(config: Mapping[str, Any]) -> str:
-    """Return what a model predicts of a text: a ``"class"``, the ``"next"`` token, or ``"masked"``.
+    """Return the kind of a model's predictions: ``"class"``, ``"next"`` or ``"masked"`` tokens.
 
     Args:
         config: Content of ``config.json``.
@@ -342,7 +342,7 @@ def load_tokenizer(folder: Path) -> Any:
         folder: Folder.
 
     Raises:
-        CheckpointError: If it has none.
+        CheckpointError: If there is no readable tokenizer.
         RunError: If transformers is not installed.
     """
     transformers = _transformers()
@@ -351,11 +351,11 @@ def load_tokenizer(folder: Path) -> Any:
             found = transformers.AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )
-            # Without files transformers makes one that reads every text as unknown tokens.
+            # Without files transformers makes a tokenizer that maps every text to unknown tokens.
             if len(found) <= len(found.all_special_tokens):
                 raise ValueError("no vocabulary")
             return found
-        except Exception as error:  # transformers raises many types
+        except Exception as error:  # transformers raises errors of many types
             raise CheckpointError(
                 f"{folder} has no tokenizer that transformers can read ({first_line(error)}); copy "
                 "the tokenizer's files into it"
@@ -370,14 +370,14 @@ def save_model_folder(
     dtype: str | None = None,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Write a model of transformers as a folder that its ``from_pretrained`` opens.
+    """Write a model of transformers as a folder for ``from_pretrained``.
 
     Args:
-        folder: Folder, which is made if it does not exist.
-        module: Model, whose own ``config`` is written.
+        folder: Folder, created if necessary.
+        module: Model; its ``config`` is written as well.
         like: Folder whose other files, such as the tokenizer's, are copied; None copies none.
-        dtype: Type of the written weights, such as ``"bfloat16"``; None takes the module's.
-        max_shard_size: Size beyond which the weights are written in several files.
+        dtype: Dtype of the written weights, such as ``"bfloat16"``; None takes the module's.
+        max_shard_size: Largest size of a file of weights, such as ``"5GB"``.
 
     Raises:
         RunError: If the folder cannot be written.
@@ -392,11 +392,11 @@ def save_model_folder(
 
 
 def copy_other_files(like: Path | None, folder: Path) -> None:
-    """Copy the files of a model folder that are no weights and not there yet.
+    """Copy all files of a model folder except weights and existing files.
 
     Args:
         like: Folder whose files are copied, such as the tokenizer's; None copies none.
-        folder: Folder that they are copied to.
+        folder: Destination folder.
     """
     for file in sorted(like.iterdir()) if like is not None else ():
         kept = file.is_file() and not _WEIGHT_FILES.fullmatch(file.name)
@@ -416,7 +416,7 @@ def _transformers() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from drawing bars and from warning of what is checked here anyway."""
+    """Disable transformers' progress bars, and its warnings on conditions checked here."""
     import warnings
 
     logging = _transformers().utils.logging
@@ -437,7 +437,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     """Return the content of a model folder's ``config.json``.
 
     Raises:
-        CheckpointError: If there is none that can be read.
+        CheckpointError: If the file is missing or unreadable.
     """
     return _read_json(folder / CONFIG)
 
@@ -458,10 +458,10 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Return the weight files of a folder, each of which is there.
+    """Return the existing weight files of a folder.
 
     Raises:
-        CheckpointError: If there are none, or the index names one that is not there.
+        CheckpointError: If there are none, or a file of the index is missing.
     """
     for name in _WEIGHTS:
         if (folder / name).is_file():
@@ -502,13 +502,13 @@ def _checked_header(file: Path) -> dict[str, tuple[str, list[int]]]:
 
 
 def _stored_type(kinds: set[str]) -> str | None:
-    """Return the half precision that all floating point weights are stored in; None if they not."""
+    """Return the half-precision dtype of all floating-point weights; None for other dtypes."""
     floats = kinds & {"F64", "F32", "F16", "BF16"}
     return {"F16": "float16", "BF16": "bfloat16"}.get("".join(floats))
 
 
 def _loaded(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Load weights into a module, and return the missing names as transformers does."""
+    """Load weights into a module and report missing names in transformers' form."""
     own = module.state_dict()
     wrong = [k for k, v in weights.items() if k in own and own[k].shape != v.shape]
     fitting = {k: v for k, v in weights.items() if k in own and k not in wrong}

@@ -1,4 +1,4 @@
-"""Inputs of a module: number, shape and type, inferred from its failure on a batch."""
+"""Explanation of a module's failure on a batch by the number, shape and type of its inputs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _NAME_TASK = "name the task it was trained for"
 
 
 def why_refused(module: nn.Module, x: Batch, source: str, error: Exception) -> str:
-    """Return the reason why a module cannot take a batch, a sentence with the remedy.
+    """Return the reason why a module fails on a batch, as a sentence with the remedy.
 
     Args:
         module: Module that fails.
         x: Batch on which it fails.
-        source: Name of the inputs' task, for the sentence.
-        error: Error of the module.
+        source: Name of the inputs' task for the sentence.
+        error: Error raised by the module.
     """
     given = len(leaves(x))
     needed, most = _inputs_of(module)
@@ -50,7 +50,7 @@ def _described(x: Batch) -> str:
 
 
 def _inputs_of(module: nn.Module) -> tuple[list[str], float]:
-    """Return the names of a module's required inputs, and the number that it takes at most."""
+    """Return the names of a module's required inputs, and its largest number of inputs."""
     parameters = inspect.signature(module.forward).parameters.values()
     kinds = {p.kind for p in parameters}
     if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
@@ -64,7 +64,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _what_inputs(module: nn.Module, x: Batch) -> tuple[str, str] | None:
-    """Return the inputs that a module takes, in words, and a remedy; None if unclear.
+    """Return a description of a module's valid inputs and a remedy; None if unclear.
 
     Args:
         module: Module.
@@ -86,7 +86,7 @@ def _what_inputs(module: nn.Module, x: Batch) -> tuple[str, str] | None:
     try:
         with torch.no_grad():
             pass_to(module, x)
-    except Exception:  # the failure whose layer is wanted
+    except Exception:  # the failure in question
         return _expected(*refusing[-1], x) if refusing else None
     finally:
         for handle in handles:

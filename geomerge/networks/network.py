@@ -1,4 +1,4 @@
-"""Networks as pure functions of a batch of inputs and one weight vector."""
+"""Networks as pure functions of inputs and one weight vector."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from geomerge.networks.wrappers import plain_module, without_graph
 
 __all__ = ["Network", "check_device", "inputs_at_once", "places"]
 
-_NUMBERS = 2**23  # numbers in the inputs of a pass without gradients, many more in activations
+_NUMBERS = 2**23  # elements of a pass's inputs without gradients; activations have many more
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
 def check_device(device: str | torch.device) -> str | torch.device:
-    """Return a device that can compute.
+    """Check that a device is available, and return it.
 
     Raises:
-        OptionError: If this machine has no such device.
+        OptionError: If the device is not available.
     """
     try:
         torch.empty(1, device=device)
@@ -52,7 +52,7 @@ def check_device(device: str | torch.device) -> str | torch.device:
 
 
 def inputs_at_once(shape: Shape) -> int:
-    """Return the largest number of inputs in a pass without gradients, for large inputs.
+    """Return the largest number of inputs per pass without gradients, by their size.
 
     Args:
         shape: Shape of one input.
@@ -62,7 +62,7 @@ def inputs_at_once(shape: Shape) -> int:
 
 
 def places(shapes: Mapping[str, torch.Size]) -> dict[str, slice]:
-    """Return the slice of each tensor in a vector that holds the tensors one after the other."""
+    """Return the slice of each tensor in the concatenation of flattened tensors."""
     slices, start = {}, 0
     for name, shape in shapes.items():
         slices[name] = slice(start, start + shape.numel())
@@ -73,37 +73,37 @@ def places(shapes: Mapping[str, torch.Size]) -> dict[str, slice]:
 class Network:
     """A deterministic network as a function of inputs and one weight vector.
 
-    The outputs of a language model are the logits at every token of its texts, one row each,
-    padding left out: B inputs have as many rows as they have tokens.
+    The outputs of a language model are the logits at every token of its texts without padding, one
+    row per token.
 
-    The vector holds every floating point tensor of the state dict: parameters first, then buffers
-    (running statistics), so that a path between two networks moves those too. Tied weights appear
-    once. Integer buffers, and buffers that are not part of the state dict, are constants.
+    The vector holds every floating-point tensor of the state dict: parameters first, then buffers
+    (running statistics), which thus change along a path as well. Tied weights appear once. Integer
+    buffers, and buffers outside of the state dict, are constants.
 
-    Parameters that do not require gradients in the module are frozen: walks leave them as they are,
-    to the bit, and with them the statistics of norm layers all of whose parameters are frozen. A
-    module that requires no gradient at all has nothing frozen: it was made ready for evaluation.
+    Parameters that do not require gradients are frozen: walks do not change them, nor the
+    statistics of norm layers whose parameters are all frozen. If no parameter of a module requires
+    gradients, it was prepared for evaluation, and nothing is frozen.
 
     Args:
-        module: The network, copied: the copy is in evaluation mode (no dropout, frozen
-            statistics), and computes in float32 where the module has half precision. Of one that
-            is compiled or wrapped in ``DataParallel`` the module inside is taken.
-        device: Device that computes.
-        logits: Function of the module's output that returns the logits, shape (B, m); None finds
-            them, see :func:`~geomerge.networks.outputs.logits_in`.
+        module: Module, which is copied. The copy is in evaluation mode (no dropout, frozen
+            statistics) and in float32 if the module has half precision. Compiled modules and
+            ``DataParallel`` are unwrapped.
+        device: Device for computations.
+        logits: Function of the module's output that returns the logits, shape (B, m); None uses
+            :func:`~geomerge.networks.outputs.logits_in`.
 
     Attributes:
-        module: The copy.
-        device: Device that computes.
+        module: Copy of the module.
+        device: Device for computations.
         shapes: Shape of each tensor of the weight vector, by its name in the state dict.
-        slices: Place of each tensor in the weight vector.
+        slices: Slice of each tensor in the weight vector.
         n: Length of the weight vector.
-        n_parameters: Number of its entries that are parameters.
-        initial: Weights that the module came with, shape (n,).
-        columns: Outputs that count.
-        max_batch: Largest number of inputs in one pass; None passes any number at once.
+        n_parameters: Number of entries that are parameters.
+        initial: Weights of the given module, shape (n,).
+        columns: Slice of the used outputs.
+        max_batch: Largest number of inputs per pass; None for no limit.
         frozen: Names of the frozen tensors.
-        constants: Buffers that this view has in the place of the module's own, by their names.
+        constants: Buffers that replace the module's in this view, by name.
 
     Example:
         >>> import torch
@@ -135,7 +135,7 @@ class Network:
         self._logits_in = logits or logits_in
         stored = set(module.state_dict())
         buffers = [(name, b) for name, b in module.named_buffers() if not is_mask(b)]
-        tensors = {  # masks of infinity are no numbers that could be mixed
+        tensors = {  # without masks of infinity, which cannot be interpolated
             name: value
             for name, value in [*module.named_parameters(), *buffers]
             if value.is_floating_point() and name in stored
@@ -149,19 +149,19 @@ class Network:
         initial = self.ravel(tensors)
         half = initial.dtype in _HALF
         self.initial = initial.float() if half else initial
-        # The copy's weights are views of the vector: a module of its own size is never made.
+        # The copy's weights are views of the vector, so that no second copy is allocated.
         copied = _copy(module, self.unravel(self.initial))
         copied = copied.float() if half else copied
         self.module = copied.to(self.device).eval().requires_grad_(False)
 
     @property
     def trained(self) -> Tensor:  # (n,), bool
-        """Mask of the parameters, which come before the buffers in the weight vector."""
+        """Mask of the parameters, which precede the buffers in the weight vector."""
         return torch.arange(self.n, device=self.device) < self.n_parameters
 
     @property
     def movable(self) -> Tensor:  # (n,), bool
-        """Mask of the parameters that a walk may move: all but the frozen ones."""
+        """Mask of the parameters that are not frozen."""
         free = self.trained
         for name in self.frozen:
             free[self.slices[name]] = False
@@ -169,7 +169,7 @@ class Network:
 
     @property
     def held(self) -> Tensor | None:  # (n,), bool
-        """Mask of the frozen entries; None where nothing is frozen."""
+        """Mask of the frozen entries; None if nothing is frozen."""
         if not self.frozen:
             return None
         mask = torch.zeros(self.n, dtype=torch.bool, device=self.device)
@@ -188,36 +188,36 @@ class Network:
         return view
 
     def with_constants(self, constants: Mapping[str, Tensor]) -> Network:
-        """Return the same network with buffers of its own, such as a task's permutation.
+        """Return the same network with other buffers, such as a task's permutation.
 
-        All views of one module must have constants of the same names.
+        All views of one module must have constants with the same names.
 
         Args:
-            constants: Values by the buffers' names in the module.
+            constants: Values by name of the buffer in the module.
         """
         view = copy.copy(self)
         view.constants = {name: value.to(self.device) for name, value in constants.items()}
         return view
 
     def head_view(self, columns: slice) -> Network:
-        """Return the same network with some of its outputs: one head of several."""
+        """Return the same network with a slice of its outputs, such as one of several heads."""
         view = copy.copy(self)
         view.columns = columns
         return view
 
     def limited(self, max_batch: int) -> Network:
-        """Return the same network with passes of at most so many inputs."""
+        """Return the same network with at most ``max_batch`` inputs per pass."""
         view = copy.copy(self)
         view.max_batch = max_batch
         return view
 
     def alike(self, module: nn.Module) -> Network:
-        """Return another module as a network on the same device whose logits are found alike."""
+        """Return a network of another module with the same device and function for logits."""
         made = Network(module, self.device, self._logits_in)
         return made.holding(self.frozen & made.shapes.keys())
 
     def ravel(self, tensors: Mapping[str, Tensor]) -> Tensor:  # (n,)
-        """Return named tensors as a weight vector on this device."""
+        """Return named tensors as a weight vector on the network's device."""
         if not self.shapes:
             return torch.empty(0, device=self.device)
         return torch.cat([tensors[k].detach().reshape(-1) for k in self.shapes]).to(self.device)
@@ -233,9 +233,9 @@ class Network:
         self,
         w: Tensor,  # (n,)
     ) -> nn.Module:
-        """Return a new module with its own copy of weights, in evaluation mode, trainable.
+        """Return a new, trainable module with a copy of weights, in evaluation mode.
 
-        Frozen parameters require no gradient.
+        Frozen parameters do not require gradients.
         """
         own = {name: tensor.detach().clone() for name, tensor in self.unravel(w).items()}
         module = _copy(self.module, own).requires_grad_(True).eval()
@@ -248,10 +248,10 @@ class Network:
         self,
         w: Tensor,  # (n,)
     ) -> nn.Module:
-        """Return the network's only module, its weights pointed at a vector.
+        """Return the network's internal module with weights that are views of a vector.
 
-        No weight is copied. The module computes with whatever the vector holds later, and any other
-        method of the network points it elsewhere: :meth:`module_at` makes a module to keep.
+        No weight is copied. Later changes of the vector change the module, and other methods of the
+        network replace its weights. Use :meth:`module_at` for a module to keep.
         """
         views = self.unravel(w)
         for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
@@ -268,7 +268,7 @@ class Network:
         return {k: v.detach().cpu().clone() for k, v in self.shared_module(w).state_dict().items()}
 
     def call(self, module: nn.Module, x: Batch) -> Tensor:  # (B, m)
-        """Return the logits that a module of this architecture has on a batch."""
+        """Return the logits of a module of this architecture on a batch."""
         return token_rows(self._logits_in(pass_to(module, x)), x)[:, self.columns]
 
     def outputs(
@@ -287,7 +287,7 @@ class Network:
         """Return the logits as a differentiable function of named tensors.
 
         Args:
-            tensors: Tensors in place of the module's own; those that are missing are the module's.
+            tensors: Tensors that replace the module's, by name.
             x: Inputs.
         """
         return token_rows(self.at_positions(tensors, x), x)
@@ -297,7 +297,7 @@ class Network:
         tensors: Mapping[str, Tensor],
         x: Batch,  # (B, ...)
     ) -> Tensor:  # (B, m) or (B, T, m)
-        """Return the same with the positions of a language model, padding too, along an axis."""
+        """Return the logits with an axis of positions, including padding, for language models."""
         args, kwargs = arguments(x)
         out = functional_call(self.module, {**tensors, **self.constants}, args, kwargs)
         return self._logits_in(out)[..., self.columns]
@@ -307,7 +307,7 @@ class Network:
         w: Tensor,  # (n,)
         x: Batch,  # (B, ...)
     ) -> Tensor:  # (B, m)
-        """Return the logits without derivatives; faster than :meth:`outputs`."""
+        """Return the logits without derivatives, faster than :meth:`outputs`."""
         with torch.no_grad():
             module = self.shared_module(w)
             most = min(self.max_batch or _NUMBERS, inputs_at_once(shape_of(x)))
@@ -335,12 +335,11 @@ class Network:
         Args:
             w: Weights.
             x: Inputs.
-            loss_of: Function of the logits, shape (B, m), that returns one number.
-            out: Vector that receives the gradient; None makes a new one.
+            loss_of: Function of the logits, shape (B, m), that returns a scalar.
+            out: Vector for the gradient; None allocates a new one.
 
         Returns:
-            The loss, and its gradient, shape (n,). Buffers are not trained, nor are frozen
-            weights: their entries are zero.
+            The loss, and its gradient, shape (n,). Entries of buffers and frozen weights are zero.
         """
         out = torch.empty_like(w) if out is None else out
         several = self.max_batch is not None and batch_size(x) > self.max_batch
@@ -373,7 +372,7 @@ class Network:
         loss_of: Callable[[Tensor], Tensor],
         out: Tensor,  # (n,)
     ) -> tuple[float, Tensor]:
-        """Return the same by two passes, the second from the gradient at the logits."""
+        """Return the same in parts, by a second pass from the gradient at the logits."""
         assert self.max_batch is not None
         logits = self.logits(w, x).requires_grad_()
         with torch.enable_grad():
@@ -401,13 +400,13 @@ class Network:
         classes: int,
         source: str,
     ) -> None:
-        """Refuse inputs that the network cannot take, or two outputs for the same input.
+        """Check that the network accepts inputs and has repeatable outputs.
 
         Args:
             w: Weights.
-            x: A small batch of the task's inputs.
-            classes: Number of classes that the task's labels name.
-            source: Name of the task, for messages.
+            x: Small batch of the task's inputs.
+            classes: Number of classes of the task's labels.
+            source: Name of the task, for error messages.
 
         Raises:
             TaskError: If the network fails on the inputs or has fewer outputs than classes.
@@ -417,7 +416,7 @@ class Network:
         with torch.no_grad():
             try:
                 first, second = pass_to(module, x), pass_to(module, x)
-            except Exception as error:  # whatever a network's own code raises
+            except Exception as error:  # a network's code raises errors of any type
                 raise TaskError(why_refused(self.module, x, source, error)) from error
             out, again = (
                 token_rows(self._logits_in(output), x)[:, self.columns]
@@ -441,7 +440,7 @@ class Network:
 
 
 def _copy(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return a copy of a module that has some tensors in the place of its own."""
+    """Return a copy of a module with some tensors replaced."""
     memo: dict[int, Any] = {**without_graph(module)}
     for name, own in [*module.named_parameters(), *module.named_buffers()]:
         if name in tensors:
@@ -450,7 +449,7 @@ def _copy(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             memo[id(own)] = nn.Parameter(isolated) if is_parameter else isolated
     try:
         return copy.deepcopy(module, memo)
-    except Exception as error:  # whatever the module's attributes raise
+    except Exception as error:  # attributes of modules raise errors of any type
         raise CheckpointError(
             f"{type(module).__name__} cannot be copied ({first_line(error)}); keep only plain "
             "tensors, parameters and modules in it"
@@ -458,7 +457,7 @@ def _copy(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _put(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    """Set buffers of a module by their names."""
+    """Set buffers of a module by name."""
     for name, value in buffers.items():
         owner, _, last = name.rpartition(".")
         module.get_submodule(owner)._buffers[last] = value
@@ -478,7 +477,7 @@ def _frozen(module: nn.Module) -> frozenset[str]:
 
 @contextmanager
 def _trainable(module: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """Return a module's floating point parameters, which take gradients inside the block."""
+    """Yield a module's floating-point parameters, which require gradients inside the context."""
     parameters = [p for p in module.parameters() if p.is_floating_point()]
     for p in parameters:
         p.requires_grad_(True)

@@ -1,8 +1,7 @@
-"""Logits in the output of a module: the tensor itself, an attribute or an entry of it.
+"""Logits in the output of a module, which is a tensor, an object or a mapping.
 
-A language model has logits at every position of a text. Those at real tokens are rows, one below
-the other, as if each token were an example; those at padding are left out, so that no mean counts
-them.
+A language model has logits at every position of a text. Each real token is a row of the outputs,
+like an example; padding is excluded.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ __all__ = ["logits_in", "token_rows"]
 
 
 def logits_in(output: Any) -> Tensor:  # (B, m) or (B, T, m)
-    """Return the logits in what a module returns.
+    """Return the logits in a module's output.
 
     They are the tensor itself, the attribute ``logits``, the entry ``"logits"`` of a mapping or its
     only entry, or the first entry of a tuple or list.
@@ -28,7 +27,8 @@ def logits_in(output: Any) -> Tensor:  # (B, m) or (B, T, m)
         output: Output of the module.
 
     Raises:
-        CheckpointError: If it holds no logits in any of these places, or of another number of axes.
+        CheckpointError: If there are no logits in these places, or they have another number of
+            axes.
     """
     found = output
     if not isinstance(found, Tensor):
@@ -49,14 +49,15 @@ def token_rows(
     values: Tensor,  # (B, m) or (B, T, m)
     x: Batch,
 ) -> Tensor:  # (R, m)
-    """Return values at all real tokens of a batch, text by text; those of whole inputs as they are.
+    """Return values at all real tokens of a batch, ordered by text.
 
     Args:
-        values: Values for each input, shape (B, m), or for each of its tokens, shape (B, T, m).
-        x: The inputs, whose attention mask is 0 at padding; without one every position counts.
+        values: Values for each input, shape (B, m), which are returned unchanged, or for each
+            token, shape (B, T, m).
+        x: Inputs, whose attention mask is 0 at padding; without a mask all positions are tokens.
 
     Raises:
-        CheckpointError: If there are values at positions of inputs that are no tokens.
+        CheckpointError: If values have an axis of positions but inputs are not texts.
     """
     if values.dim() < 3:
         return values

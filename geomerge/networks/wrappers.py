@@ -1,4 +1,4 @@
-"""Wrappers of modules and their removal, and the mark of modules made by a merge."""
+"""Unwrapping of modules, and the mark of modules made by a merge."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _MARK = "_geomerge_merged"
 def plain_module(module: nn.Module) -> nn.Module:
     """Return a module without ``torch.compile``, ``DataParallel`` and ``AveragedModel`` around it.
 
-    Wrappers around its submodules are taken away as well. Parameters and buffers are the module's
-    own, and the module itself is not changed.
+    Wrappers of submodules are removed as well. Parameters and buffers are shared with the module,
+    which is not changed.
 
     Args:
         module: Module, wrapped or not.
@@ -33,7 +33,7 @@ def plain_module(module: nn.Module) -> nn.Module:
 
 
 def _inside(module: nn.Module) -> nn.Module | None:
-    # Compiled modules have a type of their own, which importing would load the whole compiler.
+    # Not by type, since importing that of compiled modules would load the compiler.
     compiled: Any = vars(module).get("_modules", {}).get("_orig_mod")
     if compiled is not None and type(module).__name__ == "OptimizedModule":
         return compiled  # type: ignore[no-any-return]
@@ -44,22 +44,22 @@ def _inside(module: nn.Module) -> nn.Module | None:
 
 
 def without_graph(module: nn.Module) -> dict[int, Tensor]:
-    """Return the replacements in a deep copy of a module of tensors that belong to a graph.
+    """Return replacements for a module's tensors with an autograd graph, for a deep copy.
 
-    Modules keep such tensors in attributes, for example the features of their last batch.
+    Modules store such tensors in attributes, for example the features of their last batch.
 
     Args:
         module: Module to copy.
 
     Returns:
-        Memo of ``copy.deepcopy``: detached tensors by the ``id`` of those in the module.
+        Memo for ``copy.deepcopy``: detached tensors by ``id`` of the module's.
     """
     values = (value for part in module.modules() for value in vars(part).values())
     return {id(v): v.detach() for v in values if isinstance(v, Tensor) and not v.is_leaf}
 
 
 def mark_merged(module: nn.Module) -> None:
-    """Mark a module whose weights a merge has made; copies of it are marked too."""
+    """Mark a module as the result of a merge; its copies are marked as well."""
     vars(module)[_MARK] = True
 
 

@@ -1,7 +1,7 @@
-"""Architectures: networks by name, by ``module:factory``, or recognised by their weights.
+"""Architectures of networks, by name, by ``module:factory``, or recognised from weights.
 
-A network is rebuilt from the names and shapes of its weights where these are sufficient, so that a
-bare state dict needs no specification and keeps its own names.
+A bare state dict needs no specification if the names and shapes of its weights determine the
+architecture; it keeps its names.
 """
 
 from geomerge.networks.architectures.factory import call_factory, factory_name

@@ -1,4 +1,4 @@
-"""Activations that an architecture's name may state, as in ``mlp:tanh``."""
+"""Activations in names of architectures, such as ``mlp:tanh``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from geomerge.errors import OptionError, did_you_mean
 
 __all__ = ["ACTIVATIONS", "USUAL", "activation", "check_activation", "split_activation"]
 
-USUAL = "relu"  # where nothing is stated
+USUAL = "relu"  # activation of names without one
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -34,7 +34,7 @@ def check_activation(name: str) -> str:
     """Return the name of an activation.
 
     Raises:
-        OptionError: If it is unknown.
+        OptionError: If the name is unknown.
     """
     if name not in ACTIVATIONS:
         raise OptionError(

@@ -1,4 +1,4 @@
-"""Factories of networks: callables, and their names ``module:factory``."""
+"""Factories of networks, as callables or by their names ``module:factory``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["call_factory", "factory_name", "import_factory", "made_by", "network
 
 
 def import_factory(spec: str) -> Callable[[], Any]:
-    """Import the callable named by ``module:factory``, looking in the working folder too.
+    """Import the callable named by ``module:factory``, also from the working folder.
 
     Args:
         spec: The module's dotted name, a colon, and the name of a callable in it.
@@ -29,7 +29,7 @@ def import_factory(spec: str) -> Callable[[], Any]:
         OptionError: If there is no such module or callable.
     """
     module, _, attribute = spec.partition(":")
-    if module.partition(".")[0] in sys.stdlib_module_names:  # a file may have named os:abort
+    if module.partition(".")[0] in sys.stdlib_module_names:  # a file could name os:abort
         raise OptionError(
             f"{spec!r} is of Python itself, expected module:factory with a module of your own; "
             "name one"
@@ -38,7 +38,7 @@ def import_factory(spec: str) -> Callable[[], Any]:
         sys.path.insert(0, os.getcwd())
     try:
         found = attrgetter(attribute)(importlib.import_module(module))
-    except Exception as error:  # the module is the user's own code
+    except Exception as error:  # user code raises errors of any type
         raise OptionError(
             f"cannot import {spec!r} ({first_line(error)}); expected module:factory with the "
             "module in the working folder or installed, or the callable itself as `arch`"
@@ -50,9 +50,9 @@ def import_factory(spec: str) -> Callable[[], Any]:
 
 
 def factory_name(factory: Callable[[], Any]) -> str | None:
-    """Return ``module:factory`` by which a callable can be imported again; None without one.
+    """Return the name ``module:factory`` of an importable callable; None for others.
 
-    Functions of a script or notebook, functions inside of others and lambdas have none.
+    Functions of a script or notebook, nested functions and lambdas are not importable.
     """
     module = getattr(factory, "__module__", None)
     own = getattr(factory, "__qualname__", None)
@@ -68,7 +68,7 @@ def factory_name(factory: Callable[[], Any]) -> str | None:
 
 
 def call_factory(spec: str) -> Any:
-    """Import and call ``module:factory``, the user's own code.
+    """Import and call ``module:factory``.
 
     Raises:
         OptionError: If it cannot be imported or fails without arguments.
@@ -79,7 +79,7 @@ def call_factory(spec: str) -> Any:
 def _called(factory: Callable[[], Any], name: str) -> Any:
     try:
         return factory()
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # user code raises errors of any type
         raise OptionError(
             f"{name!r} failed ({type(error).__name__}: {first_line(error)}); expected a callable "
             "that works without arguments"
@@ -87,7 +87,7 @@ def _called(factory: Callable[[], Any], name: str) -> Any:
 
 
 def network_from_factory(spec: str) -> nn.Module:
-    """Call ``module:factory`` for a network.
+    """Return the network made by ``module:factory``.
 
     Raises:
         OptionError: If it cannot be imported, fails, or returns something else.
@@ -96,7 +96,7 @@ def network_from_factory(spec: str) -> nn.Module:
 
 
 def made_by(factory: Callable[[], Any]) -> nn.Module:
-    """Call a factory for a network.
+    """Return the network made by a factory.
 
     Raises:
         OptionError: If it fails without arguments or returns something else.

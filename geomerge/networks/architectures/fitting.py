@@ -1,4 +1,4 @@
-"""Names of a state dict mapped to a module's: prefixes, ties, counters, own buffers."""
+"""Matching of a state dict's names to a module's, with prefixes, ties and counters."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _QUANTISED = re.compile(r"(^|\.)(SCB|absmax|quant_map|qweight|qzeros|weight_form
 
 
 class Fit(NamedTuple):
-    """A state dict by the names of a module.
+    """Tensors of a state dict, by the names of a module.
 
     Attributes:
-        tensors: Tensors that the module has, by its own names.
-        missing: Names of the module that the state dict has not, and that cannot be left out.
-        extra: Tensors that the module has not, and that are no counters.
+        tensors: Tensors of the module, by its names.
+        missing: Names of required tensors of the module that the state dict lacks.
+        extra: Tensors that the module lacks, except counters.
     """
 
     tensors: dict[str, Tensor]
@@ -46,15 +46,15 @@ class Fit(NamedTuple):
 
 
 def fit_names(module: nn.Module, weights: Mapping[str, Tensor]) -> Fit:
-    """Return a state dict by a module's names.
+    """Match a state dict to a module's names.
 
-    One prefix of all names, on either side, may be more or less. Counters (of BatchNorm, of
-    operations) may be missing or extra. A tensor that is tied to one that is there may be missing,
-    and so may a buffer of integers, which the module makes itself.
+    The names may differ by one prefix. Counters (of BatchNorm, of operations) may be missing or
+    extra. Tensors that are tied to present ones may be missing, and so may integer buffers, which
+    the module initialises.
 
     Args:
-        module: The module.
-        weights: The state dict.
+        module: Module.
+        weights: State dict.
     """
     own = module.state_dict()
     named = _renamed(weights, own)
@@ -66,10 +66,10 @@ def fit_names(module: nn.Module, weights: Mapping[str, Tensor]) -> Fit:
         for name, value in named.items()
         if name not in own and not _COUNTERS.search(name) and not _same(buffers.get(name), value)
     }
-    if extra and missing:  # the module itself may know earlier names of some
+    if extra and missing:  # the module may map names of earlier versions
         try:
             left = module.load_state_dict({**tensors, **extra}, strict=False)
-        except RuntimeError:  # other shapes
+        except RuntimeError:  # different shapes
             return Fit(tensors, missing, extra)
         missing = [name for name in missing if name in left.missing_keys]
         known = {name: extra[name] for name in extra if name not in left.unexpected_keys}
@@ -78,12 +78,12 @@ def fit_names(module: nn.Module, weights: Mapping[str, Tensor]) -> Fit:
 
 
 def plain_counters(weights: Mapping[str, V]) -> dict[str, V]:
-    """Return tensors without counters, which a network computes without."""
+    """Return tensors without counters, which do not affect outputs."""
     return {name: value for name, value in weights.items() if not _COUNTERS.search(name)}
 
 
 def rename_like(weights: Mapping[str, V], like: Mapping[str, Tensor]) -> dict[str, V]:
-    """Return tensors by the names of others that differ by a prefix; as they are if they do not.
+    """Rename tensors like others whose names differ by a prefix; keep the names if none fits.
 
     Args:
         weights: Tensors to rename.
@@ -94,11 +94,11 @@ def rename_like(weights: Mapping[str, V], like: Mapping[str, Tensor]) -> dict[st
 
 
 def what_weights_are(weights: Mapping[str, Tensor], source: str) -> str | None:
-    """Return the reason why a state dict is no whole network, with the remedy, else None.
+    """Return why a state dict is not a complete network, with the remedy; None if it may be one.
 
     Args:
-        weights: The state dict.
-        source: Name of its file.
+        weights: State dict.
+        source: Name of the file.
     """
     shard = _SHARD.search(source)
     if shard is not None and int(shard[2]) > 1:
@@ -126,22 +126,22 @@ def what_weights_are(weights: Mapping[str, Tensor], source: str) -> str | None:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names as a sentence lists them, not too many."""
+    """Return a list of names for a sentence, abbreviated if it is long."""
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(map(repr, names[:_SHOWN])) + more
 
 
 def check_fit(fit: Fit, source: str, shown: str) -> None:
-    """Refuse weights that a module has no place for, or that it lacks, all at once.
+    """Raise one error for all missing and extra weights of a module.
 
     Args:
-        fit: The weights, fitted.
-        source: Name of their source.
+        fit: Matched weights.
+        source: Name of the weights' source.
         shown: Name of the architecture.
 
     Raises:
-        CheckpointError: If tensors are missing or have no place.
+        CheckpointError: If tensors are missing or extra.
     """
     if fit.missing:
         odd = what_weights_are({**fit.tensors, **fit.extra}, source)
@@ -166,7 +166,7 @@ def _counted(count: int) -> str:
 
 
 def _renamed(weights: Mapping[str, V], own: Mapping[str, Tensor]) -> dict[str, V]:
-    """Return tensors with the prefix by which most of their names are those of others."""
+    """Replace the prefix of names so that as many as possible match others."""
     if not set(plain_counters(own)) - set(weights):
         return dict(weights)
     best, most = dict(weights), len(set(weights) & set(own))
@@ -184,7 +184,7 @@ def _moved(name: str, old: str, new: str, own: Mapping[str, Tensor]) -> str:
 
 
 def _prefixes(tensors: Mapping[str, object]) -> list[str]:
-    """Return beginnings of names up to a dot: none, one part, or two that all have in common."""
+    """Return candidate prefixes of names: empty, one part, or two if all share the first."""
     firsts = dict.fromkeys(name.partition(".")[0] + "." for name in tensors if "." in name)
     found = ["", *firsts]
     if len(firsts) == 1:
@@ -195,7 +195,7 @@ def _prefixes(tensors: Mapping[str, object]) -> list[str]:
 
 
 def _needed(name: str, own: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> bool:
-    """Return whether a tensor of a module has to be in its state dict."""
+    """Return whether a state dict must contain a tensor of a module."""
     value = own[name]
     if _COUNTERS.search(name) or not (value.is_floating_point() or value.is_complex()):
         return False
@@ -207,7 +207,7 @@ def _needed(name: str, own: Mapping[str, Tensor], there: Mapping[str, Tensor]) -
 
 
 def _same(buffer: Tensor | None, value: Tensor) -> bool:
-    """Return whether a buffer that is not persistent has the values that a file gives."""
+    """Return whether a non-persistent buffer has the values of a file."""
     return (
         buffer is not None
         and buffer.shape == value.shape
@@ -216,7 +216,7 @@ def _same(buffer: Tensor | None, value: Tensor) -> bool:
 
 
 def _pattern(names: list[str], kept: Iterable[str]) -> str:
-    """Return a pattern that matches the names and none that are kept, else the names."""
+    """Return a pattern that matches the names but no kept one; the names if there is none."""
     if len(names) == 1:
         return names[0]
     pattern = f"{commonprefix(names)}*"  # noqa: RUF071

@@ -1,4 +1,4 @@
-"""Architectures of modules, identified by their weights and their outputs."""
+"""Identification of a module's architecture by its weights and outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from geomerge.networks.network import Network
 __all__ = ["identify", "same_architecture"]
 
 _INPUTS = 4
-_SAME = 1e-5  # relative difference of the outputs that rounding explains
+_SAME = 1e-5  # relative difference of outputs due to rounding
 
 
 def identify(
@@ -26,19 +26,19 @@ def identify(
     w: Tensor,  # (n,)
     x: Batch | None = None,  # (B, ...)
 ) -> str | None:
-    """Return the name of a network's architecture, where one of that name has the same outputs.
+    """Return the name of the architecture that reproduces a network's outputs.
 
-    Weights leave the activation open, so the named network is made of them with each activation,
+    Weights do not determine the activation, so a network with each activation is rebuilt from them,
     and its outputs are compared.
 
     Args:
         network: Network with all its outputs.
         w: Weights of the network.
-        x: Inputs that it takes; None draws inputs for a stack of Linear layers, and identifies no
-            other network.
+        x: Inputs of the network; None draws inputs for a stack of Linear layers, and identifies no
+            other networks.
 
     Returns:
-        A name such as ``"mlp:tanh"``; None where there is none.
+        A name such as ``"mlp:tanh"``; None if no named architecture fits.
     """
     state = network.state_dict(w)
     name = recognise(state)
@@ -63,14 +63,14 @@ def identify(
 
 
 def same_architecture(one: str, other: str, state: Mapping[str, Tensor]) -> bool:
-    """Return whether two names mean one architecture, as ``mlp:relu`` and ``lenet-300-100`` do.
+    """Return whether two names mean one architecture, such as ``mlp:relu`` and ``lenet-300-100``.
 
-    Both are made with the same random weights, and their outputs are compared. Names of other
-    networks than stacks of Linear layers are the same only if they are equal.
+    Both are made with the same random weights, and their outputs are compared. For networks other
+    than stacks of Linear layers the names must be equal.
 
     Args:
         one: Name of an architecture.
-        other: Name of another.
+        other: Name of another architecture.
         state: Tensors of a network of the second name; only their names and shapes are used.
     """
     if plain_name(one) == plain_name(other):
@@ -90,7 +90,7 @@ def same_architecture(one: str, other: str, state: Mapping[str, Tensor]) -> bool
             return False
         with torch.no_grad():
             return _same(a(x), b(x))
-    except (GeomergeError, RuntimeError, ValueError, TypeError):  # one cannot have these weights
+    except (GeomergeError, RuntimeError, ValueError, TypeError):  # the weights do not fit
         return False
 
 

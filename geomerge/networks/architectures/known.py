@@ -1,4 +1,4 @@
-"""Named architectures: constructors, and recognition by the weights."""
+"""Named architectures: constructors, and recognition from weights."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 class Known(NamedTuple):
-    """An architecture.
+    """A named architecture.
 
     Attributes:
-        create: Function that makes an untrained network for inputs of a shape and a number of
-            classes; where the activation is open, it takes its name as ``between``.
-        fit: Function that makes an empty network for weights named like this architecture's, else
-            returns None; it takes ``between`` as well.
-        takes: Inputs that it takes, in words.
-        accepts: Function of a shape: whether it takes such inputs.
+        create: Function of an input shape and a number of classes that makes an untrained network;
+            it takes ``between``, the name of an activation, if ``activated``.
+        fit: Function that makes an empty network for weights with this architecture's names and
+            returns None for others; it takes ``between`` as well.
+        takes: Description of valid inputs.
+        accepts: Function of an input shape that returns whether it is valid.
         recognised: Whether the weights alone determine this architecture.
-        assumed: Assumption where the weights leave something open; empty where they do not.
-        activated: Whether another activation can be stated, as in ``mlp:tanh``.
+        assumed: Assumption where the weights are ambiguous; empty if they are not.
+        activated: Whether names can include an activation, as in ``mlp:tanh``.
     """
 
     create: Callable[..., nn.Module]
@@ -69,11 +69,11 @@ def create_network(
     """Make an untrained network.
 
     Args:
-        architecture: One of :data:`NAMED`, some of them with an activation as in ``mlp:tanh``, or
-            ``module:factory`` for a callable that takes no argument and returns an ``nn.Module``.
-        input_shape: Shape of one input, for the named ones.
-        classes: Number of outputs, for the named ones.
-        seed: Seed of the initial weights; the global generator is left as it was.
+        architecture: One of :data:`NAMED`, with an activation where possible (``mlp:tanh``), or
+            ``module:factory`` for a callable without arguments that returns an ``nn.Module``.
+        input_shape: Shape of one input, used for named architectures.
+        classes: Number of outputs, used for named architectures.
+        seed: Seed of the initial weights; the state of the global generator is preserved.
 
     Returns:
         The network in float32.
@@ -96,7 +96,7 @@ def create_network(
 
 
 def is_factory(architecture: str) -> bool:
-    """Return whether a text is ``module:factory`` and no name with an activation."""
+    """Return whether a text is ``module:factory`` rather than a name with an activation."""
     name, colon, own = architecture.partition(":")
     if not colon or name not in KNOWN:
         return bool(colon)
@@ -106,7 +106,7 @@ def is_factory(architecture: str) -> bool:
 
 
 def known_as(architecture: str) -> tuple[Known, dict[str, str]]:
-    """Return the architecture of a name, and the activation for its functions where one is stated.
+    """Return the architecture of a name, and keyword arguments with its activation, if any.
 
     Args:
         architecture: One of :data:`NAMED`, with an activation or without.
@@ -129,7 +129,7 @@ def known_as(architecture: str) -> tuple[Known, dict[str, str]]:
 
 
 def plain_name(architecture: str) -> str:
-    """Return a name without the activation that it has anyway: ``mlp`` for ``mlp:relu``."""
+    """Return a name without a default activation, such as ``mlp`` for ``mlp:relu``."""
     name, own = split_activation(architecture)
     return name if own == USUAL and not is_factory(architecture) else architecture
 
@@ -164,12 +164,12 @@ def _resnet(name: str, *, small: bool = False, groups: bool = False) -> Known:
         partial(fit_resnet, name, small=small, groups=groups),
         "images",
         lambda shape: len(shape) == 3,
-        recognised=not groups,  # the number of groups is not in the weights
+        recognised=not groups,  # weights do not determine the number of groups
         assumed="stride 1 without pooling after its first convolution" if small else "",
     )
 
 
-# Weights get the first name that fits.
+# Ordered: weights are given the first name that fits.
 KNOWN: dict[str, Known] = {
     "simple-mlp": Known(
         lambda shape, classes, between=USUAL: SimpleMlp(

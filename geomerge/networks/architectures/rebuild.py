@@ -1,4 +1,4 @@
-"""Networks rebuilt from their weights."""
+"""Rebuilding of networks from their weights."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from geomerge.networks.architectures.known import KNOWN, is_factory, known_as
 
 __all__ = ["assumption", "rebuild_network", "recognise", "resize_layers"]
 
-_SHOWN = 3  # tensors of another shape that are named
+_SHOWN = 3  # tensors with a wrong shape that a message lists
 
 
 def recognise(weights: Mapping[str, Tensor]) -> str | None:
-    """Name the architecture that a state dict belongs to, where that is unambiguous.
+    """Return the name of a state dict's architecture if it is unambiguous.
 
     Args:
         weights: A state dict.
@@ -49,20 +49,20 @@ def recognise(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def assumption(weights: Mapping[str, Tensor], source: str) -> str | None:
-    """Return the assumption by which a network is rebuilt from its weights alone.
+    """Return the assumption for rebuilding a network from its weights alone.
 
     Args:
-        weights: A state dict that does not come with its architecture.
-        source: Name of the weights in the sentence.
+        weights: State dict without a recorded architecture.
+        source: Name of the weights for the sentence.
 
     Returns:
-        A sentence; None where the weights leave nothing open, or no known architecture fits.
+        A sentence; None if no assumption is necessary, or no known architecture fits.
     """
     name = recognise(weights) or recognise(_without_prefix(weights))
     if name is None or not KNOWN[name].assumed:
         return None
     known = KNOWN[name]
-    if known.activated and len(weights) <= 2:  # one layer: nothing is between
+    if known.activated and len(weights) <= 2:  # one layer has no activation
         return None
     instead = f"`arch` such as {name}:tanh" if known.activated else "`arch` as module:factory"
     return (
@@ -79,15 +79,13 @@ def rebuild_network(
     """Rebuild a network and load its weights.
 
     Args:
-        weights: A state dict. Where only the rows of one Linear layer are others than the
-            architecture's, that layer is the head, and it gets the size of the weights. So
-            are layers with fewer outputs or inputs, of a network that some units were removed of,
-            and embeddings with other rows, of a vocabulary that tokens were added to.
-        architecture: A name, some of them with an activation as in ``mlp:tanh``,
-            ``module:factory``, a callable that returns the module, or None to recognise it from the
-            weights, with an :class:`~geomerge.errors.AssumptionWarning` where they leave something
-            open.
-        source: Name of the weights' source, for messages.
+        weights: State dict. Sizes of the architecture are adapted to it: the rows of one Linear
+            layer, the head; layers with fewer outputs or inputs, after a removal of units; and rows
+            of embeddings, for an extended vocabulary.
+        architecture: A name, with an activation where possible (``mlp:tanh``), ``module:factory``,
+            a callable that returns the module, or None to recognise it from the weights, with an
+            :class:`~geomerge.errors.AssumptionWarning` if they are ambiguous.
+        source: Name of the weights' source, for error messages.
 
     Returns:
         The network in evaluation mode, without gradients.
@@ -130,12 +128,12 @@ def rebuild_network(
     check_fit(fit, source, shown)
     module.load_state_dict(fit.tensors, strict=False)
     if all(p.requires_grad for p in module.parameters()):
-        module.requires_grad_(False)  # else a factory has frozen some, and that says which
+        module.requires_grad_(False)  # a factory with frozen parameters keeps them
     return module.eval()
 
 
 def _unknown(weights: Mapping[str, Tensor], source: str) -> str:
-    """Return the sentence about weights of no architecture that is recognised."""
+    """Return the error message for weights of an unrecognised architecture."""
     for candidate, known in KNOWN.items():
         if not known.recognised and _fits(candidate, weights):
             return (
@@ -151,7 +149,7 @@ def _unknown(weights: Mapping[str, Tensor], source: str) -> str:
 
 
 def _can_be(name: str, weights: Mapping[str, Tensor]) -> bool:
-    """Return whether weights have the names of a named architecture; a factory's may have any."""
+    """Return whether weights have the names of a named architecture; true for a factory."""
     if is_factory(name):
         return True
     known, own = known_as(name)
@@ -168,7 +166,7 @@ def _fits(name: str, weights: Mapping[str, Tensor]) -> bool:
 
 
 def _without_prefix(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return weights without the first part of their names, if all have the same."""
+    """Return weights without the first part of their names if all share it."""
     firsts = {name.partition(".")[0] for name in plain_counters(weights)}
     if len(firsts) != 1 or not all("." in name for name in plain_counters(weights)):
         return weights
@@ -190,14 +188,14 @@ def _empty(name: str, weights: Mapping[str, Tensor], source: str) -> nn.Module:
 
 
 def resize_layers(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Make Linear, convolution and BatchNorm layers as large as weights have them, empty.
+    """Resize Linear, convolution and BatchNorm layers to fit weights, without values.
 
-    Layers stay as they are where the weights cannot be theirs: of another kernel, or of a
-    convolution in groups that is not depthwise.
+    Layers whose weights differ otherwise are unchanged: those with another kernel size, and grouped
+    convolutions that are not depthwise.
 
     Args:
-        module: The network, changed in place.
-        weights: Tensors by the names of its state dict.
+        module: Network, changed in place.
+        weights: Tensors by their names in the state dict.
     """
     for name, layer in module.named_modules():
         prefix = f"{name}." if name else ""
@@ -241,10 +239,10 @@ def _resize(tensor: Tensor | None, shape: torch.Size) -> None:
 
 
 def _other_widths(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
-    """Return whether weights can be the module's with another head or without some units.
+    """Return whether weights fit the module with another head or without some units.
 
-    Without units, layers have fewer outputs and others fewer inputs. The head, one Linear layer,
-    may have more outputs too; nothing else grows.
+    Removal of units reduces outputs of some layers and inputs of others. Only the head, one Linear
+    layer, can have more outputs.
     """
     got = _shapes(weights)
     own = {name: shape for name, shape in _shapes(module.state_dict()).items() if name in got}
@@ -252,14 +250,14 @@ def _other_widths(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
     layers = {name: module.get_submodule(name) for name in changed}
     linear = {_weight(name) for name, layer in layers.items() if isinstance(layer, nn.Linear)}
     keys = linear | {_weight(name) for name, layer in layers.items() if isinstance(layer, _ConvNd)}
-    if not keys <= set(own):  # weights made from others
+    if not keys <= set(own):  # weights computed from others
         return False
     more = {key for key in keys if own[key][0] < got[key][0]}
     fewer = {key for key in keys if own[key][0] > got[key][0]}
     read = {key for key in keys if own[key][1:] > got[key][1:]}
     if not more <= linear or any(own[key][2:] != got[key][2:] for key in keys):
         return False
-    if len(more) > 1:  # separate heads of several layers: each is fed by the one before
+    if len(more) > 1:  # separate heads with several layers each
         chain = [key for key in own if key in more]
         grown = [(own[key][0], got[key][0]) for key in chain[:-1]]
         return grown == [(own[key][1], got[key][1]) for key in chain[1:]] and keys == more
@@ -269,9 +267,9 @@ def _other_widths(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
 
 
 def _other_vocabulary(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
-    """Return whether weights differ from a module's by the rows of one vocabulary alone.
+    """Return whether weights differ from a module's only in the size of one vocabulary.
 
-    It is that of its embeddings and of output layers as wide.
+    This concerns the embeddings and output layers of the same size.
     """
     own, got = _shapes(module.state_dict()), _shapes(weights)
     changed = {key for key in own if key in got and own[key] != got[key]}

@@ -1,4 +1,4 @@
-"""Small networks of geomerge itself and of Avalanche, which is not imported for them."""
+"""Small networks: geomerge's own, and Avalanche's without importing it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cnn(
     widths: tuple[int, int, int] = (16, 32, 128),
     between: str = USUAL,
 ) -> nn.Module:
-    """Make two convolutions and a hidden layer, for square images."""
+    """Make a network of two convolutions and a hidden layer for square images."""
     first, second, hidden = widths
     return nn.Sequential(
         nn.Conv2d(channels, first, 3, padding=1),
@@ -45,7 +45,7 @@ def cnn(
 
 
 def fit_cnn(weights: Mapping[str, Tensor], between: str = USUAL) -> nn.Module | None:
-    """Return an empty :func:`cnn` for weights named like one, or None."""
+    """Return an empty :func:`cnn` for weights with its names, or None."""
     keys = {f"{i}.{kind}" for i in (0, 3, 7, 9) for kind in ("weight", "bias")}
     if set(weights) != keys:
         return None
@@ -58,11 +58,11 @@ def fit_cnn(weights: Mapping[str, Tensor], between: str = USUAL) -> nn.Module | 
 
 
 class VggCifar(nn.Module):
-    """Torchvision's ``vgg11_bn`` features and a classifier 512-1024-1024, 32 x 32 images."""
+    """Torchvision's ``vgg11_bn`` features with a classifier 512-1024-1024 for 32 x 32 images."""
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
-        from torchvision.models import vgg11_bn  # slow to import, and needed only here
+        from torchvision.models import vgg11_bn  # slow to import, used only here
 
         self.features = vgg11_bn().features
         self.classifier = nn.Sequential(
@@ -85,7 +85,7 @@ class VggCifar(nn.Module):
 
 
 def fit_vgg_cifar(weights: Mapping[str, Tensor]) -> VggCifar | None:
-    """Return an empty :class:`VggCifar` for weights with a head named like its, or None."""
+    """Return an empty :class:`VggCifar` for weights with its head's names, or None."""
     head = weights.get("classifier.6.weight")
     return None if head is None else VggCifar(len(head))
 
@@ -94,7 +94,7 @@ class SimpleMlp(nn.Module):
     """Avalanche's ``SimpleMLP``: hidden layers of one width, dropout after each.
 
     Args:
-        sizes: Units of the input, the hidden layers and the output.
+        sizes: Number of units of the input, the hidden layers and the output.
         between: Name of the activation.
     """
 
@@ -117,7 +117,7 @@ class SimpleMlp(nn.Module):
 
 
 def fit_simple_mlp(weights: Mapping[str, Tensor], between: str = USUAL) -> SimpleMlp | None:
-    """Return an empty :class:`SimpleMlp` for weights named like one, or None."""
+    """Return an empty :class:`SimpleMlp` for weights with its names, or None."""
     layers = ["features.0", *(f"features.{i}.0" for i in range(3, len(weights) // 2 + 1))]
     matrices = [weights.get(f"{layer}.weight") for layer in [*layers, "classifier"]]
     found = [matrix for matrix in matrices if matrix is not None and matrix.dim() == 2]
@@ -127,7 +127,7 @@ def fit_simple_mlp(weights: Mapping[str, Tensor], between: str = USUAL) -> Simpl
 
 
 class SimpleCnn(nn.Module):
-    """Avalanche's ``SimpleCNN``, for images of any size from 14 pixels on."""
+    """Avalanche's ``SimpleCNN`` for images of at least 14 pixels."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class SimpleCnn(nn.Module):
 
 
 def fit_simple_cnn(weights: Mapping[str, Tensor]) -> SimpleCnn | None:
-    """Return an empty :class:`SimpleCnn` for weights with ends named like its, or None."""
+    """Return an empty :class:`SimpleCnn` for weights with its names, or None."""
     first, head = weights.get("features.0.weight"), weights.get("classifier.0.weight")
     if first is None or head is None or first.dim() != 4:
         return None

@@ -1,4 +1,4 @@
-"""Stacks of Linear layers, in the order of their names and shapes."""
+"""Stacks of Linear layers, ordered by names and shapes of their weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from geomerge.networks.architectures.activations import USUAL, activation
 
 __all__ = ["LinearStack", "fit_stack"]
 
-_LONGEST_STACK = 64  # layers; more are no stack that anybody trains
-_MOST_TRIES = 10_000  # orders looked at before an order counts as unclear
+_LONGEST_STACK = 64  # largest number of layers of a plausible stack
+_MOST_TRIES = 10_000  # number of tried orders after which the order counts as unclear
 
 
 class LinearStack(nn.Module):
     """Linear layers with an activation between them, under any dotted names.
 
     Args:
-        names: The dotted name of each layer, as in the state dict.
-        sizes: Units of the input and of each layer, one more than there are names.
+        names: Dotted name of each layer in the state dict.
+        sizes: Number of units of the input and of each layer, one more than ``names``.
         bias: Whether each layer has a bias.
         between: Name of the activation, one of
             :data:`~geomerge.networks.architectures.activations.ACTIVATIONS`.
@@ -32,7 +32,7 @@ class LinearStack(nn.Module):
     ) -> None:
         super().__init__()
         self._order = names
-        self._between = (activation(between),)  # in a tuple: no name that a layer may have
+        self._between = (activation(between),)  # a tuple, so that it has no name in the state dict
         for name, d_in, d_out, b in zip(names, sizes[:-1], sizes[1:], bias, strict=True):
             *parents, last = name.split(".")
             owner: nn.Module = self
@@ -55,7 +55,7 @@ class LinearStack(nn.Module):
 
 
 def fit_stack(weights: Mapping[str, Tensor], between: str = USUAL) -> LinearStack | None:
-    """Return an empty stack for weights that are one, or None."""
+    """Return an empty stack for weights of one, or None."""
     stack = _linear_order(weights)
     if stack is None:
         return None
@@ -66,7 +66,7 @@ def fit_stack(weights: Mapping[str, Tensor], between: str = USUAL) -> LinearStac
 
 
 def _linear_order(weights: Mapping[str, Tensor]) -> list[str] | None:
-    """Return the names of the linear layers from input to output, or None if not clear."""
+    """Return the names of the linear layers from input to output; None if ambiguous."""
     layers = [k.removesuffix(".weight") for k in weights if k.endswith(".weight")]
     known = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
     if not layers or not set(weights) <= known:
@@ -81,7 +81,7 @@ def _linear_order(weights: Mapping[str, Tensor]) -> list[str] | None:
     ordered = sorted(layers, key=_natural)
     if not _chains(ordered, sizes):
         return _only_chain(layers, sizes)
-    # Layers of one shape could be swapped: only numbers in otherwise equal names order them.
+    # Layers of equal shape are interchangeable, unless their names differ only in numbers.
     for i, one in enumerate(ordered):
         for other in ordered[:i]:
             if sizes[one] == sizes[other] and re.sub(r"\d+", "", one) != re.sub(r"\d+", "", other):

@@ -1,4 +1,4 @@
-"""A small vision transformer: packed attention, LayerNorm, GELU, class token and positions."""
+"""A small vision transformer with packed attention, class token and position embeddings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEADS = 4
 
 
 class VisionTransformer(nn.Module):
-    """Patches of 4 x 4 pixels, width 128, 4 layers of 4 heads.
+    """Vision transformer with patches of 4 x 4 pixels, width 128, and 4 layers of 4 heads.
 
     Args:
         channels: Number of channels of the images.
@@ -52,7 +52,7 @@ class VisionTransformer(nn.Module):
 
 
 def fit_transformer(weights: Mapping[str, Tensor]) -> VisionTransformer | None:
-    """Return an empty transformer for weights named like one, or None."""
+    """Return an empty transformer for weights with its names, or None."""
     names = ("patches.weight", "positions", "head.weight")
     if not all(name in weights and weights[name].dim() > 1 for name in names):
         return None

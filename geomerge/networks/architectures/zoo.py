@@ -1,4 +1,4 @@
-"""Torchvision's VGG and ResNet networks, with any number of classes and of channels."""
+"""Torchvision's VGG and ResNet networks with any number of classes and channels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RESNETS = (
     *("wide_resnet50_2", "wide_resnet101_2"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 )
-_CELLS = 7 * 7  # cells of each channel that the classifier of a VGG reads
-_GROUPS = 32  # usual number of groups of GroupNorm, which weights leave open
+_CELLS = 7 * 7  # positions of each channel in the inputs of a VGG's classifier
+_GROUPS = 32  # assumed number of groups of a GroupNorm, which weights do not determine
 
 
 def vgg(name: str, classes: int) -> nn.Module:
@@ -26,7 +26,7 @@ def vgg(name: str, classes: int) -> nn.Module:
 
 
 def fit_vgg(name: str, weights: Mapping[str, Tensor]) -> nn.Module | None:
-    """Return an empty network for weights named like a VGG's, or None."""
+    """Return an empty network for weights with a VGG's names, or None."""
     first, head = weights.get("classifier.0.weight"), weights.get("classifier.6.weight")
     if first is None or head is None or "features.0.weight" not in weights:
         return None
@@ -41,7 +41,7 @@ def resnet(
     """Make one of :data:`RESNETS`, untrained.
 
     Args:
-        name: The name.
+        name: Name of the architecture.
         channels: Number of channels of the images.
         classes: Number of outputs.
         small: Whether images have about 32 pixels: a 3 x 3 stem of stride 1, no pooling after it.
@@ -60,7 +60,7 @@ def resnet(
 def fit_resnet(
     name: str, weights: Mapping[str, Tensor], *, small: bool = False, groups: bool = False
 ) -> nn.Module | None:
-    """Return an empty network for weights named like a ResNet's, or None; see :func:`resnet`."""
+    """Return an empty network for weights with a ResNet's names, or None; see :func:`resnet`."""
     stem, head = weights.get("conv1.weight"), weights.get("fc.weight")
     if stem is None or head is None or stem.dim() != 4 or "layer1.0.conv1.weight" not in weights:
         return None
@@ -70,7 +70,7 @@ def fit_resnet(
 
 
 def _model(name: str, **options: Any) -> nn.Module:
-    from torchvision.models import get_model  # slow to import, and needed only here
+    from torchvision.models import get_model  # slow to import, used only here
 
     module: nn.Module = get_model(name, weights=None, **options)
     return module
