@@ -1,4 +1,4 @@
-"""Comparison of methods that make one network of two, in one table."""
+"""Comparison of merging methods in one table."""
 
 from geomerge.comparison.compare import Comparison, MethodRow, compare
 from geomerge.comparison.options import CompareOptions

@@ -1,4 +1,4 @@
-"""Comparison of methods on two networks, all measured on the same splits."""
+"""Comparison of merging methods on two networks and the same splits."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Comparison:
 
     Attributes:
         space: Networks with their tasks.
-        rule: Rule by which points were picked.
-        max_samples: Largest number of samples that a trained row was given.
+        rule: Pick rule.
+        max_samples: Largest number of samples for each method with training.
         experts: Accuracy of each network on its own test split.
         experts_select: Accuracy of each network on its own selection split.
         rows: Rows of the table.
-        notes: Sentences about what was assumed or left out.
+        notes: Assumptions and omissions, in sentences.
     """
 
     space: WeightSpace
@@ -54,24 +54,23 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
     def worst_drop(self, row: MethodRow) -> float:
-        """Return the worst drop of a row below the networks, on test.
+        """Return a row's largest loss of accuracy below the task's network, on test.
 
-        It is a difference of accuracies; of language models the rise of the perplexity, as a share
-        of that of the task's own network.
+        For language models it is the largest relative increase of the perplexity.
         """
         return max(
             drop(self.experts[name], value, self.measure(name)) for name, value in row.test.items()
         )
 
     def measure(self, name: str) -> str:
-        """Return what a network's task is measured by, ``"accuracy"`` or ``"loss"``."""
+        """Return the measure of a network's task, ``"accuracy"`` or ``"loss"``."""
         task = self.space[name].task
         assert task is not None, "a comparison has both tasks"
         return task.measure
 
     @property
     def ranked(self) -> list[MethodRow]:
-        """The rows with a result, the smallest worst drop first."""
+        """Rows with a result, in ascending order of their worst drop."""
         return sorted((row for row in self.rows if row.result is not None), key=self.worst_drop)
 
     def __repr__(self) -> str:
@@ -122,23 +121,23 @@ def compare(
     progress: Callable[[Progress], None] | None = None,
     **changes: Any,
 ) -> Comparison:
-    """Try every method on two networks.
+    """Compare merging methods on two networks.
 
     Args:
-        experts: Network a and network b: experts, modules or files. Neither is changed.
+        experts: Network a and network b, as experts, modules or files. Neither is changed.
         options: Methods and the samples that they may use.
         base: Common ancestor of both, if there is one.
-        work: Folder in which finished rows are stored. The same call after an interruption makes
-            the missing rows only, with the same result. None stores nothing.
+        work: Folder for finished rows. The same call after an interruption computes only the
+            missing rows, with the same result. None stores nothing.
         progress: Function called with the progress.
-        changes: Options by name, in place of those of ``options``: ``only``, ``skip``,
-            ``max_samples``, and those of the walks, such as ``steps`` or ``head``.
+        changes: Options by name that replace those of ``options``: ``only``, ``skip``,
+            ``max_samples``, and those of walks, such as ``steps`` or ``head``.
 
     Returns:
-        The table. Methods that cannot be used or that fail numerically have a reason in it.
+        The table. Rows of methods that are not applicable or fail numerically have a reason.
 
     Raises:
-        GeomergeError: If the networks do not belong together, or a task is missing.
+        GeomergeError: If the networks cannot be merged, or a task is missing.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Case that methods are compared on: networks, tasks, pick rule, seed and sample limit."""
+"""Context of a comparison: networks, tasks, pick rule, seed and sample limit."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from geomerge.weight_space import WeightSpace
 
 __all__ = ["CURVE", "Context", "NotApplicableError"]
 
-CURVE = 15  # points of a method's curve that are drawn
-LINE = 41  # candidate points of a straight line
+CURVE = 15  # number of points in the plot of a method's curve
+LINE = 41  # number of candidates on a straight line
 
 
 class NotApplicableError(GeomergeError):
-    """A method cannot be used on these networks or with this data; others may."""
+    """Error for a method that is not applicable to these networks or data."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """Networks a and b with their tasks: the arguments of all methods of a comparison.
+    """Networks a and b with their tasks, the argument of all methods.
 
     Attributes:
         prepared: Networks a and b with their tasks in one weight space, options of the walks, and
-            the seed of all draws.
-        rule: Rule that picks a point on the selection splits.
-        max_samples: Largest number of samples of a method with training.
-        base: Weights of a common ancestor, shape (n,); None if none was given.
+            the seed.
+        rule: Rule for picking a point on the selection splits.
+        max_samples: Largest number of samples for a method with training.
+        base: Weights of a common ancestor, shape (n,), or None.
         progress: Function called with the progress of walks.
-        measured: Names of the networks whose inputs gave running statistics, filled on the way.
+        measured: Names of networks whose inputs were used for running statistics; updated by
+            methods.
     """
 
     prepared: PreparedMerge
@@ -52,36 +53,36 @@ class Context:
 
     @property
     def space(self) -> WeightSpace:
-        """The weight space of both networks."""
+        """Weight space of both networks."""
         return self.prepared.space
 
     @property
     def options(self) -> MergeOptions:
-        """The options of the walks."""
+        """Options of the walks."""
         return self.prepared.options
 
     @property
     def network(self) -> Network:
-        """The network with all its outputs."""
+        """Network with all outputs."""
         return self.space.network
 
     @property
     def a(self) -> Expert:
-        """The first network."""
+        """First network."""
         return self.space.experts[0]
 
     @property
     def b(self) -> Expert:
-        """The second network."""
+        """Second network."""
         return self.space.experts[1]
 
     @property
     def seed(self) -> int:
-        """The seed of all draws."""
+        """Seed of all random numbers."""
         return self.options.machine.seed
 
     def with_expert(self, expert: Expert) -> Context:
-        """Return the case with another network in the place of the one of the same name."""
+        """Return the context with the network of the same name replaced."""
         space = self.space.with_expert(expert)
         return replace(self, prepared=replace(self.prepared, space=space))
 
@@ -105,7 +106,7 @@ class Context:
         """Return a task's labelled training examples.
 
         Raises:
-            NotApplicableError: If its inputs may not be used, or they are another task's.
+            NotApplicableError: If its inputs may not be used, or are those of another task.
         """
         (inputs,) = self.inputs(expert)
         assert expert.task is not None, "a comparison has both tasks"
@@ -120,7 +121,7 @@ class Context:
         self,
         w: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
-        """Return weights with running statistics by the comparison's policy."""
+        """Return weights with running statistics treated as the options say."""
         if self.space.bn == "re-estimate":
             self.measured.update(expert.name for expert in self.space)
         return self.space.settle(w)
@@ -130,7 +131,7 @@ class Context:
         w: Tensor,  # (n,)
         other: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
-        """Return weights whose running statistics are those of another vector."""
+        """Return weights with the running statistics of another vector."""
         n = self.network.n_parameters
         return torch.cat([w[:n], other[n:]])
 
@@ -138,11 +139,11 @@ class Context:
         """Pick the best of several networks on the selection splits.
 
         Args:
-            count: Number of networks; of 24 and more only those near the best are all measured.
-            point: Function that makes the network of a number, shape (n,).
+            count: Number of networks; from 24 on, only those near the best are all measured.
+            point: Function of an index that returns a network's weights, shape (n,).
 
         Returns:
-            The number of the best, and its weights.
+            Index of the best network, and its weights.
         """
         scorer = self.prepared.scorer(self.space.experts)
         best, _ = search(range(count), lambda i: scorer(point(i)), self.rule)
@@ -153,14 +154,14 @@ class Context:
         start: Tensor,  # (n,)
         end: Tensor,  # (n,)
     ) -> tuple[float, Tensor]:
-        """Pick the best point of a straight line; return its share of the way, and its weights."""
+        """Pick the best point of a straight line; return its t in [0, 1] and its weights."""
         return self.pick_share(lambda t: self.settled(torch.lerp(start, end, t)))
 
     def pick_share(self, point: Callable[[float], Tensor]) -> tuple[float, Tensor]:
-        """Pick the best of evenly spread points of a curve, both ends included.
+        """Pick the best of equally spaced points of a curve, ends included.
 
         Args:
-            point: Function that makes the point at t in [0, 1], shape (n,).
+            point: Function of t in [0, 1] that returns the point, shape (n,).
 
         Returns:
             t of the best point, and its weights.

@@ -17,7 +17,7 @@ _BATCH = 250
 
 
 def matrix_layers(network: Network) -> dict[str, nn.Module]:
-    """Return the Linear and Conv2d layers with a weight matrix of their own, by name."""
+    """Return the Linear and Conv2d layers with an unshared weight matrix, by name."""
     layers = network.module.named_modules()
     matrices = {name: layer for name, layer in layers if is_matrix_layer(layer)}
     return {name: layer for name, layer in matrices.items() if f"{name}.weight" in network.slices}
@@ -29,12 +29,12 @@ def visit_inputs(
     inputs: Inputs,
     visit: Callable[[str, Tensor], None],
 ) -> None:
-    """Pass inputs through a network and visit the inputs of its matrix layers.
+    """Pass inputs through a network and call a function with the inputs of its matrix layers.
 
     Args:
         network: Network.
         w: Weights of the network.
-        inputs: Inputs, all of which are passed.
+        inputs: Inputs of the network, all of which are used.
         visit: Function called with a layer's name and inputs, shape (B, ...), for every batch.
     """
     names = {layer: name for name, layer in matrix_layers(network).items()}

@@ -20,7 +20,7 @@ from geomerge.options import (
 
 __all__ = ["CompareOptions"]
 
-# Options of a merge that a comparison decides for itself.
+# Options of a merge that a comparison sets itself.
 _DECIDED = (
     "preset",
     "metric",
@@ -37,18 +37,18 @@ _DECIDED = (
 
 @dataclass(frozen=True, init=False)
 class CompareOptions(FlatOptions):
-    """Options of a comparison; options of a merge are keywords too.
+    """Options of a comparison; options of a merge can be given as keywords as well.
 
     Attributes:
-        merge: Head, statistics, pick, seed and steps of the walks; ``pick`` is ``"balanced"``
-            unless it says another.
-        only: Methods of the table; all if empty.
-        skip: Methods to leave out.
-        max_samples: Largest number of samples of each method with training; None takes as many as
-            the joint walk.
+        merge: Head, statistics, pick rule, seed and steps of the walks; ``pick`` is ``"balanced"``
+            by default.
+        only: Names of the rows; all if empty.
+        skip: Names of rows to omit.
+        max_samples: Largest number of samples for each method with training; None takes the number
+            of the joint walk.
 
     Raises:
-        OptionError: If an option cannot be used.
+        OptionError: If an option is invalid.
 
     Example:
         >>> import geomerge as gm
@@ -84,10 +84,10 @@ class CompareOptions(FlatOptions):
     )
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be used.
+        """Check the values.
 
         Raises:
-            OptionError: If a value cannot be used.
+            OptionError: If a value is invalid.
         """
         super().__post_init__()
         for name in (*self.only, *self.skip):
@@ -101,7 +101,7 @@ class CompareOptions(FlatOptions):
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The names of the rows, in the order of the table."""
+        """Names of the rows, in the order of the table."""
         return tuple(
             name
             for name in METHODS
@@ -109,6 +109,6 @@ class CompareOptions(FlatOptions):
         )
 
     def recorded(self) -> dict[str, Any]:
-        """Return all that decides the result, as JSON keeps it."""
+        """Return the options that determine the result, as JSON values."""
         own = {"methods": list(self.methods), "max_samples": self.max_samples}
         return own | recorded(self.merge)

@@ -23,27 +23,26 @@ __all__ = [
     "method",
 ]
 
-# The parts of the table, in order; within a part methods are sorted by name.
+# Sections of the table in order; methods are sorted by name within a section.
 GROUPS = ("networks", "weights", "activations", "matching", "training", "walks")
 
-# Scores of the classes, shape (B, m), by the network of a task.
+# Function of a task's network and a batch that returns scores of classes, shape (B, m).
 Predictor: TypeAlias = Callable[[Expert, Batch], Tensor]
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """Result of a method, with the data that it took.
+    """Result of a method, with the data used.
 
     Attributes:
-        answer: Weights of one network, shape (n,), or a predictor where the result is not one
-            network.
+        answer: Weights of one network, shape (n,), or a predictor for other results.
         inputs: Names of the networks whose tasks' training inputs were used.
         labels: Names of the networks whose tasks' training labels were used.
         sketches: Names of the networks whose sketches were used in place of inputs.
-        samples: Number of inputs passed forwards, or forwards and backwards. Inputs of the
-            selection splits, which only choose, are not counted.
+        samples: Number of inputs in forward passes, with or without backward passes. Inputs of
+            selection splits are not counted.
         chosen: Values chosen on the selection splits, by name.
-        curve: Points of weight space on the way to the answer, for the picture, shape (n,) each.
+        curve: Points of weight space on the way to the answer, for plots, shape (n,) each.
     """
 
     answer: Tensor | Predictor
@@ -55,8 +54,8 @@ class MethodResult:
     curve: Sequence[Tensor] = ()
 
 
-# A method itself: it raises ``NotApplicableError`` or ``OptionError`` with a sentence where it
-# cannot be used, and ``NumericalError`` where it fails.
+# Function of a method. It raises ``NotApplicableError`` or ``OptionError`` if it is not applicable,
+# and ``NumericalError`` if it fails.
 Make: TypeAlias = Callable[[Context], MethodResult]
 
 
@@ -66,9 +65,9 @@ class Method:
 
     Attributes:
         name: Name of the row.
-        group: Part of the table, one of :data:`GROUPS`.
-        about: Description of the method, half a sentence.
-        make: Function that applies the method to a context.
+        group: Section of the table, one of :data:`GROUPS`.
+        about: Noun phrase that describes the method.
+        make: Function of the method.
     """
 
     name: str
@@ -85,14 +84,14 @@ METHODS: Registry[Method] = Registry(
 
 
 def method(name: str, group: str, about: str) -> Callable[[Make], Make]:
-    """Return a decorator that puts a function into the table of methods.
+    """Return a decorator that registers a function as a method of the table.
 
     Args:
         name: Name of the row.
-        group: Part of the table, one of :data:`GROUPS`.
-        about: Description of the method, half a sentence, with the paper's usual name.
+        group: Section of the table, one of :data:`GROUPS`.
+        about: Noun phrase that describes the method, with the name of the paper's method.
 
-    A method is one function in a module of :mod:`geomerge.comparison.methods`::
+    A method is a function in a module of :mod:`geomerge.comparison.methods`::
 
         @method("a-mostly", "weights", "nine tenths of a, one tenth of b")
         def a_mostly(context: Context) -> MethodResult:

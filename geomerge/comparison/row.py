@@ -1,4 +1,4 @@
-"""Rows of the comparison table: made, measured and stored for an interrupted run."""
+"""Rows of the comparison table: computation, measurement, and storage for resuming."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _LISTS = ("inputs", "labels", "sketches")
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A row of the table; scores in [0, 1] by network.
+    """Row of the table; scores are by name of the network.
 
     Attributes:
         method: Method of the row.
-        result: Result of the method; None if it has none.
-        reason: Reason why there is no result, a sentence; None if there is one.
-        seconds: Time of the method, picks counted and the measurements of the table not.
+        result: Result of the method, or None.
+        reason: Reason for having no result, as a sentence; None if there is a result.
+        seconds: Time of the method in seconds, including picks but not the table's measurements.
         select: Scores on the selection splits.
         test: Scores on the test splits.
         curve: Scores on the test splits along the method's curve.
@@ -52,15 +52,15 @@ class MethodRow:
 
 
 def make_row(method: Method, context: Context, work: Path | None) -> MethodRow:
-    """Make a row and measure it, or return the stored one.
+    """Compute and measure a row, or return the stored one.
 
     Args:
         method: Method of the row.
-        context: Networks and tasks; notes of the method are added to the notes of the networks.
-        work: Folder in which rows are stored; None stores nothing.
+        context: Context of the comparison; notes of the method are added to those of the networks.
+        work: Folder for rows; None stores nothing.
 
     Raises:
-        RunError: If a stored row cannot be read, or nothing can be written there.
+        RunError: If a stored row cannot be read, or the folder cannot be written.
     """
     stored = StateFile(
         None if work is None else work / method.name / "state", context.network.device
@@ -100,7 +100,7 @@ def _restored(method: Method, context: Context, stored: StateFile) -> MethodRow:
     answer: Tensor | Predictor
     if "answer" in stored.state.tensors:
         answer = stored.state.tensors["answer"]
-    else:  # a predictor is not stored: making it takes no work
+    else:  # predictors are not stored, since they are cheap to make
         answer = method.make(replace(context, measured=set())).answer
     numbers |= {name: tuple(numbers[name]) for name in _LISTS}
     return MethodRow(method, MethodResult(answer, **numbers), **values)
@@ -116,7 +116,7 @@ def _measured(method: Method, context: Context) -> MethodRow:
         if isinstance(answer, Tensor) and not bool(torch.isfinite(answer).all()):
             raise NumericalError("its weights are not finite, expected finite numbers")
         held = context.network.held
-        if isinstance(answer, Tensor) and held is not None:  # in both networks alike
+        if isinstance(answer, Tensor) and held is not None:  # equal in both networks
             result = replace(result, answer=torch.where(held, context.a.weights, answer))
     except (NotApplicableError, OptionError) as error:
         result, reason = None, f"does not apply: {error}"
@@ -127,7 +127,7 @@ def _measured(method: Method, context: Context) -> MethodRow:
         return MethodRow(method, None, reason, seconds, {}, {}, [])
     return MethodRow(
         method=method,
-        result=replace(  # rows live to the end of the comparison, points of weight space do not
+        result=replace(  # drops points of weight space, which need not be held until the end
             result, curve=(), inputs=tuple(sorted({*result.inputs, *context.measured}))
         ),
         reason=None,

@@ -1,4 +1,4 @@
-"""Methods of the comparison table, grouped by idea.
+"""Methods of the comparison table, one family per module.
 
-Every function that carries :func:`~geomerge.comparison.registry.method` is a row of the table.
+Every function decorated with :func:`~geomerge.comparison.registry.method` is a row of the table.
 """

@@ -1,4 +1,4 @@
-"""DARE (Yu et al. 2024): task vectors thinned at random and rescaled, then added."""
+"""DARE (Yu et al. 2024): task arithmetic with random entries dropped and the rest rescaled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from geomerge.comparison.registry import MethodResult, method
 
 __all__ = ["drop_and_rescale"]
 
-DROPPED = 0.9  # share of the entries, as in the paper
+DROPPED = 0.9  # share of dropped entries, as in the paper
 
 
 def drop_and_rescale(
@@ -19,20 +19,20 @@ def drop_and_rescale(
     generator: torch.Generator,
     dropped: float = DROPPED,
 ) -> Tensor:  # (n,)
-    """Return a task vector with random entries zero, the others divided by the share that stays.
+    """Set random entries of a task vector to zero and divide the others by 1 - ``dropped``.
 
     Args:
         vector: Task vector.
-        generator: Generator of the draws.
-        dropped: Share of the entries that become zero.
+        generator: Generator of random numbers.
+        dropped: Share of entries to set to zero, in [0, 1).
     """
     stays = torch.rand(len(vector), generator=generator).to(vector.device) >= dropped
     return vector * stays / (1 - dropped)
 
 
-@method("dare", "weights", "task vectors of which a tenth stays at random, rescaled, added (DARE)")
+@method("dare", "weights", "sum of task vectors with 90 % of entries dropped at random (DARE)")
 def dare_networks(context: Context) -> MethodResult:
-    """Add both thinned task vectors to the ancestor, at the best scale."""
+    """Add both sparse task vectors to the ancestor, at the best scale."""
 
     def merged(base: Tensor, scale: float) -> Tensor:
         generator = torch.Generator().manual_seed(context.seed)

@@ -16,12 +16,12 @@ from geomerge.merging.presets.joint import EUCLIDEAN_RATE
 from geomerge.options import replace_options
 
 RATES = tuple(EUCLIDEAN_RATE * factor for factor in (0.25, 1.0, 4.0))
-_TRIAL = 0.1  # share of the samples for the trial of each rate
+_TRIAL = 0.1  # share of the samples for a trial of each learning rate
 
 
 @method("distillation", "training", "from the mean toward both networks' outputs, without labels")
 def distillation(context: Context) -> MethodResult:
-    """Walk as the joint walk does, with g = I, at the learning rate that a short trial picks."""
+    """Do the joint walk with g = I, at a learning rate chosen by short trials."""
     context.inputs(context.a, context.b)
     each = round_samples(context.space)
     trial = int(_TRIAL * context.max_samples / each)
@@ -41,7 +41,7 @@ def distillation(context: Context) -> MethodResult:
 
     trials: dict[float, MethodResult] = {}
     for rate in RATES:
-        with suppress(NumericalError):  # too large a rate for this network
+        with suppress(NumericalError):  # the learning rate is too large for this network
             trials[rate] = walk(rate, trial)
     if not trials:
         listed = " and ".join(map(str, RATES))

@@ -15,10 +15,10 @@ from geomerge.training import fine_tune
 __all__ = ["LAMBDAS", "RATES", "fine_tuned"]
 
 _BATCH = 256
-_RATE = 0.02  # learning rate of the benchmarks
+_RATE = 0.02  # learning rate, as in the benchmarks
 RATES = (_RATE / 4, _RATE, 4 * _RATE)
 LAMBDAS = (1.0, 10.0, 100.0, 1000.0)
-_TRIAL = 0.1  # share of the budget for the trial of each rate
+_TRIAL = 0.1  # share of the samples for a trial of each learning rate
 
 
 def fine_tuned(
@@ -31,9 +31,9 @@ def fine_tuned(
     """Fine-tune b on the labels of a's task.
 
     Args:
-        context: Networks and tasks to merge.
-        samples: Number of samples in all passes.
-        rate: Learning rate, constant.
+        context: Context of the comparison.
+        samples: Number of samples, summed over epochs.
+        rate: Constant learning rate.
         stiffness: Stiffness of the penalty on moves from b, as in
             :func:`geomerge.training.fine_tune`.
 
@@ -42,7 +42,7 @@ def fine_tuned(
 
     Raises:
         NotApplicableError: If a's labels may not be used.
-        NumericalError: If the loss stops being finite.
+        NumericalError: If the loss is not finite.
     """
     split = context.labelled(context.a)
     batch = min(_BATCH, len(split.labels))
@@ -51,20 +51,20 @@ def fine_tuned(
         context.a.network, context.b.weights, split, steps=steps, learning_rate=rate, batch=batch,
         stiffness=stiffness, seed=context.seed,
     )  # fmt: skip
-    (w,) = deque(points, maxlen=1) or [context.b.weights]  # the last, without holding all
+    (w,) = deque(points, maxlen=1) or [context.b.weights]  # keeps only the last point
     return w, steps * batch
 
 
-@method("fine-tuning", "training", "b fine-tuned on a's labels to the end, b's task forgotten")
+@method("fine-tuning", "training", "b fine-tuned on a's labels, without protection of b's task")
 def fine_tuning(context: Context) -> MethodResult:
-    """Fine-tune b on a's task for the whole budget."""
+    """Fine-tune b on a's task with all samples."""
     w, samples = fine_tuned(context, context.max_samples)
     return MethodResult(w, inputs=("a",), labels=("a",), samples=samples)
 
 
 @method("wise-ft", "training", "b fine-tuned on a's labels, best point of the line back to b")
 def wise_ft(context: Context) -> MethodResult:
-    """Fine-tune b on a's task at the best rate, and pick the best point of the line back to b."""
+    """Fine-tune b on a's task at the best rate, and pick the best point of the line to b."""
     context.labelled(context.a)
     b = context.b.weights
     trial = int(_TRIAL * context.max_samples)
@@ -73,7 +73,7 @@ def wise_ft(context: Context) -> MethodResult:
     for rate in RATES:
         try:
             end, seen = fine_tuned(context, trial, rate=rate)
-        except NumericalError:  # too large a rate for this network
+        except NumericalError:  # the learning rate is too large for this network
             samples += trial
             continue
         samples += seen
@@ -97,9 +97,9 @@ def wise_ft(context: Context) -> MethodResult:
     )
 
 
-@method("ewc", "training", "b fine-tuned on a's labels, held by b's diagonal Fisher (EWC)")
+@method("ewc", "training", "b fine-tuned on a's labels with b's diagonal Fisher penalty (EWC)")
 def ewc(context: Context) -> MethodResult:
-    """Fine-tune b with each lambda on an equal share of the budget, and pick the best."""
+    """Fine-tune b with each lambda on an equal share of the samples, and pick the best."""
     b = context.b
     context.labelled(context.a)
     (inputs,) = context.inputs(b)

@@ -13,9 +13,9 @@ from geomerge.networks.network import Network
 
 __all__ = ["FISHER_INPUTS", "diagonal_fisher", "fisher_merge"]
 
-FISHER_INPUTS = 2000  # inputs of each network
+FISHER_INPUTS = 2000  # inputs per network
 SHARES = tuple(k / 20 for k in range(1, 20))
-_FLOOR = 1e-6  # share of either Fisher's mean; where both are zero the weights are averaged
+_FLOOR = 1e-6  # added to both relative Fishers; weights with zero Fisher are averaged
 _ELEMENTS = 2**25  # derivatives held at a time: 128 MiB in float32
 
 
@@ -27,17 +27,17 @@ def diagonal_fisher(
 ) -> Tensor:  # (n,)
     r"""Return F_i = E_x E_{y ~ p(y | x, w)} (d log p(y | x, w) / d w_i)^2, without labels.
 
-    In the form sum_c (d phi_c / d w_i)^2 with phi = 2 sqrt(p); the sum over classes is estimated by
-    one random sign vector for each input, whose expectation it is (Hutchinson 1990).
+    It equals sum_c (d phi_c / d w_i)^2 with phi = 2 sqrt(p). The sum over classes is estimated
+    without bias by one random sign vector for each input (Hutchinson 1990).
 
     Args:
         network: Network.
-        w: Weights at which it is measured.
+        w: Weights at which the information is measured.
         inputs: Inputs, of which at most :data:`FISHER_INPUTS` are used.
         seed: Seed of the choice of inputs and of the signs.
 
     Returns:
-        The mean over outputs, of inputs or of tokens; zero for running statistics.
+        Diagonal, shape (n,), as a mean over inputs or tokens; zero for running statistics.
     """
     sample = inputs.sample(FISHER_INPUTS, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -64,13 +64,13 @@ def fisher_merge(
     fishers: tuple[Tensor, Tensor],  # (n,) each
     share: float = 0.5,
 ) -> Tensor:  # (n,)
-    """Return the mean of two networks weighted entry by entry, eq. (4) of the paper.
+    """Return the elementwise weighted mean of two networks, eq. (4) of the paper.
 
     Args:
         networks: Weights of both networks.
-        fishers: Diagonals of their Fisher information, not negative; each counts relative to its
-            own mean, as in the paper's released merges.
-        share: Weight of the second network as a whole, the first has 1 - share; the paper's lambda.
+        fishers: Nonnegative diagonals of their Fisher information, each of which is divided by its
+            mean, as in the paper's code.
+        share: Weight lambda of the second network; the first has 1 - lambda.
     """
     one, two = (f / (f.mean() + 1e-30) + _FLOOR for f in fishers)
     a, b = networks
@@ -79,7 +79,7 @@ def fisher_merge(
 
 @method("fisher", "activations", "mean weighted by each network's diagonal Fisher information")
 def fisher_networks(context: Context) -> MethodResult:
-    """Merge by both diagonals, measured without labels, at the best share."""
+    """Merge by both diagonals, measured without labels, at the best lambda."""
     a, b = context.a, context.b
     inputs = context.inputs(a, b)
     n = context.network.n_parameters

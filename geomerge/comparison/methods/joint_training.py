@@ -1,4 +1,4 @@
-"""Joint training: one network trained on the labels of both tasks at once."""
+"""Joint training of one network on the labels of both tasks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["joint_training"]
     "joint-training", "training", "a new network of the same make, trained on both tasks' labels"
 )
 def joint_training(context: Context) -> MethodResult:
-    """Train a new network on all labels, mixed, for as many samples as the budget allows."""
+    """Train a new network on the mixed labelled data of both tasks with all samples."""
     for expert in context.space:
-        context.labelled(expert)  # the comparison uses no labels of tasks that were not given
+        context.labelled(expert)  # raises if a task's labels were not given
     try:
         w, samples = train_jointly(context.space, context.max_samples, context.seed)
     except NotTrainableError as error:

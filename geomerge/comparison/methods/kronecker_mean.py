@@ -1,4 +1,4 @@
-"""Mean weighted by both networks' Kronecker metrics: the point of least predicted drift."""
+"""Mean weighted by both networks' Kronecker metrics, which minimises the predicted drift."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["kronecker_mean"]
 
 @method("kronecker-mean", "activations", "mean weighted by both Kronecker metrics, no walk")
 def kronecker_mean(context: Context) -> MethodResult:
-    """Solve for the mean in the metrics of the sketches; those that are missing are made."""
+    """Solve for the mean in the metrics of the sketches; missing sketches are measured."""
     made = [expert for expert in (context.a, context.b) if expert.sketch is None]
     samples = sum(min(INPUTS, len(x)) for x in context.inputs(*made))
     w = mean_point(context.prepared)

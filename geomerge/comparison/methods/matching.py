@@ -15,16 +15,16 @@ __all__ = ["matched"]
 
 
 def matched(context: Context, by: str = "weights") -> tuple[Tensor, Tensor]:  # (n,), (n,)
-    """Return a and b with b's units in the order of a's.
+    """Return the weights of a, and those of b with its units permuted to match a.
 
-    In a widened head the rows of b's classes, which a has too, are in that order as well.
+    In a common head the rows of b's classes, which both networks have, are permuted as well.
 
     Args:
-        context: Case of the comparison.
+        context: Context of the comparison.
         by: Method of the alignment.
 
     Raises:
-        OptionError: If the network's units cannot be traced, or none can change places.
+        OptionError: If the network's units cannot be traced, or none can be permuted.
     """
     options = replace_options(context.options, align=by)
     space, _ = align_experts(context.space, context.prepared.heads, options)
@@ -38,7 +38,7 @@ def matched(context: Context, by: str = "weights") -> tuple[Tensor, Tensor]:  # 
     "b's units permuted to match a's weights (Git Re-Basin), best point of the line",
 )
 def weight_matching(context: Context) -> MethodResult:
-    """Permute b, then pick the best point of the line, with interpolated running statistics."""
+    """Permute b, and pick the best point of the line with interpolated running statistics."""
     a, b = matched(context)
     t, w = context.pick_share(lambda t: torch.lerp(a, b, t))
     return MethodResult(w, chosen={"t": t})
@@ -57,7 +57,7 @@ def repair(context: Context) -> MethodResult:
 @method(
     "activation-matching",
     "matching",
-    "b's units permuted to match a's activations, statistics measured again where there are any",
+    "b's units permuted to match a's activations, BatchNorm statistics measured again",
 )
 def activation_matching(context: Context) -> MethodResult:
     """Permute b by activations on both tasks' inputs, and pick the best point of the line."""

@@ -1,8 +1,7 @@
-"""Least squares over the inputs of each matrix layer: RegMean (Jin et al. 2023), RegMean++.
+"""RegMean (Jin et al. 2023) and RegMean++: least squares on each matrix layer's inputs.
 
-RegMean takes the inputs that a layer has in each network by itself. RegMean++ (arXiv 2508.03121)
-merges layers in the order in which they compute and takes the inputs that come through the layers
-merged before.
+RegMean uses a layer's inputs in each original network. RegMean++ (arXiv 2508.03121) merges layers
+in the order of computation and uses inputs computed by the layers merged before.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from geomerge.networks.network import Network
 
 __all__ = ["layer_grams", "regress", "regression_mean"]
 
-INPUTS = 2000  # inputs of each task
-_RIDGE = 1e-10  # share of the mean diagonal; in directions without inputs the mean stays
+INPUTS = 2000  # inputs per task
+_RIDGE = 1e-10  # relative to the mean diagonal; directions without inputs keep the mean
 SCALES = (1.0, 0.9, 0.5, 0.1)  # alpha, factor of the Gram matrices' off-diagonal entries
 
 
@@ -35,8 +34,8 @@ def regression_mean(
 ) -> Tensor:  # (d_in, d_out)
     r"""Return the W that minimises sum_i |X_i W - X_i W_i|^2, eq. (2) of the paper.
 
-    W = (sum_i G_i)^-1 sum_i G_i W_i with G_i = X_i' X_i. Of several minima the one nearest to the
-    mean of the W_i is returned.
+    W = (sum_i G_i)^-1 sum_i G_i W_i with G_i = X_i' X_i. If the minimum is not unique, the one
+    nearest to the mean of the W_i is returned.
 
     Args:
         matrices: Matrices W_i.
@@ -66,16 +65,16 @@ def layer_grams(
 ) -> dict[str, Tensor]:
     """Return X' X of the inputs of each Linear and Conv2d layer, in float64.
 
-    Rows of X are inputs, tokens or patches, with a one for the bias of a layer that has one.
+    Rows of X are inputs, tokens or patches, with a one for the bias if the layer has one.
 
     Args:
         network: Network.
         w: Weights of the network.
-        inputs: Inputs, all of which are passed.
+        inputs: Inputs of the network, all of which are used.
         only: Name of the only layer to include; None includes all.
 
     Returns:
-        Matrices by the names of their layers, in the order in which these compute.
+        Matrices by name of the layer, in the order of computation.
     """
     layers = matrix_layers(network)
     grams: dict[str, Tensor] = {}
@@ -99,16 +98,17 @@ def regress(
     through: bool = False,
     heads: Sequence[str] = (),
 ) -> Tensor:  # (n,)
-    """Return a point whose matrix layers are regression means of experts, the rest as it was.
+    """Return a point with its matrix layers replaced by regression means of experts.
 
     Args:
-        experts: Experts in one weight space, with the inputs of their tasks.
-        grams: Gram matrices of each by layer, as :func:`layer_grams` returns them at its weights.
-        w: Point that all but the matrix layers is taken from: the mean of the experts.
+        experts: Experts in one weight space with inputs of their tasks.
+        grams: Gram matrices of each expert by layer, from :func:`layer_grams` at its weights.
+        w: Point whose matrix layers are replaced, such as the mean of the experts.
         scale: Factor of the Gram matrices' off-diagonal entries, alpha of the paper, in [0, 1].
-        through: Whether the inputs of a layer come through the layers merged before it (RegMean++);
-            their Gram matrices are measured here, those that are given name the layers.
-        heads: Names of the layers that stay as they are: those of separate heads.
+        through: Whether the inputs of a layer are computed by the layers merged before it
+            (RegMean++). Gram matrices are then measured here, and only the names in ``grams`` are
+            used.
+        heads: Names of layers to leave unchanged, those of separate heads.
 
     Raises:
         NumericalError: If a Gram matrix is not finite.
@@ -140,11 +140,9 @@ def regmean(context: Context) -> MethodResult:
     return _best(context, through=False)
 
 
-@method(
-    "regmean++", "activations", "the same on the inputs that come through the layers merged before"
-)
+@method("regmean++", "activations", "RegMean on inputs that the layers merged before compute")
 def regmean_plus_plus(context: Context) -> MethodResult:
-    """Merge layer after layer, each on what comes through those before, at the best scale."""
+    """Merge layers in order, on inputs computed by those before, at the best scale."""
     return _best(context, through=True)
 
 

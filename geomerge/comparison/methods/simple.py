@@ -1,4 +1,4 @@
-"""Closed-form methods on weights: either network, averages, ensemble, line and arcs."""
+"""Networks themselves, their ensemble, and closed-form interpolations of weights."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from geomerge.training import straight_line
 
 __all__ = ["mean_of_softmax", "slerp"]
 
-_PARALLEL = 1e-4  # angle in radians below which the arc is replaced by its chord
+_PARALLEL = 1e-4  # angle in radians below which interpolation is linear
 
 
 @method("a", "networks", "the first network, the expert of its task")
 def network_a(context: Context) -> MethodResult:
-    """Return network a as it is."""
+    """Return network a unchanged."""
     return MethodResult(context.a.weights)
 
 
 @method("b", "networks", "the second network, the expert of its task")
 def network_b(context: Context) -> MethodResult:
-    """Return network b as it is."""
+    """Return network b unchanged."""
     return MethodResult(context.b.weights)
 
 
 def mean_of_softmax(*weights: Tensor) -> Predictor:
-    """Return the predictor of the mean of several networks' probabilities.
+    """Return a predictor of the mean probabilities of several networks.
 
     Args:
         weights: Weights of each network, shape (n,).
@@ -46,7 +46,7 @@ def mean_of_softmax(*weights: Tensor) -> Predictor:
     "ensemble", "networks", "mean of both networks' probabilities: two networks, twice the cost"
 )
 def ensemble(context: Context) -> MethodResult:
-    """Return the mean of both networks' probabilities as a predictor."""
+    """Return a predictor of the mean probabilities of both networks."""
     if context.space.head == "separate":
         raise NotApplicableError(
             "with separate heads the task is known, and the network trained for it answers alone"
@@ -75,14 +75,14 @@ def slerp(
 ) -> Tensor:
     """Interpolate two tensors of one shape spherically (Shoemake 1985).
 
-    The arc lies between the tensors' directions and their lengths enter linearly:
-    (sin((1 - t) omega) a + sin(t omega) b) / sin(omega), omega the angle between them. Tensors that
-    are parallel, opposite or zero have no such arc and are interpolated linearly.
+    Interpolation is spherical in direction and linear in length:
+    (sin((1 - t) omega) a + sin(t omega) b) / sin(omega), omega the angle between them. Parallel,
+    opposite or zero tensors have no unique arc and are interpolated linearly.
 
     Args:
         a: Tensor at t = 0.
         b: Tensor at t = 1.
-        t: Share of the angle.
+        t: Share of the angle, in [0, 1].
     """
     if t in (0.0, 1.0):
         return b if t else a

@@ -1,6 +1,6 @@
-"""Task matrices merged layer by layer: ISO-C, TSV-M and WUDI, without data.
+"""Merging of task matrices by layer and without data: ISO-C, TSV-M and WUDI.
 
-A task matrix is what a fine-tune changed in one matrix of the base. All else is averaged.
+A task matrix is the change of one weight matrix by fine-tuning. All other weights are averaged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 # Function of the task matrices of a layer, shape (T, d_out, d_in), that returns the merged one.
 Merge: TypeAlias = Callable[[Tensor], Tensor]
 
-_RIDGE = 1e-10  # of the mean diagonal; in directions that no task changed the start stays
+_RIDGE = 1e-10  # relative to the mean diagonal; unchanged directions keep the start
 
 
 def merge_task_matrices(
@@ -37,15 +37,15 @@ def merge_task_matrices(
     merge: Merge,
     heads: Sequence[str] = (),
 ) -> Tensor:  # (n,)
-    """Return the move from the base: merged task matrices, the mean task vector for all else.
+    """Return the change of the base: merged task matrices, and mean task vectors elsewhere.
 
     Args:
         network: Network.
         base: Weights of the common ancestor.
         networks: Weights of the networks fine-tuned from it.
-        merge: Function of the task matrices of a layer, shape (T, d_out, d_in) in float64, that
-            returns the merged one. A convolution is the matrix of its flattened kernels.
-        heads: Names of layers whose task vectors are averaged too: those of separate heads.
+        merge: Function of a layer's task matrices, shape (T, d_out, d_in) in float64, that returns
+            the merged one. Kernels of a convolution are flattened to a matrix.
+        heads: Names of layers whose task vectors are averaged as well, those of separate heads.
     """
     vectors = torch.stack([w - base for w in networks])
     total = vectors.mean(dim=0)
@@ -62,7 +62,7 @@ def merge_task_matrices(
 def isotropic(
     matrices: Tensor,  # (T, d_out, d_in)
 ) -> Tensor:  # (d_out, d_in)
-    """Return the sum of matrices with the mean of its singular values in place of each.
+    """Return the sum of matrices with all singular values replaced by their mean.
 
     Marczak et al. 2025, arXiv 2502.04959, section 4.
 
@@ -77,11 +77,11 @@ def isotropic(
 def orthogonal_singular_vectors(
     matrices: Tensor,  # (T, d_out, d_in)
 ) -> Tensor:  # (d_out, d_in)
-    """Return the sum of truncated matrices, the singular vectors of all made orthogonal.
+    """Return the sum of truncated matrices with orthogonalised singular vectors.
 
-    Gargiulo et al. 2025, arXiv 2412.00081, algorithm 1: of each matrix the first 1/T of the
-    singular vectors stays; those of all tasks, side by side, are replaced by the nearest
-    orthonormal ones.
+    Gargiulo et al. 2025, arXiv 2412.00081, algorithm 1: the leading 1/T of the singular vectors of
+    each matrix are kept; the concatenation over tasks is replaced by the nearest orthonormal
+    matrix.
 
     Args:
         matrices: Task matrices of one layer.
@@ -95,7 +95,7 @@ def orthogonal_singular_vectors(
 
 
 def _orthonormal(matrix: Tensor) -> Tensor:
-    """Return the matrix with orthonormal rows or columns that is nearest (Procrustes)."""
+    """Return the nearest matrix with orthonormal rows or columns (Procrustes problem)."""
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     found: Tensor = u @ v
     return found
@@ -106,10 +106,9 @@ def least_interference(
 ) -> Tensor:  # (d_out, d_in)
     r"""Return the M that minimises sum_t |(M - D_t) D_t'|^2 / |D_t|^2.
 
-    Cheng et al. 2025, arXiv 2503.08099: the rows of a task matrix D_t stand for the inputs of the
-    layer. The paper descends from the sum of the matrices by 300 steps of Adam, at a rate for
-    networks of its size; here is the point that the descent ends at, of several minima the one
-    nearest to the sum.
+    Cheng et al. 2025, arXiv 2503.08099: the rows of a task matrix D_t approximate the layer's
+    inputs. The paper descends from the sum of the matrices by 300 steps of Adam; here the minimum
+    is computed in closed form, and the one nearest to the sum if it is not unique.
 
     Args:
         matrices: Task matrices of one layer.
@@ -127,7 +126,7 @@ def least_interference(
 
 @method("iso-c", "weights", "summed task matrices with equal singular values (ISO-C)")
 def iso_c(context: Context) -> MethodResult:
-    """Add the isotropic sum of both task matrices, the mean for all else, at the best scale."""
+    """Add the isotropic sums of task matrices, and means elsewhere, at the best scale."""
     return _scaled(context, isotropic)
 
 
@@ -137,9 +136,9 @@ def tsv_m(context: Context) -> MethodResult:
     return _scaled(context, orthogonal_singular_vectors)
 
 
-@method("wudi", "weights", "the task matrix least disturbed on the rows of both (WUDI)")
+@method("wudi", "weights", "task matrices of least interference on the rows of both (WUDI)")
 def wudi(context: Context) -> MethodResult:
-    """Add the matrices of least interference, which the paper does not scale."""
+    """Add the task matrices of least interference, unscaled as in the paper."""
     base = ancestor_of(context)
     w = base + _merged(context, base, least_interference)
     return MethodResult(context.settled(context.buffers_of(w, context.space.middle())))

@@ -13,7 +13,7 @@ from geomerge.comparison.registry import MethodResult, method
 __all__ = ["SCALES", "ancestor_of", "pick_scale", "task_arithmetic", "ties", "trim"]
 
 SCALES = tuple(k / 10 for k in range(1, 16))
-KEPT = 0.2  # share of each task vector left by trimming, as in the paper
+KEPT = 0.2  # share of entries kept by trimming, as in the paper
 
 
 def task_arithmetic(
@@ -26,7 +26,7 @@ def task_arithmetic(
 
 
 def ancestor_of(context: Context) -> Tensor:  # (n,)
-    """Return the weights of the network that both were fine-tuned from.
+    """Return the weights of the common ancestor.
 
     Raises:
         NotApplicableError: If there is no ancestor.
@@ -39,12 +39,12 @@ def ancestor_of(context: Context) -> Tensor:  # (n,)
 
 
 def pick_scale(context: Context, merged: Callable[[Tensor, float], Tensor]) -> MethodResult:
-    """Pick the best of :data:`SCALES`; running statistics are the networks' mean.
+    """Pick the best of :data:`SCALES`, with averaged running statistics.
 
     Args:
         context: Networks and tasks to merge.
-        merged: Function of the ancestor's weights, shape (n,), and a scale that returns merged
-            weights, shape (n,).
+        merged: Function of the ancestor's weights and a scale that returns merged weights, shape
+            (n,).
 
     Raises:
         NotApplicableError: If there is no ancestor.
@@ -60,7 +60,7 @@ def pick_scale(context: Context, merged: Callable[[Tensor, float], Tensor]) -> M
     return MethodResult(w, chosen={"scale": SCALES[best]})
 
 
-@method("task-arithmetic", "weights", "sum of what each learned since their common ancestor")
+@method("task-arithmetic", "weights", "sum of both task vectors from their common ancestor")
 def task_arithmetic_networks(context: Context) -> MethodResult:
     """Add both task vectors to the ancestor, at the best scale."""
     networks = [context.a.weights, context.b.weights]
@@ -71,11 +71,11 @@ def trim(
     vector: Tensor,  # (n,)
     kept: float = KEPT,
 ) -> Tensor:  # (n,)
-    """Return a task vector with only its largest entries, the others zero.
+    """Set all but the largest entries of a task vector to zero.
 
     Args:
         vector: Task vector.
-        kept: Share of the entries that stay.
+        kept: Share of kept entries, in (0, 1].
     """
     order = vector.abs().argsort(descending=True)[: round(kept * len(vector))]
     trimmed = torch.zeros_like(vector)
@@ -89,13 +89,13 @@ def ties(
     scale: float,
     kept: float = KEPT,
 ) -> Tensor:  # (n,)
-    """Return base + scale * mean, entry by entry, of the trimmed task vectors of elected sign.
+    """Return base + scale * elementwise mean of trimmed task vectors with the elected sign.
 
     Args:
         base: Weights of the common ancestor.
         networks: Weights of the networks fine-tuned from it.
         scale: Factor of the merged task vector.
-        kept: Share of each task vector that trimming leaves.
+        kept: Share of entries kept by trimming.
     """
     vectors = torch.stack([trim(w - base, kept) for w in networks])
     agreeing = (vectors.sign() == vectors.sum(dim=0).sign()) & (vectors != 0)
@@ -105,7 +105,7 @@ def ties(
 
 @method("ties", "weights", "task vectors trimmed to a fifth, merged where their signs agree (TIES)")
 def ties_networks(context: Context) -> MethodResult:
-    """Merge both task vectors, at the best scale; running statistics are not trimmed."""
+    """Merge both task vectors at the best scale; running statistics are not trimmed."""
     n = context.network.n_parameters
     networks = [context.a.weights[:n], context.b.weights[:n]]
 

@@ -1,4 +1,4 @@
-"""The joint walk and the sketch walk of a merge, up to the picked point."""
+"""Joint walk and sketch walk of a merge, up to the picked point."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["walk_and_pick"]
 
 
 def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> MethodResult:
-    """Walk once for every damping that the options leave open, and pick as a merge does.
+    """Walk once for each candidate damping, and pick as in a merge.
 
     Args:
-        context: Networks and tasks to merge.
-        options: Options of the walk, with a preset.
-        title: Text before the walks' names in progress reports.
+        context: Context of the comparison.
+        options: Options of the walk, including a preset.
+        title: Prefix of the walks' names in progress reports.
 
     Returns:
-        The point picked and the walk's points up to it; the data used, and the number of samples
-        that the steps took, those of the metric not counted.
+        Result with the picked point, the walk's points up to it, the data used, and the number of
+        samples of the steps, without those of the metric.
 
     Raises:
-        OptionError: If data that the preset needs is missing.
+        OptionError: If data required by the preset are missing.
         NumericalError: If the walk diverges.
     """
     preset = choose_preset(replace(context.prepared, options=options))
@@ -58,7 +58,7 @@ def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> M
 
 
 @method(
-    "joint-walk", "walks", "from the mean toward both functions in the metric of both, no labels"
+    "joint-walk", "walks", "walk from the mean toward both functions in both metrics, no labels"
 )
 def joint_walk(context: Context) -> MethodResult:
     """Walk between both networks with inputs of both tasks."""
@@ -67,12 +67,12 @@ def joint_walk(context: Context) -> MethodResult:
     return replace(result, samples=joint_samples(context.space, context.options.walk.steps))
 
 
-@method("sketch-walk", "walks", "from b, kept by its sketch, toward a's function, no labels")
+@method("sketch-walk", "walks", "walk from b, in its metric, toward a's function, no labels")
 def sketch_walk(context: Context) -> MethodResult:
     """Walk from one network in the metric of its sketch, with inputs of the other's task."""
     result = walk_and_pick(context, replace_options(context.options, preset="sketch"))
     kept = [expert for expert in context.space if expert.name in result.sketches]
-    if any(expert.name in context.prepared.sketched for expert in kept):  # measured here, on inputs
+    if any(expert.name in context.prepared.sketched for expert in kept):  # measured here on inputs
         taken = sum(min(INPUTS, len(x)) for x in context.inputs(*kept))
         return replace(result, inputs=("a", "b"), sketches=(), samples=result.samples + taken)
     return result

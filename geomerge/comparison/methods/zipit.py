@@ -1,9 +1,9 @@
-"""ZipIt (Stoica et al. 2024): merging of correlated units within and across two networks.
+"""ZipIt (Stoica et al. 2024): merging of correlated units within and across networks.
 
-Of the units of both networks at a layer the most correlated pairs are merged, one after the other,
-until as many are left as one network has. A merged unit is the mean of its two, and the next layer
-has it as an input in place of both. All layers are merged, which the paper calls a full zip. The
-implementation is for networks that are a row of layers.
+At each layer the most correlated pairs among the units of both networks are merged until their
+number is that of one network. A merged unit is the mean of its two units and replaces both as an
+input of the next layer. All layers are merged (the paper's full zip). The implementation is limited
+to sequential networks.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from geomerge.pruning.trace import Touch, trace_groups
 
 __all__ = ["match_pairs"]
 
-INPUTS = 1000  # inputs of each task
-_POSITIONS = 5000  # evenly spread positions of each batch on which correlations are measured
+INPUTS = 1000  # inputs per task
+_POSITIONS = 5000  # evenly spaced positions per batch for correlations
 
 
 @dataclass(frozen=True)
 class _Chain:
-    """A network as a row of layers, with the units between each two.
+    """Sequential network with the units between consecutive layers.
 
     Attributes:
         layers: Names of Linear and Conv2d layers from inputs to outputs.
-        consumers: Positions of the units of each layer but the last in the inputs of the next.
-        norms: Names of BatchNorm layers that the units of each layer but the last pass.
+        consumers: Indices of each layer's units in the inputs of the next, except for the last.
+        norms: Names of BatchNorm layers after each layer, except for the last.
     """
 
     layers: list[str]
@@ -49,13 +49,13 @@ class _Chain:
 def match_pairs(
     correlation: Tensor,  # (k, k), k even
 ) -> Tensor:  # (k / 2, 2)
-    """Pair units greedily: the most correlated pair of those left is always the next.
+    """Pair units greedily in descending order of correlation.
 
     Args:
-        correlation: Correlations of all units with each other.
+        correlation: Correlations between all units.
 
     Returns:
-        The pairs, each unit in exactly one; pairs and their two units in the order of units.
+        Pairs, in which each unit occurs once; pairs and the units of a pair are in ascending order.
     """
     left = correlation.clone()
     left.fill_diagonal_(-torch.inf)
@@ -70,7 +70,7 @@ def match_pairs(
 
 
 @method(
-    "zipit", "matching", "units that fire together merged within and across (ZipIt, all layers)"
+    "zipit", "matching", "correlated units merged within and across networks (ZipIt, all layers)"
 )
 def zipit(context: Context) -> MethodResult:
     """Merge the units of both networks by the correlations of their activations."""
@@ -90,10 +90,10 @@ def zipit(context: Context) -> MethodResult:
 
 
 def _chain(network: Network, example: Batch) -> _Chain:
-    """Return a network as a row of layers.
+    """Return a network as a sequence of layers.
 
     Raises:
-        NotApplicableError: If the network is no such row.
+        NotApplicableError: If the network is not sequential.
     """
     try:
         groups, _ = trace_groups(network.module, example)
@@ -128,7 +128,7 @@ def _chain(network: Network, example: Batch) -> _Chain:
 def _record_activations(
     network: Network, w: Tensor, inputs: Sequence[Inputs], chain: _Chain
 ) -> list[Tensor]:  # (rows, units) each
-    """Return the activations of the units of every layer but the last, on all inputs."""
+    """Return the activations of the units of all layers except the last, on all inputs."""
     rows: dict[str, list[Tensor]] = {touch.layer: [] for touch in chain.consumers}
     indices = {touch.layer: touch.indices for touch in chain.consumers}
 
@@ -144,14 +144,14 @@ def _record_activations(
 
 
 def _activations(x: Tensor, indices: Tensor) -> Tensor:  # (rows, units)
-    """Return the units' activations in a layer's inputs, a row for each input and position."""
+    """Return the units' activations in a layer's inputs, one row per input and position."""
     if x.dim() == 4:
         return x[:, indices[:, 0]].movedim(1, -1).flatten(0, -2)
     return x[..., indices.T].flatten(0, -2)
 
 
 def _correlation(rows: Tensor) -> Tensor:  # (units, units)
-    """Return the correlations of columns; those of a constant column are zero."""
+    """Return the correlations of columns; those of constant columns are zero."""
     rows = rows - rows.mean(dim=0)
     length = rows.norm(dim=0)
     correlation: Tensor = (rows.T @ rows) / (length.outer(length) + 1e-12)
@@ -159,14 +159,14 @@ def _correlation(rows: Tensor) -> Tensor:  # (units, units)
 
 
 def _zipped(prepared: PreparedMerge, chain: _Chain, pairs: list[Tensor]) -> Tensor:  # (n,)
-    """Return M [W_a 0; 0 W_b] U for every layer: merge M, unmerge U of the layer before."""
+    """Return M [W_a 0; 0 W_b] U for every layer, with merge M and the previous unmerge U."""
     space, network = prepared.space, prepared.space.network
     parts = [network.unravel(expert.weights) for expert in space]
     w = space.middle()
     out = network.unravel(w)
     for k, name in enumerate(chain.layers):
         weights = [part[f"{name}.weight"] for part in parts]
-        if k:  # the merged unit is an input in place of the two
+        if k:  # the merged unit replaces two inputs
             weights = _merge_inputs(weights, chain.consumers[k - 1].indices, pairs[k - 1])
         tensors = {f"{name}.weight": weights}
         if f"{name}.bias" in out:
@@ -185,12 +185,12 @@ def _zipped(prepared: PreparedMerge, chain: _Chain, pairs: list[Tensor]) -> Tens
 
 
 def _merge_inputs(weights: list[Tensor], indices: Tensor, pairs: Tensor) -> list[Tensor]:
-    """Return weights, (d_out, d_in, ...) each, whose inputs are the merged units."""
+    """Return weights, shape (d_out, d_in, ...) each, for merged units as inputs."""
     count = len(indices)
     merged_weights = []
     for owner, weight in enumerate(weights):
         merged = torch.zeros_like(weight)
-        for members in pairs.T:  # one of each pair, then the other
+        for members in pairs.T:  # first units of all pairs, then second ones
             own = members // count == owner
             source = indices[members[own] - owner * count]  # (u, positions of each unit)
             merged[:, indices[own]] += weight[:, source]
@@ -199,7 +199,7 @@ def _merge_inputs(weights: list[Tensor], indices: Tensor, pairs: Tensor) -> list
 
 
 def _head(prepared: PreparedMerge, both: list[Tensor]) -> Tensor:
-    """Return the mean of the outputs' rows, or each network's own rows where heads differ."""
+    """Return the mean of the outputs' rows, or both networks' rows for separate heads."""
     merged = torch.stack(both).mean(dim=0)
     for expert, own in zip(prepared.space, both, strict=True):
         rows = prepared.heads.rows[expert.name]
