@@ -446,7 +446,7 @@ class Expert:
         Args:
             output: Output whose change is to be measured.
         """
-        if self.sketch is None or self.sketch.meta.get("output") == output:
+        if self.sketch is None or self.sketch.measures(output):
             return self
         note = (
             f"the sketch in {Path(self.source).name} is not used: it measures "

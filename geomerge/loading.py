@@ -30,6 +30,7 @@ from geomerge.expert_like import ExpertLike, Opened, as_expert, as_experts, open
 from geomerge.expert_options import DataOptions, ExpertOptions
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.metrics import load_sketch
+from geomerge.metrics.sketch import FEATURES
 from geomerge.networks.network import check_device
 from geomerge.options import build_options, option_fields
 
@@ -237,12 +238,18 @@ def find_tasks(data: DataOptions, problems: Problems) -> None:
 
 def _with_sketch(expert: Expert, file: str, output: str | None) -> Expert:
     sketch = load_sketch(file, expert.network, expert.weights)
-    measured = sketch.meta.get("output")
-    if output is not None and measured != output:
+    if output is not None and not sketch.measures(output):
         raise OptionError(
-            f"{file} measures {measured}, expected {output}; make a sketch that measures {output}"
+            f"{file} measures {sketch.meta.get('output')}, expected {output}; make a sketch that "
+            f"measures {output}"
         )
-    return replace(expert, sketch=sketch)
+    if sketch.meta.get("output") != FEATURES:
+        return replace(expert, sketch=sketch)
+    note = f"{Path(file).name} measures features without a head, and says not of which weights"
+    if unmeasured := sketch.meta["unmeasured"]:
+        note += f"; it says nothing of {', '.join(unmeasured[:3])}"
+        note += f" and {len(unmeasured) - 3} more" if len(unmeasured) > 3 else ""
+    return replace(expert, sketch=sketch, notes=(*expert.notes, note))
 
 
 def _recorded_task(expert: Expert, data: DataOptions) -> str | None:

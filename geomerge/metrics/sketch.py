@@ -39,6 +39,7 @@ from geomerge.metrics.sketch_size import (
     numbers_left,
     orthonormal,
 )
+from geomerge.metrics.tak_factors import is_tak_file, load_tak_metric
 from geomerge.networks.network import Network
 from geomerge.notebook import card
 
@@ -60,6 +61,7 @@ SKETCH_FILE = "geomerge-sketch.safetensors"  # file name in a Hugging Face model
 SHARE = 0.25  # bytes of a file by `geomerge sketch`, as a share of those of the weights
 SIZE = 3.0  # stored numbers per weight, at most
 INPUTS = 10_000
+FEATURES = "features"  # output of foreign factors: features without a head, for any output
 _HASHED = 2**22  # weights hashed at a time
 
 
@@ -76,6 +78,14 @@ class Sketch:
 
     metric: KroneckerMetric
     meta: dict[str, Any]
+
+    def measures(self, output: str) -> bool:
+        """Return whether the sketch stands for the change of an output.
+
+        Args:
+            output: Name of the output map; a sketch of features stands for each.
+        """
+        return self.meta.get("output") in (output, FEATURES)
 
     def __repr__(self) -> str:
         return f"<Sketch on {self.meta['inputs']} inputs of {self.meta['task']}: {self.metric!r}>"
@@ -172,13 +182,8 @@ def make_sketch(
             "output": output,
             "inputs": len(sample),
             "seed": seed,
-            "weights": weights_digest(network, w),
             "normalisation": inputs.normalisation.to_json(),
-            "kept": {layer.name: round(_stored_share(layer), 6) for layer in metric.layers},
-            "places": {layer.name: _places(layer) for layer in metric.layers},
-            "diagonal": list(metric.diagonal_only),
-            "shapes": {k: list(network.shapes[k]) for k in metric.diagonal_only},
-            "transposed": [layer.name for layer in metric.layers if layer.transposed],
+            **_record(metric, network, w),
         },
     )
 
@@ -216,7 +221,8 @@ def load_sketch(
     """Read a sketch and check that it belongs to a network.
 
     Args:
-        path: File written by :func:`save_sketch`.
+        path: File written by :func:`save_sketch`; or one of those of a task that Mammoth's TAK
+            wrote, such as ``seq-8vision_task_0_aaT.pt``, which do not say what weights they are of.
         network: Network whose sketch is expected.
         w: Weights of the network.
 
@@ -228,6 +234,8 @@ def load_sketch(
         RunError: If the file cannot be read.
     """
     path = Path(path)
+    if is_tak_file(path):
+        return _of_tak(path, network, w)
     try:
         content = read_regular(path)
     except FileNotFoundError as error:
@@ -247,6 +255,25 @@ def load_sketch(
         raise CheckpointError(f"{path} is no sketch; make one with geomerge sketch")
     check_plain(tensors, path)
     return restore_sketch(tensors, meta, network, w, str(path))
+
+
+def _of_tak(path: Path, network: Network, w: Tensor) -> Sketch:
+    """Return TAK's factors as a sketch, as large as those of other networks."""
+    whole, found = load_tak_metric(path, network)
+    metric = truncated_metric(whole, int(SIZE * network.n))
+    return Sketch(metric, {**found, "output": FEATURES, **_record(metric, network, w)})
+
+
+def _record(metric: KroneckerMetric, network: Network, w: Tensor) -> dict[str, Any]:
+    """Return what a sketch records of its metric and of the network that it is of."""
+    return {
+        "weights": weights_digest(network, w),
+        "kept": {layer.name: round(_stored_share(layer), 6) for layer in metric.layers},
+        "places": {layer.name: _places(layer) for layer in metric.layers},
+        "diagonal": list(metric.diagonal_only),
+        "shapes": {k: list(network.shapes[k]) for k in metric.diagonal_only},
+        "transposed": [layer.name for layer in metric.layers if layer.transposed],
+    }
 
 
 def restore_sketch(

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geomerge.comparison.context import Context
-from geomerge.comparison.layers import matrix_layers, visit_inputs
+from geomerge.comparison.layers import LayerMatrix, matrix_layers, visit_inputs
 from geomerge.comparison.registry import MethodResult, method
 from geomerge.data import Inputs
 from geomerge.errors import NumericalError
@@ -63,7 +63,7 @@ def layer_grams(
     inputs: Inputs,
     only: str | None = None,
 ) -> dict[str, Tensor]:
-    """Return X' X of the inputs of each Linear and Conv2d layer, in float64.
+    """Return X' X of the inputs of each Linear, Conv2d and Conv1D layer, in float64.
 
     Rows of X are inputs, tokens or patches, with a one for the bias if the layer has one.
 
@@ -121,9 +121,10 @@ def regress(
         seen = [own[name] for own in grams]
         if through:
             seen = [layer_grams(e.network, w, _inputs(e), name)[name] for e in experts]
-        matrices = [_matrix(network, layers[name], name, e.weights) for e in experts]
+        layer = LayerMatrix(network, name, layers[name])
+        matrices = [layer.with_bias(e.weights).T.double() for e in experts]
         merged = regression_mean(matrices, [_scaled(gram, scale) for gram in seen])
-        _put(network, name, w, merged)
+        layer.write(merged.T, w)
     return w
 
 
@@ -165,18 +166,3 @@ def _best(context: Context, through: bool) -> MethodResult:
 def _scaled(gram: Tensor, scale: float) -> Tensor:
     diagonal = gram.diagonal().diag()
     return diagonal + scale * (gram - diagonal)
-
-
-def _matrix(network: Network, layer: nn.Module, name: str, w: Tensor) -> Tensor:  # (d_in, d_out)
-    weight = w[network.slices[f"{name}.weight"]].view(len(layer.get_parameter("weight")), -1)
-    if f"{name}.bias" in network.slices:
-        weight = torch.cat([weight, w[network.slices[f"{name}.bias"]].unsqueeze(1)], dim=1)
-    return weight.T.double()
-
-
-def _put(network: Network, name: str, w: Tensor, matrix: Tensor) -> None:
-    rows = matrix.T.to(w)
-    if f"{name}.bias" in network.slices:
-        w[network.slices[f"{name}.bias"]] = rows[:, -1]
-        rows = rows[:, :-1]
-    w[network.slices[f"{name}.weight"]] = rows.reshape(-1)

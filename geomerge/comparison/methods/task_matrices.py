@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from geomerge.comparison.context import Context
-from geomerge.comparison.layers import matrix_layers
+from geomerge.comparison.layers import LayerMatrix, matrix_layers
 from geomerge.comparison.methods.task_vectors import ancestor_of, pick_scale
 from geomerge.comparison.registry import MethodResult, method
 from geomerge.networks.network import Network
@@ -52,10 +52,8 @@ def merge_task_matrices(
     for name, layer in matrix_layers(network).items():
         if name in heads:
             continue
-        span = network.slices[f"{name}.weight"]
-        rows = len(layer.get_parameter("weight"))
-        matrices = vectors[:, span].reshape(len(networks), rows, -1).double()
-        total[span] = merge(matrices).reshape(-1).to(total)
+        matrix = LayerMatrix(network, name, layer)
+        matrix.write(merge(matrix.of(vectors).double()), total)
     return total
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+import geomerge as gm
 from geomerge.comparison.methods.regmean import layer_grams, regress, regression_mean
 from geomerge.testing.method_laws import MethodLaws, method_case, small_normed_cnn
 
@@ -80,3 +82,28 @@ def test_inputs_of_a_layer_come_through_the_layers_merged_before() -> None:
     torch.testing.assert_close(chained[last].view(3, 12), wanted, rtol=1e-4, atol=1e-5)
     kept = regress(experts, grams, mean, 1.0, heads=["3"])
     assert torch.equal(kept[last], mean[last])
+
+
+def test_a_conv1d_of_gpt2_merges_as_the_linear_layer_that_it_is() -> None:
+    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    torch.manual_seed(0)
+    x = torch.randn(40, 5)
+    merged = []
+    for conv in (False, True):
+        points = []
+        for seed in (0, 1):
+            generator = torch.Generator().manual_seed(seed)
+            module = nn.Sequential(conv1d(3, 5) if conv else nn.Linear(5, 3))
+            weight = torch.randn(3, 5, generator=generator)
+            module[0].weight.data = weight.T.contiguous() if conv else weight
+            module[0].bias.data = torch.randn(3, generator=generator)
+            own = gm.Expert.from_module(module, inputs=x + seed)
+            points.append(own)
+        network = points[0].network
+        grams = [layer_grams(network, e.weights, e.inputs) for e in points if e.inputs is not None]
+        mean = (points[0].weights + points[1].weights) / 2
+        w = regress(points, grams, mean, 0.9)
+        assert not torch.allclose(w, mean)
+        found = network.unravel(w)["0.weight"]
+        merged.append(found.T if conv else found)
+    torch.testing.assert_close(*merged)
