@@ -256,7 +256,10 @@ def _by_piece(cls: type[Any], values: Mapping[str, Any], options: Any = None) ->
             known = {*own, *nested}
             where = getattr(cls, "elsewhere", {}).get(name)
             if where is not None:
-                raise OptionError(f"`{name}` is no option of {cls.__name__}; give it to {where}")
+                raise OptionError(
+                    f"`{name}` is no option of {cls.__name__} but of the networks' data; give it "
+                    f"beside the options, as in {where.format(f'{name}={_as_given(value)}')}"
+                )
             raise OptionError(f"unknown option `{name}`{did_you_mean(name, known)}")
     for name, part in inner.items():
         if name in changes:
@@ -268,6 +271,14 @@ def _by_piece(cls: type[Any], values: Mapping[str, Any], options: Any = None) ->
             start = factory()
         changes[name] = replace_options(start, **part)
     return changes
+
+
+def _as_given(value: Any) -> str:
+    """Return a value as it is written in a call; an object is ``...``."""
+    if isinstance(value, (tuple, list)):
+        inner = ", ".join(map(_as_given, value))
+        return inner if len(value) == 1 else f"[{inner}]"
+    return repr(value) if isinstance(value, (str, int, float)) else "..."
 
 
 def replace_options(options: T, **values: Any) -> T:

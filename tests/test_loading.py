@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +11,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from geomerge import (
     Checkpoint,
+    CompareOptions,
     Expert,
     MergeOptions,
+    ReconfigureOptions,
+    SparsifyOptions,
     Task,
     check,
     inspect,
@@ -195,10 +200,25 @@ def test_data_stands_beside_the_one_network_of_a_recipe(tmp_path: Path) -> None:
 def test_what_is_no_list_of_networks_is_refused() -> None:
     with pytest.raises(OptionError, match="expected a list of networks, got a Sequential"):
         merge(network(0), network(1))  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="`manifold` is no option of MergeOptions; give it to"):
-        MergeOptions(manifold="digits")
     with pytest.raises(TaskError, match="or a callable, got an int"):
         load_task(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "call"),
+    [
+        (MergeOptions, {"manifold": ("digits", "mnist")}, "manifold=['digits', 'mnist'])"),
+        (MergeOptions, {"manifold": "digits"}, "gm.merge([a, b], options, manifold='digits')"),
+        (CompareOptions, {"max_inputs": 60}, "gm.compare([a, b], options, max_inputs=60)"),
+        (SparsifyOptions, {"manifold": load_task}, "sparsify(network, options, manifold=...)"),
+        (ReconfigureOptions, {"arch": "mlp"}, "reconfigure(network, plan, options, arch='mlp')"),
+    ],
+)
+def test_data_among_options_is_refused_with_the_call_that_takes_it(
+    options: type[Any], given: dict[str, Any], call: str
+) -> None:
+    with pytest.raises(OptionError, match="give it beside the options, .*" + re.escape(call)):
+        options(**given)
 
 
 def test_a_module_and_a_state_dict_are_saved(tmp_path: Path) -> None:

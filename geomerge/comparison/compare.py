@@ -171,8 +171,8 @@ def compare(
     unknown = [expert.name for expert in space if expert.task is None]
     if unknown:
         raise OptionError(
-            f"a comparison needs labelled data of both tasks and {' and '.join(unknown)} has none; "
-            "give its `task`"
+            "a comparison needs labelled data of both tasks, and there is none for "
+            f"{' and '.join(unknown)}; name the task with `task`"
         )
     select = {e.name: score(e.network, e.weights, split_of(e, "select")) for e in space}
     context = Context(

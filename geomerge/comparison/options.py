@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from geomerge.comparison.registry import METHODS
 from geomerge.errors import OptionError
@@ -57,6 +58,9 @@ class CompareOptions(FlatOptions):
         (('average', 'slerp'), 20)
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        name: "gm.compare([a, b], options, {})" for name in MergeOptions.elsewhere
+    }
     merge: MergeOptions = piece(MergeOptions)
     only: tuple[str, ...] = option(
         (),

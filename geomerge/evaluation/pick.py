@@ -112,16 +112,20 @@ class PickRule:
         """
         if self.needs == "accuracies" and unlabelled:
             return (
-                f"`pick` {self.name} needs labelled data of all tasks and "
-                f"{' and '.join(unlabelled)} has none; name it with `task`, or use "
-                "`pick` equal-drift or 'a>=0.80'"
+                f"`pick` {self.name} needs labelled data of all tasks, and there is none for "
+                f"{' and '.join(unlabelled)}; name it with `task`, or use `pick` equal-drift or "
+                "'a>=0.80'"
             )
         if self.needs == "one" and self.name[0] in unlabelled:
-            return f"`pick` {self.name} needs labelled data of {self.name[0]}; name it with `task`"
+            return (
+                f"`pick` {self.name} needs labelled data of {self.name[0]}, and there is none; "
+                "name its task with `task`"
+            )
         if self.needs == "drifts" and not drifts:
             return (
-                f"`pick` {self.name} needs a sketch or inputs of each network; make a sketch with "
-                "geomerge sketch, or use `pick` 'a>=0.80'"
+                f"`pick` {self.name} needs a sketch or inputs of each network, and there are none "
+                f"for {' and '.join(unlabelled)}; make a sketch with geomerge sketch, or use "
+                "`pick` 'a>=0.80'"
             )
         return None
 

@@ -141,7 +141,9 @@ def check_merge(
         check_device(data.device)
         device = data.device
     if not 2 <= len(files) <= len(NAMES):
-        problems.note(f"expected two networks to {len(NAMES)}, got {len(files)}; name their files")
+        problems.note(
+            f"expected 2 to {len(NAMES)} networks, got {len(files)}; name the files or folders"
+        )
     data = replace(data, device=device)
     things = _read(files, data, chosen, problems)
     experts: list[Expert] = []

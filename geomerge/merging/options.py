@@ -12,6 +12,7 @@ from geomerge.alignment import METHODS
 from geomerge.data.batchnorm import BN
 from geomerge.errors import OptionError
 from geomerge.evaluation.pick import parse_pick
+from geomerge.expert_options import DataOptions
 from geomerge.io.precision import dtype_option
 from geomerge.merging.heads import HEADS
 from geomerge.merging.least_drift import LEAST
@@ -23,6 +24,7 @@ from geomerge.options import (
     at_least,
     check_options,
     option,
+    option_fields,
     parse_size,
     piece,
     positive,
@@ -263,10 +265,9 @@ class MergeOptions(FlatOptions):
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("manifold", "inputs", "arch", "task", "sketch", "normalisation", "data_root", "download",
-         "device"),
-        "gm.merge itself, as in gm.merge([a, b], inputs='mnist', steps=60)",
-    )  # fmt: skip
+        ["inputs", *(one.name for one in option_fields(DataOptions))],
+        "gm.merge([a, b], options, {})",
+    )
     preset: str | None = option(
         None, "preset; default what the data allows", group="walk", choices=PRESETS.names
     )

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from geomerge.data.batchnorm import BN
 from geomerge.errors import OptionError
+from geomerge.expert_options import ExpertOptions
 from geomerge.io.precision import dtype_option
 from geomerge.metrics.outputs import OUTPUTS
 from geomerge.metrics.registry import MetricOptions, data_free_metrics
-from geomerge.options import FlatOptions, at_least, check_options, option, piece, positive, recorded
+from geomerge.options import (
+    FlatOptions,
+    at_least,
+    check_options,
+    option,
+    option_fields,
+    piece,
+    positive,
+    recorded,
+)
 from geomerge.pruning.masks import SALIENCIES, parse_nm
 from geomerge.pruning.plan_file import Wanted, parse_removals, removal_texts, wanted_units
 from geomerge.pruning.removal import CHOICES
@@ -30,6 +40,7 @@ __all__ = [
 WALKS = ("prescribed", "pull")
 _GOALS = ("sparsity", "nm", "remove", "flops", "params")
 _UNIT_GOALS = ("remove", "flops", "params")
+_DATA = [one.name for one in option_fields(ExpertOptions)]
 
 
 def _share(value: float) -> str | None:
@@ -239,6 +250,9 @@ class SparsifyOptions(FlatOptions):
         geomerge.errors.OptionError: expected `sparsity` to be between 0 and 1, ...
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        _DATA, "gm.sparsify(network, options, {})"
+    )
     goal: GoalOptions = piece(GoalOptions)
     ranking: RankingOptions = piece(RankingOptions)
     function: FunctionOptions = piece(FunctionOptions)
@@ -291,6 +305,9 @@ class ReconfigureOptions(FlatOptions):
         seed: Seed of all random numbers.
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        _DATA, "gm.reconfigure(network, plan, options, {})"
+    )
     choice: str = option(
         "greedy", "rule by which the next units are chosen",
         group="order of removal", choices=CHOICES, flag="choose",

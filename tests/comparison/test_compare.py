@@ -139,7 +139,7 @@ def test_labels_need_the_tasks(digits: Path) -> None:
     networks[1].meta.clear()
     networks[1].sketch.clear()
     experts = experts_of(networks, {"manifold": ("digits",), "arch": "lenet-300-100"})
-    with pytest.raises(OptionError, match="both tasks and b has none"):
+    with pytest.raises(OptionError, match="both tasks, and there is none for b"):
         compare(experts)
 
 

@@ -217,7 +217,9 @@ def test_what_the_data_does_not_allow_is_said(digits: Path) -> None:
     a, b = pair(digits)
     with pytest.raises(OptionError, match="name the task of one network with `inputs`"):
         merged_of([a, bare(b)], {})
-    with pytest.raises(OptionError, match="needs labelled data of all tasks and b has none"):
+    with pytest.raises(
+        OptionError, match="needs labelled data of all tasks, and there is none for b"
+    ):
         merged_of([a, bare(b)], dict(FAST, pick="balanced"))
     with pytest.raises(OptionError, match="needs a sketch of one network and inputs"):
         merged_of([a, bare(b)], dict(FAST, preset="sketch"))

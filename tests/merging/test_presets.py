@@ -208,7 +208,7 @@ def test_budgets_with_inputs_bound_the_loss_of_each_class(digits: Path) -> None:
         ({"bn": "re-estimates"}, "did you mean 're-estimate'"),
         ({"head": "offsets"}, "did you mean 'offset'"),
         ({"learn": "damping", "metric": "euclidean"}, "leave one of the two out"),
-        ({"preset": "joint"}, "needs inputs of every network's task and b has none"),
+        ({"preset": "joint"}, "needs inputs of every network's task, and there are none for b"),
         ({"metric": "exact"}, "needs inputs of b"),
         ({"manifold": ("digits", "digits", "digits")}, "at most 2 manifolds"),
     ],

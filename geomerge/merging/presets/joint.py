@@ -47,8 +47,8 @@ class JointPreset(Preset):
         if not blind:
             return None
         return (
-            f"the joint preset needs inputs of every network's task and {blind} has none; name "
-            "them with `inputs`"
+            f"the joint preset needs inputs of every network's task, and there are none for {blind}"
+            "; name them with `inputs`"
         )
 
     def starts(self) -> dict[str, Tensor]:

@@ -43,14 +43,15 @@ class JointSurrogatePreset(JointPreset):
         for expert in prepared.space:
             if expert.sketch is None and expert.inputs is None:
                 return (
-                    f"the joint-surrogate preset needs a sketch of every network and {expert.name} "
-                    "has none; make it with geomerge sketch, or name its task with `inputs`"
+                    "the joint-surrogate preset needs a sketch of every network, and there is none "
+                    f"for {expert.name}; make it with geomerge sketch, or name its task with "
+                    "`inputs`"
                 )
             if expert.inputs is None and _frequencies(expert) is None:
                 return (
                     "the joint-surrogate preset draws texts, and the sketch of "
-                    f"{expert.name} is of no model folder with an embedding of tokens; use "
-                    "`preset` sketches, or name its task with `inputs`"
+                    f"{expert.name} was not made of a Hugging Face folder with an embedding of "
+                    "tokens; use `preset` sketches, or name its task with `inputs`"
                 )
         return None
 

@@ -41,8 +41,8 @@ class PaperPreset(Preset):
         """Return the problem: too many networks, damping to learn, or no inputs."""
         if len(prepared.space) > 2:
             return (
-                "the paper preset walks between two networks; name inputs of every network's task "
-                "but one with `inputs`, and leave `preset` out"
+                f"the paper preset walks between two networks, got {len(prepared.space)}; leave "
+                "`preset` out, and name inputs of every network's task but one with `inputs`"
             )
         if prepared.options.walk.learn is not None:
             return (

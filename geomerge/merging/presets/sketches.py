@@ -51,8 +51,9 @@ class SketchesPreset(Preset):
         blind = [e.name for e in prepared.space if e.sketch is None and e.inputs is None]
         if blind:
             return (
-                f"the sketches preset needs a sketch of every network and {' and '.join(blind)} "
-                "has none; make it with geomerge sketch, or name their tasks with `inputs`"
+                "the sketches preset needs a sketch of every network, and there is none for "
+                f"{' and '.join(blind)}; make it with geomerge sketch, or name the task with "
+                "`inputs`"
             )
         if prepared.options.walk.learn is not None:
             return (

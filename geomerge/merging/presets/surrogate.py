@@ -54,13 +54,14 @@ class SurrogatePreset(SketchPreset):
             return "no inputs to walk on; name the task of one network with `inputs`, such as mnist"
         if len(blind) > 1:
             return (
-                f"only one network may come without inputs, and {' and '.join(blind)} do; name "
-                "their tasks with `inputs`"
+                "the surrogate preset needs inputs of every network's task but one, and there are "
+                f"none for {' and '.join(blind)}; name them with `inputs`"
             )
         if _unknown(prepared) not in prepared.space.ends:
             return (
-                f"{_unknown(prepared).name} has no inputs, and a network without any is an end of "
-                "the path; name it first or last, or its task with `inputs`"
+                f"expected inputs of every network between the first and the last, got none for "
+                f"{_unknown(prepared).name}; put its file first or last, or name its task with "
+                "`inputs`"
             )
         return None
 

@@ -60,5 +60,5 @@ def test_a_pick_on_the_line_back_ends_a_straight_leg() -> None:
 def test_two_networks_without_inputs_are_refused() -> None:
     a, b = method_case().space
     c = replace(b, task=None, inputs=None)
-    with pytest.raises(OptionError, match="only one network may come without inputs"):
+    with pytest.raises(OptionError, match="needs inputs of every network's task but one"):
         merge([a, unknown(b), c], head="shared")
