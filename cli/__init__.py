@@ -1,1 +1,1 @@
-"""Command line of geomerge: a module for each command."""
+"""Command line of geomerge, one module per command."""

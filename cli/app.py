@@ -1,4 +1,4 @@
-"""The ``geomerge`` command."""
+"""Entry point of the ``geomerge`` command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="geomerge",
     cls=CommandGroup,
-    help="Merge, sparsify and reconfigure trained networks along paths that keep their function.",
+    help="Merge, sparsify and reconfigure networks along paths that preserve their functions.",
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -42,11 +42,11 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one sentence and exit code 2."""
+    """Run the command line; user errors end in one sentence and exit code 2."""
     try:
         sys.exit(app(prog_name="geomerge", standalone_mode=False))
     except USAGE_ERROR as error:
         sys.exit(fail(usage_sentence(error), log_json=LOG_JSON in sys.argv))
-    except typer.Abort:  # between the works of a command, which say themselves what to do
+    except typer.Abort:  # outside of `watched`, which prints its own remedy
         fail("interrupted; run the same command again", log_json=LOG_JSON in sys.argv)
         sys.exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""``geomerge check``: all problems of a merge at once, before any work."""
+"""``geomerge check``: all problems of a merge and its estimated cost, before any work."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["check"]
 
 
 def check(
-    networks: Annotated[list[Path], typer.Argument(help="the networks, as merge takes them")],
+    networks: Annotated[list[Path], typer.Argument(help="networks, as for merge")],
     data: Annotated[Mapping[str, Any], Flags(of=DataOptions, without=("download",))],
     options: Annotated[Mapping[str, Any], Flags(of=MergeOptions)],
     base: Annotated[
-        Path | None, typer.Option(help="the network that all were fine-tuned from")
+        Path | None, typer.Option(help="common ancestor that all networks were fine-tuned from")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is wrong with a merge's inputs, or what it costs."""
+    """Check the inputs of a merge, and estimate its cost."""
     with working("checking " + " and ".join(map(str, networks))):
         found = check_merge(networks, {**data, **options}, base)
     if as_json:

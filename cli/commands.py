@@ -1,4 +1,4 @@
-"""Commands of the command line, imported on first use, and the layout of their help."""
+"""Registry of commands, which are imported on first use, and layout of the help."""
 
 from __future__ import annotations
 
@@ -16,38 +16,44 @@ __all__ = ["COMMANDS", "CommandGroup", "Entry", "load_command"]
 
 
 class Entry(NamedTuple):
-    """A command as the help of ``geomerge`` lists it.
+    """Entry of a command in the help of ``geomerge``.
 
     Attributes:
-        group: Heading that it stands under.
-        summary: First sentence of its own help.
+        group: Heading of the command's group.
+        summary: First sentence of the command's help.
     """
 
     group: str
     summary: str
 
 
-# Each is the function of its name in the module of its name.
+# A command is the function of the same name in the module of the same name.
 COMMANDS = {
-    "merge": Entry("merge networks", "Merge networks along a path that keeps what they do."),
-    "check": Entry("merge networks", "Say what is wrong with a merge's inputs, or what it costs."),
-    "compare": Entry("merge networks", "Compare all methods that make one network of two."),
-    "sketch": Entry("merge networks", "Measure a network's metric, for merges without its data."),
-    "inspect": Entry("make networks smaller", "Show what a network can lose, and what that costs."),
-    "sparsify": Entry("make networks smaller", "Remove weights or units and keep the function."),
-    "reconfigure": Entry("make networks smaller", "Remove and restore units, step by step."),
-    "stream": Entry("learn one task after another", "Learn a stream of tasks, with baselines."),
+    "merge": Entry("merge networks", "Merge networks along a path that preserves their functions."),
+    "check": Entry("merge networks", "Check the inputs of a merge, and estimate its cost."),
+    "compare": Entry("merge networks", "Compare methods for merging two networks."),
+    "sketch": Entry("merge networks", "Measure a network's sketch, for merges without its data."),
+    "inspect": Entry(
+        "make networks smaller", "Measure the damage of removing layers, units and weights."
+    ),
+    "sparsify": Entry(
+        "make networks smaller", "Remove weights or units while preserving the function."
+    ),
+    "reconfigure": Entry("make networks smaller", "Remove and restore units by a plan."),
+    "stream": Entry(
+        "learn one task after another", "Compare methods of continual learning on a stream."
+    ),
     "train": Entry("networks and runs", "Train a network for a task."),
     "evaluate": Entry(
         "networks and runs", "Measure accuracies or losses of networks on tasks, in one table."
     ),
-    "path": Entry("networks and runs", "Take a network off a finished run's path."),
+    "path": Entry("networks and runs", "Write a network on a finished run's path to a file."),
     "verify": Entry("networks and runs", "Check the certificate of a finished merge."),
     "report": Entry("networks and runs", "Write the page of a finished run again."),
     "doctor": Entry(
-        "networks and runs", "Show versions, solvers, devices and data, fit for a report."
+        "networks and runs", "Show versions, solvers, devices and data, for bug reports."
     ),
-    "demo": Entry("networks and runs", "Train and merge two small networks, in a minute."),
+    "demo": Entry("networks and runs", "Train and merge two small networks in a minute."),
 }
 
 
@@ -55,14 +61,14 @@ _LAST = ("output", "machine", "other options")  # groups of options at the end o
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose help lists its options by group."""
+    """Command whose help lists options by group."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the words after the command's name in the line of its usage."""
+        """Return the words after the command's name in the usage line."""
         return ["[OPTIONS]", *map(_argument, self._arguments(ctx))]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments and options, each group under its heading."""
+        """Write arguments and options by group."""
         groups = {"arguments": [(_argument(one), one.help) for one in self._arguments(ctx)]}
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
@@ -81,20 +87,20 @@ def _argument(parameter: Any) -> str:
 
 
 class CommandGroup(TyperGroup):
-    """The root command: its help and the completion of its words load no command's module."""
+    """Root command, whose help and completion import no command's module."""
 
     _summaries_only = False
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands: Any = dict.fromkeys(COMMANDS)  # names that typer suggests
+        self.commands: Any = dict.fromkeys(COMMANDS)  # names for typer's suggestions
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command, whose module is imported now; None for an unknown name."""
+        """Import a command's module and return the command; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         if self._summaries_only:
@@ -102,7 +108,7 @@ class CommandGroup(TyperGroup):
         return load_command(cmd_name)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """Return the names of commands and the flags that a word may become."""
+        """Return the commands and flags that complete a word."""
         self._summaries_only = True
         try:
             return super().shell_complete(ctx, incomplete)
@@ -110,21 +116,21 @@ class CommandGroup(TyperGroup):
             self._summaries_only = False
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write all commands, each group under its heading."""
+        """Write all commands by group."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for name, entry in COMMANDS.items():
             groups.setdefault(entry.group, []).append((name, entry.summary))
         _write_groups(formatter, groups)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands first, then the options."""
+        """Write commands, then options."""
         self.format_commands(ctx, formatter)
         rows = (parameter.get_help_record(ctx) for parameter in self.get_params(ctx))
         _write_groups(formatter, {"options": [row for row in rows if row is not None]})
 
 
 def load_command(name: str) -> Any:
-    """Import the module of a command and return the command as typer runs it."""
+    """Import the module of a command and return the command for typer."""
     function = getattr(import_module(f"geomerge.cli.{name}"), name)
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     alone.command(name, cls=GroupedCommand)(command(function))
@@ -132,7 +138,7 @@ def load_command(name: str) -> Any:
 
 
 def _write_groups(formatter: Any, groups: Mapping[str, Sequence[tuple[str, str]]]) -> None:
-    """Write rows of names and texts under the headings of their groups."""
+    """Write rows of names and texts by group."""
     for group, rows in groups.items():
         if rows:
             with formatter.section(group.capitalize()):
@@ -140,5 +146,5 @@ def _write_groups(formatter: Any, groups: Mapping[str, Sequence[tuple[str, str]]
 
 
 def _sentence(text: str) -> str:
-    """Return a text with a capital letter, if it begins with a word."""
+    """Capitalise a text that begins with a word."""
     return text[:1].upper() + text[1:] if re.match(r"[a-z]+[ ,;:]", text) else text

@@ -1,4 +1,4 @@
-"""``geomerge compare``: comparison of all methods that make one network of two."""
+"""``geomerge compare``: comparison of methods for merging two networks."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from geomerge.runs.compare import run_compare
 __all__ = ["compare"]
 
 _WIDTH = 106  # width of the table
-# A comparison decides all other options of its walks.
+# A comparison sets all other options of its walks.
 _FLAGS = (
     "only", "skip", "max_samples", "output", "head", "bn", "steps", "pick", "seed",
 )  # fmt: skip
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="the first network")],
-    b: Annotated[Path, typer.Argument(help="the second, of the same architecture")],
+    a: Annotated[Path, typer.Argument(help="first network")],
+    b: Annotated[Path, typer.Argument(help="second network, of the same architecture")],
     data: DataOptions,
     options: Annotated[CompareOptions, Flags(only=_FLAGS)],
     out: Annotated[
@@ -36,12 +36,12 @@ def compare(
         ),
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(help="the network that both were fine-tuned from")
+        Path | None, typer.Option(help="common ancestor that both networks were fine-tuned from")
     ] = None,
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Compare all methods that make one network of two."""
+    """Compare methods for merging two networks."""
     with watched(log_json) as show:
         folder, report, before = run_compare(
             [a, b], options, data, base=base, out=out, progress=show
@@ -54,7 +54,7 @@ def _show(report: dict[str, Any]) -> None:
 
     from geomerge.report.tables import DATA_MEANING, compare_table
 
-    width = max(Console().width, _WIDTH)  # a narrower one would cut numbers off
+    width = max(Console().width, _WIDTH)  # narrower tables would truncate numbers
     console = Console(highlight=False, soft_wrap=True, width=width)
     one, two = (report["networks"][side]["task"] for side in "ab")
     what = unit(n.get("measure", "accuracy") for n in report["networks"].values())

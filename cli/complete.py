@@ -12,11 +12,11 @@ Names = Callable[[], Sequence[str]]
 def completion(
     name: str, choices: Sequence[str] | Names | None = None
 ) -> Callable[[str], list[str]] | None:
-    """Return the completer of an option's words; None where any word is allowed.
+    """Return the completer of an option's values; None if any text is valid.
 
     Args:
         name: Name of the option.
-        choices: Names that it takes, or a function that lists them.
+        choices: Valid names, or a function that returns them.
     """
     if choices is not None:
         return complete_with(choices if callable(choices) else lambda: choices)
@@ -27,7 +27,7 @@ def complete_with(names: Names) -> Callable[[str], list[str]]:
     """Return the completer of the last name in a word such as ``slerp,reg`` or ``b=dig``.
 
     Args:
-        names: Function that lists all names.
+        names: Function that returns all names.
     """
 
     def complete(incomplete: str) -> list[str]:
@@ -56,7 +56,7 @@ def _picks() -> Sequence[str]:
     return PICKS.names()
 
 
-# Options without choices of their own: they take other words too, such as the name of a file.
+# Options with completion but without fixed choices: other texts, such as files, are valid as well.
 _OPEN: dict[str, Names] = {
     "manifold": _tasks, "task": _tasks, "arch": _architectures, "pick": _picks,
 }  # fmt: skip

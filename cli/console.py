@@ -1,4 +1,4 @@
-"""Messages, exit codes, progress and tables that all commands share."""
+"""Messages, exit codes, progress and tables of all commands."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from geomerge.monitor.progress import Progress
 
 USER_ERROR = 2
-INTERRUPTED = 130  # 128 + the number of SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 LOG_JSON = "--log-json"
-# The common base of what typer raises for words that it cannot use; it has no public name.
+# Base class of typer's errors for invalid words, which has no public name.
 USAGE_ERROR: Any = typer.BadParameter.__base__
 
-# Arguments of the library with another name on the command line.
+# Arguments of the library with a different name on the command line.
 _SAID = {
     "architecture": "arch",
     "experts": "networks",
@@ -36,17 +36,17 @@ _SAID = {
 }
 _ARGUMENT = re.compile(r"`([a-z_-]+)`")
 _flags: ContextVar[Mapping[str, str] | None] = ContextVar("flags", default=None)
-_told: ContextVar[set[str]] = ContextVar("told")  # notes that the command has printed
+_told: ContextVar[set[str]] = ContextVar("told")  # notes already printed by the command
 
 
 @contextmanager
 def speaking(flags: Mapping[str, str], log_json: bool, verbose: bool = False) -> Iterator[None]:
-    """Run a command: a user's mistake in the block ends it with one sentence and exit code 2.
+    """Run a command; user errors in the context end it with one sentence and exit code 2.
 
     Args:
-        flags: Flag of each option of the command, by its name in Python.
-        log_json: Whether messages are events, one JSON object a line.
-        verbose: Whether a message is followed by those of other packages that it stands for.
+        flags: Flag of each option of the command, by its Python name.
+        log_json: Whether messages are written as events, one JSON object per line.
+        verbose: Whether to print the causes of an error, messages of other packages, as well.
     """
     from geomerge.errors import GeomergeError
 
@@ -61,7 +61,7 @@ def speaking(flags: Mapping[str, str], log_json: bool, verbose: bool = False) ->
         for cause in _causes(error) if verbose else ():
             _say("cause", cause, log_json)
         raise SystemExit(code) from None
-    except OSError as error:  # a full disk, a folder taken away while the command worked
+    except OSError as error:  # a full disk, or a folder removed during the command
         what = f"{(error.strerror or str(error)).lower()} ({error.filename or 'no file named'})"
         message = f"{what}; make room or check the folder, and run the command again"
         raise SystemExit(fail(message, log_json)) from None
@@ -71,7 +71,7 @@ def speaking(flags: Mapping[str, str], log_json: bool, verbose: bool = False) ->
 
 
 def _causes(error: BaseException) -> Iterator[str]:
-    """Yield what was raised before an error and is not said in it, the last first."""
+    """Yield the messages of an error's causes that it does not contain, the latest first."""
     before = error.__cause__ or error.__context__
     while before is not None:
         kind = type(before)
@@ -81,7 +81,7 @@ def _causes(error: BaseException) -> Iterator[str]:
 
 
 def _told_by_another(error: Exception) -> bool:
-    """Whether the first of several processes meets the same error, or its cause."""
+    """Return whether the first of several processes reports the same error, or its cause."""
     from geomerge.errors import CheckpointError, OptionError, ProcessError, TaskError
     from geomerge.processes import first
 
@@ -91,9 +91,9 @@ def _told_by_another(error: Exception) -> bool:
 
 @contextmanager
 def _notes_of_warnings(log_json: bool) -> Iterator[None]:
-    """Print what the block had to assume as notes after it, but none that was a note before.
+    """Print assumption warnings of the context as notes after it, each only once.
 
-    Results have the same sentences in their notes.
+    Notes of results contain the same sentences.
     """
     from geomerge.errors import AssumptionWarning
 
@@ -116,7 +116,7 @@ def _notes_of_warnings(log_json: bool) -> Iterator[None]:
 
 
 def with_flags(message: str) -> str:
-    """Return a message of the library with flags in the place of arguments in backticks."""
+    """Replace arguments in backticks by flags in a message of the library."""
     flags = _flags.get() or {}
 
     def said(found: re.Match[str]) -> str:
@@ -127,25 +127,25 @@ def with_flags(message: str) -> str:
 
 
 def usage_sentence(error: Any) -> str:
-    """Return typer's message on unusable arguments as a sentence of geomerge."""
+    """Return typer's message on invalid arguments in the form of geomerge's."""
     said = " ".join(error.format_message().split()).replace(". Did you", "; did you").rstrip(".?")
     command = error.ctx.command_path if error.ctx is not None else "geomerge"
     return f"{said[:1].lower()}{said[1:]}; see {command} --help"
 
 
 def fail(message: str, log_json: bool = False) -> int:
-    """Say one sentence on the error stream and return the exit code of a user's mistake."""
+    """Print one sentence to standard error and return the exit code of user errors."""
     _say("failed", message, log_json)
     return USER_ERROR
 
 
 @contextmanager
 def watched(log_json: bool, resumes: bool = True) -> Iterator[Callable[[Progress], None] | None]:
-    """Show the progress of walks in the block, and a remedy where it is interrupted.
+    """Show the progress of walks in the context, and a remedy on interruption.
 
     Args:
-        log_json: Whether progress is written as events, one JSON object a line, not as bars.
-        resumes: Whether the same command continues where the block was interrupted.
+        log_json: Whether progress is written as events, one JSON object per line, not as bars.
+        resumes: Whether the same command resumes an interrupted one.
     """
     from geomerge.monitor import log_lines, progress
 
@@ -160,7 +160,7 @@ def watched(log_json: bool, resumes: bool = True) -> Iterator[Callable[[Progress
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show that a command is at work and for how long, on a terminal, where nothing else is shown.
+    """Show a description of the work and the elapsed time on a terminal.
 
     Args:
         what: Description of the work, such as "measuring a.pt".
@@ -174,7 +174,7 @@ def working(what: str) -> Iterator[None]:
 
 
 def _say(event: str, message: str, log_json: bool) -> None:
-    """Print one sentence to the error stream, or the same as an event."""
+    """Print one sentence, or an event with it, to standard error."""
     message = with_flags(message)
     if log_json:
         from geomerge.monitor import write_line
@@ -196,9 +196,9 @@ def finish(
     Args:
         folder: Folder of the run.
         report: Content of its ``report.json``.
-        before: Whether the run had been finished before.
-        show: Function that prints the report for people; None prints it as JSON and nothing else.
-        log_json: Whether the last event goes to the error stream.
+        before: Whether the run was already finished.
+        show: Function that prints the report as text; None prints only JSON.
+        log_json: Whether to write the final event to standard error.
     """
     tell_finished(log_json, folder=str(folder), before=before)
     if show is None:
@@ -210,7 +210,7 @@ def finish(
 
 
 def tell_finished(log_json: bool, **content: Any) -> None:
-    """Write the last event of a run, if events are written at all."""
+    """Write the final event of a run if events are enabled."""
     if log_json:
         from geomerge.monitor import write_line
 
@@ -224,14 +224,14 @@ def plain_table(
     bold: Callable[[str], bool],
     words: Sequence[str] = ("method",),
 ) -> Table:
-    """Return a table with little space between its columns.
+    """Return a table with narrow columns.
 
     Args:
         title: Text above the table.
         headings: Headings of the columns.
         rows: Cells of each row.
-        bold: Function of a row's first cell: whether the row stands out.
-        words: Headings of the columns that hold no numbers.
+        bold: Function of a row's first cell that returns whether the row is bold.
+        words: Headings of the columns with text.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -249,12 +249,12 @@ def _told_notes() -> set[str]:
 
 
 def show_notes(notes: Iterable[str]) -> None:
-    """Print notes of a result, each on a line."""
+    """Print notes of a result, one per line."""
     for note in notes:
         _told_notes().add(note)
         print(f"note: {with_flags(note)}")
 
 
 def percent(value: float | None) -> str:
-    """Return an accuracy as it stands in a table."""
+    """Return an accuracy in percent for a table."""
     return "-" if value is None else f"{100 * value:.2f}"

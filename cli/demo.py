@@ -1,4 +1,4 @@
-"""``geomerge demo``: two small networks trained and merged in a minute, offline."""
+"""``geomerge demo``: training and merge of two small networks in a minute, offline."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def demo(
         int, typer.Option(help="seed of both networks and of the merge", rich_help_panel="training")
     ] = 0,
 ) -> None:
-    """Train and merge two small networks, in a minute.
+    """Train and merge two small networks in a minute.
 
-    The tasks are the digits that scikit-learn brings along, as they are and with permuted pixels.
-    Nothing is downloaded.
+    The tasks are scikit-learn's digits, with original and with permuted pixels. Nothing is
+    downloaded.
     """
     from geomerge.monitor import sparkline
 
@@ -53,10 +53,10 @@ def demo(
 
 
 def _trained(file: Path, task: str, seed: int) -> bool:
-    """Return whether a demonstration that was interrupted has written a network's file.
+    """Return whether an interrupted demonstration has written a network's file.
 
     Raises:
-        RunError: If the file is another one.
+        RunError: If the file is from elsewhere.
     """
     from geomerge.errors import GeomergeError, RunError
     from geomerge.io.checkpoint import load_checkpoint
@@ -66,7 +66,7 @@ def _trained(file: Path, task: str, seed: int) -> bool:
             meta = load_checkpoint(file).meta
             if meta.get("task") == task and meta.get("training", {}).get("seed") == seed:
                 return True
-        raise RunError(f"{file} exists, and is of no demonstration; choose another `out`")
+        raise RunError(f"{file} exists, and is not from a demonstration; choose another `out`")
     return False
 
 

@@ -31,7 +31,7 @@ def doctor(
     data: Annotated[ExpertOptions, Flags(only=("data_root",))],
     as_json: Json = False,
 ) -> None:
-    """Show versions, solvers, devices and data, fit for a report."""
+    """Show versions, solvers, devices and data, for bug reports."""
     with working("looking for versions, devices and data"):
         found = _examine(data.data_root)
     if as_json:
@@ -74,7 +74,7 @@ def _version(name: str) -> str:
 def _memory() -> str:
     try:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # not on every system
+    except (ValueError, OSError, AttributeError):  # not available on every system
         return "unknown"
     return f"{size / 2**30:.1f} GiB"
 

@@ -22,11 +22,9 @@ __all__ = ["evaluate"]
 def evaluate(
     networks: Annotated[
         list[Path],
-        typer.Argument(help="the networks: files of weights, folders of Hugging Face or of runs"),
+        typer.Argument(help="networks: files of weights, Hugging Face folders, or run folders"),
     ],
-    manifold: Annotated[
-        list[str], typer.Option(help="task to measure; may be given several times")
-    ],
+    manifold: Annotated[list[str], typer.Option(help="task to measure on; repeatable")],
     data: Annotated[ExpertOptions, Flags(without=("manifold",))],
     split: Annotated[str, typer.Option(metavar="[test|select]", help="split to measure")] = "test",
     as_json: Json = False,

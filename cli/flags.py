@@ -1,4 +1,4 @@
-"""Flags of a command, made from options classes."""
+"""Conversion of options classes to flags of a command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Flags", "command"]
 
 _TYPES: Mapping[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "Path": Path}
 _METAVARS = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
-_WIDEST = 50  # characters of the choices that stand after their flag in the help
+_WIDEST = 50  # characters; longer lists of choices are not shown after the flag
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Flags:
     """Selection of the options of a class that become flags, in ``Annotated[Class, Flags(...)]``.
 
     Attributes:
-        only: Names of options and of pieces that have a flag; empty means all.
-        without: Names of options and of pieces that have none.
-        defaults: Defaults of the command where they are not those of the class, by name.
-        of: Options class whose values the command gets by name, not yet checked; None builds the
+        only: Names of options and groups of options with flags; empty means all.
+        without: Names of options and groups of options without flags.
+        defaults: Defaults of the command that differ from those of the class, by name.
+        of: Options class whose unchecked values are passed to the command by name; None builds
             options of the annotated class.
     """
 
@@ -43,7 +43,7 @@ class Flags:
     of: type[Any] | None = None
 
     def choose(self, cls: type[Any]) -> list[OptionField]:
-        """Return the options of a class that have a flag."""
+        """Return the options of a class with flags."""
         return [
             one
             for one in option_fields(cls)
@@ -54,24 +54,24 @@ class Flags:
 
 @dataclass(frozen=True)
 class _Built:
-    """An options class among the parameters of a command."""
+    """Options class among the parameters of a command."""
 
     cls: type[Any]
     flags: Flags
     options: list[OptionField]
 
     def from_words(self, words: dict[str, Any]) -> Any:
-        """Return options built from the words of the command line; takes them out of there."""
+        """Build options from words of the command line, which are removed from ``words``."""
         if self.flags.of is not None:
             return dict(_values(self.options, words, read=False))
         return build_options(self.cls, dict(_values(self.options, words)))
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a command: each parameter that is an options class is replaced by flags.
+    """Return a command in which parameters with options classes are replaced by flags.
 
     Args:
-        function: Function whose other parameters are arguments and options as typer has them.
+        function: Function whose other parameters are typer's arguments and options.
     """
     parameters = [inspect.Parameter("context", _KEYWORD, annotation=typer.Context)]
     built: dict[str, _Built] = {}
@@ -106,10 +106,10 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def _verbose() -> inspect.Parameter:
-    """Return the option that every command has of its messages."""
+    """Return the option ``--verbose`` of every command."""
     info = typer.Option(
         "--verbose",
-        help="what other packages said, where a message stands in its place",
+        help="original messages of other packages, after errors of geomerge",
         rich_help_panel="other options",
     )
     return inspect.Parameter("verbose", _KEYWORD, annotation=Annotated[bool, info], default=False)
@@ -127,9 +127,9 @@ def _options_class(annotation: Any) -> _Built | None:
 
 
 def _in_words(parameter: inspect.Parameter) -> tuple[type | None, inspect.Parameter]:
-    """Return the type of a command's own option, and the option with a word for a number.
+    """Return the type of a command's own option, and the option with numbers as words.
 
-    Numbers are read here and not by typer, whose messages do not quote the wrong word.
+    Numbers are parsed here, since typer's messages do not quote the invalid word.
     """
     parameter = parameter.replace(kind=_KEYWORD)
     annotation, shown = get_args(parameter.annotation)
@@ -152,7 +152,7 @@ def _lists(kind: Any) -> tuple[Any, Any]:
 
 
 def _parameter(option: OptionField, defaults: Mapping[str, Any]) -> inspect.Parameter:
-    """Return an option as a parameter that typer reads; a positional one has to be given."""
+    """Return an option as a parameter for typer; positional ones are required."""
     kind, several = _type_of(option)
     default = defaults.get(option.name, option.default)
     annotation: Any = kind if kind in (bool, Path) else str
@@ -181,9 +181,9 @@ def _flag(option: OptionField) -> str:
 
 
 def _type_of(option: OptionField) -> tuple[type, bool]:
-    """Return the type of an option's words, and whether there may be several.
+    """Return the type of an option's words, and whether it is repeatable.
 
-    Words for objects, such as the name of a task, stay words.
+    Words for objects, such as the name of a task, are not converted.
     """
     if option.read is not None:
         return str, True
@@ -205,12 +205,12 @@ def _metavar(option: OptionField, kind: type) -> str:
 def _values(
     options: Iterable[OptionField], words: dict[str, Any], read: bool = True
 ) -> Iterator[tuple[str, Any]]:
-    """Yield the values of options by name, taken out of the words of the command line.
+    """Yield the values of options by name, removing their words.
 
     Args:
         options: Options.
         words: Words by the names of options.
-        read: Whether words for objects, such as budgets, are parsed.
+        read: Whether to parse words for objects, such as budgets.
     """
     for option in options:
         kind, several = _type_of(option)
@@ -229,10 +229,10 @@ def _values(
 
 
 def _value(name: str, kind: type, word: Any) -> Any:
-    """Return the value of a word of the command line.
+    """Convert a word of the command line to a value.
 
     Raises:
-        OptionError: If it should be a number and is none.
+        OptionError: If a number is expected and the word is not one.
     """
     if kind not in (int, float) or word is None:
         return word
@@ -244,7 +244,7 @@ def _value(name: str, kind: type, word: Any) -> Any:
 
 
 def _flags_by_name(context: typer.Context) -> dict[str, str]:
-    """Return the flags of a command by the names of its options."""
+    """Return the flags of a command by name of the option."""
     found = {}
     for parameter in context.command.params:
         if parameter.name is not None:

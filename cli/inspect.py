@@ -1,4 +1,4 @@
-"""``geomerge inspect``: damage to a network by the removal of layers, units and weights."""
+"""``geomerge inspect``: damage of removing layers, units and weights of a network."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def inspect(
     manifold: Annotated[
         str | None,
         typer.Option(
-            help="task of the network, default its own; labels serve for accuracies only",
+            help="task of the network, default its own; labels are used for accuracies only",
             rich_help_panel="data",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="file of all numbers: .json", rich_help_panel="output"),
+        typer.Option(help="file for all numbers: .json", rich_help_panel="output"),
     ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a network can lose, and what that costs.
+    """Measure the damage of removing layers, units and weights.
 
-    The network is measured without each layer, without each unit, and without its weakest weights.
+    The network is measured without each layer, each unit, and the weights of smallest saliency.
     """
     if out is not None:
         check_output(out, (".json",), replace=force)
@@ -67,7 +67,7 @@ def inspect(
 
 
 def _show(found: Inspection) -> None:
-    """Print the tables, each with an explanation."""
+    """Print tables with explanations."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{found.file} on {found.manifold}: {found.weights} weights, {percent(found.zeros)} % of "
@@ -95,7 +95,7 @@ def _meaning(output: str) -> str:
 
 def _show_spectra(console: Console, found: Inspection) -> None:
     table = _table(
-        f"where the function is sensitive: the metric on {found.metric_inputs} inputs",
+        f"sensitivity of the function: the metric on {found.metric_inputs} inputs",
         (
             "layer", "weights", "zero\n%", "trace\n%", "effective\nrank", "99 % of\ntrace in",
             "flat\n%",
@@ -116,19 +116,19 @@ def _show_spectra(console: Console, found: Inspection) -> None:
     console.print(table)
     others = any(one.removal is None for one in found.layers)
     console.print(
-        "trace: the layer's share of what small random changes of all weights would do.\n"
-        "effective rank: over how many directions of weight space that spreads; the fewer, the "
-        "more can change unseen.\n"
-        "flat: directions whose eigenvalue is under a millionth of the largest (over all layers: "
-        f"{_number(whole.largest)}). A layer with more inputs of its own than it was shown "
-        "examples has some for that reason alone.\n"
-        + ("others: weights in no matrix, such as those of norms.\n" if others else "")
+        "trace: the layer's share of the functional change by small random changes of all "
+        "weights.\n"
+        "effective rank: number of directions that account for most of the trace; changes along "
+        "the others have little effect.\n"
+        "flat: directions with an eigenvalue below a millionth of the largest (over all layers: "
+        f"{_number(whole.largest)}). A layer with more inputs than examples always has some.\n"
+        + ("others: weights outside of matrices, such as those of norms.\n" if others else "")
     )
 
 
 def _show_layers(console: Console, found: Inspection) -> None:
     table = _table(
-        "without one layer: all its weights at zero",
+        "one layer removed: all its weights at zero",
         ("layer", "predicted\nchange", "measured\nchange", "same label\n%", "accuracy\n%"),
     )
     for one in found.layers:
@@ -136,17 +136,17 @@ def _show_layers(console: Console, found: Inspection) -> None:
             table.add_row(one.name, *_damage(one.removal))
     console.print(table)
     console.print(
-        "predicted: by the metric of the intact network. Losing a whole layer is no small change, "
-        "so it is no forecast.\n"
-        "Layers whose measured changes are small can go as they are; where they are about equal, "
-        "nothing is left of the function.\n"
+        "predicted: by the metric of the intact network, which is inaccurate for a change as large "
+        "as this.\n"
+        "Layers with a small measured change can be removed without repair. If all measured "
+        "changes are about equal, each removal destroys the function.\n"
     )
 
 
 def _show_units(console: Console, found: Inspection) -> None:
     if found.units:
         table = _table(
-            "without one unit: functional change, of all units of a layer",
+            "one unit removed: functional change, over all units of a layer",
             (
                 "layer", "units", "least", "median", "median\nmeasured", "median\ncompensated",
                 "rank\ncorr.",
@@ -170,11 +170,11 @@ def _show_units(console: Console, found: Inspection) -> None:
         console.print(
             "least, median: predicted, with no other weight changed. measured: the same, on "
             f"{found.unit_inputs} held-out inputs; {_sampled(found)}.\n"
-            "compensated: predicted, where the consumers' other weights make up for the unit.\n"
-            "Where convolutions read a unit, predicted takes the places in an image for "
-            "independent and comes out several times too small: read the order.\n"
-            "rank corr.: Spearman's, of predicted and measured; at 1 the order is right, and the "
-            "units that come out cheapest are. --json names every unit."
+            "compensated: predicted, with compensation by the consumers' other weights.\n"
+            "For units consumed by convolutions, predicted assumes independent positions and is "
+            "several times too small; only the order is meaningful.\n"
+            "rank corr.: Spearman's rank correlation of predicted and measured; 1 means the same "
+            "order. --json lists every unit."
         )
     for why in dict.fromkeys(found.refused.values()):
         names = ", ".join(name for name, reason in found.refused.items() if reason == why)
@@ -184,17 +184,17 @@ def _show_units(console: Console, found: Inspection) -> None:
 
 def _show_masks(console: Console, found: Inspection) -> None:
     table = _table(
-        "without the weakest weights, all at once",
+        "weights of smallest saliency removed, all at once",
         ("zero\n%", "by", "predicted\nchange", "measured\nchange", "same label\n%", "accuracy\n%"),
     )
     for one in sorted(found.masks, key=lambda mask: mask.share):
         table.add_row(f"{100 * one.share:g}", one.kind, *_damage(one))
     console.print(table)
     console.print(
-        "magnitude: the smallest weights go. obs (Optimal Brain Surgeon): those that cost the "
-        "function least go, the others could make up for them.\n"
-        "Nothing was compensated or trained: this is the damage to repair. Where measured leaves "
-        "predicted, the step is too large for the metric; go there in stages."
+        "magnitude: removal of the smallest weights. obs (Optimal Brain Surgeon): removal of the "
+        "weights with the smallest functional change after compensation.\n"
+        "The damage is that without compensation or training. Where measured and predicted differ, "
+        "the change is too large for the metric; sparsify in stages."
     )
 
 
@@ -219,7 +219,7 @@ def _number(value: float | None) -> str:
 
 
 def _sampled(found: Inspection) -> str:
-    """Return a phrase on the units that were measured."""
+    """Return a description of the measured units."""
     most = max(one.measured for one in found.units)
     if all(one.measured == len(one.units) for one in found.units):
         return "all units"

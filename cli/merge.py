@@ -1,4 +1,4 @@
-"""``geomerge merge``: merge of two networks or more."""
+"""``geomerge merge``: merge of two or more networks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ __all__ = ["merge", "show_report"]
 def merge(
     networks: Annotated[
         list[Path],
-        typer.Argument(help="two networks or more: a, b, ...; the path leads from first to last"),
+        typer.Argument(
+            help="two or more networks a, b, ...; the path leads from the first to the last"
+        ),
     ],
     data: DataOptions,
     options: MergeOptions,
     base: Annotated[
         Path | None,
         typer.Option(
-            help="the network that all were fine-tuned from", rich_help_panel="what to merge"
+            help="common ancestor that all networks were fine-tuned from",
+            rich_help_panel="what to merge",
         ),
     ] = None,
     out: Annotated[
@@ -37,12 +40,12 @@ def merge(
         typer.Option(help="folder of the run; default runs/A-B-HASH", rich_help_panel="output"),
     ] = None,
     pt: Annotated[
-        bool, typer.Option("--pt", help="merged.pt, written as well", rich_help_panel="output")
+        bool, typer.Option("--pt", help="additional file merged.pt", rich_help_panel="output")
     ] = False,
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Merge networks along a path that keeps what they do."""
+    """Merge networks along a path that preserves their functions."""
     start(data.device)
     with watched(log_json) as show:
         folder, report, before = run_merge(
@@ -53,7 +56,7 @@ def merge(
 
 
 def show_report(report: dict[str, Any]) -> None:
-    """Print the accuracies of a merge, its walks and the data that they used."""
+    """Print the accuracies, walks and data of a merge."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Options of several commands that the library does not have."""
+"""Options of several commands without a counterpart in the library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 NetworkFile = Annotated[
     Path,
-    typer.Argument(help="the network: a .pt, .pth or .safetensors file, or a Hugging Face folder"),
+    typer.Argument(help="network: a .pt, .pth or .safetensors file, or a Hugging Face folder"),
 ]
 NetworkOut = Annotated[
     Path,
@@ -29,17 +29,20 @@ NetworkOut = Annotated[
 ]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="replacement of a file that exists", rich_help_panel="output"),
+    typer.Option("--force", help="replacement of an existing file", rich_help_panel="output"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON, printed", rich_help_panel="output")]
 ReportJson = Annotated[
-    bool, typer.Option("--json", help="report.json, printed", rich_help_panel="output")
+    bool,
+    typer.Option(
+        "--json", help="output of report.json instead of tables", rich_help_panel="output"
+    ),
 ]
 LogJson = Annotated[
     bool,
     typer.Option(
         LOG_JSON,
-        help="events on the error stream, one JSON object a line",
+        help="events on standard error, one JSON object per line",
         rich_help_panel="output",
     ),
 ]

@@ -1,4 +1,4 @@
-"""``geomerge path``: a network of a finished run's path, in a file."""
+"""``geomerge path``: export of a network on a finished run's path."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def path(
     at: Annotated[
         float | None,
         typer.Option(
-            help="place on the path: 0 is the first network, 1 the last; default the result",
+            help="t on the path, from 0 (first network) to 1 (last network); default the result",
             rich_help_panel="data",
         ),
     ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="type of the written weights: float32, float16 or bfloat16; default that of the "
+            help="dtype of the written weights: float32, float16 or bfloat16; default that of the "
             "network",
             rich_help_panel="output",
             autocompletion=lambda: [*DTYPES],
@@ -43,7 +43,7 @@ def path(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Take a network off a finished run's path."""
+    """Write a network on a finished run's path to a file."""
     check_output(out, SUFFIXES, replace=force)
     check_known("dtype", dtype, DTYPES)
     with working(f"reading {run}"):

@@ -1,4 +1,4 @@
-"""``geomerge reconfigure``: walks from configuration to configuration."""
+"""``geomerge reconfigure``: walks between configurations of a network."""
 
 from __future__ import annotations
 
@@ -39,10 +39,9 @@ def reconfigure(
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Remove and restore units, step by step.
+    """Remove and restore units by a plan.
 
-    Each step of the plan is a walk that keeps the function of the network that the plan begins
-    with.
+    Each step of the plan is a walk that preserves the function of the initial network.
     """
     from geomerge.runs import run_reconfigure
 

@@ -1,4 +1,4 @@
-"""``geomerge report``: the page of a finished run."""
+"""``geomerge report``: page of a finished run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ __all__ = ["report"]
 def report(
     run: Annotated[Path, typer.Argument(help="folder of a finished run")],
     open_it: Annotated[
-        bool, typer.Option("--open", help="the page in the browser too", rich_help_panel="output")
+        bool,
+        typer.Option("--open", help="display of the page in the browser", rich_help_panel="output"),
     ] = False,
 ) -> None:
     """Write the page of a finished run again."""

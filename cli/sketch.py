@@ -1,4 +1,4 @@
-"""``geomerge sketch``: the metric of a network on its task, in a file."""
+"""``geomerge sketch``: measurement of a network's sketch on its task."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ class _SketchOptions:
     output: str = option(
         "hellinger", "output whose change the metric measures", choices=OUTPUTS, group="metric"
     )
-    inputs: int = option(
-        10_000, "number of inputs to measure on, at most", check=at_least(1), group="metric"
-    )
+    inputs: int = option(10_000, "largest number of inputs", check=at_least(1), group="metric")
     seed: int = option(0, "seed of the choice of inputs", group="metric")
     sketch_size: float = option(
         SHARE, "bytes of the sketch, as a share of those of the weights in float32",
@@ -62,7 +60,7 @@ def sketch(
     normalisation: Normalisation = None,
     force: Force = False,
 ) -> None:
-    """Measure a network's metric, for merges without its data."""
+    """Measure a network's sketch, for merges without its data."""
     folder = model_folder(network)
     if out is None and folder is None:
         raise OptionError(

@@ -1,4 +1,4 @@
-"""``geomerge sparsify``: removal of weights or of whole units."""
+"""``geomerge sparsify``: removal of weights or units."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def sparsify(
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Remove weights or units and keep the function.
+    """Remove weights or units while preserving the function.
 
-    The network walks to a sparse one in stages, and the weights that are left keep its outputs. No
-    labels are needed.
+    The weights are removed in stages, and the remaining weights preserve the outputs. No labels are
+    needed.
     """
     from geomerge.processes import first, start
     from geomerge.runs import run_sparsify

@@ -1,4 +1,4 @@
-"""``geomerge stream``: continual learning of a stream of tasks, by geomerge and other methods."""
+"""``geomerge stream``: continual learning of a stream of tasks by several methods."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stream(
     as_json: ReportJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Learn a stream of tasks, with baselines."""
+    """Compare methods of continual learning on a stream."""
     if memory_limit is not None:
         options = replace_options(options, memory_mb=parse_size(memory_limit) / 1e6)
     from geomerge.monitor.progress import Progress
@@ -37,7 +37,7 @@ def stream(
     with watched(log_json) as show:
 
         def learn(work: Path) -> dict[str, Any]:
-            if show is not None:  # for some ten seconds
+            if show is not None:  # takes about ten seconds
                 show(Progress("loading Avalanche", 0, len(options.rows), {}, whole=True))
             from geomerge.strategies import stream
 

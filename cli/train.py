@@ -1,4 +1,4 @@
-"""``geomerge train``: a network for a task."""
+"""``geomerge train``: training of a network for a task."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _NetworkOptions:
         "module:factory",
         group="training", choices=NAMED, closed=False,
     )  # fmt: skip
-    sketch: bool = option(True, "a sketch of the network in its file", group="output")
+    sketch: bool = option(True, "sketch of the network in its file", group="output")
 
 
 def train(
@@ -59,7 +59,7 @@ def train(
 ) -> None:
     """Train a network for a task.
 
-    5000 examples are left out of the training; merges and sparsifications choose by them later.
+    5000 examples are held out from training as the selection split of later commands.
     """
     check_output(out, SUFFIXES, replace=force)
     arch, seed, device = made.arch, options.seed, data.device
@@ -91,12 +91,12 @@ def train(
 def watch_training(
     show: Callable[[Progress], None], arch: str, task: Task, seed: int, device: str
 ) -> Callable[[int, int, Tensor], None]:
-    """Return a function that shows each step of a training, with the accuracy now and then.
+    """Return a function that shows the steps of a training and its accuracy at intervals.
 
     Args:
         show: Function that shows progress.
         arch: Architecture of the network.
-        task: Task that it is trained for.
+        task: Task of the network.
         seed: Seed of the training.
         device: Device of the training.
     """
@@ -106,7 +106,7 @@ def watch_training(
     from geomerge.networks.architectures import create_network
     from geomerge.networks.network import Network
 
-    # Another module, so that measuring does not touch the network in training.
+    # A separate module, so that measurements do not affect the network in training.
     network = Network(create_network(arch, task.input_shape, task.classes, seed), device)
     name, classes = task.name, task.classes
     fitted = task.fitted(lambda x: network.check_inputs(network.initial, x, classes, name))

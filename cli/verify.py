@@ -1,4 +1,4 @@
-"""``geomerge verify``: the claims of a finished merge's certificate, checked."""
+"""``geomerge verify``: checks of the claims in a merge's certificate."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def verify(
     data: Annotated[ExpertOptions, Flags(without=("manifold", "normalisation"))],
     network: Annotated[
         list[str] | None,
-        typer.Option(help="a=FILE: present place of an input file", rich_help_panel="data"),
+        typer.Option(help="a=FILE: current path of an input file", rich_help_panel="data"),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Check the certificate of a finished merge.
 
-    The exit code is 1 if a claim does not hold. Claims whose data or input files are missing are
-    not checked, and do not count.
+    The exit code is 1 if a claim does not hold. Claims with missing data or input files are not
+    checked and do not affect it.
     """
     with working(f"verifying {run}"):
         found = verify_run(
@@ -62,10 +62,10 @@ def verify(
 
 
 def _places(texts: Sequence[str]) -> dict[str, Path]:
-    """Return the files that ``"a=FILE"`` texts name, by the name of a network.
+    """Return the files of ``"a=FILE"`` texts, by name of the network.
 
     Raises:
-        OptionError: If a text names no file, or two texts name one network.
+        OptionError: If a text has no file, or two texts have the same network.
     """
     places: dict[str, Path] = {}
     for text in texts:

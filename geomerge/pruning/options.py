@@ -63,7 +63,7 @@ class GoalOptions:
         None, "share of the weights to remove, such as 0.95",
         group="what to remove", check=_share,
     )  # fmt: skip
-    per_layer: bool = option(False, "the same share of every layer", group="what to remove")
+    per_layer: bool = option(False, "equal share of every layer", group="what to remove")
     nm: str | None = option(
         None, "pattern such as 2:4: two of any four neighbouring weights stay",
         group="what to remove",
@@ -166,10 +166,10 @@ class FunctionOptions:
         None, "treatment of BatchNorm statistics; default re-estimate", group="walk", choices=BN
     )
     inputs: int | None = option(
-        None, "number of inputs that are used; default all", group="data", check=at_least(10)
+        None, "number of inputs; default all", group="data", check=at_least(10)
     )
     mix: float | None = option(
-        None, "largest share of a second input in mixed ones; default 0.5 with under 10000 inputs",
+        None, "largest share of the second input in mixup; default 0.5 with under 10000 inputs",
         group="data", check=_up_to_one,
     )  # fmt: skip
     dtype: str | None = dtype_option()
@@ -261,7 +261,7 @@ class SparsifyOptions(FlatOptions):
         "prescribed", "kind of walk; pull is the soft pull of arXiv 2012.09605",
         group="walk", choices=WALKS,
     )  # fmt: skip
-    labels: bool = option(False, "a last leg that uses the task's labels", group="walk")
+    labels: bool = option(False, "final leg that uses the task's labels", group="walk")
     paths: int = option(
         1, "number of walks, of which the shortest of the best is kept",
         group="walk", check=at_least(1),
@@ -269,7 +269,7 @@ class SparsifyOptions(FlatOptions):
     points: int = option(
         32, "largest number of networks stored on a path", group="output", check=at_least(8)
     )
-    seed: int = option(0, "seed of everything drawn", group="walk", check=_seed)
+    seed: int = option(0, "seed of all random numbers", group="walk", check=_seed)
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -317,7 +317,7 @@ class ReconfigureOptions(FlatOptions):
     points: int = option(
         32, "largest number of networks stored on each path", group="output", check=at_least(8)
     )
-    seed: int = option(0, "seed of everything drawn", group="walk", check=_seed)
+    seed: int = option(0, "seed of all random numbers", group="walk", check=_seed)
 
     def recorded(self) -> dict[str, Any]:
         """Return the options that determine the result, by flat name and as JSON values.
@@ -332,9 +332,9 @@ class SparsifyFiles:
     """Optional files of a sparsification."""
 
     shrink: bool = option(
-        False, "the physically smaller network as well", group="output", recorded=False
+        False, "additional file of the physically smaller network", group="output", recorded=False
     )
-    pt: bool = option(False, "sparse.pt as well", group="output", recorded=False)
+    pt: bool = option(False, "additional file sparse.pt", group="output", recorded=False)
     torch_prune: bool = option(
         False, "masks and weights in the form of torch.nn.utils.prune", group="output",
         recorded=False,
@@ -359,7 +359,7 @@ class InspectOptions:
         "tempered", "output whose change is measured", group="metric", choices=OUTPUTS
     )
     inputs: int = option(
-        2000, "number of inputs to use, at most; a quarter of them for each unit",
+        2000, "largest number of inputs; a quarter of them for each unit",
         group="metric", check=at_least(1),
     )  # fmt: skip
     seed: int = option(0, "seed of the choice of inputs", group="metric", check=_seed)
