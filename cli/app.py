@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+# A home folder that the shell leaves as it is, as in --out=~/run and --sketch b=~/b.safetensors.
+_HOME = re.compile(r"^((?:--[a-z-]+=)?(?:[a-z]=)?)~(?=/|$)")
 
 
 def _version(show: bool) -> None:
@@ -43,8 +49,9 @@ def _root(
 
 def main() -> None:
     """Run the command line; user errors end in one sentence and exit code 2."""
+    words = [_HOME.sub(lambda found: found[1] + str(Path.home()), word) for word in sys.argv[1:]]
     try:
-        sys.exit(app(prog_name="geomerge", standalone_mode=False))
+        sys.exit(app(words, prog_name="geomerge", standalone_mode=False))
     except USAGE_ERROR as error:
         sys.exit(fail(usage_sentence(error), log_json=LOG_JSON in sys.argv))
     except typer.Abort:  # outside of `watched`, which prints its own remedy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import warnings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
+CLOSED = 141  # 128 + SIGPIPE
 LOG_JSON = "--log-json"
 # Base class of typer's errors for invalid words, which has no public name.
 USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -61,6 +63,9 @@ def speaking(flags: Mapping[str, str], log_json: bool, verbose: bool = False) ->
         for cause in _causes(error) if verbose else ():
             _say("cause", cause, log_json)
         raise SystemExit(code) from None
+    except BrokenPipeError:  # the output is read no further, as by head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(CLOSED) from None
     except OSError as error:  # a full disk, or a folder removed during the command
         what = f"{(error.strerror or str(error)).lower()} ({error.filename or 'no file named'})"
         message = f"{what}; make room or check the folder, and run the command again"

@@ -386,9 +386,10 @@ class Expert:
         if self.weights.dtype == torch.float64:
             task = task.of_dtype(torch.float64)
         shifted = task.shifted(offset) if offset else task
-        classes = shifted.classes
+        classes, splits = shifted.classes, (shifted.train, shifted.select, shifted.test)
+        least = max(0, min(int(split.labels.min()) for split in splits))
         shifted = shifted.fitted(
-            lambda x: network.check_inputs(self.weights, x, classes, task.name)
+            lambda x: network.check_inputs(self.weights, x, classes, task.name, least)
         )
         if shifted.measure == "loss":
             shifted = shifted.in_parts(_at_once(network, self.weights, shifted.train.inputs))

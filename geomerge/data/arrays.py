@@ -37,6 +37,7 @@ ARRAYS = frozenset(  # names of arrays that are read
 )
 _LARGEST_CLASS = 2**20
 _CHANNELS = (1, 3, 4)
+_NAMELESS = ("", "Unnamed: 0")  # as pandas writes and reads an index
 
 
 def examples_in(arrays: Mapping[str, Any], source: str) -> Examples:
@@ -181,7 +182,7 @@ def table_arrays(
     Raises:
         TaskError: If another column than that of the labels holds no numbers.
     """
-    names = list(rows[0])
+    names = [name for name in rows[0] if not _is_index(name, rows, source)]
     labels = [label] if label in names else [n for n in names if n.lower() in LABELS]
     columns = [n for n in names if n not in labels[-1:]]
     try:
@@ -198,6 +199,21 @@ def table_arrays(
         return {"x": x, "y": np.array([float(value) for value in y])}
     except (TypeError, ValueError):
         return {"x": x, "y": np.array([str(value) for value in y])}
+
+
+def _is_index(name: str, rows: Sequence[Mapping[str, Any]], source: str) -> bool:
+    """Return whether a column without a name numbers the rows, as pandas writes its index."""
+    if name not in _NAMELESS:
+        return False
+    values = [str(row[name]) for row in rows]
+    if not all(value.isdecimal() for value in values) or len(set(values)) < len(values):
+        return False
+    warnings.warn(
+        f"the first column of {source} has no name and another whole number in each row: it was "
+        "taken for the index of the rows and left out; give it a name if it is an input",
+        TaskWarning, stacklevel=4,
+    )  # fmt: skip
+    return True
 
 
 def _named(arrays: Mapping[str, Any], kinds: Sequence[str], splits: Sequence[str]) -> Any:

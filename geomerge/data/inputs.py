@@ -260,7 +260,8 @@ def check_examples(name: str, what: str, x: Batch, y: Tensor) -> None:
     if y.dim() != 1 or y.is_floating_point() or int(y.min()) < 0:
         raise TaskError(
             f"the {what} labels of {name} are not one class number from 0 on for each "
-            f"input (type {y.dtype}, shape {tuple(y.shape)}, least {y.min()}); convert them"
+            f"input (type {y.dtype}, shape {tuple(y.shape)}, least {y.min()}); "
+            "convert them, and leave out what has no label"
         )
 
 

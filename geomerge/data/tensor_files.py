@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from geomerge.io.torch_files import TorchFile, read_torch
 
 __all__ = ["arrays_of_file", "arrays_of_table"]
 
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")
 _SAVE = "save it with numpy.savez(x=..., y=...)"
 
 
@@ -77,6 +79,17 @@ def arrays_of_table(file: Path, columns: ExampleOptions) -> Mapping[str, Any]:
         TaskError: If it is damaged, or holds texts.
     """
     rows = read_rows(file)
+    if not any(map(_is_text, rows[0])):
+        raise TaskError(
+            f"the first line of {file} holds numbers, expected the names of the columns; add a "
+            "line of names, in which the labels' column is called label"
+        )
+    comma = next((v for v in _beside(rows[0], columns) if _DECIMAL_COMMA.fullmatch(str(v))), None)
+    if comma is not None:
+        raise TaskError(
+            f"{file} has numbers with a decimal comma, such as {comma!r}, expected decimal points; "
+            "write them with points"
+        )
     if any(len(str(value)) > 0 and _is_text(value) for value in _beside(rows[0], columns)):
         raise TaskError(
             f"{file} is a table of texts, which the tokenizer of a Hugging Face folder makes "

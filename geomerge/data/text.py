@@ -32,6 +32,7 @@ __all__ = [
     "read_texts",
 ]
 
+_DELIMITERS = (",", ";", "\t", "|")  # of .csv files; a semicolon where commas are decimal
 TEXT_FILES = (".csv", ".tsv", ".jsonl", ".parquet")  # tables
 PLAIN_TEXT = ".txt"
 _TEXTS = ("text", "sentence", "content", "document", "review", "question", "gloss")
@@ -297,9 +298,15 @@ def _as_text(label: Any) -> str:
 def _read_csv(file: Path) -> list[dict[str, Any]]:
     csv.field_size_limit(_FIELD)
     with open(file, encoding="utf-8-sig", newline="") as stream:
-        delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+        delimiter = "\t" if file.suffix.lower() == ".tsv" else _delimiter(stream.readline(_FIELD))
+        stream.seek(0)
         reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
         return [{str(k): v for k, v in row.items()} for row in reader]
+
+
+def _delimiter(names: str) -> str:
+    """Return what separates the names of columns: a comma, if there is one among them."""
+    return "," if "," in names else max(_DELIMITERS, key=names.count)
 
 
 def _read_json_lines(file: Path) -> list[dict[str, Any]]:

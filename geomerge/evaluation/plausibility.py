@@ -30,6 +30,8 @@ __all__ = [
 
 EXAMPLES = 500  # examples of a selection split that are used before a merge
 FEW = 100  # examples of a split below which the number stands beside the accuracy
+_SEEN = 64  # examples whose outputs are looked at
+_ROUNDED = 1e-3  # distance of a sum of probabilities from 1
 _RISE = 0.1  # rise of the accuracy from which another normalisation is proposed
 _IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -71,10 +73,10 @@ def doubts(experts: Sequence[Expert]) -> list[str]:
         experts: Experts with their names.
 
     Returns:
-        Sentences: on equal weights, accuracies at chance, tasks that seem to be exchanged,
-        normalisations that a network was not trained with, and small splits.
+        Sentences: on equal weights, outputs that are no logits, accuracies at chance, tasks that
+        seem to be exchanged, normalisations that a network was not trained with, small splits.
     """
-    found = list(_same_weights(experts))
+    found = [*_same_weights(experts), *_probabilities(experts)]
     known = {e.name: score(e.network, e.weights, _few(e)) for e in experts if e.task is not None}
     lost = [e for e in experts if e.name in known and at_chance(known[e.name], _few(e))]
     told: set[str] = set()
@@ -199,6 +201,21 @@ def _same_weights(experts: Sequence[Expert]) -> Iterator[str]:
             yield (
                 f"{one.name} ({one.source}) and {other.name} ({other.source}) have the same "
                 "weights, so there is nothing to merge; name another file if that was not meant"
+            )
+
+
+def _probabilities(experts: Sequence[Expert]) -> Iterator[str]:
+    """Yield sentences on networks whose outputs are those of a softmax."""
+    for expert in experts:
+        if expert.task is None:
+            continue
+        outputs = expert.network.logits(expert.weights, _few(expert).inputs.batch(slice(0, _SEEN)))
+        shares = outputs.shape[1] > 1 and bool((outputs >= 0).all())
+        if shares and bool(((outputs.sum(dim=1) - 1).abs() < _ROUNDED).all()):
+            yield (
+                f"the outputs of {expert.name} are probabilities (none negative, their sum 1), "
+                "expected logits, of which a softmax is taken here: let the network return what "
+                "comes before its own"
             )
 
 

@@ -42,7 +42,13 @@ from geomerge.io.npz import read_npz
 from geomerge.io.pickles import StoredArray, StoredTensor
 from geomerge.io.precision import in_precision, stored_dtype, with_dtype
 from geomerge.io.run_files import result_file
-from geomerge.io.state_dicts import choose_state_dict, plain_names, state_dicts_in, unread_in
+from geomerge.io.state_dicts import (
+    choose_state_dict,
+    nameless_in,
+    plain_names,
+    state_dicts_in,
+    unread_in,
+)
 from geomerge.io.torch_files import TorchFile, read_torch
 
 __all__ = [
@@ -335,16 +341,25 @@ def _parse_torch(content: bytes, path: Path, key: str | None) -> _Parts:
             f"{path} holds {unread}, expected a state dict of plain tensors, and geomerge never "
             f"unpickles; {HOW_TO_SAVE}"
         )
+    if not found and (unnamed := nameless_in(loaded)) is not None:
+        raise CheckpointError(
+            f"{path} holds tensors without names under {unnamed!r}, expected a state dict; copy "
+            "them to the parameters of a module in their order, and save its state_dict()"
+        )
     if not found:
         raise CheckpointError(f"{path} holds no weights ({_contents(loaded)}); {HOW_TO_SAVE}")
     chosen = choose_state_dict(found, key, str(path))
     note = ""
     if key is None and len(found) > 1:
-        others = " and ".join(repr(c.key) for c in found if c is not chosen)
+        others = [c for c in found if c is not chosen]
         note = (
             f"{path.name} holds weights under {chosen.key!r}, which were taken, and under "
-            f"{others}; name one with `weights_key`"
+            f"{' and '.join(repr(c.key) for c in others)}; name one with `weights_key`"
         )
+        parts = [c for c in others if c.shapes != chosen.shapes]
+        if chosen.key and parts:
+            joined = ",".join(c.key for c in found if c is chosen or c in parts)
+            note += f", or {joined} where these are parts of one network"
     return _built(file, chosen.tensors, path), {}, {}, note
 
 

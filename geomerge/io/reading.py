@@ -16,7 +16,9 @@ class FileOptions:
     """Options of reading files of networks."""
 
     weights_key: str | None = option(
-        None, "key of the state dict in a file that holds several, such as model_ema",
+        None,
+        "key of the state dict in a file that holds several, such as model_ema; keys of the parts "
+        "of one network with commas between them, such as encoder,head",
         group="data", recorded="given",
     )  # fmt: skip
     leave_out: tuple[str, ...] = option(

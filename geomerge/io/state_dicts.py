@@ -10,7 +10,14 @@ from typing import Any, TypeVar
 from geomerge.errors import CheckpointError
 from geomerge.io.pickles import Foreign, StoredArray, StoredTensor
 
-__all__ = ["StoredStateDict", "choose_state_dict", "plain_names", "state_dicts_in", "unread_in"]
+__all__ = [
+    "StoredStateDict",
+    "choose_state_dict",
+    "nameless_in",
+    "plain_names",
+    "state_dicts_in",
+    "unread_in",
+]
 
 Stored = StoredTensor | StoredArray
 T = TypeVar("T")
@@ -55,6 +62,11 @@ class StoredStateDict:
     others: Mapping[Any, Any]
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of its tensors by name."""
+        return {name: tuple(t.shape) for name, t in self.tensors.items()}
+
+    @property
     def count(self) -> int:
         """Number of all numbers."""
         return sum(_count(t) for t in self.tensors.values())
@@ -91,10 +103,24 @@ def unread_in(value: Any, depth: int = _DEEPEST + 2) -> str | None:
     return next((said for part in inside if (said := unread_in(part, depth - 1))), None)
 
 
+def nameless_in(content: Any) -> str | None:
+    """Return the key of a list of tensors, as ``torch_ema`` stores averages; None without any.
+
+    Args:
+        content: Inert values.
+    """
+    for key, value in content.items() if type(content) is dict else ():
+        if type(value) in (list, tuple) and any(isinstance(part, Stored) for part in value):
+            return str(key)
+    return None
+
+
 def choose_state_dict(
     found: list[StoredStateDict], key: str | None, source: str
 ) -> StoredStateDict:
     """Return the state dict of a network among the dictionaries of tensors in a file.
+
+    Several keys with commas between them are parts of one network, each below its own key.
 
     Usual names come first, copies of the network (``ema``, ``teacher``) last, and of others the
     largest is taken.
@@ -111,6 +137,8 @@ def choose_state_dict(
         whole = sum(candidate.count for candidate in found)
         ranks = [(_rank(candidate, whole), -candidate.count) for candidate in found]
         return found[ranks.index(min(ranks))]
+    if "," in key:
+        return _joined([choose_state_dict(found, part.strip(), source) for part in key.split(",")])
     named = [c for c in found if key == c.key] or [
         c for c in found if key == c.key.rpartition(".")[2]
     ]
@@ -142,6 +170,15 @@ def plain_names(tensors: Mapping[str, T]) -> dict[str, T]:
         if len(shorter) < len(found) or shorter.keys() == found.keys():
             return found
         found = shorter
+
+
+def _joined(parts: list[StoredStateDict]) -> StoredStateDict:
+    """Return the parts of a network as its state dict, each by the last key that leads to it."""
+    tensors: dict[str, Stored] = {}
+    for part in parts:
+        prefix = part.key.rpartition(".")[2]
+        tensors |= {f"{prefix}.{name}": value for name, value in plain_names(part.tensors).items()}
+    return StoredStateDict(",".join(part.key for part in parts), tensors, {})
 
 
 def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[StoredStateDict]:

@@ -399,6 +399,7 @@ class Network:
         x: Batch,  # (B, ...)
         classes: int,
         source: str,
+        first: int = 0,
     ) -> None:
         """Check that the network accepts inputs and has repeatable outputs.
 
@@ -407,6 +408,7 @@ class Network:
             x: Small batch of the task's inputs.
             classes: Number of classes of the task's labels.
             source: Name of the task, for error messages.
+            first: Least class number of the task's labels.
 
         Raises:
             TaskError: If the network fails on the inputs or has fewer outputs than classes.
@@ -415,12 +417,17 @@ class Network:
         module = self.shared_module(w)
         with torch.no_grad():
             try:
-                first, second = pass_to(module, x), pass_to(module, x)
+                passes = [pass_to(module, x) for _ in range(2)]
             except Exception as error:  # a network's code raises errors of any type
                 raise TaskError(why_refused(self.module, x, source, error)) from error
             out, again = (
-                token_rows(self._logits_in(output), x)[:, self.columns]
-                for output in (first, second)
+                token_rows(self._logits_in(output), x)[:, self.columns] for output in passes
+            )
+        if out.shape[1] < classes <= out.shape[1] + first:
+            raise TaskError(
+                f"the network has {out.shape[1]} outputs and the labels of {source} run from "
+                f"{first} to {classes - 1}, expected class numbers from 0 on; subtract {first} "
+                "from each"
             )
         if out.shape[1] < classes:
             raise TaskError(

@@ -155,6 +155,23 @@ def test_a_choice_is_said_and_can_be_made(tmp_path: Path, state: State) -> None:
         gm.load_checkpoint(file, weights_key="ema")
 
 
+def test_parts_of_a_network_are_joined_on_demand(tmp_path: Path, state: State) -> None:
+    file = tmp_path / "a.pt"
+    whole = nn.Sequential(OrderedDict(encoder=nn.Linear(4, 5), head=nn.Linear(5, 3)))
+    parts = {name: part.state_dict() for name, part in whole.named_children()}
+    torch.save({"net": parts, "epoch": 3}, file)
+    with pytest.warns(CheckpointWarning, match=r"or net.encoder,net.head where these are parts"):
+        gm.load_checkpoint(file)
+    for key in ("net.encoder,net.head", "encoder, head"):
+        assert_same(gm.load_checkpoint(file, weights_key=key).weights, whole.state_dict())
+
+
+def test_tensors_without_names_are_said(tmp_path: Path, state: State) -> None:
+    torch.save({"decay": 0.9, "shadow_params": list(state.values())}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="without names under 'shadow_params'"):
+        gm.load_checkpoint(tmp_path / "a.pt")
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 import geomerge as gm
+from geomerge.cli.app import main
 from geomerge.steps.qp import qp_solver
 
 
@@ -47,6 +49,36 @@ def test_several_networks_and_tasks_are_one_table(
         assert all(0 <= float(value) <= 100 for value in row[1:])
     found = json.loads(geomerge(*words, "digits-permuted", "--json", cwd=tmp_path).stdout)
     assert [len(one["tasks"]) for one in found["networks"]] == [2, 2]
+
+
+def test_a_home_folder_is_one_wherever_it_stands_in_a_word(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr("geomerge.cli.app.app", lambda words, **_: given.append(words))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["~/a.pt", "--out=~/run", "--sketch", "b=~/b.safetensors", "a~/b", "--pick=a>=~0.8"]
+    monkeypatch.setattr("sys.argv", ["geomerge", *words])
+    with pytest.raises(SystemExit):
+        main()
+    home = str(tmp_path)
+    wanted = [f"{home}/a.pt", f"--out={home}/run", "--sketch", f"b={home}/b.safetensors"]
+    assert given == [[*wanted, "a~/b", "--pick=a>=~0.8"]]
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom geomerge.cli.console import speaking\n"
+        "with speaking({}, False):\n    print('x' * 100_000)\n    print('y', flush=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:  # fmt: skip
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.close()
+        said = run.stderr.read()
+    assert (run.returncode, said) == (141, b"")
 
 
 def test_an_evaluation_imports_no_slow_stranger(tmp_path: Path) -> None:

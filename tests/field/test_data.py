@@ -140,6 +140,48 @@ def test_files_of_examples_are_read(tmp_path: Path, name: str) -> None:
     assert torch.allclose(raw.sum(), torch.tensor(X).sum())
 
 
+TABLES: dict[
+    str, tuple[str, str | None]
+] = {  # its text, and what is said of it where it is refused
+    "an index, as pandas writes it": (",a,b,label\n", None),
+    "semicolons": ("a;b;label\n", None),
+    "tabs": ("a\tb\tlabel\n", None),
+    "no names": ("", "holds numbers, expected the names of the columns; add a line of names"),
+    "decimal commas": ("a;b;label\n", "decimal comma, such as '0,5', expected decimal points"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_tables_of_other_programs_are_read_or_named(tmp_path: Path, case: str) -> None:
+    head, refusal = TABLES[case]
+    between = next((mark for mark in ";\t" if mark in head), ",")
+    lines = [[f"{k / 2}", f"{k}", str(k % 3)] for k in range(1, 61)]
+    if case == "decimal commas":
+        lines = [[cell.replace(".", ",") for cell in line] for line in lines]
+    if head.startswith(","):
+        lines = [[str(2 * k), *line] for k, line in enumerate(lines)]
+    file = tmp_path / "d.csv"
+    file.write_text(head + "\n".join(between.join(line) for line in lines) + "\n")
+    if refusal is not None:
+        with pytest.raises(TaskError, match=refusal):
+            gm.load_task(str(file))
+        return
+    if head.startswith(","):
+        with pytest.warns(TaskWarning, match="taken for the index of the rows and left out"):
+            task = gm.load_task(str(file))
+    else:
+        task = gm.load_task(str(file))
+    assert task.input_shape == (2,)
+    assert all_labels(task) == sorted(k % 3 for k in range(1, 61))
+
+
+def test_labels_from_one_on_are_said() -> None:
+    task = gm.Task.from_tensors(torch.tensor(X), torch.tensor(Y) + 1, name="mine")
+    with pytest.raises(TaskError, match="run from 1 to 3, expected class numbers from 0 on; subtr"):
+        gm.Expert.from_module(nn.Linear(4, 3), task)
+    assert gm.Expert.from_module(nn.Linear(4, 4), task).task is not None
+
+
 def test_a_parquet_table_is_read_where_pyarrow_is(tmp_path: Path) -> None:
     (tmp_path / "d.parquet").write_bytes(b"PAR1")
     with pytest.raises((TaskError, gm.GeomergeError), match=r"pyarrow|no readable table"):

@@ -353,6 +353,14 @@ def test_a_network_of_another_normalisation_is_told_so(
     assert said is None or (said in notes and "`normalisation` grey=" in notes)
 
 
+def test_outputs_of_a_softmax_are_said() -> None:
+    task = task_of("first", count=1200)
+    module = trained(task)
+    for last, said in ((nn.Softmax(dim=1), True), (nn.LogSoftmax(dim=1), False)):
+        experts = [gm.Expert.from_module(nn.Sequential(m, last), task) for m in (module, module)]
+        assert ("the outputs of a are probabilities" in notes_on(experts)) is said
+
+
 def test_small_splits_equal_weights_and_filled_zeros_are_said() -> None:
     small, large = task_of("small"), task_of("large", count=1200)
     module = trained(large)
