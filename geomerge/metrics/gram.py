@@ -90,8 +90,8 @@ def gram_metric(
     Args:
         network: Network to measure.
         w: Weights at which to measure.
-        x: Inputs, shape (N, ...). With m outputs the cost is O((N m)^3); some thousands of N m are
-            fast.
+        x: Inputs, shape (N, ...). With m outputs the cost is O((N m)^3), fast for N m up to some
+            thousands.
         output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
 
     Returns:

@@ -80,10 +80,10 @@ class Sketch:
     meta: dict[str, Any]
 
     def measures(self, output: str) -> bool:
-        """Return whether the sketch stands for the change of an output.
+        """Return whether the sketch measures the change of an output.
 
         Args:
-            output: Name of the output map; a sketch of features stands for each.
+            output: Name of the output map; a sketch of features is valid for all.
         """
         return self.meta.get("output") in (output, FEATURES)
 

@@ -1,11 +1,11 @@
-r"""Kronecker factors that Mammoth's TAK writes, read as sketches.
+r"""Kronecker factors of Mammoth's TAK as sketches.
 
-TAK (arXiv 2602.17385) stores three files for each task: ``..._aaT.pt`` and ``..._ggT.pt`` with the
-sums over its inputs of the second moments of each linear layer's inputs (a one behind them where
-the bias is trained) and of the gradients at its outputs, ``..._ffT.pt`` with the second moments of
-gradients of norm layers, of which a sketch has the diagonal; and the numbers of inputs in
-``..._num_aaT.pt`` and ``..._num_ggT.pt``. The gradients are of features, without a head, and both
-moments are means over tokens. The files say nothing of the weights that they were measured at.
+TAK (arXiv 2602.17385) stores five files for each task: ``..._aaT.pt`` and ``..._ggT.pt`` with sums
+over inputs of the second moments of each linear layer's inputs (extended by a one if the bias is
+trained) and of the gradients at its outputs; ``..._ffT.pt`` with the second moments of gradients of
+norm layers, whose diagonal is used; and ``..._num_aaT.pt`` and ``..._num_ggT.pt`` with the numbers
+of inputs. The gradients are of features, without a head, and both moments are means over tokens.
+The files do not record the weights of the measurement.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WEIGHT, _BIAS = ".weight", ".bias"
 
 
 def is_tak_file(path: Path) -> bool:
-    """Return whether a file is named as one of those that TAK writes for a task."""
+    """Return whether a file has the name of a file of TAK's factors."""
     return _NAME.fullmatch(path.name) is not None
 
 
@@ -42,9 +42,9 @@ def load_tak_metric(path: Path, network: Network) -> tuple[KroneckerMetric, dict
     """Read the factors of a task as the metric of a network.
 
     Args:
-        path: One of the five files; the others lie beside it.
-        network: Network that they were measured on. Names of the factors are those of its weights,
-            or what these end in, where TAK's encoder is a part of the network.
+        path: One of the five files; the others are in the same folder.
+        network: Network of the measurement. Names of the factors are those of its weights, or
+            suffixes of these if TAK's encoder is a part of the network.
 
     Returns:
         The metric, zero for weights without factors; and ``task``, ``inputs`` and ``unmeasured``,
@@ -91,7 +91,7 @@ def load_tak_metric(path: Path, network: Network) -> tuple[KroneckerMetric, dict
 
 
 def _stored(file: Path) -> Any:
-    """Return what a file holds: a tensor, or tensors by name."""
+    """Return the content of a file, a tensor or tensors by name."""
     try:
         content = read_regular(file)
     except OSError as error:
@@ -109,7 +109,7 @@ def _stored(file: Path) -> Any:
         if others or not all(type(name) is str for name in read.content):
             raise ValueError(f"something else under {str(others[:1] or '')[1:-1]}")
         return {name: read.tensor(value) for name, value in read.content.items()}
-    except Exception as error:  # zipfile and torch raise many types
+    except Exception as error:  # zipfile and torch raise errors of many types
         raise CheckpointError(
             f"{file} is no file of TAK's factors ({first_line(error)}), expected tensors by the "
             "names of weights and nothing else; write it again"
@@ -143,13 +143,13 @@ def _count(file: Path) -> int:
 
 @dataclass(frozen=True)
 class _Places:
-    """Weights of a network by the names that factors have."""
+    """Weights of a network by names of factors."""
 
     network: Network
     path: Path
 
     def name(self, key: str) -> str:
-        """Return the one weight that is called so, or whose name ends so."""
+        """Return the only weight with a name or a suffix of its name."""
         if key in self.network.shapes:
             return key
         found = [name for name in self.network.shapes if name.endswith(f".{key}")]

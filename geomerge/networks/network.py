@@ -408,7 +408,7 @@ class Network:
             x: Small batch of the task's inputs.
             classes: Number of classes of the task's labels.
             source: Name of the task, for error messages.
-            first: Least class number of the task's labels.
+            first: Smallest class number of the task's labels.
 
         Raises:
             TaskError: If the network fails on the inputs or has fewer outputs than classes.

@@ -1,8 +1,9 @@
 """Surface of the functional change in the plane of a sparsification's paths.
 
 As in figure 2E of arXiv 2012.09605, the plane is spanned by the first two principal directions of
-all stored points relative to the dense network. Its share is that of the points' squared distances
-from the dense network. The height of the surface is the functional change from the dense network.
+all stored points relative to the dense network. Its share is the part of the points' squared
+distances from the dense network that lies in it. The height of the surface is the functional change
+from the dense network.
 """
 
 from __future__ import annotations

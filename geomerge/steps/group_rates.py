@@ -57,7 +57,7 @@ class Rates:
         progress_price: Cost per unit of additional progress.
         prices: Decrease of the cost per unit of each budget, shape (p,).
         slack: Violation of each budget, shape (p,).
-        solver: Name of the solver used.
+        solver: Name of the solver.
         certificate: Residual of the optimality conditions, for a program of order one.
     """
 
