@@ -175,6 +175,7 @@ def run_values(run: Path) -> Values:
         for t in ("0", "0.3", "0.5", "0.8", "1"):
             geomerge("path", str(run), "--at", t, "--out", "taken.safetensors")
             values[f"path at {t}"] = file_digest(Path("taken.safetensors"))
+            Path("taken.safetensors").unlink()
     return {**values, **sections(json.loads((run / "report.json").read_text()), "report/")}
 
 

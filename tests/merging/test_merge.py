@@ -123,7 +123,7 @@ def test_neither_network_is_changed(digits: Path) -> None:
 
 
 def test_a_run_is_complete_and_repeatable(digits: Path, tmp_path: Path) -> None:
-    options = dict(FAST, steps=60)
+    options = dict(FAST, steps=20)
     folder, report, before = run_of(
         [digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "one", pt=True
     )

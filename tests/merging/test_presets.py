@@ -93,7 +93,7 @@ def test_the_exact_metric_walks_too(digits: Path) -> None:
 def test_three_networks_become_one(digits: Path, third: Checkpoint, order: str) -> None:
     a, b = pair(digits)
     given = {"a": a, "b": b, "c": third}
-    options = {"manifold": TASKS if order == "abc" else ("digits",), "steps": 150}
+    options = {"manifold": TASKS if order == "abc" else ("digits",), "steps": 100}
     networks = [given[k] for k in order]
     if order == "cab":  # c and b bring no inputs
         preset = choose_preset(prepared_of(networks, options))
@@ -114,7 +114,7 @@ def test_three_networks_become_one(digits: Path, third: Checkpoint, order: str) 
 
 @pytest.mark.parametrize("head", ["offset", "separate"])
 def test_heads_with_room_for_both_tasks(digits: Path, tmp_path: Path, head: str) -> None:
-    options = dict(JOINT, head=head, pick="balanced")
+    options = dict(JOINT, head=head, pick="balanced", steps=40)
     folder, report, _ = run_of([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "run")
     assert report["head"]["protocol"] == head
     merged = load_checkpoint(folder / "merged.safetensors")
@@ -261,9 +261,9 @@ def test_batch_norm_follows_the_stated_policy(
             learning_rate=0.02, seed=k,
         )  # fmt: skip
     networks = pair(tmp_path)
-    anew = merged_of(networks, dict(JOINT, steps=60))
+    anew = merged_of(networks, dict(JOINT, steps=40))
     assert anew.space.bn == "re-estimate"
-    kept = merged_of(networks, dict(JOINT, steps=60, bn="keep"))
+    kept = merged_of(networks, dict(JOINT, steps=5, bn="keep"))
     assert kept.space.bn == "keep"
     assert smallest(anew.accuracies) > 0.85
     names = [k for k in anew.space.network.shapes if "running" in k]
@@ -271,7 +271,7 @@ def test_batch_norm_follows_the_stated_policy(
     unravel = kept.space.network.unravel
     assert all(torch.allclose(unravel(kept.w)[k], unravel(mean)[k], atol=1e-5) for k in names)
     assert not any(torch.allclose(unravel(anew.w)[k], unravel(mean)[k], atol=1e-5) for k in names)
-    blind = merged_of(networks, dict(SKETCH, steps=20))
+    blind = merged_of(networks, dict(SKETCH, steps=5))
     assert blind.space.bn == "keep"
     with pytest.raises(OptionError, match="`bn` re-estimate needs inputs of every"):
         merged_of(networks, dict(SKETCH, bn="re-estimate"))
@@ -291,17 +291,17 @@ def test_heads_ask_for_equal_bodies(digits: Path) -> None:
 def test_what_was_learned_and_bound_is_reported_for_joint_walks_too(
     digits: Path, tmp_path: Path
 ) -> None:
-    options = dict(JOINT, steps=30, learn="damping", budget=("b/3=0.5",), head="offset")
+    options = dict(JOINT, steps=10, learn="damping", budget=("b/3=0.5",), head="offset")
     _, report, _ = run_of([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "run")
     (stage,) = report["stages"]
     assert stage["damping"]["last"] != stage["damping"]["first"]
-    assert stage["budgets"]["steps"] == 60
+    assert stage["budgets"]["steps"] == 20
     assert set(stage["budgets"]["limits"]) == {"b/3"}
     assert report["results"][-2]["name"].startswith("fixed damping")
 
 
 def test_a_relaxed_path_of_few_points_is_what_was_measured(digits: Path) -> None:
-    merged = merged_of(pair(digits), dict(JOINT, steps=40, relax=True, points=8))
+    merged = merged_of(pair(digits), dict(JOINT, steps=20, relax=True, points=8))
     assert len(merged.path.ts) <= 8
     total = sum(merged.path.lengths.values())
     measured = {r.leg: r.after.length for r in merged.relaxed if r.share > 0}
@@ -331,7 +331,7 @@ def test_common_zeros_stay_zero_along_the_whole_path(digits: Path, options: dict
     mask = torch.rand(300, 64, generator=torch.Generator().manual_seed(0)) < 0.5
     for network in networks:
         network.weights["layers.0.weight"][mask] = 0.0
-    options = dict(options, keep_zeros=True, steps=20, damping=1e-4)
+    options = dict(options, keep_zeros=True, steps=8, damping=1e-4)
     merged = merged_of(networks, options)
     for t in (*merged.path.ts, 0.37):
         first = merged.path.network.unravel(merged.path.at(t))["layers.0.weight"]

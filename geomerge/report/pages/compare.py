@@ -10,7 +10,7 @@ from geomerge.report.pages.charts import bars, lines, scatter
 from geomerge.report.pages.looks import Axis
 from geomerge.report.pages.made import made_section
 from geomerge.report.pages.model import Figure, Number, Page, Section, Table
-from geomerge.report.pages.texts import better_by, measure_of, points, shown
+from geomerge.report.pages.texts import better_by, drop_unit, measure_of, points, shown
 from geomerge.report.tables import DATA_MEANING, compare_table
 
 __all__ = ["compare_page"]
@@ -33,6 +33,7 @@ def compare_page(report: dict[str, Any]) -> Page:
         return Page("compare", title, [], verdict, None, last)
     merged = [row for row in rows if row["group"] != "networks"] or rows
     best = min(merged, key=lambda row: _select_drop(report, row))
+    unit = drop_unit(networks.values())
     return Page(
         kind="compare",
         title=f"{title}: {len(merged)} methods",
@@ -46,9 +47,9 @@ def compare_page(report: dict[str, Any]) -> Page:
         ],
         verdict=[
             f"{best['name']} has the smallest worst drop on the selection splits, and is shown "
-            f"here; on test its worst drop is {points(best['worst_drop'])} points.",
+            f"here; on test its worst drop is {points(best['worst_drop'])} {unit}.",
             *(
-                better_by(row["name"], best["worst_drop"], row["worst_drop"])
+                better_by(row["name"], best["worst_drop"], row["worst_drop"], unit)
                 for row in merged
                 if row["name"] in _NAMED and row is not best
             ),
@@ -108,21 +109,26 @@ def _plane(report: dict[str, Any], rows: list[dict[str, Any]]) -> Figure:
 
 def _table(report: dict[str, Any], rows: list[dict[str, Any]], best: str) -> Section:
     headings, cells = compare_table(report)
+    unit = drop_unit(report["networks"].values())
+    whole = (
+        "Percentage points of the worse task below its own network on test"
+        if unit == "points"
+        else "Rise of the worse perplexity above that of its own network on test, in percent"
+    )
     return Section(
         "All methods",
         [
             Figure(
                 "Worst drop below the networks alone",
-                "Percentage points of the worse task below its own network on test, or the rise of "
-                "a perplexity above that of its own network in percent; shorter is better.",
+                f"{whole}; shorter is better.",
                 bars(
                     [{"method": row["name"], "drop": 100 * row["worst_drop"]} for row in rows],
                     "method",
-                    Axis("drop", "points"),
+                    Axis("drop", "percent" if unit == "%" else "points"),
                     strong=best,
                 ),
                 Table(
-                    "Worst drop, points",
+                    f"Worst drop, {unit}",
                     ("method", "drop"),
                     [[row["name"], points(row["worst_drop"])] for row in rows],
                 ),

@@ -19,6 +19,7 @@ from geomerge.report.pages.made import made_section
 from geomerge.report.pages.model import Figure, Number, Page, Section, Table
 from geomerge.report.pages.texts import (
     better_by,
+    drop_unit,
     interval,
     measure_of,
     points,
@@ -112,7 +113,8 @@ def _verdict(report: MergeRunReport) -> list[str]:
     ]
     if ours is None:
         return [*verdict, "The worst drop is unknown, because not every task is known."]
-    if any(measure_of(network) == "loss" for network in report["networks"].values()):
+    unit = drop_unit(report["networks"].values())
+    if unit == "%":
         word = "above" if ours >= 0 else "below"
         verdict.append(
             f"The worst perplexity is {abs(100 * ours):.1f} % {word} that of its own network on "
@@ -132,7 +134,7 @@ def _verdict(report: MergeRunReport) -> list[str]:
     for row, words in names.items():
         theirs = worst_drop(report, _row(report, row))
         if theirs is not None:
-            verdict.append(better_by(words, ours, theirs))
+            verdict.append(better_by(words, ours, theirs, unit))
         elif row == "joint training":
             verdict.append("Joint training is not in the table; the reason is in the notes.")
     return verdict
@@ -141,7 +143,7 @@ def _verdict(report: MergeRunReport) -> list[str]:
 def _comparison(report: MergeRunReport) -> Section:
     networks = report["networks"]
     drops = {row["name"]: worst_drop(report, row) for row in report["results"]}
-    losses = any(measure_of(network) == "loss" for network in networks.values())
+    losses = drop_unit(networks.values()) == "%"
     what = "Perplexity" if losses else "Accuracy"
     worst = "worst rise, %" if losses else "worst drop, points"
     known = [{"name": n, "drop": 100 * d} for n, d in drops.items() if d is not None]

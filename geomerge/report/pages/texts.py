@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from geomerge.evaluation.measures import worded
 from geomerge.report.schema import Count
 
-__all__ = ["better_by", "interval", "measure_of", "number", "percent", "points", "shown"]
+__all__ = [
+    "better_by", "drop_unit", "interval", "measure_of", "number", "percent", "points", "shown",
+]  # fmt: skip
 
 
 _UNKNOWN = "-"
@@ -35,6 +37,11 @@ def points(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{100 * value:.1f}"
 
 
+def drop_unit(networks: Iterable[Mapping[str, Any]]) -> str:
+    """Return the unit of a worst drop: percentage points; "%" of a rise where there is a loss."""
+    return "%" if any(measure_of(network) == "loss" for network in networks) else "points"
+
+
 def number(value: float | None) -> str:
     """Return a number with four digits."""
     return _UNKNOWN if value is None else f"{value:.4g}"
@@ -50,10 +57,18 @@ def interval(counted: Count | None) -> str:
     return f"95 % interval {100 * low:.2f} to {100 * high:.2f}, {counted['of']} test examples"
 
 
-def better_by(name: str, ours: float, theirs: float) -> str:
-    """Return a sentence that compares two worst drops below the experts, in points or percent."""
+def better_by(name: str, ours: float, theirs: float, unit: str = "points") -> str:
+    """Return a sentence that compares two worst drops below the experts.
+
+    Args:
+        name: Name of the other method.
+        ours: Worst drop of this one.
+        theirs: Worst drop of the other one.
+        unit: Unit of both, as :func:`drop_unit` returns it.
+    """
     gap = 100 * (theirs - ours)
     if abs(gap) < 0.05:
         return f"As good as {name}."
     word = "Better" if gap > 0 else "Worse"
-    return f"{word} than {name} by {abs(gap):.1f} points (worst drop there: {100 * theirs:.1f})."
+    worst = "worst drop" if unit == "points" else "worst rise"
+    return f"{word} than {name} by {abs(gap):.1f} {unit} ({worst} there: {100 * theirs:.1f})."
