@@ -59,6 +59,11 @@ class Heads:
         """Names of the layers of the heads, in the order in which they compute."""
         return [] if self.layer is None else [*self.hidden, self.layer]
 
+    @property
+    def separate_layers(self) -> list[str]:
+        """Names of the layers of separate heads; none in an offset head, whose rows compete."""
+        return self.layers if self.protocol == "separate" else []
+
     def place(self, layer: str, name: str) -> tuple[slice, slice]:
         """Return the rows and the columns of a head's layer that are an expert's own.
 

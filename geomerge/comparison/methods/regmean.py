@@ -152,7 +152,7 @@ def _best(context: Context, through: bool) -> MethodResult:
     few = [x.sample(INPUTS, context.seed) for x in context.inputs(*pair)]
     experts = [replace(e, inputs=x) for e, x in zip(pair, few, strict=True)]
     grams = [layer_grams(e.network, e.weights, _inputs(e)) for e in experts]
-    mean, heads = context.space.middle(), context.prepared.heads.layers
+    mean, heads = context.space.middle(), context.prepared.heads.separate_layers
     points = [
         context.settled(regress(experts, grams, mean, scale, through=through, heads=heads))
         for scale in SCALES

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 import geomerge as gm
 from geomerge.comparison.methods.regmean import layer_grams, regress, regression_mean
+from geomerge.comparison.registry import METHODS
+from geomerge.errors import Problems
+from geomerge.merging.options import MergeOptions
+from geomerge.merging.prepare import prepare
 from geomerge.testing.method_laws import MethodLaws, method_case, small_normed_cnn
 
 
@@ -82,6 +88,22 @@ def test_inputs_of_a_layer_come_through_the_layers_merged_before() -> None:
     torch.testing.assert_close(chained[last].view(3, 12), wanted, rtol=1e-4, atol=1e-5)
     kept = regress(experts, grams, mean, 1.0, heads=["3"])
     assert torch.equal(kept[last], mean[last])
+
+
+def test_rows_of_an_offset_head_are_regressed_and_separate_ones_are_kept() -> None:
+    context = method_case()
+    means, merged = {}, {}
+    for head in ("offset", "separate"):
+        prepared = prepare(
+            [context.a, context.b], MergeOptions(head=head, bn="keep"), Problems(strict=True)
+        )
+        assert prepared is not None
+        made = METHODS["regmean"].make(replace(context, prepared=prepared)).answer
+        assert isinstance(made, torch.Tensor)
+        last = prepared.space.network.slices["3.weight"]
+        means[head], merged[head] = prepared.space.middle()[last], made[last]
+    assert torch.equal(merged["separate"], means["separate"])
+    assert not torch.allclose(merged["offset"], means["offset"])
 
 
 def test_a_conv1d_of_gpt2_merges_as_the_linear_layer_that_it_is() -> None:
