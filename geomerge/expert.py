@@ -230,6 +230,11 @@ class Expert:
         return made.with_data(task, inputs)
 
     @property
+    def folder(self) -> Path | None:
+        """Hugging Face folder that the network was read from; None if it was none."""
+        return model_folder(self.source) if self.source else None
+
+    @property
     def task_name(self) -> str | None:
         """Name of the task that the network is for: of its data, its file or its sketch."""
         if self.task is not None:
@@ -354,9 +359,8 @@ class Expert:
         Raises:
             TaskError: If the data cannot be had.
         """
-        folder = model_folder(self.source)
-        if is_text_file(name) and folder is not None:
-            encoder = text_encoder(folder, self.meta.get("config", {}))
+        if is_text_file(name) and self.folder is not None:
+            encoder = text_encoder(self.folder, self.meta.get("config", {}))
             return load_encoded_task(Path(name), encoder, files, str(self.network.device))
         sketched = dict(self.sketch.meta) if self.sketch else {}
         return load_task(

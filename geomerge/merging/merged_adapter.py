@@ -13,7 +13,7 @@ from geomerge.merging.presets.sketches import mean_of_sketches
 from geomerge.merging.result import MergeResult
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.networks.adapters import save_adapter
-from geomerge.networks.hugging_face import adapter_base_module, load_adapter_base, model_folder
+from geomerge.networks.hugging_face import adapter_base_module, load_adapter_base
 
 __all__ = ["truncated_change", "write_adapter"]
 
@@ -79,7 +79,7 @@ def write_adapter(
     Raises:
         RunError: If peft is not installed or the folder cannot be written.
     """
-    source = model_folder(merged.space[name].source)
+    source = merged.space[name].folder
     rank = merged.options.machine.adapter_rank
     assert source is not None, "folder names are those of model folders"
     assert rank is not None, "adapters are written where their rank was given"

@@ -15,7 +15,6 @@ from geomerge.networks.hugging_face import (
     ConfiguredModel,
     copy_other_files,
     load_config,
-    model_folder,
     save_model_folder,
 )
 
@@ -31,7 +30,7 @@ def folder_names(merged: MergeResult) -> dict[str, str]:
         merged: A merge. Where all networks came from model folders and have separate heads, each
             head gets a folder named as its input was; a common head lies in the run's own folder.
     """
-    sources = {expert.name: model_folder(expert.source) for expert in merged.space}
+    sources = {expert.name: expert.folder for expert in merged.space}
     if not all(sources.values()):
         return {}
     if merged.space.head != "separate":
@@ -86,12 +85,11 @@ def write_model_folders(
 
 def _tokenizer_of(merged: MergeResult, expert: Expert) -> Path | None:
     """Return the folder whose tokenizer a network has: its own, or the one with all its tokens."""
-    found = [model_folder(one.source) for one in (expert, *merged.space)]
-    folders = [folder for folder in found if folder is not None]
+    folders = [one.folder for one in (expert, *merged.space) if one.folder is not None]
     size = expert.meta["config"].get("vocab_size")
     plain = [folder for folder in folders if (folder / "config.json").is_file()]  # no adapters
     whole = [folder for folder in plain if load_config(folder).get("vocab_size") == size]
-    return next(iter(whole), found[0])
+    return next(iter(whole), expert.folder)
 
 
 def _config(merged: MergeResult, expert: Expert) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.metrics.outputs import nearly_equal
 from geomerge.networks.architectures import same_architecture
-from geomerge.networks.hugging_face import load_adapter_base, model_folder, network_digest
+from geomerge.networks.hugging_face import load_adapter_base, network_digest
 from geomerge.weight_space import WeightSpace
 
 __all__ = ["adapters_base", "check_same_function", "compare_networks", "two_vocabularies"]
@@ -189,15 +189,14 @@ def adapters_base(experts: Sequence[Expert], base: Expert | None) -> Path:
         CheckpointError: If one is no adapter, or its base is not at hand.
         OptionError: If their bases differ.
     """
-    given = None if base is None else model_folder(base.source)
+    given = None if base is None else base.folder
     bases = {}
     for expert in experts:
-        folder = model_folder(expert.source) if expert.source else None
-        if folder is None:
+        if expert.folder is None:
             raise OptionError(
                 f"`adapter_rank` is for LoRA adapters and {expert.name} is none; leave it out"
             )
-        bases[expert.source] = load_adapter_base(folder, given)[1].resolve()
+        bases[expert.source] = load_adapter_base(expert.folder, given)[1].resolve()
     (one, first), *others = bases.items()
     own = network_digest(first)
     for two, second in others:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from geomerge.errors import CheckpointError
 from geomerge.expert import Expert
 from geomerge.merging.same_make import two_vocabularies
-from geomerge.networks.hugging_face import load_tokenizer, model_folder
+from geomerge.networks.hugging_face import load_tokenizer
 
 __all__ = ["VOCABULARIES", "with_one_vocabulary"]
 
@@ -82,7 +82,7 @@ def _last_layer(expert: Expert) -> set[str]:
 
 def _check_tokens(expert: Expert, largest: Expert) -> None:
     """Refuse a tokenizer that gives a token another number than that of the largest vocabulary."""
-    folders = model_folder(expert.source), model_folder(largest.source)
+    folders = expert.folder, largest.folder
     if expert is largest or folders[0] is None or folders[1] is None:
         return
     try:

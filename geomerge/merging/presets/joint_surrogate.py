@@ -15,7 +15,6 @@ from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.joint import JointPreset
 from geomerge.merging.presets.registry import preset
 from geomerge.merging.presets.sketches import mean_point
-from geomerge.networks.hugging_face import model_folder
 
 __all__ = ["JointSurrogatePreset", "token_weights"]
 
@@ -86,7 +85,7 @@ def token_weights(
 def _frequencies(expert: Expert) -> Tensor | None:  # (V,)
     """Return the weights of tokens by an expert's sketch; None if it has no embedding of them."""
     vocabulary = expert.meta.get("config", {}).get("vocab_size")
-    if expert.sketch is None or model_folder(expert.source) is None:
+    if expert.sketch is None or expert.folder is None:
         return None
     network, metric = expert.network, expert.sketch.metric
     for name in metric.diagonal_only:
@@ -104,9 +103,8 @@ def _with_texts(prepared: PreparedMerge) -> PreparedMerge:
         weights = _frequencies(expert)
         if expert.inputs is not None or expert.name in drawn or weights is None:
             continue
-        folder = model_folder(expert.source)
-        assert folder is not None, "frequencies are of model folders"
-        encoder = text_encoder(folder, expert.meta.get("config", {}))
+        assert expert.folder is not None, "frequencies are of model folders"
+        encoder = text_encoder(expert.folder, expert.meta.get("config", {}))
         texts = draw_texts(encoder, weights, DRAWN, prepared.options.machine.seed)
         own = as_they_are(dict(texts), prepared.space.network.device)
         drawn[expert.name] = replace(own, name="surrogate texts")
