@@ -170,7 +170,6 @@ def bert(work: Path) -> dict[str, Any]:
             f"RegMean++, {count} inputs",
             lambda n=count: with_inputs(n, lambda c: regmean(c, through=True)),
         )
-        rows.row(f"joint walk, {count} inputs", lambda n=count: with_inputs(n, joint))
         title = f"joint walk, sketches and {count} inputs"
         rows.row(title, lambda n=count: with_inputs(n, joint, sketched))
     return rows.done

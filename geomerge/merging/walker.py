@@ -10,9 +10,11 @@ from torch import Tensor
 from geomerge.data import Inputs
 from geomerge.evaluation.drift import Probe
 from geomerge.expert import Expert
+from geomerge.merging.few_texts import TEXTS, token_replacement
 from geomerge.merging.measuring import inputs_of
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.metrics import METRICS, EuclideanMetric, MaskedMetric, Metric, combine
+from geomerge.networks.batches import Batch
 from geomerge.steps import precondition
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.damping import DampingLearner
@@ -63,14 +65,19 @@ class Walker:
 
     def direction(self, expert: Expert) -> KLToTeacher:
         """Return the direction toward an expert's function, from the first batch on."""
-        seed = self._prepared.options.machine.seed
-        targets, inputs = self.targets(expert), self._inputs(expert)
-        return KLToTeacher(expert.network, targets, inputs, FunctionWalkOptions.batch, seed)
+        seed, inputs = self._prepared.options.machine.seed, self._inputs(expert)
+        network, batch = expert.network, FunctionWalkOptions.batch
+        change = None
+        if self._prepared.base is not None and expert.inputs is not None:
+            change = token_replacement(expert, inputs, seed)
+        if change is None:
+            return KLToTeacher(network, self.targets(expert), inputs, batch, seed)
+        return KLToTeacher(network, _teacher(expert), inputs, TEXTS, seed, change)
 
     def targets(self, expert: Expert) -> Targets:
         """Return an expert's log-probabilities on its inputs, or what computes them for a batch."""
         if self._inputs(expert).at_once is not None:
-            return lambda x: expert.network.logits(expert.weights, x).log_softmax(dim=1)
+            return _teacher(expert)
         if expert.name not in self._targets:
             self._targets[expert.name] = log_probabilities(
                 expert.network, expert.weights, self._inputs(expert)
@@ -234,6 +241,11 @@ class Walker:
             return w + RATE * precondition(metric, v, DAMPING)
 
         return correct
+
+
+def _teacher(expert: Expert) -> Callable[[Batch], Tensor]:
+    """Return what computes an expert's log-probabilities for a batch."""
+    return lambda x: expert.network.logits(expert.weights, x).log_softmax(dim=1)
 
 
 def steps_taken(state: WalkState) -> int:

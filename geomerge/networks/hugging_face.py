@@ -53,6 +53,8 @@ __all__ = [
 CONFIG = "config.json"
 _INDEX = ".index.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_OTHER_FORMATS = (".gguf", ".onnx", ".h5", ".keras", ".msgpack", ".tflite")
+_QUANTISED = ("I8", "U8", "F8", "F4", "F6", "I4", "U4")  # types of tensors, by their beginnings
 _ENDINGS = {  # suffixes of class names, and the class that builds the model
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForImageClassification": "AutoModelForImageClassification",
@@ -128,6 +130,7 @@ def load_model_folder(folder: Path, base: Path | None = None) -> Checkpoint:
         return _load_adapter(folder, base)
     config = load_config(folder)
     files = _weight_files(folder)
+    _refuse_quantised(folder, config, files)
     kinds, names = set(), []
     for file in files:
         if file.suffix == ".safetensors":
@@ -174,8 +177,10 @@ def _load_adapter(folder: Path, base: Path | None) -> Checkpoint:
 def _base_model(
     adapter: AdapterFolder, whole: Path
 ) -> tuple[ConfiguredModel, nn.Module, dict[str, Any]]:
-    model = ConfiguredModel(adapter.architecture(load_config(whole)), str(adapter.folder))
-    return model, *model.load(whole, _weight_files(whole))
+    config, files = load_config(whole), _weight_files(whole)
+    _refuse_quantised(whole, config, files)
+    model = ConfiguredModel(adapter.architecture(config), str(adapter.folder))
+    return model, *model.load(whole, files)
 
 
 def load_adapter_base(folder: Path, base: Path | None) -> tuple[AdapterFolder, Path]:
@@ -486,10 +491,36 @@ def _weight_files(folder: Path) -> list[Path]:
                     + "; copy all shards into the folder"
                 )
             return files
+    others = sorted(file.name for file in folder.iterdir() if file.suffix in _OTHER_FORMATS)
+    if others:
+        raise CheckpointError(
+            f"{folder} has its weights as {others[0]} alone, expected model.safetensors, shards "
+            "with their index, or pytorch_model.bin; give the PyTorch weights that it was made from"
+        )
     raise CheckpointError(
         f"{folder} has a {CONFIG} and no weights, expected model.safetensors, shards with their "
         "index, or pytorch_model.bin; copy them into the folder"
     )
+
+
+def _refuse_quantised(folder: Path, config: Mapping[str, Any], files: list[Path]) -> None:
+    """Refuse quantised weights: those that the configuration names, and tensors of 8 bits."""
+    settings = config.get("quantization_config")
+    if settings:
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
+        raise CheckpointError(
+            f"{folder} is quantised ({str(method or 'quantization_config')[:40]}, as its {CONFIG} "
+            "says), expected plain weights; give the model that it was made from"
+        )
+    for file in files:
+        if file.suffix != ".safetensors":
+            continue
+        for name, (kind, _) in _checked_header(file).items():
+            if kind.startswith(_QUANTISED):
+                raise CheckpointError(
+                    f"{file} has {name[:80]!r} as {kind}, which is quantised, expected float32, "
+                    "float16 or bfloat16; give the model that it was made from"
+                )
 
 
 def _checked_header(file: Path) -> dict[str, tuple[str, list[int]]]:

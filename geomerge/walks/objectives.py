@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs, Split
 from geomerge.metrics import output_map
-from geomerge.networks.batches import Batch, leaves, map_leaves
+from geomerge.networks.batches import Batch, leaves, map_leaves, take
 from geomerge.networks.network import Network
 from geomerge.processes import Team, team
 
@@ -30,6 +30,7 @@ __all__ = [
 Loss: TypeAlias = Callable[[Tensor], Tensor]  # function of logits, shape (B, m)
 # Log-probabilities of all inputs, shape (N, m), or a function that computes them for a batch.
 Targets: TypeAlias = Tensor | Callable[[Batch], Tensor]
+Change: TypeAlias = Callable[[Batch, int], Batch]
 _TEXTS = 16  # texts per gradient of a language model, at least
 
 
@@ -175,17 +176,42 @@ class KLToTeacher(Objective):
         inputs: Inputs of the teacher in the same order, without labels.
         batch: Number of inputs per gradient.
         seed: Seed of the order of the inputs.
+        change: Function of a batch and its number that returns other inputs in its place, for
+            which the targets are then computed; None takes the inputs as they are.
     """
 
     def __init__(
-        self, network: Network, targets: Targets, inputs: Inputs, batch: int, seed: int
+        self,
+        network: Network,
+        targets: Targets,
+        inputs: Inputs,
+        batch: int,
+        seed: int,
+        change: Change | None = None,
     ) -> None:
         super().__init__(network, inputs, batch, seed)
+        assert change is None or not isinstance(targets, Tensor), "the teacher answers for changes"
         self._targets = targets
+        self._change = change
+        self._number = 0  # of batches drawn
+
+    def skip(self, batches: int) -> None:
+        """Draw batches without using them, to resume an interrupted walk.
+
+        Args:
+            batches: Number of batches that were used before.
+        """
+        super().skip(batches)
+        self._number += batches
 
     def _batch(self, index: Tensor, part: slice = slice(None)) -> tuple[Batch, Loss]:
-        index = index[part]
-        x, known = self._inputs.batch(index), self._targets
+        known = self._targets
+        if self._change is None:
+            index = index[part]
+            x = self._inputs.batch(index)
+        else:
+            x = take(self._change(self._inputs.batch(index), self._number), part)
+            self._number += 1
         return x, divergence(known[index] if isinstance(known, Tensor) else known(x))
 
 

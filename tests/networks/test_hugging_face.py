@@ -7,6 +7,7 @@ from pathlib import Path
 
 import model_folders
 import pytest
+import safetensors.torch
 import torch
 from transformers import (
     AutoModelForMaskedLM,
@@ -162,6 +163,29 @@ def test_a_folder_without_weights_or_configuration_is_refused(tuned: Path, tmp_p
         load_network(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_network(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.onnx", "tf_model.h5"])
+def test_weights_of_another_format_alone_are_named(tuned: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_bytes((tuned / "config.json").read_bytes())
+    (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=f"has its weights as {name} alone"):
+        load_network(tmp_path)
+
+
+def test_quantised_weights_are_named(tuned: Path, tmp_path: Path) -> None:
+    config = json.loads((tuned / "config.json").read_text())
+    weights = safetensors.torch.load_file(tuned / "model.safetensors")
+    name = "bert.encoder.layer.0.output.dense.weight"
+    weights[name] = weights[name].to(torch.int8)
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=rf"has '{name}' as I8, which is quantised"):
+        load_network(tmp_path)
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"is quantised \(gptq, as"):
         load_network(tmp_path)
 
 

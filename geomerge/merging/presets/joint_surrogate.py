@@ -11,12 +11,13 @@ from torch import Tensor
 from geomerge.data import Inputs, as_they_are
 from geomerge.data.text import TextEncoder
 from geomerge.expert import Expert, text_encoder
+from geomerge.merging.few_texts import token_frequencies
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.joint import JointPreset
 from geomerge.merging.presets.registry import preset
 from geomerge.merging.presets.sketches import mean_point
 
-__all__ = ["JointSurrogatePreset", "token_weights"]
+__all__ = ["JointSurrogatePreset"]
 
 DRAWN = 4000  # texts of each network
 _SHORTEST, _LONGEST = 4, 14  # tokens drawn for a text
@@ -46,7 +47,7 @@ class JointSurrogatePreset(JointPreset):
                     f"for {expert.name}; make it with geomerge sketch, or name its task with "
                     "`inputs`"
                 )
-            if expert.inputs is None and _frequencies(expert) is None:
+            if expert.inputs is None and token_frequencies(expert) is None:
                 return (
                     "the joint-surrogate preset draws texts, and the sketch of "
                     f"{expert.name} was not made of a Hugging Face folder with an embedding of "
@@ -75,32 +76,11 @@ class JointSurrogatePreset(JointPreset):
         return text if drawn is None else text.replace(f"{name}'s inputs", drawn.name)
 
 
-def token_weights(
-    diagonal: Tensor,  # (V, d)
-) -> Tensor:  # (V,)
-    """Return weights by which tokens are drawn, from the metric of their rows in an embedding."""
-    return diagonal.clamp(min=0).sum(dim=1).sqrt()
-
-
-def _frequencies(expert: Expert) -> Tensor | None:  # (V,)
-    """Return the weights of tokens by an expert's sketch; None if it has no embedding of them."""
-    vocabulary = expert.meta.get("config", {}).get("vocab_size")
-    if expert.sketch is None or expert.folder is None:
-        return None
-    network, metric = expert.network, expert.sketch.metric
-    for name in metric.diagonal_only:
-        shape = network.shapes[name]
-        if len(shape) == 2 and shape[0] == vocabulary:
-            whole = metric.diagonal_of(lambda eigenvalues: eigenvalues)
-            return token_weights(whole[network.slices[name]].view(shape))
-    return None
-
-
 def _with_texts(prepared: PreparedMerge) -> PreparedMerge:
     """Return the merge with surrogate texts for every network without inputs."""
     drawn: dict[str, Inputs] = dict(prepared.surrogates)
     for expert in prepared.space:
-        weights = _frequencies(expert)
+        weights = token_frequencies(expert)
         if expert.inputs is not None or expert.name in drawn or weights is None:
             continue
         assert expert.folder is not None, "frequencies are of model folders"

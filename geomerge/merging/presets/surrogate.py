@@ -51,6 +51,11 @@ class SurrogatePreset(SketchPreset):
         """Return that inputs are missing of more networks than of one end of the path."""
         blind = [expert.name for expert in prepared.space if expert.inputs is None]
         if len(blind) == len(prepared.space):
+            if prepared.base is not None:
+                return (
+                    "no inputs to walk on, and not a sketch of every network; make one of each "
+                    "with geomerge sketch, or name the task of one network with `inputs`"
+                )
             return "no inputs to walk on; name the task of one network with `inputs`, such as mnist"
         if len(blind) > 1:
             return (

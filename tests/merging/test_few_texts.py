@@ -1,0 +1,80 @@
+"""Joint walks on a few texts: each batch has other tokens, the teacher answers for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import model_folders
+import pytest
+import torch
+
+import geomerge as gm
+from geomerge.expert import Expert
+from geomerge.merging.few_texts import FEW, token_replacement
+from geomerge.merging.presets.joint import HELD_DAMPINGS
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Expert]]:
+    """A base, and two fine-tunes with sketches of more texts than they bring."""
+    place = tmp_path_factory.mktemp("few")
+    base = model_folders.write_base(place / "base")
+    experts = []
+    for task in ("colour", "count"):
+        folder = model_folders.write_fine_tune(place / task, base, task)
+        table = model_folders.write_table(place / f"{task}.csv", task, 80)
+        sketched = Expert.load(folder, str(table)).with_sketch()
+        assert sketched.inputs is not None
+        experts.append(replace(sketched, task=None, inputs=sketched.inputs.first(16)))
+    return base, experts
+
+
+def test_tokens_of_a_few_texts_are_replaced_by_those_that_the_sketch_saw(
+    tuned: tuple[Path, list[Expert]],
+) -> None:
+    expert = tuned[1][1]  # of the words of `count`, and none of `colour`
+    assert expert.inputs is not None
+    change = token_replacement(expert, expert.inputs, seed=0)
+    assert change is not None
+    known = {5 + model_folders.WORDS.index(w) for w in ("red", "blue", "green")}
+    drawn = set()
+    for number in range(20):
+        x = change(expert.inputs.batch(slice(None)), number)
+        assert isinstance(x, dict)
+        drawn |= set(x["input_ids"].flatten().tolist())
+    assert not drawn & known
+    even = token_replacement(replace(expert, sketch=None), expert.inputs, seed=0)
+    assert even is not None
+    x = even(expert.inputs.batch(slice(None)), 0)
+    assert isinstance(x, dict)
+    assert set(x["input_ids"].flatten().tolist()) & known
+
+
+def test_many_texts_and_other_inputs_stay_as_they_are(tuned: tuple[Path, list[Expert]]) -> None:
+    expert = tuned[1][0]
+    assert expert.inputs is not None
+    many = expert.inputs.take(torch.zeros(FEW + 1, dtype=torch.long))
+    assert token_replacement(expert, many, 0) is None
+    assert token_replacement(replace(expert, source="network"), expert.inputs, 0) is None
+    language = replace(expert.inputs, at_once=4)
+    assert token_replacement(expert, language, 0) is None
+
+
+def test_a_walk_on_a_few_texts_pulls_nowhere_at_its_teacher_and_goes_on_where_it_was(
+    tuned: tuple[Path, list[Expert]],
+) -> None:
+    base, experts = tuned
+    merged = gm.merge(experts, base=base, head="separate", preset="joint", steps=2)
+    assert merged.preset.stages[0].candidates == HELD_DAMPINGS
+    expert = merged.space.experts[0]
+    walker = merged.preset.walker
+    loss, v = walker.direction(expert)(expert.weights)
+    assert loss == pytest.approx(0, abs=1e-6)
+    assert float(v.norm()) < 1e-4
+    w = merged.space.middle()
+    whole, later = walker.direction(expert), walker.direction(expert)
+    losses = [whole(w)[0] for _ in range(3)]
+    later.skip(2)
+    assert later(w)[0] == losses[2]
+    assert len(set(losses)) == 3
