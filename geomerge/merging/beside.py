@@ -222,7 +222,7 @@ def _walked(
     """Walk with other options, and return the point picked."""
     monitor = Monitor(merged.space, progress)
     with TemporaryDirectory() as folder:
-        points = merged.options.machine.points
+        points = merged.preset.prepared.points
         recorder = Recorder(work or Path(folder), monitor, points, work is not None, beside.title)
         *_, last = walk_plan(beside.preset, merged.rule, recorder)
     return last.w

@@ -31,7 +31,7 @@ from geomerge.paths.leg import record_leg
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import FunctionWalkOptions, WalkPoint, WeightWalkOptions
 
-__all__ = ["estimate_memory", "estimate_time"]
+__all__ = ["disk_bytes", "estimate_memory", "estimate_time"]
 
 _WALK_COPIES = 7  # copies of the weights, besides metric and activations: benchmarks/memory.py
 _NUMBER = 4  # bytes
@@ -43,9 +43,9 @@ def estimate_memory(preset: Preset) -> dict[str, int]:
     Args:
         preset: Preset of the merge.
     """
-    space, points = preset.space, preset.options.machine.points
+    space = preset.space
     weights = _NUMBER * space.network.n
-    tried = max(len(stage.candidates) for stage in preset.stages)
+    path, walking = disk_bytes(preset)
     walked = [expert for expert in space if expert.inputs is not None]
     batch = min([FunctionWalkOptions.batch, *(len(inputs_of(expert)) for expert in walked)])
     sizes = [network_size(expert) for expert in walked]
@@ -57,9 +57,20 @@ def estimate_memory(preset: Preset) -> dict[str, int]:
         "measuring": preset.kind.measuring_bytes(sizes),
         "activations": min(space.network.max_batch or batch, batch) * pass_bytes(walked),
         "walk": _WALK_COPIES * weights,
-        "path_on_disk": (points + 2) * weights,
-        "disk_while_walking": (2 * points + (tried - 1) * points + 2) * weights,
+        "path_on_disk": path,
+        "disk_while_walking": walking,
     }
+
+
+def disk_bytes(preset: Preset) -> tuple[int, int]:
+    """Return the bytes on disk of a finished path, and at most during the walks.
+
+    Args:
+        preset: Preset of the merge.
+    """
+    points, weights = preset.prepared.points, _NUMBER * preset.space.network.n
+    tried = max(len(stage.candidates) for stage in preset.stages)
+    return (points + 2) * weights, (2 * points + (tried - 1) * points + 2) * weights
 
 
 def _metric_bytes(preset: Preset, sizes: Sequence[NetworkSize]) -> int:
@@ -196,7 +207,7 @@ def _stages(preset: Preset, steps: dict[str, int]) -> float:
             return walks.walk(damping, WalkState())[0]
 
         count = walk().steps
-        first, step = _run(walk, start, walks.measure, preset.options.machine.points)
+        first, step = _run(walk, start, walks.measure, preset.prepared.points)
         total += tried * (preset.measurements(count) * first + count * step)
         steps[_goal(stage)] = count * tried
     return total
@@ -205,7 +216,7 @@ def _stages(preset: Preset, steps: dict[str, int]) -> float:
 def _closing(preset: Preset, steps: dict[str, int]) -> float:
     """Return the seconds of the legs from the ends of the path to the crossover."""
     middle, total = preset.space.middle(), 0.0
-    points = preset.options.machine.points
+    points = preset.prepared.points
     for expert in preset.open_ends:
 
         def walk(expert: Expert = expert) -> Walk:

@@ -14,6 +14,7 @@ from geomerge.evaluation.pick import PickRule
 from geomerge.expert_like import ExpertLike, as_expert
 from geomerge.loading import given_experts
 from geomerge.merging.choice import plan_merge
+from geomerge.merging.cost import disk_bytes
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.base import Preset
@@ -124,11 +125,12 @@ def _merge(
     work: Path | None,
     progress: Callable[[Progress], None] | None,
 ) -> MergeResult:
-    prepared, points = preset.prepared, preset.options.machine.points
+    prepared, points = preset.prepared, preset.prepared.points
     if work is not None:  # the path of an interrupted call is written again
         WeightPath.clear(folder)
     if writes():
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_full_disk(preset, folder)
     monitor = Monitor(preset.space, progress)
     recorder = Recorder(work or folder / "walks", monitor, points, work is not None)
     walked: Leg | None = None
@@ -149,6 +151,22 @@ def _merge(
     if work is None and writes():
         shutil.rmtree(recorder.folder)
     return MergeResult(preset, rule, stages, path, t, relaxed)
+
+
+def _refuse_full_disk(preset: Preset, folder: Path) -> None:
+    """Refuse walks whose points do not fit on the disk.
+
+    Raises:
+        OptionError: If less is free than they need.
+    """
+    needed, free = disk_bytes(preset)[1], shutil.disk_usage(folder).free
+    if needed > free:
+        count, size = preset.prepared.points, preset.space.network.n * 4
+        raise OptionError(
+            f"the walks need {needed / 1e9:.1f} GB of disk for up to {count} points of "
+            f"{size / 1e9:.2f} GB each, and {free / 1e9:.1f} GB are free in {folder}; give fewer "
+            "`points`, fewer values of `damping`, or another `out`"
+        )
 
 
 def _picked_leg(picked: PickedStage, recorder: Recorder, folder: Path | None) -> Leg:
@@ -218,7 +236,7 @@ def _write(
     prepared: PreparedMerge, legs: list[Leg], crossover: tuple[Leg, int], folder: Path
 ) -> tuple[WeightPath, float]:
     """Write the path, and return it with the place of its crossover."""
-    space, points = prepared.space, prepared.options.machine.points
+    space, points = prepared.space, prepared.points
     first, last = ((expert.name, prepared.checkpoint(expert)) for expert in space.ends)
     tasks = [expert.task for expert in space if expert.task is not None]
     known = space.experts[0].meta

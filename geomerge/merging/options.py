@@ -45,6 +45,7 @@ __all__ = [
 
 ALIGN = ("none", *METHODS)
 LEARNABLE = ("damping",)
+POINTS = 64  # stored points of a leg
 
 
 def parse_budget(texts: Sequence[str]) -> dict[str, float] | None:
@@ -207,7 +208,8 @@ class MachineOptions:
     Attributes:
         memory: Most memory that the process may hold, such as ``"2GB"``: passes become smaller,
             and the metric another one, until it fits; None is no limit.
-        points: Most networks stored on the path, 8 at least.
+        points: Largest number of networks stored on the path, 8 at least; the usual 64 are fewer
+            where they would be larger than 2 GB.
         dtype: Type of the written weights of the merged network, ``"float32"``, ``"float16"`` or
             ``"bfloat16"``; None takes that of the networks, where it is one. The path is written
             in float32, and everything is computed in it.
@@ -219,7 +221,10 @@ class MachineOptions:
     memory: str | None = option(
         None, "most memory that may be held, such as 2GB", group="machine", check=_size
     )
-    points: int = option(64, "most networks stored on the path", group="output", check=at_least(8))
+    points: int = option(
+        POINTS, "largest number of networks stored on the path; the usual 64 are fewer beyond 2 GB",
+        group="output", check=at_least(8),
+    )  # fmt: skip
     dtype: str | None = dtype_option()
     seed: int = option(0, "seed of all draws", group="machine")
     adapter_rank: int | None = option(

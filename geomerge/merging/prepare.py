@@ -24,11 +24,12 @@ from geomerge.merging.class_names import with_one_numbering
 from geomerge.merging.compatibility import check_compatible
 from geomerge.merging.heads import Heads, arrange_heads, widen_metric
 from geomerge.merging.measuring import metric_of
-from geomerge.merging.options import MergeOptions
+from geomerge.merging.options import POINTS, MergeOptions
 from geomerge.merging.same_make import check_same_function
 from geomerge.merging.vocabulary import with_one_vocabulary
 from geomerge.metrics import Metric, Sketch, make_sketch
 from geomerge.metrics.sketch import INPUTS
+from geomerge.paths.leg import points_stored
 from geomerge.weight_space import WeightSpace
 
 __all__ = ["PreparedMerge", "aligned_merge", "prepare"]
@@ -60,6 +61,11 @@ class PreparedMerge:
     surrogates: Mapping[str, Inputs] = field(default_factory=dict)
     base: Tensor | None = None
     _sketches: dict[str, Sketch] = field(default_factory=dict)
+
+    @property
+    def points(self) -> int:
+        """Largest number of stored points of a leg."""
+        return points_stored(self.options.machine.points, POINTS, self.space.network.n)
 
     def sketch(self, expert: Expert) -> Sketch:
         """Return an expert's sketch: its own, else one made of its inputs.

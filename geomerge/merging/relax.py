@@ -100,7 +100,7 @@ def _relax(
     before = measure_path(whole, held, output)
     floor = None if worst is None else worst(whole)
     # No more points than will be stored: the path that is measured is the path that is stored.
-    spread = min(_PIECES, len(steps) - 1, machine.points // 2 - 1)
+    spread = min(_PIECES, len(steps) - 1, prepared.points // 2 - 1)
     few = [steps[round(k * (len(steps) - 1) / spread)] for k in range(spread + 1)]
     at = dict(zip(steps, whole, strict=True))
     relaxed = relax_path(

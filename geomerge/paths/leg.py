@@ -22,7 +22,10 @@ from geomerge.processes import wait, writes
 from geomerge.walks.state import StateFile
 from geomerge.walks.walk import WalkPoint
 
-__all__ = ["Leg", "StepRecord", "read_point", "record_leg", "remove_files"]
+__all__ = ["Leg", "StepRecord", "points_stored", "read_point", "record_leg", "remove_files"]
+
+_LEAST = 8  # stored points of a leg
+_LEG_BYTES = 2e9  # points of a leg where their number is the usual one
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,18 @@ class Leg:
     def remove(self) -> None:
         """Delete the stored points."""
         self.cut(0)
+
+
+def points_stored(most: int, usual: int, n: int) -> int:
+    """Return the largest number of stored points of a leg.
+
+    Args:
+        most: Number of the options. The usual number is lowered, to 8 at least, where so many
+            points would be larger than 2 GB; any other number stays.
+        usual: Usual number.
+        n: Number of weights, each stored in 4 bytes.
+    """
+    return most if most != usual else min(usual, max(_LEAST, int(_LEG_BYTES // (4 * n))))
 
 
 def remove_files(files: Sequence[Path]) -> None:

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 WALKS = ("prescribed", "pull")
+POINTS = 32  # stored points of a walk
 _GOALS = ("sparsity", "nm", "remove", "flops", "params")
 _UNIT_GOALS = ("remove", "flops", "params")
 _DATA = [one.name for one in option_fields(ExpertOptions)]
@@ -237,7 +238,8 @@ class SparsifyOptions(FlatOptions):
         walk: Kind of walk: ``"prescribed"``, or ``"pull"``, the soft pull of arXiv 2012.09605.
         labels: Whether a last leg uses the task's labels.
         paths: Number of walks, of which the best is kept.
-        points: Largest number of networks stored on a path.
+        points: Largest number of networks stored on a path, 8 at least; the usual 32 are fewer
+            where they would be larger than 2 GB.
         seed: Seed of all random numbers.
 
     Example:
@@ -267,8 +269,9 @@ class SparsifyOptions(FlatOptions):
         group="walk", check=at_least(1),
     )  # fmt: skip
     points: int = option(
-        32, "largest number of networks stored on a path", group="output", check=at_least(8)
-    )
+        POINTS, "largest number of networks stored on a path; the usual 32 are fewer beyond 2 GB",
+        group="output", check=at_least(8),
+    )  # fmt: skip
     seed: int = option(0, "seed of all random numbers", group="walk", check=_seed)
 
     def __post_init__(self) -> None:
@@ -301,7 +304,8 @@ class ReconfigureOptions(FlatOptions):
         choice: Rule for choosing units, where a plan gives numbers of units.
         function: Function to preserve.
         walking: Stages and steps of each move.
-        points: Largest number of networks stored on each path.
+        points: Largest number of networks stored on each path, 8 at least; the usual 32 are
+            fewer where they would be larger than 2 GB.
         seed: Seed of all random numbers.
     """
 
@@ -315,8 +319,10 @@ class ReconfigureOptions(FlatOptions):
     function: FunctionOptions = piece(FunctionOptions)
     walking: PruneWalkOptions = piece(MoveWalkOptions)
     points: int = option(
-        32, "largest number of networks stored on each path", group="output", check=at_least(8)
-    )
+        POINTS,
+        "largest number of networks stored on each path; the usual 32 are fewer beyond 2 GB",
+        group="output", check=at_least(8),
+    )  # fmt: skip
     seed: int = option(0, "seed of all random numbers", group="walk", check=_seed)
 
     def recorded(self) -> dict[str, Any]:

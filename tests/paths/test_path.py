@@ -10,7 +10,7 @@ from torch import nn
 from geomerge import Checkpoint, Network, WeightPath
 from geomerge.errors import OptionError, RunError
 from geomerge.metrics import EuclideanMetric
-from geomerge.paths.leg import Leg, record_leg
+from geomerge.paths.leg import Leg, points_stored, record_leg
 from geomerge.walks.walk import walk_straight
 
 
@@ -117,3 +117,10 @@ def test_a_missing_or_damaged_path_is_refused(tmp_path: Path) -> None:
     path = WeightPath(tmp_path)
     with pytest.raises(RunError, match="cannot read"):
         path.at(path.ts[3])
+
+
+def test_large_networks_have_fewer_stored_points_unless_a_number_is_given() -> None:
+    assert points_stored(64, 64, 10_000) == 64
+    assert points_stored(64, 64, 20_000_000) == 25  # 2 GB
+    assert points_stored(64, 64, 110_000_000) == 8
+    assert points_stored(40, 64, 110_000_000) == 40
