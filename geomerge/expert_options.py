@@ -52,7 +52,7 @@ class DataOptions(_NormalisedOptions):
         (), "task whose inputs the walk may use; a=NAME assigns it to network a", group="data"
     )
     task: tuple[str, ...] = option(
-        (), "b=NAME: task of a network, to choose and report on", group="data"
+        (), "b=NAME: task of a network, for the pick and the report", group="data"
     )
     sketch: tuple[str, ...] = option((), "b=FILE: sketch of a network", group="data")
     arch: Arch = option(

@@ -80,7 +80,7 @@ class CompareOptions(FlatOptions):
     )
     max_samples: int | None = option(
         None,
-        "number of samples that each trained row may see; default that of joint-walk",
+        "number of samples of each trained row; default that of joint-walk",
         group="table",
         flag="budget",
         formerly="budget",

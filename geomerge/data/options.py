@@ -11,7 +11,7 @@ __all__ = ["PlaceOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class PlaceOptions:
-    """Options that decide no result: place of the data sets, and device that computes.
+    """Options that decide no result: place of the data sets, and device of the computation.
 
     Attributes:
         data_root: Folder of data sets; None takes ``GEOMERGE_DATA``, else ``./data``.
@@ -24,7 +24,7 @@ class PlaceOptions:
         recorded=False,
     )  # fmt: skip
     download: bool = option(
-        False, "permission for torchvision to fetch a missing data set", group="machine",
+        False, "permission for torchvision to download a missing data set", group="machine",
         recorded=False,
     )  # fmt: skip
-    device: str = option("cpu", "device that computes", group="machine", recorded=False)
+    device: str = option("cpu", "device of the computation", group="machine", recorded=False)

@@ -62,8 +62,8 @@ class ExampleOptions:
         recorded="given",
     )  # fmt: skip
     channels: int | None = option(
-        None, "channels of images: 1 makes them grey, 3 coloured", group="data",
-        check=lambda count: None if count in (1, 3) else "1 or 3", recorded="given",
+        None, "number of channels to which images are converted: 1 is grey, 3 is colour",
+        group="data", check=lambda count: None if count in (1, 3) else "1 or 3", recorded="given",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

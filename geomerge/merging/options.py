@@ -131,7 +131,7 @@ class WalkOptions:
     """
 
     damping: float | None = option(
-        None, "damping mu; default several, the best is kept", group="walk", check=positive
+        None, "damping mu; by default the best of several", group="walk", check=positive
     )
     learning_rate: float | None = option(
         None, "learning rate of the first step; default by preset", group="walk", check=positive
@@ -140,11 +140,11 @@ class WalkOptions:
         None, "number of steps of each walk; default by preset", group="walk", check=at_least(1)
     )
     learn: str | None = option(
-        None, "quantity adjusted along one walk instead of being tried", group="walk",
+        None, "quantity learned during one walk instead of tried in several", group="walk",
         choices=LEARNABLE,
     )  # fmt: skip
     keep_zeros: bool = option(
-        False, "weights that are zero in every network stay zero", group="walk"
+        False, "constraint that weights which are zero in every network stay zero", group="walk"
     )
 
     def __post_init__(self) -> None:
@@ -219,14 +219,14 @@ class MachineOptions:
     """
 
     memory: str | None = option(
-        None, "most memory that may be held, such as 2GB", group="machine", check=_size
+        None, "limit of the memory in use, such as 2GB", group="machine", check=_size
     )
     points: int = option(
         POINTS, "largest number of networks stored on the path; the usual 64 are fewer beyond 2 GB",
         group="output", check=at_least(8),
     )  # fmt: skip
     dtype: str | None = dtype_option()
-    seed: int = option(0, "seed of all draws", group="machine")
+    seed: int = option(0, "seed of all random numbers", group="machine")
     adapter_rank: int | None = option(
         None, "rank of the LoRA adapter that merged adapters are written as; default whole models",
         group="output", check=at_least(1), recorded="given",
@@ -274,7 +274,7 @@ class MergeOptions(FlatOptions):
         "gm.merge([a, b], options, {})",
     )
     preset: str | None = option(
-        None, "preset; default what the data allows", group="walk", choices=PRESETS.names
+        None, "preset; default by the data given", group="walk", choices=PRESETS.names
     )
     head: str = option(
         "shared", "protocol of the outputs that tasks share", group="what to merge", choices=HEADS
@@ -285,7 +285,9 @@ class MergeOptions(FlatOptions):
         group="what to merge", choices=VOCABULARIES, recorded="given",
     )  # fmt: skip
     align: str | None = option(
-        None, "method that permutes the units of b, ... to match a's; default where it helps",
+        None,
+        "method that permutes the units of b, ... to match a's; default by the change that the "
+        "mean of the weights makes",
         group="what to merge", choices=ALIGN,
     )  # fmt: skip
     bn: str | None = option(
