@@ -504,7 +504,10 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _refuse_quantised(folder: Path, config: Mapping[str, Any], files: list[Path]) -> None:
-    """Refuse quantised weights: those that the configuration names, and tensors of 8 bits."""
+    """Refuse quantised weights: those that the configuration names, and tensors of 8 bits.
+
+    Masks of 8 bits, which early checkpoints of GPT-2 have as ``attn.bias``, are none.
+    """
     settings = config.get("quantization_config")
     if settings:
         method = settings.get("quant_method") if isinstance(settings, dict) else None
@@ -516,7 +519,7 @@ def _refuse_quantised(folder: Path, config: Mapping[str, Any], files: list[Path]
         if file.suffix != ".safetensors":
             continue
         for name, (kind, _) in _checked_header(file).items():
-            if kind.startswith(_QUANTISED):
+            if kind.startswith(_QUANTISED) and not (kind == "U8" and name.endswith(".bias")):
                 raise CheckpointError(
                     f"{file} has {name[:80]!r} as {kind}, which is quantised, expected float32, "
                     "float16 or bfloat16; give the model that it was made from"

@@ -189,6 +189,15 @@ def test_quantised_weights_are_named(tuned: Path, tmp_path: Path) -> None:
         load_network(tmp_path)
 
 
+def test_masks_of_early_gpt2_files_are_not_quantised_weights(tmp_path: Path) -> None:
+    folder = model_folders.write_language_model(tmp_path / "gpt2")
+    file = folder / "model.safetensors"
+    weights = safetensors.torch.load_file(file)
+    weights["transformer.h.0.attn.bias"] = torch.ones(1, 1, 12, 12, dtype=torch.uint8).tril()
+    safetensors.torch.save_file(weights, file, {"format": "pt"})
+    assert load_network(folder).weights["transformer.wte.weight"].shape == (15, 8)
+
+
 def test_without_transformers_one_sentence_says_how_to_install_it(
     tuned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
