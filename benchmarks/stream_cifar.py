@@ -2,28 +2,33 @@
 
     python benchmarks/stream_cifar.py --work build/bench --rows geodesic frozen randumb
 
-Five tasks of two classes, or a first of five and then one by one; a convolutional network of
-0.25 million weights, whose training has quarter turns of images as further classes in every row
-that trains it. Numbers are of the test splits. Where the head is made of class statistics that were
-carried to new features, "true" is the accuracy with statistics of all classes' own training images
-in the final features. Finished rows are kept in --work.
+Five tasks of two classes, or a first of five and then one by one, in an order of classes that the
+seed draws; a convolutional network of 0.25 million weights, whose training has quarter turns of
+images as further classes in every row that trains it. Numbers are of the test splits, for choices
+of the selection splits. Where the head is made of class statistics that were carried to new
+features, "true" is the accuracy with statistics of all classes' own training images in the final
+features. Finished rows are kept in --work, and the table is written after each: rows that are
+missing in it were not measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import Rows, write_results
+from common import RESULTS, Rows, write_results
 
 from geomerge.continual import measure_statistics
 from geomerge.options import replace_options
 from geomerge.strategies import StreamOptions
+from geomerge.strategies.examples import Examples
 from geomerge.strategies.learner import Training
 from geomerge.strategies.networks import accuracy, make_network
 from geomerge.strategies.registry import StreamCase
@@ -33,13 +38,17 @@ from geomerge.strategies.table import make_learner, with_inputs
 STREAMS: dict[str, dict[str, Any]] = {
     "five by two": {},
     "five then one by one": {"experiences": 6, "first_classes": 5},
+    "five by two, task known": {"scenario": "task"},
 }
-ROWS = ("naive", "frozen", "randumb", "slda", "replay-bytes", "joint", "geodesic")
+ROWS = ("naive", "frozen", "randumb", "slda", "replay-bytes", "der++", "joint", "geodesic")
 _BATCH = 1000
 
 
-def learn(tasks: Stream, options: StreamOptions, row: str, **changes: Any) -> dict[str, Any]:
-    """Learn a stream with one method, and measure it after each task."""
+def learn(
+    tasks: Stream, options: StreamOptions, row: str, split: str = "test", **changes: Any
+) -> dict[str, Any]:
+    """Learn a stream with one method, and measure it on a split after each task."""
+    parts = {"test": tasks.test, "select": tasks.select}[split]
     options = replace_options(options, **changes)
     shared = options.training
     network = make_network(tasks, shared.arch, options.seed)
@@ -56,14 +65,14 @@ def learn(tasks: Stream, options: StreamOptions, row: str, **changes: Any) -> di
         for k, part in enumerate([experiences] if learner.whole else experiences, start=1):
             learner.strategy.train(part, eval_streams=[], reset_optimizer_state=True)
             learned = len(tasks) if learner.whole else k
-            matrix.append([accuracy(learner.strategy.model, t) for t in tasks.test[:learned]])
+            matrix.append([accuracy(learner.strategy.model, t) for t in parts[:learned]])
             print(options.stream, row, changes, options.seed, matrix[-1], flush=True)
-    right = [a * len(t.labels) for a, t in zip(matrix[-1], tasks.test, strict=True)]
+    right = [a * len(t.labels) for a, t in zip(matrix[-1], parts, strict=True)]
     reports = getattr(learner.strategy, "merge_reports", [])
     trained = sum(r.expert_seconds for r in reports)
     return {
-        "accuracy": sum(right) / sum(len(t.labels) for t in tasks.test),
-        "true": true_accuracy(learner.strategy, tasks),
+        "accuracy": sum(right) / sum(len(t.labels) for t in parts),
+        "true": None if tasks.heads else true_accuracy(learner.strategy, tasks, parts),
         "matrix": matrix,
         "megabytes": learner.kept().bytes / 1e6,
         "examples": learner.kept().examples,
@@ -74,7 +83,7 @@ def learn(tasks: Stream, options: StreamOptions, row: str, **changes: Any) -> di
     }
 
 
-def true_accuracy(strategy: Any, tasks: Stream) -> float | None:
+def true_accuracy(strategy: Any, tasks: Stream, held_out: list[Examples]) -> float | None:
     """Return the accuracy with statistics of the classes' own images in the final features."""
     memory = getattr(strategy, "features", None)
     if memory is None or not hasattr(strategy.model, "classifier"):
@@ -95,7 +104,7 @@ def true_accuracy(strategy: Any, tasks: Stream) -> float | None:
     found = torch.cat([features(part.inputs) for part in seen])
     labels = torch.cat([part.labels for part in seen])
     discriminant = measure_statistics(found, labels).discriminant(None, memory.shrinkage)
-    right = [discriminant(features(t.inputs)) == t.labels for t in tasks.test]
+    right = [discriminant(features(t.inputs)) == t.labels for t in held_out]
     return float(torch.cat(right).double().mean())
 
 
@@ -107,26 +116,42 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--per-class", type=int, default=1000, help="training images of a class")
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--choose", action="store_true", help="selection splits, no table")
+    parser.add_argument("--moving", type=float, help="share of the layers that may move")
+    parser.add_argument("--old-weight", type=float, help="weight of the network before")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, Any] = {}
+    changes = {
+        k: getattr(given, k) for k in ("moving", "old_weight") if getattr(given, k) is not None
+    }
+    split = "select" if given.choose else "test"
     for name in given.streams:
-        table = tables[name] = {}
-        for row in given.rows:
-            for seed in given.seeds:
-                options = StreamOptions(
-                    "split-cifar10", arch="conv-32", epochs=given.epochs, turns=True, seed=seed,
-                    per_class=given.per_class, **STREAMS[name],
-                )  # fmt: skip
-                title = f"{name.replace(' ', '-')}-{given.per_class}-{given.epochs}-{seed}"
-                rows = Rows(given.work / f"stream-cifar-{title}.json")
-                rows.row(row, lambda o=options, r=row: learn(make_stream(o), o, r))
-                table.setdefault(row, []).append(rows.done[row])
-        write_results("stream_cifar.json", {
-            "images of a class": given.per_class, "epochs": given.epochs, "seeds": given.seeds,
-            "table": {n: {row: summary(found) for row, found in t.items()}
-                      for n, t in tables.items()},
-        })  # fmt: skip
+        size = {"images of a class": given.per_class, "epochs": given.epochs}
+        table: dict[str, Any] = {**size, "orders": {}, "rows": {}}
+        for seed in given.seeds:
+            options = StreamOptions(
+                "split-cifar10", arch="conv-32", epochs=given.epochs, turns=True, seed=seed,
+                per_class=given.per_class, **STREAMS[name],
+            )  # fmt: skip
+            tasks = make_stream(options)
+            title = f"{name.replace(' ', '-')}-{given.per_class}-{given.epochs}-{seed}"
+            if given.choose:
+                title = "-".join(["choice", title, *(f"{k}-{v}" for k, v in changes.items())])
+            rows = Rows(given.work / f"stream-cifar-{title}.json")
+            table["orders"][seed] = tasks.names
+            for row in given.rows:
+                rows.row(row, partial(learn, tasks, options, row, split, **changes))
+                table["rows"].setdefault(row, []).append(rows.done[row])
+                if not given.choose:
+                    write(name, table)
+
+
+def write(name: str, table: dict[str, Any]) -> None:
+    """Write the rows of a stream, beside those of the other streams."""
+    file = RESULTS / "stream_cifar.json"
+    stored = json.loads(file.read_text())["table"] if file.exists() else {}
+    means = {row: summary(found) for row, found in table["rows"].items()}
+    write_results("stream_cifar.json", {"table": {**stored, name: {**table, "rows": means}}})
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:

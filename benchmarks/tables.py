@@ -362,17 +362,62 @@ def stream_memory() -> str:
         mean = f"{100 * row['accuracy']:.2f}"
         if len(row["tasks"]) == 2:
             mean += " (" + ", ".join(f"{100 * task:.1f}" for task in row["tasks"]) + ")"
-        ratio = row["merge by expert"]
+        ratio, joint, last = (
+            row.get(key) for key in ("merge by expert", "joint", "last merge by tenth")
+        )
         table.append([name, mean, str(len(row["seeds"])), f"{row['megabytes']:.2f}",
-                      "-" if ratio is None else f"{ratio:.2f}"])  # fmt: skip
-    return markdown(["stream", "accuracy", "seeds", "MB", "merge / expert"], table)
+                      "-" if joint is None else f"{100 * joint:.2f}",
+                      "-" if ratio is None else f"{ratio:.2f}",
+                      "-" if last is None else f"{last:.2f}"])  # fmt: skip
+    header = ["stream", "accuracy", "seeds", "MB", "joint", "merge / expert", "last / tenth merge"]
+    return markdown(header, table)
+
+
+def stream_cifar() -> str:
+    """Split CIFAR-10 from scratch, each stream with its rows and orders of classes."""
+    parts = []
+    for name, found in read("stream_cifar.json")["table"].items():
+        table = []
+        for row, values in sorted(found["rows"].items(), key=lambda item: -item[1]["accuracy"]):
+            true, ratio = values["true"], values["merge by expert"]
+            table.append([
+                row, f"{100 * values['accuracy']:.1f}",
+                "-" if true is None else f"{100 * true:.1f}",
+                f"{values['megabytes']:.2f}", f"{values['examples']:.0f}",
+                "-" if ratio is None else f"{ratio:.2f}", f"{values['seconds']:.0f}",
+                str(len(values["seeds"])),
+            ])  # fmt: skip
+        orders = "; ".join(
+            f"seed {seed}: " + ", ".join(part.removeprefix("classes ") for part in order)
+            for seed, order in found["orders"].items()
+        )
+        size = f"{found['images of a class']} images a class, {found['epochs']} epochs"
+        header = ["", "accuracy", "true", "MB", "examples", "merge / expert", "s", "seeds"]
+        parts.append(
+            f"**Split CIFAR-10, {name}, {size}**\n\n{markdown(header, table)}\n\n"
+            f"Order of classes, {orders}."
+        )
+    return "\n\n".join(parts)
+
+
+def stream_trunk() -> str:
+    """Split CIFAR-10 on frozen trunks."""
+    found = read("stream_trunk.json")
+    table = [
+        [trunk, row, f"{100 * values['accuracy']:.1f}", f"{values['megabytes']:.2f}",
+         str(len(values["seeds"]))]
+        for trunk, rows in found["table"].items()
+        for row, values in rows.items()
+    ]  # fmt: skip
+    return markdown(["trunk", "", "accuracy", "MB", "seeds"], table)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "merge": merge, "surrogate": surrogate, "resnet20": resnet20, "heads": heads,
     "three": three, "cifar": cifar, "fine tunes": fine_tunes,
     "sparsify": sparsify, "sparsify few": sparsify_few, "sparsify vgg": sparsify_vgg,
-    "continual": continual, "stream memory": stream_memory,
+    "continual": continual, "stream memory": stream_memory, "stream cifar": stream_cifar,
+    "stream trunk": stream_trunk,
     "compare": compare, "steps": steps, "limits": limits,
 }  # fmt: skip
 

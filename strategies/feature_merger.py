@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from geomerge.continual.feature_memory import FeatureMemory
 from geomerge.continual.feature_merge import (
     FeatureCandidate,
     FeatureCase,
-    FeatureMemory,
     FeatureMerge,
     merge_features,
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from geomerge.continual.feature_merge import FeatureMemory
+from geomerge.continual.feature_memory import FeatureMemory
 from geomerge.continual.memory import TaskMemory
 from geomerge.continual.options import ContinualOptions
 from geomerge.continual.report import MergeReport

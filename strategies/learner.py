@@ -85,7 +85,7 @@ def make_strategy(
     kind: Callable[..., Any],
     *plugins: Any,
     storage: Any = None,
-    first_epochs: int | None = None,
+    epochs: Callable[[Any], int] | None = None,
     **options: Any,
 ) -> tuple[Any, Pace]:
     """Return a strategy with its own copy of the network, and its pace.
@@ -95,7 +95,7 @@ def make_strategy(
         kind: Class of the strategy.
         plugins: Plugins of Avalanche before the pace.
         storage: Storage policy of replay, as :class:`~geomerge.strategies.pace.Pace` takes it.
-        first_epochs: Epochs of the first experience, as the pace takes them.
+        epochs: Function of the strategy, as the pace takes it.
         options: Further arguments of ``kind``.
     """
     from geomerge.strategies.avalanche import EvaluationPlugin
@@ -103,7 +103,7 @@ def make_strategy(
     from geomerge.strategies.quarter_turns import QuarterTurns
 
     model = copy.deepcopy(training.model)
-    pace = Pace(training.rate, storage, first_epochs)
+    pace = Pace(training.rate, storage, epochs)
     given = {
         "train_epochs": training.epochs,
         "train_mb_size": training.batch,

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from geomerge.continual.feature_merge import least_feature_bytes
+from geomerge.continual.feature_memory import least_feature_bytes
 from geomerge.continual.memory import Experience, remember
 from geomerge.continual.memory_limit import least_bytes, megabytes
 from geomerge.continual.options import ContinualOptions

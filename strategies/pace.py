@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from geomerge.strategies.avalanche import SupervisedPlugin
@@ -17,30 +18,29 @@ class Pace(SupervisedPlugin):  # type: ignore[misc]
         rate: Learning rate of the first step of each experience; it falls linearly to zero.
         storage: Storage policy of Avalanche, whose buffer is filled after each experience and makes
             half of each later batch; None is no replay.
-        first_epochs: Epochs of the first experience; None is those of the others.
+        epochs: Function of the strategy that returns the epochs of the experience to come; None
+            leaves the strategy's own.
 
     Attributes:
         examples: Number of examples passed in each experience.
         steps: Number of steps of each experience.
     """
 
-    def __init__(self, rate: float, storage: Any = None, first_epochs: int | None = None) -> None:
+    def __init__(
+        self, rate: float, storage: Any = None, epochs: Callable[[Any], int] | None = None
+    ) -> None:
         super().__init__()
         self._rate = rate
         self._storage = storage
-        self._first_epochs = first_epochs
-        self._later_epochs: int | None = None
+        self._epochs = epochs
         self._step = self._steps = 0
         self.examples: list[int] = []
         self.steps: list[int] = []
 
     def before_training_exp(self, strategy: Any, *_: Any, **__: Any) -> None:
         """Replace the loader and count the steps to come."""
-        if self._first_epochs is not None:
-            if self._later_epochs is None:
-                self._later_epochs = strategy.train_epochs
-            first = strategy.clock.train_exp_counter == 0
-            strategy.train_epochs = self._first_epochs if first else self._later_epochs
+        if self._epochs is not None:
+            strategy.train_epochs = self._epochs(strategy)
         buffer = None if self._storage is None else self._storage.buffer
         size = strategy.train_mb_size
         strategy.dataloader = BatchLoader(

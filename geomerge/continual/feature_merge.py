@@ -10,83 +10,44 @@ accuracy is the result.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from geomerge.continual.class_statistics import (
     ClassStatistics,
-    Discriminant,
-    StoredStatistics,
     measure_statistics,
 )
 from geomerge.continual.feature_map import FeatureMap, fit_feature_map, views
+from geomerge.continual.feature_memory import (
+    SHRINKAGES,
+    FeatureMemory,
+    discriminants,
+    fit_feature_memory,
+)
 from geomerge.continual.kronecker_mean import kronecker_mean
 from geomerge.continual.memory import Experience, in_precision
-from geomerge.continual.memory_limit import megabytes, summed
+from geomerge.continual.memory_limit import summed
 from geomerge.continual.options import ContinualOptions
 from geomerge.data import Inputs
 from geomerge.data.batchnorm import has_statistics, re_estimate
 from geomerge.errors import NumericalError, OptionError
 from geomerge.metrics import KroneckerMetric
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
-from geomerge.metrics.sketch import truncated_metric
 from geomerge.networks.network import Network
 
 __all__ = [
     "FeatureCandidate",
     "FeatureCase",
-    "FeatureMemory",
     "FeatureMerge",
-    "least_feature_bytes",
     "merge_features",
 ]
 
-SHRINKAGES = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 _BATCH = 500
 _MAPPED = 2000  # inputs on which the map of features is fitted, times their views
 _DRAWN = 200  # features of each class by which accuracy is predicted
 _HELD_OUT = 5  # one of so many examples scores the shrinkage
-_SHRINK = 0.7
-
-
-@dataclass(frozen=True)
-class FeatureMemory:
-    """Memory of all learned classes.
-
-    Attributes:
-        statistics: Statistics of the classes in the features of the network.
-        metric: Sum of the metrics of the features of all tasks, on layers that may move; None where
-            none may.
-        tasks: Number of tasks.
-        right: Number of held-out examples that the discriminant classified rightly with each
-            shrinkage, over all tasks.
-    """
-
-    statistics: StoredStatistics
-    metric: KroneckerMetric | None
-    tasks: int
-    right: Tensor
-
-    @property
-    def by_kind(self) -> dict[str, int]:
-        """Number of bytes stored of each kind."""
-        metric = 0 if self.metric is None else self.metric.nbytes
-        return {"metric": metric, "statistics": self.statistics.nbytes + self.right.nbytes}
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes of everything stored."""
-        return sum(self.by_kind.values())
-
-    @property
-    def shrinkage(self) -> float:
-        """Shrinkage with the most held-out examples right."""
-        return SHRINKAGES[int(self.right.argmax())]
-
-    def discriminants(self) -> dict[int | None, Discriminant]:
-        """Return the discriminant of each head."""
-        return _discriminants(self.statistics.whole(), self.right)
 
 
 @dataclass(frozen=True)
@@ -150,17 +111,6 @@ class FeatureMerge:
     notes: list[str] = field(default_factory=list)
 
 
-def least_feature_bytes(classes: int, features: int) -> int:
-    """Return a lower bound of the bytes of a memory of class statistics.
-
-    Args:
-        classes: Number of classes.
-        features: Number of features.
-    """
-    means, direction = classes * (4 * features + 8), 2 * features + 4
-    return means + direction + 8 * len(SHRINKAGES)
-
-
 def merge_features(
     case: FeatureCase,
     memory: FeatureMemory | None,
@@ -216,6 +166,7 @@ class _FeatureMerge:
         self._held_out = order[: max(1, len(order) // _HELD_OUT)]
         self._fitted = order[len(self._held_out) :]
         self._seen = self._inputs.sample(_MAPPED, options.seed)
+        self._own: KroneckerMetric | None = None  # of the expert on the experience
 
     @property
     def moved(self) -> bool:
@@ -226,7 +177,8 @@ class _FeatureMerge:
     def mean(self, old: KroneckerMetric) -> Tensor:  # (n,)
         """Return the mean of the network before and the expert."""
         case = self._case
-        metrics = in_precision(old, torch.float32), self._measured(case.expert)
+        self._own = self._measured(case.expert)
+        metrics = in_precision(old, torch.float32), self._own
         weight = self._options.features.old_weight
         w = torch.where(
             case.free, kronecker_mean(case.start, case.expert, metrics, weight), case.start
@@ -262,13 +214,15 @@ class _FeatureMerge:
         earlier = 0 if self._memory is None else self._memory.tasks
         metric = None
         if bool(self._case.free[: self._case.network.n_parameters].any()):
-            metric = self._measured(chosen.weights)
+            # At the mean, which is near to the expert in function, the expert's serves.
+            expert = self._own if chosen.name == "mean" else None
+            metric = self._measured(chosen.weights) if expert is None else expert
             if self._memory is not None and self._memory.metric is not None:
                 old = in_precision(self._memory.metric, torch.float32)
                 metric = summed(old, metric, (earlier, 1))
             metric = in_precision(metric, torch.float16)
         memory = FeatureMemory(chosen.statistics.stored(), metric, earlier + 1, chosen.right)
-        return _fitted(memory, self._limit)
+        return fit_feature_memory(memory, self._limit)
 
     def _with(self, carry: FeatureMap | None, features: Tensor, labels: Tensor) -> ClassStatistics:
         new = measure_statistics(features, labels, self._head)
@@ -286,7 +240,7 @@ class _FeatureMerge:
             return []
         drawn = statistics.draw(_DRAWN, self._options.seed)
         own = {(self._head, int(c)) for c in self._labels.unique()}
-        answers = _discriminants(statistics, right)
+        answers = discriminants(statistics, right)
         return [
             float((answers[head](drawn[i]) == c).float().mean())
             for i, (head, c) in enumerate(statistics.keys)
@@ -297,15 +251,25 @@ class _FeatureMerge:
         self, statistics: ClassStatistics, right: Tensor, carry: FeatureMap | None
     ) -> float:
         """Return the share of drawn old features whose class has changed."""
-        if self._memory is None or self._old is None:
+        if not self._drawn:
             return 0.0
-        drawn = self._old.draw(_DRAWN, self._options.seed)
-        now, changed = _discriminants(statistics, right), []
-        for head, before in _discriminants(self._old, self._memory.right).items():
-            x = drawn[self._old.rows(head)].flatten(0, 1)
+        now, changed = discriminants(statistics, right), []
+        for head, (x, before) in self._drawn.items():
             moved = x if carry is None else (x.double() @ carry.matrix.T + carry.shift).float()
-            changed.append(float((before(x) != now[head](moved)).float().mean()))
+            changed.append(float((before != now[head](moved)).float().mean()))
         return sum(changed) / len(changed)
+
+    @cached_property
+    def _drawn(self) -> dict[int | None, tuple[Tensor, Tensor]]:  # (N, d), (N,)
+        """Features drawn from the old Gaussians of each head, and their classes before."""
+        if self._memory is None or self._old is None:
+            return {}
+        drawn = self._old.draw(_DRAWN, self._options.seed)
+        parts = {
+            head: (drawn[self._old.rows(head)].flatten(0, 1), answers)
+            for head, answers in discriminants(self._old, self._memory.right).items()
+        }
+        return {head: (x, answers(x)) for head, (x, answers) in parts.items()}
 
     def _map(self, w: Tensor) -> FeatureMap:
         pairs = [[], []]  # type: list[list[Tensor]]
@@ -328,32 +292,3 @@ class _FeatureMerge:
         free = self._case.free
         layers = tuple(layer for layer in metric.layers if bool(free[layer.weight].any()))
         return replace(metric, layers=layers)
-
-
-def _discriminants(statistics: ClassStatistics, right: Tensor) -> dict[int | None, Discriminant]:
-    """Return the discriminant of each head, with the shrinkage that got most examples right."""
-    shrinkage = SHRINKAGES[int(right.argmax())]
-    heads = dict.fromkeys(head for head, _ in statistics.keys)
-    return {head: statistics.discriminant(head, shrinkage) for head in heads}
-
-
-def _fitted(memory: FeatureMemory, limit: int) -> FeatureMemory:
-    """Return a memory that fits: the metric loses eigenvectors first, then the covariance does."""
-    while memory.nbytes > limit:
-        statistics, metric = memory.statistics, memory.metric
-        smaller = memory
-        if metric is not None:
-            smaller = replace(
-                memory, metric=truncated_metric(metric, int(_SHRINK * metric.nbytes / 2))
-            )
-        if smaller.nbytes == memory.nbytes:
-            rank = int(_SHRINK * statistics.rank)
-            smaller = replace(memory, statistics=statistics.truncated(max(rank, 1)))
-        if smaller.nbytes == memory.nbytes:
-            kinds = ", ".join(f"{k} {megabytes(size)}" for k, size in memory.by_kind.items())
-            raise OptionError(
-                f"the memory of {len(statistics.keys)} classes needs {megabytes(memory.nbytes)} at "
-                f"least ({kinds}), expected at most `memory_mb` {limit / 1e6:g}; raise `memory_mb`"
-            )
-        memory = smaller
-    return memory

@@ -70,16 +70,21 @@ def _settings(options: StreamOptions) -> dict[str, Any]:
     settings=_settings,
 )
 def geodesic(case: StreamCase) -> Learner:
-    """Return geomerge's own strategy; the first experience gets all epochs."""
+    """Return geomerge's own strategy."""
     from geomerge.strategies.geodesic_merge import GeodesicMerge
 
     options, epochs = merge_options(case.options), expert_epochs(case.options)
+
+    def trained(strategy: Any) -> int:
+        """Return an expert's epochs: all of them in the first experience, or where none walks."""
+        first = strategy.clock.train_exp_counter == 0
+        return case.training.epochs if first or strategy.features is not None else epochs
+
     strategy, pace = make_strategy(
         case.training,
         GeodesicMerge,
         options=options,
-        train_epochs=epochs,
-        first_epochs=case.training.epochs,
+        epochs=trained,
     )
 
     def kept() -> KeptMemory:

@@ -35,8 +35,8 @@ def _one_head(name: str) -> Callable[[StreamOptions], tuple[str, ...]]:
 def frozen(case: StreamCase) -> Learner:
     """Return the features of the first experience for ever, with a discriminant on them."""
     about = "features of the first experience, frozen, and the discriminant of class statistics"
-    epochs, limit = case.training.epochs, case.options.walk.memory_mb
-    return _discriminant(case, case.training, about, limit, first_epochs=epochs)
+    limit, epochs = case.options.walk.memory_mb, case.training.epochs
+    return _discriminant(case, case.training, about, limit, epochs)
 
 
 @stream_method(
@@ -55,7 +55,7 @@ def randumb(case: StreamCase) -> Learner:
     )
     about = f"discriminant on {count} random Fourier features of the inputs; nothing is trained"
     training = replace(case.training, model=model, turns=False)
-    return _discriminant(case, training, about, limit / 1e6)
+    return _discriminant(case, training, about, limit / 1e6, 0)
 
 
 @stream_method(
@@ -71,14 +71,14 @@ def slda(case: StreamCase) -> Learner:
 
     plugin = StreamingDiscriminant(_outputs(case.training.model))
     strategy, pace = make_strategy(
-        case.training, Naive, plugin, train_epochs=0, first_epochs=case.training.epochs
+        case.training, Naive, plugin, epochs=_first_only(case.training.epochs)
     )
     about = "streaming discriminant on the features of the first experience, shrinkage 1e-4"
     return Learner(strategy, pace, about, lambda: KeptMemory(plugin.kept_bytes))
 
 
 def _discriminant(
-    case: StreamCase, training: Training, about: str, memory_mb: float | None, **pace: int
+    case: StreamCase, training: Training, about: str, memory_mb: float | None, epochs: int
 ) -> Learner:
     """Return a discriminant on features that no further experience trains."""
     from geomerge.strategies.geodesic_merge import GeodesicMerge
@@ -86,16 +86,21 @@ def _discriminant(
     options = ContinualOptions(
         head="discriminant", moving=0.0, seed=case.options.seed, memory_mb=memory_mb
     )
-    strategy, pacing = make_strategy(
-        training, GeodesicMerge, options=options, train_epochs=0, **pace
+    strategy, pace = make_strategy(
+        training, GeodesicMerge, options=options, epochs=_first_only(epochs)
     )
-    return Learner(strategy, pacing, about, lambda: KeptMemory(int(strategy.memory_bytes)))
+    return Learner(strategy, pace, about, lambda: KeptMemory(int(strategy.memory_bytes)))
 
 
 def stored_bytes(case: StreamCase) -> int:
     """Return the number of bytes that geomerge may store beside the network."""
     network = sum(t.nbytes for t in case.training.model.parameters())
     return limit_bytes(case.options.walk.memory_mb, network)
+
+
+def _first_only(epochs: int) -> Callable[[Any], int]:
+    """Return the function that trains the first experience and no other."""
+    return lambda strategy: epochs if strategy.clock.train_exp_counter == 0 else 0
 
 
 def _outputs(model: nn.Module) -> int:

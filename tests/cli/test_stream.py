@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from geomerge.cli.app import app
+
+ROOT = Path(__file__).parents[2]
 QUICK = ["--epochs", "2", "--experiences", "2", "--batch", "32", "--arch", "mlp-16"]
 
 
@@ -88,3 +94,19 @@ def test_the_earlier_spelling_of_the_memory_still_works(
     assert found.returncode == 2
     assert "expected a size such as 20MB, got 'much'" in found.stderr
     assert "--memory-limit" not in geomerge("stream", "--help", cwd=tmp_path).stdout
+
+
+def test_the_commands_of_the_guide_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams: list[str] = []
+
+    def learned(name: str, *_: Any) -> None:
+        streams.append(name)
+        raise SystemExit(0)
+
+    monkeypatch.setattr("geomerge.runs.stream.run_stream", learned)
+    guide = (ROOT / "docs" / "continual.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^    geomerge (stream .*)$", guide, re.M)
+    for command in commands:
+        found = CliRunner().invoke(app, shlex.split(command))
+        assert found.exit_code == 0, (command, found.output)
+    assert len(streams) == len(commands) >= 14
