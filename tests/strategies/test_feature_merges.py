@@ -19,7 +19,12 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch.utils.data import TensorDataset
 
 from geomerge.errors import OptionError
-from geomerge.strategies import GeodesicMerge, maybe_load_checkpoint, save_strategy
+from geomerge.strategies import (
+    GeodesicMerge,
+    QuarterTurns,
+    maybe_load_checkpoint,
+    save_strategy,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified:UserWarning")
 
@@ -153,27 +158,33 @@ def test_memory_keeps_its_promise_and_says_what_it_needs(tmp_path: Path) -> None
     assert small.clock.train_iterations == 0
 
 
-def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path: Path) -> None:
-    made = benchmark()
+@pytest.mark.parametrize("kind", ["usual", "quarter turns", "waiting"])
+def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path: Path, kind: str) -> None:
+    made = benchmark(count=6 if kind == "waiting" else 3).train_stream
 
     def make() -> GeodesicMerge:
         torch.manual_seed(0)
-        return strategy(Net("batch"), evaluator=None)
+        turned = [QuarterTurns()] if kind == "quarter turns" else []
+        every = 2 if kind == "waiting" else 1
+        return strategy(Net("batch"), evaluator=None, plugins=turned, merge_every=every)
 
     whole = make()
     torch.manual_seed(1)
-    for experience in made.train_stream:
+    for experience in made:
         whole.train(experience)
-    part = make()
+    part, first = make(), len(made) // 2 + len(made) % 2
     torch.manual_seed(1)
-    for experience in made.train_stream[:2]:
+    for experience in made[:first]:
         part.train(experience)
-    save_strategy(part, tmp_path / "two.pt")
-    resumed, done = maybe_load_checkpoint(make(), tmp_path / "two.pt")
-    for experience in made.train_stream[done:]:
+    assert part.merger.waiting == (kind == "waiting")
+    save_strategy(part, tmp_path / "part.pt")
+    resumed, done = maybe_load_checkpoint(make(), tmp_path / "part.pt")
+    assert done == first
+    for experience in made[done:]:
         resumed.train(experience)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    assert len(resumed.merge_reports) == len(whole.merge_reports) == 2
 
 
 @pytest.mark.parametrize(
