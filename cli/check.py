@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geomerge.cli.console import USER_ERROR, fail, show_notes, working
+from geomerge.cli.console import USER_ERROR, duration, fail, show_notes, working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Json
 from geomerge.expert_options import DataOptions
@@ -62,8 +62,8 @@ def _show(found: Check, relax: bool) -> None:
         path, most = found.memory["path_on_disk"], found.memory["disk_while_walking"]
         print(f"disk, estimated: {_size(path)} for the path, {_size(most)} while walking")
     if found.time is not None:
-        whole = _duration(found.time["seconds"])
-        took = ", ".join(f"{what} {_duration(s)}" for what, s in found.time["parts"].items())
+        whole = duration(found.time["seconds"])
+        took = ", ".join(f"{what} {duration(s)}" for what, s in found.time["parts"].items())
         print(f"time, estimated here and now: {whole} ({took}); {found.time['assumed']}")
         walks = ", ".join(f"{count} {what}" for what, count in found.time["steps"].items())
         print(f"steps, at most: {walks}")
@@ -103,9 +103,3 @@ def _size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

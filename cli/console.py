@@ -164,18 +164,25 @@ def watched(log_json: bool, resumes: bool = True) -> Iterator[Callable[[Progress
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
+def working(what: str) -> Iterator[Callable[[str], None]]:
     """Show a description of the work and the elapsed time on a terminal.
 
     Args:
         what: Description of the work, such as "measuring a.pt".
+
+    Yields:
+        Function that replaces the description.
     """
     from geomerge.monitor.progress import Progress
 
     with watched(log_json=False, resumes=False) as show:
-        if show is not None:
-            show(Progress(what, 0, 1, {}, whole=True))
-        yield
+
+        def describe(what: str) -> None:
+            if show is not None:
+                show(Progress(what, 0, 1, {}, whole=True))
+
+        describe(what)
+        yield describe
 
 
 def _say(event: str, message: str, log_json: bool) -> None:
@@ -263,3 +270,10 @@ def show_notes(notes: Iterable[str]) -> None:
 def percent(value: float | None) -> str:
     """Return an accuracy in percent for a table."""
     return "-" if value is None else f"{100 * value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a number of seconds in a readable unit."""
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

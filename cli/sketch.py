@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from geomerge.cli.console import working
+from geomerge.cli.console import duration, working
 from geomerge.cli.flags import Flags
 from geomerge.cli.options import Force, NetworkFile, Normalisation
 from geomerge.data import parse_normalisation
@@ -18,7 +18,7 @@ from geomerge.expert_options import ExpertOptions
 from geomerge.io.files import check_output
 from geomerge.metrics import save_sketch
 from geomerge.metrics.outputs import OUTPUTS
-from geomerge.metrics.sketch import SHARE, SKETCH_FILE, SUFFIXES
+from geomerge.metrics.sketch import SHARE, SKETCH_FILE, SUFFIXES, sketch_seconds
 from geomerge.networks.hugging_face import load_network, model_folder
 from geomerge.options import at_least, check_options, option, positive
 
@@ -69,16 +69,20 @@ def sketch(
         )
     out = out or (folder or Path()) / SKETCH_FILE
     check_output(out, SUFFIXES, replace=force)
-    with working(f"measuring {network}"):
+    with working(f"reading {network}") as show:
         checkpoint = load_network(network, data.reading.files)
         expert = Expert.from_checkpoint(checkpoint, data.arch, sketch=False, device=data.device)
         numbers = parse_normalisation(normalisation) if normalisation else None
         task = expert.load_task(
             manifold, numbers, data.data_root, data.download, data.reading.examples
         )
-        made = expert.with_task(task).with_sketch(
-            inputs=options.inputs, output=options.output, seed=options.seed
-        )
+        ready = expert.with_task(task)
+        seconds = sketch_seconds(
+            ready.network, ready.weights, ready.inputs or task.train.inputs, options.output,
+            options.inputs,
+        )  # fmt: skip
+        show(f"measuring {network}, estimated {duration(seconds)}")
+        made = ready.with_sketch(inputs=options.inputs, output=options.output, seed=options.seed)
     assert made.sketch is not None
     tensors, meta = save_sketch(out, made.sketch, options.sketch_size)
     size = sum(t.nbytes for t in tensors.values()) / (4 * expert.network.n)

@@ -123,13 +123,21 @@ class Inputs:
 
         Inputs that are no texts are yielded as by :meth:`batches`.
         """
+        groups = self._equally_long(size)
+        yield from self.batches(size) if groups is None else map(self.batch, groups)
+
+    def equal_batch_count(self, size: int = 1000) -> int:
+        """Return the number of batches of :meth:`equal_batches`."""
+        groups = self._equally_long(size)
+        return -(-len(self) // size) if groups is None else len(groups)
+
+    def _equally_long(self, size: int) -> list[Tensor] | None:
+        """Return the places of texts of each length, ``size`` at most; None of other inputs."""
         lengths = self._lengths()
         if lengths is None:
-            yield from self.batches(size)
-            return
-        for length in lengths.unique().tolist():
-            for index in (lengths == length).nonzero()[:, 0].split(size):
-                yield self.batch(index)
+            return None
+        places = [(lengths == length).nonzero()[:, 0] for length in lengths.unique().tolist()]
+        return [part for place in places for part in place.split(size)]
 
     def parts(self, size: int = 1000) -> Iterator[tuple[Tensor | slice, Batch]]:
         """Yield the places of some inputs and their batch, until all were yielded once.

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch import Tensor
-
 from geomerge.errors import NumericalError
-from geomerge.evaluation.drift import Probe
 from geomerge.evaluation.measures import score
 from geomerge.evaluation.search import COARSE
 from geomerge.expert import Expert
@@ -25,11 +20,11 @@ from geomerge.merging.pace import pace_of, training_pace
 from geomerge.merging.plane import EXAMPLES, grid_points
 from geomerge.merging.presets.base import Preset, Stage
 from geomerge.merging.stages import CandidateWalks
+from geomerge.merging.timing import LEAST, run_for_a_moment
 from geomerge.merging.walker import Walk
 from geomerge.metrics.registry import MeasuringPace, NetworkSize
-from geomerge.paths.leg import record_leg
 from geomerge.walks.state import WalkState
-from geomerge.walks.walk import FunctionWalkOptions, WalkPoint, WeightWalkOptions
+from geomerge.walks.walk import FunctionWalkOptions, WeightWalkOptions
 
 __all__ = ["disk_bytes", "estimate_memory", "estimate_time"]
 
@@ -84,15 +79,11 @@ def _metric_bytes(preset: Preset, sizes: Sequence[NetworkSize]) -> int:
 _TRIAL = 10.0  # seconds that running parts for a moment may take
 _MEASURED = 4  # passes that measuring a metric takes, about
 _DECOMPOSED = 2e-7  # seconds per weight of decompositions, about
-_SECONDS = 0.5  # seconds for which a walk is run
-_LEAST, _MOST = 3, 40  # of its steps
-_STATES = 1.05  # writing a walk's state takes a twentieth of its time
-_CLOSED = 0.75  # share of a closing leg's largest number of steps that is taken, about
 _SCORED = COARSE + 7  # points that a pick measures
 _CURVE = POINTS + 1  # points of the path that a report measures
 _CERTIFIED = 8  # passes of the selection splits for the certificate
 _TRAINED = (1280, 7680)  # examples for which joint training is run
-_REPORT = 7.0  # seconds, of pictures and pages; networks hardly matter
+_REPORT = 3.0  # seconds of pictures and pages, for all networks: benchmarks/estimates.py
 
 
 def estimate_time(preset: Preset) -> dict[str, Any]:
@@ -175,7 +166,7 @@ def _trial(preset: Preset, training: float) -> float:
     tasks = [expert.task for expert in space if expert.task is not None]
     scored = sum(len(task.select.labels) + len(task.test.labels) for task in tasks)
     walks = 2 * len(preset.stages) + len(preset.open_ends)
-    passes = (_MEASURED * measured + _LEAST * batch) * walks + 2 * scored + sum(_TRAINED)
+    passes = (_MEASURED * measured + LEAST * batch) * walks + 2 * scored + sum(_TRAINED)
     return passes * training + walks * space.network.n * _DECOMPOSED
 
 
@@ -207,8 +198,9 @@ def _stages(preset: Preset, steps: dict[str, int]) -> float:
             return walks.walk(damping, WalkState())[0]
 
         count = walk().steps
-        first, step = _run(walk, start, walks.measure, preset.prepared.points)
-        total += tried * (preset.measurements(count) * first + count * step)
+        timed = run_for_a_moment(walk, start, walks.measure, preset.prepared.points)
+        times = preset.measurements(count)
+        total += timed.setup + tried * (times * timed.first + count * timed.step)
         steps[_goal(stage)] = count * tried
     return total
 
@@ -224,35 +216,11 @@ def _closing(preset: Preset, steps: dict[str, int]) -> float:
 
         count = walk().steps
         steps[f"from {expert.name} to the crossover"] = count
-        first, step = _run(walk, expert.weights, preset.prepared.probe(expert), points)
-        total += _CLOSED * (count // WeightWalkOptions.refresh * first + count * step)
+        timed = run_for_a_moment(walk, expert.weights, preset.prepared.probe(expert), points)
+        likely = preset.closing_steps(expert, middle, timed.fall)
+        times = likely // WeightWalkOptions.refresh + 1
+        total += timed.setup + times * timed.first + likely * timed.step
     return total
-
-
-def _run(
-    walk: Callable[[], Walk],
-    start: Tensor,  # (n,)
-    measure: Probe | None,
-    points: int,
-) -> tuple[float, float]:
-    """Return the seconds of a walk before its first step, and those of a step."""
-    began = time.perf_counter()
-    stamps: list[float] = []
-
-    def few() -> Iterator[WalkPoint]:
-        for number, point in enumerate(walk().points, 1):
-            yield point
-            stamps.append(time.perf_counter())
-            over = stamps[-1] - stamps[0] > _SECONDS and number >= _LEAST
-            if over or number >= _MOST:
-                return
-
-    with TemporaryDirectory() as folder:
-        record_leg(Path(folder), "timed", start, few(), points, measure)
-    if len(stamps) < 2:  # there is nowhere to go
-        return 0.0, 0.0
-    step = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
-    return max(stamps[0] - began - step, 0.0), _STATES * step
 
 
 def _training(preset: Preset) -> float:

@@ -21,7 +21,6 @@ __all__ = ["MergePace", "pace_of", "training_pace"]
 
 _CORRECTED = 3  # products with the metric in a step of a leg that closes a path
 _PROBED = 256  # inputs on which the change of each step is measured
-_CLOSED = 0.75  # share of a closing leg's largest number of steps that is taken, about
 _REESTIMATED = 2000  # inputs of each task from which running statistics are measured
 
 
@@ -60,7 +59,8 @@ def _measuring_pace(expert: Expert, options: MetricOptions) -> MeasuringPace:
     if x is None or not kind.needs_inputs:
         return MeasuringPace(0.0, 0.0)
     if kind.pace is not None:
-        return kind.pace(expert.network, expert.weights, x, options.output)
+        sample = x.first(x.enough(kind.inputs))
+        return kind.pace(expert.network, expert.weights, sample, options.output)
     measure = partial(kind.measure, expert.network, expert.weights)
     each = seconds_per_input(
         lambda count: measure(x.first(count), options.output, 0), min(len(x), kind.inputs)
@@ -125,15 +125,15 @@ class MergePace:
         Args:
             preset: Preset that walks.
         """
-        total = 0.0
+        total, middle = 0.0, preset.space.middle()
         for expert in preset.open_ends:
             count = len(expert.inputs) if expert.inputs is not None else 0
-            steps = preset.close_steps
-            times = int(_CLOSED * steps) // WeightWalkOptions.refresh + 1
+            steps = preset.closing_steps(expert, middle)
+            times = steps // WeightWalkOptions.refresh + 1
             if preset.kind.isotropic:
                 times = 0
             total += self.measured(times, times * min(preset.kind.inputs, count))
-            total += _CLOSED * steps * self.step(count, True, _CORRECTED)
+            total += steps * self.step(count, True, _CORRECTED)
         return total
 
     def score(self, preset: Preset) -> float:

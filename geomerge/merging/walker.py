@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -175,6 +176,35 @@ class Walker:
             return None
         return DampingLearner(damping, kept, state.part("learner"))
 
+    def steps_to_reach(
+        self,
+        expert: Expert,
+        target: Tensor,  # (n,)
+        fall: float | None = None,
+    ) -> int:
+        """Return about how many steps :meth:`reach` takes; its largest number is far more.
+
+        Args:
+            expert: Expert at the start.
+            target: Target of the walk.
+            fall: Mean decrease of the distance in the first steps; None takes that of steps
+                straight toward the target.
+        """
+        settings, gap = self._reaching(expert, target)
+        left = gap - max(settings.until * gap, settings.radius)
+        each = settings.radius if fall is None else max(fall, 1e-12 * settings.radius)
+        return min(settings.steps, max(0, math.ceil(left / each))) + STRAIGHT_STEPS
+
+    def _reaching(
+        self,
+        expert: Expert,
+        target: Tensor,  # (n,)
+    ) -> tuple[WeightWalkOptions, float]:
+        """Return the settings of a walk to a target, and the distance to it."""
+        gap = float((target - expert.weights).norm())
+        radius = max(0.1, gap / 200)
+        return WeightWalkOptions(steps=CLOSE_STEPS, radius=radius, damping=DAMPING), gap
+
     def reach(
         self,
         expert: Expert,
@@ -182,8 +212,7 @@ class Walker:
         state: WalkState,
     ) -> Walk:
         """Walk from an expert to exactly the target, keeping the expert's function on the way."""
-        gap = float((target - expert.weights).norm())
-        walk = WeightWalkOptions(steps=CLOSE_STEPS, radius=max(0.1, gap / 200), damping=DAMPING)
+        walk, _ = self._reaching(expert, target)
         points = self.approach_and_close(expert, target, walk, state)
         return Walk(points, walk.steps + STRAIGHT_STEPS)
 

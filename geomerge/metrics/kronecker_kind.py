@@ -61,7 +61,17 @@ def _pace(network: Network, w: Tensor, inputs: Inputs, output: str) -> Measuring
     traced = time.perf_counter() - began
     generator = torch.Generator().manual_seed(0)
     most = min(sums.batch, BATCH, len(inputs))
-    each = seconds_per_input(lambda k: sums.add(inputs.batch(slice(0, k)), generator), most)
+
+    def add(count: int) -> None:
+        sums.add(inputs.batch(slice(0, count)), generator)
+
+    each = seconds_per_input(add, most)
+    passes = inputs.equal_batch_count(BATCH) / len(inputs)
+    if passes * most > 1:  # texts, of which few are equally long
+        began = time.perf_counter()
+        add(1)
+        alone = time.perf_counter() - began
+        each += passes * max(alone - each, 0.0)
     slow = 0.0
     if coverage.one_by_one:
         x = inputs.batch(slice(0, 1))

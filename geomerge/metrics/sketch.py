@@ -31,7 +31,7 @@ from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.kronecker.factor import Factor
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
-from geomerge.metrics.registry import BATCH
+from geomerge.metrics.registry import BATCH, METRICS
 from geomerge.metrics.sketch_size import (
     diagonal_of_parts,
     diagonal_parts,
@@ -51,6 +51,7 @@ __all__ = [
     "make_sketch",
     "restore_sketch",
     "save_sketch",
+    "sketch_seconds",
     "truncated_metric",
     "weights_digest",
 ]
@@ -186,6 +187,29 @@ def make_sketch(
             **_record(metric, network, w),
         },
     )
+
+
+def sketch_seconds(
+    network: Network,
+    w: Tensor,  # (n,)
+    inputs: Inputs,
+    output: str = "hellinger",
+    count: int = INPUTS,
+) -> float:
+    """Estimate the seconds of :func:`make_sketch`, from a few inputs and two decompositions.
+
+    Args:
+        network: Network to measure.
+        w: Weights of the network.
+        inputs: Inputs of its task, without labels.
+        output: Name of the output map.
+        count: Largest number of inputs of the sketch.
+    """
+    pace_of = METRICS[KroneckerMetric.name].pace
+    assert pace_of is not None, "the Kronecker metric is registered with one"
+    sample = inputs.first(count)
+    pace = pace_of(network, w, sample, output)
+    return pace.besides + len(sample) * (pace.each + pace.one_by_one_seconds)
 
 
 def save_sketch(

@@ -87,6 +87,7 @@ def test_padding_counts_nowhere(encoder: TextEncoder, tmp_path: Path) -> None:
     lengths = inputs.raw["attention_mask"].sum(dim=1)
     assert len(lengths.unique()) > 2
     batches = list(inputs.equal_batches(16))
+    assert inputs.equal_batch_count(16) == len(batches)
     assert all(bool(x["attention_mask"].all()) for x in batches)
     assert sum(len(x["attention_mask"]) for x in batches) == len(inputs)
     seen = torch.cat([torch.arange(len(inputs))[index] for index, _ in inputs.parts(16)])

@@ -41,7 +41,11 @@ def test_every_command_shows_that_it_is_at_work(name: str) -> None:
     ("words", "shown", "sentence"),
     [
         ("check a.pt b.pt --manifold digits", "checking a.pt and b.pt", "nothing was written"),
-        ("sketch a.pt --manifold digits --out s.safetensors", "measuring a.pt", "nothing was"),
+        (
+            "sketch a.pt --manifold digits --out s.safetensors",
+            "measuring a.pt, estimated",
+            "nothing was",
+        ),
         ("evaluate a.pt --manifold digits", "measuring a.pt", "nothing was written"),
         ("inspect a.pt --manifold digits", "measuring a.pt", "nothing was written"),
         (

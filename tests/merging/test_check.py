@@ -17,12 +17,18 @@ from geomerge import (
     AssumptionWarning,
     Checkpoint,
     Expert,
+    MergeOptions,
     load_checkpoint,
     load_task,
     save_checkpoint,
 )
-from geomerge.errors import GeomergeError
+from geomerge.errors import GeomergeError, Problems
+from geomerge.expert_options import DataOptions
+from geomerge.loading import load_experts
 from geomerge.merging.check import check, check_merge
+from geomerge.merging.choice import plan_merge
+
+BOTH = ("digits", "digits-permuted")
 
 
 def changed(source: Path, file: Path, **tensors: torch.Tensor | None) -> Path:
@@ -266,6 +272,20 @@ def test_large_merges_are_extrapolated_to_the_same_steps(
     assert found["steps"] == tried["steps"]
     assert "extrapolated" in found["assumed"]
     assert all(seconds > 0 for seconds in found["parts"].values())
+
+
+def test_steps_of_a_closing_leg_follow_its_gap_and_its_first_steps(digits: Path) -> None:
+    experts = load_experts([digits / "a.pt", digits / "b.pt"], DataOptions(manifold=BOTH))
+    planned = plan_merge(experts, MergeOptions(), Problems(strict=True))
+    assert planned is not None
+    preset = planned[0]
+    end = preset.space.experts[0]
+    far = preset.space.middle()
+    near = end.weights + 0.01 * (far - end.weights)
+    straight = preset.closing_steps(end, far)
+    assert preset.closing_steps(end, end.weights) <= preset.closing_steps(end, near) < straight
+    assert straight < preset.closing_steps(end, far, 0.001) <= preset.close_steps
+    assert preset.closing_steps(end, far, -1.0) == preset.close_steps  # it stalls
 
 
 class Cut(nn.Module):

@@ -231,6 +231,21 @@ class Preset(ABC):
         """Return a closing leg's walk, from an open end to exactly the crossover."""
         return self.walker.reach(end, crossover, state)
 
+    def closing_steps(
+        self,
+        end: Expert,
+        crossover: Tensor,  # (n,)
+        fall: float | None = None,
+    ) -> int:
+        """Return about how many points a closing leg has.
+
+        Args:
+            end: Open end of the path.
+            crossover: Picked point, or one as far away.
+            fall: Mean decrease of the distance in the leg's first steps; None where not known.
+        """
+        return self.walker.steps_to_reach(end, crossover, fall)
+
     def shortcut(
         self,
         start: Tensor,  # (n,)

@@ -121,6 +121,15 @@ class SketchesPreset(Preset):
         points = walk_straight(end.weights, crossover, metric, STRAIGHT_STEPS, state)
         return Walk(points, STRAIGHT_STEPS)
 
+    def closing_steps(
+        self,
+        end: Expert,
+        crossover: Tensor,  # (n,)
+        fall: float | None = None,
+    ) -> int:
+        """Return the points of a straight line."""
+        return STRAIGHT_STEPS
+
     @property
     def walked_on(self) -> tuple[Expert, ...]:
         """No network: inputs are not used."""
