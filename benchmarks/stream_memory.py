@@ -81,12 +81,17 @@ def summary(name: str, done: dict[str, Any]) -> dict[str, Any] | None:
         "tasks": [statistics.mean(task) for task in zip(*lasts, strict=True)],
         "megabytes": max(row["kept"]["megabytes"] for row in found),
         "merge by expert": statistics.mean(ratios) if ratios else None,
-        "last merge by tenth": statistics.mean(t[-1] / t[_TENTH] for t in times)
+        "last merge by tenth": statistics.mean(map(growth, times))
         if times and all(len(t) > _TENTH + 1 for t in times)
         else None,
         "joint": statistics.mean(joint) if joint else None,
         "settings": SETTINGS[name],
     }
+
+
+def growth(times: list[float]) -> float:
+    """Return the time of the last merges by that of the tenth, medians of five each."""
+    return statistics.median(times[-5:]) / statistics.median(times[_TENTH - 2 : _TENTH + 3])
 
 
 if __name__ == "__main__":
