@@ -91,7 +91,7 @@ def walked(
     own = {expert.name: expert.accuracy("select") for expert in space}
     parsed = [parse_pick(name, own) for name in rules]
     with TemporaryDirectory() as folder:
-        recorder = Recorder(Path(folder), Monitor(space), preset.options.machine.points)
+        recorder = Recorder(Path(folder), Monitor(space), preset.prepared.points)
         for stage in walk_plan(preset, parsed[0], recorder):
             for rule in parsed:
                 picked = stage if rule is parsed[0] else stage.walked.picked(rule)

@@ -50,12 +50,7 @@ ALIGN = ("none", "weights", "activations")
 
 def experts(networks: Path, work: Path) -> list[gm.Expert]:
     """Return the two networks with a thousand inputs each."""
-    cache = work / "cifar10.pt"
-    if not cache.exists():
-        (x, y), (tx, ty) = NAMED["cifar10"](Path(os.environ["GEOMERGE_DATA"]), False)
-        torch.save({"x": x, "y": y, "tx": tx, "ty": ty}, cache)
-    data = torch.load(cache)
-    found = []
+    data, found = cifar10(work), []
     for file, classes in FILES.items():
         own = gm.Expert.load(networks / file, task(data, classes), arch=resnet20)
         assert own.inputs is not None
@@ -63,21 +58,42 @@ def experts(networks: Path, work: Path) -> list[gm.Expert]:
     return found
 
 
-def task(data: dict[str, Tensor], classes: range) -> Task:
-    """Return the task of some classes, its selection split without images seen in training."""
+def cifar10(work: Path) -> dict[str, Tensor]:
+    """Return training images and labels, x and y, and those of the test split, tx and ty."""
+    cache = work / "cifar10.pt"
+    if not cache.exists():
+        (x, y), (tx, ty) = NAMED["cifar10"](Path(os.environ["GEOMERGE_DATA"]), False)
+        torch.save({"x": x, "y": y, "tx": tx, "ty": ty}, cache)
+    found: dict[str, Tensor] = torch.load(cache)
+    return found
+
+
+def task(
+    data: dict[str, Tensor], classes: range, images: int | None = None, device: str = "cpu"
+) -> Task:
+    """Return the task of some classes, its selection split without images seen in training.
+
+    Args:
+        data: CIFAR-10.
+        classes: Classes of the task.
+        images: Number of images of a class in each split, for trials; None takes all.
+        device: Device of the batches.
+    """
     seen, free = [], []
     for label in classes:
         index = (data["y"] == label).nonzero()[:, 0]
-        seen.append(index[:TRAINED])
+        seen.append(index[:TRAINED][:images])
         free.append(index[TRAINED:])
-    order = torch.randperm(TRAINED * len(classes), generator=torch.Generator().manual_seed(0))
-    train, select = torch.cat(seen)[order], torch.cat(free)
-    test = torch.isin(data["ty"], torch.tensor(classes))
+    train, select = torch.cat(seen), torch.cat(free)
+    train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))]
+    test = torch.isin(data["ty"], torch.tensor(classes)).nonzero()[:, 0]
+    if images is not None:
+        select, test = select[:: max(1, 500 // images)], test[: images * len(classes)]
     return Task.from_tensors(
         data["x"][train], data["y"][train] - classes[0],
         select=(data["x"][select], data["y"][select] - classes[0]),
         test=(data["tx"][test], data["ty"][test] - classes[0]),
-        name=f"cifar10@{classes[0]}-{classes[-1]}", normalisation=USUAL,
+        name=f"cifar10@{classes[0]}-{classes[-1]}", normalisation=USUAL, device=device,
     )  # fmt: skip
 
 
