@@ -45,8 +45,8 @@ RATES = {"base": 3e-3, "noun": 1e-3, "verb": 1e-3}
 TEXTS = 32  # blocks of a step
 TESTED = 500
 SKETCHED = 1000  # blocks of each sketch
-FEW = (64, 256)  # unlabelled blocks of each task
-WALKED = 120  # steps of each teacher in the joint walk
+FEW = (256,)  # unlabelled blocks of each task
+WALKED = 240  # steps of each teacher in the joint walk
 
 
 def data() -> Path:

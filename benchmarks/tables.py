@@ -96,6 +96,23 @@ def fine_tunes() -> str:
     return markdown(["", heading, "share of the networks alone, %", "worst drop"], table)
 
 
+def six_tasks() -> str:
+    """Several fine-tunes of one CNN: mean accuracy and worst drop."""
+    results = read("fine_tunes_cnn.json")
+    rows, counts = results["table"], [str(count) for count in results["counts"]]
+    names = [name.partition(": ")[2] for name in rows if name.startswith("2: ")]
+    table = []
+    for name in names:
+        found = [rows[f"{count}: {name}"] for count in counts]
+        table.append([name, *(
+            f"{sum(row['mean']) / len(row['mean']):.1f} / {row['worst_drop']:.1f}" for row in found
+        )])  # fmt: skip
+    own = rows["experts"]["mean"]
+    alone = [f"{sum(own[: int(k)]) / int(k):.1f} / 0.0" for k in counts]
+    heading = [f"{k} tasks: mean / worst drop" for k in counts]
+    return markdown(["", *heading], [["experts", *alone], *table])
+
+
 def cifar() -> str:
     """Halves of CIFAR-10, one head each."""
     table = []
@@ -416,6 +433,7 @@ def stream_trunk() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "merge": merge, "surrogate": surrogate, "resnet20": resnet20, "heads": heads,
     "three": three, "cifar": cifar, "fine tunes": fine_tunes,
+    "six tasks": six_tasks,
     "sparsify": sparsify, "sparsify few": sparsify_few, "sparsify vgg": sparsify_vgg,
     "continual": continual, "stream memory": stream_memory, "stream cifar": stream_cifar,
     "stream trunk": stream_trunk,
