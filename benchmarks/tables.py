@@ -209,6 +209,17 @@ def steps() -> str:
     return markdown(["", "compared with", "time"], table)
 
 
+def estimates() -> str:
+    """Estimated and measured times, in processor seconds of one thread."""
+    rows = read("estimates.json")["table"]
+    table = [
+        [name, f"{row['said']:.1f}", f"{row['took']:.1f}", f"{row['ratio']:.2f}",
+         f"{row['check']:.1f}" if "check" in row else "-"]
+        for name, row in rows.items()
+    ]  # fmt: skip
+    return markdown(["", "estimated, s", "measured, s", "ratio", "check, s"], table)
+
+
 def limits() -> str:
     """Peak memory under --memory."""
     rows = read("memory_limit.json")["limits"]
@@ -437,7 +448,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sparsify": sparsify, "sparsify few": sparsify_few, "sparsify vgg": sparsify_vgg,
     "continual": continual, "stream memory": stream_memory, "stream cifar": stream_cifar,
     "stream trunk": stream_trunk,
-    "compare": compare, "steps": steps, "limits": limits,
+    "compare": compare, "steps": steps, "estimates": estimates, "limits": limits,
 }  # fmt: skip
 
 
