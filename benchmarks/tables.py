@@ -113,6 +113,16 @@ def six_tasks() -> str:
     return markdown(["", *heading], [["experts", *alone], *table])
 
 
+def language_models() -> str:
+    """Two causal language models in one: perplexities, and the rise above the experts'."""
+    results = read("causal_lm.json")
+    table = [
+        [name, percent(row["mean"]), f"{row['worst_rise']:.1f}"]
+        for name, row in results["table"].items()
+    ]
+    return markdown(["perplexity", " / ".join(results["tasks"]), "worst rise, %"], table)
+
+
 def cifar() -> str:
     """Halves of CIFAR-10, one head each."""
     table = []
@@ -444,7 +454,7 @@ def stream_trunk() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "merge": merge, "surrogate": surrogate, "resnet20": resnet20, "heads": heads,
     "three": three, "cifar": cifar, "fine tunes": fine_tunes,
-    "six tasks": six_tasks,
+    "six tasks": six_tasks, "language models": language_models,
     "sparsify": sparsify, "sparsify few": sparsify_few, "sparsify vgg": sparsify_vgg,
     "continual": continual, "stream memory": stream_memory, "stream cifar": stream_cifar,
     "stream trunk": stream_trunk,
