@@ -142,7 +142,8 @@ class FeatureView(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model)
         parent, _, last = classifier.whole.rpartition(".")
-        setattr(self.model.get_submodule(parent), last, _Reached())
+        # Avalanche's decorator for tasks would pass setattr on to the module that it holds.
+        self.model.get_submodule(parent)._modules[last] = _Reached()
         self._head = head
 
     def forward(
