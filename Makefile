@@ -22,8 +22,9 @@ OTHERS := tests/steps tests/metrics tests/walks tests/paths tests/io tests/data 
 others: install
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(OTHERS)
 
+# Long tests one by one, so that no process is left with a whole file at the end.
 slow: install
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m slow -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m slow -n auto --maxprocesses 4 --dist worksteal
 
 lint: install
 	$(RUN)/ruff check .
