@@ -6,14 +6,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from merges import merged_of, run_of
+from merges import merged_of, prepared_of, run_of
 
 from geomerge import Checkpoint, load_checkpoint
 from geomerge.errors import GeomergeError, OptionError, RunError
 from geomerge.io.folders import resumable_folder
+from geomerge.merging.choice import choose_preset
+from geomerge.merging.cost import disk_bytes
 from geomerge.monitor.progress import Progress
 from geomerge.walks.state import StateFile
 
@@ -92,6 +95,27 @@ def test_an_interrupted_merge_goes_on_with_the_same_bits(
     assert content(tmp_path / "path") == content(tmp_path / "whole")
     assert merged.picked.steps == whole.picked.steps
     assert merged.diagonal_only == whole.diagonal_only
+
+
+def test_an_interrupted_merge_needs_room_only_for_what_it_has_not_stored(
+    small: list[Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"manifold": ("digits",), "preset": "paper", "steps": 8, "points": 8}
+    needed = disk_bytes(choose_preset(prepared_of(small, options)))[1]
+
+    def stop(_: Progress) -> None:
+        raise Stop
+
+    work = tmp_path / "work"
+    with pytest.raises(Stop):
+        merged_of(small, options, folder=tmp_path / "path", work=work, progress=stop)
+    (work / "points").write_bytes(bytes(1000))
+    stored = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
+    free = SimpleNamespace(free=needed - stored)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    merged_of(small, options, folder=tmp_path / "path", work=work)
+    with pytest.raises(OptionError, match="GB of disk"):
+        merged_of(small, options, folder=tmp_path / "other", work=tmp_path / "new")
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def _merge(
         WeightPath.clear(folder)
     if writes():
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_full_disk(preset, folder)
+        _refuse_full_disk(preset, folder, work)
     monitor = Monitor(preset.space, progress)
     recorder = Recorder(work or folder / "walks", monitor, points, work is not None)
     walked: Leg | None = None
@@ -153,19 +153,21 @@ def _merge(
     return MergeResult(preset, rule, stages, path, t, relaxed)
 
 
-def _refuse_full_disk(preset: Preset, folder: Path) -> None:
+def _refuse_full_disk(preset: Preset, folder: Path, work: Path | None) -> None:
     """Refuse walks whose points do not fit on the disk.
 
     Raises:
-        OptionError: If less is free than they need.
+        OptionError: If less is free than they need beside what an interrupted merge has stored.
     """
-    needed, free = disk_bytes(preset)[1], shutil.disk_usage(folder).free
+    known = work.rglob("*") if work is not None else ()
+    stored = sum(file.stat().st_size for file in known if file.is_file())
+    needed, free = disk_bytes(preset)[1] - stored, shutil.disk_usage(folder).free
     if needed > free:
         count, size = preset.prepared.points, preset.space.network.n * 4
         raise OptionError(
             f"the walks need {needed / 1e9:.1f} GB of disk for up to {count} points of "
             f"{size / 1e9:.2f} GB each, and {free / 1e9:.1f} GB are free in {folder}; give fewer "
-            "`points`, fewer values of `damping`, or another `out`"
+            "`points` or one `damping`, or write to another disk"
         )
 
 
