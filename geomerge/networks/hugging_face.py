@@ -130,13 +130,7 @@ def load_model_folder(folder: Path, base: Path | None = None) -> Checkpoint:
         return _load_adapter(folder, base)
     config = load_config(folder)
     files = _weight_files(folder)
-    _refuse_quantised(folder, config, files)
-    kinds, names = set(), []
-    for file in files:
-        if file.suffix == ".safetensors":
-            shapes = _checked_header(file)
-            kinds |= {kind for kind, _ in shapes.values()}
-            names += list(shapes)
+    kinds = _plain_types(folder, config, files)
     model = ConfiguredModel(config, str(folder))
     module, info = model.load(folder, files)
     missing = sorted(info["missing_keys"])
@@ -178,7 +172,7 @@ def _base_model(
     adapter: AdapterFolder, whole: Path
 ) -> tuple[ConfiguredModel, nn.Module, dict[str, Any]]:
     config, files = load_config(whole), _weight_files(whole)
-    _refuse_quantised(whole, config, files)
+    _plain_types(whole, config, files)
     model = ConfiguredModel(adapter.architecture(config), str(adapter.folder))
     return model, *model.load(whole, files)
 
@@ -503,10 +497,12 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _refuse_quantised(folder: Path, config: Mapping[str, Any], files: list[Path]) -> None:
-    """Refuse quantised weights: those that the configuration names, and tensors of 8 bits.
+def _plain_types(folder: Path, config: Mapping[str, Any], files: list[Path]) -> set[str]:
+    """Return the types of the tensors in a folder's safetensors files, by their headers.
 
-    Masks of 8 bits, which early checkpoints of GPT-2 have as ``attn.bias``, are none.
+    Raises:
+        CheckpointError: If the configuration or a type says that the weights are quantised. Masks
+            of 8 bits, which early checkpoints of GPT-2 have as ``attn.bias``, are allowed.
     """
     settings = config.get("quantization_config")
     if settings:
@@ -515,15 +511,18 @@ def _refuse_quantised(folder: Path, config: Mapping[str, Any], files: list[Path]
             f"{folder} is quantised ({str(method or 'quantization_config')[:40]}, as its {CONFIG} "
             "says), expected plain weights; give the model that it was made from"
         )
+    kinds: set[str] = set()
     for file in files:
         if file.suffix != ".safetensors":
             continue
         for name, (kind, _) in _checked_header(file).items():
+            kinds.add(kind)
             if kind.startswith(_QUANTISED) and not (kind == "U8" and name.endswith(".bias")):
                 raise CheckpointError(
                     f"{file} has {name[:80]!r} as {kind}, which is quantised, expected float32, "
                     "float16 or bfloat16; give the model that it was made from"
                 )
+    return kinds
 
 
 def _checked_header(file: Path) -> dict[str, tuple[str, list[int]]]:

@@ -18,12 +18,13 @@ from geomerge.loading import given_expert
 from geomerge.monitor.progress import Progress
 from geomerge.notebook import card, sentences, table
 from geomerge.options import replace_options
+from geomerge.paths.leg import points_stored
 from geomerge.paths.path import WeightPath
 from geomerge.pruning.goals import removal_of, unit_stages
 from geomerge.pruning.gradual_removal import MOST_RATES
 from geomerge.pruning.measure import PruneCurvePoint, PruneRow, curve_of, row_of
 from geomerge.pruning.obs import magnitudes
-from geomerge.pruning.options import RankingOptions, ReconfigureOptions
+from geomerge.pruning.options import POINTS, RankingOptions, ReconfigureOptions
 from geomerge.pruning.plan import PlanStep, check_plan, load_plan, resolve
 from geomerge.pruning.problem import PruneProblem, prepare_problem
 from geomerge.pruning.results import PrunedExpert, pruned_expert, save_result, store_walk
@@ -205,7 +206,8 @@ def reconfigure(
     place, temporary = place_of(folder)
     dense_row = row_of(problem, "dense", problem.weights)
     own = place / ".walks" if work is None else Path(work)
-    walker = PruneWalker(problem, options.walking, options.points, progress)
+    points = points_stored(options.points, POINTS, problem.network.n)
+    walker = PruneWalker(problem, options.walking, points, progress)
     configurations = []
     w = start
     for number, step in enumerate(steps, 1):

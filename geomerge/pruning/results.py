@@ -13,10 +13,8 @@ from geomerge.expert import Expert
 from geomerge.io.folders import staged_folder
 from geomerge.io.precision import rounded, with_dtype
 from geomerge.metrics.sketch import weights_digest
-from geomerge.paths.leg import points_stored
 from geomerge.paths.path import WeightPath
 from geomerge.processes import wait, writes
-from geomerge.pruning.options import POINTS
 from geomerge.pruning.problem import PruneProblem
 from geomerge.pruning.walk import START, PruneWalk
 
@@ -74,7 +72,7 @@ def store_walk(
         walk: Finished walk.
         folder: Folder of the path; files of an interrupted call in it are removed.
         start: First weights of the walk.
-        points: Largest number of stored networks; the usual one is lowered for large networks.
+        points: Largest number of stored networks.
     """
     WeightPath.clear(folder)
     if writes():
@@ -83,13 +81,7 @@ def store_walk(
     first, last = (pruned_expert(problem, w).checkpoint for w in (start, walk.weights))
     arrived = leg.marks[-1][0]
     WeightPath.write(
-        folder,
-        (START, first),
-        ("end", last),
-        [leg],
-        (leg, arrived),
-        points_stored(points, POINTS, problem.network.n),
-        last.meta,
+        folder, (START, first), ("end", last), [leg], (leg, arrived), points, last.meta
     )
     wait()
     return WeightPath(folder, problem.network.device, problem.expert.module)

@@ -18,11 +18,12 @@ from geomerge.loading import given_expert
 from geomerge.monitor.progress import Progress
 from geomerge.notebook import Curve, card, drawing, sentences, table
 from geomerge.options import replace_options
+from geomerge.paths.leg import points_stored
 from geomerge.paths.path import WeightPath
 from geomerge.processes import agree, first_text, together, wait, writes
 from geomerge.pruning.goals import goal_stages
 from geomerge.pruning.measure import PruneCurvePoint, PruneRow, baseline_rows, curve_of, row_of
-from geomerge.pruning.options import SparsifyOptions
+from geomerge.pruning.options import POINTS, SparsifyOptions
 from geomerge.pruning.problem import PruneProblem, prepare_problem
 from geomerge.pruning.results import pruned_expert, save_result, store_walk
 from geomerge.pruning.shrink import removed_units, shrink
@@ -194,12 +195,14 @@ def _sparsified(
     agree("networks or options", f"{options}", [problem.weights])
     place, temporary = place_of(folder)
     place = Path(first_text(str(place)))
-    walks = _walks(problem, options, place, work, progress)
+    points = points_stored(options.points, POINTS, problem.network.n)
+    walker = PruneWalker(problem, options.walking, points, progress)
+    walks = _walks(walker, options, place / _WALKS if work is None else work, work is not None)
     chosen = shortest_of_best(walks, lambda walk: walk.agreement, lambda walk: walk.leg.length)
     others = [walk for walk in walks if walk is not chosen]
     names = ["path", *(f"path-{k}" for k in range(2, len(walks) + 1))]
     paths = [
-        store_walk(problem, walk, place / name, problem.weights, options.points)
+        store_walk(problem, walk, place / name, problem.weights, points)
         for walk, name in zip([chosen, *others], names, strict=True)
     ]
     for path in paths:
@@ -222,14 +225,10 @@ _WALKS = "walks"
 
 
 def _walks(
-    problem: PruneProblem,
-    options: SparsifyOptions,
-    folder: Path,
-    work: Path | None,
-    progress: Callable[[Progress], None] | None,
+    walker: PruneWalker, options: SparsifyOptions, folder: Path, resumable: bool
 ) -> list[PruneWalk]:
     """Return the finished walks, ``paths`` of them."""
-    walker = PruneWalker(problem, options.walking, options.points, progress)
+    problem = walker.problem
     device, start = problem.network.device, problem.weights
 
     def stages(state: Any = None) -> list[Stage]:
@@ -240,15 +239,15 @@ def _walks(
 
     walks = []
     for number in range(options.paths):
-        own = (folder / _WALKS if work is None else work) / f"walk-{number + 1}"
-        file = StateFile(None if work is None else own / "state", device)
+        own = folder / f"walk-{number + 1}"
+        file = StateFile(own / "state" if resumable else None, device)
         place = WalkPlace(f"walk {number + 1}", own, number, file)
         first = stages(file.state.part("stages"))
         walked = (
             walker.pull(start, plane, place) if options.pulls else walker.walk(start, first, place)
         )
         if options.labels:
-            last = StateFile(None if work is None else own / "labels" / "state", device)
+            last = StateFile(own / "labels" / "state" if resumable else None, device)
             walked = walker.finish_with_labels(walked, last)
         walks.append(walked)
     return walks

@@ -13,12 +13,12 @@ from torch import Tensor
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.metrics import MaskedMetric, Metric
 from geomerge.monitor.progress import Progress
-from geomerge.paths.leg import Leg, points_stored, record_leg
+from geomerge.paths.leg import Leg, record_leg
 from geomerge.processes import alone
 from geomerge.pruning.cost import STEP_PASSES
 from geomerge.pruning.learning_rate import plane_walk_options
 from geomerge.pruning.masks import prunable, zeros
-from geomerge.pruning.options import POINTS, PruneWalkOptions
+from geomerge.pruning.options import PruneWalkOptions
 from geomerge.pruning.problem import FEW, PruneProblem
 from geomerge.walks.objectives import CrossEntropy, MixupDrift, Objective, OutputDrift
 from geomerge.walks.plane import PlaneWalkOptions, Prescription, Stage, walk_toward_plane
@@ -83,20 +83,14 @@ class PruneWalker:
     Attributes:
         problem: Network whose function is preserved.
         options: Stages and steps of the walks.
-        points: Largest number of networks stored for each walk; the usual 32 are fewer where they
-            would be larger than 2 GB.
+        points: Largest number of networks stored for each walk.
         on_progress: Function called after each point, or None.
     """
 
     problem: PruneProblem
     options: PruneWalkOptions
-    points: int = POINTS
+    points: int
     on_progress: Callable[[Progress], None] | None = None
-
-    @property
-    def most_points(self) -> int:
-        """Largest number of stored networks of each walk, as given or by their size."""
-        return points_stored(self.points, POINTS, self.problem.network.n)
 
     def walk(
         self,
@@ -196,7 +190,7 @@ class PruneWalker:
         self.problem.cost.kept_in(place.file.state.part("cost"))
         watched = self._watched(walk, place.name, count, place.file.steps)
         return record_leg(
-            place.folder, START, start, watched, self.most_points, self._step_meter(), place.file
+            place.folder, START, start, watched, self.points, self._step_meter(), place.file
         )
 
     def _step_meter(self) -> Callable[[Tensor, Tensor], float]:
