@@ -1,4 +1,4 @@
-"""Times that `geomerge check` estimates, beside those that the runs take.
+"""Estimated times of `geomerge check`, and measured times of the runs.
 
     python benchmarks/estimates.py --work build/bench                  # all cases
     python benchmarks/estimates.py --work build/bench --only "digits"  # those whose names begin so

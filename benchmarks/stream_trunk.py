@@ -1,4 +1,4 @@
-"""Class-incremental Split CIFAR-10 on frozen trunks: heads from class statistics beside others.
+"""Class-incremental Split CIFAR-10 on frozen trunks: heads from class statistics and baselines.
 
     python benchmarks/stream_trunk.py --work build/bench --data data
 

@@ -1,4 +1,4 @@
-"""Memory of learned classes in feature space: statistics, metric, votes on the shrinkage."""
+"""Memory of learned classes in feature space: statistics, metric, choice of the shrinkage."""
 
 from __future__ import annotations
 

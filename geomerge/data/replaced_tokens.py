@@ -1,7 +1,8 @@
-"""Random replacement of tokens: many texts of a few, whose outputs a teacher knows without labels.
+"""Random replacement of tokens, for walks on few texts.
 
 Wang et al. 2018 (SwitchOut, arXiv 1808.07512) draw new tokens from the whole vocabulary in training
-on labelled texts. Where a teacher answers for the changed text, its meaning may change too.
+on labelled texts. Here targets are the outputs of a teacher on the changed text, so that its
+meaning may change too.
 """
 
 from __future__ import annotations

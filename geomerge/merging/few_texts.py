@@ -1,4 +1,4 @@
-"""Replacement of tokens where only a few texts of a fine-tune are known."""
+"""Token replacement in walks toward fine-tunes with few texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from geomerge.networks.batches import token_mask
 
 __all__ = ["TEXTS", "token_frequencies", "token_replacement", "token_weights"]
 
-FEW = 1000  # texts; of more every batch is new anyway
+FEW = 1000  # texts; with more of them hardly a batch is drawn twice
 TEXTS = 32  # changed texts per gradient
 
 

@@ -1,3 +1,5 @@
+"""Replacement of tokens: special ones stay, draws follow the weights, same seed same texts."""
+
 from __future__ import annotations
 
 import torch

@@ -1,4 +1,4 @@
-"""Joint walks on a few texts: each batch has other tokens, the teacher answers for them."""
+"""Joint walks on few texts: tokens replaced in each batch, targets of the teacher for them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,11 @@ from geomerge.merging.presets.joint import HELD_DAMPINGS
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Expert]]:
     """A base, and two fine-tunes with sketches of more texts than they bring."""
-    place = tmp_path_factory.mktemp("few")
-    base = model_folders.write_base(place / "base")
+    base, sketched = model_folders.sketched_fine_tunes(tmp_path_factory.mktemp("few"))
     experts = []
-    for task in ("colour", "count"):
-        folder = model_folders.write_fine_tune(place / task, base, task)
-        table = model_folders.write_table(place / f"{task}.csv", task, 80)
-        sketched = Expert.load(folder, str(table)).with_sketch()
-        assert sketched.inputs is not None
-        experts.append(replace(sketched, task=None, inputs=sketched.inputs.first(16)))
+    for expert in sketched:
+        assert expert.inputs is not None
+        experts.append(replace(expert, task=None, inputs=expert.inputs.first(16)))
     return base, experts
 
 

@@ -1,3 +1,5 @@
+"""Files of TAK's factors: the metric that they hold, and files that are refused."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -17,15 +17,8 @@ from geomerge.merging.presets.joint_surrogate import draw_texts
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Expert]]:
-    place = tmp_path_factory.mktemp("drawn")
-    base = model_folders.write_base(place / "base")
-    experts = []
-    for task in ("colour", "count"):
-        folder = model_folders.write_fine_tune(place / task, base, task)
-        table = model_folders.write_table(place / f"{task}.csv", task, 80)
-        sketched = Expert.load(folder, str(table)).with_sketch()
-        experts.append(replace(sketched, inputs=None, task=None))
-    return base, experts
+    base, sketched = model_folders.sketched_fine_tunes(tmp_path_factory.mktemp("drawn"))
+    return base, [replace(expert, inputs=None, task=None) for expert in sketched]
 
 
 def test_texts_are_framed_and_hold_likely_tokens_only() -> None:
