@@ -26,6 +26,7 @@ __all__ = ["Leg", "StepRecord", "points_stored", "read_point", "record_leg", "re
 
 _LEAST = 8  # stored points of a leg
 _LEG_BYTES = 2e9  # points of a leg where their number is the usual one
+_HELD_BYTES = 64e6  # points of a running walk that are not yet files
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Leg:
         self.base = base
         self.marks: list[tuple[int, float]] = [(0, 0.0)]  # step and length of each stored point
         self.steps: list[StepRecord] = []
+        self._held: dict[int, Tensor] = {}  # differences of stored points that are not yet files
 
     @property
     def length(self) -> float:
@@ -101,18 +103,28 @@ class Leg:
         length: float,
     ) -> None:
         """Store a point reached after a step."""
-        self._write(step, w)
-        self.marks.append((step, length))
+        self.hold(step, w, length)
+        self.write_held()
 
-    def _write(
+    def hold(
         self,
         step: int,
         w: Tensor,  # (n,)
+        length: float,
     ) -> None:
-        if not writes():
-            return
-        delta = (w - self.base).detach().cpu()
-        write_bytes(self.file(step), safetensors.torch.save({"delta": delta}))
+        """Store a point in memory; it becomes a file unless it is removed before."""
+        if writes():
+            self._held[step] = (w - self.base).detach().cpu()
+        self.marks.append((step, length))
+        if self.base.nbytes * len(self._held) > _HELD_BYTES:
+            self.write_held()
+
+    def write_held(self) -> None:
+        """Write the points in memory to their files."""
+        for step in list(self._held):
+            content = safetensors.torch.save({"delta": self._held[step]})
+            write_bytes(self.file(step), content)
+            del self._held[step]
 
     def thin(self, points: int, keep: int = 0) -> list[Path]:
         """Remove points from where they are densest until at most ``points`` remain.
@@ -129,7 +141,9 @@ class Leg:
             marks = self.marks
             inner = [i for i in range(1, len(marks) - 1) if marks[i][0] != keep]
             drop = min(inner, key=lambda i: marks[i + 1][1] - marks[i - 1][1])
-            files.append(self.file(self.marks.pop(drop)[0]))
+            step, _ = self.marks.pop(drop)
+            if self._held.pop(step, None) is None:
+                files.append(self.file(step))
         return files
 
     def cut(self, step: int) -> None:
@@ -146,7 +160,9 @@ class Leg:
         """Replace the weights of a stored point other than the base."""
         if step and not torch.equal(w, self.weights(step)):
             wait()
-            self._write(step, w)
+            if writes():
+                self._held[step] = (w - self.base).detach().cpu()
+                self.write_held()
 
     def copied(self, folder: Path) -> Leg:
         """Return an independent copy of the leg in another folder on the same disk."""
@@ -281,11 +297,7 @@ def record_leg(
         return leg
     spacing = known.values.get("spacing", 0.0)  # grows, so that points are rarely thinned
     known.values["marks"] = leg.marks  # shared with the leg, so that the state is always up to date
-
-    def keep(dropped: Sequence[Path] = ()) -> None:
-        kept.write()
-        if dropped:  # the state just written no longer refers to these files
-            remove_files(dropped)
+    kept.before_write = leg.write_held
 
     for step, point in enumerate(walk, len(leg.steps) + 1):
         measured = None if measure is None else measure(before, point.weights)
@@ -301,15 +313,20 @@ def record_leg(
         records.append(asdict(leg.steps[-1]))
         known.tensors["w"] = before = point.weights
         if length - leg.marks[-1][1] >= spacing or step == 1:
-            leg.store(step, before, length)
+            leg.hold(step, before, length)
             if len(leg.marks) >= 2 * points:
                 dropped = leg.thin(points)
                 known.values["spacing"] = spacing = length / (2 * points)
-                keep(dropped)
+                if dropped:  # the state on disk still refers to these files
+                    kept.write()
+                remove_files(dropped)
         if kept.due:
-            keep()
+            kept.write()
     if leg.steps and leg.marks[-1][0] != len(leg.steps):
-        leg.store(len(leg.steps), before, length)
+        leg.hold(len(leg.steps), before, length)
     known.values["over"] = True
-    keep(leg.thin(points))
+    dropped = leg.thin(points)
+    leg.write_held()
+    kept.write()
+    remove_files(dropped)
     return leg

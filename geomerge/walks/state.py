@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ class StateFile:
 
     Attributes:
         state: State of the walk, read from the file if it exists.
+        before_write: Function called before each write, which writes the files that the state
+            refers to.
 
     Raises:
         RunError: If the file cannot be read.
@@ -72,6 +75,7 @@ class StateFile:
 
     def __init__(self, file: Path | None = None, device: str | torch.device = "cpu") -> None:
         self._file = file
+        self.before_write: Callable[[], None] | None = None
         if file is not None:
             wait()
         self.state = WalkState() if file is None or not file.exists() else _read(file, device)
@@ -98,6 +102,8 @@ class StateFile:
         if self._file is None or not writes():
             return
         began = time.monotonic()
+        if self.before_write is not None:
+            self.before_write()
         tensors, seen, here = {}, set(), []
         for name, tensor in self.state._flat().items():
             local = tensor.detach().cpu()

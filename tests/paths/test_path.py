@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from geomerge import Checkpoint, Network, WeightPath
 from geomerge.errors import OptionError, RunError
 from geomerge.metrics import EuclideanMetric
 from geomerge.paths.leg import Leg, points_stored, record_leg
-from geomerge.walks.walk import walk_straight
+from geomerge.walks.state import StateFile
+from geomerge.walks.walk import WalkPoint, walk_straight
 
 
 def networks() -> tuple[Network, Checkpoint, Checkpoint]:
@@ -124,3 +126,32 @@ def test_large_networks_have_fewer_stored_points_unless_a_number_is_given() -> N
     assert points_stored(64, 64, 20_000_000) == 25  # 2 GB
     assert points_stored(64, 64, 110_000_000) == 8
     assert points_stored(40, 64, 110_000_000) == 40
+
+
+def test_a_stored_state_refers_to_points_that_are_files(tmp_path: Path) -> None:
+    network, a, b = networks()
+    w_a, w_b = network.ravel(a.weights), network.ravel(b.weights)
+    file = tmp_path / "state.safetensors"
+    kept = StateFile(file)
+
+    def walk() -> Iterator[WalkPoint]:
+        for point in walk_straight(w_a, w_b, EuclideanMetric(), 40):
+            yield point
+            kept.write()
+            marks = StateFile(file).state.part("leg").values["marks"]
+            assert all(Leg(tmp_path, "a", w_a).file(step).exists() for step, _ in marks[1:])
+
+    leg = record_leg(tmp_path, "a", w_a, walk(), 6, kept=kept)
+    assert {leg.file(step) for step, _ in leg.marks[1:]} == set(tmp_path.glob("a-*"))
+
+
+def test_points_removed_on_a_short_walk_are_never_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, a, b = networks()
+    written: list[Path] = []
+    monkeypatch.setattr(
+        "geomerge.paths.leg.write_bytes", lambda path, content: written.append(path)
+    )
+    leg = straight_leg(tmp_path, "a", network.ravel(a.weights), network.ravel(b.weights), 6)
+    assert sorted(written) == [leg.file(step) for step, _ in leg.marks[1:]]
