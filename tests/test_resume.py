@@ -50,8 +50,13 @@ BOTH = {"manifold": ("a=digits", "b=digits-permuted")}
     "words",
     [
         {**BOTH, "preset": "sketch", "steps": 12},
-        {**BOTH, "preset": "sketch", "steps": 12, "learn": "damping", "budget": ("b=0.02",)},
-        {**BOTH, "preset": "joint", "steps": 6, "learn": "damping"},
+        pytest.param(
+            {**BOTH, "preset": "sketch", "steps": 12, "learn": "damping", "budget": ("b=0.02",)},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {**BOTH, "preset": "joint", "steps": 6, "learn": "damping"}, marks=pytest.mark.slow
+        ),
         {**BOTH, "preset": "joint", "steps": 6, "budget": ("a=0.02",)},
         {"manifold": ("digits",), "preset": "paper", "steps": 15, "budget": ("a=0.01",)},
         {"manifold": ("digits",), "preset": "surrogate", "steps": 10, "damping": 1e-4},

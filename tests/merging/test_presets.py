@@ -288,6 +288,7 @@ def test_heads_ask_for_equal_bodies(digits: Path) -> None:
         merged_of([a, a], {"manifold": ("digits", "digits"), "head": "separate"})
 
 
+@pytest.mark.slow
 def test_what_was_learned_and_bound_is_reported_for_joint_walks_too(
     digits: Path, tmp_path: Path
 ) -> None:

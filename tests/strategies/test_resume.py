@@ -27,6 +27,7 @@ def timeless(report: Any) -> Any:
     return [timeless(one) for one in report] if isinstance(report, list) else report
 
 
+@pytest.mark.slow
 def test_an_interrupted_stream_trains_the_missing_rows_only(tmp_path: Path) -> None:
     options = StreamOptions(
         "split-digits", experiences=2, epochs=2, batch=32, memory_examples=(20,), arch="mlp-16",
