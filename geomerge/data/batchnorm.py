@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from geomerge.data import Inputs
 from geomerge.networks.batches import concat, pass_to
 from geomerge.networks.network import Network, inputs_at_once
 
-__all__ = ["BATCH", "BN", "has_statistics", "re_estimate"]
+__all__ = ["BATCH", "BN", "batch_statistics", "has_statistics", "re_estimate"]
 
 BN = ("keep", "re-estimate")  # what may happen to running statistics
 _INPUTS = 2000  # inputs of each manifold
@@ -22,6 +23,25 @@ BATCH = 500
 def has_statistics(network: Network) -> bool:
     """Return whether a network holds running statistics."""
     return bool(_running(network))
+
+
+@contextmanager
+def batch_statistics(network: Network) -> Iterator[None]:
+    """Normalise every batch by its own statistics, as in training, inside the context.
+
+    Running statistics are neither used nor changed, and those of frozen layers stay in use.
+
+    Args:
+        network: Network whose passes inside the context are in training mode of BatchNorm alone.
+    """
+    layers = _running(network)
+    try:
+        for layer in layers:
+            layer.training, layer.track_running_stats = True, False
+        yield
+    finally:
+        for layer in layers:
+            layer.training, layer.track_running_stats = False, True
 
 
 def re_estimate(

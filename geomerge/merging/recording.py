@@ -22,6 +22,7 @@ __all__ = ["Monitor", "Recorder", "Recording"]
 
 EVERY = 20  # steps between two measurements
 EXAMPLES = 500
+_STATISTICS = 250  # inputs of each expert for the running statistics of a point that is shown
 
 
 class Monitor:
@@ -38,7 +39,7 @@ class Monitor:
     def __init__(
         self, space: WeightSpace, progress: Callable[[Progress], None] | None = None
     ) -> None:
-        self._call = progress
+        self._call, self._space = progress, space
         self.device = space.network.device
         self._few = [(e.name, e.network, e.task.select.first(EXAMPLES)) for e in space if e.task]
 
@@ -53,7 +54,8 @@ class Monitor:
         for step, point in enumerate(walk, taken + 1):
             if not shares or step % EVERY == 1:
                 with alone():  # another process may watch nothing
-                    shares = {key: score(net, point.weights, few) for key, net, few in self._few}
+                    w = self._space.settle(point.weights, _STATISTICS)
+                    shares = {key: score(net, w, few) for key, net, few in self._few}
             self._call(Progress(name, step, steps, shares))
             yield point
 

@@ -21,6 +21,8 @@ from geomerge.walks.state import WalkState
 
 __all__ = ["Candidate", "CandidateWalks", "PickedStage", "WalkedStage", "walk_plan", "walk_stage"]
 
+_STATISTICS = 500  # inputs of each expert from which statistics of a point that may be picked are
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -119,7 +121,7 @@ class WalkedStage:
         scorer = self.preset.prepared.scorer(self.stage.experts)
 
         def measure(step: int) -> Score:
-            w = self.preset.space.settle(leg.weights(step))
+            w = self.preset.space.settle(leg.weights(step), _STATISTICS)
             return replace(scorer(w), feasible=budgets is None or budgets.within(w))
 
         step, scores = search([step for step, _ in leg.marks], measure, rule)

@@ -19,6 +19,7 @@ from geomerge.networks.batches import Batch
 from geomerge.steps import precondition
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.damping import DampingLearner
+from geomerge.walks.mixed_batches import KLToTeachers
 from geomerge.walks.objectives import KLToTeacher, Targets, log_probabilities
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import (
@@ -64,16 +65,32 @@ class Walker:
         self._targets: dict[str, Tensor] = {}
         self._diagonal: tuple[str, ...] | None = None  # as the last measured metric has it
 
-    def direction(self, expert: Expert) -> KLToTeacher:
-        """Return the direction toward an expert's function, from the first batch on."""
+    def direction(self, expert: Expert, batch: int = FunctionWalkOptions.batch) -> KLToTeacher:
+        """Return the direction toward an expert's function, from the first batch on.
+
+        Args:
+            expert: Teacher.
+            batch: Number of inputs per gradient.
+        """
         seed, inputs = self._prepared.options.machine.seed, self._inputs(expert)
-        network, batch = expert.network, FunctionWalkOptions.batch
+        network = expert.network
         change = None
         if self._prepared.base is not None and expert.inputs is not None:
             change = token_replacement(expert, inputs, seed)
         if change is None:
             return KLToTeacher(network, self.targets(expert), inputs, batch, seed)
         return KLToTeacher(network, _teacher(expert), inputs, TEXTS, seed, change)
+
+    def mixed_direction(self, experts: Sequence[Expert]) -> KLToTeachers:
+        """Return the direction toward the functions of several experts on mixed batches.
+
+        A batch has as many inputs as one of :meth:`direction`, in equal shares.
+        """
+        network = self._prepared.space.network
+        most = min(FunctionWalkOptions.batch, network.max_batch or FunctionWalkOptions.batch)
+        share = max(1, most // len(experts))
+        parts = [(e.network.columns, self.direction(e, share)) for e in experts]
+        return KLToTeachers(network, parts)
 
     def targets(self, expert: Expert) -> Targets:
         """Return an expert's log-probabilities on its inputs, or what computes them for a batch."""

@@ -115,12 +115,16 @@ class Objective(ABC):
             w: Weights.
             out: Vector to overwrite with v; None allocates a new one.
         """
-        index, mates = next(self.indices), team()
-        if mates is None:
-            x, loss_of = self._batch(index)
-            negative, v = self._network.gradient(w, x, lambda logits: -loss_of(logits), out)
-            return -negative, v
-        return self._shared(w, index, out, mates)
+        mates = team()
+        if mates is not None:
+            return self._shared(w, next(self.indices), out, mates)
+        x, loss_of = self.draw()
+        negative, v = self._network.gradient(w, x, lambda logits: -loss_of(logits), out)
+        return -negative, v
+
+    def draw(self) -> tuple[Batch, Loss]:
+        """Return the next inputs, shape (B, ...), and their mean loss as a function of logits."""
+        return self._batch(next(self.indices))
 
     def _shared(
         self, w: Tensor, index: Tensor, out: Tensor | None, mates: Team

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -15,6 +15,8 @@ from geomerge.merging.presets.sketches import mean_point
 from geomerge.merging.walker import Walk, steps_taken
 from geomerge.metrics import Metric, combine
 from geomerge.walks.constraints import Constraints
+from geomerge.walks.mixed_batches import KLToTeachers
+from geomerge.walks.objectives import KLToTeacher
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import WalkControl, walk_toward_function
 
@@ -84,15 +86,24 @@ class JointPreset(Preset):
         experts = space.experts
         usual = EUCLIDEAN_RATE if self.kind.isotropic else RATE / len(experts)
         walk = walker.settings(damping, rate * (self.options.walk.learning_rate or usual), REFRESH)
-        directions = [walker.direction(expert) for expert in experts]
-        for k, direction in enumerate(directions):  # they take turns
-            direction.skip((steps_taken(state) + len(experts) - 1 - k) // len(experts))
         learner = walker.learner(damping, state)
         points = walk_toward_function(
-            start, self._metric_at(damping), directions, walk,
+            start, self._metric_at(damping), self._directions(steps_taken(state)), walk,
             WalkControl(constraints, learner, space.settle, state),
         )  # fmt: skip
         return Walk(points, walk.steps * len(experts))
+
+    def _directions(self, taken: int) -> Sequence[KLToTeacher | KLToTeachers]:
+        """Return the directions of a turn's steps, at their batch after some steps."""
+        experts, walker = self.space.experts, self.walker
+        if self.space.bn == "re-estimate":
+            mixed = walker.mixed_direction(experts)
+            mixed.skip(taken)
+            return [mixed] * len(experts)
+        directions = [walker.direction(expert) for expert in experts]
+        for k, direction in enumerate(directions):  # they take turns
+            direction.skip((taken + len(experts) - 1 - k) // len(experts))
+        return directions
 
     def _metric_at(self, damping: float) -> Callable[[Tensor], Metric]:
         """Return what measures the metric of all at a point, with sketches where inputs are few.
