@@ -317,7 +317,13 @@ def measured_normalisation(x: Batch) -> Normalisation:
     if not isinstance(x, Tensor) or x.dtype != torch.uint8:
         return PLAIN
     flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(1)
-    parts = flat.transpose(0, 1).flatten(1).double() / 255
-    mean = [round(float(part.mean()), 4) for part in parts]
-    std = [max(round(float(part.std()), 4), 1e-4) for part in parts]
-    return Normalisation(tuple(mean), tuple(std))
+    mean, std = [], []
+    for part in flat.unbind(1):
+        counts = torch.bincount(part.reshape(-1), minlength=256).double()  # no copy in floats
+        values, number = torch.arange(256).to(counts) / 255, float(counts.sum())
+        mean.append(float(counts @ values) / number)
+        square = float(counts @ (values - mean[-1]).square())
+        std.append((square / max(number - 1, 1)) ** 0.5)
+    return Normalisation(
+        tuple(round(m, 4) for m in mean), tuple(max(round(s, 4), 1e-4) for s in std)
+    )

@@ -5,12 +5,14 @@ Nothing depends on these findings: each function returns sentences for the user.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomerge.data import Normalisation, Split
 from geomerge.data.inputs import UNLABELLED
@@ -21,16 +23,22 @@ from geomerge.expert import Expert
 
 __all__ = [
     "EXAMPLES",
+    "FirstLook",
     "at_chance",
     "doubts",
     "few_examples",
+    "first_look",
     "normalisation_doubt",
     "within_guesses",
 ]
 
 EXAMPLES = 500  # examples of a selection split that are used before a merge
+_OPERATIONS = 10**11  # multiplications of a pass over them at most, seconds of one core
+_LEAST = 16  # examples that are used all the same
+_SCREENED = 2 * 10**10  # multiplications of a first pass with another task or normalisation at most
+_SCREEN = 8  # examples of such a pass at least
 FEW = 100  # examples of a split below which the number stands beside the accuracy
-_SEEN = 64  # examples whose outputs are looked at
+_SEEN = 8  # examples whose outputs are looked at
 _ROUNDED = 1e-3  # distance of a sum of probabilities from 1
 _RISE = 0.1  # rise of the accuracy from which another normalisation is proposed
 _IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -66,25 +74,59 @@ def within_guesses(share: float, guessed: int, count: int) -> bool:
     return share <= bound
 
 
-def doubts(experts: Sequence[Expert]) -> list[str]:
+@dataclass(frozen=True)
+class FirstLook:
+    """First examples of a selection split, and the score of its expert on them.
+
+    Attributes:
+        examples: :data:`EXAMPLES` at most; fewer where the passes of the network take long.
+        screen: The first of them, for passes that only exclude something.
+        score: Score on the examples, in [0, 1].
+    """
+
+    examples: Split
+    screen: Split
+    score: float
+
+
+def first_look(expert: Expert) -> FirstLook:
+    """Measure an expert on the first examples of its task's selection split.
+
+    Args:
+        expert: Expert with a task.
+    """
+    assert expert.task is not None, "only tasks have examples"
+    split = expert.task.select
+    cost = max(_multiplications(expert, split), 1)
+    examples, screen = (
+        split.first(min(max(most // cost, least), EXAMPLES))
+        for most, least in ((_OPERATIONS, _LEAST), (_SCREENED, _SCREEN))
+    )
+    return FirstLook(examples, screen, score(expert.network, expert.weights, examples))
+
+
+def doubts(experts: Sequence[Expert], looks: Mapping[str, FirstLook]) -> list[str]:
     """Return doubts about several experts and their tasks.
 
     Args:
         experts: Experts with their names.
+        looks: First look at each expert with a task, by name.
 
     Returns:
         Sentences: on equal weights, outputs that are no logits, accuracies at chance, tasks that
         seem to be exchanged, normalisations that a network was not trained with, small splits.
     """
     found = [*_same_weights(experts), *_probabilities(experts)]
-    known = {e.name: score(e.network, e.weights, _few(e)) for e in experts if e.task is not None}
-    lost = [e for e in experts if e.name in known and at_chance(known[e.name], _few(e))]
+    known = {name: look.score for name, look in looks.items()}
+    few = {name: look.examples for name, look in looks.items()}
+    lost = [e for e in experts if e.name in known and at_chance(known[e.name], few[e.name])]
     told: set[str] = set()
     for one, other in combinations(lost, 2):
-        crossed = _on(one, other), _on(other, one)
+        crossed = _on(one, looks[other.name]), _on(other, looks[one.name])
         if crossed[0] is None or crossed[1] is None:
             continue
-        if not at_chance(crossed[0], _few(other)) and not at_chance(crossed[1], _few(one)):
+        by_other, by_one = few[other.name], few[one.name]
+        if not at_chance(crossed[0], by_other) and not at_chance(crossed[1], by_one):
             told |= {one.name, other.name}
             assert one.task is not None
             assert other.task is not None
@@ -101,15 +143,15 @@ def doubts(experts: Sequence[Expert]) -> list[str]:
     for expert in experts:
         if expert.task is None or expert.name in told:
             continue
-        doubt = normalisation_doubt(expert, known[expert.name])
+        doubt = normalisation_doubt(expert, looks[expert.name])
         if doubt is not None:
             found.append(doubt)
         elif expert in lost:
             share = worded(known[expert.name], expert.task.measure)
             found.append(
                 f"{expert.name} answers {expert.task.name} at chance ({share} of "
-                f"{len(_few(expert).labels)} examples): check its task, its architecture and its "
-                "normalisation"
+                f"{len(few[expert.name].labels)} examples): check its task, its architecture and "
+                "its normalisation"
             )
     return found + few_examples(experts)
 
@@ -134,28 +176,31 @@ def few_examples(experts: Sequence[Expert]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def normalisation_doubt(expert: Expert, share: float | None = None) -> str | None:
+def normalisation_doubt(expert: Expert, look: FirstLook | None = None) -> str | None:
     """Return a sentence where the accuracy is far higher with another normalisation.
 
     Args:
         expert: Expert with a task.
-        share: Accuracy on the first examples of its selection split; None measures it.
+        look: First look at the expert; None measures it.
     """
     assert expert.task is not None, "only tasks have a normalisation"
-    few, raw = _few(expert), expert.task.select.inputs.raw
+    raw = expert.task.select.inputs.raw
     if not isinstance(raw, Tensor) or not (raw.is_floating_point() or raw.dtype == torch.uint8):
         return None
     if raw.dtype != torch.uint8 and expert.task.normalisation == PLAIN:
         return None  # floating-point inputs of an unknown scale
-    own = score(expert.network, expert.weights, few) if share is None else share
+    look = first_look(expert) if look is None else look
+    few, screen, own = look.examples, look.screen, look.score
     if own > 1 - _RISE:
         return None
     best, words = own + _RISE, None
+    short = len(screen.labels) < len(few.labels)
     for other, kind in _others(raw):
         if other == expert.task.normalisation:
             continue
-        inputs = replace(few.inputs, normalisation=other)
-        found = score(expert.network, expert.weights, Split(inputs, few.labels))
+        if short and _normalised(expert, screen, other) < best:
+            continue
+        found = _normalised(expert, few, other)
         if found >= best:
             best, words = found, (kind, other)
     if words is None:
@@ -179,19 +224,45 @@ def _others(raw: Tensor) -> Iterator[tuple[Normalisation, str]]:
         yield Normalisation((0.0,), (1 / 255,)), "with bytes that are not scaled"
 
 
-def _few(expert: Expert) -> Split:
-    assert expert.task is not None, "only tasks have examples"
-    return expert.task.select.first(EXAMPLES)
+def _normalised(expert: Expert, split: Split, normalisation: Normalisation) -> float:
+    """Return an expert's score on a split with another normalisation."""
+    inputs = replace(split.inputs, normalisation=normalisation)
+    return score(expert.network, expert.weights, Split(inputs, split.labels))
 
 
-def _on(expert: Expert, other: Expert) -> float | None:
-    """Return an expert's accuracy on another's task; None where it cannot take its inputs."""
-    few = _few(other)
+def _multiplications(expert: Expert, split: Split) -> int:
+    """Return the multiplications of a pass of one input in layers with a matrix, about."""
+    total = 0
+
+    def add(layer: nn.Module, given: Any, out: Any) -> None:
+        nonlocal total
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() > 1 and isinstance(out, Tensor):
+            total += weight.numel() * out.numel() // len(weight)
+
+    with ExitStack() as hooks:
+        for layer in expert.network.module.modules():
+            if not isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+                hooks.enter_context(layer.register_forward_hook(add))
+        expert.network.logits(expert.weights, split.inputs.batch(slice(0, 1)))
+    return total
+
+
+def _on(expert: Expert, other: FirstLook) -> float | None:
+    """Return an expert's accuracy on another's task; None where it cannot take its inputs.
+
+    It is that on very few examples where passes take long and these are answered at chance.
+    """
+    few, screen = other.examples, other.screen
+    first = few.inputs.batch(slice(0, 2))
     try:
-        first = few.inputs.batch(slice(0, 4))
         expert.network.check_inputs(expert.weights, first, int(few.labels.max()) + 1, "the other")
     except GeomergeError:
         return None
+    if len(screen.labels) < len(few.labels):
+        share = score(expert.network, expert.weights, screen)
+        if at_chance(share, screen):
+            return share
     return score(expert.network, expert.weights, few)
 
 
@@ -209,7 +280,8 @@ def _probabilities(experts: Sequence[Expert]) -> Iterator[str]:
     for expert in experts:
         if expert.task is None:
             continue
-        outputs = expert.network.logits(expert.weights, _few(expert).inputs.batch(slice(0, _SEEN)))
+        seen = expert.task.select.inputs.batch(slice(0, _SEEN))
+        outputs = expert.network.logits(expert.weights, seen)
         shares = outputs.shape[1] > 1 and bool((outputs >= 0).all())
         if shares and bool(((outputs.sum(dim=1) - 1).abs() < _ROUNDED).all()):
             yield (

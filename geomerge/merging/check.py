@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from geomerge.errors import Problems
-from geomerge.evaluation.measures import loss_of, score
-from geomerge.evaluation.plausibility import EXAMPLES
+from geomerge.evaluation.measures import loss_of
 from geomerge.expert import Expert
 from geomerge.expert_like import ExpertLike, as_expert, opened, rebuilt
 from geomerge.expert_options import DataOptions
@@ -228,11 +227,11 @@ def _foresee(
     preset, _ = planned
     for expert in preset.space:
         if expert.task is not None:
-            few = expert.task.select.first(EXAMPLES)
-            share = score(expert.network, expert.weights, few)
+            look = preset.prepared.looks[expert.name]
+            measure = look.examples.measure
             found.networks[expert.name] |= {
-                few.measure: share if few.measure == "accuracy" else loss_of(share),
-                "examples": len(few.labels),
+                measure: look.score if measure == "accuracy" else loss_of(look.score),
+                "examples": len(look.examples.labels),
             }
     found.preset, found.notes = preset.name, preset.prepared.notes
     found.memory = estimate_memory(preset)

@@ -142,6 +142,9 @@ def _held(space: WeightSpace) -> int:
 
 def _pass_bytes(expert: Expert) -> int:
     """Return the bytes that each further input adds to a pass forwards and backwards."""
+    network = expert.network
+    named = network.shared_module(expert.weights).named_parameters()
+    parameters = {name: p.detach().requires_grad_(p.is_floating_point()) for name, p in named}
 
     def saved(count: int) -> int:
         total = 0
@@ -153,11 +156,11 @@ def _pass_bytes(expert: Expert) -> int:
 
         x = inputs_of(expert).batch(slice(0, count))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            expert.network.gradient(expert.weights, x, lambda logits: logits.square().sum())
+            network.functional(parameters, x)
         return total
 
     # Activations and as much again: their gradients, and what layers need for a moment.
-    return 2 * (saved(4) - saved(2)) // 2 + _input_bytes(expert)
+    return 2 * (saved(2) - saved(1)) + _input_bytes(expert)
 
 
 def _forward_bytes(expert: Expert) -> int:

@@ -5,7 +5,7 @@ Where a merge is small enough, its parts are run for a moment instead: :mod:`geo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
@@ -13,14 +13,16 @@ from torch import Tensor
 from geomerge.data import Inputs
 from geomerge.expert import Expert
 from geomerge.merging.joint_training import joint_samples
+from geomerge.merging.memory import pass_bytes
 from geomerge.merging.presets.base import Preset, Stage
-from geomerge.metrics.registry import MeasuringPace, MetricOptions, seconds_per_input
+from geomerge.metrics.registry import BATCH, MeasuringPace, MetricOptions, seconds_per_input
 from geomerge.walks.walk import FunctionWalkOptions, WeightWalkOptions
 
 __all__ = ["MergePace", "pace_of", "training_pace"]
 
 _CORRECTED = 3  # products with the metric in a step of a leg that closes a path
 _PROBED = 256  # inputs on which the change of each step is measured
+_TIMED_PASS = 4 * 10**8  # bytes of a timed pass's activations at most
 _REESTIMATED = 2000  # inputs of each task from which running statistics are measured
 
 
@@ -45,7 +47,13 @@ def training_pace(expert: Expert) -> float:
         batch = x.batch(slice(0, count))
         expert.network.gradient(expert.weights, batch, lambda logits: logits.square().sum())
 
-    return seconds_per_input(run, min(len(x), FunctionWalkOptions.batch))
+    return seconds_per_input(run, min(len(x), FunctionWalkOptions.batch, _timed(expert)))
+
+
+def _timed(expert: Expert) -> int:
+    """Return the largest number of inputs in a timed pass."""
+    known = replace(expert, inputs=_known_inputs(expert))
+    return max(1, _TIMED_PASS // max(pass_bytes([known]), 1))
 
 
 def _measuring_pace(expert: Expert, options: MetricOptions) -> MeasuringPace:
@@ -60,7 +68,8 @@ def _measuring_pace(expert: Expert, options: MetricOptions) -> MeasuringPace:
         return MeasuringPace(0.0, 0.0)
     if kind.pace is not None:
         sample = x.first(x.enough(kind.inputs))
-        return kind.pace(expert.network, expert.weights, sample, options.output)
+        network = expert.network.limited(min(_timed(expert), expert.network.max_batch or BATCH))
+        return kind.pace(network, expert.weights, sample, options.output)
     measure = partial(kind.measure, expert.network, expert.weights)
     each = seconds_per_input(
         lambda count: measure(x.first(count), options.output, 0), min(len(x), kind.inputs)

@@ -14,6 +14,7 @@ from geomerge.data import Inputs
 from geomerge.data.batchnorm import has_statistics
 from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.drift import Probe, Scorer, probe_of
+from geomerge.evaluation.plausibility import FirstLook
 from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.loading import NAMES
@@ -50,6 +51,7 @@ class PreparedMerge:
         buffers: Tensors of each expert that are no weights, such as counters, by its name.
         surrogates: Surrogate inputs of experts without any, by name.
         base: Common ancestor as a point of the space, shape (n,); None if none was given.
+        looks: First look at each expert with a task, by name, where it was taken.
     """
 
     space: WeightSpace
@@ -60,6 +62,7 @@ class PreparedMerge:
     buffers: Mapping[str, Mapping[str, Tensor]]
     surrogates: Mapping[str, Inputs] = field(default_factory=dict)
     base: Tensor | None = None
+    looks: Mapping[str, FirstLook] = field(default_factory=dict)
     _sketches: dict[str, Sketch] = field(default_factory=dict)
 
     @property

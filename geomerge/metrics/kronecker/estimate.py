@@ -358,7 +358,7 @@ class KroneckerSums:
         return seen, own, phi
 
     def _moments(self, of_blocks: dict[Block, Moments], block: Block) -> Moments:
-        return of_blocks.setdefault(block, Moments()) if self._held else Moments()
+        return of_blocks.setdefault(block, Moments()) if self._held else Moments(held=False)
 
     def _add_squares(self, sums: dict[str, Tensor]) -> None:
         for name, squares in sums.items():

@@ -40,7 +40,7 @@ def identify(
     Returns:
         A name such as ``"mlp:tanh"``; None if no named architecture fits.
     """
-    state = network.state_dict(w)
+    state = network.shared_module(w).state_dict()
     name = recognise(state)
     if name is None:
         return None
@@ -52,9 +52,9 @@ def identify(
     try:
         expected = network.logits(w, x)
         for architecture in known:
-            module = rebuild_network(state, architecture, "network")
-            other = network.alike(module)
-            got = other.logits(other.initial, x)
+            module = rebuild_network(state, architecture, "network").to(network.device)
+            with torch.no_grad():
+                got = network.call(module, x)
             if got.shape == expected.shape and _same(got, expected):
                 return plain_name(architecture)
     except (GeomergeError, RuntimeError, ValueError, TypeError):  # the inputs do not fit

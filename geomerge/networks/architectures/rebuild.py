@@ -153,7 +153,8 @@ def _can_be(name: str, weights: Mapping[str, Tensor]) -> bool:
     if is_factory(name):
         return True
     known, own = known_as(name)
-    return known.fit(weights, **own) is not None
+    with torch.device("meta"):  # names only, no memory
+        return known.fit(weights, **own) is not None
 
 
 def _fits(name: str, weights: Mapping[str, Tensor]) -> bool:

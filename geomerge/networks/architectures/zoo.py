@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ RESNETS = (
     *("wide_resnet50_2", "wide_resnet101_2"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 )
+_BLOCKS = {"18": 2, "34": 6, "50": 6, "101": 23, "152": 36}  # of the third stage, by depth
 _CELLS = 7 * 7  # positions of each channel in the inputs of a VGG's classifier
 _GROUPS = 32  # assumed number of groups of a GroupNorm, which weights do not determine
 
@@ -65,6 +67,10 @@ def fit_resnet(
     if stem is None or head is None or stem.dim() != 4 or "layer1.0.conv1.weight" not in weights:
         return None
     if (stem.shape[2] == 3) != small or ("bn1.running_mean" in weights) == groups:
+        return None
+    depth = re.findall(r"\d+", name)[0]
+    last, bottleneck = f"layer3.{_BLOCKS[depth] - 1}.conv1.weight", "layer1.0.conv3.weight"
+    if last not in weights or (bottleneck in weights) != (int(depth) >= 50):
         return None
     return resnet(name, stem.shape[1], len(head), small=small, groups=groups)
 
