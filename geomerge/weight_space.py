@@ -105,11 +105,16 @@ class WeightSpace:
         few = inputs if count is None else [x.sample(count, 0) for x in inputs]
         return re_estimate(self.network, w, few)
 
-    def limited(self, max_batch: int) -> WeightSpace:
+    def limited(self, max_batch: int, max_moments: int | None = None) -> WeightSpace:
         """Return the same space with passes of fewer inputs, which need less memory.
 
         Args:
             max_batch: Largest number of inputs in one pass.
+            max_moments: Largest number of bytes of second moments at once; None for no limit.
         """
-        experts = [replace(e, network=e.network.limited(max_batch)) for e in self]
-        return replace(self, network=self.network.limited(max_batch), experts=tuple(experts))
+
+        def limited(network: Network) -> Network:
+            return network.limited(max_batch, max_moments)
+
+        experts = [replace(e, network=limited(e.network)) for e in self]
+        return replace(self, network=limited(self.network), experts=tuple(experts))

@@ -118,20 +118,19 @@ class Inputs:
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))
 
-    def equal_batches(self, size: int = 1000) -> Iterator[Batch]:
-        """Yield all inputs in batches in which texts are equally long, so that none is padded.
+    def equal_batches(self, size: int = 1000) -> EqualBatches:
+        """Return all inputs in batches in which texts are equally long, so that none is padded.
 
-        Inputs that are no texts are yielded as by :meth:`batches`.
+        Inputs that are no texts are in the batches of :meth:`batches`.
         """
-        groups = self._equally_long(size)
-        yield from self.batches(size) if groups is None else map(self.batch, groups)
+        return EqualBatches(self, size)
 
     def equal_batch_count(self, size: int = 1000) -> int:
         """Return the number of batches of :meth:`equal_batches`."""
-        groups = self._equally_long(size)
+        groups = self.equally_long(size)
         return -(-len(self) // size) if groups is None else len(groups)
 
-    def _equally_long(self, size: int) -> list[Tensor] | None:
+    def equally_long(self, size: int) -> list[Tensor] | None:
         """Return the places of texts of each length, ``size`` at most; None of other inputs."""
         lengths = self._lengths()
         if lengths is None:
@@ -172,6 +171,26 @@ class Inputs:
     def take(self, index: Tensor | slice) -> Inputs:
         """Return some of the inputs."""
         return replace(self, raw=take(self.raw, index))
+
+
+@dataclass(frozen=True)
+class EqualBatches:
+    """Batches in which texts are equally long, which can be iterated over several times.
+
+    Attributes:
+        inputs: Inputs.
+        size: Largest number of inputs in a batch.
+    """
+
+    inputs: Inputs
+    size: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield all inputs."""
+        groups = self.inputs.equally_long(self.size)
+        yield from (
+            self.inputs.batches(self.size) if groups is None else map(self.inputs.batch, groups)
+        )
 
 
 def fit_inputs(inputs: Inputs, check: Callable[[Batch], None]) -> Inputs:

@@ -36,9 +36,10 @@ EXAMPLES = 500  # examples of a selection split that are used before a merge
 _OPERATIONS = 10**11  # multiplications of a pass over them at most, seconds of one core
 _LEAST = 16  # examples that are used all the same
 _SCREENED = 2 * 10**10  # multiplications of a first pass with another task or normalisation at most
-_SCREEN = 8  # examples of such a pass at least
+_SCREEN = 2  # examples of such a pass at least
+_CROSSED = 8  # examples of another task at least, by which chance can be told
 FEW = 100  # examples of a split below which the number stands beside the accuracy
-_SEEN = 8  # examples whose outputs are looked at
+_SEEN = 3  # examples whose outputs are looked at
 _ROUNDED = 1e-3  # distance of a sum of probabilities from 1
 _RISE = 0.1  # rise of the accuracy from which another normalisation is proposed
 _IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -194,11 +195,13 @@ def normalisation_doubt(expert: Expert, look: FirstLook | None = None) -> str | 
     if own > 1 - _RISE:
         return None
     best, words = own + _RISE, None
-    short = len(screen.labels) < len(few.labels)
     for other, kind in _others(raw):
         if other == expert.task.normalisation:
             continue
-        if short and _normalised(expert, screen, other) < best:
+        count = len(screen.labels)
+        while count < len(few.labels) and _normalised(expert, few.first(count), other) >= best:
+            count *= 2
+        if count < len(few.labels):
             continue
         found = _normalised(expert, few, other)
         if found >= best:
@@ -253,7 +256,8 @@ def _on(expert: Expert, other: FirstLook) -> float | None:
 
     It is that on very few examples where passes take long and these are answered at chance.
     """
-    few, screen = other.examples, other.screen
+    few = other.examples
+    screen = few.first(max(len(other.screen.labels), _CROSSED))
     first = few.inputs.batch(slice(0, 2))
     try:
         expert.network.check_inputs(expert.weights, first, int(few.labels.max()) + 1, "the other")

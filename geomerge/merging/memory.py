@@ -64,6 +64,11 @@ def fit_memory(prepared: PreparedMerge) -> PreparedMerge:
     if options.walk.learn is not None:  # a damping needs something to damp
         order = [name for name in order if not METRICS[name].isotropic]
     needs = {name: METRICS[name].measuring_bytes(sizes) for name in order}
+    whole = dict(needs)
+    layerwise = [size._replace(layerwise=True) for size in sizes]
+    for name in order:
+        if fixed + needs[name] + single > limit:
+            needs[name] = min(needs[name], METRICS[name].measuring_bytes(layerwise))
     least = min(needs[m] for m in order) + fixed + single
     metric = next((m for m in order if fixed + needs[m] + single <= limit), None)
     if metric is None:
@@ -72,14 +77,23 @@ def fit_memory(prepared: PreparedMerge) -> PreparedMerge:
             f"{held / 1e9:.2f} GB are held, and this merge needs {least / 1e9:.2f} GB at "
             "least; give that"
         )
-    most = min(FunctionWalkOptions.batch, (limit - fixed - needs[metric]) // single)
-    note = f"`memory` {options.machine.memory}: {most} inputs per pass, metric {metric}"
+    room = limit - fixed - needs[metric]
+    moments = None
+    note = f"`memory` {options.machine.memory}: "
+    if needs[metric] < whole[metric]:
+        moments = (room - single) // 2  # beside those of the widest layer, which are in the needs
+        room -= moments
+    most = min(FunctionWalkOptions.batch, room // single)
+    note += f"{most} inputs per pass, metric {metric}"
+    if moments is not None:
+        note += ", some layers after the others"
+    note += f", {(limit - room + most * single) / 1e9:.2f} GB at most"
     if metric != options.measure.metric:
         wanted = fixed + needs[options.measure.metric] + single
         note += f" ({options.measure.metric} would need {wanted / 1e9:.2f} GB)"
     return replace(
         prepared,
-        space=space.limited(most),
+        space=space.limited(most, moments),
         options=replace_options(options, metric=metric),
         notes=[*prepared.notes, note],
     )

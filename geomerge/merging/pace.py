@@ -68,7 +68,8 @@ def _measuring_pace(expert: Expert, options: MetricOptions) -> MeasuringPace:
         return MeasuringPace(0.0, 0.0)
     if kind.pace is not None:
         sample = x.first(x.enough(kind.inputs))
-        network = expert.network.limited(min(_timed(expert), expert.network.max_batch or BATCH))
+        network, most = expert.network, min(_timed(expert), expert.network.max_batch or BATCH)
+        network = network.limited(most, network.max_moments)
         return kind.pace(network, expert.weights, sample, options.output)
     measure = partial(kind.measure, expert.network, expert.weights)
     each = seconds_per_input(

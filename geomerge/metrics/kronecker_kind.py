@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomerge.data import Inputs
 from geomerge.metrics.kronecker.coverage import find_coverage
@@ -16,6 +17,7 @@ from geomerge.metrics.kronecker.estimate import (
     block_widths,
     estimate_kronecker,
     factor_widths,
+    parts_of,
 )
 from geomerge.metrics.kronecker.factor import (
     WHOLE,
@@ -27,24 +29,45 @@ from geomerge.metrics.kronecker.factor import (
 )
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.registry import BATCH, MeasuringPace, NetworkSize, metric, seconds_per_input
+from geomerge.networks.batches import shape_of
 from geomerge.networks.network import Network
 from geomerge.processes import team
 
 __all__: list[str] = []
 
 
+# Widths of a module's factors, by the shapes of its weights, used outputs and input.
+_KNOWN: WeakKeyDictionary[nn.Module, dict[str, list[int]]] = WeakKeyDictionary()
+
+
+def _widths(size: NetworkSize) -> list[int]:
+    """Return the widths of a network's factors, which are traced once."""
+    network = size.network
+    known = _KNOWN.setdefault(network.module, {})
+    key = f"{network.shapes} {network.columns} {network.frozen} {shape_of(size.x)}"
+    if key not in known:
+        known[key] = factor_widths(network, size.w, size.x)
+    return known[key]
+
+
 def _measuring_bytes(sizes: Sequence[NetworkSize]) -> int:
-    """Return the bytes of all second moments and of the largest decomposition's work space."""
+    """Return the bytes of all second moments and of the largest decomposition's work space.
+
+    Layer by layer they are those of the widest, beside the factors of all.
+    """
     needs = []
     for size in sizes:
-        widths = factor_widths(size.network, size.w, size.x)
-        largest = max((2 * moment_bytes(d) + 4 * factor_bytes(d) for d in widths), default=0)
-        needs.append(sum(map(moment_bytes, widths)) + largest)
+        widths = _widths(size)
+        work = max((2 * moment_bytes(d) + 4 * factor_bytes(d) for d in widths), default=0)
+        both = 2 * max(map(moment_bytes, widths), default=0)  # inputs and outputs
+        held = both + sum(map(factor_bytes, widths))
+        moments = sum(map(moment_bytes, widths))
+        needs.append(work + (held if size.layerwise else moments))
     return max(needs, default=0)
 
 
 def _held_bytes(sizes: Sequence[NetworkSize]) -> int:
-    widths = (factor_widths(size.network, size.w, size.x) for size in sizes)
+    widths = (_widths(size) for size in sizes)
     return max((sum(map(factor_bytes, of)) for of in widths), default=0)
 
 
@@ -65,7 +88,7 @@ def _pace(network: Network, w: Tensor, inputs: Inputs, output: str) -> Measuring
     def add(count: int) -> None:
         sums.add(inputs.batch(slice(0, count)), generator)
 
-    each = seconds_per_input(add, most)
+    each = seconds_per_input(add, most) * len(parts_of(coverage, network.max_moments))
     passes = inputs.equal_batch_count(BATCH) / len(inputs)
     if passes * most > 1:  # texts, of which few are equally long
         began = time.perf_counter()

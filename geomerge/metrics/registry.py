@@ -47,12 +47,14 @@ class NetworkSize(NamedTuple):
         w: Weights, shape (n,).
         x: One input, as a batch of one.
         pass_bytes: Bytes per input of a forward and backward pass.
+        layerwise: Whether layers are measured one after the other, by a metric that can do so.
     """
 
     network: Network
     w: Tensor
     x: Batch
     pass_bytes: int
+    layerwise: bool = False
 
 
 class MeasuringPace(NamedTuple):
@@ -202,7 +204,15 @@ def metric(
 
     def put(measure: Measure) -> Measure:
         kind = MetricKind(
-            cls, about, measure, needs_inputs, inputs, cheaper, measuring_bytes, held_bytes, pace
+            cls,
+            about,
+            measure,
+            needs_inputs,
+            inputs,
+            cheaper,
+            measuring_bytes,
+            held_bytes,
+            pace,
         )
         METRICS.add(cls.name, kind)
         return measure

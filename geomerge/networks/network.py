@@ -32,8 +32,9 @@ from geomerge.networks.wrappers import plain_module, without_graph
 __all__ = ["Network", "check_device", "inputs_at_once", "places"]
 
 _NUMBERS = 2**23  # elements of a pass's inputs without gradients; activations have many more
-# Share of these in a pass of a convolutional network on a CPU. Maps of more inputs leave the caches,
-# and each layer requests memory from the system: per image, 1000 of 32 x 32 take twice as long.
+# Share of these in a pass of a convolutional network on a CPU. Maps of more inputs leave the
+# caches, and each layer requests memory from the system: per image, 1000 of 32 x 32 take twice as
+# long.
 _CACHED = 1 / 16
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -107,6 +108,8 @@ class Network:
         initial: Weights of the given module, shape (n,).
         columns: Slice of the used outputs.
         max_batch: Largest number of inputs per pass; None for no limit.
+        max_moments: Largest number of bytes of second moments that a measurement of a metric holds
+            at once; None for no limit.
         frozen: Names of the frozen tensors.
         constants: Buffers that replace the module's in this view, by name.
 
@@ -135,6 +138,7 @@ class Network:
         module = plain_module(module)
         self.columns = slice(None)
         self.max_batch: int | None = None
+        self.max_moments: int | None = None
         self.constants: Mapping[str, Tensor] = {}
         self.device = torch.device(device)
         self._logits_in = logits or logits_in
@@ -212,10 +216,16 @@ class Network:
         view.columns = columns
         return view
 
-    def limited(self, max_batch: int) -> Network:
-        """Return the same network with at most ``max_batch`` inputs per pass."""
+    def limited(self, max_batch: int, max_moments: int | None = None) -> Network:
+        """Return the same network with limits of memory.
+
+        Args:
+            max_batch: Largest number of inputs per pass.
+            max_moments: Largest number of bytes of second moments that are held at once; None for
+                no limit.
+        """
         view = copy.copy(self)
-        view.max_batch = max_batch
+        view.max_batch, view.max_moments = max_batch, max_moments
         return view
 
     def alike(self, module: nn.Module) -> Network:

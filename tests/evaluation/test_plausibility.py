@@ -37,7 +37,7 @@ def test_another_normalisation_is_proposed_with_few_examples_too(
     expert = bright(0.97)  # for inputs in [0, 1], and the task's are standardised
     look = first_look(replaced := bright(0.0))
     counts = len(look.examples.labels), len(look.screen.labels)
-    assert counts == ((40, 8) if short else (min(EXAMPLES, counts[0]), counts[0]))
+    assert counts == ((40, 2) if short else (min(EXAMPLES, counts[0]), counts[0]))
     assert look.score == 1.0
     assert normalisation_doubt(replaced, look) is None
     told = normalisation_doubt(expert)

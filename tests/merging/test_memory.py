@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from geomerge import Checkpoint, Network, load_checkpoint
 from geomerge.errors import OptionError
 from geomerge.merging.memory import fit_memory
+from geomerge.options import replace_options
 from geomerge.walks.objectives import divergence
 
 OPTIONS = {"manifold": ("digits",), "task": ("a=digits", "b=digits-permuted")}
@@ -95,3 +97,30 @@ def test_a_merge_within_a_limit_finds_as_good_a_crossover(digits: Path) -> None:
     assert other.options.measure.metric == "kronecker"
     for name, value in one.accuracies.items():
         assert value == pytest.approx(other.accuracies[name], abs=0.02)
+
+
+def test_a_metric_that_does_not_fit_is_measured_some_layers_after_the_others() -> None:
+    layers = [nn.Flatten(), nn.Linear(64, 1200), nn.ReLU()]
+    for _ in range(6):
+        layers += [nn.Linear(1200, 1200), nn.ReLU()]
+
+    def make() -> nn.Module:
+        return nn.Sequential(*layers, nn.Linear(1200, 10))
+
+    deep = Checkpoint(Network(make()).module.state_dict())
+    prepared = prepared_of([deep, deep], dict(OPTIONS, memory="8GB", damping=1e-3, arch=make))
+    found = []
+    for limit in range(60, 0, -1):
+        options = replace_options(prepared.options, memory=f"{limit / 20:.2f}GB")
+        try:
+            fitted = fit_memory(replace(prepared, options=options))
+        except OptionError:
+            break
+        moments = fitted.space.network.max_moments
+        assert {e.network.max_moments for e in fitted.space} == {moments}
+        assert "GB at most" in fitted.notes[-1]
+        assert ("layers after the others" in fitted.notes[-1]) == (moments is not None)
+        found.append((fitted.options.measure.metric, moments is not None))
+    assert list(dict.fromkeys(found)) == [
+        ("kronecker", False), ("kronecker", True), ("euclidean", False)
+    ]  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.nn import functional
 from geomerge.errors import NumericalError
 from geomerge.metrics.kronecker.coverage import Coverage, copies, find_coverage, graph_of
 from geomerge.metrics.kronecker.diagonal import at_tokens, squared_derivatives
-from geomerge.metrics.kronecker.factor import Factor, Moments
+from geomerge.metrics.kronecker.factor import Factor, Moments, moment_bytes
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.kronecker.norms import Normed
@@ -26,7 +27,7 @@ from geomerge.networks.batches import Batch, batch_size, leaves, split, take
 from geomerge.networks.network import Network
 from geomerge.processes import Team, team
 
-__all__ = ["KroneckerSums", "estimate_kronecker", "factor_widths"]
+__all__ = ["KroneckerSums", "block_widths", "estimate_kronecker", "factor_widths", "parts_of"]
 
 _ELEMENTS = 2**26  # activations or derivatives held at a time: 256 MiB in float32
 _RANKED = 1024  # number of largest outputs that are sorted
@@ -45,7 +46,8 @@ def estimate_kronecker(
     Args:
         network: Network to measure.
         w: Weights at which to measure.
-        batches: Batches of inputs, shape (B, ...); each is used once.
+        batches: Batches of inputs, shape (B, ...). With a limit on the network's second moments at
+            once they are iterated over several times; an iterator is used once, without a limit.
         output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
         seed: Seed of the random sign vectors.
         sign_vectors: Number of random sign vectors, each of which takes a backward pass. They
@@ -59,30 +61,27 @@ def estimate_kronecker(
     Raises:
         NumericalError: If activations or gradients are not finite, or there are no inputs.
     """
-    sums: KroneckerSums | None = None
-    generator = torch.Generator().manual_seed(seed)
-    count = 0
-    mates, passes = team(), 0
-    for batch in batches:
-        if sums is None:
-            coverage = find_coverage(network, w, take(batch, slice(0, 1)))
-            sums = KroneckerSums(network, w, output, coverage, sign_vectors)
-        count += batch_size(batch)
-        for x in split(batch, sums.batch):
-            if mates is None or mates.owns(passes):
-                sums.add(x, generator)
-            else:
-                sums.skip(x, generator)
-            passes += 1
-    if sums is None or count == 0:
+    iterator = iter(batches)
+    once, first = iterator is batches, next(iterator, None)
+    if first is None or batch_size(first) == 0:
         raise NumericalError("there are no `inputs` to measure a metric on; give at least one")
-    factors = sums.factors(count, mates)
-    flat = [sums.diagonal[name].reshape(-1) / sums.predictions for name in sums.rest]
+    coverage = find_coverage(network, w, take(first, slice(0, 1)))
+    factors: dict[Block, tuple[Factor, Factor]] = {}
+    parts = parts_of(coverage, None if once else network.max_moments)
+    if once:
+        batches = chain([first], iterator)
+    del first  # not to be held in all passes
+    for part in parts:
+        sums = KroneckerSums(network, w, output, coverage, sign_vectors)
+        sums.blocks, sums.diagonals = part, part is parts[0]
+        factors |= _measured(sums, batches, seed)
+        if sums.diagonals:
+            rest = [sums.diagonal[name].reshape(-1) / sums.predictions for name in sums.rest]
     return KroneckerMetric(
         network.n,
         tuple(
             KroneckerLayer(
-                sums.coverage.label(block, network),
+                coverage.label(block, network),
                 slice(block.start, block.stop),
                 None if block.bias is None else slice(block.bias, block.bias + block.rows),
                 *of_block,
@@ -91,10 +90,48 @@ def estimate_kronecker(
             for block, of_block in factors.items()
         ),
         tuple(network.slices[k] for k in sums.rest),
-        torch.cat(flat).to(w.dtype) if flat else w.new_zeros(0),
+        torch.cat(rest).to(w.dtype) if rest else w.new_zeros(0),
         tuple(sums.rest),
-        tuple(sums.coverage.one_by_one),
+        tuple(coverage.one_by_one),
     )
+
+
+def parts_of(coverage: Coverage, most: int | None) -> list[frozenset[Block]]:
+    """Return a network's blocks in the parts that are measured one after the other.
+
+    Args:
+        coverage: Forms of the metric for the weights.
+        most: Bytes of the second moments of a part, unless it is a single block; None for no limit.
+    """
+    if most is None:
+        return [frozenset(coverage.blocks)]
+    parts: list[set[Block]] = [set()]
+    room = most
+    for block in coverage.blocks:
+        size = moment_bytes(block.width) + moment_bytes(block.rows)
+        if size > room and parts[-1]:
+            parts.append(set())
+            room = most
+        parts[-1].add(block)
+        room -= size
+    return [frozenset(part) for part in parts]
+
+
+def _measured(
+    sums: KroneckerSums, batches: Iterable[Batch], seed: int
+) -> dict[Block, tuple[Factor, Factor]]:
+    """Add all inputs to sums, and return their factors."""
+    generator = torch.Generator().manual_seed(seed)
+    mates, passes, count = team(), 0, 0
+    for batch in batches:
+        count += batch_size(batch)
+        for x in split(batch, sums.batch):
+            if mates is None or mates.owns(passes):
+                sums.add(x, generator)
+            else:
+                sums.skip(x, generator)
+            passes += 1
+    return sums.factors(count, mates)
 
 
 class _Seen:
@@ -158,6 +195,8 @@ class KroneckerSums:
 
     Attributes:
         batch: Largest number of inputs per pass.
+        blocks: Blocks whose moments are added; by default all.
+        diagonals: Whether squared derivatives are added.
         predictions: Number of rows of outputs added so far.
     """
 
@@ -177,6 +216,8 @@ class KroneckerSums:
         self.rest = [name for name in network.shapes if name not in in_blocks]
         most = network.max_batch or _ELEMENTS
         self.batch = max(1, min(_ELEMENTS // max(coverage.width, 1), most))
+        self.blocks: Collection[Block] = coverage.blocks
+        self.diagonals = True
         self.predictions = 0
         self.inputs: dict[Block, Moments] = {}  # moments of the blocks' inputs
         self.outputs: dict[Block, Moments] = {}  # moments of the gradients at the blocks' outputs
@@ -192,7 +233,7 @@ class KroneckerSums:
         """Add a batch of inputs."""
         signs = self._add_gradients(x, generator)
         names = self.coverage.one_by_one
-        if not names:
+        if not names or not self.diagonals:
             return
         count = sum(self.network.shapes[name].numel() for name in names)
         most = max(1, _ELEMENTS // (signs.shape[1] * (count + self.coverage.width)))
@@ -222,7 +263,7 @@ class KroneckerSums:
             count: Number of inputs.
             mates: Processes over whose inputs the sums are reduced; None for a single process.
         """
-        blocks = list(self.inputs or self.coverage.blocks)  # no moments without inputs
+        blocks = list(self.inputs or [b for b in self.coverage.blocks if b in self.blocks])
         sides = [(self.inputs, block, block.width) for block in blocks]
         sides += [(self.outputs, block, block.rows) for block in blocks]
         if mates is not None:
@@ -264,10 +305,13 @@ class KroneckerSums:
                 )
                 for product, d in zip(seen.products, gradients, strict=False):
                     for k, block in enumerate(product.blocks):
+                        if block not in self.blocks:
+                            continue
                         moments = self._moments(self.outputs, block)
                         found, share = product.outputs(d, k)
                         moments.add(found, share * count / rows[block])
-                self._add_at_once(seen, own, gradients[len(seen.products) :], count)
+                if self.diagonals:
+                    self._add_at_once(seen, own, gradients[len(seen.products) :], count)
         return signs
 
     def _add_at_once(
@@ -344,7 +388,8 @@ class KroneckerSums:
 
         def add(product: Product) -> None:
             for k, block in enumerate(product.blocks):
-                self._moments(self.inputs, block).add(*product.inputs(k))
+                if block in self.blocks:
+                    self._moments(self.inputs, block).add(*product.inputs(k))
 
         self.network.shared_module(self.w)
         tensors = self.network.unravel(self.w)
