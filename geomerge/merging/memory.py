@@ -163,13 +163,12 @@ def _pass_bytes(expert: Expert) -> int:
     def saved(count: int) -> int:
         total = 0
 
-        def pack(tensor: Tensor) -> Tensor:
+        def pack(tensor: Tensor) -> None:  # keeps nothing, since no backward pass follows
             nonlocal total
             total += tensor.nbytes
-            return tensor
 
         x = inputs_of(expert).batch(slice(0, count))
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
             network.functional(parameters, x)
         return total
 
