@@ -21,10 +21,10 @@ from geomerge.merging.plane import EXAMPLES, grid_points
 from geomerge.merging.presets.base import Preset, Stage
 from geomerge.merging.stages import CandidateWalks
 from geomerge.merging.timing import LEAST, run_for_a_moment
-from geomerge.merging.walker import Walk
+from geomerge.merging.walker import CLOSE_REFRESH, Walk
 from geomerge.metrics.registry import MeasuringPace, NetworkSize
 from geomerge.walks.state import WalkState
-from geomerge.walks.walk import FunctionWalkOptions, WeightWalkOptions
+from geomerge.walks.walk import FunctionWalkOptions
 
 __all__ = ["disk_bytes", "estimate_memory", "estimate_time"]
 
@@ -218,7 +218,7 @@ def _closing(preset: Preset, steps: dict[str, int]) -> float:
         steps[f"from {expert.name} to the crossover"] = count
         timed = run_for_a_moment(walk, expert.weights, preset.prepared.probe(expert), points)
         likely = preset.closing_steps(expert, middle, timed.fall)
-        times = likely // WeightWalkOptions.refresh + 1
+        times = likely // CLOSE_REFRESH + 1
         total += timed.setup + times * timed.first + likely * timed.step
     return total
 

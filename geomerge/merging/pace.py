@@ -15,8 +15,9 @@ from geomerge.expert import Expert
 from geomerge.merging.joint_training import joint_samples
 from geomerge.merging.memory import pass_bytes
 from geomerge.merging.presets.base import Preset, Stage
+from geomerge.merging.walker import CLOSE_REFRESH
 from geomerge.metrics.registry import BATCH, MeasuringPace, MetricOptions, seconds_per_input
-from geomerge.walks.walk import FunctionWalkOptions, WeightWalkOptions
+from geomerge.walks.walk import FunctionWalkOptions
 
 __all__ = ["MergePace", "pace_of", "training_pace"]
 
@@ -139,7 +140,7 @@ class MergePace:
         for expert in preset.open_ends:
             count = len(expert.inputs) if expert.inputs is not None else 0
             steps = preset.closing_steps(expert, middle)
-            times = steps // WeightWalkOptions.refresh + 1
+            times = steps // CLOSE_REFRESH + 1
             if preset.kind.isotropic:
                 times = 0
             total += self.measured(times, times * min(preset.kind.inputs, count))
