@@ -219,6 +219,50 @@ def steps() -> str:
     return markdown(["", "compared with", "time"], table)
 
 
+def speed() -> str:
+    """Times of metrics, steps and processes, as multiples of what they are compared with."""
+    table = []
+    for name, row in read("speed.json").items():
+        kind, _, case = name.partition(" ")
+        if kind == "factor":
+            what = f"decomposition of a {case}-wide factor, {row['kept']} eigenvectors"
+            table.append([what, "`eigh` in double precision", f"{row['ratio']:.2f}"])
+        elif kind == "measuring":
+            what = f"Kronecker metric, measuring, {case}, {row['weights']:,} weights"
+            table.append([what, f"training pass, {row['images']} images", f"{row['ratio']:.2f}"])
+        elif kind == "kfac":
+            what = f"Kronecker metric, measuring, {case}"
+            table.append([what, "curvlinops' KFAC", f"{row['measuring ratio']:.2f}"])
+        elif kind == "step":
+            what = f"step in a Kronecker sketch, {case}, {row['weights']:,} weights"
+            table.append([what, f"training step, batch {row['batch']}", f"{row['ratio']:.2f}"])
+        elif name == "processes":
+            for part, gain in row["speed-up"].items():
+                table.append([f"{part}, two processes", "one process", f"{1 / gain:.2f}"])
+    return markdown(["", "compared with", "time"], table)
+
+
+def sizes() -> str:
+    """Cost of the check of two networks, and what it says of their merge, by size."""
+    table = []
+    rows = [(n, r) for n, r in read("speed.json").items() if n.startswith("check ")]
+    for name, row in sorted(rows, key=lambda pair: pair[1]["weights"]):
+        said, numbers = row["said"], re.findall(r"([\d.e+-]+) s ", row["time"]["assumed"])
+        table.append([
+            name.partition(" ")[2], f"{row['weights'] / 1e6:.1f}",
+            f"{row['seconds']:.0f}", f"{row['peak'] / 1e9:.1f}",
+            *(f"{said[part] / 1e9:.2f}"
+              for part in ("weights", "walk", "metric", "measuring", "activations")),
+            f"{sum(v for k, v in said.items() if 'disk' not in k) / 1e9:.1f}", *numbers,
+        ])  # fmt: skip
+    header = [
+        "", "weights, 10⁶", "check, s", "check, GB", "both networks", "walk", "stored factors",
+        "measuring", "activations", "merge, GB", "s per input of a step", "of a measurement",
+        "decompositions, s",
+    ]  # fmt: skip
+    return markdown(header, table)
+
+
 def estimates() -> str:
     """Estimated and measured times, in processor seconds of one thread."""
     rows = read("estimates.json")["table"]
@@ -466,6 +510,7 @@ TABLES: dict[str, Callable[[], str]] = {
 PAGES = {
     "README.md": {"headline": headline},
     "docs/results.md": TABLES,
+    "docs/scale.md": {"speed": speed, "sizes": sizes},
     "docs/choosing.md": {
         "trained": trained, "equal samples": equal_samples, "pruned": pruned,
         "streams": streams, "convolutions": convolutions,
