@@ -51,18 +51,24 @@ def surrogate() -> str:
 
 
 def resnet20() -> str:
-    """Halves of CIFAR-10 in one ResNet20, from few inputs."""
-    rows = read("resnet20.json")["table"]
-    alone = rows["experts"]["test"]
+    """Halves of CIFAR-10 in one ResNet20, under two head protocols."""
     table = []
-    for name, row in rows.items():
-        drop = max(100 * (a - b) for a, b in zip(alone, row["test"], strict=True))
-        own = row.get("statistics per task")
-        table.append([
-            name, percent([100 * v for v in row["test"]]),
-            percent([100 * v for v in own]) if own else "-", f"{drop:.1f}",
-        ])  # fmt: skip
-    header = ["", "classes 0-4 / 5-9", "with statistics per task", "worst drop"]
+    for case, rows in read("resnet20.json")["tables"].items():
+        alone = rows["experts"]["test"]
+        for name, row in rows.items():
+            drop = max(100 * (a - b) for a, b in zip(alone, row["test"], strict=True))
+            own = row.get("statistics per task")
+            table.append([
+                case if name == "experts" else "", name.replace("-", " "),
+                percent([100 * v for v in row["test"]]),
+                percent([100 * v for v in own]) if own else "-", f"{drop:.1f}",
+                f"{row['samples']:,}" if row.get("samples") else "-",
+                f"{row['seconds']:.0f}" if row.get("samples") else "-",
+            ])  # fmt: skip
+    header = [
+        "", "", "classes 0-4 / 5-9", "with statistics per task", "worst drop", "samples",
+        "seconds of one core",
+    ]  # fmt: skip
     return markdown(header, table)
 
 

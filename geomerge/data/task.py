@@ -69,6 +69,14 @@ class Split:
         """Return the first examples, at most ``count``."""
         return Split(self.inputs.first(count), self.labels[:count])
 
+    def sample(self, count: int, seed: int = 0) -> Split:
+        """Return ``count`` examples, drawn without replacement; the same split of no more."""
+        if count >= len(self.labels):
+            return self
+        generator = torch.Generator().manual_seed(seed)
+        index = torch.randperm(len(self.labels), generator=generator)[:count]
+        return Split(self.inputs.take(index), self.labels[index])
+
 
 @dataclass(frozen=True)
 class Task:

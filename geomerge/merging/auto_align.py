@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import nn
-
 from geomerge.alignment import METHODS
 from geomerge.errors import OptionError
 from geomerge.merging.prepare import PreparedMerge, aligned_merge
 from geomerge.networks.batches import leaves
+from geomerge.networks.network import CONVOLUTIONS
 from geomerge.options import replace_options
 
 __all__ = ["align_where_it_helps"]
 
-# Walks between stacks of Linear layers end at the same accuracies with and without alignment.
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Larger networks, or inputs, are aligned by name only: trying it would take minutes.
 WEIGHTS = 20_000_000
 NUMBERS = 16_384  # numbers in one input: 3 x 64 x 64 and somewhat more
@@ -37,7 +34,8 @@ def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
     """
     layers = prepared.space.network.module.modules()
     fixed = prepared.base is not None or bool(prepared.space.network.constants)
-    if fixed or not any(isinstance(layer, LAYERS) for layer in layers):
+    # Walks between stacks of Linear layers end at the same accuracies with and without alignment.
+    if fixed or not any(isinstance(layer, CONVOLUTIONS) for layer in layers):
         return prepared
     numbers = [
         sum(leaf[0].numel() for leaf in leaves(expert.inputs.batch(slice(0, 1))))

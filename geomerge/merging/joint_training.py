@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from geomerge.data import Task
 from geomerge.errors import GeomergeError, OptionError
 from geomerge.expert import Expert
-from geomerge.merging.presets.joint import REFRESH
+from geomerge.merging.presets.joint import MAPS, REFRESH, few_are_enough
 from geomerge.networks.architectures import create_network
 from geomerge.networks.network import Network
 from geomerge.training import train
@@ -44,7 +44,8 @@ def joint_samples(space: WeightSpace, steps: int | None = None) -> int:
     """
     steps = steps or FunctionWalkOptions.steps
     sizes = [len(expert.task.train.labels) for expert in space if expert.task is not None]
-    measured = sum(min(_METRIC_INPUTS, size) for size in sizes)
+    most = MAPS if few_are_enough(space) else _METRIC_INPUTS
+    measured = sum(min(most, size) for size in sizes)
     times = sum(turn < steps for turn in REFRESH)
     return steps * round_samples(space) + times * measured
 

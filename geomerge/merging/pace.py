@@ -15,6 +15,7 @@ from geomerge.expert import Expert
 from geomerge.merging.joint_training import joint_samples
 from geomerge.merging.memory import pass_bytes
 from geomerge.merging.presets.base import Preset, Stage
+from geomerge.merging.stages import STATISTICS
 from geomerge.merging.walker import CLOSE_REFRESH
 from geomerge.metrics.registry import BATCH, MeasuringPace, MetricOptions, seconds_per_input
 from geomerge.walks.walk import FunctionWalkOptions
@@ -24,7 +25,6 @@ __all__ = ["MergePace", "pace_of", "training_pace"]
 _CORRECTED = 3  # products with the metric in a step of a leg that closes a path
 _PROBED = 256  # inputs on which the change of each step is measured
 _TIMED_PASS = 4 * 10**8  # bytes of a timed pass's activations at most
-_REESTIMATED = 2000  # inputs of each task from which running statistics are measured
 
 
 def _known_inputs(expert: Expert) -> Inputs | None:
@@ -157,7 +157,7 @@ class MergePace:
         known = [expert.task.select for expert in space if expert.task is not None]
         count = sum(len(split.labels) + min(_PROBED, len(split.labels)) for split in known)
         if space.bn == "re-estimate":
-            count += sum(min(_REESTIMATED, len(e.inputs)) for e in space if e.inputs is not None)
+            count += sum(min(STATISTICS, len(e.inputs)) for e in space if e.inputs is not None)
         return count * self.forward
 
     def tested(self, preset: Preset) -> float:

@@ -19,9 +19,17 @@ from geomerge.paths.leg import Leg, StepRecord
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
 
-__all__ = ["Candidate", "CandidateWalks", "PickedStage", "WalkedStage", "walk_plan", "walk_stage"]
+__all__ = [
+    "STATISTICS",
+    "Candidate",
+    "CandidateWalks",
+    "PickedStage",
+    "WalkedStage",
+    "walk_plan",
+    "walk_stage",
+]
 
-_STATISTICS = 500  # inputs of each expert from which statistics of a point that may be picked are
+STATISTICS = 500  # inputs of each expert from which statistics of a point that may be picked are
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ class WalkedStage:
         scorer = self.preset.prepared.scorer(self.stage.experts)
 
         def measure(step: int) -> Score:
-            w = self.preset.space.settle(leg.weights(step), _STATISTICS)
+            w = self.preset.space.settle(leg.weights(step), STATISTICS)
             return replace(scorer(w), feasible=budgets is None or budgets.within(w))
 
         step, scores = search([step for step, _ in leg.marks], measure, rule)

@@ -11,9 +11,12 @@ import torch
 from merges import prepared_of
 from torch import nn
 
-from geomerge import Checkpoint, Network, load_checkpoint
+from geomerge import Checkpoint, Expert, MergeOptions, Network, load_checkpoint
+from geomerge.errors import Problems
 from geomerge.evaluation.accuracy import accuracy
-from geomerge.merging.joint_training import NotTrainableError, train_jointly
+from geomerge.merging.joint_training import NotTrainableError, joint_samples, train_jointly
+from geomerge.merging.prepare import prepare
+from geomerge.merging.presets.joint import JointPreset
 from geomerge.weight_space import WeightSpace
 
 BOTH = {"manifold": ("digits",)}
@@ -75,3 +78,23 @@ def test_other_heads_and_bare_weights_say_why_not(digits: Path, head: str) -> No
     space = replace(space, network=Network(nn.Sequential(Scaled(), nn.Linear(64, 10))))
     with pytest.raises(NotTrainableError, match="Scaled"):
         train_jointly(space, 500, seed=0)
+
+
+@pytest.mark.parametrize(("layer", "measured"), [(nn.Conv2d, 500), (None, 1347)])
+def test_metric_of_convolutions_with_batchnorm_takes_fewer_samples(
+    layer: type[nn.Module] | None, measured: int
+) -> None:
+    networks = []
+    for seed, task in enumerate(("digits", "digits-permuted")):
+        torch.manual_seed(seed)
+        first = [] if layer is None else [nn.Unflatten(1, (1, 8, 8)), layer(1, 2, 3), nn.Flatten()]
+        width = 64 if layer is None else 72
+        body = [nn.Flatten(), *first, nn.BatchNorm1d(width), nn.Linear(width, 10)]
+        networks.append(Expert.from_module(nn.Sequential(*body), task))
+    made = prepare(networks, MergeOptions(), Problems(strict=True))
+    assert made is not None
+    assert made.space.bn == "re-estimate"
+    sizes = [len(expert.task.train.labels) for expert in made.space if expert.task]
+    each = sum(min(256, size) for size in sizes)
+    assert joint_samples(made.space, 10) == 10 * each + sum(min(measured, s) for s in sizes)
+    assert JointPreset(made).metric_inputs == (500 if layer else 2000)

@@ -17,6 +17,7 @@ from geomerge.options import replace_options
 
 RATES = tuple(EUCLIDEAN_RATE * factor for factor in (0.25, 1.0, 4.0))
 _TRIAL = 0.1  # share of the samples for a trial of each learning rate
+_STORED = 8  # points of a trial, the fewest: picking among more takes as long as walking
 
 
 @method("distillation", "training", "from the mean toward both networks' outputs, without labels")
@@ -35,14 +36,14 @@ def distillation(context: Context) -> MethodResult:
         context.options, preset="joint", metric="euclidean", damping=None, learn=None, budget=None
     )
 
-    def walk(rate: float, steps: int) -> MethodResult:
-        walked = replace_options(options, learning_rate=rate, steps=steps)
+    def walk(rate: float, steps: int, **stored: int) -> MethodResult:
+        walked = replace_options(options, learning_rate=rate, steps=steps, **stored)
         return walk_and_pick(context, walked, f"distillation at {rate:g} ")
 
     trials: dict[float, MethodResult] = {}
     for rate in RATES:
         with suppress(NumericalError):  # the learning rate is too large for this network
-            trials[rate] = walk(rate, trial)
+            trials[rate] = walk(rate, trial, points=_STORED)
     if not trials:
         listed = " and ".join(map(str, RATES))
         raise NumericalError(

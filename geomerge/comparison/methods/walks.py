@@ -38,7 +38,7 @@ def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> M
     preset = choose_preset(replace(context.prepared, options=options))
     monitor = Monitor(context.space, context.progress)
     with TemporaryDirectory() as folder:
-        recorder = Recorder(Path(folder), monitor, context.prepared.points, title=title)
+        recorder = Recorder(Path(folder), monitor, preset.prepared.points, title=title)
         (picked,) = walk_plan(preset, context.rule, recorder)
         best = picked.chosen
         marks = [step for step, _ in best.leg.marks if step < best.step]

@@ -177,7 +177,12 @@ class Preset(ABC):
             return 0, 0
         times = self.measurements(self.steps_of(stage)) * len(stage.candidates)
         counts = [len(e.inputs) for e in stage.kept or stage.learned if e.inputs is not None]
-        return times, times * sum(min(self.kind.inputs, count) for count in counts)
+        return times, times * sum(min(self.metric_inputs, count) for count in counts)
+
+    @property
+    def metric_inputs(self) -> int:
+        """Largest number of inputs of each expert in a measurement of the walks' metric."""
+        return self.kind.inputs
 
     @property
     def close_steps(self) -> int:
