@@ -45,8 +45,7 @@ RATES = {"base": 3e-3, "noun": 1e-3, "verb": 1e-3}
 TEXTS = 32  # blocks of a step
 TESTED = 500
 SKETCHED = 1000  # blocks of each sketch
-FEW = (256,)  # unlabelled blocks of each task
-WALKED = 240  # steps of each teacher in the joint walk
+WALKED = {256: 240, 4000: 600}  # steps of each teacher by unlabelled blocks of each task
 
 
 def data() -> Path:
@@ -177,12 +176,13 @@ def measured(work: Path, seed: int) -> dict[str, list[float]]:
         count: int, walk: Callable[[PreparedMerge], Tensor], known: list[Expert]
     ) -> list[float]:
         few = [blind(e, inputs=e.inputs.sample(count, 0)) for e in known if e.inputs is not None]
-        found = prepared(few, base, steps=WALKED, preset="joint")
+        found = prepared(few, base, steps=WALKED[count], preset="joint")
         return tested(found, tasks, walk(found))
 
-    for count in FEW:
+    for count in WALKED:
         rows.row(f"RegMean, {count} texts", lambda n=count: with_inputs(n, regmean, experts))
-        rows.row(f"joint walk, {count} texts", lambda n=count: with_inputs(n, joint, experts))
+        title = f"joint walk, sketches and {count} texts"
+        rows.row(title, lambda n=count: with_inputs(n, joint, sketched))
     return rows.done
 
 

@@ -1,11 +1,12 @@
 """Fine-tunes of one base merged with no data, and with a few unlabelled inputs.
 
-    python benchmarks/fine_tunes.py --work build/bench            # both cases
-    python benchmarks/fine_tunes.py --only bert                   # or cnn --seeds 0 1 2
+    python benchmarks/fine_tunes.py --work build/bench            # all cases
+    python benchmarks/fine_tunes.py --only bert                   # or cnn, or vit --seeds 0 1 2
 
 ``bert``: the three classifiers of WordNet glosses in ``GEOMERGE_DATA/tiny-bert-glosses``, each with
 its own pooler and head over one trunk. ``cnn``: six tasks of MNIST and Fashion-MNIST (as they are,
-turned, inverted, upside down), fine-tuned here from one network trained on both.
+turned, inverted, upside down), fine-tuned here from one network trained on both, heads first.
+``vit``: a small vision transformer and the first three of these tasks.
 Nothing is chosen on test splits: scales are those that the methods' authors name for the case
 without validation data, the damping of the Kronecker mean is the default. All rows merge the same
 trunk. Test accuracies are of the first 3000 test examples of each task.
@@ -17,7 +18,8 @@ import argparse
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -45,13 +47,14 @@ from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.presets.sketches import mean_point
 from geomerge.merging.recording import Monitor, Recorder
 from geomerge.merging.stages import walk_plan
+from geomerge.networks.architectures import create_network
 
 SKETCHED = 2000  # inputs of each sketch, and of each task's Gram matrices
 FEW = (16, 64, 256)
 TESTED = 3000
 STEPS = 60  # of each teacher in the joint walk
 NAMES = ("noun", "verb", "pos")
-COUNTS = (2, 4, 6)  # of the six tasks, merged
+MEAN, DEVIATION = 0.2, 0.35  # of the images
 # For merging without validation data: Yadav et al. 2023, section 4; Jin et al. 2023, section 5.
 ARITHMETIC, TIES, REGMEAN = 0.4, 1.0, 0.9
 
@@ -76,6 +79,11 @@ def fisher(case: PreparedMerge) -> Tensor:
     return sum(d * e.weights for d, e in zip(diagonals, case.space, strict=True)) / total + (
         1e-12 * case.space.middle() / total
     )
+
+
+def regmean_through(case: PreparedMerge) -> Tensor:
+    """RegMean++."""
+    return regmean(case, through=True)
 
 
 def regmean(case: PreparedMerge, through: bool = False) -> Tensor:
@@ -168,7 +176,7 @@ def bert(work: Path) -> dict[str, Any]:
         rows.row(f"RegMean, {count} inputs", lambda n=count: with_inputs(n, regmean))
         rows.row(
             f"RegMean++, {count} inputs",
-            lambda n=count: with_inputs(n, lambda c: regmean(c, through=True)),
+            lambda n=count: with_inputs(n, regmean_through),
         )
         title = f"joint walk, sketches and {count} inputs"
         rows.row(title, lambda n=count: with_inputs(n, joint, sketched))
@@ -180,7 +188,7 @@ def _short(expert: Expert) -> Expert:
     return replace(expert, task=replace(expert.task, test=expert.task.test.first(TESTED)))
 
 
-def network(classes: int) -> nn.Module:
+def convolutions(classes: int) -> nn.Module:
     """Return the untrained CNN, 0.89 million weights."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
@@ -189,11 +197,39 @@ def network(classes: int) -> nn.Module:
     )  # fmt: skip
 
 
+def transformer(classes: int) -> nn.Module:
+    """Return the untrained vision transformer, 0.8 million weights."""
+    return create_network("vit-cifar", (1, 28, 28), classes, torch.initial_seed() % 2**31)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Networks of images, their tasks and training.
+
+    Attributes:
+        network: Function of the number of classes that returns an untrained network.
+        tasks: Names of the tasks; the base knows the first two.
+        counts: Numbers of tasks merged.
+        examples: Training examples of each task, of the base and of a fine-tune.
+        epochs: Epochs of the base.
+        rate: Learning rate of the fine-tunes.
+        few: Numbers of inputs of each task in joint walks.
+    """
+
+    network: Callable[[int], nn.Module]
+    tasks: tuple[str, ...]
+    counts: tuple[int, ...]
+    examples: tuple[int, int]
+    epochs: int
+    rate: float
+    few: tuple[int, ...] = ()
+
+
 def turned(x: Tensor) -> Tensor:
     return torch.rot90(x, 1, (2, 3))
 
 
-CNN = {
+TASKS = {
     "mnist": ("mnist", lambda x: x),
     "fashion": ("fashion-mnist", lambda x: x),
     "mnist turned": ("mnist", turned),
@@ -203,13 +239,19 @@ CNN = {
 }
 
 
+CASES = {
+    "cnn": Images(convolutions, tuple(TASKS), (2, 4, 6), (30_000, 30_000), 2, 1e-3),
+    "vit": Images(transformer, tuple(TASKS)[:3], (3,), (20_000, 10_000), 3, 5e-4, (64, 256)),
+}
+
+
 def image_task(name: str) -> Task:
-    """Return one of the six tasks."""
-    source, change = CNN[name]
+    """Return one of the tasks."""
+    source, change = TASKS[name]
     whole = gm.load_task(source)
     pairs = [(change(s.inputs.raw), s.labels) for s in (whole.train, whole.select, whole.test)]
     (x, y), select, test = pairs
-    numbers = Normalisation((0.2,), (0.35,))
+    numbers = Normalisation((MEAN,), (DEVIATION,))
     return Task.from_tensors(x, y, select=select, test=test, name=name, normalisation=numbers)
 
 
@@ -221,54 +263,110 @@ def trained(module: nn.Module, x: Tensor, y: Tensor, rate: float, seed: int) -> 
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, len(order))
     for index in order:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(module((x[index] / 255 - 0.2) / 0.35), y[index]).backward()
+        nn.functional.cross_entropy(module(normalised(x[index])), y[index]).backward()
         optimizer.step()
         schedule.step()
     return module.eval()
 
 
-def cnn(work: Path, seed: int, counts: Sequence[int]) -> dict[str, Any]:
-    """Train the base and its fine-tunes of one seed, and measure merges of some of them."""
-    rows = Rows(work / f"fine-tunes-cnn-{seed}.json")
-    if f"{counts[-1]}: RegMean++, {SKETCHED} inputs" in rows.done:  # the last row
-        return rows.done
-    tasks = [image_task(name) for name in CNN]
-    file = work / f"fine-tunes-cnn-{seed}.pt"
+def normalised(x: Tensor) -> Tensor:
+    return (x / 255 - MEAN) / DEVIATION
+
+
+def head(module: nn.Module) -> nn.Linear:
+    return [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
+
+
+def train_head(module: nn.Module, x: Tensor, y: Tensor, seed: int) -> None:
+    """Train the last layer alone, before the others move (Kumar et al. 2022, arXiv 2202.10054)."""
+    last, kept = head(module), []
+    hook = last.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    with torch.no_grad():
+        for part in x.split(1000):
+            module(normalised(part))
+    hook.remove()
+    features = torch.cat(kept)
+    optimizer = torch.optim.Adam(last.parameters(), 3e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        for index in torch.randperm(len(x), generator=generator).split(128):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(last(features[index]), y[index]).backward()
+            optimizer.step()
+
+
+def networks(case: Images, tasks: Sequence[Task], seed: int, file: Path) -> list[nn.Module]:
+    """Return the base and its fine-tunes of one seed, trained unless they lie in the file."""
+    modules = [case.network(20), *(case.network(10) for _ in tasks)]
     if not file.exists():
         torch.manual_seed(seed)
-        half = [t.train.first(30_000) for t in tasks[:2]]
+        base, own = case.network(20), case.examples
+        half = [t.train.first(own[0]) for t in tasks[:2]]
         x = torch.cat([s.inputs.raw for s in half])
         y = torch.cat([half[0].labels, half[1].labels + 10])
-        modules = [trained(network(20), x, y, 2e-3, seed)]
+        for epoch in range(case.epochs):
+            trained(base.train(), x, y, (2e-3, 1e-3, 5e-4)[epoch], seed + 100 * epoch)
+        made = [base]
+        of_head = {id(p) for p in head(base).parameters()}
+        shared = {n: p.detach() for n, p in base.named_parameters() if id(p) not in of_head}
         for k, task in enumerate(tasks):
-            module = network(10)
-            shared = {n: v for n, v in modules[0].state_dict().items() if not n.startswith("11.")}
+            module = case.network(10)
             module.load_state_dict(shared, strict=False)
-            own = task.train.first(30_000)
-            modules.append(trained(module, own.inputs.raw, own.labels, 1e-3, seed + k))
-        torch.save([m.state_dict() for m in modules], file)
-    states = torch.load(file, weights_only=True)
-    modules = [network(20), *(network(10) for _ in tasks)]
-    for module, state in zip(modules, states, strict=True):
+            part = task.train.first(own[1])
+            train_head(module.eval(), part.inputs.raw, part.labels, seed + k)
+            made.append(trained(module.train(), part.inputs.raw, part.labels, case.rate, seed + k))
+        torch.save([m.state_dict() for m in made], file)
+    for module, state in zip(modules, torch.load(file, weights_only=True), strict=True):
         module.load_state_dict(state)
+        module.eval()
+    return modules
+
+
+def images(work: Path, name: str, seed: int) -> dict[str, Any]:
+    """Train the base and its fine-tunes of one seed, and measure merges of some of them."""
+    case = CASES[name]
+    rows = Rows(work / f"fine-tunes-{name}-{seed}.json")
+    last = [f"joint walk, sketches and {n} inputs" for n in case.few]
+    last = last or [f"RegMean++, {SKETCHED} inputs"]
+    if f"{case.counts[-1]}: {last[-1]}" in rows.done:
+        return rows.done
+    tasks = [image_task(task) for task in case.tasks]
+    modules = networks(case, tasks, seed, work / f"fine-tunes-{name}-{seed}.pt")
     base = Expert.from_module(modules[0], inputs=False)
     experts = [Expert.from_module(m, t) for m, t in zip(modules[1:], tasks, strict=True)]
     rows.row("experts", lambda: [e.accuracy() for e in map(_short, experts)])
     sketched = [e.with_sketch(inputs=SKETCHED) for e in experts]
-    for count in counts:
-        case = prepared([blind(e) for e in sketched[:count]], base)
-        few = [blind(e, inputs=e.inputs.sample(SKETCHED, 0)) for e in sketched[:count]]
-        seeing = prepared(few, base)
-        made = {
-            **data_free(case),
-            f"RegMean, {SKETCHED} inputs": lambda s=seeing: regmean(s),
-            f"RegMean++, {SKETCHED} inputs": lambda s=seeing: regmean(s, through=True),
-        }
-        for name, make in made.items():
-            rows.row(
-                f"{count}: {name}", lambda m=make, c=case: tested(c, tasks[: len(c.space)], m())
-            )
+    for count in case.counts:
+        some, own = sketched[:count], tasks[:count]
+        free = prepared([blind(e) for e in some], base)
+        made = data_free(free)
+        for n in (*case.few, SKETCHED):
+            made[f"RegMean, {n} inputs"] = partial(seeing, some, base, n, regmean)
+            made[f"RegMean++, {n} inputs"] = partial(seeing, some, base, n, regmean_through)
+        for n in case.few:
+            title = f"joint walk, sketches and {n} inputs"
+            made[title] = partial(seeing, some, base, n, joint, steps=STEPS, preset="joint")
+        for title, make in made.items():
+            rows.row(f"{count}: {title}", partial(made_and_tested, free, own, make))
     return rows.done
+
+
+def seeing(
+    experts: Sequence[Expert],
+    base: Expert,
+    inputs: int,
+    merge: Callable[[PreparedMerge], Tensor],
+    **options: Any,
+) -> Tensor:
+    """Return a merge of networks with sketches that sees a few inputs of each."""
+    few = [blind(e, inputs=e.inputs.sample(inputs, 0)) for e in experts if e.inputs is not None]
+    return merge(prepared(few, base, **options))
+
+
+def made_and_tested(
+    case: PreparedMerge, tasks: Sequence[Task], make: Callable[[], Tensor]
+) -> list[float]:
+    return tested(case, tasks, make())
 
 
 def summary(rows: dict[str, list[float]], experts: list[float]) -> dict[str, dict[str, Any]]:
@@ -293,34 +391,34 @@ def columns(rows: list[list[float]]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/bench"))
-    parser.add_argument("--only", choices=("bert", "cnn"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the CNNs")
-    parser.add_argument("--counts", type=int, nargs="+", default=[*COUNTS], help="merged CNNs")
+    parser.add_argument("--only", choices=("bert", *CASES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the images")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    if given.only != "cnn":
+    if given.only in (None, "bert"):
         found = bert(given.work)
         write_results(
             "fine_tunes_bert.json",
             {"tasks": NAMES, "sketched": SKETCHED, "tested": TESTED, "steps": STEPS,
              "table": summary(found, found["experts"])},
         )  # fmt: skip
-    if given.only != "bert":
-        seeds = [cnn(given.work, seed, given.counts) for seed in given.seeds]
+    for name, case in CASES.items():
+        if given.only not in (None, name):
+            continue
+        seeds = [images(given.work, name, seed) for seed in given.seeds]
         tables = [summary(found, found["experts"]) for found in seeds]
         table = {
-            name: {
-                "mean": columns([t[name]["mean"] for t in tables]),
-                "worst_drop": statistics.mean(t[name]["worst_drop"] for t in tables),
-                "worst_drops": [t[name]["worst_drop"] for t in tables],
+            row: {
+                "mean": columns([t[row]["mean"] for t in tables]),
+                "worst_drop": statistics.mean(t[row]["worst_drop"] for t in tables),
+                "worst_drops": [t[row]["worst_drop"] for t in tables],
             }
-            for name in tables[0]
-            if name == "experts" or int(name[0]) in given.counts
+            for row in tables[0]
         }
         write_results(
-            "fine_tunes_cnn.json",
-            {"tasks": list(CNN), "counts": given.counts, "seeds": given.seeds,
-             "sketched": SKETCHED, "tested": TESTED, "table": table},
+            f"fine_tunes_{name}.json",
+            {"tasks": case.tasks, "counts": case.counts, "seeds": given.seeds,
+             "sketched": SKETCHED, "tested": TESTED, "steps": STEPS, "table": table},
         )  # fmt: skip
 
 

@@ -52,6 +52,7 @@ ALIGN = ("none", "weights", "activations")
 # Head, inputs of each network (None: all 22500) and steps of the joint walk by table.
 CASES: dict[str, tuple[str, int | None, int]] = {
     "separate heads, all inputs": ("separate", None, 50),
+    "separate heads, all inputs, long": ("separate", None, 250),
     "separate heads, 1000 inputs each": ("separate", FEW, 50),
     "offset head, all inputs": ("offset", None, 50),
 }

@@ -104,9 +104,18 @@ def fine_tunes() -> str:
 
 def six_tasks() -> str:
     """Several fine-tunes of one CNN: mean accuracy and worst drop."""
-    results = read("fine_tunes_cnn.json")
+    return image_tasks("fine_tunes_cnn.json")
+
+
+def three_image_tasks() -> str:
+    """Three fine-tunes of one vision transformer: mean accuracy and worst drop."""
+    return image_tasks("fine_tunes_vit.json")
+
+
+def image_tasks(file: str) -> str:
+    results = read(file)
     rows, counts = results["table"], [str(count) for count in results["counts"]]
-    names = [name.partition(": ")[2] for name in rows if name.startswith("2: ")]
+    names = [name.partition(": ")[2] for name in rows if name.startswith(f"{counts[0]}: ")]
     table = []
     for name in names:
         found = [rows[f"{count}: {name}"] for count in counts]
@@ -117,6 +126,18 @@ def six_tasks() -> str:
     alone = [f"{sum(own[: int(k)]) / int(k):.1f} / 0.0" for k in counts]
     heading = [f"{k} tasks: mean / worst drop" for k in counts]
     return markdown(["", *heading], [["experts", *alone], *table])
+
+
+def merge_time() -> str:
+    """A merge of two BERTs beside an epoch of fine-tuning: processor seconds."""
+    found = read("merge_time.json")
+    table = [
+        [f"an epoch of {found['texts']:,} texts in batches of 32", f"{found['epoch']:.0f}"],
+        [f"merge, {found['inputs']} texts of each, {found['steps']} steps of each teacher",
+         f"{found['merge']:.0f}"],
+        ["merge / epoch", f"{found['ratio']:.2f}"],
+    ]  # fmt: skip
+    return markdown(["", "processor seconds"], table)
 
 
 def language_models() -> str:
@@ -504,7 +525,8 @@ def stream_trunk() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "merge": merge, "surrogate": surrogate, "resnet20": resnet20, "heads": heads,
     "three": three, "cifar": cifar, "fine tunes": fine_tunes,
-    "six tasks": six_tasks, "language models": language_models,
+    "merge time": merge_time, "six tasks": six_tasks, "three image tasks": three_image_tasks,
+    "language models": language_models,
     "sparsify": sparsify, "sparsify few": sparsify_few, "sparsify vgg": sparsify_vgg,
     "continual": continual, "stream memory": stream_memory, "stream cifar": stream_cifar,
     "stream trunk": stream_trunk,
