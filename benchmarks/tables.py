@@ -246,24 +246,34 @@ def steps() -> str:
     return markdown(["", "compared with", "time"], table)
 
 
+# What a row of speed.json measured, what that is compared with, and the entry of the ratio.
+SPEEDS = {
+    "factor": (
+        "decomposition of a {case}-wide factor, {kept} eigenvectors", "`eigh` in double precision",
+        "ratio",
+    ),
+    "measuring": (
+        "Kronecker metric, measuring, {case}, {weights:,} weights",
+        "training pass, {images} images", "ratio",
+    ),
+    "kfac": ("Kronecker metric, measuring, {case}", "curvlinops' KFAC", "measuring ratio"),
+    "step": (
+        "step in a Kronecker sketch, {case}, {weights:,} weights", "training step, batch {batch}",
+        "ratio",
+    ),
+}  # fmt: skip
+
+
 def speed() -> str:
     """Times of metrics, steps and processes, as multiples of what they are compared with."""
     table = []
     for name, row in read("speed.json").items():
         kind, _, case = name.partition(" ")
-        if kind == "factor":
-            what = f"decomposition of a {case}-wide factor, {row['kept']} eigenvectors"
-            table.append([what, "`eigh` in double precision", f"{row['ratio']:.2f}"])
-        elif kind == "measuring":
-            what = f"Kronecker metric, measuring, {case}, {row['weights']:,} weights"
-            table.append([what, f"training pass, {row['images']} images", f"{row['ratio']:.2f}"])
-        elif kind == "kfac":
-            what = f"Kronecker metric, measuring, {case}"
-            table.append([what, "curvlinops' KFAC", f"{row['measuring ratio']:.2f}"])
-        elif kind == "step":
-            what = f"step in a Kronecker sketch, {case}, {row['weights']:,} weights"
-            table.append([what, f"training step, batch {row['batch']}", f"{row['ratio']:.2f}"])
-        elif name == "processes":
+        if kind in SPEEDS:
+            what, other, entry = SPEEDS[kind]
+            named = {"case": case, **row}
+            table.append([what.format(**named), other.format(**named), f"{row[entry]:.2f}"])
+        elif kind == "processes":
             for part, gain in row["speed-up"].items():
                 table.append([f"{part}, two processes", "one process", f"{1 / gain:.2f}"])
     return markdown(["", "compared with", "time"], table)

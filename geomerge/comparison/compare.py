@@ -14,7 +14,7 @@ from geomerge.comparison.row import MethodRow, make_row, split_of
 from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.measures import drop, score, worded
 from geomerge.evaluation.pick import PickRule, parse_pick
-from geomerge.evaluation.plausibility import doubts, first_look
+from geomerge.evaluation.plausibility import doubts, first_looks
 from geomerge.expert_like import ExpertLike, as_expert
 from geomerge.loading import given_experts
 from geomerge.merging.joint_training import joint_samples
@@ -167,8 +167,7 @@ def compare(
             "a comparison cannot keep for each task; merge the networks, which can"
         )
     named = [replace(e, name=own.name) for e, own in zip(given, space, strict=True)]
-    looks = {expert.name: first_look(expert) for expert in named if expert.task is not None}
-    prepared.notes[:0] = doubts(named, looks)
+    prepared.notes[:0] = doubts(named, first_looks(named))
     unknown = [expert.name for expert in space if expert.task is None]
     if unknown:
         raise OptionError(

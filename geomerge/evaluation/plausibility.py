@@ -28,6 +28,7 @@ __all__ = [
     "doubts",
     "few_examples",
     "first_look",
+    "first_looks",
     "normalisation_doubt",
     "within_guesses",
 ]
@@ -104,6 +105,15 @@ def first_look(expert: Expert) -> FirstLook:
         for most, least in ((_OPERATIONS, _LEAST), (_SCREENED, _SCREEN))
     )
     return FirstLook(examples, screen, score(expert.network, expert.weights, examples))
+
+
+def first_looks(experts: Sequence[Expert]) -> dict[str, FirstLook]:
+    """Measure all experts that have a task, by name.
+
+    Args:
+        experts: Experts with their names.
+    """
+    return {expert.name: first_look(expert) for expert in experts if expert.task is not None}
 
 
 def doubts(experts: Sequence[Expert], looks: Mapping[str, FirstLook]) -> list[str]:

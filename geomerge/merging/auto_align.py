@@ -8,7 +8,6 @@ from geomerge.alignment import METHODS
 from geomerge.errors import OptionError
 from geomerge.merging.prepare import PreparedMerge, aligned_merge
 from geomerge.networks.batches import leaves
-from geomerge.networks.network import CONVOLUTIONS
 from geomerge.options import replace_options
 
 __all__ = ["align_where_it_helps"]
@@ -32,10 +31,9 @@ def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
     Returns:
         The merge, aligned or not; a note states the choice and its reason.
     """
-    layers = prepared.space.network.module.modules()
     fixed = prepared.base is not None or bool(prepared.space.network.constants)
     # Walks between stacks of Linear layers end at the same accuracies with and without alignment.
-    if fixed or not any(isinstance(layer, CONVOLUTIONS) for layer in layers):
+    if fixed or not prepared.space.network.convolves:
         return prepared
     numbers = [
         sum(leaf[0].numel() for leaf in leaves(expert.inputs.batch(slice(0, 1))))

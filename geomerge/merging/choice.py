@@ -9,7 +9,7 @@ import torch
 
 from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.pick import PickRule, parse_pick
-from geomerge.evaluation.plausibility import doubts, first_look
+from geomerge.evaluation.plausibility import doubts, first_looks
 from geomerge.expert import Expert
 from geomerge.merging.auto_align import align_where_it_helps
 from geomerge.merging.limits import refuse_budgets
@@ -67,7 +67,7 @@ def plan_merge(
         return None
     prepared = preset.prepared
     named = [replace(e, name=own.name) for e, own in zip(experts, prepared.space, strict=True)]
-    looks = {expert.name: first_look(expert) for expert in named if expert.task is not None}
+    looks = first_looks(named)
     prepared.notes[:0] = [*doubts(named, looks), *zeros_filled(prepared)]
     preset.prepared = replace(prepared, looks=looks)
     return preset, rule

@@ -204,15 +204,7 @@ def metric(
 
     def put(measure: Measure) -> Measure:
         kind = MetricKind(
-            cls,
-            about,
-            measure,
-            needs_inputs,
-            inputs,
-            cheaper,
-            measuring_bytes,
-            held_bytes,
-            pace,
+            cls, about, measure, needs_inputs, inputs, cheaper, measuring_bytes, held_bytes, pace
         )
         METRICS.add(cls.name, kind)
         return measure

@@ -29,7 +29,7 @@ from geomerge.networks.input_shapes import why_refused
 from geomerge.networks.outputs import logits_in, token_rows
 from geomerge.networks.wrappers import plain_module, without_graph
 
-__all__ = ["CONVOLUTIONS", "Network", "check_device", "inputs_at_once", "places"]
+__all__ = ["Network", "check_device", "inputs_at_once", "places"]
 
 _NUMBERS = 2**23  # elements of a pass's inputs without gradients; activations have many more
 # Share of these in a pass of a convolutional network on a CPU. Maps of more inputs leave the
@@ -38,7 +38,7 @@ _NUMBERS = 2**23  # elements of a pass's inputs without gradients; activations h
 _CACHED = 1 / 16
 
 _HALF = (torch.float16, torch.bfloat16)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def check_device(device: str | torch.device) -> str | torch.device:
@@ -162,8 +162,12 @@ class Network:
         copied = _copy(module, self.unravel(self.initial))
         copied = copied.float() if half else copied
         self.module = copied.to(self.device).eval().requires_grad_(False)
-        convolves = any(isinstance(layer, CONVOLUTIONS) for layer in self.module.modules())
-        self._share = _CACHED if convolves and self.device.type == "cpu" else 1.0
+        self._share = _CACHED if self.convolves and self.device.type == "cpu" else 1.0
+
+    @property
+    def convolves(self) -> bool:
+        """Whether there are convolutions among the layers."""
+        return any(isinstance(layer, _CONVOLUTIONS) for layer in self.module.modules())
 
     @property
     def trained(self) -> Tensor:  # (n,), bool

@@ -113,11 +113,18 @@ class Leg:
         length: float,
     ) -> None:
         """Store a point in memory; it becomes a file unless it is removed before."""
-        if writes():
-            self._held[step] = (w - self.base).detach().cpu()
+        self._hold(step, w)
         self.marks.append((step, length))
         if self.base.nbytes * len(self._held) > _HELD_BYTES:
             self.write_held()
+
+    def _hold(
+        self,
+        step: int,
+        w: Tensor,  # (n,)
+    ) -> None:
+        if writes():
+            self._held[step] = (w - self.base).detach().cpu()
 
     def write_held(self) -> None:
         """Write the points in memory to their files."""
@@ -160,9 +167,8 @@ class Leg:
         """Replace the weights of a stored point other than the base."""
         if step and not torch.equal(w, self.weights(step)):
             wait()
-            if writes():
-                self._held[step] = (w - self.base).detach().cpu()
-                self.write_held()
+            self._hold(step, w)
+            self.write_held()
 
     def copied(self, folder: Path) -> Leg:
         """Return an independent copy of the leg in another folder on the same disk."""

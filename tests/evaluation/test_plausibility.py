@@ -6,7 +6,13 @@ from torch import nn
 
 import geomerge as gm
 from geomerge.evaluation import plausibility
-from geomerge.evaluation.plausibility import EXAMPLES, doubts, first_look, normalisation_doubt
+from geomerge.evaluation.plausibility import (
+    EXAMPLES,
+    doubts,
+    first_look,
+    first_looks,
+    normalisation_doubt,
+)
 from geomerge.metrics.kronecker.factor import Moments
 
 SIZE = 8  # pixels of an image, squared
@@ -58,7 +64,7 @@ def test_exchanged_tasks_are_noticed_with_few_examples_too(monkeypatch: pytest.M
             net.bias.zero_()
             net.weight.zero_()[:, 5 * (1 - k) : 5 * (1 - k) + 5] = torch.eye(5)
         experts.append(gm.Expert.from_module(net, task, name=name))
-    looks = {expert.name: first_look(expert) for expert in experts}
+    looks = first_looks(experts)
     assert any("exchanged" in sentence for sentence in doubts(experts, looks))
 
 

@@ -1,4 +1,4 @@
-"""Directions toward several teachers at once use the statistics of the batch that they mix."""
+"""Directions toward several teachers on mixed batches, with the batches' own statistics."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from geomerge.merging.presets.registry import preset
 from geomerge.merging.presets.sketches import mean_point
 from geomerge.merging.walker import Walk, steps_taken
 from geomerge.metrics import Metric, combine
-from geomerge.networks.network import CONVOLUTIONS
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.mixed_batches import KLToTeachers
 from geomerge.walks.objectives import KLToTeacher
@@ -154,6 +153,4 @@ class JointPreset(Preset):
 
 def few_are_enough(space: WeightSpace) -> bool:
     """Return whether the joint walk's metric is measured on :data:`MAPS` inputs of each expert."""
-    if space.bn != "re-estimate":
-        return False
-    return any(isinstance(layer, CONVOLUTIONS) for layer in space.network.module.modules())
+    return space.bn == "re-estimate" and space.network.convolves
