@@ -148,9 +148,10 @@ class Leg:
             marks = self.marks
             inner = [i for i in range(1, len(marks) - 1) if marks[i][0] != keep]
             drop = min(inner, key=lambda i: marks[i + 1][1] - marks[i - 1][1])
-            step, _ = self.marks.pop(drop)
-            if self._held.pop(step, None) is None:
-                files.append(self.file(step))
+            file = self.file(step := self.marks.pop(drop)[0])
+            # A walk that was stopped after its last state may have left the file of a held point.
+            if self._held.pop(step, None) is None or file.exists():
+                files.append(file)
         return files
 
     def cut(self, step: int) -> None:

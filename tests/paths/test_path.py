@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -155,3 +155,22 @@ def test_points_removed_on_a_short_walk_are_never_files(
     )
     leg = straight_leg(tmp_path, "a", network.ravel(a.weights), network.ravel(b.weights), 6)
     assert sorted(written) == [leg.file(step) for step, _ in leg.marks[1:]]
+
+
+def test_files_of_a_stopped_walk_do_not_outlive_their_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, a, b = networks()
+    w_a, w_b = network.ravel(a.weights), network.ravel(b.weights)
+
+    def stopped() -> Iterator[WalkPoint]:
+        yield from islice(walk_straight(w_a, w_b, EuclideanMetric(), 40), 10)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as large:  # points become files at once, the state does not
+        large.setattr("geomerge.paths.leg._HELD_BYTES", 0)
+        with pytest.raises(KeyboardInterrupt):
+            record_leg(tmp_path, "a", w_a, stopped(), 6)
+    assert len(list(tmp_path.glob("a-*"))) == 10
+    leg = straight_leg(tmp_path, "a", w_a, w_b, 6)
+    assert {leg.file(step) for step, _ in leg.marks[1:]} == set(tmp_path.glob("a-*"))
