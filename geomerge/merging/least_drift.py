@@ -80,9 +80,10 @@ def least_drift(
     for _ in range(_STEPS):
         scales = dual.scales(shares)
         w = mean.at(damping, scales, w)
-        drifts, pulls = mean.drift_gradients(w)
+        drifts = mean.drifts(w)
         if dual.settled(shares, drifts, bounds):
             break
+        pulls = mean.pulls(w)
         moved = [mean.response(pull, damping, scales) for pull in pulls]
         gram = torch.tensor(
             [[2 * float(p.double() @ m.double()) for m in moved] for p in pulls],

@@ -26,7 +26,15 @@ from geomerge.networks.network import Network
 if TYPE_CHECKING:
     from geomerge.metrics.kronecker.layer import KroneckerLayer
 
-__all__ = ["EigenCoordinates", "EuclideanMetric", "MaskedMetric", "Metric", "combine"]
+__all__ = [
+    "EigenCoordinates",
+    "EuclideanMetric",
+    "MaskedMetric",
+    "Metric",
+    "combine",
+    "identity",
+    "weighted_inner",
+]
 
 M = TypeVar("M", bound="Metric")
 
@@ -79,8 +87,25 @@ class _DampedInverse:
         return self.scale / (s + self.damping)
 
 
-def _identity(s: Tensor) -> Tensor:
+def identity(s: Tensor) -> Tensor:
+    """Return eigenvalues as they are: h(g) = g."""
     return s
+
+
+def weighted_inner(
+    first: Sequence[Tensor], second: Sequence[Tensor], eigenvalues: Sequence[Tensor]
+) -> float:
+    """Return the inner product of two vectors' parts, weighted by eigenvalues.
+
+    Args:
+        first: Coordinates of one vector, part by part.
+        second: Coordinates of the other vector.
+        eigenvalues: Eigenvalue of each coordinate, or tensors that broadcast to them.
+    """
+    total = 0.0
+    for p, q, e in zip(first, second, eigenvalues, strict=True):
+        total += float((p.double() * q.double() * e.double()).sum())
+    return total
 
 
 class Metric(ABC):
@@ -135,10 +160,7 @@ class Metric(ABC):
         """Return u' g v."""
         first = self.coordinates(u)
         second = first if u is v else self.coordinates(v)
-        total = 0.0
-        for p, q, e in zip(first.parts, second.parts, first.eigenvalues, strict=True):
-            total += float((p.double() * q.double() * e.double()).sum())
-        return total
+        return weighted_inner(first.parts, second.parts, first.eigenvalues)
 
     def apply(
         self,
@@ -159,7 +181,7 @@ class Metric(ABC):
         v: Tensor,  # (n,)
     ) -> Tensor:  # (n,)
         """Return g v, half the gradient of v' g v."""
-        return self.apply(_identity, v)
+        return self.apply(identity, v)
 
     def damped_solve(
         self,

@@ -20,7 +20,7 @@ def mean() -> KroneckerMean:
 
 
 def drifts(mean: KroneckerMean, w: Tensor) -> list[float]:
-    return mean.drift_gradients(w)[0]
+    return mean.drifts(w)
 
 
 def test_without_budgets_the_sum_is_that_of_the_mean(mean: KroneckerMean) -> None:

@@ -92,11 +92,11 @@ class SketchesPreset(Preset):
     ) -> Walk:
         found = self._least(damping, constraints)
         target, prices = _where_free(self.prepared, found.w), self._prices(found)
-        points = walk_straight(start, target, self._mean.mean, STRAIGHT_STEPS, state)
+        points = walk_straight(start, target, self._mean.mean, self.close_steps, state)
         if constraints is not None:
             constraints.note(found.programs, found.residual)
             points = (replace(point, multipliers=prices) for point in points)
-        return Walk(points, STRAIGHT_STEPS)
+        return Walk(points, self.close_steps)
 
     def _least(self, damping: float, constraints: Constraints | None) -> LeastDrift:
         """Return the point of least predicted drift that keeps the budgets."""
@@ -118,8 +118,8 @@ class SketchesPreset(Preset):
     ) -> Walk:
         """Return the straight line from an end, measured by its sketch."""
         metric = self.prepared.sketch(end).metric
-        points = walk_straight(end.weights, crossover, metric, STRAIGHT_STEPS, state)
-        return Walk(points, STRAIGHT_STEPS)
+        points = walk_straight(end.weights, crossover, metric, self.close_steps, state)
+        return Walk(points, self.close_steps)
 
     def closing_steps(
         self,
@@ -128,7 +128,7 @@ class SketchesPreset(Preset):
         fall: float | None = None,
     ) -> int:
         """Return the points of a straight line."""
-        return STRAIGHT_STEPS
+        return self.close_steps
 
     @property
     def walked_on(self) -> tuple[Expert, ...]:
@@ -160,12 +160,12 @@ class SketchesPreset(Preset):
 
     def steps_of(self, stage: Stage) -> int:
         """Return the points of a straight line."""
-        return STRAIGHT_STEPS
+        return self.close_steps
 
     @property
     def close_steps(self) -> int:
-        """Points of a straight line."""
-        return STRAIGHT_STEPS
+        """Points of a straight line, all of which are stored."""
+        return min(STRAIGHT_STEPS, self.prepared.points - 1)
 
     def measurements(self, steps: int) -> int:
         """Return zero: nothing is measured on the way."""
@@ -209,7 +209,8 @@ def predicted_gain(prepared: PreparedMerge) -> tuple[float, float] | None:
     if any(expert.sketch is None for expert in prepared.space):
         return None
     solver, weights = mean_of_sketches(prepared), drift_weights(prepared)
-    drifts, pulls = solver.drift_gradients(prepared.space.middle())
+    middle = prepared.space.middle()
+    drifts, pulls = solver.drifts(middle), solver.pulls(middle)
     pull = torch.stack([-w * p for w, p in zip(weights, pulls, strict=True)]).sum(dim=0)
     gain = float(pull.double() @ solver.response(pull, DAMPING, weights).double())
     total = sum(w * drift for w, drift in zip(weights, drifts, strict=True))

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from geomerge.metrics.base import identity
 from geomerge.metrics.kronecker.factor import Factor
 from geomerge.metrics.kronecker.leading_blocks import LeadingBlockFunction
 
@@ -95,6 +96,31 @@ class KroneckerLayer:
             eigenvalues.append(core.new_tensor(a.tail * b.tail))
         return parts, eigenvalues
 
+    def squared_norm(
+        self,
+        matrix: Tensor,  # (d_out, d_in)
+    ) -> float:
+        """Return the inner product of a matrix with itself in this metric, vec(M)' g vec(M).
+
+        Parts orthogonal to the leading directions are not formed: their squares are differences of
+        squares. These are rounded, but multiplied with eigenvalues that are smaller than those of
+        the difference.
+        """
+        a, b = self.inputs, self.outputs
+        left = b.vectors.T @ matrix
+        core = _squares(left @ a.vectors)
+        total = b.values.double() @ core @ a.values.double()
+        if not a.full:
+            outside = (_squares(left).sum(dim=1) - core.sum(dim=1)).clamp(min=0)
+            total += a.tail * (b.values.double() @ outside)
+        if not b.full:
+            right = _squares(matrix @ a.vectors).sum(dim=0)
+            total += b.tail * ((right - core.sum(dim=0)).clamp(min=0) @ a.values.double())
+        if not a.full and not b.full:
+            rest = _squares(matrix).sum() - _squares(left).sum() - right.sum() + core.sum()
+            total += a.tail * b.tail * rest.clamp(min=0)
+        return float(total)
+
     def from_coordinates(self, parts: list[Tensor]) -> Tensor:  # (d_out, d_in)
         """Return the matrix with the given :meth:`coordinates`."""
         a, b = self.inputs, self.outputs
@@ -125,6 +151,22 @@ class KroneckerLayer:
             out: Vector whose part of this layer is overwritten.
         """
         self._function(function).write(*self._parts(v), self._parts(out))
+
+    def mv(
+        self,
+        v: Tensor,  # (n,)
+        out: Tensor,  # (n,)
+    ) -> None:
+        """Write g v of this layer's part of v, B M A of its matrix M.
+
+        Args:
+            v: Vector.
+            out: Vector whose part of this layer is overwritten.
+        """
+        if self.leading_blocks is None:
+            self.write(_times(self.outputs, _times(self.inputs, self.matrix(v).T).T), out)
+        else:
+            self.apply(identity, v, out)
 
     def _parts(
         self,
@@ -201,3 +243,17 @@ class KroneckerLayer:
     def n_parts(self) -> int:
         """Number of parts that :meth:`coordinates` returns."""
         return (1 if self.inputs.full else 2) * (1 if self.outputs.full else 2)
+
+
+def _times(
+    factor: Factor,
+    x: Tensor,  # (d, columns)
+) -> Tensor:  # (d, columns)
+    """Return a factor's product with a matrix, without forming the factor."""
+    u, tail = factor.vectors, 0.0 if factor.full else factor.tail
+    inside = (u.T @ x).mul_((factor.values - tail).unsqueeze(1))
+    return u @ inside if tail == 0 else torch.addmm(x, u, inside, beta=tail)
+
+
+def _squares(x: Tensor) -> Tensor:
+    return x.double().square()

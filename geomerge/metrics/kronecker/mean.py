@@ -17,13 +17,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from geomerge.metrics.kronecker.joint_eigenspace import (
+    conjugate_gradients,
+    solve_in_joint_eigenspace,
+    spans_all,
+)
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 
 __all__ = ["KroneckerMean"]
-
-_ITERATIONS = 60
-_TOLERANCE = 1e-6  # of the squared residual, in the preconditioner's norm
 
 
 class KroneckerMean:
@@ -68,18 +70,24 @@ class KroneckerMean:
             self._add_damped(right, damping, self._anchor - start)
         return x + self._solve(right, damping, scales)
 
-    def drift_gradients(
+    def drifts(
         self,
         w: Tensor,  # (n,)
-    ) -> tuple[list[float], list[Tensor]]:
-        """Return the drifts (w - w_i)' g_i (w - w_i), and half the gradient of each.
+    ) -> list[float]:
+        """Return the drifts (w - w_i)' g_i (w - w_i) of a point."""
+        found = []
+        for metric, point in zip(self._metrics, self._points, strict=True):
+            gap = w - point
+            found.append(metric.inner(gap, gap))
+        return found
 
-        Args:
-            w: Point, shape (n,).
-        """
-        gaps = [w - point for point in self._points]
-        pulls = [metric.mv(gap) for metric, gap in zip(self._metrics, gaps, strict=True)]
-        return [float(g.double() @ p.double()) for g, p in zip(gaps, pulls, strict=True)], pulls
+    def pulls(
+        self,
+        w: Tensor,  # (n,)
+    ) -> list[Tensor]:  # k times (n,)
+        """Return g_i (w - w_i), half the gradient of each drift, at a point."""
+        pairs = zip(self._metrics, self._points, strict=True)
+        return [metric.mv(w - point) for metric, point in pairs]
 
     def response(
         self,
@@ -142,32 +150,26 @@ class KroneckerMean:
     ) -> Tensor:  # (size of the layer,)
         """Solve in one layer by conjugate gradients."""
         count, own = len(known), _alone(layer)
-        terms = [(_product_of(metric, layer), scale) for metric, scale in known]
+        layers = [(metric.layer_at(layer.weight), scale) for metric, scale in known]
+        terms = [(_alone(term), scale) for term, scale in layers if term is not None]
+        if len(terms) == count and spans_all(layer, [term for term, _ in terms]):
+            out = torch.empty_like(right)
+            own.write(solve_in_joint_eigenspace(own, terms, count * mu, own.matrix(right)), out)
+            return out
+        products = [(_product_of(metric, layer), scale) for metric, scale in known]
+
+        def total(v: Tensor) -> Tensor:
+            image = count * mu * v
+            for product, scale in products:
+                image += scale * product(v)
+            return image
 
         def preconditioned(v: Tensor) -> Tensor:  # (k ((mean A) x (mean B) + mu))^-1 v
             out = torch.empty_like(v)
             own.apply(partial(_inverse, mu), v, out)
             return out.div_(count)
 
-        x, residual = torch.zeros_like(right), right.clone()
-        direction = preconditioned(residual)
-        rho = first = _dot(residual, direction)
-        for _ in range(_ITERATIONS):
-            if rho <= 0:
-                break
-            image = count * mu * direction
-            for product, scale in terms:
-                image += scale * product(direction)
-            alpha = rho / max(_dot(direction, image), 1e-300)
-            x += alpha * direction
-            residual -= alpha * image
-            z = preconditioned(residual)
-            after = _dot(residual, z)
-            if after <= _TOLERANCE * first:  # iterations on rounding errors diverge
-                break
-            direction = z + (after / rho) * direction
-            rho = after
-        return x
+        return conjugate_gradients(total, preconditioned, right)
 
     def _pull(self, x: Tensor, scales: Sequence[float] | None) -> Tensor:  # (n,)
         total = torch.zeros_like(x)
@@ -199,7 +201,7 @@ def _product_of(metric: KroneckerMetric, layer: KroneckerLayer) -> Callable[[Ten
 
         def product(v: Tensor) -> Tensor:
             out = torch.empty_like(v)
-            alone.apply(_identity, v, out)
+            alone.mv(v, out)
             return out
 
         return product
@@ -212,10 +214,6 @@ def _product_of(metric: KroneckerMetric, layer: KroneckerLayer) -> Callable[[Ten
 
 def _by_start(metric: KroneckerMetric) -> Iterator[tuple[int, Tensor]]:
     return ((place.start, diagonal) for place, diagonal in metric.diagonals)
-
-
-def _identity(eigenvalues: Tensor) -> Tensor:
-    return eigenvalues
 
 
 def _inverse(mu: float, eigenvalues: Tensor) -> Tensor:
@@ -232,8 +230,3 @@ def _sizes(layer: KroneckerLayer) -> list[int]:
 
 def _mean_eigenvalue(layer: KroneckerLayer) -> float:
     return layer.trace / sum(_sizes(layer))
-
-
-def _dot(u: Tensor, v: Tensor) -> float:
-    """Return the inner product in double precision."""
-    return float(u.double() @ v.double())

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from geomerge.metrics.base import EigenCoordinates, Metric
+from geomerge.metrics.base import EigenCoordinates, Metric, weighted_inner
 from geomerge.metrics.kronecker.factor import Factor, decompose, factorise
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.notebook import card, table
@@ -107,6 +107,35 @@ class KroneckerMetric(Metric):
         for place, diagonal in self.diagonals:
             out[place] = v[place] * function(diagonal)
         return out
+
+    def mv(
+        self,
+        v: Tensor,  # (n,)
+    ) -> Tensor:  # (n,)
+        """Return g v; temporaries are as large as one layer."""
+        out = torch.empty_like(v)
+        for layer in self.layers:
+            layer.mv(v, out)
+        for place, diagonal in self.diagonals:
+            torch.mul(v[place], diagonal, out=out[place])
+        return out
+
+    def inner(
+        self,
+        u: Tensor,  # (n,)
+        v: Tensor,  # (n,)
+    ) -> float:
+        """Return u' g v; temporaries are as large as one layer."""
+        total = 0.0
+        for layer in self.layers:
+            if u is v:
+                total += layer.squared_norm(layer.matrix(v))
+                continue
+            first, eigenvalues = layer.coordinates(layer.matrix(u))
+            second, _ = layer.coordinates(layer.matrix(v))
+            total += weighted_inner(first, second, eigenvalues)
+        ends = [(u[place], v[place], diagonal) for place, diagonal in self.diagonals]
+        return total + sum(weighted_inner([p], [q], [e]) for p, q, e in ends)
 
     def _compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
         """Return the vector with the given coordinates."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,8 @@ from unit_networks import kronecker_case
 
 from geomerge import KroneckerMetric, Network
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
+from geomerge.metrics.kronecker.factor import decompose
+from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.mean import KroneckerMean
 
 COUNT = 3
@@ -40,6 +44,35 @@ def test_it_solves_the_sum_of_kronecker_products(
     total = sum((dense(g) for g in metrics), torch.zeros(())) + COUNT * mu.diag()
     right = sum((g.mv(w) for g, w in zip(metrics, points, strict=True)), torch.zeros(()))
     assert torch.allclose(found, torch.linalg.solve(total, right + COUNT * mu * anchor), atol=2e-4)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_truncated_factors_are_isotropic_outside_of_their_joint_eigenspace(
+    rank: int, case: tuple[list[KroneckerMetric], list[Tensor]]
+) -> None:
+    metrics, points = case
+    few = [_of_rank(metric, rank) for metric in metrics]
+    anchor = torch.stack(points).mean(dim=0)
+    solver = KroneckerMean(few, points, anchor, [2.0, 1.0, 0.5])
+    found = solver.at(0.1)
+    whole = [replace(g, layers=tuple(_whole(layer) for layer in g.layers)) for g in few]
+    expected = KroneckerMean(whole, points, anchor, [2.0, 1.0, 0.5]).at(0.1)
+    assert torch.allclose(found, expected, atol=2e-3 * float((expected - anchor).norm()))
+    assert sum(solver.drifts(found)) < sum(solver.drifts(anchor))
+
+
+def _of_rank(metric: KroneckerMetric, rank: int) -> KroneckerMetric:
+    layers = [
+        replace(layer, inputs=layer.inputs.truncated(rank), outputs=layer.outputs.truncated(rank))
+        for layer in metric.layers
+    ]
+    return replace(metric, layers=tuple(layers))
+
+
+def _whole(layer: KroneckerLayer) -> KroneckerLayer:
+    return replace(
+        layer, inputs=decompose(layer.inputs.dense()), outputs=decompose(layer.outputs.dense())
+    )
 
 
 def test_networks_that_are_equal_stay_as_they_are(

@@ -83,6 +83,7 @@ def test_products_agree_with_the_dense_matrix(case: Case, rank: int) -> None:
     u, v = torch.randn(2, network.n, dtype=torch.float64)
     assert metric.inner(u, v) == pytest.approx(float(u @ g @ v), rel=1e-9)
     assert metric.inner(u, v) == pytest.approx(metric.inner(v, u), rel=1e-9)
+    assert metric.inner(v, v) == pytest.approx(float(v @ g @ v), rel=1e-9)
     assert metric.inner(u, u) >= 0
     coordinates = metric.coordinates(v)
     torch.testing.assert_close(coordinates.compose(coordinates.parts), v)
