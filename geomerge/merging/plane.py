@@ -29,6 +29,7 @@ _GRID = 15  # points along each axis
 _GRID_STATISTICS = 9  # where each point's running statistics must be measured
 EXAMPLES = 200  # examples of each selection split
 _MARGIN = 0.25  # around the three networks, as a share of their extent
+_PART = 2**20  # weights of which double precision is held at a time
 _FLAT = 1e-4  # share of the ends' distance; a crossover nearer to their line spans no plane
 
 
@@ -70,9 +71,11 @@ def plane_of(merged: MergeResult) -> LossPlane | None:
     """
     space, path = merged.space, merged.path
     known = [expert for expert in space if expert.task is not None]
+    if not known:
+        return None
     start = path.at(0)
     axes = spanned(path.at(1) - start, merged.w - start)
-    if axes is None or not known:
+    if axes is None:
         return None
 
     def place(w: Tensor) -> list[float]:
@@ -108,18 +111,29 @@ def spanned(
 ) -> Tensor | None:  # (2, n)
     """Return two orthonormal directions that span both, None if they are (nearly) one.
 
-    In double precision: of large networks the rounding of singles alone would span a plane.
+    Sums are in double precision: of large networks the rounding of singles alone would span a
+    plane.
     """
-    long, other = line.double(), aside.double()
-    length = long.norm()
-    if not length > 0:
+    squared, other = _product(line, line), aside.clone()
+    if not squared > 0:
         return None
-    first = long / length
     for _ in range(2):  # once more for what the first subtraction rounded
-        other = other - (other @ first) * first
-    if other.norm() < _FLAT * length:
+        share = _product(other, line) / squared
+        for part, along in zip(other.split(_PART), line.split(_PART), strict=True):
+            part.copy_(part.double() - share * along.double())
+    rest = _product(other, other)
+    if rest < _FLAT**2 * squared:
         return None
-    return torch.stack([first, other / other.norm()]).to(line.dtype)
+    return torch.stack([line / squared**0.5, other.div_(rest**0.5)])
+
+
+def _product(
+    u: Tensor,  # (n,)
+    v: Tensor,  # (n,)
+) -> float:
+    """Return the inner product in double precision."""
+    pairs = zip(u.split(_PART), v.split(_PART), strict=True)
+    return sum(float(p.double() @ q.double()) for p, q in pairs)
 
 
 def _spread(values: list[float], count: int) -> list[float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from geomerge.certificate.certificate import certificate
 from geomerge.errors import RunError
+from geomerge.expert import Expert
 from geomerge.expert_options import DataOptions
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
 from geomerge.loading import load_base, load_experts
@@ -67,14 +68,19 @@ def run_merge(
     networks = [load_network(file, data.reading.files, base) for file in files]
     ancestor = load_base(base, networks, data)
     digests = input_digests(networks, data, ancestor)
+    files_of = sketch_files(networks, data)
     recipe = {"merge": {**recorded(data, "sketch"), **recorded(options)}, "inputs": digests}
     command = command_line("merge", files, (data, options), base=base and Path(base))
     stem = "-".join(Path(file).stem for file in files)
 
-    def walked(folder: Path) -> MergeResult:
+    def loaded() -> list[Expert]:
         experts = load_experts(networks, data, output=options.measure.output)
+        networks.clear()  # the experts have copies of these weights
+        return experts
+
+    def walked(folder: Path) -> MergeResult:
         return merge(
-            experts, options, base=ancestor, folder=folder / "path", work=folder / "work",
+            loaded(), options, base=ancestor, folder=folder / "path", work=folder / "work",
             progress=progress,
         )  # fmt: skip
 
@@ -103,8 +109,7 @@ def run_merge(
                 ancestry = None if base is None else Path(base)
                 report["folders"] = write_model_folders(folder, merged, ancestry)
                 write_examples(folder, seen)
-                files_of = sketch_files(networks, data).items()
-                sketches = {name: _stated(Path(file)) for name, file in files_of}
+                sketches = {name: _stated(Path(file)) for name, file in files_of.items()}
                 run.finish(
                     folder,
                     report,
