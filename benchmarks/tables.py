@@ -140,6 +140,18 @@ def merge_time() -> str:
     return markdown(["", "processor seconds"], table)
 
 
+def bert_base() -> str:
+    """Sketches of two networks as large as BERT-base, and their merge without data."""
+    found = read("bert_base.json")
+    table = [
+        [name if name == "merge" else f"{name}, {found['inputs']} inputs",
+         f"{row['processor_seconds']:.0f}", f"{row['peak_gb']:.1f}",
+         f"{row['peak_gb'] / found['network_gb']:.1f}"]
+        for name, row in found["table"].items()
+    ]  # fmt: skip
+    return markdown(["", "processor seconds", "peak, GB", "peak / network in float32"], table)
+
+
 def language_models() -> str:
     """Two causal language models in one: perplexities, and the rise above the experts'."""
     results = read("causal_lm.json")
@@ -548,7 +560,7 @@ TABLES: dict[str, Callable[[], str]] = {
 PAGES = {
     "README.md": {"headline": headline},
     "docs/results.md": TABLES,
-    "docs/scale.md": {"speed": speed, "sizes": sizes},
+    "docs/scale.md": {"speed": speed, "sizes": sizes, "bert base": bert_base},
     "docs/choosing.md": {
         "trained": trained, "equal samples": equal_samples, "pruned": pruned,
         "streams": streams, "convolutions": convolutions,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,35 +15,43 @@ from geomerge.metrics import functional_change
 from geomerge.networks.network import Network
 
 __all__ = [
+    "LARGE",
     "Probe",
     "Scorer",
     "function_change",
     "mean_kl",
     "predicted_change",
+    "predicted_on_line",
+    "probe_inputs",
     "probe_of",
     "select_scores",
 ]
 
-_INPUTS = 256
+LARGE = 10**6  # weights of a network from which on measurements beside a walk are on fewer inputs
+_INPUTS, _FEW = 256, 64
 
 
 class Probe:
     """Meter of the functional change between two points, on a few inputs of one task.
 
-    The logits of the last point are cached: each step begins where the last one ended.
+    The logits of the first and the last point are cached: each step begins where the last one
+    ended, and drifts are all from one point.
 
     Args:
         network: Network with the outputs of the task.
         inputs: Inputs of the task, of which the first are used.
         output: Output phi whose change is measured, such as ``"hellinger"``.
-        count: Largest number of inputs.
+        count: Largest number of inputs; None takes :func:`probe_inputs`.
     """
 
-    def __init__(self, network: Network, inputs: Inputs, output: str, count: int = _INPUTS) -> None:
+    def __init__(
+        self, network: Network, inputs: Inputs, output: str, count: int | None = None
+    ) -> None:
         self._network = network
+        count = count or probe_inputs(network)
         self._x = inputs.batch(slice(0, min(count, inputs.at_once or count)))
         self._output = output
-        self._last: tuple[Tensor, Tensor] | None = None  # a point and its logits
+        self._known: list[tuple[Tensor, Tensor]] = []  # points and their logits
 
     def __call__(
         self,
@@ -51,12 +59,18 @@ class Probe:
         after: Tensor,  # (n,)
     ) -> float:
         """Return the mean |phi(after) - phi(before)|^2."""
-        if self._last is None or self._last[0] is not before:
-            self._last = (before, self._network.logits(before, self._x))
+        at_start = next((logits for w, logits in self._known if w is before), None)
+        if at_start is None:
+            at_start = self._network.logits(before, self._x)
+            self._known = [*self._known[:1], (before, at_start)]
         logits = self._network.logits(after, self._x)
-        change = functional_change(self._last[1], logits, self._output)
-        self._last = (after, logits)
-        return change
+        self._known = [self._known[0], (after, logits)]
+        return functional_change(at_start, logits, self._output)
+
+
+def probe_inputs(network: Network) -> int:
+    """Return the number of inputs on which the change of a step is measured."""
+    return _INPUTS if network.n < LARGE else _FEW
 
 
 def probe_of(expert: Expert, output: str) -> Probe | None:
@@ -82,6 +96,28 @@ def predicted_change(
         return None
     gap = w - expert.weights
     return expert.sketch.metric.inner(gap, gap)
+
+
+def predicted_on_line(
+    expert: Expert,
+    first: Tensor,  # (n,)
+    last: Tensor,  # (n,)
+) -> Callable[[float], float | None]:
+    """Return the predicted functional change as a function of the share of a line's last point.
+
+    It is a quadratic function of the share, which three points of the line determine.
+    """
+    ends = [predicted_change(expert, w) for w in (first, torch.lerp(first, last, 0.5), last)]
+    at_first, at_middle, at_last = (change or 0.0 for change in ends)
+
+    def change(share: float) -> float | None:
+        if expert.sketch is None:
+            return None
+        bend = 2 * (at_first + at_last) - 4 * at_middle
+        line = (1 - share) * at_first + share * at_last
+        return max(line - share * (1 - share) * bend, 0.0)
+
+    return change
 
 
 def function_change(
@@ -151,16 +187,36 @@ class Scorer:
         self._experts = experts
         self._probes = {e.name: probe_of(e, output) for e in experts}
 
+    def on_line(
+        self,
+        first: Tensor,  # (n,)
+        last: Tensor,  # (n,)
+    ) -> Callable[[float, Tensor], Score]:
+        """Return the meter of points of a line by their share of its last point and weights."""
+        unseen = [e for e in self._experts if self._probes[e.name] is None]
+        changes = {e.name: predicted_on_line(e, first, last) for e in unseen}
+        return lambda share, w: self(w, {name: change(share) for name, change in changes.items()})
+
     def __call__(
         self,
         w: Tensor,  # (n,)
+        drifts: Mapping[str, float | None] | None = None,
     ) -> Score:
-        """Return the measurements of a point."""
+        """Return the measurements of a point.
+
+        Args:
+            w: Weights.
+            drifts: Drifts that are known, by the names of their experts.
+        """
+        known = drifts or {}
         gaps = {e.name: float((w - e.weights).norm()) for e in self._experts}
         total = sum(gaps.values()) or 1.0
         return Score(
             select_scores(self._experts, w),
-            {e.name: self._drift(e, w) for e in self._experts},
+            {
+                e.name: known[e.name] if e.name in known else self._drift(e, w)
+                for e in self._experts
+            },
             {name: gap / total for name, gap in gaps.items()},
             as_shares=any(e.task is not None and e.task.measure == "loss" for e in self._experts),
         )

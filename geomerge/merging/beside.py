@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.evaluation.drift import select_scores
+from geomerge.evaluation.drift import Scorer, select_scores
 from geomerge.evaluation.measures import score
-from geomerge.evaluation.pick import MARGIN
+from geomerge.evaluation.pick import MARGIN, Score
 from geomerge.evaluation.plausibility import at_chance
 from geomerge.evaluation.search import search
 from geomerge.merging.joint_training import NotTrainableError, joint_samples, train_jointly
@@ -22,7 +23,7 @@ from geomerge.merging.result import MergeResult
 from geomerge.merging.stages import walk_plan
 from geomerge.metrics import METRICS
 from geomerge.monitor.progress import Progress
-from geomerge.training import straight_line
+from geomerge.weight_space import WeightSpace
 
 __all__ = [
     "JOINT",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 # Names of rows.
+_LINE_STEPS = 40
 JOINT = "joint training"
 LINE = "straight line"
 MEAN = "mean of the weights"
@@ -123,11 +125,13 @@ def comparison(
     seed, steps = prepared.options.machine.seed, prepared.options.walk.steps
     rows = [_row(merged, expert.name, expert.weights) for expert in space]
     if len(space) == 2:
-        line = straight_line(space.experts[0].weights, space.experts[1].weights)
-        scorer = prepared.scorer(space.experts)
-        best, _ = search(range(len(line)), lambda i: scorer(space.settle(line[i])), merged.rule)
-        rows.append(_row(merged, LINE, space.settle(line[best])))
-        share = best / (len(line) - 1)
+        rough = prepared.rough_scorer(space.experts)
+        best, _ = search(
+            range(_LINE_STEPS + 1), _on_line(space, prepared.scorer(space.experts)),
+            merged.rule, None if rough is None else _on_line(space, rough),
+        )  # fmt: skip
+        share = best / _LINE_STEPS
+        rows.append(_row(merged, LINE, _line_point(space, best)))
     else:
         rows.append(_row(merged, MEAN, space.settle(space.middle())))
         share = 0.0
@@ -150,6 +154,18 @@ def comparison(
     if better is not None:
         merged.notes.insert(0, better)
     return rows
+
+
+def _line_point(space: WeightSpace, mark: int) -> Tensor:  # (n,)
+    """Return a point of the straight line between two experts, with its running statistics."""
+    first, last = (expert.weights for expert in space)
+    return space.settle(torch.lerp(first, last, mark / _LINE_STEPS))
+
+
+def _on_line(space: WeightSpace, scorer: Scorer) -> Callable[[int], Score]:
+    """Return the function of a line point's number that returns its score."""
+    measure = scorer.on_line(*(expert.weights for expert in space.ends))
+    return lambda mark: measure(mark / _LINE_STEPS, _line_point(space, mark))
 
 
 def better_than_picked(merged: MergeResult, rows: Sequence[ResultRow], share: float) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from geomerge.errors import NumericalError
 from geomerge.evaluation.measures import score
-from geomerge.evaluation.search import COARSE
+from geomerge.evaluation.search import COARSE, FINAL
 from geomerge.expert import Expert
 from geomerge.merging.beside import walks_beside
 from geomerge.merging.curve import POINTS
@@ -18,10 +18,11 @@ from geomerge.merging.measuring import inputs_of
 from geomerge.merging.memory import PROCESS, data_bytes, network_size, pass_bytes, sketch_bytes
 from geomerge.merging.pace import pace_of, training_pace
 from geomerge.merging.plane import EXAMPLES, grid_points
+from geomerge.merging.prepare import rough_share
 from geomerge.merging.presets.base import Preset, Stage
 from geomerge.merging.stages import CandidateWalks
 from geomerge.merging.timing import LEAST, run_for_a_moment
-from geomerge.merging.walker import CLOSE_REFRESH, Walk
+from geomerge.merging.walker import Walk, close_refresh
 from geomerge.metrics.registry import MeasuringPace, NetworkSize
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import FunctionWalkOptions
@@ -136,7 +137,9 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
             "each of its measurements"
         )
     rows = len(preset.space) + 4  # the networks, line, Euclidean walk, joint training, crossover
-    scores = _SCORED * (picks + 1) + _CURVE + _CERTIFIED + rows
+    share = rough_share(preset.space.experts)
+    pick = _SCORED if share == 1 else share * _SCORED + FINAL
+    scores = pick * (picks + 1) + _CURVE + _CERTIFIED + rows
     parts = {
         "walks": walks,
         "rows beside": others,
@@ -218,7 +221,7 @@ def _closing(preset: Preset, steps: dict[str, int]) -> float:
         steps[f"from {expert.name} to the crossover"] = count
         timed = run_for_a_moment(walk, expert.weights, preset.prepared.probe(expert), points)
         likely = preset.closing_steps(expert, middle, timed.fall)
-        times = likely // CLOSE_REFRESH + 1
+        times = likely // close_refresh(expert.network) + 1
         total += timed.setup + times * timed.first + likely * timed.step
     return total
 

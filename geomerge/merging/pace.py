@@ -11,19 +11,19 @@ from functools import partial
 from torch import Tensor
 
 from geomerge.data import Inputs
+from geomerge.evaluation.drift import probe_inputs
 from geomerge.expert import Expert
 from geomerge.merging.joint_training import joint_samples
 from geomerge.merging.memory import pass_bytes
 from geomerge.merging.presets.base import Preset, Stage
 from geomerge.merging.stages import STATISTICS
-from geomerge.merging.walker import CLOSE_REFRESH
+from geomerge.merging.walker import close_refresh
 from geomerge.metrics.registry import BATCH, MeasuringPace, MetricOptions, seconds_per_input
 from geomerge.walks.walk import FunctionWalkOptions
 
 __all__ = ["MergePace", "pace_of", "training_pace"]
 
 _CORRECTED = 3  # products with the metric in a step of a leg that closes a path
-_PROBED = 256  # inputs on which the change of each step is measured
 _TIMED_PASS = 4 * 10**8  # bytes of a timed pass's activations at most
 
 
@@ -87,11 +87,13 @@ class MergePace:
         forward: Seconds of a forward pass, per input.
         training: Seconds of a forward and backward pass, per input.
         measuring: Seconds of the metric's measurements.
+        probes: Number of inputs on which the change of a step is measured.
     """
 
     forward: float
     training: float
     measuring: MeasuringPace
+    probes: int
 
     def measured(self, times: int, inputs: int) -> float:
         """Return the seconds of measurements of the metric.
@@ -114,7 +116,7 @@ class MergePace:
         batch = min(FunctionWalkOptions.batch, count)
         return (
             batch * self.training
-            + probed * _PROBED * self.forward
+            + probed * self.probes * self.forward
             + (products * self.measuring.product)
         )
 
@@ -140,7 +142,7 @@ class MergePace:
         for expert in preset.open_ends:
             count = len(expert.inputs) if expert.inputs is not None else 0
             steps = preset.closing_steps(expert, middle)
-            times = steps // CLOSE_REFRESH + 1
+            times = steps // close_refresh(expert.network) + 1
             if preset.kind.isotropic:
                 times = 0
             total += self.measured(times, times * min(preset.kind.inputs, count))
@@ -155,7 +157,7 @@ class MergePace:
         """
         space = preset.space
         known = [expert.task.select for expert in space if expert.task is not None]
-        count = sum(len(split.labels) + min(_PROBED, len(split.labels)) for split in known)
+        count = sum(len(split.labels) + min(self.probes, len(split.labels)) for split in known)
         if space.bn == "re-estimate":
             count += sum(min(STATISTICS, len(e.inputs)) for e in space if e.inputs is not None)
         return count * self.forward
@@ -196,5 +198,6 @@ def pace_of(preset: Preset, training: float) -> MergePace:
     def run(count: int) -> Tensor:
         return expert.network.logits(expert.weights, x.batch(slice(0, count)))
 
-    forward = seconds_per_input(run, min(len(x), _PROBED))
-    return MergePace(forward, training, _measuring_pace(expert, preset.options.measure))
+    probes = probe_inputs(expert.network)
+    forward = seconds_per_input(run, min(len(x), probes))
+    return MergePace(forward, training, _measuring_pace(expert, preset.options.measure), probes)

@@ -13,7 +13,7 @@ from geomerge.alignment import Alignment
 from geomerge.data import Inputs
 from geomerge.data.batchnorm import has_statistics
 from geomerge.errors import OptionError, Problems
-from geomerge.evaluation.drift import Probe, Scorer, probe_of
+from geomerge.evaluation.drift import LARGE, Probe, Scorer, probe_of
 from geomerge.evaluation.plausibility import FirstLook
 from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
@@ -33,8 +33,9 @@ from geomerge.metrics.sketch import INPUTS
 from geomerge.paths.leg import points_stored
 from geomerge.weight_space import WeightSpace
 
-__all__ = ["PreparedMerge", "aligned_merge", "prepare"]
+__all__ = ["PreparedMerge", "aligned_merge", "prepare", "rough_share"]
 
+ROUGH = 500  # examples of each task in a first search among the points of a large network
 HELD_OUT = 4  # one of so many inputs of a fine-tune without labels is kept for the pick
 
 
@@ -103,6 +104,20 @@ class PreparedMerge:
         """Return the meter of points for a pick among experts, on inputs that no walk learns on."""
         known = [self.held_out(self.with_surrogates(expert)) for expert in experts]
         return Scorer(known, self.options.measure.output)
+
+    def rough_scorer(self, experts: Sequence[Expert]) -> Scorer | None:
+        """Return a meter on part of the selection splits, for a first search among many points.
+
+        None where all of them can be measured exactly in short time: of small networks, or where
+        no selection split is larger.
+        """
+        if rough_share(experts) == 1:
+            return None
+        few = [
+            replace(e, task=replace(e.task, select=e.task.select.sample(ROUGH))) if e.task else e
+            for e in experts
+        ]
+        return self.scorer(few)
 
     def learned_on(self, expert: Expert) -> Expert:
         """Return an expert whose inputs are those that a walk learns on, without the held out."""
@@ -186,6 +201,21 @@ class PreparedMerge:
                     kept = constants_to_json(expert.network.constants)
                     blocks[expert.task.name]["constants"] = kept
         return {"head": {"protocol": self.space.head, "tasks": blocks}}
+
+
+def rough_share(experts: Sequence[Expert]) -> float:
+    """Return the share of the selection splits that a first search among many points measures.
+
+    It is 1 for small networks, and where more than half of the examples would be measured.
+
+    Args:
+        experts: Experts of a weight space.
+    """
+    sizes = [len(expert.task.select.labels) for expert in experts if expert.task is not None]
+    if not sizes or experts[0].network.n < LARGE:
+        return 1.0
+    share = sum(min(size, ROUGH) for size in sizes) / sum(sizes)
+    return share if share <= 0.5 else 1.0
 
 
 def prepare(

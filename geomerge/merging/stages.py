@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.evaluation.drift import Probe
+from geomerge.evaluation.drift import Probe, Scorer
 from geomerge.evaluation.pick import PickRule, Score
 from geomerge.evaluation.search import search, shortest_of_best
 from geomerge.merging.limits import stage_constraints
@@ -126,13 +127,17 @@ class WalkedStage:
     def _pick(
         self, damping: float, leg: Leg, budgets: Constraints | None, rule: PickRule
     ) -> Candidate:
-        scorer = self.preset.prepared.scorer(self.stage.experts)
+        prepared, experts = self.preset.prepared, self.stage.experts
 
-        def measure(step: int) -> Score:
+        def measured(scorer: Scorer, step: int) -> Score:
             w = self.preset.space.settle(leg.weights(step), STATISTICS)
             return replace(scorer(w), feasible=budgets is None or budgets.within(w))
 
-        step, scores = search([step for step, _ in leg.marks], measure, rule)
+        rough = prepared.rough_scorer(experts)
+        step, scores = search(
+            [step for step, _ in leg.marks], partial(measured, prepared.scorer(experts)), rule,
+            None if rough is None else partial(measured, rough),
+        )  # fmt: skip
         score = scores[step]
         return Candidate(
             damping=damping,
@@ -198,13 +203,12 @@ def _best_start(preset: Preset, rule: PickRule) -> Tensor:  # (n,)
     starts = preset.starts()
     if len(starts) == 1:
         return next(iter(starts.values()))
-    scorer = preset.prepared.scorer(preset.stages[0].experts)
+    prepared, experts = preset.prepared, preset.stages[0].experts
+    scorer = prepared.rough_scorer(experts) or prepared.scorer(experts)
     ranks = {name: rule.rank(scorer(w)) for name, w in starts.items()}
     best = max(ranks, key=lambda name: ranks[name])
     listed = ", ".join(f"{name} {rank[-1]:.4g}" for name, rank in ranks.items())
-    preset.prepared.notes.append(
-        f"the walk starts at the {best}, the best by {rule.name}: {listed}"
-    )
+    prepared.notes.append(f"the walk starts at the {best}, the best by {rule.name}: {listed}")
     return starts[best]
 
 

@@ -9,13 +9,14 @@ from typing import NamedTuple
 from torch import Tensor
 
 from geomerge.data import Inputs
-from geomerge.evaluation.drift import Probe
+from geomerge.evaluation.drift import LARGE, Probe
 from geomerge.expert import Expert
 from geomerge.merging.few_texts import TEXTS, token_replacement
 from geomerge.merging.measuring import inputs_of
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.metrics import METRICS, EuclideanMetric, MaskedMetric, Metric, combine
 from geomerge.networks.batches import Batch
+from geomerge.networks.network import Network
 from geomerge.steps import precondition
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.damping import DampingLearner
@@ -32,13 +33,13 @@ from geomerge.walks.walk import (
 )
 
 __all__ = [
-    "CLOSE_REFRESH",
     "CLOSE_STEPS",
     "DAMPING",
     "RATE",
     "STRAIGHT_STEPS",
     "Walk",
     "Walker",
+    "close_refresh",
     "steps_taken",
 ]
 
@@ -46,7 +47,7 @@ DAMPING = 1e-3  # damping of corrections and of legs that close a path
 RATE = 0.1  # learning rate of corrections
 STRAIGHT_STEPS = 20
 CLOSE_STEPS = 300  # largest number of steps of legs that close a path
-CLOSE_REFRESH = 12  # their steps between two measurements of the metric
+_REFRESH, _LARGE_REFRESH = 12, 24  # steps of these legs between two measurements of the metric
 # Share of the distance that they leave to the straight end. Directions that change the function are
 # what is left there, and a walk that spares them still leads far around: on digits, and from MNIST
 # to Fashion-MNIST, legs that go on to 5 % take more steps and are longer in function.
@@ -235,7 +236,7 @@ class Walker:
         gap = float((target - expert.weights).norm())
         walk = WeightWalkOptions(
             steps=CLOSE_STEPS, radius=max(0.1, gap / 100), damping=DAMPING,
-            refresh=CLOSE_REFRESH, until=CLOSE_UNTIL,
+            refresh=close_refresh(expert.network), until=CLOSE_UNTIL,
         )  # fmt: skip
         return walk, gap
 
@@ -304,6 +305,14 @@ class Walker:
             return w + RATE * precondition(metric, v, DAMPING)
 
         return correct
+
+
+def close_refresh(network: Network) -> int:
+    """Return the steps between two measurements of the metric on legs that close a path.
+
+    Of a large network a measurement takes as long as a dozen steps.
+    """
+    return _REFRESH if network.n < LARGE else _LARGE_REFRESH
 
 
 def _teacher(expert: Expert) -> Callable[[Batch], Tensor]:

@@ -4,7 +4,7 @@ import pytest
 
 from geomerge.errors import OptionError
 from geomerge.evaluation.pick import PICKS, Score, parse_pick
-from geomerge.evaluation.search import search, shortest_of_best
+from geomerge.evaluation.search import FINAL, search, shortest_of_best
 
 
 def score(a: float, b: float | None = None, toward_b: float = 0.0) -> Score:
@@ -23,6 +23,23 @@ def test_search_finds_where_two_curves_cross(count: int, cross: float) -> None:
     best, scores = search(range(count), measure, rule)
     assert abs(best / max(count - 1, 1) - cross) <= 1 / max(count - 1, 1) or count == 1
     assert len(scores) <= min(count, 30)
+
+
+def test_few_points_are_measured_exactly_where_a_rough_search_goes_first() -> None:
+    rule = parse_pick("max-min", {"a": 1.0, "b": 1.0})
+    exact: list[int] = []
+
+    def rough(i: int) -> Score:
+        return score(1 - abs(i - 40) / 100, 1.0)
+
+    def measure(i: int) -> Score:
+        exact.append(i)
+        return score(1 - abs(i - 41) / 100, 1.0)
+
+    best, scores = search(range(64), measure, rule, rough)
+    assert best == 41
+    assert len(exact) == FINAL
+    assert len(scores) > FINAL
 
 
 def test_balanced_looks_at_drops_and_not_at_accuracies() -> None:
