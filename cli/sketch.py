@@ -24,6 +24,8 @@ from geomerge.options import at_least, check_options, option, positive
 
 __all__ = ["sketch"]
 
+_LISTED = 8  # names of a list that are printed; those of large networks would fill pages
+
 
 @dataclass(frozen=True)
 class _SketchOptions:
@@ -87,8 +89,13 @@ def sketch(
     tensors, meta = save_sketch(out, made.sketch, options.sketch_size)
     size = sum(t.nbytes for t in tensors.values()) / (4 * expert.network.n)
     print(f"{out}: {meta['inputs']} inputs of {manifold}, {size:.2f} x the weights' bytes")
-    for name, kept in meta["kept"].items():
-        if kept < 1:
-            print(f"  {name}: truncated, {100 * kept:.2f} % of its trace kept exactly")
+    few = {name: kept for name, kept in meta["kept"].items() if kept < 1}
+    lowest = sorted(few, key=lambda name: few[name])[:_LISTED]
+    for name in (name for name in few if name in lowest):
+        print(f"  {name}: truncated, {100 * few[name]:.2f} % of its trace kept exactly")
+    if len(few) > len(lowest):
+        rest = [few[name] for name in few if name not in lowest]
+        print(f"  {len(rest)} more layers truncated, at least {100 * min(rest):.2f} % kept exactly")
     if meta["diagonal"]:
-        print("  diagonal only: " + ", ".join(meta["diagonal"]))
+        named, more = meta["diagonal"][:_LISTED], len(meta["diagonal"]) - _LISTED
+        print(f"  diagonal only: {', '.join(named)}" + (f" and {more} more" if more > 0 else ""))
