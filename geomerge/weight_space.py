@@ -118,3 +118,15 @@ class WeightSpace:
 
         experts = [replace(e, network=limited(e.network)) for e in self]
         return replace(self, network=limited(self.network), experts=tuple(experts))
+
+    def with_precision(self, precision: str) -> WeightSpace:
+        """Return the same space with passes in a precision, where they have derivatives.
+
+        Args:
+            precision: ``"float32"`` or ``"bfloat16"``.
+
+        Raises:
+            OptionError: If the weights are not in float32, or the device has no autocast.
+        """
+        experts = [replace(e, network=e.network.with_precision(precision)) for e in self]
+        return replace(self, network=self.network.with_precision(precision), experts=tuple(experts))

@@ -51,6 +51,7 @@ def gram_matrix(
     Returns:
         The linearised network and K. Rows are ordered by input, then by output.
     """
+    network = network.with_precision("float32")  # small eigenvalues are below its rounding
     calls: dict[str, list[_Call]] = {}
 
     def hook(name: str) -> Callable[..., Tensor]:

@@ -32,6 +32,9 @@ __all__ = ["Linearisation", "differentiable", "mapped_outputs", "vectorised"]
 class Linearisation:
     """Jacobian J of a network's mapped outputs on one batch of inputs.
 
+    Its products are in the weights' type whatever the network's precision: solutions in J and J'
+    need the two to be transposes of each other.
+
     Args:
         network: Network to linearise.
         w: Weights at which to linearise, shape (n,).
@@ -46,7 +49,7 @@ class Linearisation:
     """
 
     def __init__(self, network: Network, w: Tensor, x: Batch, output: str) -> None:
-        self._network = network
+        self._network = network = network.with_precision("float32")
         # Each tensor is a leaf: gradients of views of one vector would have length n each.
         self._parts = {k: v.detach().requires_grad_() for k, v in network.unravel(w).items()}
         with differentiable(), torch.enable_grad():

@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from geomerge.networks.autocast import widened
+
 __all__ = ["gradients_into"]
 
 LARGE = 2**22  # number of weights of a large matrix
@@ -90,11 +92,14 @@ class _LargeLinear(TorchFunctionMode):
         x: Tensor,  # (R, d_in)
     ) -> None:
         """Add d'x to the gradient of a weight."""
-        if weight in self.written:
-            self.rooms[weight].addmm_(d.T, x)
+        room, again = self.rooms[weight], weight in self.written
+        self.written.add(weight)
+        if d.dtype != room.dtype:  # passes in bfloat16, whose products have its type
+            (room.add_ if again else room.copy_)(d.T @ x)
+        elif again:
+            room.addmm_(d.T, x)
         else:
-            torch.mm(d.T, x, out=self.rooms[weight])
-            self.written.add(weight)
+            torch.mm(d.T, x, out=room)
 
 
 class _Linear(torch.autograd.Function):
@@ -106,8 +111,11 @@ class _Linear(torch.autograd.Function):
         bias: Tensor | None,  # (d_out,)
         large: _LargeLinear,
     ) -> Tensor:  # (..., d_out)
+        ctx.weight, ctx.large, ctx.given = id(weight), large, x.dtype
+        if torch.is_autocast_enabled(x.device.type):  # the backward pass runs outside of it
+            low = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(low), weight.to(low)
         ctx.save_for_backward(x, weight)
-        ctx.weight, ctx.large = id(weight), large
         return functional.linear(x, weight, bias)
 
     @staticmethod
@@ -119,5 +127,6 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         rows = d.reshape(-1, d.shape[-1])
         ctx.large.add(ctx.weight, rows, x.reshape(-1, x.shape[-1]))
-        by_x = d @ weight if ctx.needs_input_grad[0] else None
-        return by_x, None, rows.sum(dim=0) if ctx.needs_input_grad[2] else None, None
+        by_x = (d @ weight).to(ctx.given) if ctx.needs_input_grad[0] else None
+        by_bias = widened(rows).sum(dim=0) if ctx.needs_input_grad[2] else None
+        return by_x, None, by_bias, None

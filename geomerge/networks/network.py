@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from geomerge.errors import CheckpointError, OptionError, TaskError, first_line
 from geomerge.io.containers import is_mask
+from geomerge.networks.autocast import check_precision, passes, widened
 from geomerge.networks.batches import (
     Batch,
     Shape,
@@ -110,6 +111,8 @@ class Network:
         max_batch: Largest number of inputs per pass; None for no limit.
         max_moments: Largest number of bytes of second moments that a measurement of a metric holds
             at once; None for no limit.
+        precision: Type in which passes with derivatives compute products, ``"float32"`` or
+            ``"bfloat16"``; weights, logits and gradients are in float32 all the same.
         frozen: Names of the frozen tensors.
         constants: Buffers that replace the module's in this view, by name.
 
@@ -139,6 +142,7 @@ class Network:
         self.columns = slice(None)
         self.max_batch: int | None = None
         self.max_moments: int | None = None
+        self.precision = "float32"
         self.constants: Mapping[str, Tensor] = {}
         self.device = torch.device(device)
         self._logits_in = logits or logits_in
@@ -232,6 +236,22 @@ class Network:
         view.max_batch, view.max_moments = max_batch, max_moments
         return view
 
+    def with_precision(self, precision: str) -> Network:
+        """Return the same network with passes in a precision, where they have derivatives.
+
+        :meth:`logits` are computed in float32 in any.
+
+        Args:
+            precision: ``"float32"`` or ``"bfloat16"``.
+
+        Raises:
+            OptionError: If the weights are not in float32, or the device has no autocast.
+        """
+        check_precision(precision, self.initial.dtype, self.device)
+        view = copy.copy(self)
+        view.precision = precision
+        return view
+
     def alike(self, module: nn.Module) -> Network:
         """Return a network of another module with the same device and function for logits."""
         made = Network(module, self.device, self._logits_in)
@@ -289,15 +309,20 @@ class Network:
         return {k: v.detach().cpu().clone() for k, v in self.shared_module(w).state_dict().items()}
 
     def call(self, module: nn.Module, x: Batch) -> Tensor:  # (B, m)
-        """Return the logits of a module of this architecture on a batch."""
+        """Return the logits of a module of this architecture on a batch, in its own type."""
         return token_rows(self._logits_in(pass_to(module, x)), x)[:, self.columns]
+
+    def _call_in_precision(self, module: nn.Module, x: Batch) -> Tensor:  # (B, m)
+        with passes(self.precision, self.device):
+            logits = self.call(module, x)
+        return widened(logits)
 
     def outputs(
         self,
         w: Tensor,  # (n,)
         x: Batch,  # (B, ...)
     ) -> Tensor:  # (B, m)
-        """Return the logits, differentiable with respect to ``w`` and ``x``."""
+        """Return the logits, differentiable with respect to ``w`` and ``x``, by the precision."""
         return self.functional(self.unravel(w), x)
 
     def functional(
@@ -306,6 +331,8 @@ class Network:
         x: Batch,  # (B, ...)
     ) -> Tensor:  # (B, m)
         """Return the logits as a differentiable function of named tensors.
+
+        The pass is computed by :attr:`precision`, and the logits are in the weights' type.
 
         Args:
             tensors: Tensors that replace the module's, by name.
@@ -320,21 +347,31 @@ class Network:
     ) -> Tensor:  # (B, m) or (B, T, m)
         """Return the logits with an axis of positions, including padding, for language models."""
         args, kwargs = arguments(x)
-        out = functional_call(self.module, {**tensors, **self.constants}, args, kwargs)
-        return self._logits_in(out)[..., self.columns]
+        with passes(self.precision, self.device):
+            out = functional_call(self.module, {**tensors, **self.constants}, args, kwargs)
+            logits = self._logits_in(out)[..., self.columns]
+        return widened(logits)
 
     def logits(
         self,
         w: Tensor,  # (n,)
         x: Batch,  # (B, ...)
     ) -> Tensor:  # (B, m)
-        """Return the logits without derivatives, faster than :meth:`outputs`."""
+        """Return the logits without derivatives, in the weights' type and faster than outputs."""
+        return self._logits_of(self.call, w, x)
+
+    def _logits_of(
+        self,
+        call: Callable[[nn.Module, Batch], Tensor],
+        w: Tensor,  # (n,)
+        x: Batch,  # (B, ...)
+    ) -> Tensor:  # (B, m)
         with torch.no_grad():
             module = self.shared_module(w)
             most = min(self.max_batch or _NUMBERS, inputs_at_once(shape_of(x), self._share))
             if batch_size(x) <= most:
-                return self.call(module, x)
-            return torch.cat([self.call(module, part) for part in split(x, most)])
+                return call(module, x)
+            return torch.cat([call(module, part) for part in split(x, most)])
 
     def all_logits(
         self,
@@ -381,7 +418,7 @@ class Network:
             loss = gradients_into(
                 out[: self.n_parameters],
                 parameters,
-                lambda: loss_of(self.call(module, x)),
+                lambda: loss_of(self._call_in_precision(module, x)),
             )
         out[self.n_parameters :] = 0
         return float(loss.detach()), out
@@ -395,7 +432,7 @@ class Network:
     ) -> tuple[float, Tensor]:
         """Return the same in parts, by a second pass from the gradient at the logits."""
         assert self.max_batch is not None
-        logits = self.logits(w, x).requires_grad_()
+        logits = self._logits_of(self._call_in_precision, w, x).requires_grad_()
         with torch.enable_grad():
             loss = loss_of(logits)
             (at_logits,) = torch.autograd.grad(loss, logits)
@@ -403,7 +440,7 @@ class Network:
             sums = out.zero_()[: self.n_parameters].split([p.numel() for p in parameters])
             done = 0
             for part in split(x, self.max_batch):
-                outputs = self.call(self.module, part)
+                outputs = self._call_in_precision(self.module, part)
                 wanted = at_logits[done : done + len(outputs)]
                 done += len(outputs)
                 gradients = torch.autograd.grad(

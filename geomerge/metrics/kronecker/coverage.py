@@ -86,6 +86,7 @@ def find_coverage(
         operations (an embedding tied to the last layer), only in part, or on activations without a
         batch axis.
     """
+    network = network.with_precision("float32")  # forms are the same, and rounding hides them
     found = Coverage()
     static: set[str] = set()
     while True:

@@ -376,7 +376,7 @@ class KroneckerSums:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "There is a performance drop")
                 pulled = torch.autograd.grad(
-                    local.flat[i], [tensors[name] for name in names], d,
+                    local.flat[i], [tensors[name] for name in names], d.to(local.flat[i]),
                     retain_graph=True, is_grads_batched=True, allow_unused=True,
                 )  # fmt: skip
             for name, part in zip(names, pulled, strict=True):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import NumericalError
+from geomerge.networks.autocast import widened
 from geomerge.processes import Team
 
 __all__ = [
@@ -270,7 +271,8 @@ class Moments:
         rows: Tensor,  # (R, d)
         share: float = 1.0,
     ) -> None:
-        """Add the outer products of rows, times a share."""
+        """Add the outer products of rows, times a share; those of bfloat16 rows in float32."""
+        rows = widened(rows)
         if rows.shape[1] <= _WIDEST:
             if self._sum is None:
                 wide = rows.shape[1] if self._held else min(rows.shape[1], WHOLE)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from geomerge.networks.autocast import widened
+
 __all__ = ["NORMS", "Norm", "NormCall", "Normed", "norm_call"]
 
 Span = tuple[int, int]
@@ -129,7 +131,9 @@ class Normed:
             rows: Slice of the inputs.
         """
         at = (slice(None),) * axis + (rows,)
-        by_scale, by_shift = self._sum(d[at] * self.normal[at], axis), self._sum(d[at], axis)
+        of_each = widened(d[at])
+        by_scale = self._sum(of_each * widened(self.normal[at]), axis)
+        by_shift = self._sum(of_each, axis)
         norm, scale, spread = self.norm, self.call.tensors[0], self.call.spread
         if norm.scale is not None:
             yield norm.scale, by_scale

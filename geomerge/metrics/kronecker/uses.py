@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from geomerge.metrics.outputs import nearly_equal
+from geomerge.networks.autocast import widened
 
 __all__ = ["LOCAL", "Local", "Lookup", "batch_axis", "out_of_place", "rows_squared"]
 
@@ -102,7 +103,7 @@ class Lookup:
         self, d: Tensor, axis: int, count: int, rows: slice
     ) -> tuple[Tensor, Tensor]:  # (b, T, D), (b, T)
         """Return gradients and indices of the rows looked up by some inputs."""
-        of_each = _inputs(d, axis, count, rows).movedim(axis, 0).flatten(1, -2)
+        of_each = widened(_inputs(d, axis, count, rows)).movedim(axis, 0).flatten(1, -2)
         return of_each, _inputs(self.ids, axis, count, rows).movedim(axis, 0).flatten(1)
 
     def derivatives(self, d: Tensor, axis: int, count: int, rows: slice) -> Tensor:  # (b, size * D)
@@ -174,22 +175,25 @@ class Local:
     ) -> list[Tensor]:  # (b, ...) each
         """Return the per-input derivatives with respect to each of ``weights`` for some inputs.
 
+        The operation is differentiated in float32, also where a pass computed it in bfloat16.
+
         Args:
             d: Gradient at ``out``.
             axes: Batch axis of each of ``activations``, then of ``out``.
             count: Number of inputs.
             rows: Slice of the inputs.
         """
-        own = tuple(self.flat[i].detach() for i in self.weights)
+        everything = [widened(leaf) if isinstance(leaf, Tensor) else leaf for leaf in self.flat]
+        own = tuple(everything[i].detach() for i in self.weights)
         given = [
-            self.flat[i].detach() if axis is None else _inputs(self.flat[i], axis, count, rows)
+            everything[i].detach() if axis is None else _inputs(everything[i], axis, count, rows)
             for i, axis in zip(self.activations, axes, strict=False)
         ]
-        wanted = _inputs(d, axes[-1] or 0, count, rows)
+        wanted = widened(_inputs(d, axes[-1] or 0, count, rows))
 
         def of_one(pulled: Tensor, *activations: Tensor) -> tuple[Tensor, ...]:
             def run(*weights: Tensor) -> Tensor:
-                flat = list(self.flat)
+                flat = list(everything)
                 for places, tensors in (
                     (self.weights, weights),
                     (self.activations, activations),

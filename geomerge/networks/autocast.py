@@ -1,0 +1,80 @@
+"""Passes in bfloat16: matrix products in half the bytes, all weights and sums in float32.
+
+PyTorch's autocast rounds the operands of products to bfloat16, which keeps the range of float32 and
+eight bits of the significand. Weights, gradients with respect to them, and everything that is
+accumulated stay in float32.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geomerge.errors import OptionError
+from geomerge.options import option
+
+__all__ = ["PRECISIONS", "check_precision", "passes", "precision_option", "widened"]
+
+PRECISIONS = ("float32", "bfloat16")
+ROUNDED = (
+    "passes in bfloat16: derivatives are rounded to eight bits, weights and accuracies are in "
+    "float32"
+)
+
+
+def precision_option(group: str = "machine") -> Any:
+    """Declare the option of the type in which passes with derivatives compute.
+
+    Args:
+        group: Heading in the help that it stands under.
+    """
+    return option(
+        "float32", "type in which passes with derivatives compute products",
+        group=group, choices=PRECISIONS, recorded="given",
+    )  # fmt: skip
+
+
+def check_precision(precision: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Check that a network's passes can be computed in a precision.
+
+    Args:
+        precision: One of :data:`PRECISIONS`.
+        dtype: Type of the network's weights.
+        device: Device of its passes.
+
+    Raises:
+        OptionError: If the weights are in float64, or the device has no autocast to bfloat16.
+    """
+    if precision == "float32":
+        return
+    if dtype != torch.float32:
+        raise OptionError(
+            f"`precision` {precision} expected weights in float32, got "
+            f"{str(dtype).removeprefix('torch.')}; convert them, or leave `precision` at float32"
+        )
+    if not torch.amp.is_autocast_available(device.type):
+        raise OptionError(
+            f"`precision` {precision} expected a device with autocast, such as cpu or cuda, got "
+            f"{device.type}; set `device` to one, or leave `precision` at float32"
+        )
+
+
+def passes(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which passes with derivatives compute.
+
+    Args:
+        precision: One of :data:`PRECISIONS`.
+        device: Device of the passes.
+    """
+    if precision == "float32":
+        return nullcontext()
+    # Without autocast's cache of rounded weights, which outlives tensors of torch.func.
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return a tensor of a pass in the type in which it is accumulated: float32 for bfloat16."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
