@@ -269,6 +269,30 @@ class Expert:
         weights = self.network.state_dict(self.weights)
         return Checkpoint(weights, meta, tensors, self.source, self.digest)
 
+    def with_precision(self, precision: str) -> Expert:
+        """Return the expert with passes in a precision, where they have derivatives.
+
+        One such pass is tried, if there are inputs.
+
+        Args:
+            precision: ``"float32"`` or ``"bfloat16"``.
+
+        Raises:
+            OptionError: If weights, device or code of the network allow no such passes.
+        """
+        network = self.network.with_precision(precision)
+        inputs = self.inputs or (self.task.train.inputs if self.task is not None else None)
+        if precision != "float32" and inputs is not None:
+            x = inputs.batch(slice(0, 2))
+            try:
+                network.gradient(self.weights, x, lambda logits: logits.square().mean())
+            except Exception as error:  # a network's code raises errors of any type
+                raise OptionError(
+                    f"`precision` {precision} expected a network whose code computes in it, got "
+                    f"{first_line(error)!r}; leave `precision` at float32"
+                ) from error
+        return replace(self, network=network)
+
     def module(self) -> nn.Module:
         """Return a new module with these weights and all outputs, which can be trained."""
         module = self.network.module_at(self.weights)

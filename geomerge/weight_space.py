@@ -126,7 +126,7 @@ class WeightSpace:
             precision: ``"float32"`` or ``"bfloat16"``.
 
         Raises:
-            OptionError: If the weights are not in float32, or the device has no autocast.
+            OptionError: If weights, device or code of the network allow no such passes.
         """
-        experts = [replace(e, network=e.network.with_precision(precision)) for e in self]
-        return replace(self, network=self.network.with_precision(precision), experts=tuple(experts))
+        experts = tuple(expert.with_precision(precision) for expert in self)
+        return replace(self, network=self.network.with_precision(precision), experts=experts)

@@ -19,6 +19,7 @@ from geomerge.merging.least_drift import LEAST
 from geomerge.merging.presets.registry import PRESETS
 from geomerge.merging.vocabulary import VOCABULARIES
 from geomerge.metrics import METRICS, MetricOptions
+from geomerge.networks.autocast import precision_option
 from geomerge.options import (
     FlatOptions,
     at_least,
@@ -208,11 +209,14 @@ class MachineOptions:
     Attributes:
         memory: Most memory that the process may hold, such as ``"2GB"``: passes become smaller,
             and the metric another one, until it fits; None is no limit.
+        precision: Type in which passes with derivatives compute products, ``"float32"`` or
+            ``"bfloat16"``; weights, gradients, metrics and all that is measured by logits are in
+            float32 in both.
         points: Largest number of networks stored on the path, 8 at least; the usual 64 are fewer
             where they would be larger than 2 GB.
         dtype: Type of the written weights of the merged network, ``"float32"``, ``"float16"`` or
             ``"bfloat16"``; None takes that of the networks, where it is one. The path is written
-            in float32, and everything is computed in it.
+            in float32.
         seed: Seed of all draws.
         adapter_rank: Rank of the one LoRA adapter that a merge of adapters is written as, what no
             adapter changes being held; None writes whole models.
@@ -221,6 +225,7 @@ class MachineOptions:
     memory: str | None = option(
         None, "limit of the memory in use, such as 2GB", group="machine", check=_size
     )
+    precision: str = precision_option()
     points: int = option(
         POINTS, "largest number of networks stored on the path; the usual 64 are fewer beyond 2 GB",
         group="output", check=at_least(8),

@@ -30,6 +30,7 @@ from geomerge.merging.same_make import check_same_function
 from geomerge.merging.vocabulary import with_one_vocabulary
 from geomerge.metrics import Metric, Sketch, make_sketch
 from geomerge.metrics.sketch import INPUTS
+from geomerge.networks.autocast import ROUNDED
 from geomerge.paths.leg import points_stored
 from geomerge.weight_space import WeightSpace
 
@@ -271,7 +272,7 @@ def _prepared(
         prepared = _with_frozen(prepared)
         if options.align not in (None, "none"):
             prepared = aligned_merge(prepared)
-        return _with_statistics(prepared)
+        return _in_precision(_with_statistics(prepared))
     return None
 
 
@@ -413,3 +414,11 @@ def _with_statistics(prepared: PreparedMerge) -> PreparedMerge:
     apart = blind or len(shapes) > 1 or space.network.constants
     bn = options.bn or ("keep" if apart else "re-estimate")
     return replace(prepared, space=replace(space, bn=bn))
+
+
+def _in_precision(prepared: PreparedMerge) -> PreparedMerge:
+    """Return the merge whose passes with derivatives are in the precision of its options."""
+    precision = prepared.options.machine.precision
+    notes = [] if precision == "float32" else [ROUNDED]
+    space = prepared.space.with_precision(precision)  # networks of an earlier merge had its own
+    return replace(prepared, space=space, notes=[*prepared.notes, *notes])

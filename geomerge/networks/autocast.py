@@ -16,7 +16,7 @@ from torch import Tensor
 from geomerge.errors import OptionError
 from geomerge.options import option
 
-__all__ = ["PRECISIONS", "check_precision", "passes", "precision_option", "widened"]
+__all__ = ["PRECISIONS", "ROUNDED", "check_precision", "passes", "precision_option", "widened"]
 
 PRECISIONS = ("float32", "bfloat16")
 ROUNDED = (

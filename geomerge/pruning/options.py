@@ -12,6 +12,7 @@ from geomerge.expert_options import ExpertOptions
 from geomerge.io.precision import dtype_option
 from geomerge.metrics.outputs import OUTPUTS
 from geomerge.metrics.registry import MetricOptions, data_free_metrics
+from geomerge.networks.autocast import precision_option
 from geomerge.options import (
     FlatOptions,
     at_least,
@@ -174,6 +175,7 @@ class FunctionOptions:
         group="data", check=_up_to_one,
     )  # fmt: skip
     dtype: str | None = dtype_option()
+    precision: str = precision_option("walk")
 
     def __post_init__(self) -> None:
         """Check the values.

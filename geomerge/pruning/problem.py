@@ -15,6 +15,7 @@ from geomerge.errors import OptionError
 from geomerge.expert import Expert
 from geomerge.expert_like import ExpertLike, as_expert
 from geomerge.metrics import Metric, measure_metric, output_map
+from geomerge.networks.autocast import ROUNDED
 from geomerge.networks.network import Network
 from geomerge.pruning.cost import METRIC_PASSES, Cost
 from geomerge.pruning.held_out import HeldOut, hold_out
@@ -75,6 +76,8 @@ class PruneProblem:
         """Assumptions about the network, and tasks whose functions are not preserved."""
         others = [name for name in self.expert.meta.get("tasks", {}) if name != self.task.name]
         notes = [*self.expert.warnings, *self.expert.notes]
+        if self.options.precision != "float32":
+            notes.append(ROUNDED)
         if others:
             notes.append(
                 f"the function was kept on {self.task.name} alone; the network was also trained "
@@ -191,6 +194,7 @@ def prepare_problem(thing: ExpertLike, options: FunctionOptions, seed: int) -> P
             f"`mix` needs inputs of floats or pixels, those of {expert.task.name} are integers; "
             "leave it out"
         )
+    expert = expert.with_precision(options.precision)
     bn = (options.bn or "re-estimate") if has_statistics(expert.network) else None
     return PruneProblem(expert, inputs, train, options, _mixed_share(inputs, options), bn, seed)
 
