@@ -7,6 +7,7 @@
 - measuring the Kronecker metric of a convolutional network / one training pass over its images;
 - measuring the same / curvlinops' KFAC;
 - `check` of a merge of two networks of torchvision: seconds, and peak memory of its process;
+- a gradient, and a measurement of the Kronecker metric, in bfloat16 / the same in float32;
 - two processes of one thread / one process of one thread: measuring, steps of a walk.
 
 Networks have random weights: none of these times depends on them. Every row has one thread a
@@ -33,6 +34,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from common import Rows, write_results
+from nets import resnet20
 from steps import METRIC_INPUTS, cnn, in_turns, inputs, kfac, mlp, step
 from torch import Tensor, nn
 
@@ -108,6 +110,44 @@ def measuring(make: Callable[[], nn.Module], x: Tensor, batch: int) -> dict[str,
     return {
         "weights": network.n, "images": len(x), "measuring": ours, "training pass": training,
         "ratio": ours / training,
+    }  # fmt: skip
+
+
+class Transformer(nn.Module):
+    """Four layers of attention between 32 words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(1000, 256)
+        layer = nn.TransformerEncoderLayer(256, 4, 1024, dropout=0.0, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layers(self.words(ids)).mean(dim=1))
+        return out
+
+
+def rounded(make: Callable[[], nn.Module], x: Tensor) -> dict[str, Any]:
+    """Passes with derivatives in bfloat16 and in float32."""
+    torch.manual_seed(0)
+    network = gm.Network(make())
+    w, labels, low = network.initial, torch.arange(len(x)) % 5, network.with_precision("bfloat16")
+
+    def gradient(known: gm.Network) -> Tensor:
+        return known.gradient(w, x, lambda logits: nn.functional.cross_entropy(logits, labels))[1]
+
+    ours, whole = in_turns(partial(gradient, low), partial(gradient, network), times=5)
+    exact = gradient(network)
+    measured, measured_whole = in_turns(
+        lambda: measure_metric(low, w, x), lambda: measure_metric(network, w, x), times=1
+    )
+    return {
+        "weights": network.n, "inputs": len(x), "gradient": ours, "gradient in float32": whole,
+        "ratio": ours / whole, "measuring": measured, "measuring in float32": measured_whole,
+        "measuring ratio": measured / measured_whole,
+        "distance": float((gradient(low) - exact).norm() / exact.norm()),
     }  # fmt: skip
 
 
@@ -219,6 +259,8 @@ def main() -> None:
         "kfac cnn": partial(kfac, cnn, METRIC_INPUTS),
         "step mlp-100": partial(step, partial(mlp, 100), 256),
         "step cnn": partial(step, cnn, 256),
+        "bfloat16 resnet20": partial(rounded, resnet20, small[:100]),
+        "bfloat16 transformer": partial(rounded, Transformer, torch.randint(0, 1000, (64, 32))),
         "processes": partial(shared, 20_000),
         **{f"check {name}": partial(checked, name) for name in CHECKED},
     }

@@ -273,6 +273,9 @@ SPEEDS = {
         "step in a Kronecker sketch, {case}, {weights:,} weights", "training step, batch {batch}",
         "ratio",
     ),
+    "bfloat16": (
+        "gradient in bfloat16, {case}, {weights:,} weights", "in float32, {inputs} inputs", "ratio",
+    ),
 }  # fmt: skip
 
 

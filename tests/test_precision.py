@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -166,6 +168,20 @@ def test_a_short_merge_ends_near_that_of_float32(digits: Path) -> None:
         assert any("bfloat16" in note for note in merged.notes) == (precision == "bfloat16")
         scores.append(min(accuracy(network, merged.w, task.test) for task in tasks))
     assert scores[1] == pytest.approx(scores[0], abs=0.03)
+
+
+def test_the_command_takes_it_and_the_report_states_it(
+    geomerge: Callable[..., Any], tiny: Path, tmp_path: Path
+) -> None:
+    found = geomerge(
+        "merge", tiny / "a.pt", tiny / "b.pt", "--manifold", "digits", "--manifold",
+        "digits-permuted", "--steps", "3", "--damping", "1e-3", "--precision", "bfloat16",
+        "--out", "run", cwd=tmp_path,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert any("passes in bfloat16" in note for note in report["notes"])
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["precision"] == "bfloat16"
 
 
 def test_what_cannot_be_computed_is_refused() -> None:

@@ -19,10 +19,10 @@ from geomerge.cli.commands import COMMANDS, load_command
 KNOWN = {
     "merge": ("NETWORKS...", "align arch bn budget damping data-root device download head json "
               "keep-zeros learn learning-rate log-json manifold memory metric normalisation out "
-              "output pick points preset pt relax seed sketch steps task"),
+              "output pick points precision preset pt relax seed sketch steps task"),
     "check": ("NETWORKS...", "align arch bn budget damping data-root device head json keep-zeros "
-              "learn learning-rate manifold memory metric normalisation output pick points preset "
-              "relax seed sketch steps task"),
+              "learn learning-rate manifold memory metric normalisation output pick points "
+              "precision preset relax seed sketch steps task"),
     "compare": ("A B", "arch base bn budget data-root device download head json log-json manifold "
                 "normalisation only out output pick seed sketch skip steps task"),
     "sketch": ("NETWORK", "arch data-root device download force inputs manifold normalisation out "
@@ -31,11 +31,11 @@ KNOWN = {
                 "normalisation out output seed"),
     "sparsify": ("NETWORK", "arch batch bn budget choose damping data-root device download flops "
                  "inputs json labels learning-rate log-json manifold metric mix nm normalisation "
-                 "out output params paths per-layer points pt refresh remove saliency seed shrink "
-                 "sparsity stages steps torch-prune walk"),
+                 "out output params paths per-layer points precision pt refresh remove saliency "
+                 "seed shrink sparsity stages steps torch-prune walk"),
     "reconfigure": ("SOURCE", "arch batch bn choose damping data-root device download inputs json "
                     "learning-rate log-json manifold mix normalisation out output plan points "
-                    "refresh seed stages steps"),
+                    "precision refresh seed stages steps"),
     "stream": ("STREAM", "arch batch budget damping data-root device download epochs ewc-lambda "
                "examples experiences json labels learning-rate log-json lwf-alpha memory-examples "
                "memory-mb metric only out rate scenario seed si-lambda skip walk-epochs "
