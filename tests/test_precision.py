@@ -181,7 +181,10 @@ def test_the_command_takes_it_and_the_report_states_it(
     assert found.returncode == 0, found.stderr
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert any("passes in bfloat16" in note for note in report["notes"])
-    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["precision"] == "bfloat16"
+    assert (
+        json.loads((tmp_path / "run" / "recipe.json").read_text())["merge"]["precision"]
+        == "bfloat16"
+    )
 
 
 def test_what_cannot_be_computed_is_refused() -> None:
