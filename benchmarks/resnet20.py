@@ -1,8 +1,10 @@
 """Halves of CIFAR-10 in one ResNet20, with separate and offset heads.
 
-    python benchmarks/resnet20.py --work build/bench --networks data/resnet20-cifar
+    python benchmarks/resnet20.py --work build/bench --networks data/resnet20-cifar \
+        build/bench/resnet20-1
 
-The two networks were trained from different initialisations on the first 4500 images of each of
+A pair of networks lies in each folder, of the development data or of ``train_resnet20.py``. The two
+networks were trained from different initialisations on the first 4500 images of each of
 their classes; 200 of the last 500 of each select (balanced), the test images report. Inputs have
 no labels. Distillation has its default learning rate and as many samples as the joint walk and its
 metric take together; both start at the mean of the aligned networks.
@@ -11,6 +13,7 @@ metric take together; both start at the mean of the aligned networks.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -54,6 +57,7 @@ CASES: dict[str, tuple[str, int | None, int]] = {
     "separate heads, all inputs": ("separate", None, 50),
     "separate heads, all inputs, long": ("separate", None, 250),
     "separate heads, 1000 inputs each": ("separate", FEW, 50),
+    "separate heads, 1000 inputs each, long": ("separate", FEW, 150),
     "offset head, all inputs": ("offset", None, 50),
 }
 ROWS = {"separate": (), "offset": ("ensemble",)}
@@ -180,11 +184,12 @@ def distilled(context: Context) -> MethodResult:
     return walk_and_pick(context, replace_options(context.options, **changes), "distillation")
 
 
-def measure_case(name: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Measure the rows of a table that are not known yet."""
+def measure_case(name: str, networks: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Measure the rows of a table of one pair that are not known yet."""
     head, inputs, steps = CASES[name]
-    both = experts(given.networks, given.work, inputs)
-    rows = Rows(given.work / f"resnet20-{name.replace(', ', '-').replace(' ', '-')}.json")
+    both = experts(networks, given.work, inputs)
+    case = name.replace(", ", "-").replace(" ", "-")
+    rows = Rows(given.work / f"resnet20-{networks.name}-{case}.json")
     rows.row("experts", lambda: {"test": [expert.accuracy() for expert in both]})
     if not given.means:
         for method in WALKS:
@@ -201,14 +206,19 @@ def measure_case(name: str, given: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/bench"))
-    parser.add_argument("--networks", type=Path, required=True)
+    parser.add_argument("--networks", type=Path, nargs="+", required=True)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--means", action="store_true", help="no walks, the means alone")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    tables = {name: measure_case(name, given) for name in given.cases}
-    cases = {name: CASES[name] for name in tables}
-    write_results("resnet20.json", {"seed": 0, "cases": cases, "tables": tables})
+    tables, seconds = {}, {}
+    for pair in given.networks:
+        tables[pair.name] = {name: measure_case(name, pair, given) for name in given.cases}
+        if (pair / "seconds.json").exists():  # of the trainings
+            seconds[pair.name] = json.loads((pair / "seconds.json").read_text())
+    cases = {name: CASES[name] for name in given.cases}
+    found = {"seed": 0, "cases": cases, "training": seconds, "tables": tables}
+    write_results("resnet20.json", found)
 
 
 if __name__ == "__main__":

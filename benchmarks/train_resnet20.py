@@ -1,0 +1,92 @@
+"""Train two ResNet20 of different initialisation on halves of CIFAR-10, for ``resnet20.py``.
+
+    python benchmarks/train_resnet20.py --work build/bench --out build/bench/resnet20-1 --seed 1
+
+Twenty epochs of SGD with Nesterov momentum, flips and shifted crops, on the first 4500 images of
+each class of the half. ``seconds.json`` has the processor time of each training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from geomerge.data import Task
+from resnet20 import FILES, USUAL, cifar10, resnet20, task
+
+BATCH, RATE, DECAY, SHIFT = 128, 0.1, 5e-4, 4
+
+
+def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift every image by up to four pixels and flip half of them."""
+    count, _, high, wide = x.shape
+    padded = torch.nn.functional.pad(x, (SHIFT,) * 4)
+    down, right = torch.randint(2 * SHIFT + 1, (2, count, 1), generator=generator)
+    flipped = torch.rand(count, 1, generator=generator) < 0.5
+    columns = torch.arange(wide).expand(count, wide)
+    columns = torch.where(flipped, wide - 1 - columns, columns) + right
+    rows = torch.arange(high) + down
+    index = torch.arange(count)[:, None, None]
+    picked = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)
+
+
+def train(data: Task, seed: int, epochs: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    model = resnet20().train().to(memory_format=torch.channels_last)
+    split = data.train
+    images, labels = split.inputs.raw, split.labels
+    assert isinstance(images, Tensor)
+    center, spread = (torch.tensor(x)[:, None, None] * 255 for x in (USUAL.mean, USUAL.std))
+    batches = len(labels) // BATCH
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": DECAY}, {"params": rest}],
+        RATE, momentum=0.9, nesterov=True,
+    )  # fmt: skip
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, RATE, total_steps=epochs * batches, pct_start=0.15
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(epochs):
+        order = torch.randperm(len(labels), generator=generator)[: batches * BATCH]
+        total = 0.0
+        for index in order.split(BATCH):
+            x = augmented((images[index] - center) / spread, generator)
+            loss = torch.nn.functional.cross_entropy(model(x), labels[index])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+        print(f"epoch {epoch} loss {total / batches:.4f}", flush=True)
+    return model.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/bench"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=20)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    data, seconds = cifar10(given.work), {}
+    for half, (file, classes) in enumerate(FILES.items()):
+        began = time.process_time()
+        model = train(task(data, classes), 2 * given.seed + half, given.epochs)
+        seconds[file] = time.process_time() - began
+        state = {name: x.contiguous() for name, x in model.state_dict().items()}
+        torch.save(state, given.out / file)
+    (given.out / "seconds.json").write_text(json.dumps({"epochs": given.epochs, **seconds}))
+    print(seconds)
+
+
+if __name__ == "__main__":
+    main()
