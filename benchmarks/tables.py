@@ -51,20 +51,21 @@ def surrogate() -> str:
 
 
 def resnet20() -> str:
-    """Halves of CIFAR-10 in one ResNet20, under two head protocols."""
+    """Halves of CIFAR-10 in one ResNet20, under two head protocols, by pairs of networks."""
     table = []
-    for case, rows in read("resnet20.json")["tables"].items():
-        alone = rows["experts"]["test"]
-        for name, row in rows.items():
-            drop = max(100 * (a - b) for a, b in zip(alone, row["test"], strict=True))
-            own = row.get("statistics per task")
-            table.append([
-                case if name == "experts" else "", name.replace("-", " "),
-                percent([100 * v for v in row["test"]]),
-                percent([100 * v for v in own]) if own else "-", f"{drop:.1f}",
-                f"{row['samples']:,}" if row.get("samples") else "-",
-                f"{row['seconds']:.0f}" if row.get("samples") else "-",
-            ])  # fmt: skip
+    for pair, cases in enumerate(read("resnet20.json")["tables"].values(), 1):
+        for case, rows in cases.items():
+            alone = rows["experts"]["test"]
+            for name, row in rows.items():
+                drop = max(100 * (a - b) for a, b in zip(alone, row["test"], strict=True))
+                own = row.get("statistics per task")
+                table.append([
+                    f"pair {pair}, {case}" if name == "experts" else "", name.replace("-", " "),
+                    percent([100 * v for v in row["test"]]),
+                    percent([100 * v for v in own]) if own else "-", f"{drop:.1f}",
+                    f"{row['samples']:,}" if row.get("samples") else "-",
+                    f"{row['seconds']:.0f}" if row.get("samples") else "-",
+                ])  # fmt: skip
     header = [
         "", "", "classes 0-4 / 5-9", "with statistics per task", "worst drop", "samples",
         "seconds of one core",

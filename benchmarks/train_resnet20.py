@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import torch
+from resnet20 import FILES, USUAL, cifar10, resnet20, task
 from torch import Tensor
 
 from geomerge.data import Task
-from resnet20 import FILES, USUAL, cifar10, resnet20, task
 
 BATCH, RATE, DECAY, SHIFT = 128, 0.1, 5e-4, 4
 
