@@ -62,6 +62,7 @@ CASES: dict[str, tuple[str, int | None, int]] = {
 }
 ROWS = {"separate": (), "offset": ("ensemble",)}
 WALKS = ("joint-walk", "distillation")
+ROUNDED = ("separate heads, all inputs, long",)  # walked in bfloat16 as well
 
 
 def experts(networks: Path, work: Path, inputs: int | None) -> list[gm.Expert]:
@@ -147,11 +148,16 @@ def measured(space: WeightSpace, w: Tensor) -> dict[str, Any]:
 
 
 def row(
-    both: Sequence[gm.Expert], head: str, name: str, steps: int, align: str | None = None
+    both: Sequence[gm.Expert],
+    head: str,
+    name: str,
+    steps: int,
+    align: str | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Return a row of ``geomerge compare``: test accuracies, samples, seconds of one core."""
     made = prepare(
-        both, gm.MergeOptions(head=head, align=align, steps=steps, points=POINTS),
+        both, gm.MergeOptions(head=head, align=align, steps=steps, points=POINTS, **options),
         Problems(strict=True),
     )  # fmt: skip
     assert made is not None
@@ -194,6 +200,9 @@ def measure_case(name: str, networks: Path, given: argparse.Namespace) -> dict[s
     if not given.means:
         for method in WALKS:
             rows.row(method, partial(row, both, head, method, steps))
+    if name in ROUNDED:
+        low = partial(row, both, head, "joint-walk", steps, precision="bfloat16")
+        rows.row("joint-walk in bfloat16", low)
     for method in ROWS[head]:
         rows.row(method, partial(row, both, head, method, steps))
     for align in ALIGN:
