@@ -37,7 +37,7 @@ from geomerge.evaluation.measures import loss_of, score
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
 from geomerge.io.precision import stored_dtype, with_dtype
 from geomerge.metrics import Sketch, load_sketch, make_sketch
-from geomerge.metrics.sketch import SKETCH_FILE, restore_sketch, weights_digest
+from geomerge.metrics.sketch import SKETCH_FILE, UNNAMED, restore_sketch, weights_digest
 from geomerge.networks.architectures import (
     assumption,
     factory_name,
@@ -240,7 +240,7 @@ class Expert:
         if self.task is not None:
             return self.task.name
         sketched = self.sketch.meta.get("task") if self.sketch else None
-        return self.meta.get("task") or sketched
+        return self.meta.get("task") or (None if sketched == UNNAMED else sketched)
 
     @cached_property
     def architecture(self) -> str | None:
@@ -464,7 +464,7 @@ class Expert:
                 f"{self.source} has no inputs to measure a sketch on; give a `task` or `inputs`"
             )
         measured = make_sketch(
-            self.network, self.weights, own, own.name or self.task_name or "inputs",
+            self.network, self.weights, own, own.name or self.task_name or UNNAMED,
             output=output, count=inputs, seed=seed,
         )  # fmt: skip
         return replace(self, sketch=measured)

@@ -173,6 +173,14 @@ def test_sketches_of_another_output_are_left_out() -> None:
     assert "is not used: it measures hellinger, not logits" in other.notes[-1]
 
 
+def test_a_sketch_of_nameless_inputs_names_no_task() -> None:
+    sketch = Expert.from_module(made(), inputs=X).with_sketch().sketch
+    assert sketch is not None
+    assert Expert.from_module(made(), sketch=sketch).task_name is None
+    named = Expert.from_module(made(), STRIPES).with_sketch().sketch
+    assert Expert.from_module(made(), sketch=named).task_name == STRIPES.name
+
+
 def test_everything_that_stands_for_a_network_becomes_an_expert(tmp_path: Path) -> None:
     module = digits_network()
     file = tmp_path / "a.safetensors"

@@ -62,6 +62,7 @@ SKETCH_FILE = "geomerge-sketch.safetensors"  # file name in a Hugging Face model
 SHARE = 0.25  # bytes of a file by `geomerge sketch`, as a share of those of the weights
 SIZE = 3.0  # stored numbers per weight, at most
 INPUTS = 10_000
+UNNAMED = "inputs"  # task in the record of inputs without a name
 FEATURES = "features"  # output of foreign factors: features without a head, for any output
 _HASHED = 2**22  # weights hashed at a time
 
