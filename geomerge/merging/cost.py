@@ -12,7 +12,7 @@ from geomerge.evaluation.measures import score
 from geomerge.evaluation.search import COARSE, FINAL
 from geomerge.expert import Expert
 from geomerge.merging.beside import walks_beside
-from geomerge.merging.curve import POINTS
+from geomerge.merging.curve import POINTS, drawn_examples
 from geomerge.merging.joint_training import NotTrainableError, joint_samples, train_jointly
 from geomerge.merging.measuring import inputs_of
 from geomerge.merging.memory import PROCESS, data_bytes, network_size, pass_bytes, sketch_bytes
@@ -139,7 +139,8 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
     rows = len(preset.space) + 4  # the networks, line, Euclidean walk, joint training, crossover
     share = rough_share(preset.space.experts)
     pick = _SCORED if share == 1 else share * _SCORED + FINAL
-    scores = pick * (picks + 1) + _CURVE + _CERTIFIED + rows
+    curve = _CURVE * _drawn_share(preset)
+    scores = pick * (picks + 1) + curve + _CERTIFIED + rows
     parts = {
         "walks": walks,
         "rows beside": others,
@@ -153,6 +154,13 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
         "assumed": assumed,
         "one_by_one": slow,
     }
+
+
+def _drawn_share(preset: Preset) -> float:
+    """Return the share of the selection splits on which a curve is measured."""
+    splits = [(e, e.task.select) for e in preset.space if e.task is not None]
+    known = sum(len(split.labels) for _, split in splits)
+    return sum(len(drawn_examples(*pair).labels) for pair in splits) / known if known else 1.0
 
 
 def _drawn(preset: Preset) -> int:

@@ -8,8 +8,9 @@ from functools import partial
 
 from torch import Tensor
 
+from geomerge.data import Split
 from geomerge.evaluation.accuracy import right_by_class
-from geomerge.evaluation.drift import Probe, predicted_change, probe_of
+from geomerge.evaluation.drift import LARGE, Probe, predicted_change, probe_of
 from geomerge.evaluation.measures import score
 from geomerge.expert import Expert
 from geomerge.merging.result import MergeResult
@@ -20,9 +21,11 @@ __all__ = [
     "MergeCurvePoint",
     "curve_of",
     "curves",
+    "drawn_examples",
 ]
 
 POINTS = 33  # points of a curve, about
+_DRAWN = 1000  # examples of each selection split at a point of a large network's curve
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class MergeCurvePoint:
 
     Attributes:
         t: Place on the path.
-        accuracy: Score on the selection split of its task, 0 to 1; None without a task.
+        accuracy: Score on the selection split of its task, 0 to 1, on 1000 of its examples for a
+            network of more than a million weights; None without a task.
         classes: Accuracy on each class, by the class's own number in its task.
         distance: Distance |w - w_i|.
         predicted: Change of its function predicted by its sketch, d' g d with d = w - w_i; None
@@ -70,14 +74,29 @@ def curve_of(
     """
     stride = max(1, len(path.ts) // points)
     probes = {expert.name: probe_of(expert, output) for expert in experts}
+    few = {e.name: drawn_examples(e, e.task.select) for e in experts if e.task is not None}
     ts = sorted({*path.ts[::stride], path.crossover, 1.0})
-    return [_point(experts, t, path.at(t), probes) for t in ts]
+    return [_point(experts, t, path.at(t), probes, few) for t in ts]
+
+
+def drawn_examples(expert: Expert, split: Split) -> Split:
+    """Return the examples of a split on which a curve is measured: some, of a large network.
+
+    Args:
+        expert: Expert whose network is measured.
+        split: Split of its task.
+    """
+    return split if expert.network.n < LARGE else split.sample(_DRAWN)
 
 
 def _point(
-    experts: Sequence[Expert], t: float, w: Tensor, probes: Mapping[str, Probe | None]
+    experts: Sequence[Expert],
+    t: float,
+    w: Tensor,
+    probes: Mapping[str, Probe | None],
+    few: Mapping[str, Split],
 ) -> MergeCurvePoint:
-    shares = {expert.name: _class_accuracies(expert, w) for expert in experts}
+    shares = {e.name: _class_accuracies(e, w, few.get(e.name)) for e in experts}
     return MergeCurvePoint(
         t=t,
         accuracy={name: known[0] if known else None for name, known in shares.items()},
@@ -88,12 +107,14 @@ def _point(
     )
 
 
-def _class_accuracies(expert: Expert, w: Tensor) -> tuple[float, dict[str, float]] | None:
-    if expert.task is None:
+def _class_accuracies(
+    expert: Expert, w: Tensor, split: Split | None
+) -> tuple[float, dict[str, float]] | None:
+    if expert.task is None or split is None:
         return None
-    if expert.task.measure == "loss":
-        return score(expert.network, w, expert.task.select), {}
-    right, of = right_by_class(partial(expert.network.logits, w), expert.task.select)
+    if split.measure == "loss":
+        return score(expert.network, w, split), {}
+    right, of = right_by_class(partial(expert.network.logits, w), split)
     first = expert.task.first_class
     shares = {
         str(label - first): int(right[label]) / int(of[label])
