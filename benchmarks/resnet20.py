@@ -190,12 +190,16 @@ def distilled(context: Context) -> MethodResult:
     return walk_and_pick(context, replace_options(context.options, **changes), "distillation")
 
 
-def measure_case(name: str, networks: Path, given: argparse.Namespace) -> dict[str, Any]:
+def rows_file(work: Path, networks: Path, name: str) -> Path:
+    """Return the file of the rows of a table of one pair."""
+    return work / f"resnet20-{networks.name}-{name.replace(', ', '-').replace(' ', '-')}.json"
+
+
+def measure_case(name: str, networks: Path, given: argparse.Namespace) -> None:
     """Measure the rows of a table of one pair that are not known yet."""
     head, inputs, steps = CASES[name]
     both = experts(networks, given.work, inputs)
-    case = name.replace(", ", "-").replace(" ", "-")
-    rows = Rows(given.work / f"resnet20-{networks.name}-{case}.json")
+    rows = Rows(rows_file(given.work, networks, name))
     rows.row("experts", lambda: {"test": [expert.accuracy() for expert in both]})
     if not given.means:
         for method in WALKS:
@@ -209,24 +213,26 @@ def measure_case(name: str, networks: Path, given: argparse.Namespace) -> dict[s
         rows.row(f"mean, align {align}", partial(mean, both, head, align))
     for align in ("none", "activations"):
         rows.row(f"RegMean, align {align}", partial(row, both, head, "regmean", steps, align))
-    return rows.done
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/bench"))
     parser.add_argument("--networks", type=Path, nargs="+", required=True)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--means", action="store_true", help="no walks, the means alone")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     tables, seconds = {}, {}
     for pair in given.networks:
-        tables[pair.name] = {name: measure_case(name, pair, given) for name in given.cases}
+        for name in given.cases:
+            measure_case(name, pair, given)
+        files = {name: rows_file(given.work, pair, name) for name in CASES}  # earlier calls' too
+        known = [name for name, file in files.items() if file.exists()]
+        tables[pair.name] = {name: json.loads(files[name].read_text()) for name in known}
         if (pair / "seconds.json").exists():  # of the trainings
             seconds[pair.name] = json.loads((pair / "seconds.json").read_text())
-    cases = {name: CASES[name] for name in given.cases}
-    found = {"seed": 0, "cases": cases, "training": seconds, "tables": tables}
+    found = {"seed": 0, "cases": CASES, "training": seconds, "tables": tables}
     write_results("resnet20.json", found)
 
 
