@@ -463,8 +463,9 @@ class Expert:
             raise TaskError(
                 f"{self.source} has no inputs to measure a sketch on; give a `task` or `inputs`"
             )
+        network = self.network.with_precision("float32")
         measured = make_sketch(
-            self.network, self.weights, own, own.name or self.task_name or UNNAMED,
+            network, self.weights, own, own.name or self.task_name or UNNAMED,
             output=output, count=inputs, seed=seed,
         )  # fmt: skip
         return replace(self, sketch=measured)

@@ -225,9 +225,9 @@ def straight_line(
     a: Tensor,  # (n,)
     b: Tensor,  # (n,)
     points: int = 41,
-) -> Iterator[Tensor]:
-    """Yield evenly spaced points of the straight line from a to b, both ends included."""
-    return (torch.lerp(a, b, i / (points - 1)) for i in range(points))
+) -> list[Tensor]:
+    """Return evenly spaced points of the straight line from a to b, both ends included."""
+    return [torch.lerp(a, b, i / (points - 1)) for i in range(points)]
 
 
 def fine_tune(

@@ -163,7 +163,8 @@ def test_a_short_merge_ends_near_that_of_float32(digits: Path) -> None:
     for precision in ("float32", "bfloat16"):
         merged = merged_of(ends, dict(options, precision=precision))
         network = merged.space.network
-        assert network.precision == precision
+        assert merged.preset.space.network.precision == precision
+        assert network.precision == merged.expert.network.precision == "float32"
         assert merged.w.dtype == torch.float32
         assert any("bfloat16" in note for note in merged.notes) == (precision == "bfloat16")
         scores.append(min(accuracy(network, merged.w, task.test) for task in tasks))

@@ -198,7 +198,8 @@ def _drift(run: StoredRun, name: str) -> list[str]:
 def _curve(run: StoredRun) -> list[str]:
     experts = [run.expert(name) for name in run.report["networks"]]
     measured = []
-    for point in curve_of(run.path, experts, run.recipe["output"]):
+    few = run.report.get("curve_examples")
+    for point in curve_of(run.path, experts, run.recipe["output"], examples=few):
         numbers = asdict(point)
         del numbers["predicted"]  # needs sketches, which the run does not store
         measured.append(numbers)

@@ -16,6 +16,7 @@ from geomerge.networks.network import Network
 
 __all__ = [
     "LARGE",
+    "REPORTED",
     "Probe",
     "Scorer",
     "function_change",
@@ -28,7 +29,8 @@ __all__ = [
 ]
 
 LARGE = 10**6  # weights of a network from which on measurements beside a walk are on fewer inputs
-_INPUTS, _FEW = 256, 64
+REPORTED = 256  # inputs on which a report measures changes
+_FEW = 64
 
 
 class Probe:
@@ -70,20 +72,21 @@ class Probe:
 
 def probe_inputs(network: Network) -> int:
     """Return the number of inputs on which the change of a step is measured."""
-    return _INPUTS if network.n < LARGE else _FEW
+    return REPORTED if network.n < LARGE else _FEW
 
 
-def probe_of(expert: Expert, output: str) -> Probe | None:
+def probe_of(expert: Expert, output: str, count: int | None = None) -> Probe | None:
     """Return a probe of an expert's function, on its selection split, else on its inputs.
 
     Args:
         expert: Expert with a task or inputs; None is returned for one without either.
         output: Output whose change is measured.
+        count: Largest number of inputs; None takes :func:`probe_inputs`.
     """
     if expert.task is not None:
-        return Probe(expert.network, expert.task.select.inputs, output)
+        return Probe(expert.network, expert.task.select.inputs, output, count)
     if expert.inputs is not None:
-        return Probe(expert.network, expert.inputs, output)
+        return Probe(expert.network, expert.inputs, output, count)
     return None
 
 
@@ -136,7 +139,7 @@ def function_change(
         ``"measured"``, the mean |phi(w) - phi(w_0)|^2 of a few inputs, and ``"kl"``, the mean
         KL(w_0 || w) of all inputs of the selection split; None where it cannot be measured.
     """
-    probe = probe_of(expert, output)
+    probe = probe_of(expert, output, REPORTED)
     kl = None
     if expert.task is not None:
         kl = mean_kl(expert.network, expert.weights, w, expert.task.select.inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from geomerge.evaluation.pick import MARGIN, PickRule, Score
@@ -12,7 +12,7 @@ __all__ = ["COARSE", "FINAL", "search", "shortest_of_best"]
 Walk = TypeVar("Walk")
 
 COARSE = 12  # points measured first; then those around the best
-FINAL = 4  # points measured exactly where the search is on rough measurements
+FINAL = 4  # points measured exactly, at least, where a search on rough measurements goes first
 
 
 def search(
@@ -27,16 +27,17 @@ def search(
         marks: Numbers of the points, in order.
         measure: Function of a point's number that returns its score.
         rule: Pick rule that orders the scores.
-        rough: Cheaper function of the same, by which four points are found of which the best is
-            taken; None measures all points alike.
+        rough: Cheaper function of the same, by which the points to be measured are found; None
+            measures all points alike.
 
     Returns:
-        The best point, the first of equals, and the scores of all points measured.
+        The best point, the first of equals, and the scores of all points measured; rough ones of
+        those that were measured roughly alone.
     """
     if rough is not None:
         _, seen = search(marks, rough, rule)
-        leading = sorted(seen, key=lambda mark: rule.rank(seen[mark]), reverse=True)[:FINAL]
-        best, found = search(sorted(leading), measure, rule)
+        found = _exact(marks, measure, rule, seen)
+        best = max(sorted(found), key=lambda mark: rule.rank(found[mark]))
         return best, dict(sorted({**seen, **found}.items()))
     stride = max(1, len(marks) // COARSE)
     scores = {i: measure(marks[i]) for i in {*range(0, len(marks), stride), len(marks) - 1}}
@@ -48,6 +49,35 @@ def search(
                 scores[i] = measure(marks[i])
     best = max(sorted(scores), key=lambda i: rule.rank(scores[i]))
     return marks[best], {marks[i]: score for i, score in sorted(scores.items())}
+
+
+def _exact(
+    marks: Sequence[int],
+    measure: Callable[[int], Score],
+    rule: PickRule,
+    seen: Mapping[int, Score],
+) -> dict[int, Score]:
+    """Return scores of the best of some points and of all around the best of these.
+
+    Args:
+        marks: Numbers of all points, in order.
+        measure: Function of a point's number that returns its score.
+        rule: Pick rule that orders the scores.
+        seen: Rough scores of some points. Where the best of these keep no condition that another
+            one kept roughly, others are measured as well.
+    """
+    level = max(rule.level(score) for score in seen.values())
+    found: dict[int, Score] = {}
+    for mark in sorted(seen, key=lambda mark: rule.rank(seen[mark]), reverse=True):
+        if len(found) >= FINAL and any(rule.level(score) >= level for score in found.values()):
+            break
+        found[mark] = measure(mark)
+    while True:  # the best of a part of the examples need not be the best
+        at = marks.index(max(sorted(found), key=lambda mark: rule.rank(found[mark])))
+        unknown = [mark for mark in marks[max(at - 1, 0) : at + 2] if mark not in found]
+        if not unknown:
+            return found
+        found |= {mark: measure(mark) for mark in unknown}
 
 
 def shortest_of_best(

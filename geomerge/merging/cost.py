@@ -12,7 +12,7 @@ from geomerge.evaluation.measures import score
 from geomerge.evaluation.search import COARSE, FINAL
 from geomerge.expert import Expert
 from geomerge.merging.beside import walks_beside
-from geomerge.merging.curve import POINTS, drawn_examples
+from geomerge.merging.curve import POINTS, examples_drawn
 from geomerge.merging.joint_training import NotTrainableError, joint_samples, train_jointly
 from geomerge.merging.measuring import inputs_of
 from geomerge.merging.memory import PROCESS, data_bytes, network_size, pass_bytes, sketch_bytes
@@ -158,9 +158,9 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
 
 def _drawn_share(preset: Preset) -> float:
     """Return the share of the selection splits on which a curve is measured."""
-    splits = [(e, e.task.select) for e in preset.space if e.task is not None]
-    known = sum(len(split.labels) for _, split in splits)
-    return sum(len(drawn_examples(*pair).labels) for pair in splits) / known if known else 1.0
+    few = examples_drawn(preset.space.network)
+    sizes = [len(e.task.select.labels) for e in preset.space if e.task is not None]
+    return 1.0 if few is None or not sizes else sum(min(few, n) for n in sizes) / sum(sizes)
 
 
 def _drawn(preset: Preset) -> int:

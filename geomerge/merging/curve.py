@@ -10,10 +10,11 @@ from torch import Tensor
 
 from geomerge.data import Split
 from geomerge.evaluation.accuracy import right_by_class
-from geomerge.evaluation.drift import LARGE, Probe, predicted_change, probe_of
+from geomerge.evaluation.drift import LARGE, REPORTED, Probe, predicted_change, probe_of
 from geomerge.evaluation.measures import score
 from geomerge.expert import Expert
 from geomerge.merging.result import MergeResult
+from geomerge.networks.network import Network
 from geomerge.paths.path import WeightPath
 
 __all__ = [
@@ -21,7 +22,7 @@ __all__ = [
     "MergeCurvePoint",
     "curve_of",
     "curves",
-    "drawn_examples",
+    "examples_drawn",
 ]
 
 POINTS = 33  # points of a curve, about
@@ -58,11 +59,21 @@ def curves(merged: MergeResult, points: int = POINTS) -> list[MergeCurvePoint]:
         merged: The merge.
         points: Most points that are measured; the crossover and the last end may come on top.
     """
-    return curve_of(merged.path, merged.space.experts, merged.options.measure.output, points)
+    few = examples_drawn(merged.space.network)
+    return curve_of(merged.path, merged.space.experts, merged.options.measure.output, points, few)
+
+
+def examples_drawn(network: Network) -> int | None:
+    """Return the number of examples of each selection split at a point of a curve; None is all."""
+    return None if network.n < LARGE else _DRAWN
 
 
 def curve_of(
-    path: WeightPath, experts: Sequence[Expert], output: str, points: int = POINTS
+    path: WeightPath,
+    experts: Sequence[Expert],
+    output: str,
+    points: int = POINTS,
+    examples: int | None = None,
 ) -> list[MergeCurvePoint]:
     """Measure a path.
 
@@ -71,22 +82,15 @@ def curve_of(
         experts: Experts, each with the network of its task's outputs.
         output: Output whose change is measured.
         points: Most points that are measured, as of :func:`curves`.
+        examples: Largest number of examples of each selection split; None takes all.
     """
     stride = max(1, len(path.ts) // points)
-    probes = {expert.name: probe_of(expert, output) for expert in experts}
-    few = {e.name: drawn_examples(e, e.task.select) for e in experts if e.task is not None}
+    probes = {expert.name: probe_of(expert, output, REPORTED) for expert in experts}
+    splits = {e.name: e.task.select for e in experts if e.task is not None}
+    if examples is not None:
+        splits = {name: split.sample(examples) for name, split in splits.items()}
     ts = sorted({*path.ts[::stride], path.crossover, 1.0})
-    return [_point(experts, t, path.at(t), probes, few) for t in ts]
-
-
-def drawn_examples(expert: Expert, split: Split) -> Split:
-    """Return the examples of a split on which a curve is measured: some, of a large network.
-
-    Args:
-        expert: Expert whose network is measured.
-        split: Split of its task.
-    """
-    return split if expert.network.n < LARGE else split.sample(_DRAWN)
+    return [_point(experts, t, path.at(t), probes, splits) for t in ts]
 
 
 def _point(
@@ -94,9 +98,9 @@ def _point(
     t: float,
     w: Tensor,
     probes: Mapping[str, Probe | None],
-    few: Mapping[str, Split],
+    splits: Mapping[str, Split],
 ) -> MergeCurvePoint:
-    shares = {e.name: _class_accuracies(e, w, few.get(e.name)) for e in experts}
+    shares = {e.name: _class_accuracies(e, w, splits.get(e.name)) for e in experts}
     return MergeCurvePoint(
         t=t,
         accuracy={name: known[0] if known else None for name, known in shares.items()},

@@ -58,8 +58,11 @@ class MergeResult:
 
     @cached_property
     def space(self) -> WeightSpace:
-        """The networks that were merged, with the sketches that the merge made of them."""
-        return self.preset.prepared.known_space
+        """The networks that were merged, with the sketches that the merge made of them.
+
+        Their passes are in float32, whatever the precision of the merge.
+        """
+        return self.preset.prepared.known_space.with_precision("float32")
 
     @property
     def notes(self) -> list[str]:

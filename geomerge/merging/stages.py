@@ -42,7 +42,8 @@ class Candidate:
         leg: Points of its walk.
         step: Picked point.
         score: Score of that point.
-        seen: Scores of every point that the pick looked at, by step.
+        seen: Scores of every point that the pick looked at, by step; of large networks most are on
+            part of the examples.
         value: Value of that point by the pick rule.
         length: Length of its walk up to the pick, on the same inputs for all candidates.
         budgets: Budgets of its walk; None without any.
@@ -204,7 +205,7 @@ def _best_start(preset: Preset, rule: PickRule) -> Tensor:  # (n,)
     if len(starts) == 1:
         return next(iter(starts.values()))
     prepared, experts = preset.prepared, preset.stages[0].experts
-    scorer = prepared.rough_scorer(experts) or prepared.scorer(experts)
+    scorer = prepared.scorer(experts)
     ranks = {name: rule.rank(scorer(w)) for name, w in starts.items()}
     best = max(ranks, key=lambda name: ranks[name])
     listed = ", ".join(f"{name} {rank[-1]:.4g}" for name, rank in ranks.items())

@@ -1,8 +1,8 @@
-"""Passes in bfloat16: matrix products in half the bytes, all weights and sums in float32.
+"""Passes in bfloat16: matrix products in half the bytes, weights and second moments in float32.
 
 PyTorch's autocast rounds the operands of products to bfloat16, which keeps the range of float32 and
-eight bits of the significand. Weights, gradients with respect to them, and everything that is
-accumulated stay in float32.
+eight bits of the significand; activations and their gradients have that type. Weights, stored
+gradients with respect to them, second moments and losses stay in float32.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from geomerge.expert import Expert
 from geomerge.merging import MergeCurvePoint, MergeResult, ResultRow, Seen
 from geomerge.merging.analysis import Answers, SurrogateExamples
 from geomerge.merging.beside import JOINT, WORSE
+from geomerge.merging.curve import examples_drawn
 from geomerge.merging.relax import LegRelaxed
 from geomerge.merging.stages import Candidate, PickedStage
 from geomerge.paths.energy import PathMeasure
@@ -92,6 +93,7 @@ def merge_report(
             for row in rows
         ],
         "curve": [asdict(point) for point in curve],
+        "curve_examples": examples_drawn(space.network),
         "path": {"points": len(merged.path.ts), "lengths": merged.path.lengths},
         "layers": [asdict(layer) for layer in seen.layers],
         "answers": {name: _answers(name, found) for name, found in seen.answers.items()},

@@ -341,6 +341,7 @@ class MergeRunReport(TypedDict):
     relaxed: list[RelaxedEntry]
     results: list[ResultEntry]
     curve: list[CurveEntry]
+    curve_examples: NotRequired[int | None]  # of each selection split; None or absent is all
     path: PathEntry
     layers: list[LayerEntry]
     answers: dict[str, AnswersEntry]

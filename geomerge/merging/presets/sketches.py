@@ -164,8 +164,10 @@ class SketchesPreset(Preset):
 
     @property
     def close_steps(self) -> int:
-        """Points of a straight line, all of which are stored."""
-        return min(STRAIGHT_STEPS, self.prepared.points - 1)
+        """Points of a straight line; of a large network only those that are stored."""
+        stored = self.prepared.points
+        fewer = stored < self.options.machine.points
+        return min(STRAIGHT_STEPS, stored - 1) if fewer else STRAIGHT_STEPS
 
     def measurements(self, steps: int) -> int:
         """Return zero: nothing is measured on the way."""

@@ -71,15 +71,16 @@ def solve_in_joint_eigenspace(
     tails = [(term.outputs.tail, term.inputs.tail, scale) for term, scale in terms]
     if not a.full:  # isotropic along the inputs: a matrix among the outputs is left
         over = sum((tail[1] * m[0] for tail, m in zip(tails, inside, strict=True)), mu * _one(b))
-        found.append(_solved(over, parts[1]))
+        found.append(_outside(_solved(over, parts[1]).T, a.vectors).T)
     if not b.full:
         place = 1 if a.full else 2
         over = sum(
             (tail[0] * tail[2] * m[1] for tail, m in zip(tails, inside, strict=True)), mu * _one(a)
         )
-        found.append(_solved(over, parts[place].T).T)
+        found.append(_outside(_solved(over, parts[place].T).T, b.vectors))
     if not a.full and not b.full:
-        found.append(parts[3] / (sum(scale * x * y for x, y, scale in tails) + mu))
+        rest = parts[3] / (sum(scale * x * y for x, y, scale in tails) + mu)
+        found.append(_outside(_outside(rest, b.vectors).T, a.vectors).T)
     return mean.from_coordinates(found)
 
 
@@ -124,6 +125,18 @@ def _inside(
     found = (turned * (factor.values - tail)) @ turned.T
     found.diagonal().add_(tail)
     return found
+
+
+def _outside(
+    x: Tensor,  # (d, columns)
+    basis: Tensor,  # (d, q)
+) -> Tensor:  # (d, columns)
+    """Return the part of columns that is orthogonal to a basis.
+
+    What rounding left inside of it was divided by small eigenvalues and would count with large
+    ones.
+    """
+    return x - basis @ (basis.T @ x)
 
 
 def _solved(

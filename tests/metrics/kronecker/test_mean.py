@@ -11,7 +11,7 @@ from unit_networks import kronecker_case
 
 from geomerge import KroneckerMetric, Network
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
-from geomerge.metrics.kronecker.factor import decompose
+from geomerge.metrics.kronecker.factor import Factor, decompose
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.mean import KroneckerMean
 
@@ -59,6 +59,38 @@ def test_truncated_factors_are_isotropic_outside_of_their_joint_eigenspace(
     expected = KroneckerMean(whole, points, anchor, [2.0, 1.0, 0.5]).at(0.1)
     assert torch.allclose(found, expected, atol=2e-3 * float((expected - anchor).norm()))
     assert sum(solver.drifts(found)) < sum(solver.drifts(anchor))
+
+
+@pytest.mark.parametrize("damping", [1e-1, 1e-3, 1e-5])
+def test_rounding_outside_of_the_joint_eigenspace_is_not_magnified(damping: float) -> None:
+    """In float32, where tails and damping are far below the leading eigenvalues."""
+    torch.manual_seed(0)
+    rows, columns, rank = 30, 50, 6
+
+    def factor(size: int) -> Factor:
+        vectors = torch.linalg.qr(torch.randn(size, rank))[0]
+        return Factor(vectors, torch.logspace(0, -3, rank), 1e-5)
+
+    def layer() -> KroneckerLayer:
+        place = slice(0, rows * columns)
+        return KroneckerLayer("layer", place, None, factor(columns), factor(rows))
+
+    n = rows * columns
+    metrics = [KroneckerMetric(n, (layer(),), (), torch.zeros(0)) for _ in range(2)]
+    points = list(torch.randn(2, n))
+    anchor = torch.stack(points).mean(dim=0)
+    solver = KroneckerMean(metrics, points, anchor)
+    found = solver.at(damping)
+    mu = damping * solver.mean.layers[0].trace / n
+    parts = [
+        torch.kron(g.layers[0].outputs.dense().double(), g.layers[0].inputs.dense().double())
+        for g in metrics
+    ]
+    total = parts[0] + parts[1] + 2 * mu * torch.eye(n).double()
+    right = sum(g @ w.double() for g, w in zip(parts, points, strict=True))
+    expected = torch.linalg.solve(total, right + 2 * mu * anchor.double()).float()
+    drifts = [sum(solver.drifts(w)) for w in (found, expected, anchor)]
+    assert drifts[0] < drifts[1] + 1e-4 * drifts[2]
 
 
 def _of_rank(metric: KroneckerMetric, rank: int) -> KroneckerMetric:
