@@ -1,4 +1,4 @@
-"""Train two ResNet20 of different initialisation on halves of CIFAR-10, for ``resnet20.py``.
+"""Training of two ResNet20 of different initialisation on halves of CIFAR-10, for ``resnet20.py``.
 
     python benchmarks/train_resnet20.py --work build/bench --out build/bench/resnet20-1 --seed 1
 

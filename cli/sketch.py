@@ -90,12 +90,14 @@ def sketch(
     size = sum(t.nbytes for t in tensors.values()) / (4 * expert.network.n)
     print(f"{out}: {meta['inputs']} inputs of {manifold}, {size:.2f} x the weights' bytes")
     few = {name: kept for name, kept in meta["kept"].items() if kept < 1}
-    lowest = sorted(few, key=lambda name: few[name])[:_LISTED]
-    for name in (name for name in few if name in lowest):
-        print(f"  {name}: truncated, {100 * few[name]:.2f} % of its trace kept exactly")
-    if len(few) > len(lowest):
-        rest = [few[name] for name in few if name not in lowest]
-        print(f"  {len(rest)} more layers truncated, at least {100 * min(rest):.2f} % kept exactly")
+    lowest = sorted(few, key=lambda name: few[name])
+    rest = lowest[_LISTED:]
+    for name, kept in few.items():
+        if name not in rest:
+            print(f"  {name}: truncated, {100 * kept:.2f} % of its trace kept exactly")
+    if rest:
+        least = 100 * few[rest[0]]
+        print(f"  {len(rest)} more layers truncated, at least {least:.2f} % kept exactly")
     if meta["diagonal"]:
         named, more = meta["diagonal"][:_LISTED], len(meta["diagonal"]) - _LISTED
         print(f"  diagonal only: {', '.join(named)}" + (f" and {more} more" if more > 0 else ""))

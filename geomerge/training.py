@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -221,13 +221,35 @@ def _mixed(splits: list[Split], batch: int, seed: int) -> Iterator[tuple[Batch, 
             yield concat(xs), torch.cat(ys)
 
 
+class _Line(Sequence[Tensor]):
+    """Points of a straight line, computed one by one: all of them would need much memory."""
+
+    def __init__(self, a: Tensor, b: Tensor, points: int) -> None:
+        self._a, self._b, self._shares = a, b, [i / (points - 1) for i in range(points)]
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    @overload
+    def __getitem__(self, at: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Tensor]: ...
+    def __getitem__(self, at: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(at, slice):
+            return [self._at(share) for share in self._shares[at]]
+        return self._at(self._shares[at])
+
+    def _at(self, share: float) -> Tensor:  # (n,)
+        return torch.lerp(self._a, self._b, share)
+
+
 def straight_line(
     a: Tensor,  # (n,)
     b: Tensor,  # (n,)
     points: int = 41,
-) -> list[Tensor]:
+) -> Sequence[Tensor]:
     """Return evenly spaced points of the straight line from a to b, both ends included."""
-    return [torch.lerp(a, b, i / (points - 1)) for i in range(points)]
+    return _Line(a, b, points)
 
 
 def fine_tune(

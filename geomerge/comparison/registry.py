@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -51,7 +51,7 @@ class MethodResult:
     sketches: tuple[str, ...] = ()
     samples: int = 0
     chosen: Mapping[str, float] = field(default_factory=dict)
-    curve: Iterable[Tensor] = ()
+    curve: Sequence[Tensor] = ()
 
 
 # Function of a method. It raises ``NotApplicableError`` or ``OptionError`` if it is not applicable,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from torch import Tensor
 
 from geomerge.errors import NumericalError
@@ -23,6 +22,7 @@ from geomerge.merging.result import MergeResult
 from geomerge.merging.stages import walk_plan
 from geomerge.metrics import METRICS
 from geomerge.monitor.progress import Progress
+from geomerge.training import straight_line
 from geomerge.weight_space import WeightSpace
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 # Names of rows.
-_LINE_STEPS = 40
 JOINT = "joint training"
 LINE = "straight line"
 MEAN = "mean of the weights"
@@ -125,13 +124,14 @@ def comparison(
     seed, steps = prepared.options.machine.seed, prepared.options.walk.steps
     rows = [_row(merged, expert.name, expert.weights) for expert in space]
     if len(space) == 2:
+        line = straight_line(space.experts[0].weights, space.experts[1].weights)
         rough = prepared.rough_scorer(space.experts)
         best, _ = search(
-            range(_LINE_STEPS + 1), _on_line(space, prepared.scorer(space.experts)),
-            merged.rule, None if rough is None else _on_line(space, rough),
+            range(len(line)), _on_line(space, line, prepared.scorer(space.experts)), merged.rule,
+            None if rough is None else _on_line(space, line, rough),
         )  # fmt: skip
-        share = best / _LINE_STEPS
-        rows.append(_row(merged, LINE, _line_point(space, best)))
+        rows.append(_row(merged, LINE, space.settle(line[best])))
+        share = best / (len(line) - 1)
     else:
         rows.append(_row(merged, MEAN, space.settle(space.middle())))
         share = 0.0
@@ -156,16 +156,10 @@ def comparison(
     return rows
 
 
-def _line_point(space: WeightSpace, mark: int) -> Tensor:  # (n,)
-    """Return a point of the straight line between two experts, with its running statistics."""
-    first, last = (expert.weights for expert in space)
-    return space.settle(torch.lerp(first, last, mark / _LINE_STEPS))
-
-
-def _on_line(space: WeightSpace, scorer: Scorer) -> Callable[[int], Score]:
+def _on_line(space: WeightSpace, line: Sequence[Tensor], scorer: Scorer) -> Callable[[int], Score]:
     """Return the function of a line point's number that returns its score."""
-    measure = scorer.on_line(*(expert.weights for expert in space.ends))
-    return lambda mark: measure(mark / _LINE_STEPS, _line_point(space, mark))
+    measure = scorer.on_line(line[0], line[-1])
+    return lambda i: measure(i / (len(line) - 1), space.settle(line[i]))
 
 
 def better_than_picked(merged: MergeResult, rows: Sequence[ResultRow], share: float) -> str | None:

@@ -204,12 +204,13 @@ def _best_start(preset: Preset, rule: PickRule) -> Tensor:  # (n,)
     starts = preset.starts()
     if len(starts) == 1:
         return next(iter(starts.values()))
-    prepared, experts = preset.prepared, preset.stages[0].experts
-    scorer = prepared.scorer(experts)
+    scorer = preset.prepared.scorer(preset.stages[0].experts)
     ranks = {name: rule.rank(scorer(w)) for name, w in starts.items()}
     best = max(ranks, key=lambda name: ranks[name])
     listed = ", ".join(f"{name} {rank[-1]:.4g}" for name, rank in ranks.items())
-    prepared.notes.append(f"the walk starts at the {best}, the best by {rule.name}: {listed}")
+    preset.prepared.notes.append(
+        f"the walk starts at the {best}, the best by {rule.name}: {listed}"
+    )
     return starts[best]
 
 

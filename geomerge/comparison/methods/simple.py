@@ -9,6 +9,7 @@ from geomerge.comparison.context import CURVE, Context, NotApplicableError
 from geomerge.comparison.registry import MethodResult, Predictor, method
 from geomerge.expert import Expert
 from geomerge.networks.batches import Batch
+from geomerge.training import straight_line
 
 __all__ = ["mean_of_softmax", "slerp"]
 
@@ -64,8 +65,7 @@ def line(context: Context) -> MethodResult:
     """Pick the best point of the line."""
     a, b = context.a.weights, context.b.weights
     t, w = context.pick_on_line(a, b)
-    curve = (torch.lerp(a, b, i / (CURVE - 1)) for i in range(CURVE))
-    return MethodResult(w, chosen={"t": t}, curve=curve)
+    return MethodResult(w, chosen={"t": t}, curve=straight_line(a, b, CURVE))
 
 
 def slerp(

@@ -1,4 +1,4 @@
-r"""Solutions with a sum of Kronecker products in the joint eigenspace of its factors.
+r"""Linear systems with a sum of Kronecker products, in the joint eigenspace of its factors.
 
 Truncated factors :math:`A_i = U_i S_i U_i' + \tau_i (I - U_i U_i')` are all isotropic outside of
 the span of their eigenvectors. In an orthonormal basis of that span, completed to one of the whole
@@ -55,31 +55,28 @@ def solve_in_joint_eigenspace(
     """
     a, b = mean.inputs, mean.outputs
     parts, eigenvalues = mean.coordinates(right)
-    inside = [
-        (scale * _inside(term.outputs, b.vectors), _inside(term.inputs, a.vectors))
-        for term, scale in terms
-    ]
+    inputs = [_inside(term.inputs, a.vectors) for term, _ in terms]
+    outputs = [scale * _inside(term.outputs, b.vectors) for term, scale in terms]
     diagonal = 1 / (len(terms) * eigenvalues[0] + mu)
 
     def product(x: Tensor) -> Tensor:
         total = mu * x
-        for left, right_ in inside:
-            total = total.addmm_(left @ x, right_)
+        for by_outputs, by_inputs in zip(outputs, inputs, strict=True):
+            total.addmm_(by_outputs @ x, by_inputs)
         return total
 
     found = [conjugate_gradients(product, lambda r: diagonal * r, parts[0])]
-    tails = [(term.outputs.tail, term.inputs.tail, scale) for term, scale in terms]
+    by_input_tails = [term.inputs.tail for term, _ in terms]
+    by_output_tails = [scale * term.outputs.tail for term, scale in terms]
     if not a.full:  # isotropic along the inputs: a matrix among the outputs is left
-        over = sum((tail[1] * m[0] for tail, m in zip(tails, inside, strict=True)), mu * _one(b))
+        over = _weighted(outputs, by_input_tails, mu)
         found.append(_outside(_solved(over, parts[1]).T, a.vectors).T)
     if not b.full:
-        place = 1 if a.full else 2
-        over = sum(
-            (tail[0] * tail[2] * m[1] for tail, m in zip(tails, inside, strict=True)), mu * _one(a)
-        )
-        found.append(_outside(_solved(over, parts[place].T).T, b.vectors))
+        over = _weighted(inputs, by_output_tails, mu)
+        found.append(_outside(_solved(over, parts[1 if a.full else 2].T).T, b.vectors))
     if not a.full and not b.full:
-        rest = parts[3] / (sum(scale * x * y for x, y, scale in tails) + mu)
+        tails = zip(by_input_tails, by_output_tails, strict=True)
+        rest = parts[3] / (sum(x * y for x, y in tails) + mu)
         found.append(_outside(_outside(rest, b.vectors).T, a.vectors).T)
     return mean.from_coordinates(found)
 
@@ -147,8 +144,12 @@ def _solved(
     return torch.cholesky_solve(right.double(), root).to(right)
 
 
-def _one(factor: Factor) -> Tensor:  # (q, q)
-    return torch.eye(len(factor.values), dtype=factor.values.dtype, device=factor.values.device)
+def _weighted(matrices: list[Tensor], weights: list[float], mu: float) -> Tensor:  # (q, q)
+    """Return the weighted sum of matrices, plus mu on its diagonal."""
+    pairs = zip(matrices, weights, strict=True)
+    total = torch.stack([weight * matrix for matrix, weight in pairs]).sum(dim=0)
+    total.diagonal().add_(mu)
+    return total
 
 
 def _dot(u: Tensor, v: Tensor) -> float:

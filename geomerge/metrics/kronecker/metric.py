@@ -134,8 +134,9 @@ class KroneckerMetric(Metric):
             first, eigenvalues = layer.coordinates(layer.matrix(u))
             second, _ = layer.coordinates(layer.matrix(v))
             total += weighted_inner(first, second, eigenvalues)
-        ends = [(u[place], v[place], diagonal) for place, diagonal in self.diagonals]
-        return total + sum(weighted_inner([p], [q], [e]) for p, q, e in ends)
+        for place, diagonal in self.diagonals:
+            total += weighted_inner([u[place]], [v[place]], [diagonal])
+        return total
 
     def _compose(self, parts: list[Tensor]) -> Tensor:  # (n,)
         """Return the vector with the given coordinates."""
