@@ -198,8 +198,8 @@ def _drift(run: StoredRun, name: str) -> list[str]:
 def _curve(run: StoredRun) -> list[str]:
     experts = [run.expert(name) for name in run.report["networks"]]
     measured = []
-    few = run.report.get("curve_examples")
-    for point in curve_of(run.path, experts, run.recipe["output"], examples=few):
+    few, ts = run.report.get("curve_examples"), [point["t"] for point in run.report["curve"]]
+    for point in curve_of(run.path, experts, run.recipe["output"], ts, few):
         numbers = asdict(point)
         del numbers["predicted"]  # needs sketches, which the run does not store
         measured.append(numbers)

@@ -136,7 +136,10 @@ class Inputs:
         if lengths is None:
             return None
         places = [(lengths == length).nonzero()[:, 0] for length in lengths.unique().tolist()]
-        return [part for place in places for part in place.split(size)]
+        return [
+            part for place in places
+            for part in place.split(min(size, _texts_at_once(lengths[place])))
+        ]  # fmt: skip
 
     def parts(self, size: int = 1000) -> Iterator[tuple[Tensor | slice, Batch]]:
         """Yield the places of some inputs and their batch, until all were yielded once.
@@ -151,8 +154,11 @@ class Inputs:
             starts = range(0, len(self), size)
             yield from ((at, self.batch(at)) for at in (slice(s, s + size) for s in starts))
             return
-        for index in lengths.argsort(stable=True).split(size):
+        order = lengths.argsort(stable=True)
+        while len(order):
+            index = order[: min(size, _texts_at_once(lengths[order[:size]]))]
             yield index, self.batch(index)
+            order = order[len(index) :]
 
     def _lengths(self) -> Tensor | None:  # (N,)
         """Return the number of tokens of each input; None where inputs are no texts."""
@@ -171,6 +177,16 @@ class Inputs:
     def take(self, index: Tensor | slice) -> Inputs:
         """Return some of the inputs."""
         return replace(self, raw=take(self.raw, index))
+
+
+def _texts_at_once(
+    lengths: Tensor,  # (N,), sorted
+) -> int:
+    """Return the number of texts of one pass: as many of the first as the longest allows."""
+    found = len(lengths)
+    while found > (most := inputs_at_once(((MASK, (int(lengths[found - 1]),)),))):
+        found = max(most, found // 2)
+    return found
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ __all__ = [
     "examples_drawn",
 ]
 
-POINTS = 33  # points of a curve, about
+POINTS = 33  # most points of a curve, beside the crossover and the last end
 _DRAWN = 1000  # examples of each selection split at a point of a large network's curve
 
 
@@ -59,8 +59,10 @@ def curves(merged: MergeResult, points: int = POINTS) -> list[MergeCurvePoint]:
         merged: The merge.
         points: Most points that are measured; the crossover and the last end may come on top.
     """
-    few = examples_drawn(merged.space.network)
-    return curve_of(merged.path, merged.space.experts, merged.options.measure.output, points, few)
+    path, few = merged.path, examples_drawn(merged.space.network)
+    stride = -(-len(path.ts) // points)
+    ts = sorted({*path.ts[::stride], path.crossover, 1.0})
+    return curve_of(path, merged.space.experts, merged.options.measure.output, ts, few)
 
 
 def examples_drawn(network: Network) -> int | None:
@@ -72,7 +74,7 @@ def curve_of(
     path: WeightPath,
     experts: Sequence[Expert],
     output: str,
-    points: int = POINTS,
+    ts: Sequence[float],
     examples: int | None = None,
 ) -> list[MergeCurvePoint]:
     """Measure a path.
@@ -81,15 +83,13 @@ def curve_of(
         path: Path.
         experts: Experts, each with the network of its task's outputs.
         output: Output whose change is measured.
-        points: Most points that are measured, as of :func:`curves`.
+        ts: Places of the points on the path.
         examples: Largest number of examples of each selection split; None takes all.
     """
-    stride = max(1, len(path.ts) // points)
     probes = {expert.name: probe_of(expert, output, REPORTED) for expert in experts}
     splits = {e.name: e.task.select for e in experts if e.task is not None}
     if examples is not None:
         splits = {name: split.sample(examples) for name, split in splits.items()}
-    ts = sorted({*path.ts[::stride], path.crossover, 1.0})
     return [_point(experts, t, path.at(t), probes, splits) for t in ts]
 
 

@@ -251,4 +251,5 @@ def _write(
     }
     t = WeightPath.write(folder, first, last, legs, crossover, points, meta)
     wait()
-    return WeightPath(folder, space.network.device, network=space.network), t
+    ends = {expert.name: expert.weights for expert in space.ends}
+    return WeightPath(folder, space.network.device, network=space.network, ends=ends), t

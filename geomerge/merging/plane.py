@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from geomerge.data import Split
+from geomerge.evaluation.drift import LARGE
 from geomerge.evaluation.measures import mean_loss
 from geomerge.expert import Expert
 from geomerge.merging.result import MergeResult
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 _GRID = 15  # points along each axis
-_GRID_STATISTICS = 9  # where each point's running statistics must be measured
+_COARSE_GRID = 9  # of large networks, and where each point's running statistics must be measured
 EXAMPLES = 200  # examples of each selection split
 _MARGIN = 0.25  # around the three networks, as a share of their extent
 _PART = 2**20  # weights of which double precision is held at a time
@@ -57,7 +58,7 @@ class LossPlane:
 
 def grid_points(space: WeightSpace) -> int:
     """Return the number of points of the grid along each axis."""
-    return _GRID_STATISTICS if space.bn == "re-estimate" else _GRID
+    return _COARSE_GRID if space.bn == "re-estimate" or space.network.n >= LARGE else _GRID
 
 
 def plane_of(merged: MergeResult) -> LossPlane | None:

@@ -32,6 +32,7 @@ __all__ = [
     "single",
     "split",
     "take",
+    "text_length",
     "to_device",
     "token_mask",
     "trimmed",
@@ -184,6 +185,12 @@ def shape_of(x: Batch) -> Shape:
 def is_plain(shape: Shape) -> bool:
     """Return whether a shape is that of one tensor per example."""
     return all(isinstance(size, int) for size in shape)
+
+
+def text_length(shape: Shape) -> int:
+    """Return the number of tokens of a text, with its padding; zero of other inputs."""
+    sizes = [entry[1] for entry in shape if isinstance(entry, tuple) and entry[:1] == (MASK,)]
+    return sizes[0][0] if sizes and len(sizes[0]) == 1 else 0
 
 
 def pass_to(module: nn.Module | Callable[..., Any], x: Batch) -> Any:

@@ -24,6 +24,7 @@ from geomerge.networks.batches import (
     pass_to,
     shape_of,
     split,
+    text_length,
 )
 from geomerge.networks.gradients import gradients_into
 from geomerge.networks.input_shapes import why_refused
@@ -33,6 +34,9 @@ from geomerge.networks.wrappers import plain_module, without_graph
 __all__ = ["Network", "check_device", "inputs_at_once", "places"]
 
 _NUMBERS = 2**23  # elements of a pass's inputs without gradients; activations have many more
+# Elements that a token counts as. Activations of sixteen times as many tokens are larger than what
+# an allocator keeps for reuse, and a small transformer takes four times as long.
+_PER_TOKEN = 2**11
 # Share of these in a pass of a convolutional network on a CPU. Maps of more inputs leave the
 # caches, and each layer requests memory from the system: per image, 1000 of 32 x 32 take twice as
 # long.
@@ -61,10 +65,10 @@ def inputs_at_once(shape: Shape, share: float = 1.0) -> int:
     """Return the largest number of inputs per pass without gradients, by their size.
 
     Args:
-        shape: Shape of one input.
+        shape: Shape of one input; of a text, with its padding.
         share: Share of the usual number of elements.
     """
-    numbers = math.prod(shape) if is_plain(shape) else 1
+    numbers = math.prod(shape) if is_plain(shape) else _PER_TOKEN * text_length(shape)
     return max(1, int(share * _NUMBERS) // max(numbers, 1))
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -56,6 +56,8 @@ class WeightPath:
         arch: Architecture of the networks: a name, ``module:factory``, or a callable that returns
             the module. None uses the recorded one.
         network: Network of the path; None rebuilds it from the architecture.
+        ends: Weights of its ends by name, shape (n,) each, where they are in memory; None reads
+            them.
 
     Raises:
         RunError: If the folder holds no complete path, or its index refers to files outside of the
@@ -86,6 +88,7 @@ class WeightPath:
         device: str | torch.device = "cpu",
         arch: str | Callable[[], nn.Module] | None = None,
         network: Network | None = None,
+        ends: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.keeper: object = None  # keeps the temporary folder of the path alive
@@ -102,22 +105,38 @@ class WeightPath:
                 f"{self.folder} holds no whole path ({first_line(error)}); name the folder of a "
                 "finished run"
             ) from error
-        self._ends = {end: load_checkpoint(self.folder / f"{end}.safetensors") for end in self.ends}
-        a = self._ends[self.ends[0]]
         self.warnings: tuple[str, ...] = ()
+        if network is not None and ends is not None:
+            self.network, self._vectors = network, {end: ends[end] for end in self.ends}
+        else:
+            self._read(device, arch, network)
+
+    def _read(
+        self,
+        device: str | torch.device,
+        arch: str | Callable[[], nn.Module] | None,
+        network: Network | None,
+    ) -> None:
+        """Read the networks at the ends, of which no copy beside the weight vectors is kept."""
+        known = [self._end(end) for end in self.ends]
+        a = known[0]
         if network is None:
             stated = arch or recorded_architecture(a.meta)
             assumed = None if stated else assumption(a.weights, a.source)
             self.warnings = () if assumed is None else (assumed,)
             network = Network(rebuild_network(a.weights, stated, a.source), device)
         self.network = network
-        shapes = [{k: v.shape for k, v in c.weights.items()} for c in self._ends.values()]
+        shapes = [{k: v.shape for k, v in c.weights.items()} for c in known]
         if any(other != shapes[0] for other in shapes):
             raise RunError(
                 f"the ends of {self.folder} are not of one architecture; name the folder of a "
                 "finished run"
             )
-        self._vectors = {k: self.network.ravel(c.weights) for k, c in self._ends.items()}
+        vectors = [network.ravel(c.weights) for c in known]
+        self._vectors = dict(zip(self.ends, vectors, strict=True))
+
+    def _end(self, name: str) -> Checkpoint:
+        return load_checkpoint(self.folder / f"{name}.safetensors")
 
     def __repr__(self) -> str:
         first, last = self.ends
@@ -166,10 +185,15 @@ class WeightPath:
         return torch.lerp(self._point(before), self._point(stop), share)
 
     def checkpoint(self, t: float) -> Checkpoint:
-        """Return the network at t with all buffers as a checkpoint; at the ends, the originals."""
+        """Return the network at t with all buffers as a checkpoint; at the ends, the originals.
+
+        Raises:
+            OptionError: If t is outside [0, 1].
+            CheckpointError: If the file of an end cannot be read.
+        """
         end = {0.0: self.ends[0], 1.0: self.ends[1]}.get(float(t))
         if end is not None:
-            return self._ends[end]
+            return self._end(end)
         return Checkpoint(self.network.state_dict(self.at(t)), self._meta)
 
     def expert(self, t: float) -> Expert:

@@ -11,6 +11,7 @@ import torch
 
 import geomerge as gm
 from geomerge.data import ExampleOptions, TextEncoder, load_text_task
+from geomerge.data.inputs import as_they_are
 from geomerge.data.text import read_table
 from geomerge.errors import OptionError, TaskError
 from geomerge.networks.batches import concat, trimmed
@@ -94,6 +95,17 @@ def test_padding_counts_nowhere(encoder: TextEncoder, tmp_path: Path) -> None:
     assert sorted(seen.tolist()) == list(range(len(inputs)))
     joined = concat([trimmed(inputs.batch(slice(k, k + 1))) for k in range(5)])
     assert torch.equal(joined["input_ids"], inputs.batch(slice(0, 5))["input_ids"])
+
+
+def test_a_pass_has_few_tokens() -> None:
+    lengths = torch.arange(700) % 60 + 1
+    mask = (torch.arange(60) < lengths[:, None]).long()
+    inputs = as_they_are({"input_ids": mask, "attention_mask": mask})
+    for parts in (inputs.parts(2000), enumerate(inputs.equal_batches(2000))):
+        sizes = [x["attention_mask"].shape for _, x in parts]
+        assert sum(count for count, _ in sizes) == 700
+        assert len(sizes) > 1
+        assert all(count * length <= 4096 for count, length in sizes)
 
 
 def test_texts_need_a_tokenizer(tmp_path: Path) -> None:
