@@ -36,6 +36,7 @@ from geomerge.io.files import (
     read_regular,
     sha256,
     write_bytes,
+    write_tensors,
 )
 from geomerge.io.formats import format_of, refuse_other_format
 from geomerge.io.npz import read_npz
@@ -227,13 +228,11 @@ def save_checkpoint(
     weights = in_precision(weights, checkpoint.meta.get("dtype"))
     meta = canonical_json(checkpoint.meta)
     if path.suffix == ".safetensors":
-        # Tied weights share storage, which the format refuses: write each under its own name.
-        tensors = {k: v.clone() for k, v in weights.items()}
-        tensors.update({_SKETCH + k: v.contiguous() for k, v in checkpoint.sketch.items()})
-        content = safetensors.torch.save(tensors, {_META: meta})
+        sketch = {_SKETCH + k: v for k, v in checkpoint.sketch.items()}
+        write_tensors(path, {**weights, **sketch}, {_META: meta})
     else:
         content = torch_bytes({_META: meta, "state_dict": weights, "sketch": checkpoint.sketch})
-    write_bytes(path, content)
+        write_bytes(path, content)
 
 
 def torch_bytes(content: dict[str, Any]) -> bytes:

@@ -6,11 +6,17 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from geomerge.errors import RunError
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from geomerge.errors import RunError, first_line
 
 __all__ = [
     "cannot_write",
@@ -23,6 +29,7 @@ __all__ = [
     "read_regular",
     "sha256",
     "write_bytes",
+    "write_tensors",
 ]
 
 
@@ -72,22 +79,64 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         RunError: If the folder is missing or cannot be written.
     """
+    _replace(path, lambda temporary: temporary.write_bytes(content))
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file as :func:`write_bytes` does, without a copy of its bytes.
+
+    Args:
+        path: Path of the file; an existing file is replaced in one step.
+        tensors: Tensors by name, on the CPU. Of those that share memory, as tied weights do, each
+            is written under its own name.
+        metadata: Texts by name in the file's header.
+
+    Raises:
+        RunError: If the folder is missing or cannot be written.
+    """
+    apart = _apart(tensors)
+    _replace(path, lambda temporary: save_file(apart, temporary, dict(metadata or {}) or None))
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous tensors of which no two share memory, which the format refuses."""
+    found, taken = {}, 0
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    for name, tensor in sorted(whole.items(), key=lambda item: item[1].data_ptr()):
+        start = tensor.data_ptr()
+        found[name] = tensor.clone() if start < taken else tensor
+        taken = max(taken, start + tensor.nbytes)
+    return {name: found[name] for name in tensors}
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Have a file written under a temporary name, and give it its own."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise cannot_write(path, error) from error
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
+        with os.fdopen(handle, "r+b") as stream:
+            write(temporary)
             os.fsync(stream.fileno())
-        os.chmod(temporary, default_mode(0o666))
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+        temporary.chmod(default_mode(0o666))
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, _as_os_error(error)) from error
+
+
+def _as_os_error(error: OSError | SafetensorError) -> OSError:
+    """Return the operating system's error that safetensors has put into words."""
+    number = re.search(r"os error (\d+)", str(error))
+    if isinstance(error, OSError) or number is None:
+        return error if isinstance(error, OSError) else OSError(None, first_line(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 def default_mode(most: int) -> int:

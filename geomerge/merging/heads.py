@@ -156,7 +156,7 @@ def _arranged(
         dict(zip(names, last, strict=True)),
         {layer: dict(zip(names, rows[layer], strict=True)) for layer in chain[:-1]},
     )
-    return network, heads, [network.ravel(weights) for weights in wide]
+    return network, heads, [network.initial, *(network.ravel(weights) for weights in wide[1:])]
 
 
 def _stacked_rows(matrices: Sequence[Tensor]) -> list[slice]:

@@ -90,7 +90,7 @@ def merge(
         planned = plan_merge(given, options, Problems(strict=True), ancestor)
         assert planned is not None, "strict problems are raised"
         preset, rule = planned
-        del experts, given, ancestor  # the space has copies of their weights
+        del experts, given, base, ancestor  # the space has copies of their weights
         agree("networks or options", f"{options}", [e.weights for e in preset.space])
         progress = progress if writes() else None
         if folder is not None:

@@ -181,7 +181,8 @@ class PreparedMerge:
 
     def checkpoint(self, expert: Expert) -> Checkpoint:
         """Return an expert in the form stored in a path: common head, aligned, all buffers."""
-        weights = expert.network.state_dict(expert.weights)
+        state = expert.network.shared_module(expert.weights).state_dict()
+        weights = {name: value.detach().cpu() for name, value in state.items()}  # views
         meta = {**expert.meta, **self.head_meta}
         return Checkpoint({**weights, **self.buffers[expert.name]}, meta, {}, expert.source)
 

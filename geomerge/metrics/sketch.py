@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from geomerge.io.files import (
     check_output,
     parse_json,
     read_regular,
-    write_bytes,
+    write_tensors,
 )
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.metrics.kronecker.factor import Factor
@@ -233,8 +232,7 @@ def save_sketch(
     check_output(Path(path), SUFFIXES)
     whole = (sketch.tensors(), sketch.meta)
     tensors, meta = whole if share is None else sketch.small(share)
-    content = safetensors.torch.save(tensors, {_META: canonical_json(meta)})
-    write_bytes(Path(path), content)
+    write_tensors(Path(path), tensors, {_META: canonical_json(meta)})
     return tensors, meta
 
 

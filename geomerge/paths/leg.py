@@ -10,14 +10,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from geomerge.errors import RunError
 from geomerge.io.checkpoint import read_safetensors
 from geomerge.io.containers import check_plain
-from geomerge.io.files import read_regular, write_bytes
+from geomerge.io.files import read_regular, write_tensors
 from geomerge.processes import wait, writes
 from geomerge.walks.state import StateFile
 from geomerge.walks.walk import WalkPoint
@@ -129,8 +128,7 @@ class Leg:
     def write_held(self) -> None:
         """Write the points in memory to their files."""
         for step in list(self._held):
-            content = safetensors.torch.save({"delta": self._held[step]})
-            write_bytes(self.file(step), content)
+            write_tensors(self.file(step), {"delta": self._held[step]})
             del self._held[step]
 
     def thin(self, points: int, keep: int = 0) -> list[Path]:

@@ -66,8 +66,8 @@ def run_merge(
     """
     options, data = options or MergeOptions(), data or DataOptions()
     networks = [load_network(file, data.reading.files, base) for file in files]
-    ancestor = load_base(base, networks, data)
-    digests = input_digests(networks, data, ancestor)
+    ancestors = [load_base(base, networks, data)]
+    digests = input_digests(networks, data, ancestors[0])
     files_of = sketch_files(networks, data)
     recipe = {"merge": {**recorded(data, "sketch"), **recorded(options)}, "inputs": digests}
     command = command_line("merge", files, (data, options), base=base and Path(base))
@@ -79,8 +79,8 @@ def run_merge(
         return experts
 
     def walked(folder: Path) -> MergeResult:
-        return merge(
-            loaded(), options, base=ancestor, folder=folder / "path", work=folder / "work",
+        return merge(  # which has copies of the ancestor's weights as well
+            loaded(), options, base=ancestors.pop(), folder=folder / "path", work=folder / "work",
             progress=progress,
         )  # fmt: skip
 

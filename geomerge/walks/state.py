@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from geomerge.errors import RunError
 from geomerge.io.checkpoint import read_safetensors
-from geomerge.io.files import parse_json, write_bytes
+from geomerge.io.files import parse_json, write_tensors
 from geomerge.processes import wait, writes
 
 __all__ = ["StateFile", "WalkState"]
@@ -104,19 +103,15 @@ class StateFile:
         began = time.monotonic()
         if self.before_write is not None:
             self.before_write()
-        tensors, seen, here = {}, set(), []
+        tensors, here = {}, []
         for name, tensor in self.state._flat().items():
-            local = tensor.detach().cpu()
-            # Safetensors refuses tensors that share memory; only those are copied.
-            place = local.untyped_storage().data_ptr()
-            tensors[name] = local.clone() if place in seen else local.contiguous()
-            seen.add(place)
+            tensors[name] = tensor.detach().cpu()
             if tensor.device.type == "cpu":
                 here.append(name)
         # Values are stored as a tensor: those of a long walk exceed the size limit of the header.
         values = json.dumps({**self.state._nested(), "here": here}).encode()
         tensors[_VALUES] = torch.frombuffer(bytearray(values), dtype=torch.uint8)
-        write_bytes(self._file, safetensors.torch.save(tensors))
+        write_tensors(self._file, tensors)
         now = time.monotonic()
         self._due = now + max(_LEAST, _SHARE * (now - began))
 

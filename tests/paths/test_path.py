@@ -151,7 +151,7 @@ def test_points_removed_on_a_short_walk_are_never_files(
     network, a, b = networks()
     written: list[Path] = []
     monkeypatch.setattr(
-        "geomerge.paths.leg.write_bytes", lambda path, content: written.append(path)
+        "geomerge.paths.leg.write_tensors", lambda path, tensors: written.append(path)
     )
     leg = straight_leg(tmp_path, "a", network.ravel(a.weights), network.ravel(b.weights), 6)
     assert sorted(written) == [leg.file(step) for step, _ in leg.marks[1:]]

@@ -72,7 +72,15 @@ class SketchesPreset(Preset):
 
     @cached_property
     def _mean(self) -> KroneckerMean:
-        return mean_of_sketches(self.prepared)
+        return mean_of_sketches(self.prepared, self._middle)
+
+    @cached_property
+    def _middle(self) -> Tensor:  # (n,)
+        return self.space.middle()
+
+    def starts(self) -> dict[str, Tensor]:
+        """Return the mean of the weights, around which the mean of the sketches is damped."""
+        return {"mean of the weights": self.space.settle(self._middle)}
 
     def stage_walk(
         self,
@@ -174,17 +182,21 @@ class SketchesPreset(Preset):
         return 0
 
 
-def mean_of_sketches(prepared: PreparedMerge) -> KroneckerMean:
+def mean_of_sketches(
+    prepared: PreparedMerge,
+    anchor: Tensor | None = None,  # (n,)
+) -> KroneckerMean:
     """Return the solver for the mean of all networks in the metrics of their sketches.
 
     Args:
         prepared: Merge of networks with sketches, or with inputs that they are made of.
+        anchor: Point of the damping; None takes the mean of all weights.
     """
     experts = prepared.space.experts
     return KroneckerMean(
         [prepared.sketch(expert).metric for expert in experts],
         [expert.weights for expert in experts],
-        prepared.space.middle(),
+        prepared.space.middle() if anchor is None else anchor,
         drift_weights(prepared),
     )
 
