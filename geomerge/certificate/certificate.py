@@ -17,7 +17,7 @@ from geomerge.certificate.self_tests import merge_self_tests
 from geomerge.data.task import SELECTION_SEED
 from geomerge.errors import NumericalError
 from geomerge.io.checkpoint import load_checkpoint
-from geomerge.io.files import sha256
+from geomerge.io.files import file_sha256, sha256
 from geomerge.merging import MergeResult
 from geomerge.report.content import EXAMPLES
 
@@ -51,7 +51,7 @@ def certificate(
             )
     evidence = merge_evidence(merged, report)
     content: dict[str, Any] = {
-        "files": {name: sha256((folder / name).read_bytes()) for name in _stored(folder)},
+        "files": {name: file_sha256(folder / name) for name in _stored(folder)},
         "inputs": report["recipe"]["inputs"],
         "sketches": dict(sketches),
         "data": evidence.pop("data"),

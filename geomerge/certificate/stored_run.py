@@ -25,7 +25,7 @@ from geomerge.errors import Problems, RunError
 from geomerge.expert import Expert, text_encoder
 from geomerge.expert_options import DataOptions
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint
-from geomerge.io.files import sha256
+from geomerge.io.files import file_sha256
 from geomerge.loading import SAMPLE_SEED, load_experts
 from geomerge.merging.class_names import renumbered_task
 from geomerge.merging.options import MergeOptions
@@ -114,7 +114,7 @@ class StoredRun:
             inside = self.folder / name
             if Path(name).is_absolute() or ".." in Path(name).parts or not inside.is_file():
                 changed.append(f"{name} is not there")
-            elif sha256(inside.read_bytes()) != digest:
+            elif file_sha256(inside) != digest:
                 changed.append(f"{name} has changed")
         return changed
 

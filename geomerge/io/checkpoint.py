@@ -58,6 +58,7 @@ __all__ = [
     "is_safetensors",
     "load_checkpoint",
     "load_header",
+    "map_safetensors",
     "read_safetensors",
     "save_checkpoint",
     "torch_bytes",
@@ -261,6 +262,25 @@ def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dic
     except Exception as error:  # the reader raises its own types, none of them documented
         raise _not_whole(path, error) from error
     return tensors, metadata
+
+
+def map_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, which are read from the disk as they are used.
+
+    Args:
+        path: The file, which must not be written to as long as the tensors are used.
+
+    Raises:
+        OSError: If it cannot be read, or is a device or a pipe.
+        CheckpointError: If it is not a whole safetensors file.
+    """
+    try:
+        safetensors_header(path)
+        return safetensors.torch.load_file(path)
+    except OSError:
+        raise
+    except Exception as error:  # the reader raises its own types, none of them documented
+        raise _not_whole(path, error) from error
 
 
 def _not_whole(path: Path, error: Exception) -> CheckpointError:

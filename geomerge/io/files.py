@@ -24,6 +24,7 @@ __all__ = [
     "check_output",
     "check_regular",
     "default_mode",
+    "file_sha256",
     "parse_json",
     "plain_file",
     "read_regular",
@@ -36,6 +37,17 @@ __all__ = [
 def sha256(content: bytes) -> str:
     """Return the SHA-256 of ``content`` in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, without reading it whole at once.
+
+    Raises:
+        OSError: If it cannot be read, or is a device or a pipe.
+    """
+    check_regular(path)
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def canonical_json(value: Any) -> str:

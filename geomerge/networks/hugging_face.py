@@ -25,9 +25,9 @@ from geomerge.io.files import (
     cannot_write,
     canonical_json,
     check_regular,
+    file_sha256,
     parse_json,
     plain_file,
-    read_regular,
     sha256,
 )
 from geomerge.io.reading import FileOptions, read_network
@@ -209,12 +209,12 @@ def network_digest(path: Path) -> str:
     """Return the SHA-256 of a network's file, or of a model folder's weights and config."""
     folder = model_folder(path)
     if folder is None:
-        return sha256(read_regular(path))
+        return file_sha256(path)
     if (folder / CONFIG).is_file():
         files = [folder / CONFIG, *_weight_files(folder)]
     else:
         files = [folder / ADAPTER, folder / ADAPTER_WEIGHTS]
-    parts = {file.name: sha256(read_regular(file)) for file in files}
+    parts = {file.name: file_sha256(file) for file in files}
     return sha256(canonical_json(parts).encode())
 
 

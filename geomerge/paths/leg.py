@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import RunError
-from geomerge.io.checkpoint import read_safetensors
+from geomerge.io.checkpoint import map_safetensors
 from geomerge.io.containers import check_plain
-from geomerge.io.files import read_regular, write_tensors
+from geomerge.io.files import write_tensors
 from geomerge.processes import wait, writes
 from geomerge.walks.state import StateFile
 from geomerge.walks.walk import WalkPoint
@@ -251,10 +251,9 @@ def read_point(
         RunError: If the file cannot be read or is not a point of that path.
     """
     try:
-        content = read_regular(file)
+        tensors = map_safetensors(file)
     except OSError as error:
         raise RunError(f"cannot read {file} ({error.strerror}); walk again") from error
-    tensors, _ = read_safetensors(content, file)
     check_plain(tensors, file)
     delta = tensors.get("delta")
     if delta is None or delta.shape != base.shape or not delta.is_floating_point():

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from geomerge.data import Task
 from geomerge.evaluation.measures import cell, perplexity_of, unit
-from geomerge.io.files import sha256, write_bytes
+from geomerge.io.files import file_sha256, write_bytes
 
 __all__ = ["write_merge_card", "write_reconfigure_card", "write_sparsify_card"]
 
@@ -207,7 +207,7 @@ def _notes(report: Mapping[str, Any], tasks: Iterable[Task]) -> list[str]:
 
 
 def _digest(folder: Path, name: str) -> tuple[str, str]:
-    return name, sha256((folder / name).read_bytes())
+    return name, file_sha256(folder / name)
 
 
 def _write(folder: Path, template: str, metadata: dict[str, Any], **content: Any) -> None:

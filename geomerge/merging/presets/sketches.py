@@ -71,10 +71,6 @@ class SketchesPreset(Preset):
         )
 
     @cached_property
-    def _mean(self) -> KroneckerMean:
-        return mean_of_sketches(self.prepared, self._middle)
-
-    @cached_property
     def _middle(self) -> Tensor:  # (n,)
         return self.space.middle()
 
@@ -88,31 +84,34 @@ class SketchesPreset(Preset):
         start: Tensor,  # (n,)
     ) -> StageWalk:
         """Return the maker of the walks: straight ones to the mean of each damping."""
-        return partial(self._walk, start)
+        return partial(self._walk, mean_of_sketches(self.prepared, self._middle), start)
 
     def _walk(
         self,
+        mean: KroneckerMean,
         start: Tensor,  # (n,)
         damping: float,
         state: WalkState,
         rate: float = 1.0,
         constraints: Constraints | None = None,
     ) -> Walk:
-        found = self._least(damping, constraints)
+        found = self._least(mean, damping, constraints)
         target, prices = _where_free(self.prepared, found.w), self._prices(found)
-        points = walk_straight(start, target, self._mean.mean, self.close_steps, state)
+        points = walk_straight(start, target, mean.mean, self.close_steps, state)
         if constraints is not None:
             constraints.note(found.programs, found.residual)
             points = (replace(point, multipliers=prices) for point in points)
         return Walk(points, self.close_steps)
 
-    def _least(self, damping: float, constraints: Constraints | None) -> LeastDrift:
+    def _least(
+        self, mean: KroneckerMean, damping: float, constraints: Constraints | None
+    ) -> LeastDrift:
         """Return the point of least predicted drift that keeps the budgets."""
         names = [expert.name for expert in self.space]
         limits = {} if constraints is None else constraints.limits
         bounds = {names.index(name): limit for name, limit in limits.items()}
         worst = self.options.drift.least == "worst"
-        return least_drift(self._mean, damping, drift_weights(self.prepared), bounds, worst=worst)
+        return least_drift(mean, damping, drift_weights(self.prepared), bounds, worst=worst)
 
     def _prices(self, found: LeastDrift) -> dict[str, float]:
         names = [expert.name for expert in self.space]
@@ -158,8 +157,9 @@ class SketchesPreset(Preset):
         stage: Stage,
         start: Tensor,  # (n,)
     ) -> tuple[str, ...]:
-        """Return the tensors of which the mean of the sketches holds only the diagonal."""
-        return self._mean.mean.diagonal_only
+        """Return the tensors of which a sketch holds only the diagonal."""
+        sketches = [self.prepared.sketch(expert).metric for expert in self.space]
+        return tuple(dict.fromkeys(name for metric in sketches for name in metric.diagonal_only))
 
     def _measured(self, name: str) -> str:
         sketch = self.prepared.sketch(self.space[name])
