@@ -35,7 +35,7 @@ def named_like(base: Expert, experts: Sequence[Expert]) -> Expert:
         tensors = base.network.unravel(base.weights)
         base = _renamed(base, {f"{prefix}.{name}": value for name, value in tensors.items()})
     common = base.network.shapes.keys() & shapes.keys()
-    last = list(shapes)[-1].rpartition(".")[0]  # a head may have other outputs
+    last = experts[0].network.last_layer  # a head may have other outputs
     trunk = [name for name in shapes if name in common and name.rpartition(".")[0] != last]
     apart = [name for name in trunk if base.network.shapes[name] != shapes[name]]
     if not common or apart:

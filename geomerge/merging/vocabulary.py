@@ -76,7 +76,7 @@ def _tables(module: nn.Module) -> dict[str, Tensor]:
 
 def _last_layer(expert: Expert) -> set[str]:
     """Return the names of the tensors of the last layer, whose outputs are the head's concern."""
-    last = list(expert.network.shapes)[-1].rpartition(".")[0]
+    last = expert.network.last_layer
     return {name for name in expert.network.shapes if name.rpartition(".")[0] == last}
 
 

@@ -183,6 +183,12 @@ class Network:
         return torch.arange(self.n, device=self.device) < self.n_parameters
 
     @property
+    def last_layer(self) -> str:
+        """Name of the layer of the last parameters, behind which buffers may follow."""
+        names = [name for name in self.shapes if self.slices[name].stop <= self.n_parameters]
+        return names[-1].rpartition(".")[0]
+
+    @property
     def movable(self) -> Tensor:  # (n,), bool
         """Mask of the parameters that are not frozen."""
         free = self.trained

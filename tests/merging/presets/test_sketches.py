@@ -76,6 +76,17 @@ def test_no_walk_moves_what_lies_between_the_heads(tuned: tuple[Expert, list[Exp
     assert not bool(merged.w[still].any())
 
 
+def test_a_base_with_batchnorm_may_have_a_head_of_other_outputs() -> None:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU())
+    base = nn.Sequential(trunk, nn.Linear(6, 5)).eval()
+    tuned = [nn.Sequential(trunk, nn.Linear(6, classes)).eval() for classes in (2, 3)]
+    experts = [Expert.from_module(m, inputs=torch.randn(40, 8)).with_sketch() for m in tuned]
+    blind = [replace(expert, inputs=None) for expert in experts]
+    merged = gm.merge(blind, base=base, head="separate")
+    assert merged.preset.name == "sketches"
+
+
 def test_a_base_of_another_make_is_refused(tuned: tuple[Expert, list[Expert]]) -> None:
     _, experts = tuned
     with pytest.raises(gm.errors.CheckpointError, match="is no ancestor"):
