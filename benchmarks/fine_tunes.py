@@ -255,35 +255,48 @@ def image_task(name: str) -> Task:
     return Task.from_tensors(x, y, select=select, test=test, name=name, normalisation=numbers)
 
 
-def trained(module: nn.Module, x: Tensor, y: Tensor, rate: float, seed: int) -> nn.Module:
-    """Train for an epoch by Adam with a falling rate."""
+def normalised(x: Tensor) -> Tensor:
+    return (x / 255 - MEAN) / DEVIATION
+
+
+def trained(
+    module: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    rate: float,
+    seed: int,
+    change: Callable[[Tensor], Tensor] = normalised,
+) -> nn.Module:
+    """Train for an epoch by Adam with a falling rate, on inputs as ``change`` returns them."""
     torch.manual_seed(seed)
     order = torch.randperm(len(x)).split(128)
     optimizer = torch.optim.Adam(module.parameters(), rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, len(order))
     for index in order:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(module(normalised(x[index])), y[index]).backward()
+        nn.functional.cross_entropy(module(change(x[index])), y[index]).backward()
         optimizer.step()
         schedule.step()
     return module.eval()
-
-
-def normalised(x: Tensor) -> Tensor:
-    return (x / 255 - MEAN) / DEVIATION
 
 
 def head(module: nn.Module) -> nn.Linear:
     return [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
 
 
-def train_head(module: nn.Module, x: Tensor, y: Tensor, seed: int) -> None:
+def train_head(
+    module: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    seed: int,
+    change: Callable[[Tensor], Tensor] = normalised,
+) -> None:
     """Train the last layer alone, before the others move (Kumar et al. 2022, arXiv 2202.10054)."""
     last, kept = head(module), []
     hook = last.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
     with torch.no_grad():
         for part in x.split(1000):
-            module(normalised(part))
+            module(change(part))
     hook.remove()
     features = torch.cat(kept)
     optimizer = torch.optim.Adam(last.parameters(), 3e-3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-__all__ = ["resnet18_bn", "resnet18_gn", "resnet20"]
+__all__ = ["resnet18_bn", "resnet18_gn", "resnet20", "vgg11"]
 
 
 def resnet18_bn() -> nn.Module:
@@ -29,6 +29,25 @@ def resnet20(classes: int = 5, width: int = 1) -> nn.Module:
         width: Factor of the channels 16, 32 and 64.
     """
     return _ResNet20(classes, width)
+
+
+def vgg11(classes: int = 10, width: float = 0.25) -> nn.Module:
+    """Return a VGG11 with BatchNorm for images of 32 x 32, one Linear layer behind its features.
+
+    Args:
+        classes: Number of classes.
+        width: Factor of the channels 64, 128, 256 and 512.
+    """
+    layers: list[nn.Module] = []
+    before = 3
+    for block in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
+        for channels in block:
+            after = int(width * channels)
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
+            layers.append(nn.ReLU())
+            before = after
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before, classes))
 
 
 class _Block(nn.Module):

@@ -180,13 +180,17 @@ def row(
     }  # fmt: skip
 
 
-def distilled(context: Context) -> MethodResult:
+def distilled(context: Context, preset: str = "joint") -> MethodResult:
     """Walk without a metric, for as many samples as the joint walk and its metric take.
 
     The row of ``geomerge compare`` spends three tenths of these on trials of learning rates.
+
+    Args:
+        context: Context of the comparison.
+        preset: Preset, which says where the walk starts.
     """
     steps = context.max_samples // round_samples(context.space)
-    changes = {"preset": "joint", "metric": "euclidean", "steps": steps}
+    changes = {"preset": preset, "metric": "euclidean", "steps": steps}
     return walk_and_pick(context, replace_options(context.options, **changes), "distillation")
 
 

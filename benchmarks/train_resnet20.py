@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -36,9 +37,11 @@ def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
     return picked.permute(0, 3, 1, 2)
 
 
-def train(data: Task, seed: int, epochs: int) -> torch.nn.Module:
+def train(
+    data: Task, seed: int, epochs: int, make: Callable[[], torch.nn.Module] = resnet20
+) -> torch.nn.Module:
     torch.manual_seed(seed)
-    model = resnet20().train().to(memory_format=torch.channels_last)
+    model = make().train().to(memory_format=torch.channels_last)
     split = data.train
     images, labels = split.inputs.raw, split.labels
     assert isinstance(images, Tensor)
