@@ -73,6 +73,34 @@ def resnet20() -> str:
     return markdown(header, table)
 
 
+def vgg11_shares() -> str:
+    """Two VGG11 of non-IID shares of CIFAR-10 in one head: accuracies of all classes."""
+    table = []
+    for name, row in read("vgg11.json")["shares"]["table"].items():
+        # Both tasks have the same test split.
+        scores = row["test"] if name == "parents" else row["test"][:1]
+        table.append([
+            name.replace("-", " "), percent([100 * v for v in scores]),
+            f"{row['samples']:,}" if row.get("samples") else "-",
+            f"{row['seconds']:.0f}" if row.get("samples") else "-",
+        ])  # fmt: skip
+    return markdown(["", "all ten classes", "samples", "seconds of one core"], table)
+
+
+def vgg11_halves() -> str:
+    """Two fine-tunes of one VGG11 on halves of CIFAR-10, with separate heads."""
+    rows = dict(read("vgg11.json")["halves"]["table"])
+    sketches = rows.pop("sketches")
+    alone = rows["networks alone"]["test"]
+    table = []
+    for name, row in rows.items():
+        drop = max(100 * (a - b) for a, b in zip(alone, row["test"], strict=True))
+        seconds = f"{row['seconds']:.0f}" if "seconds" in row else "-"
+        table.append([name, percent([100 * v for v in row["test"]]), f"{drop:.1f}", seconds])
+    table.append(["the two sketches", "-", "-", f"{sketches['seconds']:.0f}"])
+    return markdown(["", "classes 0-4 / 5-9", "worst drop", "seconds of one core"], table)
+
+
 def heads() -> str:
     """Pairs of tasks under the head protocols."""
     results = read("heads.json")["table"]
@@ -549,7 +577,8 @@ def stream_trunk() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "merge": merge, "surrogate": surrogate, "resnet20": resnet20, "heads": heads,
+    "merge": merge, "surrogate": surrogate, "resnet20": resnet20,
+    "vgg11 shares": vgg11_shares, "vgg11 halves": vgg11_halves, "heads": heads,
     "three": three, "cifar": cifar, "fine tunes": fine_tunes,
     "merge time": merge_time, "six tasks": six_tasks, "three image tasks": three_image_tasks,
     "language models": language_models,

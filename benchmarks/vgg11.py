@@ -52,7 +52,6 @@ from geomerge.options import replace_options
 INPUTS = 200  # unlabelled inputs of each share
 COPIES = 25  # of each of them, flipped and shifted
 STEPS = 40  # of each teacher in the joint walks of shares
-LONG = 120  # in long ones
 WALKS = (
     "joint-walk-from-network", "joint-walk", "distillation-from-network", "distillation",
 )  # fmt: skip
@@ -131,9 +130,6 @@ def shares(networks: Path, work: Path) -> dict[str, Any]:
         rows.row(f"mean, align {align}", lambda align=align: resnet20.mean(plain, "shared", align))
     for name in WALKS:
         rows.row(f"{name}, flips and shifts", lambda name=name: made(changed, name=name))
-    for name in WALKS[::2]:
-        long = partial(made, changed, name=name, steps=LONG)
-        rows.row(f"{name}, flips and shifts, long", long)
     rows.row("joint-walk", lambda: made(plain, name="joint-walk"))
     for align in ("none", "activations"):
         rows.row(
