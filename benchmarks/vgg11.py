@@ -20,9 +20,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,7 @@ from geomerge.options import replace_options
 INPUTS = 200  # unlabelled inputs of each share
 COPIES = 25  # of each of them, flipped and shifted
 STEPS = 40  # of each teacher in the joint walks of shares
-WALKS = (
-    "joint-walk-from-network", "joint-walk", "distillation-from-network", "distillation",
-)  # fmt: skip
+WALKS = ("joint-walk", "joint-walk-from-mean", "distillation", "distillation-from-mean")
 # Of the fine-tunes of halves.
 TUNED = 600  # images of each class
 RATE = 2e-4
@@ -68,30 +67,29 @@ DATA_FREE = (
 )  # fmt: skip
 
 
-@preset("joint-from-network")
-class FromNetwork(JointPreset):
-    """The joint walk from the best of the mean and the networks, by the pick rule."""
+@preset("joint-from-mean")
+class FromMean(JointPreset):
+    """The joint walk from the mean, where a network may be the better start."""
 
-    about = "joint, from a network where the mean of all is behind it"
+    about = "joint, from the mean of all in any case"
     preference = None
 
-    def starts(self) -> dict[str, Tensor]:
-        """Return the mean and the networks, with statistics measured on inputs of all."""
-        own = {one.name: self.space.settle(one.weights) for one in self.space}
-        return {**super().starts(), **own}
+    def starts(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the mean alone."""
+        yield from islice(super().starts(), 1)
 
 
-@method("joint-walk-from-network", "walks", "joint walk from the best of mean and networks")
-def from_network(context: Context) -> MethodResult:
+@method("joint-walk-from-mean", "walks", "joint walk from the mean")
+def from_mean(context: Context) -> MethodResult:
     """Walk as the joint walk does."""
-    found = walk_and_pick(context, replace_options(context.options, preset=FromNetwork.name))
+    found = walk_and_pick(context, replace_options(context.options, preset=FromMean.name))
     return replace(found, samples=joint_samples(context.space, context.options.walk.steps))
 
 
-@method("distillation-from-network", "walks", "the same without a metric")
-def distilled_from_network(context: Context) -> MethodResult:
-    """Walk without a metric for as many samples, as ``resnet20.distilled`` does from the mean."""
-    return resnet20.distilled(context, FromNetwork.name)
+@method("distillation-from-mean", "walks", "the same without a metric")
+def distilled_from_mean(context: Context) -> MethodResult:
+    """Walk without a metric for as many samples, from the mean."""
+    return resnet20.distilled(context, FromMean.name)
 
 
 def expert(file: Path, task: Task, copies: int) -> gm.Expert:
@@ -130,7 +128,7 @@ def shares(networks: Path, work: Path) -> dict[str, Any]:
         rows.row(f"mean, align {align}", lambda align=align: resnet20.mean(plain, "shared", align))
     for name in WALKS:
         rows.row(f"{name}, flips and shifts", lambda name=name: made(changed, name=name))
-    rows.row("joint-walk", lambda: made(plain, name="joint-walk"))
+    rows.row("joint-walk-from-mean", lambda: made(plain, name="joint-walk-from-mean"))
     for align in ("none", "activations"):
         rows.row(
             f"RegMean, align {align}",

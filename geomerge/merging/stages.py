@@ -200,17 +200,21 @@ def walk_plan(preset: Preset, rule: PickRule, recorder: Recorder) -> Iterator[Pi
 
 
 def _best_start(preset: Preset, rule: PickRule) -> Tensor:  # (n,)
-    """Return the best point to start from by the pick rule; a note states which of several."""
-    starts = preset.starts()
-    if len(starts) == 1:
-        return next(iter(starts.values()))
-    scorer = preset.prepared.scorer(preset.stages[0].experts)
+    """Return the best point to start from by the pick rule.
+
+    A note states which of several it is, unless it is the mean of networks without a base.
+    """
+    starts, prepared = dict(preset.starts()), preset.prepared
+    usual, *others = starts
+    if not others:
+        return starts[usual]
+    experts = preset.stages[0].experts
+    scorer = prepared.rough_scorer(experts) or prepared.scorer(experts)
     ranks = {name: rule.rank(scorer(w)) for name, w in starts.items()}
     best = max(ranks, key=lambda name: ranks[name])
-    listed = ", ".join(f"{name} {rank[-1]:.4g}" for name, rank in ranks.items())
-    preset.prepared.notes.append(
-        f"the walk starts at the {best}, the best by {rule.name}: {listed}"
-    )
+    if best != usual or prepared.base is not None:
+        listed = ", ".join(f"{name} {rank[-1]:.4g}" for name, rank in ranks.items())
+        prepared.notes.append(f"the walk starts at {best}, the best by {rule.name}: {listed}")
     return starts[best]
 
 

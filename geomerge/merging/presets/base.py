@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
@@ -198,14 +199,18 @@ class Preset(ABC):
         options = replace_options(self.options, **changes)
         return type(self)(replace(self.prepared, options=options))
 
-    def starts(self) -> dict[str, Tensor]:
-        """Return the points that the first walk may start from, by description, shape (n,) each.
+    def starts(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the points that the first walk may start from, each with its description.
 
-        Of several the best by the pick rule is taken, before any walk.
+        The first is the usual one. Of several the best by the pick rule is taken, before any walk.
+
+        Yields:
+            Description, and weights of shape (n,).
         """
         if self.start is not None:
-            return {self.start.name: self.start.weights}
-        return {"mean of the weights": self.space.settle(self.space.middle())}
+            yield self.start.name, self.start.weights
+        else:
+            yield "the mean of the weights", self.space.settle(self.space.middle())
 
     @property
     def walked_on(self) -> tuple[Expert, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -64,12 +64,20 @@ class JointPreset(Preset):
             "; name them with `inputs`"
         )
 
-    def starts(self) -> dict[str, Tensor]:
-        """Return the mean of the weights and, with a common base, that by the sketches' metrics."""
-        if self.prepared.base is None or not self.kind.data_free:
-            return super().starts()
-        by_sketches = self.space.settle(mean_point(self.prepared))
-        return {"mean in the metrics of the sketches": by_sketches, **super().starts()}
+    def starts(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the mean of the weights, and what may be better.
+
+        With a common base that is the mean in the metrics of the sketches. In a shared head it is a
+        network that knows the others' tasks better than any mean, as networks of different shares
+        of one task do.
+        """
+        if self.prepared.base is not None and self.kind.data_free:
+            by_sketches = self.space.settle(mean_point(self.prepared))
+            yield "the mean in the metrics of the sketches", by_sketches
+        yield from super().starts()
+        if self.space.head == "shared":
+            for expert in self.space:
+                yield f"network {expert.name}", self.space.settle(expert.weights)
 
     def stage_walk(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -55,10 +55,10 @@ class JointSurrogatePreset(JointPreset):
                 )
         return None
 
-    def starts(self) -> dict[str, Tensor]:
-        """Return the mean of the weights in the metrics of the sketches."""
+    def starts(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the mean of the weights in the metrics of the sketches."""
         by_sketches = self.space.settle(mean_point(self.prepared))
-        return {"mean in the metrics of the sketches": by_sketches}
+        yield "the mean in the metrics of the sketches", by_sketches
 
     @property
     def walked_on(self) -> tuple[Expert, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -74,9 +75,9 @@ class SketchesPreset(Preset):
     def _middle(self) -> Tensor:  # (n,)
         return self.space.middle()
 
-    def starts(self) -> dict[str, Tensor]:
-        """Return the mean of the weights, around which the mean of the sketches is damped."""
-        return {"mean of the weights": self.space.settle(self._middle)}
+    def starts(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the mean of the weights, around which the mean of the sketches is damped."""
+        yield "the mean of the weights", self.space.settle(self._middle)
 
     def stage_walk(
         self,

@@ -12,22 +12,40 @@ import geomerge as gm
 from geomerge.expert import Expert
 from geomerge.merging.presets.joint import JointPreset
 from geomerge.testing import PresetLaws
+from geomerge.training import train
 
 
 class TestJoint(PresetLaws):
     name = "joint"
 
-    def test_with_a_base_the_better_of_two_means_is_the_start(self) -> None:
+    def test_with_a_base_the_best_of_means_and_networks_is_the_start(self) -> None:
         experts = self.experts()
         base = replace(experts[0], weights=0.5 * experts[0].weights, task=None, inputs=None)
         merged = gm.merge(experts, base=base, preset=self.name, **self.options)
-        starts = merged.preset.starts()
-        assert len(starts) == 2
+        starts = dict(merged.preset.starts())
+        assert len(starts) == 2 + (len(experts) if merged.space.head == "shared" else 0)
         scorer = merged.preset.prepared.scorer(list(merged.space))
         ranks = {name: merged.rule.rank(scorer(w)) for name, w in starts.items()}
         best = max(ranks, key=lambda name: ranks[name])
         assert torch.equal(merged.stages[0].chosen.leg.base, starts[best])
-        assert sum(f"the walk starts at the {best}" in note for note in merged.notes) == 1
+        assert sum(f"the walk starts at {best}" in note for note in merged.notes) == 1
+
+
+def test_of_two_shares_of_one_task_the_better_network_is_the_start() -> None:
+    digits = gm.load_task("digits")
+    experts = []
+    for seed, epochs in ((0, 2), (1, 12)):
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
+        network = gm.Network(module)
+        w = train(network, network.initial, [digits.train], epochs=epochs, seed=seed)
+        experts.append(Expert.from_module(network.module_at(w), digits))
+    merged = gm.merge(experts, preset="joint", align="none", steps=5)
+    start = merged.stages[0].chosen.leg.base
+    assert torch.equal(start, merged.space.experts[1].weights)
+    assert any("the walk starts at network b, the best by" in note for note in merged.notes)
+    (_, usual), *_ = merged.preset.starts()
+    assert torch.equal(usual, merged.space.middle())
 
 
 @pytest.fixture(scope="module")
