@@ -16,11 +16,12 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import write_results
+from common import Rows, write_results
 
 import geomerge as gm
 
@@ -81,25 +82,21 @@ def watch(command: list[str]) -> None:
 
 def measured(work: Path, inputs: int) -> dict[str, Any]:
     weights = write_folders(work)
-    rows = {}
+    rows = Rows(work / f"bert-base-{inputs}.json")
     for name in NAMES:
-        place = folder(work, name)
-        rows[f"sketch of {name}"] = run(
-            sys.executable, __file__, "--sketch", str(place), "--inputs", str(inputs)
-        )
-        print(name, rows[f"sketch of {name}"], flush=True)
+        words = ("--sketch", str(folder(work, name)), "--inputs", str(inputs))
+        rows.row(f"sketch of {name}", partial(run, sys.executable, __file__, *words))
     out = folder(work, "merged")
     shutil.rmtree(out, ignore_errors=True)
     named = [str(folder(work, name)) for name in NAMES]
-    rows["merge"] = run(
-        sys.executable, "-m", "geomerge", "merge", *named, "--base", str(folder(work, "base")),
-        "--head", "separate", "--out", str(out),
-    )  # fmt: skip
-    print("merge", rows["merge"], flush=True)
+    rows.row("merge", partial(
+        run, sys.executable, "-m", "geomerge", "merge", *named, "--base",
+        str(folder(work, "base")), "--head", "separate", "--out", str(out),
+    ))  # fmt: skip
     size = sum(file.stat().st_size for file in folder(work, "a").glob("*sketch*"))
     return {
         "weights": weights, "inputs": inputs, "network_gb": 4 * weights / 2**30,
-        "sketch_share": size / (4 * weights), "table": rows,
+        "sketch_share": size / (4 * weights), "table": rows.done,
     }  # fmt: skip
 
 

@@ -548,15 +548,14 @@ def stream_cifar() -> str:
                 row, f"{100 * values['accuracy']:.1f}",
                 "-" if true is None else f"{100 * true:.1f}",
                 f"{values['megabytes']:.2f}", f"{values['examples']:.0f}",
-                "-" if ratio is None else f"{ratio:.2f}", f"{values['seconds']:.0f}",
-                str(len(values["seeds"])),
+                "-" if ratio is None else f"{ratio:.2f}", str(len(values["seeds"])),
             ])  # fmt: skip
         orders = "; ".join(
             f"seed {seed}: " + ", ".join(part.removeprefix("classes ") for part in order)
             for seed, order in found["orders"].items()
         )
         size = f"{found['images of a class']} images a class, {found['epochs']} epochs"
-        header = ["", "accuracy", "true", "MB", "examples", "merge / expert", "s", "seeds"]
+        header = ["", "accuracy", "true", "MB", "examples", "merge / expert", "seeds"]
         parts.append(
             f"**Split CIFAR-10, {name}, {size}**\n\n{markdown(header, table)}\n\n"
             f"Order of classes, {orders}."
