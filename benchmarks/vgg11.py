@@ -45,6 +45,7 @@ from geomerge.comparison.registry import MethodResult, method
 from geomerge.data import Task
 from geomerge.merging.joint_training import joint_samples
 from geomerge.merging.prepare import PreparedMerge
+from geomerge.merging.presets.base import Start
 from geomerge.merging.presets.joint import JointPreset
 from geomerge.merging.presets.registry import preset
 from geomerge.networks.architectures import create_network
@@ -74,7 +75,7 @@ class FromMean(JointPreset):
     about = "joint, from the mean of all in any case"
     preference = None
 
-    def starts(self) -> Iterator[tuple[str, Tensor]]:
+    def starts(self) -> Iterator[Start]:
         """Yield the mean alone."""
         yield from islice(super().starts(), 1)
 

@@ -36,7 +36,7 @@ from geomerge.data.sources import NAMED
 from geomerge.errors import GeomergeError
 from geomerge.evaluation.drift import function_change, predicted_change
 from geomerge.io.files import parse_json
-from geomerge.merging.curve import curve_of
+from geomerge.merging.curve import POINTS, curve_of, places_of
 from geomerge.metrics import MetricOptions
 from geomerge.networks.hugging_face import load_network, network_digest
 
@@ -199,6 +199,10 @@ def _curve(run: StoredRun) -> list[str]:
     experts = [run.expert(name) for name in run.report["networks"]]
     measured = []
     few, ts = run.report.get("curve_examples"), [point["t"] for point in run.report["curve"]]
+    count = len(run.path.ts)
+    strides = (-(-count // POINTS), max(1, count // POINTS))  # the second of earlier versions
+    if not any(ts == places_of(run.path, stride) for stride in strides):
+        return ["the curve does not have the points of the path that a report measures"]
     for point in curve_of(run.path, experts, run.recipe["output"], ts, few):
         numbers = asdict(point)
         del numbers["predicted"]  # needs sketches, which the run does not store

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geomerge.data import Inputs
-from geomerge.networks.batches import concat, pass_to
+from geomerge.networks.batches import concat, is_plain, pass_to
 from geomerge.networks.network import Network, inputs_at_once
 
 __all__ = ["BATCH", "BN", "batch_statistics", "has_statistics", "re_estimate"]
@@ -64,7 +64,8 @@ def re_estimate(
         seed: Chooses them.
     """
     samples = [inputs.sample(_INPUTS, seed) for inputs in manifolds]
-    most = min(BATCH, *(inputs_at_once(s.shape) for s in samples))
+    plain = [s.shape for s in samples if is_plain(s.shape)]  # not texts, whose padding would count
+    most = min([BATCH, *map(inputs_at_once, plain)])
     share = max(1, most // len(samples))
     w = w.clone()
     module = network.shared_module(w)

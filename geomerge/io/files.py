@@ -131,16 +131,19 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise cannot_write(path, error) from error
+    os.close(handle)
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "r+b") as stream:
-            write(temporary)
+        write(temporary)
+        with open(temporary, "r+b") as stream:  # safetensors puts another file in its place
             os.fsync(stream.fileno())
         temporary.chmod(default_mode(0o666))
         temporary.replace(path)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise cannot_write(path, _as_os_error(error)) from error
+        if isinstance(error, (OSError, SafetensorError)):
+            raise cannot_write(path, _as_os_error(error)) from error
+        raise
 
 
 def _as_os_error(error: OSError | SafetensorError) -> OSError:

@@ -198,7 +198,7 @@ def _goal(stage: Stage) -> str:
 
 def _stages(preset: Preset, steps: dict[str, int]) -> float:
     """Return the seconds of the walks of all stages, and record their numbers of steps."""
-    (_, start), total = next(preset.starts()), 0.0
+    start, total = next(preset.starts()).weights, 0.0
     for stage in preset.stages:
         began = time.perf_counter()
         walks = CandidateWalks(preset, stage, start)

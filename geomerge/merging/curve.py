@@ -23,6 +23,7 @@ __all__ = [
     "curve_of",
     "curves",
     "examples_drawn",
+    "places_of",
 ]
 
 POINTS = 33  # most points of a curve, beside the crossover and the last end
@@ -59,10 +60,14 @@ def curves(merged: MergeResult, points: int = POINTS) -> list[MergeCurvePoint]:
         merged: The merge.
         points: Most points that are measured; the crossover and the last end may come on top.
     """
-    path, few = merged.path, examples_drawn(merged.space.network)
-    stride = -(-len(path.ts) // points)
-    ts = sorted({*path.ts[::stride], path.crossover, 1.0})
-    return curve_of(path, merged.space.experts, merged.options.measure.output, ts, few)
+    few = examples_drawn(merged.space.network)
+    ts = places_of(merged.path, -(-len(merged.path.ts) // points))
+    return curve_of(merged.path, merged.space.experts, merged.options.measure.output, ts, few)
+
+
+def places_of(path: WeightPath, stride: int) -> list[float]:
+    """Return the places of a curve's points: every so many of the path, crossover and last end."""
+    return sorted({*path.ts[::stride], path.crossover, 1.0})
 
 
 def examples_drawn(network: Network) -> int | None:

@@ -229,7 +229,7 @@ def _close(
         measure = preset.prepared.probe(expert)
         leg = recording.follow(walk, label, expert.name, expert.weights, measure)
         closing.append(leg.copied(folder))
-    if preset.start is None:  # the walk from the middle only found the crossover
+    if preset.start is None:  # the walk is no part of the path: it only found the crossover
         walked.remove()
         return closing, (closing[0], len(closing[0].steps))
     return [walked, *closing], (walked, step)

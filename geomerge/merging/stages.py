@@ -200,22 +200,28 @@ def walk_plan(preset: Preset, rule: PickRule, recorder: Recorder) -> Iterator[Pi
 
 
 def _best_start(preset: Preset, rule: PickRule) -> Tensor:  # (n,)
-    """Return the best point to start from by the pick rule.
+    """Return the best point to start from by the pick rule, whose condition counts at the end only.
 
     A note states which of several it is, unless it is the mean of networks without a base.
     """
-    starts, prepared = dict(preset.starts()), preset.prepared
-    usual, *others = starts
-    if not others:
-        return starts[usual]
-    experts = preset.stages[0].experts
-    scorer = prepared.rough_scorer(experts) or prepared.scorer(experts)
-    ranks = {name: rule.rank(scorer(w)) for name, w in starts.items()}
-    best = max(ranks, key=lambda name: ranks[name])
-    if best != usual or prepared.base is not None:
-        listed = ", ".join(f"{name} {rank[-1]:.4g}" for name, rank in ranks.items())
-        prepared.notes.append(f"the walk starts at {best}, the best by {rule.name}: {listed}")
-    return starts[best]
+    starts, prepared = preset.starts(), preset.prepared
+    usual = best = next(starts)
+    experts, ranks = preset.stages[0].experts, {}
+    scorer: Scorer | None = None
+    for start in starts:  # one of them is held at a time
+        if scorer is None:
+            scorer = prepared.rough_scorer(experts) or prepared.scorer(experts)
+            ranks[usual.name] = rule.rank(scorer(usual.weights))
+        ranks[start.name] = rule.rank(scorer(start.weights))
+        level, value = ranks[best.name][:2], ranks[best.name][2]
+        if ranks[start.name][:2] == level and ranks[start.name][2] > value + start.margin:
+            best = start
+    if best is not usual or (ranks and prepared.base is not None):
+        listed = ", ".join(f"{name} {rank[-1] + 0.0:.4g}" for name, rank in ranks.items())
+        note = f"the walk starts at {best.name}, the best by {rule.name}: {listed}"
+        if note not in prepared.notes:
+            prepared.notes.append(note)
+    return best.weights
 
 
 def walk_stage(

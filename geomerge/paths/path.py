@@ -169,7 +169,7 @@ class WeightPath:
             t: Share of the path's length.
 
         Returns:
-            The weights; at t = 0 and t = 1 exactly those of the two networks.
+            New vector of the weights; at t = 0 and t = 1 exactly those of the two networks.
 
         Raises:
             OptionError: If t is outside [0, 1].
@@ -179,7 +179,7 @@ class WeightPath:
         after = next(i for i, stop in enumerate(self._stops) if stop.t >= t)
         stop = self._stops[after]
         if stop.t == t:
-            return self._point(stop)
+            return self._point(stop).clone() if stop.file is None else self._point(stop)
         before = self._stops[after - 1]
         share = (t - before.t) / (stop.t - before.t)
         return torch.lerp(self._point(before), self._point(stop), share)

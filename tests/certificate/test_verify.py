@@ -181,6 +181,15 @@ def test_the_curve_is_measured_again(run: Path, place: tuple[str, ...], claim: s
     assert set(failing(verify_run(run))) == {claim}
 
 
+@pytest.mark.parametrize("kept", [slice(0, 0), slice(0, None, 2)], ids=["none", "half"])
+def test_a_curve_without_some_of_its_points_is_found(run: Path, kept: slice) -> None:
+    def change(report: dict[str, Any]) -> None:
+        report["curve"] = report["curve"][kept]
+
+    edit(run, change, forge=True)
+    assert set(failing(verify_run(run))) == {"curve"}
+
+
 def test_a_step_that_does_not_add_up_is_found(run: Path) -> None:
     steps = (run / "path" / "steps.jsonl").read_text().splitlines()
     record = json.loads(steps[3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from geomerge.errors import RunError
-from geomerge.io.files import write_tensors
+from geomerge.io.files import write_bytes, write_tensors
 
 COMMAND = """
 import resource, torch
@@ -52,3 +53,23 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> 
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"before"]
     with pytest.raises(RunError, match="cannot write"):
         write_tensors(tmp_path / "x.safetensors" / "y.safetensors", {"a": torch.ones(2)})
+    with pytest.raises(KeyError):  # a type that the format does not have
+        write_tensors(tmp_path / "x.safetensors", {"a": torch.ones(2, dtype=torch.complex128)})
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"before"]
+
+
+def test_what_is_written_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.append(os.fstat(handle).st_ino)
+        real(handle)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    for name, write in (
+        ("x", lambda file: write_tensors(file, {"a": torch.ones(9)})),
+        ("y", lambda file: write_bytes(file, b"content")),
+    ):
+        write(tmp_path / name)
+        assert synced.pop() == (tmp_path / name).stat().st_ino

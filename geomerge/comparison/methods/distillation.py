@@ -1,4 +1,4 @@
-"""Two-teacher distillation (Hinton, Vinyals & Dean 2015) from the mean of the networks."""
+"""Two-teacher distillation (Hinton, Vinyals & Dean 2015) from where the joint walk starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ _TRIAL = 0.1  # share of the samples for a trial of each learning rate
 _STORED = 8  # points of a trial, the fewest: picking among more takes as long as walking
 
 
-@method("distillation", "training", "from the mean toward both networks' outputs, without labels")
+@method(
+    "distillation",
+    "training",
+    "from the joint walk's start toward both networks' outputs, no labels but for picks",
+)
 def distillation(context: Context) -> MethodResult:
     """Do the joint walk with g = I, at a learning rate chosen by short trials."""
     context.inputs(context.a, context.b)

@@ -58,7 +58,7 @@ def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> M
 
 
 @method(
-    "joint-walk", "walks", "walk from the mean toward both functions in both metrics, no labels"
+    "joint-walk", "walks", "walk toward both functions in both metrics, no labels but for picks"
 )
 def joint_walk(context: Context) -> MethodResult:
     """Walk between both networks with inputs of both tasks."""

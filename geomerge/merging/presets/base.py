@@ -18,7 +18,7 @@ from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import FunctionWalkOptions
 
-__all__ = ["LegDescription", "Preset", "Stage", "StageWalk"]
+__all__ = ["LegDescription", "Preset", "Stage", "StageWalk", "Start"]
 
 LEARNED_FROM = 1e-6
 
@@ -48,6 +48,21 @@ class Stage:
     def experts(self) -> tuple[Expert, ...]:
         """All experts of this stage."""
         return self.kept + self.toward
+
+
+@dataclass(frozen=True)
+class Start:
+    """Point that a walk may start from.
+
+    Attributes:
+        name: Description.
+        weights: Weights, shape (n,).
+        margin: Value of the pick rule by which it must be ahead of the starts before it.
+    """
+
+    name: str
+    weights: Tensor
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,7 @@ class Preset(ABC):
             used by its name only.
         retries: Number of repetitions of a walk that diverges, each at half the learning rate.
         walks_on: Whether the last walk goes on beyond the picked point to the path's other end.
-        start: Expert that the first walk starts from; None is the middle of all.
+        start: Expert that the first walk starts from; None is one of :meth:`starts`.
         goal: Expert at the other end of the path.
         stages: Walks, in order; each starts at the point picked of the one before.
     """
@@ -199,18 +214,15 @@ class Preset(ABC):
         options = replace_options(self.options, **changes)
         return type(self)(replace(self.prepared, options=options))
 
-    def starts(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the points that the first walk may start from, each with its description.
+    def starts(self) -> Iterator[Start]:
+        """Yield the points that the first walk may start from, the usual one first.
 
-        The first is the usual one. Of several the best by the pick rule is taken, before any walk.
-
-        Yields:
-            Description, and weights of shape (n,).
+        Of several the best by the pick rule is taken, before any walk.
         """
         if self.start is not None:
-            yield self.start.name, self.start.weights
+            yield Start(self.start.name, self.start.weights)
         else:
-            yield "the mean of the weights", self.space.settle(self.space.middle())
+            yield Start("the mean of the weights", self.space.settle(self.space.middle()))
 
     @property
     def walked_on(self) -> tuple[Expert, ...]:

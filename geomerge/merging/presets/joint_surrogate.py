@@ -13,6 +13,7 @@ from geomerge.data.text import TextEncoder
 from geomerge.expert import Expert, text_encoder
 from geomerge.merging.few_texts import token_frequencies
 from geomerge.merging.prepare import PreparedMerge
+from geomerge.merging.presets.base import Start
 from geomerge.merging.presets.joint import JointPreset
 from geomerge.merging.presets.registry import preset
 from geomerge.merging.presets.sketches import mean_point
@@ -55,10 +56,10 @@ class JointSurrogatePreset(JointPreset):
                 )
         return None
 
-    def starts(self) -> Iterator[tuple[str, Tensor]]:
+    def starts(self) -> Iterator[Start]:
         """Yield the mean of the weights in the metrics of the sketches."""
         by_sketches = self.space.settle(mean_point(self.prepared))
-        yield "the mean in the metrics of the sketches", by_sketches
+        yield Start("the mean in the metrics of the sketches", by_sketches)
 
     @property
     def walked_on(self) -> tuple[Expert, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from geomerge.expert import Expert
 from geomerge.merging.least_drift import LeastDrift, least_drift
 from geomerge.merging.prepare import PreparedMerge
-from geomerge.merging.presets.base import Preset, Stage, StageWalk
+from geomerge.merging.presets.base import Preset, Stage, StageWalk, Start
 from geomerge.merging.presets.registry import preset
 from geomerge.merging.walker import STRAIGHT_STEPS, Walk
 from geomerge.metrics.kronecker.mean import KroneckerMean
@@ -75,9 +75,9 @@ class SketchesPreset(Preset):
     def _middle(self) -> Tensor:  # (n,)
         return self.space.middle()
 
-    def starts(self) -> Iterator[tuple[str, Tensor]]:
+    def starts(self) -> Iterator[Start]:
         """Yield the mean of the weights, around which the mean of the sketches is damped."""
-        yield "the mean of the weights", self.space.settle(self._middle)
+        yield Start("the mean of the weights", self.space.settle(self._middle))
 
     def stage_walk(
         self,
