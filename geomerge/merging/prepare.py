@@ -30,7 +30,7 @@ from geomerge.merging.same_make import check_same_function
 from geomerge.merging.vocabulary import with_one_vocabulary
 from geomerge.metrics import Metric, Sketch, make_sketch
 from geomerge.metrics.sketch import INPUTS
-from geomerge.networks.autocast import ROUNDED
+from geomerge.networks.autocast import precision_notes
 from geomerge.paths.leg import points_stored
 from geomerge.weight_space import WeightSpace
 
@@ -420,6 +420,6 @@ def _with_statistics(prepared: PreparedMerge) -> PreparedMerge:
 def _in_precision(prepared: PreparedMerge) -> PreparedMerge:
     """Return the merge whose passes with derivatives are in the precision of its options."""
     precision = prepared.options.machine.precision
-    notes = [] if precision == "float32" else [ROUNDED]
+    notes = precision_notes(precision, prepared.space.network.device)
     space = prepared.space.with_precision(precision)  # networks of an earlier merge had its own
     return replace(prepared, space=space, notes=[*prepared.notes, *notes])

@@ -7,7 +7,8 @@ gradients with respect to them, second moments and losses stay in float32.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,13 +17,21 @@ from torch import Tensor
 from geomerge.errors import OptionError
 from geomerge.options import option
 
-__all__ = ["PRECISIONS", "ROUNDED", "check_precision", "passes", "precision_option", "widened"]
+__all__ = [
+    "PRECISIONS",
+    "check_precision",
+    "passes",
+    "precision_notes",
+    "precision_option",
+    "widened",
+]
 
 PRECISIONS = ("float32", "bfloat16")
-ROUNDED = (
+_ROUNDED = (
     "passes in bfloat16: derivatives are rounded to eight bits, weights and accuracies are in "
     "float32"
 )
+_SLOW = "this processor has no arithmetic in bfloat16, so that passes take longer than in float32"
 
 
 def precision_option(group: str = "machine") -> Any:
@@ -62,6 +71,23 @@ def check_precision(precision: str, dtype: torch.dtype, device: torch.device) ->
         )
 
 
+def precision_notes(precision: str, device: torch.device) -> list[str]:
+    """Return sentences on what a precision changes.
+
+    Args:
+        precision: One of :data:`PRECISIONS`.
+        device: Device of the passes.
+    """
+    if precision == "float32":
+        return []
+    return [_ROUNDED] if _computes(device) else [_ROUNDED, _SLOW]
+
+
+def _computes(device: torch.device) -> bool:
+    """Return whether a device has arithmetic in bfloat16, as far as is known."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def passes(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Return the context in which passes with derivatives compute.
 
@@ -72,7 +98,19 @@ def passes(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     if precision == "float32":
         return nullcontext()
     # Without autocast's cache of rounded weights, which outlives tensors of torch.func.
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+    low = torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+    return low if _computes(device) else _without_onednn(low)
+
+
+@contextmanager
+def _without_onednn(passes: AbstractContextManager[Any]) -> Iterator[None]:
+    """Compute passes without oneDNN, whose recurrent layers need a processor with bfloat16."""
+    enabled, *_ = torch.backends.mkldnn.set_flags(False)
+    try:
+        with passes:
+            yield
+    finally:
+        torch.backends.mkldnn.set_flags(enabled)
 
 
 def widened(tensor: Tensor) -> Tensor:

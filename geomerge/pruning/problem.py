@@ -15,7 +15,7 @@ from geomerge.errors import OptionError
 from geomerge.expert import Expert
 from geomerge.expert_like import ExpertLike, as_expert
 from geomerge.metrics import Metric, measure_metric, output_map
-from geomerge.networks.autocast import ROUNDED
+from geomerge.networks.autocast import precision_notes
 from geomerge.networks.network import Network
 from geomerge.pruning.cost import METRIC_PASSES, Cost
 from geomerge.pruning.held_out import HeldOut, hold_out
@@ -76,8 +76,7 @@ class PruneProblem:
         """Assumptions about the network, and tasks whose functions are not preserved."""
         others = [name for name in self.expert.meta.get("tasks", {}) if name != self.task.name]
         notes = [*self.expert.warnings, *self.expert.notes]
-        if self.options.precision != "float32":
-            notes.append(ROUNDED)
+        notes += precision_notes(self.options.precision, self.network.device)
         if others:
             notes.append(
                 f"the function was kept on {self.task.name} alone; the network was also trained "
