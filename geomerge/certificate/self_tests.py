@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from geomerge.data import Inputs
-from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.io.precision import in_precision
 from geomerge.merging import MergeResult
@@ -33,10 +32,10 @@ def merge_self_tests(stored: Checkpoint, merged: MergeResult) -> dict[str, bool]
         merged: Result of the merge.
     """
     space, path = merged.space, merged.path
-    first, last = space.ends
+    (first, last), given = space.ends, merged.preset.prepared.checkpoint
     statements = {
-        f"the path starts at {first.name}": _has_weights(path.checkpoint(0.0), first),
-        f"the path ends at {last.name}": _has_weights(path.checkpoint(1.0), last),
+        f"the path starts at {first.name}": same_network(path.checkpoint(0.0), given(first)),
+        f"the path ends at {last.name}": same_network(path.checkpoint(1.0), given(last)),
         MERGED: same_network(stored, path.checkpoint(merged.t)),
     }
     for expert in space:
@@ -45,12 +44,6 @@ def merge_self_tests(stored: Checkpoint, merged: MergeResult) -> dict[str, bool]
             own = (expert.network, expert.weights, expert.inputs)
             return {**statements, **step_self_tests(*own, options, seed)}
     return statements  # a merge of sketches has no inputs to take steps on
-
-
-def _has_weights(stored: Checkpoint, expert: Expert) -> bool:
-    """Return whether a checkpoint has an expert's weights, to the bit."""
-    own = expert.network.unravel(expert.weights)
-    return all(torch.equal(stored.weights[name].to(x), x) for name, x in own.items())
 
 
 def same_network(one: Checkpoint, other: Checkpoint) -> bool:

@@ -148,9 +148,11 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
 
 def _as_os_error(error: OSError | SafetensorError) -> OSError:
     """Return the operating system's error that safetensors has put into words."""
+    if isinstance(error, OSError):
+        return error
     number = re.search(r"os error (\d+)", str(error))
-    if isinstance(error, OSError) or number is None:
-        return error if isinstance(error, OSError) else OSError(None, first_line(error))
+    if number is None:
+        return OSError(None, first_line(error))
     return OSError(int(number[1]), os.strerror(int(number[1])))
 
 

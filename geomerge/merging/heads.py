@@ -156,6 +156,7 @@ def _arranged(
         dict(zip(names, last, strict=True)),
         {layer: dict(zip(names, rows[layer], strict=True)) for layer in chain[:-1]},
     )
+    # The module was loaded with the first expert's weights: no second copy of them.
     return network, heads, [network.initial, *(network.ravel(weights) for weights in wide[1:])]
 
 

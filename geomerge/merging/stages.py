@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 
 from torch import Tensor
 
@@ -206,17 +207,18 @@ def _best_start(preset: Preset, rule: PickRule) -> Tensor:  # (n,)
     """
     starts, prepared = preset.starts(), preset.prepared
     usual = best = next(starts)
-    experts, ranks = preset.stages[0].experts, {}
-    scorer: Scorer | None = None
-    for start in starts:  # one of them is held at a time
-        if scorer is None:
-            scorer = prepared.rough_scorer(experts) or prepared.scorer(experts)
-            ranks[usual.name] = rule.rank(scorer(usual.weights))
+    other = next(starts, None)
+    if other is None:
+        return usual.weights
+    experts = preset.stages[0].experts
+    scorer = prepared.rough_scorer(experts) or prepared.scorer(experts)
+    ranks = {usual.name: rule.rank(scorer(usual.weights))}
+    for start in chain((other,), starts):
         ranks[start.name] = rule.rank(scorer(start.weights))
-        level, value = ranks[best.name][:2], ranks[best.name][2]
-        if ranks[start.name][:2] == level and ranks[start.name][2] > value + start.margin:
+        (*level, value), (*before, most) = ranks[start.name], ranks[best.name]
+        if level == before and value > most + start.margin:
             best = start
-    if best is not usual or (ranks and prepared.base is not None):
+    if best is not usual or prepared.base is not None:
         listed = ", ".join(f"{name} {rank[-1] + 0.0:.4g}" for name, rank in ranks.items())
         note = f"the walk starts at {best.name}, the best by {rule.name}: {listed}"
         if note not in prepared.notes:
