@@ -91,6 +91,9 @@ def torchvision(name: str) -> nn.Module:
 
     torch.manual_seed(0)
     module: nn.Module = getattr(models, name)(num_classes=10)
+    for p in module.parameters():
+        if p.dim() > 1 and not p.any():  # the head of a vision transformer, whose output is 0
+            nn.init.normal_(p, std=0.02)
     return module
 
 

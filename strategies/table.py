@@ -205,8 +205,8 @@ def _at_chance(share: float, tasks: Stream, count: int) -> bool:
     """Return whether a mean accuracy on the selection splits of some experiences is by chance."""
     labels = [part.labels.cpu() for part in tasks.select[:count]]
     own = labels if tasks.heads else [torch.cat(labels)]  # of which the network chooses one
-    guessed = sum(int(torch.bincount(part).max()) for part in own)
-    return within_guesses(share, guessed, sum(map(len, labels)))
+    guessed, total = sum(int(torch.bincount(part).max()) for part in own), sum(map(len, labels))
+    return within_guesses(share, guessed / total, total)
 
 
 def _accuracies(module: nn.Module, parts: Sequence[Examples]) -> list[float]:

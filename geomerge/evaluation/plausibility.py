@@ -6,13 +6,11 @@ Nothing depends on these findings: each function returns sentences for the user.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geomerge.data import Normalisation, Split
 from geomerge.data.inputs import UNLABELLED
@@ -20,6 +18,8 @@ from geomerge.data.normalisation import PLAIN
 from geomerge.errors import GeomergeError
 from geomerge.evaluation.measures import score, worded
 from geomerge.expert import Expert
+from geomerge.networks.batches import batch_size
+from geomerge.networks.flops import flop_counter
 
 __all__ = [
     "EXAMPLES",
@@ -35,44 +35,45 @@ __all__ = [
 
 EXAMPLES = 500  # examples of a selection split that are used before a merge
 _OPERATIONS = 10**11  # multiplications of a pass over them at most, seconds of one core
-_LEAST = 16  # examples that are used all the same
+_LEAST = 6  # examples that are used all the same
 _SCREENED = 2 * 10**10  # multiplications of a first pass with another task or normalisation at most
-_SCREEN = 2  # examples of such a pass at least
-_CROSSED = 8  # examples of another task at least, by which chance can be told
+_SCREEN = 1  # examples of such a pass at least; each of several networks passes its own
+_CROSSED = 6  # examples of another task at least, by which chance can be told
 FEW = 100  # examples of a split below which the number stands beside the accuracy
-_SEEN = 3  # examples whose outputs are looked at
+_SEEN = 1  # examples whose outputs are looked at
 _ROUNDED = 1e-3  # distance of a sum of probabilities from 1
 _RISE = 0.1  # rise of the accuracy from which another normalisation is proposed
 _IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def at_chance(share: float, split: Split) -> bool:
+def at_chance(share: float, split: Split, count: int | None = None) -> bool:
     """Return whether a score is one of guesses: of one class within three deviations, of tokens.
 
     Tokens are guessed by how often each occurs, without the text before them.
 
     Args:
         share: Score, in [0, 1].
-        split: Examples that it was measured on.
+        split: Examples by which guesses are made.
+        count: Number of them that the score was measured on; None means all.
     """
     if split.measure == "loss":
         tokens = split.labels[split.labels != UNLABELLED]
         often = torch.bincount(tokens).double()
         often = often[often > 0] / often.sum()
         return share <= float((often * often.log()).sum().exp())  # no text before a token is used
-    return within_guesses(share, int(torch.bincount(split.labels.cpu()).max()), len(split.labels))
+    guessed = float(torch.bincount(split.labels.cpu()).max()) / len(split.labels)
+    return within_guesses(share, guessed, count or len(split.labels))
 
 
-def within_guesses(share: float, guessed: int, count: int) -> bool:
+def within_guesses(share: float, guessed: float, count: int) -> bool:
     """Return whether an accuracy is within three deviations of one without a network.
 
     Args:
         share: Accuracy, in [0, 1].
-        guessed: Number of examples of the most frequent class.
+        guessed: Share of the most frequent class.
         count: Number of examples.
     """
-    least = guessed / count
-    bound: float = least + 3 * (least * (1 - least) / count) ** 0.5
+    bound: float = guessed + 3 * (guessed * (1 - guessed) / count) ** 0.5
     return share <= bound
 
 
@@ -81,14 +82,24 @@ class FirstLook:
     """First examples of a selection split, and the score of its expert on them.
 
     Attributes:
-        examples: :data:`EXAMPLES` at most; fewer where the passes of the network take long.
+        split: The selection split.
+        examples: :data:`EXAMPLES` of it at most; fewer where the passes of the network take long.
         screen: The first of them, for passes that only exclude something.
+        outputs: Logits of the very first, shape (R, m).
         score: Score on the examples, in [0, 1].
     """
 
+    split: Split
     examples: Split
     screen: Split
+    outputs: Tensor
     score: float
+
+    @property
+    def lost(self) -> bool:
+        """Whether the score is one of guesses, on as many examples as tell the best from these."""
+        count = len(self.examples.labels)
+        return at_chance(self.score, self.split, count) and not at_chance(1.0, self.split, count)
 
 
 def first_look(expert: Expert) -> FirstLook:
@@ -99,12 +110,16 @@ def first_look(expert: Expert) -> FirstLook:
     """
     assert expert.task is not None, "only tasks have examples"
     split = expert.task.select
-    cost = max(_multiplications(expert, split), 1)
+    seen = split.inputs.batch(slice(0, _SEEN))
+    with flop_counter() as counter:
+        outputs = expert.network.logits(expert.weights, seen)
+    cost = max(counter.get_total_flops() // (2 * batch_size(seen)), 1)
     examples, screen = (
         split.first(min(max(most // cost, least), EXAMPLES))
         for most, least in ((_OPERATIONS, _LEAST), (_SCREENED, _SCREEN))
     )
-    return FirstLook(examples, screen, score(expert.network, expert.weights, examples))
+    found = score(expert.network, expert.weights, examples)
+    return FirstLook(split, examples, screen, outputs, found)
 
 
 def first_looks(experts: Sequence[Expert]) -> dict[str, FirstLook]:
@@ -127,30 +142,25 @@ def doubts(experts: Sequence[Expert], looks: Mapping[str, FirstLook]) -> list[st
         Sentences: on equal weights, outputs that are no logits, accuracies at chance, tasks that
         seem to be exchanged, normalisations that a network was not trained with, small splits.
     """
-    found = [*_same_weights(experts), *_probabilities(experts)]
-    known = {name: look.score for name, look in looks.items()}
-    few = {name: look.examples for name, look in looks.items()}
-    lost = [e for e in experts if e.name in known and at_chance(known[e.name], few[e.name])]
+    found = [*_same_weights(experts), *_probabilities(looks)]
+    lost = [expert for expert in experts if expert.name in looks and looks[expert.name].lost]
     told: set[str] = set()
     for one, other in combinations(lost, 2):
-        crossed = _on(one, looks[other.name]), _on(other, looks[one.name])
-        if crossed[0] is None or crossed[1] is None:
+        on_other = _well(one, looks[other.name])
+        on_own = None if on_other is None else _well(other, looks[one.name])
+        if on_other is None or on_own is None:
             continue
-        by_other, by_one = few[other.name], few[one.name]
-        if not at_chance(crossed[0], by_other) and not at_chance(crossed[1], by_one):
-            told |= {one.name, other.name}
-            assert one.task is not None
-            assert other.task is not None
-            shares = (known[one.name], crossed[0], known[other.name], crossed[1])
-            tasks = (one.task, other.task, other.task, one.task)
-            own, on_other, others, on_own = (
-                worded(share, task.measure) for share, task in zip(shares, tasks, strict=True)
-            )
-            found.append(
-                f"{one.name} answers {one.task.name} at chance ({own}) and {other.task.name} well "
-                f"({on_other}), {other.name} the other way round ({others} and {on_own}): "
-                "exchanged? give each network its own task"
-            )
+        told |= {one.name, other.name}
+        assert one.task is not None
+        assert other.task is not None
+        shares = (looks[one.name].score, on_other, looks[other.name].score, on_own)
+        tasks = (one.task, other.task, other.task, one.task)
+        words = [worded(share, task.measure) for share, task in zip(shares, tasks, strict=True)]
+        found.append(
+            f"{one.name} answers {one.task.name} at chance ({words[0]}) and {other.task.name} "
+            f"well ({words[1]}), {other.name} the other way round ({words[2]} and {words[3]}): "
+            "exchanged? give each network its own task"
+        )
     for expert in experts:
         if expert.task is None or expert.name in told:
             continue
@@ -158,10 +168,11 @@ def doubts(experts: Sequence[Expert], looks: Mapping[str, FirstLook]) -> list[st
         if doubt is not None:
             found.append(doubt)
         elif expert in lost:
-            share = worded(known[expert.name], expert.task.measure)
+            look = looks[expert.name]
+            share = worded(look.score, expert.task.measure)
             found.append(
                 f"{expert.name} answers {expert.task.name} at chance ({share} of "
-                f"{len(few[expert.name].labels)} examples): check its task, its architecture and "
+                f"{len(look.examples.labels)} examples): check its task, its architecture and "
                 "its normalisation"
             )
     return found + few_examples(experts)
@@ -243,41 +254,24 @@ def _normalised(expert: Expert, split: Split, normalisation: Normalisation) -> f
     return score(expert.network, expert.weights, Split(inputs, split.labels))
 
 
-def _multiplications(expert: Expert, split: Split) -> int:
-    """Return the multiplications of a pass of one input in layers with a matrix, about."""
-    total = 0
+def _well(expert: Expert, other: FirstLook) -> float | None:
+    """Return an expert's score on another's task; None where it cannot take it, or guesses.
 
-    def add(layer: nn.Module, given: Any, out: Any) -> None:
-        nonlocal total
-        weight = getattr(layer, "weight", None)
-        if isinstance(weight, Tensor) and weight.dim() > 1 and isinstance(out, Tensor):
-            total += weight.numel() * out.numel() // len(weight)
-
-    with ExitStack() as hooks:
-        for layer in expert.network.module.modules():
-            if not isinstance(layer, nn.Embedding | nn.EmbeddingBag):
-                hooks.enter_context(layer.register_forward_hook(add))
-        expert.network.logits(expert.weights, split.inputs.batch(slice(0, 1)))
-    return total
-
-
-def _on(expert: Expert, other: FirstLook) -> float | None:
-    """Return an expert's accuracy on another's task; None where it cannot take its inputs.
-
-    It is that on very few examples where passes take long and these are answered at chance.
+    Where passes take long, very few examples are enough to tell that it guesses.
     """
-    few = other.examples
-    screen = few.first(max(len(other.screen.labels), _CROSSED))
-    first = few.inputs.batch(slice(0, 2))
+    count = len(other.examples.labels)
+    first = other.examples.inputs.batch(slice(0, 1))
     try:
-        expert.network.check_inputs(expert.weights, first, int(few.labels.max()) + 1, "the other")
+        classes = int(other.examples.labels.max()) + 1
+        expert.network.check_inputs(expert.weights, first, classes, "the other")
     except GeomergeError:
         return None
-    if len(screen.labels) < len(few.labels):
-        share = score(expert.network, expert.weights, screen)
-        if at_chance(share, screen):
-            return share
-    return score(expert.network, expert.weights, few)
+    share = 0.0
+    for some in dict.fromkeys([min(max(len(other.screen.labels), _CROSSED), count), count]):
+        share = score(expert.network, expert.weights, other.examples.first(some))
+        if at_chance(share, other.split, some):
+            return None
+    return share
 
 
 def _same_weights(experts: Sequence[Expert]) -> Iterator[str]:
@@ -289,17 +283,14 @@ def _same_weights(experts: Sequence[Expert]) -> Iterator[str]:
             )
 
 
-def _probabilities(experts: Sequence[Expert]) -> Iterator[str]:
+def _probabilities(looks: Mapping[str, FirstLook]) -> Iterator[str]:
     """Yield sentences on networks whose outputs are those of a softmax."""
-    for expert in experts:
-        if expert.task is None:
-            continue
-        seen = expert.task.select.inputs.batch(slice(0, _SEEN))
-        outputs = expert.network.logits(expert.weights, seen)
+    for name, look in looks.items():
+        outputs = look.outputs
         shares = outputs.shape[1] > 1 and bool((outputs >= 0).all())
         if shares and bool(((outputs.sum(dim=1) - 1).abs() < _ROUNDED).all()):
             yield (
-                f"the outputs of {expert.name} are probabilities (none negative, their sum 1), "
+                f"the outputs of {name} are probabilities (none negative, their sum 1), "
                 "expected logits, of which a softmax is taken here: let the network return what "
                 "comes before its own"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import torch
+from torch import Tensor
 
 from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.pick import PickRule, parse_pick
@@ -152,14 +152,17 @@ def zeros_filled(prepared: PreparedMerge) -> list[str]:
     matrices = [place for place in matrices if place.stop <= network.n_parameters]
     if not matrices:
         return []
-    zero = {
-        e.name: torch.cat([e.weights[place] == 0 for place in matrices]) for e in prepared.space
-    }
-    sparse = [name for name, mask in zero.items() if float(mask.float().mean()) >= _SPARSE]
+    count: int = sum(place.stop - place.start for place in matrices)
+
+    def zeros(w: Tensor) -> float:
+        return 1 - sum(int(w[place].count_nonzero()) for place in matrices) / count
+
+    share = {e.name: zeros(e.weights) for e in prepared.space}
+    sparse = [name for name, zero in share.items() if zero >= _SPARSE]
     if not sparse or prepared.options.walk.keep_zeros:
         return []
-    shares = " and ".join(f"{float(zero[n].float().mean()):.1%} of those of {n}" for n in sparse)
-    common = float(torch.stack([*zero.values()]).all(dim=0).float().mean())
+    shares = " and ".join(f"{share[name]:.1%} of those of {name}" for name in sparse)
+    common = zeros(~prepared.space.common_zeros)
     return [
         f"{shares} are zero, of the weights in matrices, and the merge fills them; `keep_zeros` "
         f"keeps those that are zero in every network, {common:.1%}"

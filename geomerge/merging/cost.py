@@ -102,7 +102,7 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
         names of the weights for which the network is differentiated input by input.
     """
     steps: dict[str, int] = {}
-    training = max(training_pace(expert) for expert in preset.space)
+    training = training_pace(preset.space)
     picks = sum(len(stage.candidates) for stage in preset.stages)
     beside = [other.preset for other in walks_beside(preset)]
     picks += sum(len(stage.candidates) for other in beside for stage in other.stages)

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomerge.data.batchnorm import BATCH
 from geomerge.errors import OptionError
@@ -154,7 +155,20 @@ def _held(space: WeightSpace) -> int:
     return PROCESS + 2 * loaded + 2 * _NUMBER * space.network.n * (len(space) + 1)
 
 
+# Bytes of a module's passes, by the precision and the shape of an input.
+_KNOWN: WeakKeyDictionary[nn.Module, dict[str, int]] = WeakKeyDictionary()
+
+
 def _pass_bytes(expert: Expert) -> int:
+    """Return the bytes that each further input adds to a pass, which are measured once."""
+    known = _KNOWN.setdefault(expert.network.module, {})
+    key = f"{expert.network.precision} {inputs_of(expert).shape} {inputs_of(expert).dtype}"
+    if key not in known:
+        known[key] = _measured_bytes(expert)
+    return known[key]
+
+
+def _measured_bytes(expert: Expert) -> int:
     """Return the bytes that each further input adds to a pass forwards and backwards."""
     network = expert.network
     named = network.shared_module(expert.weights).named_parameters()

@@ -5,6 +5,7 @@ Where a merge is small enough, its parts are run for a moment instead: :mod:`geo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -34,16 +35,19 @@ def _known_inputs(expert: Expert) -> Inputs | None:
     return None if expert.task is None else expert.task.select.inputs
 
 
-def training_pace(expert: Expert) -> float:
+def training_pace(experts: Iterable[Expert]) -> float:
     """Return the seconds per input of a pass forwards and backwards; 0 without inputs.
 
     Args:
-        expert: Expert whose network passes some of its inputs.
+        experts: Experts of one network, which passes some inputs of each shape; the longest passes
+            count.
     """
-    x = _known_inputs(expert)
-    if x is None:
-        return 0.0
+    known = [(expert, x) for expert in experts if (x := _known_inputs(expert)) is not None]
+    shapes = {str(x.shape): (expert, x) for expert, x in known}
+    return max((_training_pace(expert, x) for expert, x in shapes.values()), default=0.0)
 
+
+def _training_pace(expert: Expert, x: Inputs) -> float:
     def run(count: int) -> None:
         batch = x.batch(slice(0, count))
         expert.network.gradient(expert.weights, batch, lambda logits: logits.square().sum())

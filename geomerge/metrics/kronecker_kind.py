@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from geomerge.data import Inputs
-from geomerge.metrics.kronecker.coverage import find_coverage
+from geomerge.metrics.kronecker.coverage import Coverage, find_coverage
 from geomerge.metrics.kronecker.diagonal import at_tokens, squared_derivatives
 from geomerge.metrics.kronecker.estimate import (
     KroneckerSums,
     block_widths,
     estimate_kronecker,
-    factor_widths,
     parts_of,
 )
 from geomerge.metrics.kronecker.factor import (
@@ -29,25 +29,36 @@ from geomerge.metrics.kronecker.factor import (
 )
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.registry import BATCH, MeasuringPace, NetworkSize, metric, seconds_per_input
-from geomerge.networks.batches import shape_of
+from geomerge.networks.batches import Batch, shape_of
 from geomerge.networks.network import Network
 from geomerge.processes import team
 
 __all__: list[str] = []
 
 
-# Widths of a module's factors, by the shapes of its weights, used outputs and input.
-_KNOWN: WeakKeyDictionary[nn.Module, dict[str, list[int]]] = WeakKeyDictionary()
+# Coverage of a module's weights and the seconds of its traces, by what they depend on.
+_KNOWN: WeakKeyDictionary[nn.Module, dict[str, tuple[Coverage, float]]] = WeakKeyDictionary()
+
+
+def _traced(network: Network, w: Tensor, x: Batch) -> tuple[Coverage, float]:
+    """Return the forms of a network's metric and the seconds of finding them, which is done once.
+
+    Args:
+        network: Network.
+        w: Weights, shape (n,).
+        x: Batch of one input.
+    """
+    known = _KNOWN.setdefault(network.module, {})
+    key = f"{network.shapes} {network.columns} {network.frozen} {shape_of(x)}"
+    if key not in known:
+        began = time.perf_counter()
+        known[key] = find_coverage(network, w, x), time.perf_counter() - began
+    return known[key]
 
 
 def _widths(size: NetworkSize) -> list[int]:
-    """Return the widths of a network's factors, which are traced once."""
-    network = size.network
-    known = _KNOWN.setdefault(network.module, {})
-    key = f"{network.shapes} {network.columns} {network.frozen} {shape_of(size.x)}"
-    if key not in known:
-        known[key] = factor_widths(network, size.w, size.x)
-    return known[key]
+    """Return the width of every Kronecker factor of a network."""
+    return block_widths(_traced(size.network, size.w, size.x)[0])
 
 
 def _measuring_bytes(sizes: Sequence[NetworkSize]) -> int:
@@ -78,10 +89,9 @@ _TRIED = (256, 768)  # widths of the decompositions that are timed
 
 def _pace(network: Network, w: Tensor, inputs: Inputs, output: str) -> MeasuringPace:
     """Time the accumulation of a few inputs and two decompositions, and extrapolate."""
-    began = time.perf_counter()
-    coverage = find_coverage(network, w, inputs.batch(slice(0, 1)))
-    sums = KroneckerSums(network, w, output, coverage, 2, held=False)
-    traced = time.perf_counter() - began
+    coverage, traced = _traced(network, w, inputs.batch(slice(0, 1)))
+    cheap = replace(coverage, one_by_one=[])  # these are timed apart
+    sums = KroneckerSums(network, w, output, cheap, 2, held=False)
     generator = torch.Generator().manual_seed(0)
     most = min(sums.batch, BATCH, len(inputs))
 

@@ -76,6 +76,7 @@ class MeasuringPace(NamedTuple):
 
 
 _MOMENT = 0.4  # seconds; shorter passes are not timed accurately
+_LONG = 2.0  # seconds of a first pass after which there is no second
 
 
 def seconds_per_input(run: Callable[[int], object], most: int) -> float:
@@ -85,15 +86,19 @@ def seconds_per_input(run: Callable[[int], object], most: int) -> float:
         run: Function of the number of inputs.
         most: Largest number of inputs.
     """
-    began = time.perf_counter()
-    run(1)  # warm-up
-    first = time.perf_counter() - began
-    count, took = 1, first
-    while count < most and took < _MOMENT and first < 4 * _MOMENT:
-        count = min(2 * count, most)
+
+    def timed(count: int) -> float:
         began = time.perf_counter()
         run(count)
-        took = time.perf_counter() - began
+        return time.perf_counter() - began
+
+    count, took = 1, timed(1)
+    if took > _LONG:
+        return took
+    took = timed(1)  # the first one also sets up
+    while count < most and took < _MOMENT:
+        count = min(2 * count, most)
+        took = timed(count)
     return took / count
 
 

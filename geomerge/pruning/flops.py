@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from geomerge.networks.batches import Batch, as_batch, pass_to, take, to_device
+from geomerge.networks.flops import flop_counter
 from geomerge.networks.network import Network
 from geomerge.pruning.parts import Role
 from geomerge.pruning.units import Units
@@ -61,8 +59,7 @@ def count(module: nn.Module, example: tuple[int, ...] | Batch) -> Counts:
 
 def _flops(module: nn.Module, x: Batch) -> Counter[str]:
     """Return the FLOPs of one pass by name of the layer, with the total under ``""``."""
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), _separate_products(), counter:
+    with torch.no_grad(), flop_counter() as counter:
         pass_to(module, x)
     found: Counter[str] = Counter({"": counter.get_total_flops()})
     for name, operations in counter.get_flop_counts().items():
@@ -70,18 +67,6 @@ def _flops(module: nn.Module, x: Batch) -> Counter[str]:
         if layer:
             found[layer] += sum(operations.values())
     return found
-
-
-@contextmanager
-def _separate_products() -> Iterator[None]:
-    """Compute attention by matrix products, since fused kernels are not counted."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class Sizes:

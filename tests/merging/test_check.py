@@ -313,3 +313,27 @@ def test_what_is_measured_input_by_input_is_said_with_its_time(
     assert "scale" in said
     assert found.time is not None
     assert found.time["one_by_one"]["scale"] > 0
+
+
+def test_large_networks_are_checked_by_passes_of_few_inputs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("geomerge.merging.cost._TRIAL", 0.0)
+    for name in ("_OPERATIONS", "_SCREENED"):  # as if each pass were long
+        monkeypatch.setattr(f"geomerge.evaluation.plausibility.{name}", 1)
+    monkeypatch.setattr("geomerge.metrics.registry._LONG", -1.0)
+    task = load_task("digits")
+    modules = [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(2)]
+    experts = [Expert.from_module(module, task) for module in modules]
+    passed = 0
+
+    def count(layer: nn.Module, given: Any, out: Any) -> None:
+        nonlocal passed
+        passed += len(out)
+
+    for expert in experts:
+        expert.network.module.register_forward_hook(count)
+    found = check(experts, steps=3)
+    assert found.problems == []
+    assert found.networks["a"]["examples"] == 6
+    assert passed < 60

@@ -27,7 +27,7 @@ from geomerge.networks.batches import Batch, batch_size, leaves, split, take
 from geomerge.networks.network import Network
 from geomerge.processes import Team, team
 
-__all__ = ["KroneckerSums", "block_widths", "estimate_kronecker", "factor_widths", "parts_of"]
+__all__ = ["KroneckerSums", "block_widths", "estimate_kronecker", "parts_of"]
 
 _ELEMENTS = 2**26  # activations or derivatives held at a time: 256 MiB in float32
 _RANKED = 1024  # number of largest outputs that are sorted
@@ -452,15 +452,6 @@ def _signs(
 
 def _drawn(inputs: int, outputs: int, generator: torch.Generator) -> Tensor:  # (inputs, outputs)
     return torch.randint(0, 2, (inputs, outputs), generator=generator) * 2 - 1
-
-
-def factor_widths(
-    network: Network,
-    w: Tensor,  # (n,)
-    x: Batch,  # (1, ...)
-) -> list[int]:
-    """Return the width of every Kronecker factor of a network, found by a pass of one input."""
-    return block_widths(find_coverage(network, w, x))
 
 
 def block_widths(coverage: Coverage) -> list[int]:
