@@ -34,6 +34,7 @@ from geomerge.errors import (
     first_line,
 )
 from geomerge.evaluation.measures import loss_of, score
+from geomerge.io import paged
 from geomerge.io.checkpoint import Checkpoint, save_checkpoint
 from geomerge.io.precision import stored_dtype, with_dtype
 from geomerge.metrics import Sketch, load_sketch, make_sketch
@@ -172,7 +173,10 @@ class Expert:
         architecture = arch or recorded_architecture(checkpoint.meta)
         assumed = None if architecture else assumption(checkpoint.weights, checkpoint.source)
         module = rebuild_network(checkpoint.weights, architecture, checkpoint.source)
+        paged.give_back()  # the module holds copies
         network = Network(module, device)
+        del module  # before the sketch is read
+        paged.give_back()
         meta = dict(checkpoint.meta)
         known = factory_name(architecture) if callable(architecture) else architecture
         notes: tuple[str, ...] = ()

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from geomerge.data.batchnorm import re_estimate
 from geomerge.expert import Expert
+from geomerge.io import paged
 from geomerge.networks.network import Network
 
 __all__ = ["WeightSpace"]
-
-_PART = 2**20  # weights of which a mean is taken at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +57,9 @@ class WeightSpace:
 
     def middle(self) -> Tensor:  # (n,)
         """Return the mean of all weights: nearer to each expert than they are to each other."""
-        mean = torch.empty_like(self.experts[0].weights)
-        parts = zip(*(expert.weights.split(_PART) for expert in self), strict=True)
-        for out, those in zip(mean.split(_PART), parts, strict=True):  # no copy of all at once
+        first = self.experts[0].weights
+        mean = paged.empty(len(first), first.dtype, first.device)
+        for out, *those in paged.in_parts(mean, *(expert.weights for expert in self)):
             torch.mean(torch.stack(those), dim=0, out=out)
         held = self.network.held  # equal in all, and a mean of equal numbers is rounded
         return mean if held is None else torch.where(held, self.experts[0].weights, mean)

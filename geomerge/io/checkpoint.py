@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from geomerge.errors import CheckpointError, CheckpointWarning, RunError, first_line, type_of
+from geomerge.io import paged
 from geomerge.io.containers import (
     HOW_TO_SAVE,
     UnreadTypeError,
@@ -32,6 +33,7 @@ from geomerge.io.files import (
     canonical_json,
     check_output,
     check_regular,
+    file_sha256,
     parse_json,
     read_regular,
     sha256,
@@ -148,8 +150,7 @@ def load_checkpoint(
     path = Path(path)
     if path.is_dir():
         path = result_file(path)
-    content = _read(path)
-    weights, meta, sketch, note = _parse(content, path, weights_key)
+    weights, meta, sketch, note, digest = _content(path, weights_key)
     if leave_out:
         weights = _without(weights, leave_out, path)
     if not weights:
@@ -161,7 +162,7 @@ def load_checkpoint(
     if note:
         warnings.warn(note, CheckpointWarning, stacklevel=2)
     notes = (note,) if note else ()
-    return Checkpoint(plain_names(weights), meta, sketch, str(path), sha256(content), notes)
+    return Checkpoint(plain_names(weights), meta, sketch, str(path), digest, notes)
 
 
 def is_safetensors(path: str | Path) -> bool:
@@ -264,8 +265,8 @@ def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dic
     return tensors, metadata
 
 
-def map_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, which are read from the disk as they are used.
+def map_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file, read from the disk as they are used, and metadata.
 
     Args:
         path: The file, which must not be written to as long as the tensors are used.
@@ -275,8 +276,8 @@ def map_safetensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: If it is not a whole safetensors file.
     """
     try:
-        safetensors_header(path)
-        return safetensors.torch.load_file(path)
+        metadata = safetensors_header(path)[1]
+        return safetensors.torch.load_file(path), metadata
     except OSError:
         raise
     except Exception as error:  # the reader raises its own types, none of them documented
@@ -311,15 +312,33 @@ def _cannot_read(path: Path, error: OSError) -> CheckpointError | RunError:
 _Parts = tuple[dict[str, Tensor], dict[str, Any], dict[str, Tensor], str]
 
 
+def _content(path: Path, key: str | None) -> tuple[*_Parts, str]:
+    """Return weights, metadata, sketch, a note on what was chosen, and the digest of a file."""
+    large = path.is_file() and path.stat().st_size >= paged.LEAST
+    if not large or not is_safetensors(path):
+        content = _read(path)
+        return *_parse(content, path, key), sha256(content)
+    try:
+        (tensors, metadata), digest = map_safetensors(path), file_sha256(path)
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+    return *_of_safetensors(paged.stored(tensors), metadata, path), digest
+
+
+def _of_safetensors(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
+) -> _Parts:
+    meta = _parse_meta(metadata.get(_META, "{}"), path)
+    weights = {k: v for k, v in tensors.items() if not k.startswith(_SKETCH)}
+    sketch = {k[len(_SKETCH) :]: v for k, v in tensors.items() if k.startswith(_SKETCH)}
+    return weights, meta, sketch, ""
+
+
 def _parse(content: bytes, path: Path, key: str | None) -> _Parts:
     """Return weights, metadata, sketch and a note on what was chosen, of a file's bytes."""
     form = format_of(content)
     if form == "safetensors":
-        tensors, metadata = read_safetensors(content, path)
-        meta = _parse_meta(metadata.get(_META, "{}"), path)
-        weights = {k: v for k, v in tensors.items() if not k.startswith(_SKETCH)}
-        sketch = {k[len(_SKETCH) :]: v for k, v in tensors.items() if k.startswith(_SKETCH)}
-        return weights, meta, sketch, ""
+        return _of_safetensors(*read_safetensors(content, path), path)
     refuse_other_format(content, path)
     if form in ("torch", "pickle"):
         return _parse_torch(content, path, key)

@@ -10,7 +10,7 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import CheckpointError, type_of
+from geomerge.io import paged
 from geomerge.io.files import check_regular, parse_json
 
 __all__ = [
@@ -227,14 +228,28 @@ def check_plain(tensors: Mapping[Any, Any], path: Path, masks: bool = False) -> 
 
 def is_mask(value: Tensor) -> bool:
     """Return whether a tensor holds infinity and otherwise only zeros, and no NaN."""
-    if not value.is_floating_point() or value.isnan().any():
+    if not value.is_floating_point():
         return False
-    finite = value.isfinite()
-    return not bool(finite.all()) and bool((value[finite] == 0).all())
+    whole = True  # no infinity so far
+    for part in _parts(value):
+        finite = part.isfinite()
+        if part.isnan().any() or (part[finite] != 0).any():
+            return False
+        whole = whole and bool(finite.all())
+    return not whole
+
+
+def _parts(value: Tensor) -> Iterator[Tensor]:
+    """Yield the numbers of a tensor in parts, for which no copy of all is made."""
+    for (part,) in paged.in_parts(value.detach().reshape(-1)):
+        yield part
 
 
 def _check_finite(value: Tensor, name: str, path: Path) -> None:
-    if value.is_floating_point() and not torch.isfinite(value).all():
+    if not value.is_floating_point():
+        return
+    finite = all(bool(torch.isfinite(part).all()) for part in _parts(value))
+    if not finite:
         raise CheckpointError(
             f"the weights {name[:60]!r} of {path} are not all finite (NaN or infinity); train or "
             "save the network again"

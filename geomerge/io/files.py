@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from geomerge.errors import RunError, first_line
+from geomerge.io import paged
 
 __all__ = [
     "cannot_write",
@@ -109,7 +110,9 @@ def write_tensors(
         RunError: If the folder is missing or cannot be written.
     """
     apart = _apart(tensors)
+    paged.give_back()  # the writer reads all of the tensors at once
     _replace(path, lambda temporary: save_file(apart, temporary, dict(metadata or {}) or None))
+    paged.release(*apart.values())
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from geomerge.errors import CheckpointError
 from geomerge.expert import Expert
+from geomerge.io import paged
 from geomerge.merging.heads import Heads
 from geomerge.weight_space import WeightSpace
 
@@ -69,6 +70,7 @@ def ancestor_point(
         found = tensors.get(name)
         if found is not None and found.shape == shape:
             w[space.network.slices[name]] = found.reshape(-1).to(w)
+            paged.release(w[space.network.slices[name]], found)
         elif name.rpartition(".")[0] not in heads.layers:
             missing.append(name)
     if not missing:

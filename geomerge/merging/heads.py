@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from geomerge.errors import CheckpointError
 from geomerge.expert import Expert
+from geomerge.io import paged
 from geomerge.metrics.kronecker.factor import Factor, factorise
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.networks.architectures.rebuild import resize_layers
@@ -147,6 +148,7 @@ def _arranged(
     module = first.network.module_at(first.weights)
     resize_layers(module, wide[0])
     module.load_state_dict(wide[0], strict=False)
+    paged.give_back()
     network = first.network.head_view(slice(None)).alike(module)
     heads = Heads(
         protocol,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from geomerge.errors import CheckpointError, RunError, first_line
+from geomerge.io import paged
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint
 from geomerge.io.containers import check_plain, safetensors_header
 from geomerge.io.files import (
@@ -141,7 +142,7 @@ def load_model_folder(folder: Path, base: Path | None = None) -> Checkpoint:
             + (f"{missing[0]!r} is missing" if missing else f"{wrong[0]} is of another shape")
             + f"; save the model again, or correct {CONFIG}"
         )
-    weights = module.state_dict()
+    weights = paged.stored(module.state_dict())
     check_plain(weights, folder, masks=True)
     meta: dict[str, Any] = {"architecture": repr(model), "config": config}
     stored = _stored_type(kinds)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from geomerge.errors import CheckpointError, OptionError, TaskError, first_line
+from geomerge.io import paged
 from geomerge.io.containers import is_mask
 from geomerge.networks.autocast import check_precision, passes, widened
 from geomerge.networks.batches import (
@@ -271,7 +273,13 @@ class Network:
         """Return named tensors as a weight vector on the network's device."""
         if not self.shapes:
             return torch.empty(0, device=self.device)
-        return torch.cat([tensors[k].detach().reshape(-1) for k in self.shapes]).to(self.device)
+        parts = [tensors[k].detach() for k in self.shapes]
+        kind = reduce(torch.promote_types, (part.dtype for part in parts))
+        w = paged.empty(self.n, kind, parts[0].device)
+        for part, place in zip(parts, self.slices.values(), strict=True):
+            w[place] = part.reshape(-1)
+            paged.release(w[place], part)
+        return w.to(self.device)
 
     def unravel(
         self,
@@ -288,7 +296,10 @@ class Network:
 
         Frozen parameters do not require gradients.
         """
-        own = {name: tensor.detach().clone() for name, tensor in self.unravel(w).items()}
+        own = {}
+        for name, tensor in self.unravel(w).items():
+            own[name] = tensor.detach().clone()
+            paged.release(tensor)
         module = _copy(self.module, own).requires_grad_(True).eval()
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in self.frozen)
@@ -316,7 +327,13 @@ class Network:
         w: Tensor,  # (n,)
     ) -> dict[str, Tensor]:
         """Return a copy of the module's state dict at a weight vector, on the CPU."""
-        return {k: v.detach().cpu().clone() for k, v in self.shared_module(w).state_dict().items()}
+        own = self.shared_module(w).state_dict()
+        store = paged.Store(w.nbytes)
+        found = {}
+        for name, value in own.items():
+            found[name] = store.hold(value.detach().cpu().clone())
+            paged.release(value)
+        return found
 
     def call(self, module: nn.Module, x: Batch) -> Tensor:  # (B, m)
         """Return the logits of a module of this architecture on a batch, in its own type."""

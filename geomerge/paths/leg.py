@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import RunError
+from geomerge.io import paged
 from geomerge.io.checkpoint import map_safetensors
 from geomerge.io.containers import check_plain
 from geomerge.io.files import write_tensors
@@ -123,7 +124,7 @@ class Leg:
         w: Tensor,  # (n,)
     ) -> None:
         if writes():
-            self._held[step] = (w - self.base).detach().cpu()
+            self._held[step] = paged.difference(w, self.base).detach().cpu()
 
     def write_held(self) -> None:
         """Write the points in memory to their files."""
@@ -164,7 +165,8 @@ class Leg:
         w: Tensor,  # (n,)
     ) -> None:
         """Replace the weights of a stored point other than the base."""
-        if step and not torch.equal(w, self.weights(step)):
+        parts = paged.in_parts(w, self.weights(step)) if step else ()
+        if not all(torch.equal(*pair) for pair in parts):
             wait()
             self._hold(step, w)
             self.write_held()
@@ -251,14 +253,18 @@ def read_point(
         RunError: If the file cannot be read or is not a point of that path.
     """
     try:
-        tensors = map_safetensors(file)
+        tensors, _ = map_safetensors(file)
     except OSError as error:
         raise RunError(f"cannot read {file} ({error.strerror}); walk again") from error
     check_plain(tensors, file)
     delta = tensors.get("delta")
     if delta is None or delta.shape != base.shape or not delta.is_floating_point():
         raise RunError(f"{file} is not a point of this path; walk again")
-    return base + delta.to(base.device)
+    paged.give_back()  # of the file all pages stay as long as it is mapped
+    w = paged.empty(len(base), base.dtype, base.device)
+    for out, start, part in paged.in_parts(w, base, delta):
+        torch.add(start, part.to(base.device), out=out)
+    return w
 
 
 def record_leg(

@@ -18,7 +18,7 @@ from geomerge.errors import RunError, first_line
 from geomerge.expert import Expert, folder_sketch
 from geomerge.expert_options import DataOptions
 from geomerge.io.checkpoint import Checkpoint
-from geomerge.io.files import canonical_json, parse_json, sha256, write_bytes
+from geomerge.io.files import canonical_json, file_sha256, parse_json, sha256, write_bytes
 from geomerge.io.folders import resumable_folder
 from geomerge.loading import NAMES
 from geomerge.runs.kinds import kind_of, write_page
@@ -124,7 +124,7 @@ def input_digests(
     digests = {name: c.digest for name, c in zip(NAMES, networks, strict=False)}
     for name, file in sketch_files(networks, data).items():
         if Path(file).is_file():
-            digests[f"sketch of {name}"] = sha256(Path(file).read_bytes())
+            digests[f"sketch of {name}"] = file_sha256(Path(file))
     if base is not None:
         digests[BASE] = base.digest
     return digests

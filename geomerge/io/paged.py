@@ -1,0 +1,194 @@
+"""Large tensors in files without a name, which take memory of the process only while they are used.
+
+The system holds the pages of such a file and writes them to the disk where memory is short. The
+process counts those that it touched since :func:`release`. The files lie where ``TMPDIR`` says and
+go with their tensors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "LEAST",
+    "PART",
+    "Store",
+    "copied",
+    "difference",
+    "distance",
+    "empty",
+    "give_back",
+    "in_file",
+    "in_parts",
+    "lerp",
+    "release",
+    "stored",
+]
+
+LEAST = 2**26  # bytes from which a tensor lies in a file
+PART = 2**20  # numbers of vectors that are computed with at a time
+
+_maps: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()  # by address
+
+
+def in_file(nbytes: int) -> bool:
+    """Return whether a vector of so many bytes lies in a file, where there is room."""
+    return nbytes >= LEAST and hasattr(os, "posix_fallocate")  # not on Windows and macOS
+
+
+def empty(
+    size: int, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> Tensor:  # (size,)
+    """Return a vector without values, in a file where it is large and the system has room for it.
+
+    Args:
+        size: Number of its elements.
+        dtype: Type.
+        device: Device; only vectors on the CPU lie in files.
+    """
+    needed = size * dtype.itemsize
+    if torch.device(device).type != "cpu" or not in_file(needed):
+        return torch.empty(size, dtype=dtype, device=device)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.posix_fallocate(file.fileno(), 0, needed)  # a full disk is told now, not by a signal
+            pages = mmap.mmap(file.fileno(), needed)
+    except OSError:
+        return torch.empty(size, dtype=dtype, device=device)
+    made = torch.frombuffer(pages, dtype=dtype)  # holds the map
+    _maps[made.data_ptr()] = pages
+    return made
+
+
+def release(*tensors: Tensor) -> None:
+    """Give back the memory of tensors that lie in files; their values stay there.
+
+    Args:
+        tensors: Tensors, or views of parts. Those in ordinary memory are left as they are.
+    """
+    for tensor in tensors:
+        if tensor.device.type != "cpu" or not tensor.numel():
+            continue
+        start = tensor.untyped_storage().data_ptr()
+        pages = _maps.get(start)
+        if pages is None or not tensor.is_contiguous():
+            continue
+        first = (tensor.data_ptr() - start) // mmap.PAGESIZE * mmap.PAGESIZE
+        last = tensor.data_ptr() - start + tensor.nbytes
+        pages.madvise(mmap.MADV_DONTNEED, first, last - first)  # the map is shared: nothing is lost
+
+
+def give_back() -> None:
+    """Give back the memory of all tensors in files, and what the C library kept of freed ones."""
+    if not _maps:
+        return
+    for pages in list(_maps.values()):
+        pages.madvise(mmap.MADV_DONTNEED)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim is not None:
+        trim(0)
+
+
+def in_parts(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the parts of vectors of equal length one after the other, each released after its use.
+
+    Args:
+        vectors: Vectors.
+    """
+    for parts in zip(*(vector.split(PART) for vector in vectors), strict=True):
+        yield parts
+        release(*parts)
+
+
+def copied(
+    v: Tensor,  # (n,)
+) -> Tensor:  # (n,)
+    """Return a copy of a vector."""
+    out = empty(len(v), v.dtype, v.device)
+    for to, part in in_parts(out, v):
+        to.copy_(part)
+    return out
+
+
+def difference(
+    first: Tensor,  # (n,)
+    second: Tensor,  # (n,)
+) -> Tensor:  # (n,)
+    """Return first - second."""
+    out = empty(len(first), first.dtype, first.device)
+    for to, p, q in in_parts(out, first, second):
+        torch.sub(p, q, out=to)
+    return out
+
+
+def lerp(
+    first: Tensor,  # (n,)
+    last: Tensor,  # (n,)
+    share: float,
+) -> Tensor:  # (n,)
+    """Return the point of a straight line at a share of it."""
+    out = empty(len(first), first.dtype, first.device)
+    for to, p, q in in_parts(out, first, last):
+        torch.lerp(p, q, share, out=to)
+    return out
+
+
+def distance(
+    first: Tensor,  # (n,)
+    second: Tensor,  # (n,)
+) -> float:
+    """Return |first - second|."""
+    norms = [float((p - q).norm()) for p, q in in_parts(first, second)]
+    return math.sqrt(sum(norm**2 for norm in norms))
+
+
+class Store:
+    """Files for many tensors, such as the factors of a metric, several in one file.
+
+    Args:
+        total: Bytes of all tensors, about. Where these are few, tensors stay as they are.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._used = in_file(total)
+        self._room = torch.empty(0, dtype=torch.uint8)
+
+    def hold(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the same values in a file; on another device, the tensor itself."""
+        if not self._used or tensor.device.type != "cpu":
+            return tensor
+        size = -(-tensor.nbytes // 64) * 64  # so that the next one begins at a multiple
+        if size > len(self._room):
+            self._room = empty(max(size, LEAST), torch.uint8)
+            give_back()  # what was measured or read since the last time
+        place, self._room = self._room[: tensor.nbytes], self._room[size:]
+        held = place.view(tensor.dtype).view(tensor.shape)
+        held.copy_(tensor)
+        release(held)
+        return held
+
+
+def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return named tensors in files, where they are large; tied ones stay one.
+
+    Args:
+        tensors: Tensors by name, on the CPU.
+    """
+    store = Store(sum(tensor.nbytes for tensor in tensors.values()))
+    known: dict[tuple[int, torch.Size, tuple[int, ...]], Tensor] = {}
+    found = {}
+    for name, tensor in tensors.items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if key not in known or not tensor.numel():
+            known[key] = store.hold(tensor.detach())
+        found[name] = known[key]
+    return found
