@@ -11,6 +11,7 @@ from geomerge.data import Inputs
 from geomerge.evaluation.measures import score
 from geomerge.evaluation.pick import Score
 from geomerge.expert import Expert
+from geomerge.io import paged
 from geomerge.metrics import functional_change
 from geomerge.networks.network import Network
 
@@ -97,8 +98,9 @@ def predicted_change(
     """Return the functional change that an expert's sketch predicts; None without a sketch."""
     if expert.sketch is None:
         return None
-    gap = w - expert.weights
-    return expert.sketch.metric.inner(gap, gap)
+    change = expert.sketch.metric.squared_distance(w, expert.weights)
+    paged.give_back()
+    return change
 
 
 def predicted_on_line(
@@ -110,7 +112,7 @@ def predicted_on_line(
 
     It is a quadratic function of the share, which three points of the line determine.
     """
-    ends = [predicted_change(expert, w) for w in (first, torch.lerp(first, last, 0.5), last)]
+    ends = [predicted_change(expert, w) for w in (first, paged.lerp(first, last, 0.5), last)]
     at_first, at_middle, at_last = (change or 0.0 for change in ends)
 
     def change(share: float) -> float | None:
@@ -212,7 +214,7 @@ class Scorer:
             drifts: Drifts that are known, by the names of their experts.
         """
         known = drifts or {}
-        gaps = {e.name: float((w - e.weights).norm()) for e in self._experts}
+        gaps = {e.name: paged.distance(w, e.weights) for e in self._experts}
         total = sum(gaps.values()) or 1.0
         return Score(
             select_scores(self._experts, w),

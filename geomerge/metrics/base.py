@@ -152,6 +152,15 @@ class Metric(ABC):
     ) -> EigenCoordinates:
         """Return v in the eigenbasis of the metric."""
 
+    def squared_distance(
+        self,
+        first: Tensor,  # (n,)
+        second: Tensor,  # (n,)
+    ) -> float:
+        """Return (first - second)' g (first - second)."""
+        gap = first - second
+        return self.inner(gap, gap)
+
     def inner(
         self,
         u: Tensor,  # (n,)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs
 from geomerge.errors import CheckpointError, RunError, first_line
+from geomerge.io import paged
 from geomerge.io.checkpoint import read_safetensors
 from geomerge.io.containers import check_plain
 from geomerge.io.files import (
@@ -63,7 +64,6 @@ SIZE = 3.0  # stored numbers per weight, at most
 INPUTS = 10_000
 UNNAMED = "inputs"  # task in the record of inputs without a name
 FEATURES = "features"  # output of foreign factors: features without a head, for any output
-_HASHED = 2**22  # weights hashed at a time
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def weights_digest(
     """Return the SHA-256 of a network's named weights, which does not depend on their file."""
     names = canonical_json({k: list(v) for k, v in network.shapes.items()})
     digest = hashlib.sha256(names.encode())
-    for part in w.detach().split(_HASHED):
+    for (part,) in paged.in_parts(w.detach()):
         digest.update(part.cpu().float().numpy().tobytes())
     return digest.hexdigest()
 
@@ -327,9 +327,10 @@ def restore_sketch(
     try:
         places = meta.get("places") or {name: _usual_places(name, network) for name in names}
         turned = set(meta.get("transposed", ()))
+        store = paged.Store(w.nbytes)
+        restored = (_restore_layer(name, places[name], tensors, network) for name in names)
         layers = tuple(
-            replace(_restore_layer(name, places[name], tensors, network), transposed=name in turned)
-            for name in names
+            replace(layer.held_in(store), transposed=layer.name in turned) for layer in restored
         )
         held = [place for layer in layers for place in _places(layer)]
         ends = [0, *(place for pair in sorted(held) for place in pair), network.n]
@@ -351,6 +352,7 @@ def restore_sketch(
         raise CheckpointError(
             f"the sketch in {source} does not fit the network ({first_line(error)}); make it again"
         ) from error
+    paged.give_back()
     metric = KroneckerMetric(
         network.n, layers, tuple(network.slices[k] for k in rest), diagonal, rest
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from geomerge.io import paged
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 
 __all__ = ["diagonal_of_parts", "diagonal_parts", "halved", "numbers_left", "orthonormal"]
@@ -53,14 +54,22 @@ def diagonal_of_parts(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor
     Raises:
         KeyError: If a part is missing.
     """
-    parts = []
-    for name in names:
-        if f"{_ROWS}{name}" in tensors:
+    factored = [name for name in names if f"{_ROWS}{name}" in tensors]
+    sizes = [
+        tensors[f"{_ROWS}{name}"].numel() * tensors[f"{_COLUMNS}{name}"].numel()
+        if name in factored
+        else tensors[f"{_WHOLE}{name}"].numel()
+        for name in names
+    ]
+    diagonal = paged.empty(sum(sizes))
+    for name, own in zip(names, diagonal.split(sizes), strict=True):
+        if name in factored:
             rows, columns = tensors[f"{_ROWS}{name}"], tensors[f"{_COLUMNS}{name}"]
-            parts.append(torch.outer(rows.float(), columns.float()).reshape(-1))
+            torch.outer(rows.float(), columns.float(), out=own.view(len(rows), len(columns)))
         else:
-            parts.append(tensors[f"{_WHOLE}{name}"].float())
-    return torch.cat(parts) if parts else torch.zeros(0)
+            own.copy_(tensors[f"{_WHOLE}{name}"])
+        paged.release(own)
+    return diagonal
 
 
 def numbers_left(metric: KroneckerMetric, parts: Mapping[str, Tensor], share: float) -> int:

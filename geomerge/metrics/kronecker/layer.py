@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from geomerge.io import paged
 from geomerge.metrics.base import identity
 from geomerge.metrics.kronecker.factor import Factor
 from geomerge.metrics.kronecker.leading_blocks import LeadingBlockFunction
@@ -40,6 +41,22 @@ class KroneckerLayer:
     outputs: Factor
     leading_blocks: tuple[int, int] | None = None
     transposed: bool = False
+
+    def held_in(self, store: paged.Store) -> KroneckerLayer:
+        """Return the layer with the eigenvectors in a store."""
+        a, b = self.inputs, self.outputs
+        return replace(
+            self,
+            inputs=replace(a, vectors=store.hold(a.vectors)),
+            outputs=replace(b, vectors=store.hold(b.vectors)),
+        )
+
+    def release(self, *vectors: Tensor) -> None:
+        """Give back the memory of the eigenvectors, and of this layer's parts of vectors."""
+        paged.release(self.inputs.vectors, self.outputs.vectors)
+        for span in (self.weight, self.bias):
+            if span is not None:
+                paged.release(*(v[span] for v in vectors))
 
     def matrix(
         self,

@@ -17,6 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from geomerge.io import paged
 from geomerge.metrics.kronecker.joint_eigenspace import (
     conjugate_gradients,
     solve_in_joint_eigenspace,
@@ -68,18 +69,18 @@ class KroneckerMean:
         right = self._pull(x, scales)
         if start is not None:
             self._add_damped(right, damping, self._anchor - start)
-        return x + self._solve(right, damping, scales)
+        found = self._solve(right, damping, scales)
+        for out, part in paged.in_parts(found, x):
+            out += part
+        return found
 
     def drifts(
         self,
         w: Tensor,  # (n,)
     ) -> list[float]:
         """Return the drifts (w - w_i)' g_i (w - w_i) of a point."""
-        found = []
-        for metric, point in zip(self._metrics, self._points, strict=True):
-            gap = w - point
-            found.append(metric.inner(gap, gap))
-        return found
+        pairs = zip(self._metrics, self._points, strict=True)
+        return [metric.squared_distance(w, point) for metric, point in pairs]
 
     def pulls(
         self,
@@ -127,18 +128,21 @@ class KroneckerMean:
         """Solve layer by layer, so that temporaries have the size of one layer."""
         mus, outside = self._mus(damping)
         known = list(zip(self._metrics, scales or self._scales, strict=True))
-        x = torch.zeros_like(right)
+        x = _zeros_like(right)
         for layer, mu in zip(self.mean.layers, mus, strict=True):
             found = self._solve_layer(layer, mu, _part(right, layer), known)
             for span, part in zip(_spans(layer), found.split(_sizes(layer)), strict=True):
                 x[span] = part
+            paged.give_back()
         diagonals = [(dict(_by_start(metric)), scale) for metric, scale in known]
-        for place, diagonal in self.mean.diagonals:
-            total = torch.full_like(diagonal, len(known) * outside)
-            for own, scale in diagonals:
-                if place.start in own:
-                    total += scale * own[place.start]
-            x[place] = right[place] / total
+        for place, _ in self.mean.diagonals:
+            there = [(own[place.start], scale) for own, scale in diagonals if place.start in own]
+            vectors = (x[place], right[place], *(diagonal for diagonal, _ in there))
+            for out, part, *terms in paged.in_parts(*vectors):
+                total = torch.full_like(part, len(known) * outside)
+                for diagonal, (_, scale) in zip(terms, there, strict=True):
+                    total += scale * diagonal
+                torch.div(part, total, out=out)
         return x
 
     def _solve_layer(
@@ -172,11 +176,28 @@ class KroneckerMean:
         return conjugate_gradients(total, preconditioned, right)
 
     def _pull(self, x: Tensor, scales: Sequence[float] | None) -> Tensor:  # (n,)
-        total = torch.zeros_like(x)
+        total = _zeros_like(x)
         terms = zip(self._metrics, self._points, scales or self._scales, strict=True)
         for metric, point, scale in terms:
-            total += scale * metric.mv(point - x)
+            for layer in metric.layers:
+                gap, alone = _part(point, layer) - _part(x, layer), _alone(layer)
+                image = torch.empty_like(gap)
+                alone.mv(gap, image)
+                for span, part in zip(_spans(layer), image.split(_sizes(layer)), strict=True):
+                    total[span] += scale * part
+                layer.release(total, point, x)
+            for place, diagonal in metric.diagonals:
+                vectors = (total[place], point[place], x[place], diagonal)
+                for out, there, here, part in paged.in_parts(*vectors):
+                    out += scale * ((there - here) * part)
         return total
+
+
+def _zeros_like(v: Tensor) -> Tensor:  # (n,)
+    zeros = paged.empty(len(v), v.dtype, v.device)
+    for (part,) in paged.in_parts(zeros):
+        part.zero_()
+    return zeros
 
 
 def _alone(layer: KroneckerLayer) -> KroneckerLayer:

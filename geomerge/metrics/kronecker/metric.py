@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from geomerge.io import paged
 from geomerge.metrics.base import EigenCoordinates, Metric, weighted_inner
 from geomerge.metrics.kronecker.factor import Factor, decompose, factorise
 from geomerge.metrics.kronecker.layer import KroneckerLayer
@@ -120,6 +121,21 @@ class KroneckerMetric(Metric):
             torch.mul(v[place], diagonal, out=out[place])
         return out
 
+    def squared_distance(
+        self,
+        first: Tensor,  # (n,)
+        second: Tensor,  # (n,)
+    ) -> float:
+        """Return (first - second)' g (first - second); temporaries are as large as one layer."""
+        total = 0.0
+        for layer in self.layers:
+            total += layer.squared_norm(layer.matrix(first) - layer.matrix(second))
+            layer.release(first, second)
+        for place, diagonal in self.diagonals:
+            for p, q, part in paged.in_parts(first[place], second[place], diagonal):
+                total += weighted_inner([gap := p - q], [gap], [part])
+        return total
+
     def inner(
         self,
         u: Tensor,  # (n,)
@@ -200,28 +216,33 @@ class KroneckerMetric(Metric):
         for metric in metrics:
             for layer in metric.layers:
                 same.setdefault(layer.weight.start, []).append(layer)
-        layers = [
-            replace(
+        store, layers = paged.Store(4 * self.n), []
+        for _, terms in sorted(same.items()):
+            both = replace(
                 terms[0],
                 inputs=_sum([layer.inputs for layer in terms], share),
                 outputs=_sum([layer.outputs for layer in terms], 1 / len(terms)),
                 leading_blocks=None,
             )
-            for _, terms in sorted(same.items())
-        ]
+            layers.append(both.held_in(store))
+            paged.give_back()
         # Weights with a diagonal in one metric can be in a layer of another.
         covered = [span for layer in layers for span in (layer.weight, layer.bias) if span]
-        rest: dict[int, tuple[slice, str, Tensor]] = {}
+        rest: dict[int, tuple[slice, str, list[Tensor]]] = {}
         for metric in metrics:
             names = metric.diagonal_only or ("",) * len(metric.rest)
             for (span, part), name in zip(metric.diagonals, names, strict=True):
                 if any(s.start <= span.start and span.stop <= s.stop for s in covered):
                     continue
-                before = rest.get(span.start)
-                total = share * part if before is None else before[2] + share * part
-                rest[span.start] = (span, name, total)
-        spans, names, parts = zip(*rest.values(), strict=True) if rest else ((), (), ())
-        diagonal = torch.cat(parts) if parts else self.diagonal.new_zeros(0)
+                rest.setdefault(span.start, (span, name, []))[2].append(part)
+        spans, names, added = zip(*rest.values(), strict=True) if rest else ((), (), ())
+        sizes, like = [span.stop - span.start for span in spans], self.diagonal
+        diagonal = paged.empty(sum(sizes), like.dtype, like.device)
+        for total, parts in zip(diagonal.split(sizes), added, strict=True):
+            for out, *few in paged.in_parts(total, *parts):
+                torch.mul(few[0], share, out=out)
+                for part in few[1:]:
+                    out += share * part
         return KroneckerMetric(
             self.n, tuple(layers), spans, diagonal, names if self.diagonal_only else ()
         )
