@@ -14,6 +14,7 @@ from geomerge.data import Split, Task
 from geomerge.data.task import SELECTION_SEED
 from geomerge.errors import NumericalError
 from geomerge.evaluation.accuracy import accuracy
+from geomerge.io import paged
 from geomerge.io.checkpoint import SUFFIXES, Checkpoint, save_checkpoint
 from geomerge.io.files import check_output
 from geomerge.metrics import make_sketch
@@ -240,7 +241,7 @@ class _Line(Sequence[Tensor]):
         return self._at(self._shares[at])
 
     def _at(self, share: float) -> Tensor:  # (n,)
-        return torch.lerp(self._a, self._b, share)
+        return paged.lerp(self._a, self._b, share)
 
 
 def straight_line(

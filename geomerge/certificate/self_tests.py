@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from geomerge.data import Inputs
+from geomerge.io import paged
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.io.precision import in_precision
 from geomerge.merging import MergeResult
@@ -49,9 +50,13 @@ def merge_self_tests(stored: Checkpoint, merged: MergeResult) -> dict[str, bool]
 def same_network(one: Checkpoint, other: Checkpoint) -> bool:
     """Return whether two checkpoints have bit-identical weights and buffers, in one dtype."""
     expected = in_precision(other.weights, one.meta.get("dtype"))
-    return one.weights.keys() == expected.keys() and all(
-        torch.equal(value, expected[name].to(value.dtype)) for name, value in one.weights.items()
-    )
+    if one.weights.keys() != expected.keys():
+        return False
+    for name, value in one.weights.items():
+        if not torch.equal(value, expected[name].to(value.dtype)):
+            return False
+        paged.release(value, expected[name])
+    return True
 
 
 def step_self_tests(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs, Split
 from geomerge.expert import Expert
+from geomerge.io import paged
 from geomerge.merging.plane import LossPlane, plane_of
 from geomerge.merging.result import MergeResult
 from geomerge.networks.batches import Batch, leaves, take
@@ -145,8 +146,8 @@ def layer_distances(merged: MergeResult) -> list[LayerDistance]:
         LayerDistance(
             name=name,
             weights=place.stop - place.start,
-            distance={e.name: float((w[place] - e.weights[place]).norm()) for e in space},
-            apart=float((last[place] - first[place]).norm()),
+            distance={e.name: paged.distance(w[place], e.weights[place]) for e in space},
+            apart=paged.distance(last[place], first[place]),
         )
         for name, place in space.network.slices.items()
     ]

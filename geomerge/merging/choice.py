@@ -11,6 +11,7 @@ from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.pick import PickRule, parse_pick
 from geomerge.evaluation.plausibility import doubts, first_looks
 from geomerge.expert import Expert
+from geomerge.io import paged
 from geomerge.merging.auto_align import align_where_it_helps
 from geomerge.merging.limits import refuse_budgets
 from geomerge.merging.memory import fit_memory
@@ -155,7 +156,8 @@ def zeros_filled(prepared: PreparedMerge) -> list[str]:
     count: int = sum(place.stop - place.start for place in matrices)
 
     def zeros(w: Tensor) -> float:
-        return 1 - sum(int(w[place].count_nonzero()) for place in matrices) / count
+        parts = (part for place in matrices for (part,) in paged.in_parts(w[place]))
+        return 1 - sum(int(part.count_nonzero()) for part in parts) / count
 
     share = {e.name: zeros(e.weights) for e in prepared.space}
     sparse = [name for name, zero in share.items() if zero >= _SPARSE]

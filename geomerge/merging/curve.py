@@ -13,6 +13,7 @@ from geomerge.evaluation.accuracy import right_by_class
 from geomerge.evaluation.drift import LARGE, REPORTED, Probe, predicted_change, probe_of
 from geomerge.evaluation.measures import score
 from geomerge.expert import Expert
+from geomerge.io import paged
 from geomerge.merging.result import MergeResult
 from geomerge.networks.network import Network
 from geomerge.paths.path import WeightPath
@@ -110,7 +111,7 @@ def _point(
         t=t,
         accuracy={name: known[0] if known else None for name, known in shares.items()},
         classes={name: known[1] if known else {} for name, known in shares.items()},
-        distance={e.name: float((w - e.weights).norm()) for e in experts},
+        distance={e.name: paged.distance(w, e.weights) for e in experts},
         predicted={e.name: predicted_change(e, w) for e in experts},
         measured={e.name: _measured(probes[e.name], e, w) for e in experts},
     )

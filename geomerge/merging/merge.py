@@ -12,6 +12,7 @@ from typing import Any
 from geomerge.errors import OptionError, Problems
 from geomerge.evaluation.pick import PickRule
 from geomerge.expert_like import ExpertLike, as_expert
+from geomerge.io import paged
 from geomerge.loading import given_experts
 from geomerge.merging.choice import plan_merge
 from geomerge.merging.cost import disk_bytes
@@ -91,6 +92,7 @@ def merge(
         assert planned is not None, "strict problems are raised"
         preset, rule = planned
         del experts, given, base, ancestor  # the space has copies of their weights
+        paged.give_back()
         agree("networks or options", f"{options}", [e.weights for e in preset.space])
         progress = progress if writes() else None
         if folder is not None:
@@ -148,6 +150,7 @@ def _merge(
     legs, crossover = _close(walked, picked, recorder, folder)
     relaxed = relax_legs(prepared, legs, crossover, progress) if preset.options.relax else []
     path, t = _write(prepared, legs, crossover, folder)
+    paged.give_back()
     wait()
     if work is None and writes():
         shutil.rmtree(recorder.folder)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from geomerge.expert import Expert
+from geomerge.io import paged
 from geomerge.io.files import write_bytes
 from geomerge.merging.merged_adapter import write_adapter
 from geomerge.merging.result import MergeResult
@@ -78,6 +80,8 @@ def write_model_folders(
             save_model_folder(
                 folder / name, model, like=source, dtype=dtype, max_shard_size=max_shard_size
             )
+        del module, model  # before those of the next network
+        paged.give_back()
         if name:
             write_bytes(folder / name / "README.md", _card(merged, expert, base).encode())
     return names
@@ -109,8 +113,9 @@ def _config(merged: MergeResult, expert: Expert) -> dict[str, Any]:
 
 def _with_config(module: nn.Module, config: dict[str, Any]) -> nn.Module:
     """Return a module's weights in a model of a configuration, which has as many outputs."""
-    model = ConfiguredModel(config)()
-    model.load_state_dict(module.state_dict())
+    with torch.device("meta"):  # no memory for weights that are replaced
+        model = ConfiguredModel(config)()
+    model.load_state_dict(module.state_dict(), assign=True)
     return model
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from geomerge.errors import OptionError, RunError, first_line
 from geomerge.expert import Expert
+from geomerge.io import paged
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from geomerge.io.files import parse_json, plain_file, write_bytes
 from geomerge.io.precision import in_precision, with_dtype
@@ -179,10 +180,10 @@ class WeightPath:
         after = next(i for i, stop in enumerate(self._stops) if stop.t >= t)
         stop = self._stops[after]
         if stop.t == t:
-            return self._point(stop).clone() if stop.file is None else self._point(stop)
+            return paged.copied(self._point(stop)) if stop.file is None else self._point(stop)
         before = self._stops[after - 1]
         share = (t - before.t) / (stop.t - before.t)
-        return torch.lerp(self._point(before), self._point(stop), share)
+        return paged.lerp(self._point(before), self._point(stop), share)
 
     def checkpoint(self, t: float) -> Checkpoint:
         """Return the network at t with all buffers as a checkpoint; at the ends, the originals.
@@ -196,17 +197,20 @@ class WeightPath:
             return self._end(end)
         return Checkpoint(self.network.state_dict(self.at(t)), self._meta)
 
+    def _meta_at(self, t: float) -> dict[str, Any]:
+        """Return the metadata of :meth:`checkpoint`."""
+        return dict(self.checkpoint(t).meta if t in (0, 1) else self._meta)
+
     def expert(self, t: float) -> Expert:
         """Return the network at t with its metadata as an expert without data.
 
         Raises:
             OptionError: If t is outside [0, 1].
         """
-        checkpoint = self.checkpoint(t)
         w = self.at(t)
         return Expert(
             f"t={t:g}", self.network, w, source=f"{self.folder} at t = {t:g}",
-            meta=dict(checkpoint.meta), digest=weights_digest(self.network, w),
+            meta=self._meta_at(t), digest=weights_digest(self.network, w),
             warnings=self.warnings,
         )  # fmt: skip
 

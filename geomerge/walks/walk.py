@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from geomerge.errors import NumericalError
+from geomerge.io import paged
 from geomerge.metrics import Metric
 from geomerge.steps import damped_step, preconditioned_move, trust_region_step
 from geomerge.walks.constraints import Constraints
@@ -294,10 +295,20 @@ def walk_straight(
         One point per remaining step.
     """
     state = WalkState() if state is None else state
-    gap = target - start
-    length, cost = float(gap.norm()), metric.inner(gap, gap)
+    length, cost = paged.distance(target, start), metric.squared_distance(target, start)
     for i in range(state.values.get("step", 0) + 1, steps + 1):
-        point = target if i == steps else start + gap * (i / steps)
+        point = target if i == steps else _on_line(start, target, i / steps)
         left = length * (1 - (i - 1) / steps)
         state.values["step"] = i
         yield WalkPoint(point, length / steps, cost / steps**2, float("inf"), left)
+
+
+def _on_line(
+    start: Tensor,  # (n,)
+    target: Tensor,  # (n,)
+    share: float,
+) -> Tensor:  # (n,)
+    point = paged.empty(len(start), start.dtype, start.device)
+    for out, first, last in paged.in_parts(point, start, target):
+        torch.add(first, (last - first) * share, out=out)
+    return point

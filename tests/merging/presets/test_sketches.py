@@ -10,6 +10,8 @@ from torch import nn
 
 import geomerge as gm
 from geomerge.expert import Expert
+from geomerge.io import paged
+from geomerge.merging.cost import estimate_memory
 from geomerge.merging.presets.sketches import mean_point
 from geomerge.testing import PresetLaws
 
@@ -44,6 +46,20 @@ def test_it_is_the_default_where_there_are_sketches_and_no_inputs(
     drift = merged.picked.score.drift
     middle = merged.preset.prepared.scorer(list(merged.space))(merged.space.middle()).drift
     assert max(v for v in drift.values() if v) < max(v for v in middle.values() if v)
+
+
+def test_networks_in_files_merge_to_the_same_bits(
+    tuned: tuple[Expert, list[Expert]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, experts = tuned
+    plain = gm.merge(experts, base=base, head="separate")
+    monkeypatch.setattr(paged, "LEAST", 1)
+    held = gm.merge(experts, base=base, head="separate")
+    n = plain.space.network.n
+    assert sum(estimate_memory(held.preset)[part] for part in ("weights", "walk")) == 8 * n
+    assert torch.equal(held.w, plain.w)
+    assert held.path.ts == plain.path.ts
+    assert all(torch.equal(held.path.at(t), plain.path.at(t)) for t in (0, 0.3, 1))
 
 
 def test_layers_that_the_base_has_not_are_each_networks_own(
