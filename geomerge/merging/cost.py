@@ -170,8 +170,8 @@ def _drawn_share(preset: Preset) -> float:
 
 def _drawn(preset: Preset) -> int:
     """Return the number of passes of one input for the plane of a report."""
-    known = [expert for expert in preset.space if expert.task is not None]
-    return grid_points(preset.space) ** 2 * EXAMPLES * len(known)
+    sizes = [len(e.task.select.labels) for e in preset.space if e.task is not None]
+    return grid_points(preset.space) ** 2 * min([EXAMPLES, *sizes]) * len(sizes)
 
 
 def _trial(preset: Preset, training: float) -> float:

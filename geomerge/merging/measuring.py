@@ -12,13 +12,24 @@ from geomerge.expert import Expert
 from geomerge.metrics import METRICS, Metric, MetricOptions, combine, measure_metric
 from geomerge.networks.batches import interleave
 
-__all__ = ["inputs_of", "metric_of"]
+__all__ = ["inputs_of", "measured_together", "metric_of"]
 
 
 def inputs_of(expert: Expert) -> Inputs:
     """Return the inputs of an expert that has some."""
     assert expert.inputs is not None, "presets walk only where there are inputs"
     return expert.inputs
+
+
+def measured_together(experts: Sequence[Expert]) -> bool:
+    """Return whether experts have outputs and inputs alike, so that their metric is measured once.
+
+    Args:
+        experts: Experts with inputs.
+    """
+    columns = {str(expert.network.columns) for expert in experts}
+    shapes = {str(inputs_of(expert).shape) for expert in experts}
+    return len(columns) == len(shapes) == 1
 
 
 def metric_of(
@@ -34,10 +45,8 @@ def metric_of(
     count = METRICS[options.metric].inputs
     given = [inputs_of(expert) for expert in experts]
     samples = [x.sample(x.enough(count), seed) for x in given]
-    columns = {str(expert.network.columns) for expert in experts}
-    shapes = {str(x.shape) for x in samples}
     # One measurement on the inputs of all: its factors are means over them.
-    pooled = _pooled(samples) if len(columns) == len(shapes) == 1 else None
+    pooled = _pooled(samples) if measured_together(experts) else None
 
     def measure(w: Tensor) -> Metric:
         if pooled is not None:

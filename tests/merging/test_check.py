@@ -18,6 +18,7 @@ from geomerge import (
     Checkpoint,
     Expert,
     MergeOptions,
+    Task,
     load_checkpoint,
     load_task,
     save_checkpoint,
@@ -25,8 +26,10 @@ from geomerge import (
 from geomerge.errors import GeomergeError, Problems
 from geomerge.expert_options import DataOptions
 from geomerge.loading import load_experts
+from geomerge.merging import cost
 from geomerge.merging.check import check, check_merge
 from geomerge.merging.choice import plan_merge
+from geomerge.merging.plane import grid_points
 
 BOTH = ("digits", "digits-permuted")
 
@@ -337,3 +340,21 @@ def test_large_networks_are_checked_by_passes_of_few_inputs(
     assert found.problems == []
     assert found.networks["a"]["examples"] == 6
     assert passed < 60
+
+
+def test_estimates_count_what_a_merge_measures() -> None:
+    x, labels = torch.randn(120, 4), torch.arange(120) % 2
+    tasks = [Task.from_tensors(x, labels, name=name) for name in ("one", "other")]
+    nets = [nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)) for _ in tasks]
+    found = [Expert.from_module(net, task) for net, task in zip(nets, tasks, strict=True)]
+    experts = [replace(expert, inputs=expert.task.train.inputs) for expert in found if expert.task]
+    times = {}
+    for head in ("shared", "separate"):
+        planned = plan_merge(experts, MergeOptions(head=head), Problems(strict=True))
+        assert planned is not None
+        preset = planned[0]
+        times[head], _ = preset.measuring(preset.stages[0])
+        # The plane of a report has no more examples than the selection splits.
+        of_plane = 2 * len(tasks[0].select.labels) * grid_points(preset.space) ** 2
+        assert cost._drawn(preset) == of_plane
+    assert times["separate"] == 3 * times["shared"]  # of each head, and their sum

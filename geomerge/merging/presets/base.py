@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from geomerge.expert import Expert
+from geomerge.merging.measuring import inputs_of, measured_together
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.walker import CLOSE_STEPS, STRAIGHT_STEPS, Walk, Walker
 from geomerge.metrics import METRICS
@@ -186,14 +187,18 @@ class Preset(ABC):
     def measuring(self, stage: Stage) -> tuple[int, int]:
         """Return the number of measurements of the metric in a stage, and of all their inputs.
 
+        Where each expert's is measured by itself, their sum counts as one more.
+
         Args:
             stage: One of the stages.
         """
         if self.kind.isotropic:
             return 0, 0
         times = self.measurements(self.steps_of(stage)) * len(stage.candidates)
-        counts = [len(e.inputs) for e in stage.kept or stage.learned if e.inputs is not None]
-        return times, times * sum(min(self.metric_inputs, count) for count in counts)
+        experts = [e for e in stage.kept or stage.learned if e.inputs is not None]
+        apart = 1 if measured_together(experts) else len(experts) + 1
+        counts = [len(inputs_of(expert)) for expert in experts]
+        return apart * times, times * sum(min(self.metric_inputs, count) for count in counts)
 
     @property
     def metric_inputs(self) -> int:
