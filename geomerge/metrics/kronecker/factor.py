@@ -229,6 +229,7 @@ def _nystrom(
 
 
 _WIDE_RANK = 1024  # eigenvectors of factors that are never formed as a matrix
+_SIGNIFICANT = 1e-10  # share of the largest eigenvalue below which single precision knows none
 _WIDEST = 8192  # largest width of a second moment matrix; 25088 columns would take 5 GB
 
 
@@ -253,8 +254,10 @@ def factor_bytes(width: int) -> int:
 class Moments:
     """Second moments, the sum of x x' over rows x.
 
-    For very wide rows only leading eigenvectors are stored; they are updated after every block of
-    rows. The trace includes the omitted ones.
+    Wide rows are stored themselves as long as they are no more than a factor's eigenvectors: their
+    inner products have the same eigenvalues and are far smaller. For very wide rows only leading
+    eigenvectors are stored; they are updated after every block of rows. The trace includes the
+    omitted ones.
 
     Args:
         held: Whether the sum is wanted. Without, the same work is done in less memory, to time it.
@@ -262,6 +265,7 @@ class Moments:
 
     def __init__(self, held: bool = True) -> None:
         self._held = held
+        self._rows: list[Tensor] = []  # (R, d), as long as they are few
         self._sum: Tensor | None = None  # (d, d), in float64
         self._leading: Tensor | None = None  # (r, d), eigenvectors times roots of eigenvalues
         self._trace = 0.0
@@ -273,24 +277,40 @@ class Moments:
     ) -> None:
         """Add the outer products of rows, times a share; those of bfloat16 rows in float32."""
         rows = widened(rows)
-        if rows.shape[1] <= _WIDEST:
-            if self._sum is None:
-                wide = rows.shape[1] if self._held else min(rows.shape[1], WHOLE)
-                self._sum = rows.new_zeros(rows.shape[1], wide, dtype=torch.float64)
-            if rows.shape[1] <= WHOLE:
-                self._sum.add_(rows.T @ rows, alpha=share)
-                return
-            for start in range(0, rows.shape[1], WHOLE):  # the lower triangle follows by symmetry
-                columns = rows[:, start : start + WHOLE]
-                part = rows[:, : start + WHOLE].T @ columns
-                at = slice(start, start + WHOLE) if self._held else slice(0, part.shape[1])
-                self._sum[: len(part), at].add_(part, alpha=share)
+        width = rows.shape[1]
+        if width > _WIDEST:
+            for block in (rows * share**0.5).split(_WIDE_RANK):
+                self._trace += float(block.square().sum(dtype=torch.float64))
+                self._leading = _leading_rows(
+                    block if self._leading is None else torch.cat([self._leading, block])
+                )
             return
-        for block in (rows * share**0.5).split(_WIDE_RANK):
-            self._trace += float(block.square().sum(dtype=torch.float64))
-            self._leading = _leading_rows(
-                block if self._leading is None else torch.cat([self._leading, block])
-            )
+        few = sum(map(len, self._rows)) + len(rows) <= stored_rank(width)
+        if self._held and self._sum is None and width > WHOLE and few:
+            self._rows.append(rows * share**0.5)
+            return
+        self._sum_stored()
+        self._add(rows, share)
+
+    def _sum_stored(self) -> None:
+        """Add the outer products of the stored rows."""
+        stored, self._rows = self._rows, []
+        for rows in stored:
+            self._add(rows, 1.0)
+
+    def _add(self, rows: Tensor, share: float) -> None:
+        width = rows.shape[1]
+        if self._sum is None:
+            wide = width if self._held else min(width, WHOLE)
+            self._sum = rows.new_zeros(width, wide, dtype=torch.float64)
+        if width <= WHOLE:
+            self._sum.add_(rows.T @ rows, alpha=share)
+            return
+        for start in range(0, width, WHOLE):  # the lower triangle follows by symmetry
+            columns = rows[:, start : start + WHOLE]
+            part = rows[:, : start + WHOLE].T @ columns
+            at = slice(start, start + WHOLE) if self._held else slice(0, part.shape[1])
+            self._sum[: len(part), at].add_(part, alpha=share)
 
     def exchanged(self, width: int, like: Tensor, mates: Team) -> list[Tensor]:
         """Return the tensors to be reduced over processes, so that each process holds the sum.
@@ -306,6 +326,7 @@ class Moments:
             Blocks of the upper triangle, views of the sum.
         """
         if width <= _WIDEST:
+            self._sum_stored()
             if self._sum is None:
                 self._sum = like.new_zeros(width, width, dtype=torch.float64)
             return [self._sum[start : start + WHOLE, start:] for start in range(0, width, WHOLE)]
@@ -329,6 +350,11 @@ class Moments:
         Raises:
             NumericalError: If a row was not finite.
         """
+        if self._rows:
+            found = _from_rows(torch.cat(self._rows), count)
+            if found is not None:
+                return found
+            self._sum_stored()
         if self._sum is not None:
             for start in range(WHOLE, len(self._sum), WHOLE):
                 block = slice(start, start + WHOLE)
@@ -340,6 +366,22 @@ class Moments:
         vectors = (self._leading / values.sqrt().unsqueeze(1)).T
         tail = max(self._trace - float(values.sum()), 0.0) / (size - len(values))
         return Factor(vectors.contiguous(), values / count, tail / count)
+
+
+def _from_rows(
+    rows: Tensor,  # (R, d)
+    count: int,
+) -> Factor | None:
+    """Return the factor of the second moments of few rows; None if all are zero."""
+    wide = rows.double()
+    eigen = decompose(wide @ wide.T)
+    keep = int((eigen.values > eigen.values[0] * _SIGNIFICANT).sum())
+    if not keep:
+        return None
+    values = eigen.values[:keep]
+    vectors = wide.T @ (eigen.vectors[:, :keep] / values.sqrt())
+    rest = max(eigen.trace - float(values.sum()), 0.0)
+    return Factor(vectors, values / count, rest / (rows.shape[1] - keep) / count)
 
 
 def _leading_rows(

@@ -89,3 +89,23 @@ def test_wide_moments_are_symmetric() -> None:
     found, truth = moments.factor(700), factorise(rows.T @ rows / 700)
     torch.testing.assert_close(found.values, truth.values, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.dense(), truth.dense(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 40, 256, 400])  # 256 eigenvectors of 1024 + 4 are stored
+@pytest.mark.parametrize("scale", [1.0, 0.0])
+def test_few_wide_rows_have_the_factor_of_their_sum(count: int, scale: float) -> None:
+    rows = scale * torch.randn(count, 1028, generator=torch.Generator().manual_seed(0))
+    moments, shared = Moments(), Moments()
+    for part in rows.split(100):
+        moments.add(part, 0.5)
+        shared.add(part, 0.5)
+    exact = (0.5 / count) * (rows.double().T @ rows.double())
+    found = moments.factor(count)
+    assert found.trace == pytest.approx(float(exact.trace()), rel=1e-6)
+    rank = min(len(found.values), count)
+    assert rank == min(count, 257) or scale == 0.0
+    best = factor.decompose(exact).truncated(257)
+    gap = float((found.dense() - best.dense()).norm())
+    assert gap <= (1e-6 if count <= 257 else 0.15) * float(exact.norm())
+    block, _ = shared.exchanged(1028, rows, mates=None)  # type: ignore[arg-type]
+    torch.testing.assert_close(block, count * exact[:1024], rtol=1e-4, atol=1e-4)
