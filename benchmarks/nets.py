@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-__all__ = ["resnet18_bn", "resnet18_gn", "resnet20", "vgg11"]
+__all__ = ["resnet18_bn", "resnet18_gn", "resnet20", "vgg11", "vit_b_16"]
 
 
 def resnet18_bn() -> nn.Module:
@@ -48,6 +48,15 @@ def vgg11(classes: int = 10, width: float = 0.25) -> nn.Module:
             before = after
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before, classes))
+
+
+def vit_b_16() -> nn.Module:
+    """Return torchvision's ViT-B/16 for images of 224 x 224 and 10 classes, with a random head."""
+    from torchvision.models import vit_b_16
+
+    module = vit_b_16(num_classes=10)
+    nn.init.normal_(module.heads.head.weight, std=0.02)  # torchvision's is zero, and so are outputs
+    return module
 
 
 class _Block(nn.Module):
