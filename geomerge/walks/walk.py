@@ -181,6 +181,8 @@ def _toward_function(
         if teacher == 0 and turn in walk.refresh:
             w = w if settle is None else settle(w)
             state.tensors["measured"] = w
+            if step:
+                del metric  # not to be held beside the next one's second moments
             metric = metric_at(w)
         rate = walk.learning_rate * (1 - turn / walk.steps)
         direction = directions[teacher]
@@ -257,7 +259,9 @@ def walk_toward_weights(
                 return
             before = distance
         if step and step % walk.refresh == 0:
-            measured, metric = w, metric_at(w)
+            measured = w
+            del metric  # not to be held beside the next one's second moments
+            metric = metric_at(w)
         taken = damped_step(metric, v, walk.damping or walk.least, walk.radius)
         if walk.damping is None and taken.norm < walk.radius * (1 - 1e-6):
             taken = trust_region_step(metric, v, walk.radius, guess=guess)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -112,3 +114,25 @@ def test_small_damping_keeps_more_of_the_function(
         before, after = (network.outputs(w, x) for w in (network.initial, last.weights))
         drifts.append(functional_change(before, after, "hellinger"))
     assert drifts == sorted(drifts)
+
+
+def test_no_metric_is_held_while_the_next_is_measured(
+    setting: tuple[Network, torch.Tensor, Inputs],
+) -> None:
+    network, target, inputs = setting
+    known: list[weakref.ref[EuclideanMetric]] = []
+
+    def metric_at(w: torch.Tensor) -> EuclideanMetric:
+        assert all(ref() is None for ref in known)
+        metric = EuclideanMetric()
+        known.append(weakref.ref(metric))
+        return metric
+
+    targets = log_probabilities(network, target, inputs)
+    direction = KLToTeacher(network, targets, inputs, 50, 0)
+    function = FunctionWalkOptions(1e-3, steps=4, refresh=(0, 2))
+    list(walk_toward_function(network.initial, metric_at, [direction], function))
+    assert len(known) == 2
+    weights = WeightWalkOptions(steps=5, radius=0.01, refresh=2)
+    list(walk_toward_weights(network.initial, target, metric_at, weights))
+    assert len(known) == 5
