@@ -259,14 +259,15 @@ def _well(expert: Expert, other: FirstLook) -> float | None:
 
     Where passes take long, very few examples are enough to tell that it guesses.
     """
-    count = len(other.examples.labels)
-    first = other.examples.inputs.batch(slice(0, 1))
-    try:
-        classes = int(other.examples.labels.max()) + 1
-        expert.network.check_inputs(expert.weights, first, classes, "the other")
-    except GeomergeError:
-        return None
-    share = 0.0
+    assert expert.task is not None, "only experts with a task are lost"
+    own = expert.task.select
+    if own.inputs.shape != other.split.inputs.shape or other.split.measure == "loss":
+        first, classes = other.split.inputs.batch(slice(0, 1)), int(other.split.labels.max()) + 1
+        try:
+            expert.network.check_inputs(expert.weights, first, classes, "the other")
+        except GeomergeError:
+            return None
+    share, count = 0.0, len(other.examples.labels)
     for some in dict.fromkeys([min(max(len(other.screen.labels), _CROSSED), count), count]):
         share = score(expert.network, expert.weights, other.examples.first(some))
         if at_chance(share, other.split, some):

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from geomerge.errors import CheckpointError, OptionError, Problems, first_line
+from geomerge.evaluation.drift import LARGE
 from geomerge.expert import Expert
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.metrics.outputs import nearly_equal
@@ -25,7 +26,7 @@ _FREE = {
     "label2id", "num_labels", "problem_type", "sep_token_id", "tie_word_embeddings", "torch_dtype",
     "transformers_version", "use_cache",
 }  # fmt: skip
-_INPUTS = 2  # inputs on which functions are compared
+_INPUTS = 2  # inputs on which functions are compared; few units may agree on a single one
 _SAME = 1e-4  # relative difference of logits that rounding explains
 
 
@@ -107,7 +108,7 @@ def check_same_function(
         if own is None:
             continue
         inputs = own.inputs if own.inputs is not None else own.task.train.inputs
-        x = inputs.batch(slice(0, _INPUTS))
+        x = inputs.batch(slice(0, _INPUTS if space.network.n < LARGE else 1))
         alone = expert.network.head_view(slice(None)).logits(expert.weights, x)
         whole, first = placed.network.head_view(slice(None)), space.experts[0]
         try:

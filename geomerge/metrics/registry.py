@@ -75,8 +75,8 @@ class MeasuringPace(NamedTuple):
     one_by_one_seconds: float = 0.0
 
 
-_MOMENT = 0.4  # seconds; shorter passes are not timed accurately
-_LONG = 2.0  # seconds of a first pass after which there is no second
+_MOMENT = 0.3  # seconds; shorter passes are not timed accurately
+_LONG = 1.0  # seconds of a first pass after which there is no second
 
 
 def seconds_per_input(run: Callable[[int], object], most: int) -> float:

@@ -22,7 +22,7 @@ class Clock:
     ("setup", "each", "found", "counts"),
     [
         (0.5, 0.001, 0.001, [1, 1, 2, 4, 8, 16]),  # short passes are timed in larger batches
-        (0.9, 1.0, 1.0, [1, 1]),
+        (0.4, 0.5, 0.5, [1, 1]),
         (0.0, 5.0, 5.0, [1]),  # long ones once
     ],
 )
