@@ -52,7 +52,7 @@ from geomerge.networks.architectures import create_network
 SKETCHED = 2000  # inputs of each sketch, and of each task's Gram matrices
 FEW = (16, 64, 256)
 TESTED = 3000
-STEPS = 60  # of each teacher in the joint walk
+STEPS = {"bert": 240, "images": 60}  # of each teacher in the joint walk
 NAMES = ("noun", "verb", "pos")
 MEAN, DEVIATION = 0.2, 0.35  # of the images
 # For merging without validation data: Yadav et al. 2023, section 4; Jin et al. 2023, section 5.
@@ -168,7 +168,7 @@ def bert(work: Path) -> dict[str, Any]:
         count: int, walk: Callable[[PreparedMerge], Tensor], known: list[Expert] = experts
     ) -> list[float]:
         few = [blind(e, inputs=e.inputs.sample(count, 0)) for e in known]
-        found = prepared(few, base, steps=STEPS, preset="joint")
+        found = prepared(few, base, steps=STEPS["bert"], preset="joint")
         return tested(found, tasks, walk(found))
 
     rows.row(f"RegMean, {SKETCHED} inputs", lambda: with_inputs(SKETCHED, regmean))
@@ -358,7 +358,7 @@ def images(work: Path, name: str, seed: int) -> dict[str, Any]:
             made[f"RegMean++, {n} inputs"] = partial(seeing, some, base, n, regmean_through)
         for n in case.few:
             title = f"joint walk, sketches and {n} inputs"
-            made[title] = partial(seeing, some, base, n, joint, steps=STEPS, preset="joint")
+            made[title] = partial(seeing, some, base, n, joint, steps=STEPS["images"], preset="joint")
         for title, make in made.items():
             rows.row(f"{count}: {title}", partial(made_and_tested, free, own, make))
     return rows.done
@@ -412,7 +412,7 @@ def main() -> None:
         found = bert(given.work)
         write_results(
             "fine_tunes_bert.json",
-            {"tasks": NAMES, "sketched": SKETCHED, "tested": TESTED, "steps": STEPS,
+            {"tasks": NAMES, "sketched": SKETCHED, "tested": TESTED, "steps": STEPS["bert"],
              "table": summary(found, found["experts"])},
         )  # fmt: skip
     for name, case in CASES.items():
@@ -431,7 +431,8 @@ def main() -> None:
         write_results(
             f"fine_tunes_{name}.json",
             {"tasks": case.tasks, "counts": case.counts, "seeds": given.seeds,
-             "sketched": SKETCHED, "tested": TESTED, "steps": STEPS, "table": table},
+             "sketched": SKETCHED, "tested": TESTED, "steps": STEPS["images"],
+             "table": table},
         )  # fmt: skip
 
 

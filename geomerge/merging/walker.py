@@ -9,9 +9,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from geomerge.data import Inputs
+from geomerge.data.replaced_tokens import ReplacedTokens
 from geomerge.evaluation.drift import LARGE, Probe
 from geomerge.expert import Expert
-from geomerge.merging.few_texts import TEXTS, token_replacement
+from geomerge.merging.few_texts import TEXTS, joined_texts, token_replacement
 from geomerge.merging.measuring import inputs_of
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.metrics import METRICS, EuclideanMetric, MaskedMetric, Metric, combine
@@ -80,21 +81,31 @@ class Walker:
         self._targets: dict[str, Tensor] = {}
         self._diagonal: tuple[str, ...] | None = None  # as the last measured metric has it
 
-    def direction(self, expert: Expert, batch: int = FunctionWalkOptions.batch) -> KLToTeacher:
+    def direction(
+        self,
+        expert: Expert,
+        batch: int = FunctionWalkOptions.batch,
+        others: Sequence[Expert] = (),
+    ) -> KLToTeacher:
         """Return the direction toward an expert's function, from the first batch on.
 
         Args:
             expert: Teacher.
             batch: Number of inputs per gradient.
+            others: Experts whose texts the teacher answers for too, where its own are few.
         """
         seed, inputs = self._prepared.options.machine.seed, self._inputs(expert)
-        network = expert.network
-        change = None
-        if self._prepared.base is not None and expert.inputs is not None:
-            change = token_replacement(expert, inputs, seed)
+        network, change = expert.network, self.replacement(expert)
         if change is None:
             return KLToTeacher(network, self.targets(expert), inputs, batch, seed)
-        return KLToTeacher(network, _teacher(expert), inputs, TEXTS, seed, change)
+        texts = joined_texts([inputs, *(self._inputs(e) for e in others)])
+        return KLToTeacher(network, _teacher(expert), texts, TEXTS, seed, change)
+
+    def replacement(self, expert: Expert) -> ReplacedTokens | None:
+        """Return the replacement of tokens in walks toward an expert; None leaves its inputs."""
+        if self._prepared.base is None or expert.inputs is None:
+            return None
+        return token_replacement(expert, self._inputs(expert), self._prepared.options.machine.seed)
 
     def mixed_direction(self, experts: Sequence[Expert]) -> KLToTeachers:
         """Return the direction toward the functions of several experts on mixed batches.

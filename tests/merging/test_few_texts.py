@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import geomerge as gm
+from geomerge.data import Inputs
+from geomerge.data.inputs import as_they_are
 from geomerge.expert import Expert
-from geomerge.merging.few_texts import FEW, token_replacement
+from geomerge.merging.few_texts import FEW, joined_texts, token_replacement
 from geomerge.merging.presets.joint import HELD_DAMPINGS
 
 
@@ -45,6 +47,34 @@ def test_tokens_of_a_few_texts_are_replaced_by_those_that_the_sketch_saw(
     x = even(expert.inputs.batch(slice(None)), 0)
     assert isinstance(x, dict)
     assert set(x["input_ids"].flatten().tolist()) & known
+
+
+def test_teachers_answer_for_the_texts_of_all_networks(tuned: tuple[Path, list[Expert]]) -> None:
+    base, experts = tuned
+    merged = gm.merge(experts, base=base, head="separate", preset="joint", steps=2)
+    first, second = merged.space.experts
+    walker = merged.preset.walker
+    known = {5 + model_folders.WORDS.index(w) for w in ("red", "blue", "green")}
+    for others, seen in (([], False), ([first], True)):
+        direction = walker.direction(second, others=others)
+        drawn = [direction.draw()[0] for _ in range(10)]
+        words = {t for x in drawn if isinstance(x, dict) for t in x["input_ids"].unique().tolist()}
+        assert bool(words & known) == seen
+        assert direction(second.weights)[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_texts_of_several_lengths_are_joined_and_padded() -> None:
+    def texts(count: int, length: int) -> Inputs:
+        ids = torch.full((count, length), length)
+        return as_they_are({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+    joined = joined_texts([texts(2, 3), texts(1, 5)])
+    assert len(joined) == 3
+    x = joined.batch(slice(0, 3))
+    assert isinstance(x, dict)
+    assert x["attention_mask"].sum(dim=1).tolist() == [3, 3, 5]
+    other = as_they_are({"input_ids": torch.ones(4, 2, dtype=torch.long)})
+    assert len(joined_texts([texts(2, 3), other])) == 2
 
 
 def test_many_texts_and_other_inputs_stay_as_they_are(tuned: tuple[Path, list[Expert]]) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from geomerge.merging.few_texts import RATE as FEW_TEXTS_RATE
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.base import Preset, Stage, StageWalk, Start
 from geomerge.merging.presets.registry import preset
@@ -98,7 +99,7 @@ class JointPreset(Preset):
     ) -> Walk:
         space, walker = self.space, self.walker
         experts = space.experts
-        usual = EUCLIDEAN_RATE if self.kind.isotropic else RATE / len(experts)
+        usual = EUCLIDEAN_RATE if self.kind.isotropic else self._rate / len(experts)
         walk = walker.settings(damping, rate * (self.options.walk.learning_rate or usual), REFRESH)
         learner = walker.learner(damping, state)
         points = walk_toward_function(
@@ -107,6 +108,12 @@ class JointPreset(Preset):
         )  # fmt: skip
         return Walk(points, walk.steps * len(experts))
 
+    @property
+    def _rate(self) -> float:
+        """Learning rate, times the number of teachers."""
+        few = any(self.walker.replacement(expert) for expert in self.space)
+        return FEW_TEXTS_RATE if few else RATE
+
     def _directions(self, taken: int) -> Sequence[KLToTeacher | KLToTeachers]:
         """Return the directions of a turn's steps, at their batch after some steps."""
         experts, walker = self.space.experts, self.walker
@@ -114,7 +121,9 @@ class JointPreset(Preset):
             mixed = walker.mixed_direction(experts)
             mixed.skip(taken)
             return [mixed] * len(experts)
-        directions = [walker.direction(expert) for expert in experts]
+        directions = [
+            walker.direction(e, others=[o for o in experts if o is not e]) for e in experts
+        ]
         for k, direction in enumerate(directions):  # they take turns
             direction.skip((taken + len(experts) - 1 - k) // len(experts))
         return directions
