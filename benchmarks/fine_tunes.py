@@ -358,7 +358,9 @@ def images(work: Path, name: str, seed: int) -> dict[str, Any]:
             made[f"RegMean++, {n} inputs"] = partial(seeing, some, base, n, regmean_through)
         for n in case.few:
             title = f"joint walk, sketches and {n} inputs"
-            made[title] = partial(seeing, some, base, n, joint, steps=STEPS["images"], preset="joint")
+            made[title] = partial(
+                seeing, some, base, n, joint, steps=STEPS["images"], preset="joint"
+            )
         for title, make in made.items():
             rows.row(f"{count}: {title}", partial(made_and_tested, free, own, make))
     return rows.done

@@ -7,7 +7,8 @@ A pair of networks lies in each folder, of the development data or of ``train_re
 networks were trained from different initialisations on the first 4500 images of each of
 their classes; 200 of the last 500 of each select (balanced), the test images report. Inputs have
 no labels. Distillation has its default learning rate and as many samples as the joint walk and its
-metric take together; both start at the mean of the aligned networks.
+metric take together; both start at the mean of the aligned networks. With *shifts and flips* the
+images of every batch of a walk are changed at random.
 """
 
 from __future__ import annotations
@@ -58,10 +59,12 @@ CASES: dict[str, tuple[str, int | None, int]] = {
     "separate heads, all inputs, long": ("separate", None, 250),
     "separate heads, 1000 inputs each": ("separate", FEW, 50),
     "separate heads, 1000 inputs each, long": ("separate", FEW, 150),
+    "separate heads, 1000 inputs each, shifts and flips": ("separate", FEW, 250),
     "offset head, all inputs": ("offset", None, 50),
 }
 ROWS = {"separate": (), "offset": ("ensemble",)}
 WALKS = ("joint-walk", "distillation")
+AUGMENTED = ("separate heads, 1000 inputs each, shifts and flips",)
 ROUNDED = ("separate heads, all inputs, long",)  # walked in bfloat16 as well
 
 
@@ -203,11 +206,12 @@ def measure_case(name: str, networks: Path, given: argparse.Namespace) -> None:
     """Measure the rows of a table of one pair that are not known yet."""
     head, inputs, steps = CASES[name]
     both = experts(networks, given.work, inputs)
+    augment = "flips" if name in AUGMENTED else None
     rows = Rows(rows_file(given.work, networks, name))
     rows.row("experts", lambda: {"test": [expert.accuracy() for expert in both]})
     if not given.means:
         for method in WALKS:
-            rows.row(method, partial(row, both, head, method, steps))
+            rows.row(method, partial(row, both, head, method, steps, augment=augment))
     if name in ROUNDED:
         low = partial(row, both, head, "joint-walk", steps, precision="bfloat16")
         rows.row("joint-walk in bfloat16", low)

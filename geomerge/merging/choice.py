@@ -19,6 +19,7 @@ from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.presets.base import Preset
 from geomerge.merging.presets.registry import PRESETS
+from geomerge.networks.batches import is_plain
 from geomerge.weight_space import WeightSpace
 
 __all__ = ["choose_preset", "choose_rule", "plan_merge", "zeros_filled"]
@@ -57,7 +58,7 @@ def plan_merge(
     with problems.noted():
         preset = choose_preset(prepared)
     if preset is not None:
-        conflict = preset.conflict() or _unused(preset)
+        conflict = preset.conflict() or _unused(preset) or _no_images(preset)
         if conflict is not None:
             with problems.noted():
                 raise OptionError(conflict)
@@ -82,6 +83,25 @@ def _unused(preset: Preset) -> str | None:
         f"`least` {preset.options.drift.least} is for merges by sketches alone and this one walks "
         "on inputs; leave it out, or use `preset` sketches"
     )
+
+
+def _no_images(preset: Preset) -> str | None:
+    """Return that images are to be changed, and a walk learns on none."""
+    if preset.options.walk.augment is None:
+        return None
+    if not preset.walked_on:
+        return (
+            f"`augment` changes images that a walk learns on, and preset {preset.name} learns on "
+            "no inputs; leave it out, or use `preset` joint with inputs"
+        )
+    for expert in preset.walked_on:
+        shape = expert.inputs.shape if expert.inputs is not None else ()
+        if not (is_plain(shape) and len(shape) == 3):
+            return (
+                "`augment` expected inputs of shape (channels, height, width), got "
+                f"{shape or 'none'} for network {expert.name}; leave it out"
+            )
+    return None
 
 
 def choose_preset(prepared: PreparedMerge) -> Preset:

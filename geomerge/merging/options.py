@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from geomerge.alignment import METHODS
 from geomerge.data.batchnorm import BN
+from geomerge.data.changed_images import AUGMENT
 from geomerge.errors import OptionError
 from geomerge.evaluation.pick import parse_pick
 from geomerge.expert_options import DataOptions
@@ -129,6 +130,8 @@ class WalkOptions:
         steps: Number of steps of each walk; None takes the preset's.
         learn: ``"damping"`` adjusts mu along one walk instead of trying several.
         keep_zeros: Whether weights that are zero in every network stay zero all along the path.
+        augment: Random changes of the images of every batch of a walk toward functions:
+            ``"shifts"``, or ``"flips"`` for shifts and flips; None leaves them.
     """
 
     damping: float | None = option(
@@ -147,6 +150,10 @@ class WalkOptions:
     keep_zeros: bool = option(
         False, "constraint that weights which are zero in every network stay zero", group="walk"
     )
+    augment: str | None = option(
+        None, "random changes of the images that a walk learns on: shifts, or shifts and flips",
+        group="walk", choices=AUGMENT, recorded="given",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from geomerge.data import Inputs
+from geomerge.data.changed_images import ChangedImages
 from geomerge.data.replaced_tokens import ReplacedTokens
 from geomerge.evaluation.drift import LARGE, Probe
 from geomerge.expert import Expert
@@ -95,11 +96,15 @@ class Walker:
             others: Experts whose texts the teacher answers for too, where its own are few.
         """
         seed, inputs = self._prepared.options.machine.seed, self._inputs(expert)
-        network, change = expert.network, self.replacement(expert)
+        network, teacher = expert.network, _teacher(expert)
+        if self._walk.augment is not None:
+            images = ChangedImages(self._walk.augment, seed)
+            return KLToTeacher(network, teacher, inputs, batch, seed, images)
+        change = self.replacement(expert)
         if change is None:
             return KLToTeacher(network, self.targets(expert), inputs, batch, seed)
         texts = joined_texts([inputs, *(self._inputs(e) for e in others)])
-        return KLToTeacher(network, _teacher(expert), texts, TEXTS, seed, change)
+        return KLToTeacher(network, teacher, texts, TEXTS, seed, change)
 
     def replacement(self, expert: Expert) -> ReplacedTokens | None:
         """Return the replacement of tokens in walks toward an expert; None leaves its inputs."""

@@ -25,7 +25,7 @@ MERGE_DATA = DataOptions(
 MERGE = MergeOptions(
     preset="sketch", metric="exact", output="logits", head="offset", align="weights", bn="keep",
     damping=1e-5, learning_rate=0.02, steps=7, budget={"b": 0.02, "a/*": 0.1}, keep_zeros=True,
-    pick="a>=0.80", memory="2GB", points=9, seed=3,
+    augment="shifts", pick="a>=0.80", memory="2GB", points=9, seed=3,
 )  # fmt: skip
 DATA = ExpertOptions(manifold="cifar10", data_root="/elsewhere")
 SPARSIFY = SparsifyOptions(
