@@ -18,6 +18,7 @@ import geomerge as gm
 from geomerge.certificate.verify import verify_run
 from geomerge.cli.app import app
 from geomerge.expert_options import DataOptions
+from geomerge.merging.presets.sketches import LANGUAGE_DAMPING
 from geomerge.networks.hugging_face import load_network
 from geomerge.runs import run_merge
 from geomerge.runs.compare import run_compare
@@ -105,6 +106,7 @@ def test_sketches_alone_merge_better_than_the_average(place: Path) -> None:
     base = gm.Expert.load(place / "base", inputs=False)
     blind = [replace(e, task=None, inputs=None) for e in experts]
     merged = gm.merge(blind, base=base, preset="sketches")
+    assert merged.preset.stages[0].candidates == (LANGUAGE_DAMPING,)
     average = blind[0].weights.lerp(blind[1].weights, 0.5)
     found = [
         [replace(blind[0], weights=w).loss(task=task) for task in tasks]

@@ -16,15 +16,26 @@ from geomerge.merging.presets.base import Preset, Stage, StageWalk, Start
 from geomerge.merging.presets.registry import preset
 from geomerge.merging.walker import STRAIGHT_STEPS, Walk
 from geomerge.metrics.kronecker.mean import KroneckerMean
+from geomerge.networks.hugging_face import predicted_by
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import walk_straight
 
-__all__ = ["SketchesPreset", "drift_weights", "mean_of_sketches", "mean_point", "predicted_gain"]
+__all__ = [
+    "SketchesPreset",
+    "drift_weights",
+    "mean_of_sketches",
+    "mean_point",
+    "predicted_gain",
+    "usual_damping",
+]
 
 # Share of a layer's mean eigenvalue. Chosen on selection splits of the BERTs' training files; the
 # networks of other tasks that benchmarks/fine_tunes.py trains had no say.
 DAMPING = 0.1
+# The same of causal language models, chosen on the selection texts of benchmarks/causal_lm.py:
+# half of their weights is an embedding, of which a metric has the diagonal alone.
+LANGUAGE_DAMPING = 0.3
 _NO_BASE = (
     "no common base was given: the sketches preset is for fine-tunes of one, and fails between "
     "networks that were initialised independently"
@@ -44,7 +55,7 @@ class SketchesPreset(Preset):
         self.start, self.goal = None, self.space.experts[-1]
         if prepared.base is None and _NO_BASE not in prepared.notes:
             prepared.notes.append(_NO_BASE)
-        self.stages = (Stage(self.space.experts, (), self._candidates((DAMPING,))),)
+        self.stages = (Stage(self.space.experts, (), self._candidates((usual_damping(prepared),))),)
 
     @classmethod
     def problem(cls, prepared: PreparedMerge) -> str | None:
@@ -208,6 +219,13 @@ def drift_weights(prepared: PreparedMerge) -> list[float]:
     return [known.get(expert.name, 1.0) for expert in prepared.space]
 
 
+def usual_damping(prepared: PreparedMerge) -> float:
+    """Return the damping of the mean of these networks, a share of each layer's mean eigenvalue."""
+    configs = [expert.meta.get("config") for expert in prepared.space]
+    generates = any(config and predicted_by(config) == "next" for config in configs)
+    return LANGUAGE_DAMPING if generates else DAMPING
+
+
 def predicted_gain(prepared: PreparedMerge) -> tuple[float, float] | None:
     """Return what the mean in the sketches' metrics is predicted to gain over the plain average.
 
@@ -227,22 +245,24 @@ def predicted_gain(prepared: PreparedMerge) -> tuple[float, float] | None:
     middle = prepared.space.middle()
     drifts, pulls = solver.drifts(middle), solver.pulls(middle)
     pull = torch.stack([-w * p for w, p in zip(weights, pulls, strict=True)]).sum(dim=0)
-    gain = float(pull.double() @ solver.response(pull, DAMPING, weights).double())
+    gain = float(pull.double() @ solver.response(pull, usual_damping(prepared), weights).double())
     total = sum(w * drift for w, drift in zip(weights, drifts, strict=True))
     return total / sum(weights), gain / sum(weights)
 
 
 def mean_point(
-    prepared: PreparedMerge, solver: KroneckerMean | None = None, damping: float = DAMPING
+    prepared: PreparedMerge, solver: KroneckerMean | None = None, damping: float | None = None
 ) -> Tensor:  # (n,)
     """Return the mean in the metrics of the sketches, where no weight moves that must not.
 
     Args:
         prepared: Merge of the networks.
         solver: Solver that :func:`mean_of_sketches` returned; None makes one.
-        damping: Damping as a share of each layer's mean eigenvalue.
+        damping: Damping as a share of each layer's mean eigenvalue; None takes the usual one.
     """
-    return _where_free(prepared, (solver or mean_of_sketches(prepared)).at(damping))
+    solver = solver or mean_of_sketches(prepared)
+    damping = usual_damping(prepared) if damping is None else damping
+    return _where_free(prepared, solver.at(damping))
 
 
 def _where_free(prepared: PreparedMerge, w: Tensor) -> Tensor:  # (n,)
