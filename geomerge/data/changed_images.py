@@ -13,14 +13,14 @@ from geomerge.networks.batches import Batch
 
 __all__ = ["AUGMENT", "ChangedImages"]
 
-AUGMENT = ("shifts", "flips", "mixup")
+AUGMENT = ("shifts", "flips")
 _SHARE = 8  # shifts go up to one part in so many of the width
 
 
 class ChangedImages:
     """Shifts of all images of a batch by up to an eighth of their width, and flips of half of them.
 
-    What a shift uncovers is zero, the mean of normalised images.
+    What a shift uncovers is zero: the mean of normalised images, black in others.
 
     Args:
         kind: ``"shifts"``, or ``"flips"`` for flips from left to right as well.
@@ -35,7 +35,7 @@ class ChangedImages:
     """
 
     def __init__(self, kind: str, seed: int) -> None:
-        self._flips, self._mixes, self._seed = kind != "shifts", kind == "mixup", seed
+        self._flips, self._seed = kind == "flips", seed
 
     def __call__(self, x: Batch, number: int) -> Batch:
         """Return a batch of changed images, the same for the same number.
@@ -57,15 +57,10 @@ class ChangedImages:
         at = rows.clamp(0, high - 1) * wide
         places = (at[:, :, None] + columns.clamp(0, wide - 1)[:, None, :]).view(count, 1, -1)
         picked = x.flatten(2).gather(2, places.expand(-1, x.shape[1], -1).to(x.device))
-        changed = picked.view_as(x) * inside[:, None].to(x)
-        if not self._mixes:
-            return changed
-        share = torch.rand(count, 1, 1, 1, generator=generator).to(x)
-        other = changed[torch.randperm(count, generator=generator).to(x.device)]
-        return torch.lerp(changed, other, share)
+        return picked.view_as(x) * inside[:, None].to(x)
 
     def _shifts(self, count: int, size: int, generator: torch.Generator) -> Tensor:  # (B, 1)
-        most = size // _SHARE
+        most = max(1, size // _SHARE)
         return torch.randint(-most, most + 1, (count, 1), generator=generator)
 
 

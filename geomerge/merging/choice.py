@@ -58,7 +58,7 @@ def plan_merge(
     with problems.noted():
         preset = choose_preset(prepared)
     if preset is not None:
-        conflict = preset.conflict() or _unused(preset) or _no_images(preset)
+        conflict = preset.conflict() or _unused(preset)
         if conflict is not None:
             with problems.noted():
                 raise OptionError(conflict)
@@ -85,25 +85,6 @@ def _unused(preset: Preset) -> str | None:
     )
 
 
-def _no_images(preset: Preset) -> str | None:
-    """Return that images are to be changed, and a walk learns on none."""
-    if preset.options.walk.augment is None:
-        return None
-    if not preset.walked_on:
-        return (
-            f"`augment` changes images that a walk learns on, and preset {preset.name} learns on "
-            "no inputs; leave it out, or use `preset` joint with inputs"
-        )
-    for expert in preset.walked_on:
-        shape = expert.inputs.shape if expert.inputs is not None else ()
-        if not (is_plain(shape) and len(shape) == 3):
-            return (
-                "`augment` expected inputs of shape (channels, height, width), got "
-                f"{shape or 'none'} for network {expert.name}; leave it out"
-            )
-    return None
-
-
 def choose_preset(prepared: PreparedMerge) -> Preset:
     """Return the preset that the options name, else the preferred one of those that can be used.
 
@@ -114,7 +95,7 @@ def choose_preset(prepared: PreparedMerge) -> Preset:
         prepared: Experts in one weight space, and the options of their merge.
 
     Raises:
-        OptionError: If the data does not allow the preset, or any.
+        OptionError: If the data does not allow the preset, or any, or has no images to change.
     """
     named = prepared.options.preset
     if named is not None:
@@ -129,9 +110,31 @@ def choose_preset(prepared: PreparedMerge) -> Preset:
             # From an expert a walk learns functions, wherever their units are.
             if prepared.options.align is None and preset.start is None:
                 preset = cls(align_where_it_helps(prepared))
+            _refuse_no_images(preset)
             return preset
     assert problem is not None
     raise OptionError(problem)
+
+
+def _refuse_no_images(preset: Preset) -> None:
+    """Refuse that images are to be changed where a walk learns on none."""
+    if preset.options.walk.augment is None:
+        return
+    learned = [expert for stage in preset.stages for expert in stage.learned]
+    if not learned and not preset.kind.isotropic:  # walks toward weights are corrected on inputs
+        learned = [*preset.walked_on]
+    if not learned:
+        raise OptionError(
+            f"`augment` changes images that a walk learns on, and preset {preset.name} learns on "
+            "no inputs here; leave it out, or use `preset` joint with inputs"
+        )
+    for expert in learned:
+        shape = expert.inputs.shape if expert.inputs is not None else ()
+        if not (is_plain(shape) and len(shape) == 3):
+            raise OptionError(
+                "`augment` expected inputs of shape (channels, height, width), got "
+                f"{shape or 'none'} for network {expert.name}; leave it out"
+            )
 
 
 def choose_rule(preset: Preset) -> PickRule:

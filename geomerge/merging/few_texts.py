@@ -32,12 +32,21 @@ TEXTS = 32  # changed texts per gradient
 RATE = 0.3
 
 
-def joined_texts(parts: Sequence[Inputs]) -> Inputs:
-    """Return the texts of several networks as one; of other entries than the first's, none."""
-    first = parts[0]
-    assert isinstance(first.raw, dict), "texts are dictionaries of tokens"
-    alike = [p.raw for p in parts if isinstance(p.raw, dict) and p.raw.keys() == first.raw.keys()]
-    return replace(first, raw=concat(alike))
+def joined_texts(own: Inputs, others: Sequence[Inputs], seed: int) -> Inputs:
+    """Return a network's texts with as many of each of the others at most.
+
+    Args:
+        own: Texts of the network.
+        others: Texts of the others; those with other entries are left out.
+        seed: Seed of the draw from more texts than the network has.
+    """
+    assert isinstance(own.raw, dict), "texts are dictionaries of tokens"
+    found = [own.raw]
+    for inputs in others:
+        few = inputs if len(inputs) <= len(own) else inputs.sample(len(own), seed)
+        if isinstance(few.raw, dict) and few.raw.keys() == own.raw.keys():
+            found.append(few.raw)
+    return replace(own, raw=concat(found))
 
 
 def token_weights(

@@ -80,6 +80,7 @@ class Walker:
         self._walk = prepared.options.walk
         self._isotropic = METRICS[prepared.options.measure.metric].isotropic
         self._targets: dict[str, Tensor] = {}
+        self._replacements: dict[str, ReplacedTokens | None] = {}
         self._diagonal: tuple[str, ...] | None = None  # as the last measured metric has it
 
     def direction(
@@ -103,7 +104,8 @@ class Walker:
         change = self.replacement(expert)
         if change is None:
             return KLToTeacher(network, self.targets(expert), inputs, batch, seed)
-        texts = joined_texts([inputs, *(self._inputs(e) for e in others)])
+        known = [self._inputs(e) for e in others if e.inputs is not None]
+        texts = joined_texts(inputs, known, seed)
         return KLToTeacher(network, teacher, texts, TEXTS, seed, change)
 
     def replacement(self, expert: Expert) -> ReplacedTokens | None:

@@ -69,3 +69,20 @@ def test_a_walk_learns_on_changed_images_and_pulls_nowhere_at_its_teacher() -> N
     known = {x.numpy().tobytes() for x in expert.inputs.batch(slice(None))}  # type: ignore
     assert any(x.numpy().tobytes() not in known for x in seen)
     assert usual(expert.weights)[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_images_of_a_few_pixels_are_shifted_too() -> None:
+    x = torch.rand(30, 1, 5, 5) + 0.1
+    assert not ChangedImages("shifts", seed=0)(x, 0).equal(x)  # type: ignore[union-attr]
+
+
+def test_walks_of_merges_and_comparisons_learn_on_changed_images() -> None:
+    experts = [of_images(seed) for seed in (0, 1)]
+    losses = []
+    for augment in (None, "flips"):
+        made = gm.merge(experts, steps=2, augment=augment)
+        first, second = made.space.experts
+        losses.append(made.preset.walker.direction(first)(second.weights)[0])
+    assert losses[0] != losses[1]
+    found = gm.compare(experts, only=("joint-walk", "average"), steps=3, augment="shifts")
+    assert {row.method.name for row in found.rows if row.result} >= {"joint-walk", "average"}

@@ -68,13 +68,25 @@ def test_texts_of_several_lengths_are_joined_and_padded() -> None:
         ids = torch.full((count, length), length)
         return as_they_are({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
-    joined = joined_texts([texts(2, 3), texts(1, 5)])
+    joined = joined_texts(texts(2, 3), [texts(1, 5)], 0)
     assert len(joined) == 3
     x = joined.batch(slice(0, 3))
     assert isinstance(x, dict)
     assert x["attention_mask"].sum(dim=1).tolist() == [3, 3, 5]
     other = as_they_are({"input_ids": torch.ones(4, 2, dtype=torch.long)})
-    assert len(joined_texts([texts(2, 3), other])) == 2
+    assert len(joined_texts(texts(2, 3), [other], 0)) == 2
+
+
+def test_a_teacher_of_few_texts_sees_no_more_of_another_network_than_its_own() -> None:
+    few, many = (as_they_are(words(count, token)) for count, token in ((5, 1), (500, 2)))
+    ids = joined_texts(few, [many], 0).raw
+    assert isinstance(ids, dict)
+    assert ids["input_ids"][:, 0].bincount().tolist() == [0, 5, 5]
+
+
+def words(count: int, token: int) -> dict[str, torch.Tensor]:
+    ids = torch.full((count, 4), token)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def test_many_texts_and_other_inputs_stay_as_they_are(tuned: tuple[Path, list[Expert]]) -> None:

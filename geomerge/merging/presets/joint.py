@@ -111,7 +111,7 @@ class JointPreset(Preset):
     @property
     def _rate(self) -> float:
         """Learning rate, times the number of teachers."""
-        few = any(self.walker.replacement(expert) for expert in self.space)
+        few = all(self.walker.replacement(expert) for expert in self.space)
         return FEW_TEXTS_RATE if few else RATE
 
     def _directions(self, taken: int) -> Sequence[KLToTeacher | KLToTeachers]:

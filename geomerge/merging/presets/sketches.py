@@ -222,7 +222,7 @@ def drift_weights(prepared: PreparedMerge) -> list[float]:
 def usual_damping(prepared: PreparedMerge) -> float:
     """Return the damping of the mean of these networks, a share of each layer's mean eigenvalue."""
     configs = [expert.meta.get("config") for expert in prepared.space]
-    generates = any(config and predicted_by(config) == "next" for config in configs)
+    generates = any(isinstance(c, dict) and predicted_by(c) == "next" for c in configs)
     return LANGUAGE_DAMPING if generates else DAMPING
 
 
