@@ -309,20 +309,30 @@ def _cannot_read(path: Path, error: OSError) -> CheckpointError | RunError:
     return RunError(f"cannot read {path} ({reason}); check the path and permissions")
 
 
+_SAME = ("st_ino", "st_size", "st_mtime_ns")  # of a file that is left alone
 _Parts = tuple[dict[str, Tensor], dict[str, Any], dict[str, Tensor], str]
 
 
 def _content(path: Path, key: str | None) -> tuple[*_Parts, str]:
     """Return weights, metadata, sketch, a note on what was chosen, and the digest of a file."""
-    large = path.is_file() and path.stat().st_size >= paged.LEAST
+    large = path.is_file() and paged.in_file(path.stat().st_size)
     if not large or not is_safetensors(path):
         content = _read(path)
         return *_parse(content, path, key), sha256(content)
     try:
-        (tensors, metadata), digest = map_safetensors(path), file_sha256(path)
+        before = path.stat()
+        (mapped, metadata), digest = map_safetensors(path), file_sha256(path)
+        # Copied even if they are a little smaller than the file, which may be written to later.
+        tensors = paged.stored(mapped, paged.LEAST)
+        after = path.stat()
     except OSError as error:
         raise _cannot_read(path, error) from error
-    return *_of_safetensors(paged.stored(tensors), metadata, path), digest
+    if any(getattr(before, part) != getattr(after, part) for part in _SAME):
+        raise CheckpointError(
+            f"{path} was replaced or written to while it was read, expected a finished file; read "
+            "it again when its writer is done"
+        )
+    return *_of_safetensors(tensors, metadata, path), digest
 
 
 def _of_safetensors(

@@ -2,7 +2,8 @@
 
 The system holds the pages of such a file and writes them to the disk where memory is short. The
 process counts those that it touched since :func:`release`. The files lie where ``TMPDIR`` says and
-go with their tensors.
+go with their tensors. Forked children share them: what a child writes into such a tensor, its
+parent reads.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import ctypes
 import math
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 import torch
@@ -27,9 +30,11 @@ __all__ = [
     "distance",
     "empty",
     "give_back",
+    "has_room",
     "in_file",
     "in_parts",
     "lerp",
+    "on_disk_of",
     "release",
     "stored",
 ]
@@ -37,12 +42,47 @@ __all__ = [
 LEAST = 2**26  # bytes from which a tensor lies in a file
 PART = 2**20  # numbers of vectors that are computed with at a time
 
-_maps: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()  # by address
+# The maps by the addresses of the tensors in them, of which one map may hold many.
+_maps: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 
 
 def in_file(nbytes: int) -> bool:
     """Return whether a vector of so many bytes lies in a file, where there is room."""
     return nbytes >= LEAST and hasattr(os, "posix_fallocate")  # not on Windows and macOS
+
+
+def has_room(nbytes: int) -> bool:
+    """Return whether files of so many bytes find room on a disk, and not in memory as on a tmpfs.
+
+    Args:
+        nbytes: Bytes of all of them.
+    """
+    try:
+        folder = tempfile.gettempdir()
+        return not _in_memory(folder) and shutil.disk_usage(folder).free >= nbytes
+    except OSError:  # no such folder, or no system that tells of its disk
+        return False
+
+
+def _in_memory(folder: str) -> bool:
+    """Return whether files in a folder take memory."""
+    device = os.stat(folder).st_dev
+    name = f"{os.major(device)}:{os.minor(device)}"
+    mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    kinds = {mount.split()[2]: mount.partition(" - ")[2].split()[0] for mount in mounts}
+    return kinds.get(name) in ("tmpfs", "ramfs")
+
+
+def on_disk_of(folder: Path) -> bool:
+    """Return whether files lie on the disk of a folder.
+
+    Args:
+        folder: The folder.
+    """
+    try:
+        return os.stat(tempfile.gettempdir()).st_dev == folder.stat().st_dev
+    except OSError:  # no folder for temporary files
+        return False
 
 
 def empty(
@@ -58,13 +98,25 @@ def empty(
     needed = size * dtype.itemsize
     if torch.device(device).type != "cpu" or not in_file(needed):
         return torch.empty(size, dtype=dtype, device=device)
+    pages = _mapped(needed)
+    if pages is None:
+        return torch.empty(size, dtype=dtype, device=device)
+    return _tensor_in(pages, 0, size, dtype)
+
+
+def _mapped(nbytes: int) -> mmap.mmap | None:
+    """Return the map of a new file, or None where the disk has no room for it."""
     try:
         with tempfile.TemporaryFile() as file:
-            os.posix_fallocate(file.fileno(), 0, needed)  # a full disk is told now, not by a signal
-            pages = mmap.mmap(file.fileno(), needed)
+            os.posix_fallocate(file.fileno(), 0, nbytes)  # a full disk is told now, not by a signal
+            return mmap.mmap(file.fileno(), nbytes)
     except OSError:
-        return torch.empty(size, dtype=dtype, device=device)
-    made = torch.frombuffer(pages, dtype=dtype)  # holds the map
+        return None
+
+
+def _tensor_in(pages: mmap.mmap, start: int, size: int, dtype: torch.dtype) -> Tensor:  # (size,)
+    """Return a vector of a storage of its own in a map, since files are written by storages."""
+    made = torch.frombuffer(pages, dtype=dtype, count=size, offset=start)  # holds the map
     _maps[made.data_ptr()] = pages
     return made
 
@@ -78,12 +130,12 @@ def release(*tensors: Tensor) -> None:
     for tensor in tensors:
         if tensor.device.type != "cpu" or not tensor.numel():
             continue
-        start = tensor.untyped_storage().data_ptr()
-        pages = _maps.get(start)
+        pages = _maps.get(tensor.untyped_storage().data_ptr())
         if pages is None or not tensor.is_contiguous():
             continue
-        first = (tensor.data_ptr() - start) // mmap.PAGESIZE * mmap.PAGESIZE
-        last = tensor.data_ptr() - start + tensor.nbytes
+        start = tensor.data_ptr() - ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
+        last = start + tensor.nbytes
         pages.madvise(mmap.MADV_DONTNEED, first, last - first)  # the map is shared: nothing is lost
 
 
@@ -91,7 +143,7 @@ def give_back() -> None:
     """Give back the memory of all tensors in files, and what the C library kept of freed ones."""
     if not _maps:
         return
-    for pages in list(_maps.values()):
+    for pages in set(_maps.values()):
         pages.madvise(mmap.MADV_DONTNEED)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
     if trim is not None:
@@ -160,30 +212,34 @@ class Store:
 
     def __init__(self, total: int) -> None:
         self._used = in_file(total)
-        self._room = torch.empty(0, dtype=torch.uint8)
+        self._pages: mmap.mmap | None = None
+        self._taken = 0  # bytes of the current file
 
     def hold(self, tensor: Tensor) -> Tensor:
-        """Return a tensor of the same values in a file; on another device, the tensor itself."""
+        """Return a copy of a tensor in a file; on another device, the tensor itself."""
         if not self._used or tensor.device.type != "cpu":
             return tensor
-        size = -(-tensor.nbytes // 64) * 64  # so that the next one begins at a multiple
-        if size > len(self._room):
-            self._room = empty(max(size, LEAST), torch.uint8)
+        if self._pages is None or self._taken + tensor.nbytes > len(self._pages):
+            self._pages, self._taken = _mapped(max(tensor.nbytes, LEAST)), 0
             give_back()  # what was measured or read since the last time
-        place, self._room = self._room[: tensor.nbytes], self._room[size:]
-        held = place.view(tensor.dtype).view(tensor.shape)
+        if self._pages is None or not tensor.numel():
+            return tensor.clone(memory_format=torch.contiguous_format)
+        held = _tensor_in(self._pages, self._taken, tensor.numel(), tensor.dtype)
+        held = held.view(tensor.shape)
+        self._taken += -(-tensor.nbytes // 64) * 64  # so that the next one begins at a multiple
         held.copy_(tensor)
         release(held)
         return held
 
 
-def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return named tensors in files, where they are large; tied ones stay one.
+def stored(tensors: Mapping[str, Tensor], total: int | None = None) -> dict[str, Tensor]:
+    """Return named tensors, copied into files where they are large; tied ones stay one.
 
     Args:
         tensors: Tensors by name, on the CPU.
+        total: Bytes by which they count as large; those of all by default.
     """
-    store = Store(sum(tensor.nbytes for tensor in tensors.values()))
+    store = Store(sum(tensor.nbytes for tensor in tensors.values()) if total is None else total)
     known: dict[tuple[int, torch.Size, tuple[int, ...]], Tensor] = {}
     found = {}
     for name, tensor in tensors.items():
