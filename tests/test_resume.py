@@ -123,6 +123,21 @@ def test_an_interrupted_merge_needs_room_only_for_what_it_has_not_stored(
         merged_of(small, options, folder=tmp_path / "other", work=tmp_path / "new")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a second disk is needed")
+def test_a_merge_needs_room_for_temporary_files_on_the_disk_of_its_points(
+    small: list[Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"manifold": ("digits",), "preset": "paper", "steps": 8, "points": 8}
+    needed = disk_bytes(choose_preset(prepared_of(small, options)))[1]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=needed))
+    monkeypatch.setattr("geomerge.io.paged.LEAST", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(OptionError, match="GB of temporary files"):
+        merged_of(small, options, folder=tmp_path / "path")
+    monkeypatch.setattr("tempfile.tempdir", "/proc")  # no room there: vectors lie in memory
+    merged_of(small, options, folder=tmp_path / "other")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [SKETCH, JOINT, PAPER], ids=["sketch", "joint", "paper"])
 def test_kills_at_random_moments(

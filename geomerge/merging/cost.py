@@ -28,7 +28,7 @@ from geomerge.metrics.registry import MeasuringPace, NetworkSize
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import FunctionWalkOptions
 
-__all__ = ["disk_bytes", "estimate_memory", "estimate_time"]
+__all__ = ["disk_bytes", "estimate_memory", "estimate_time", "temporary_bytes"]
 
 _WALK_COPIES = 7  # copies of the weights, besides metric and activations: benchmarks/memory.py
 _NUMBER = 4  # bytes
@@ -57,7 +57,8 @@ def estimate_memory(preset: Preset) -> dict[str, int]:
         "path_on_disk": path,
         "disk_while_walking": walking,
     }
-    if not walked and paged.in_file(weights):  # benchmarks/bert_base.py
+    in_files = sum(found[part] for part in ("weights", "metric", "walk"))
+    if not walked and _uses_files(preset) and paged.has_room(in_files):  # benchmarks/bert_base.py
         # A network while it is read or written, and a point; all else lies in files.
         found |= {"weights": weights, "metric": 0, "walk": weights}
     return found
@@ -72,6 +73,21 @@ def disk_bytes(preset: Preset) -> tuple[int, int]:
     points, weights = preset.prepared.points, _NUMBER * preset.space.network.n
     tried = max(len(stage.candidates) for stage in preset.stages)
     return (points + 2) * weights, (2 * points + (tried - 1) * points + 2) * weights
+
+
+def temporary_bytes(preset: Preset) -> int:
+    """Return the bytes at most of the temporary files that a merge of loaded networks adds.
+
+    Args:
+        preset: Preset of the merge.
+    """
+    return _WALK_COPIES * _NUMBER * preset.space.network.n if _uses_files(preset) else 0
+
+
+def _uses_files(preset: Preset) -> bool:
+    """Return whether vectors of weights lie in temporary files, where there is room."""
+    network = preset.space.network
+    return network.device.type == "cpu" and paged.in_file(_NUMBER * network.n)
 
 
 def _metric_bytes(preset: Preset, sizes: Sequence[NetworkSize]) -> int:

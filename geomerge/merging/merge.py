@@ -15,7 +15,7 @@ from geomerge.expert_like import ExpertLike, as_expert
 from geomerge.io import paged
 from geomerge.loading import given_experts
 from geomerge.merging.choice import plan_merge
-from geomerge.merging.cost import disk_bytes
+from geomerge.merging.cost import disk_bytes, temporary_bytes
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.base import Preset
@@ -158,7 +158,9 @@ def _merge(
 
 
 def _refuse_full_disk(preset: Preset, folder: Path, work: Path | None) -> None:
-    """Refuse walks whose points do not fit on the disk.
+    """Refuse walks whose points, and temporary files on the same disk, do not fit on it.
+
+    Where temporary files find no room on another disk, vectors lie in memory.
 
     Raises:
         OptionError: If less is free than they need beside what an interrupted merge has stored.
@@ -166,12 +168,15 @@ def _refuse_full_disk(preset: Preset, folder: Path, work: Path | None) -> None:
     known = work.rglob("*") if work is not None else ()
     stored = sum(file.stat().st_size for file in known if file.is_file())
     needed, free = disk_bytes(preset)[1] - stored, shutil.disk_usage(folder).free
+    temporary = temporary_bytes(preset) if paged.on_disk_of(folder) else 0
+    needed += temporary
     if needed > free:
         count, size = preset.prepared.points, preset.space.network.n * 4
+        beside = f" and {temporary / 1e9:.1f} GB of temporary files" if temporary else ""
         raise OptionError(
             f"the walks need {needed / 1e9:.1f} GB of disk for up to {count} points of "
-            f"{size / 1e9:.2f} GB each, and {free / 1e9:.1f} GB are free in {folder}; give fewer "
-            "`points` or one `damping`, or write to another disk"
+            f"{size / 1e9:.2f} GB each{beside}, and {free / 1e9:.1f} GB are free in {folder}; give "
+            "fewer `points` or one `damping`, or write to another disk"
         )
 
 

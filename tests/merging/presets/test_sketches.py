@@ -56,7 +56,10 @@ def test_networks_in_files_merge_to_the_same_bits(
     monkeypatch.setattr(paged, "LEAST", 1)
     held = gm.merge(experts, base=base, head="separate")
     n = plain.space.network.n
-    assert sum(estimate_memory(held.preset)[part] for part in ("weights", "walk")) == 8 * n
+    for room, copies in ((True, 2), (False, 13)):  # on a disk, and where files take memory
+        monkeypatch.setattr(paged, "has_room", lambda _, room=room: room)
+        memory = estimate_memory(held.preset)
+        assert memory["weights"] + memory["walk"] == 4 * copies * n
     assert torch.equal(held.w, plain.w)
     assert held.path.ts == plain.path.ts
     assert all(torch.equal(held.path.at(t), plain.path.at(t)) for t in (0, 0.3, 1))
