@@ -132,8 +132,8 @@ def _refuse_no_images(preset: Preset) -> None:
         shape = expert.inputs.shape if expert.inputs is not None else ()
         if not (is_plain(shape) and len(shape) == 3):
             raise OptionError(
-                "`augment` expected inputs of shape (channels, height, width), got "
-                f"{shape or 'none'} for network {expert.name}; leave it out"
+                "expected inputs of shape (channels, height, width) for `augment`, got "
+                f"{shape or 'none'} of network {expert.name}; leave it out"
             )
 
 
