@@ -1,7 +1,7 @@
 """Time and memory of two networks as large as ViT-B/16: a check, and a merge on images.
 
     python benchmarks/vit.py --work build/bench --images 200 --inputs 200
-    python benchmarks/vit.py --work build/bench --images 12 --inputs 2    # an hour of one thread
+    python benchmarks/vit.py --work build/bench --images 12 --inputs 2    # hours of one thread
 
 Two files of torchvision's vit_b_16 with 86 million random weights, and for each a folder of random
 images, of which a fifth are the selection split. Every step is a process of its own, whose
