@@ -14,6 +14,7 @@ from geomerge.evaluation.measures import cell, drop, unit
 from geomerge.expert_options import DataOptions
 from geomerge.merging import MergeOptions
 from geomerge.processes import first, start
+from geomerge.report.labels import short_task
 from geomerge.runs import run_merge
 
 __all__ = ["merge", "show_report"]
@@ -63,7 +64,9 @@ def show_report(report: dict[str, Any]) -> None:
     better = report["crossover"].get("better")
     if better is not None:
         print(f"note: {with_flags(better)}")
-    names = {s: found["task"] or f"task of {s}" for s, found in report["networks"].items()}
+    names = {
+        s: short_task(found["task"] or f"task of {s}") for s, found in report["networks"].items()
+    }
     head = report["head"]
     measures = {s: found.get("measure", "accuracy") for s, found in report["networks"].items()}
     what = unit(measures.values()).replace("accuracy, %", "accuracy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from geomerge.report.labels import short_task
 from geomerge.report.picture import STYLES, write_picture
 
 __all__ = ["draw_curves"]
@@ -29,7 +30,7 @@ def draw_curves(report: dict[str, Any], file: Path) -> None:
         if values[0] is None:
             continue
         task = report["networks"][side]["task"]
-        label = f"{task} (task of {side})"
+        label = f"{short_task(task)} (task of {side})"
         upper.plot(
             ts, [100 * v for v in values], line, color=color, marker=marker, ms=3, label=label
         )

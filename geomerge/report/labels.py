@@ -1,4 +1,4 @@
-"""Names next to points of a picture, placed without overlaps."""
+"""Names in pictures: of tasks, and next to points, placed without overlaps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["place_names"]
+__all__ = ["place_names", "short_task"]
 
 Place = tuple[float, float]  # as a share of the axes' width and height
 Box = tuple[float, float, float, float]  # left, right, bottom, top
@@ -14,6 +14,11 @@ Box = tuple[float, float, float, float]  # left, right, bottom, top
 _RADII = [0.03 + 0.02 * k for k in range(20)]  # distances of a name from its point
 _ANGLES = [math.tau * k / 24 for k in range(24)]
 _POINT = 0.012  # half of a marker
+
+
+def short_task(task: str) -> str:
+    """Return a task's name, that of a file without its folders, for which there is no room."""
+    return task.rsplit("/", 1)[-1] or task
 
 
 def place_names(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from geomerge.report.labels import short_task
 from geomerge.report.picture import STYLES, write_picture
 
 __all__ = ["HIGHEST", "draw_plane"]
@@ -46,7 +47,8 @@ def draw_plane(report: dict[str, Any], file: Path) -> None:
             )  # fmt: skip
             if not star:
                 axis.annotate(mark, (x, y), xytext=(7, 5), textcoords="offset points", zorder=5)
-        axis.set_title(f"loss on {report['networks'][name]['task']}, the task of {name}")
+        task = short_task(report["networks"][name]["task"])
+        axis.set_title(f"loss on {task}, the task of {name}")
         axis.set_xlabel("along the line between the ends (distance of weights)")
     axes[0].set_ylabel("toward the crossover")
     axes[0].legend(loc="upper right")
