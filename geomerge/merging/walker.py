@@ -112,7 +112,11 @@ class Walker:
         """Return the replacement of tokens in walks toward an expert; None leaves its inputs."""
         if self._prepared.base is None or expert.inputs is None:
             return None
-        return token_replacement(expert, self._inputs(expert), self._prepared.options.machine.seed)
+        if expert.name not in self._replacements:
+            seed = self._prepared.options.machine.seed
+            found = token_replacement(expert, self._inputs(expert), seed)
+            self._replacements[expert.name] = found
+        return self._replacements[expert.name]
 
     def mixed_direction(self, experts: Sequence[Expert]) -> KLToTeachers:
         """Return the direction toward the functions of several experts on mixed batches.
