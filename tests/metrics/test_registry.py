@@ -7,7 +7,7 @@ from geomerge.metrics.registry import seconds_per_input
 
 
 class Clock:
-    """Time that passes only where a function of the number of inputs says so."""
+    """Seconds per input of a pass, on a clock that only the number of inputs moves."""
 
     def __init__(self, setup: float, each: float) -> None:
         self.now, self.setup, self.each = 0.0, setup, each
