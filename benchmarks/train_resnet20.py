@@ -19,22 +19,17 @@ from resnet20 import FILES, USUAL, cifar10, resnet20, task
 from torch import Tensor
 
 from geomerge.data import Task
+from geomerge.data.changed_images import changed_images
 
 BATCH, RATE, DECAY, SHIFT = 128, 0.1, 5e-4, 4
 
 
 def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
     """Shift every image by up to four pixels and flip half of them."""
-    count, _, high, wide = x.shape
-    padded = torch.nn.functional.pad(x, (SHIFT,) * 4)
-    down, right = torch.randint(2 * SHIFT + 1, (2, count, 1), generator=generator)
-    flipped = torch.rand(count, 1, generator=generator) < 0.5
-    columns = torch.arange(wide).expand(count, wide)
-    columns = torch.where(flipped, wide - 1 - columns, columns) + right
-    rows = torch.arange(high) + down
-    index = torch.arange(count)[:, None, None]
-    picked = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2)
+    down, right = torch.randint(2 * SHIFT + 1, (2, len(x), 1), generator=generator) - SHIFT
+    flipped = torch.rand(len(x), 1, generator=generator) < 0.5
+    # A CPU trains on images with the channels last in a quarter less time.
+    return changed_images(x, down, right, flipped).contiguous(memory_format=torch.channels_last)
 
 
 def train(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geomerge.networks.batches import Batch
 
-__all__ = ["AUGMENT", "ChangedImages"]
+__all__ = ["AUGMENT", "ChangedImages", "changed_images"]
 
 AUGMENT = ("shifts", "flips")
 _SHARE = 8  # shifts go up to one part in so many of the width
@@ -48,20 +48,40 @@ class ChangedImages:
         generator = torch.Generator().manual_seed(self._seed + 1_000_003 * number)
         count, _, high, wide = x.shape
         down, right = (self._shifts(count, size, generator) for size in (high, wide))
-        columns = torch.arange(wide).expand(count, wide)
-        if self._flips:
-            flipped = torch.rand(count, 1, generator=generator) < 0.5
-            columns = torch.where(flipped, wide - 1 - columns, columns)
-        rows, columns = torch.arange(high) + down, columns + right
-        inside = _within(rows, high)[:, :, None] & _within(columns, wide)[:, None, :]
-        at = rows.clamp(0, high - 1) * wide
-        places = (at[:, :, None] + columns.clamp(0, wide - 1)[:, None, :]).view(count, 1, -1)
-        picked = x.flatten(2).gather(2, places.expand(-1, x.shape[1], -1).to(x.device))
-        return picked.view_as(x) * inside[:, None].to(x)
+        flipped = torch.rand(count, 1, generator=generator) < 0.5 if self._flips else None
+        return changed_images(x, down, right, flipped)
 
     def _shifts(self, count: int, size: int, generator: torch.Generator) -> Tensor:  # (B, 1)
         most = max(1, size // _SHARE)
         return torch.randint(-most, most + 1, (count, 1), generator=generator)
+
+
+def changed_images(
+    x: Tensor,  # (B, C, H, W)
+    down: Tensor,  # (B, 1)
+    right: Tensor,  # (B, 1)
+    flipped: Tensor | None = None,  # (B, 1), bool
+) -> Tensor:  # (B, C, H, W)
+    """Return images that were flipped from left to right, then shifted, in their memory format.
+
+    Args:
+        x: Images.
+        down: Pixels by which the seen part lies further down, negative for up.
+        right: Pixels by which it lies further right.
+        flipped: Mask of the images that are flipped; None flips none.
+    """
+    count, _, high, wide = x.shape
+    columns = torch.arange(wide).expand(count, wide)
+    if flipped is not None:
+        columns = torch.where(flipped, wide - 1 - columns, columns)
+    rows, columns = torch.arange(high) + down, columns + right
+    inside = _within(rows, high)[:, :, None] & _within(columns, wide)[:, None, :]
+    at = (torch.arange(count)[:, None, None], rows.clamp(0, high - 1)[:, :, None],
+          columns.clamp(0, wide - 1)[:, None, :])  # fmt: skip
+    picked = x.permute(0, 2, 3, 1)[tuple(index.to(x.device) for index in at)]
+    found = torch.where(inside[..., None].to(x.device), picked, 0).permute(0, 3, 1, 2)
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return found if last else found.contiguous()
 
 
 def _within(places: Tensor, size: int) -> Tensor:

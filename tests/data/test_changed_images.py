@@ -86,3 +86,11 @@ def test_walks_of_merges_and_comparisons_learn_on_changed_images() -> None:
     assert losses[0] != losses[1]
     found = gm.compare(experts, only=("joint-walk", "average"), steps=3, augment="shifts")
     assert {row.method.name for row in found.rows if row.result} >= {"joint-walk", "average"}
+
+
+def test_images_keep_the_order_of_their_numbers_in_memory() -> None:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = IMAGES.contiguous(memory_format=layout)
+        changed = ChangedImages("flips", seed=0)(x, 0)
+        assert isinstance(changed, torch.Tensor)
+        assert changed.stride() == x.stride()
