@@ -143,11 +143,11 @@ def main() -> None:
                 rows.row(row, partial(learn, tasks, options, row, split, **changes))
                 table["rows"].setdefault(row, []).append(rows.done[row])
                 if not given.choose:
-                    write(name, table)
+                    write(f"{name}, {given.per_class} images a class", table)
 
 
 def write(name: str, table: dict[str, Any]) -> None:
-    """Write the rows of a stream, beside those of the other streams."""
+    """Write the rows of a stream, beside those of the other streams and sizes."""
     file = RESULTS / "stream_cifar.json"
     stored = json.loads(file.read_text())["table"] if file.exists() else {}
     means = {row: summary(found) for row, found in table["rows"].items()}

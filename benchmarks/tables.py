@@ -554,10 +554,10 @@ def stream_cifar() -> str:
             f"seed {seed}: " + ", ".join(part.removeprefix("classes ") for part in order)
             for seed, order in found["orders"].items()
         )
-        size = f"{found['images of a class']} images a class, {found['epochs']} epochs"
+        epochs = f"{found['epochs']} epochs"
         header = ["", "accuracy", "true", "MB", "examples", "merge / expert", "seeds"]
         parts.append(
-            f"**Split CIFAR-10, {name}, {size}**\n\n{markdown(header, table)}\n\n"
+            f"**Split CIFAR-10, {name}, {epochs}**\n\n{markdown(header, table)}\n\n"
             f"Order of classes, {orders}."
         )
     return "\n\n".join(parts)
