@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from torch import Tensor
 
 from geomerge.errors import NumericalError
-from geomerge.evaluation.drift import Scorer, select_scores
+from geomerge.evaluation.drift import LARGE, Scorer, select_scores
 from geomerge.evaluation.measures import score
 from geomerge.evaluation.pick import MARGIN, Score
 from geomerge.evaluation.plausibility import at_chance
@@ -30,6 +30,7 @@ __all__ = [
     "ResultRow",
     "better_than_picked",
     "comparison",
+    "trains_beside",
     "walks_beside",
 ]
 
@@ -85,12 +86,25 @@ class WalkBeside:
     preset: Preset
 
 
+def trains_beside(preset: Preset) -> bool:
+    """Return whether the table has walks and trainings of its own.
+
+    They take longer than the merge itself, which is why a large network's table is without them.
+
+    Args:
+        preset: Preset of the merge.
+    """
+    return preset.space.network.n < LARGE
+
+
 def walks_beside(preset: Preset) -> Iterator[WalkBeside]:
     """Yield the walks of the baselines: in the Euclidean metric, and with fixed dampings.
 
     Args:
         preset: Preset of the merge.
     """
+    if not trains_beside(preset):
+        return
     if not preset.walks_on and not METRICS[preset.options.measure.metric].isotropic:
         plain = preset.again(
             metric="euclidean", damping=None, learning_rate=None, learn=None, budget=None
@@ -118,10 +132,10 @@ def comparison(
     Returns:
         Rows: the networks, the straight line (of two) or the mean (of more), the Euclidean walk
         (where it is not the straight line), the walk with fixed dampings where it was learned,
-        joint training (else a note with the reason), the crossover.
+        joint training (else a note with the reason), the crossover. Of networks with a million
+        weights or more the rows that need a walk or a training are left out, with a note.
     """
     space, prepared = merged.space, merged.preset.prepared
-    seed, steps = prepared.options.machine.seed, prepared.options.walk.steps
     rows = [_row(merged, expert.name, expert.weights) for expert in space]
     if len(space) == 2:
         line = straight_line(space.experts[0].weights, space.experts[1].weights)
@@ -135,6 +149,29 @@ def comparison(
     else:
         rows.append(_row(merged, MEAN, space.settle(space.middle())))
         share = 0.0
+    if trains_beside(merged.preset):
+        rows += _trained_beside(merged, progress, work)
+    else:
+        merged.notes.append(
+            f"the table has no Euclidean walk and no joint training, which for {space.network.n:,} "
+            "weights take longer than the merge; a comparison of methods has both"
+        )
+    rows.append(_row(merged, "crossover", merged.w))
+    better = better_than_picked(merged, rows, share)
+    if better is not None:
+        merged.notes.insert(0, better)
+    return rows
+
+
+def _trained_beside(
+    merged: MergeResult,
+    progress: Callable[[Progress], None] | None,
+    work: Path | None,
+) -> list[ResultRow]:
+    """Return the rows that need a walk or a training."""
+    space, options = merged.space, merged.preset.prepared.options
+    seed, steps = options.machine.seed, options.walk.steps
+    rows = []
     for beside in walks_beside(merged.preset):
         place = None if work is None else work / beside.folder
         rows.append(_row(merged, beside.row, _walked(merged, beside, progress, place)))
@@ -149,10 +186,6 @@ def comparison(
         merged.notes.append(f"joint training is not in the table: it {error}")
     except NumericalError as error:
         merged.notes.append(f"joint training is not in the table, for it diverged: {error}")
-    rows.append(_row(merged, "crossover", merged.w))
-    better = better_than_picked(merged, rows, share)
-    if better is not None:
-        merged.notes.insert(0, better)
     return rows
 
 

@@ -12,7 +12,7 @@ from geomerge.evaluation.measures import score
 from geomerge.evaluation.search import COARSE, FINAL
 from geomerge.expert import Expert
 from geomerge.io import paged
-from geomerge.merging.beside import walks_beside
+from geomerge.merging.beside import trains_beside, walks_beside
 from geomerge.merging.curve import POINTS, examples_drawn
 from geomerge.merging.joint_training import NotTrainableError, joint_samples, train_jointly
 from geomerge.merging.measuring import inputs_of
@@ -145,7 +145,7 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
         walks = sum(pace.stage(preset, stage) for stage in preset.stages) + pace.closing(preset)
         score, test = pace.score(preset), pace.tested(preset)
         plain = replace(pace, measuring=MeasuringPace(0.0, 0.0))
-        others = pace.joint_training(preset)
+        others = pace.joint_training(preset) if trains_beside(preset) else 0.0
         others += sum(
             (plain if other.kind.isotropic else pace).stage(other, stage)
             for other in beside for stage in other.stages
@@ -157,7 +157,8 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
             f"walk's step, {own.each:.2g} s per input of the metric and {own.besides:.2g} s for "
             "each of its measurements"
         )
-    rows = len(preset.space) + 4  # the networks, line, Euclidean walk, joint training, crossover
+    # The networks, line and crossover; Euclidean walk and joint training.
+    rows = len(preset.space) + 2 + 2 * trains_beside(preset)
     share = rough_share(preset.space.experts)
     pick = _SCORED if share == 1 else share * _SCORED + FINAL
     curve = _CURVE * _drawn_share(preset)
@@ -257,6 +258,8 @@ def _closing(preset: Preset, steps: dict[str, int]) -> float:
 
 def _training(preset: Preset) -> float:
     """Return the seconds of the joint training that a merge is compared with."""
+    if not trains_beside(preset):
+        return 0.0
     space, options = preset.space, preset.options
     found: list[tuple[float, int]] = []
     try:

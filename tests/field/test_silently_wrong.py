@@ -402,6 +402,16 @@ def test_a_crossover_that_is_worse_than_an_end_or_the_line_is_said_first() -> No
     assert names[-1] == "crossover"
 
 
+def test_rows_that_take_longer_than_a_large_merge_are_left_out() -> None:
+    task = task_of(count=1200)
+    experts = [gm.Expert.from_module(trained(task, seed), task) for seed in (0, 1)]
+    with patch.object(beside, "LARGE", 1):
+        merged = gm.merge(experts, steps=1, points=8)
+        names = [row.name for row in comparison(merged)]
+    assert names == ["a", "b", "straight line", "crossover"]
+    assert any("no Euclidean walk and no joint training" in note for note in merged.notes)
+
+
 def test_a_reference_that_hardly_trained_is_marked() -> None:
     task = task_of(count=1200)
     experts = [gm.Expert.from_module(trained(task, seed), task) for seed in (0, 1)]
