@@ -106,7 +106,6 @@ def test_modules_import_only_from_layers_above() -> None:
         ("qpth", "geomerge.steps"),
         ("torch_pruning", "geomerge.pruning.trace"),
         ("avalanche", "geomerge.strategies.avalanche"),
-        ("altair", "geomerge.report.pages"),
         ("vl_convert", "geomerge.report.pages.render"),
         ("typer", "geomerge.cli"),
         ("transformers", "geomerge.networks.hugging_face"),

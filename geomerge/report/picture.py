@@ -16,6 +16,7 @@ STYLES = (
     ("#009e73", "-.", "^"),
     ("#cc79a7", ":", "D"),
 )
+_DPI = 150
 
 
 def write_picture(figure: Any, file: Path) -> None:
@@ -27,9 +28,19 @@ def write_picture(figure: Any, file: Path) -> None:
     """
     import matplotlib
 
-    # Fixed names of clip paths, and text as text rather than outlines.
-    with matplotlib.rc_context({"svg.hashsalt": "geomerge", "svg.fonttype": "none"}):
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "geomerge",  # fixed names of clip paths
+        "svg.fonttype": "none",  # text as text rather than outlines
+        "figure.autolayout": False,
+        "figure.constrained_layout.use": False,
+    }
+    with matplotlib.rc_context(settings):
+        figure.set_dpi(_DPI)
+        layout = figure.get_layout_engine()
+        if layout is not None:  # once, rather than for each file with a drawing of its own
+            layout.execute(figure)
+            figure.set_layout_engine(None)
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             picture = io.BytesIO()
-            figure.savefig(picture, format=suffix[1:], dpi=150, metadata=metadata)
+            figure.savefig(picture, format=suffix[1:], dpi=_DPI, metadata=metadata)
             write_bytes(file.with_suffix(suffix), picture.getvalue())

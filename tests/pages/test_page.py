@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import pytest
 from merges import run_of
 
@@ -47,6 +48,17 @@ def test_one_small_file_that_fetches_nothing(runs: dict[str, Path], kind: str) -
     assert all(address.startswith("data:image/") for address in found.addresses)
     assert "@import" not in (_ASSETS / "page.css").read_text()
     assert "default-src 'none'" in content
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_charts_are_vega_lite(runs: dict[str, Path], kind: str) -> None:
+    page = (runs[kind] / "report.html").read_text()
+    (text,) = re.findall(r'<script [^>]*id="charts"[^>]*>(.*?)</script>', page, re.DOTALL)
+    for chart in json.loads(text).values():
+        for part in (chart, *chart.get("layer", ())):
+            if "data" in part:  # the schema says nothing of what is in a row
+                part["data"]["values"] = part["data"]["values"][:1]
+        alt.Root.validate(chart)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""Line, bar and scatter charts, as Vega-Lite specifications made with Altair."""
+"""Line, bar and scatter charts, as Vega-Lite specifications."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 from geomerge.report.pages.looks import (
     COLORS,
-    DASHES,
     FAINT,
     INK,
     Axis,
+    Part,
     Rows,
+    along,
     colors,
-    legend,
-    looks,
+    dashes,
+    one_color,
     shapes,
     spec,
     tip,
@@ -24,6 +25,7 @@ __all__ = ["bars", "lines", "scatter"]
 
 
 _HEIGHT = 300  # pixels of a line chart
+_NOW = {"filter": "datum.i == at"}  # the point at which the explorer is
 
 
 def lines(
@@ -45,55 +47,59 @@ def lines(
         mark: Place of a vertical line, and the text next to it.
         start: First place of the explorer, if the chart follows one.
     """
-    import altair as alt
-
     names = list(dict.fromkeys(row[series] for row in rows))
-    scale: dict[str, Any] = {"zero": False} if y.domain is None else {"domain": list(y.domain)}
+    scale: Part = {"zero": False} if y.domain is None else {"domain": list(y.domain)}
     scale = {"type": "log"} if y.log else scale
     places = [row[x.key] for row in rows]
-    whole = alt.Axis(tickMinStep=1) if all(isinstance(v, int) for v in places) else alt.Axis()
-    place = alt.X(
-        x.key, type="quantitative", title=x.title, scale=alt.Scale(nice=False), axis=whole
-    )
-    value = alt.Y(y.key, type="quantitative", title=y.title, scale=alt.Scale(**scale))
-    known = alt.Chart(alt.Data(values=list(rows))).transform_filter(f"isValid(datum['{y.key}'])")
-    encoded = known.encode(
-        x=place,
-        y=value,
-        color=colors(series, names),
-        tooltip=[tip(series, "nominal"), tip(x.key), tip(y.key)],
-    )
-    dashes = alt.StrokeDash(
-        series, type="nominal", scale=looks(names, DASHES), legend=legend(names)
-    )
-    order = alt.Order("i" if "i" in rows[0] else x.key, type="quantitative")
-    layers: list[Any] = [
-        encoded.mark_line().encode(strokeDash=dashes, order=order),
-        encoded.mark_point(filled=True, size=28).encode(shape=shapes(series, names)),
+    whole = {"tickMinStep": 1} if all(isinstance(v, int) for v in places) else {}
+    place = along(x, title=x.title, scale={"nice": False}, axis=whole)
+    value = along(y, title=y.title, scale=scale)
+    known = {"filter": f"isValid(datum['{y.key}'])"}
+    shared = {
+        "x": place,
+        "y": value,
+        "color": colors(series, names),
+        "tooltip": [tip(series, "nominal"), tip(x.key), tip(y.key)],
+    }
+    order = {"field": "i" if "i" in rows[0] else x.key, "type": "quantitative"}
+    layers: list[Part] = [
+        {
+            "transform": [known],
+            "mark": {"type": "line"},
+            "encoding": {**shared, "strokeDash": dashes(series, names), "order": order},
+        },
+        {
+            "transform": [known],
+            "mark": {"type": "point", "filled": True, "size": 28},
+            "encoding": {**shared, "shape": shapes(series, names)},
+        },
     ]
     if mark is not None:
         at, text = mark
-        here = alt.Chart(alt.Data(values=[{x.key: at}])).encode(x=alt.X(x.key, type="quantitative"))
-        layers.append(here.mark_rule(color=INK, strokeDash=[2, 3]))
+        layers.append(_rule(x, at))
         if text:
             left = at > (min(places) + max(places)) / 2
-            layers.append(
-                here.mark_text(
-                    text=text,
-                    align="right" if left else "left",
-                    dx=-6 if left else 6,
-                    y="height",
-                    dy=-8,
-                    color=INK,
-                )
-            )
-    if start is not None:
-        explorer = alt.param(name="at", value=start)
-        now = known.transform_filter("datum.i == at").encode(x=place)
-        layers.append(now.mark_rule(color=FAINT, strokeWidth=1.5))
-        layers.append(now.encode(y=value).mark_point(size=160, strokeWidth=2, color=INK))
-        return spec(alt.layer(*layers).add_params(explorer), _HEIGHT)
-    return spec(alt.layer(*layers), _HEIGHT)
+            words = {
+                "type": "text",
+                "text": text,
+                "align": "right" if left else "left",
+                "dx": -6 if left else 6,
+                "y": "height",
+                "dy": -8,
+                "color": INK,
+            }
+            layers.append({**_rule(x, at), "mark": words})
+    chart: Part = {"data": {"values": list(rows)}, "layer": layers}
+    if start is None:
+        return spec(chart, _HEIGHT)
+    now = [known, _NOW]
+    line = {"type": "rule", "color": FAINT, "strokeWidth": 1.5}
+    point = {"type": "point", "size": 160, "strokeWidth": 2, "color": INK}
+    layers += [
+        {"transform": now, "mark": line, "encoding": {"x": place}},
+        {"transform": now, "mark": point, "encoding": {"x": place, "y": value}},
+    ]
+    return spec({**chart, "params": [_explorer(start)]}, _HEIGHT)
 
 
 def bars(
@@ -115,36 +121,34 @@ def bars(
         start: First place of the explorer, if the chart follows one.
         strong: Name of the bar that stands out.
     """
-    import altair as alt
-
-    chart = alt.Chart(alt.Data(values=list(rows)))
-    scale = alt.Scale(domain=list(value.domain)) if value.domain else alt.Scale()
-    chart = chart.encode(
-        x=alt.X(value.key, type="quantitative", title=value.title, scale=scale, stack=None),
-        y=alt.Y(name, type="nominal", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
-        tooltip=[
+    scale = {"domain": list(value.domain)} if value.domain else {}
+    encoding: Part = {
+        "x": along(value, title=value.title, scale=scale, stack=None),
+        "y": {
+            "field": name, "type": "nominal", "title": None, "sort": None,
+            "axis": {"labelLimit": 220},
+        },
+        "tooltip": [
             tip(name, "nominal"),
             tip(value.key),
             *([tip(series, "nominal")] if series else []),
         ],
-    )
+    }  # fmt: skip
+    mark = {"type": "bar"}
     if series is not None:
         names = list(dict.fromkeys(row[series] for row in rows))
-        chart = chart.encode(
-            color=colors(series, names), yOffset=alt.YOffset(series, type="nominal", sort=names)
-        )
+        encoding["color"] = colors(series, names)
+        encoding["yOffset"] = {"field": series, "type": "nominal", "sort": names}
     elif strong is not None:
-        chart = chart.encode(
-            color=alt.condition(
-                f"datum['{name}'] == {json.dumps(strong)}", alt.value(COLORS[0]), alt.value(FAINT)
-            )
-        )
+        test = f"datum['{name}'] == {json.dumps(strong)}"
+        encoding["color"] = one_color(test, COLORS[0], FAINT)
+    else:
+        mark["color"] = COLORS[0]
+    chart: Part = {"data": {"values": list(rows)}, "mark": mark, "encoding": encoding}
     if start is not None:
-        chart = chart.add_params(alt.param(name="at", value=start))
-        chart = chart.transform_filter("datum.i == at")
+        chart |= {"params": [_explorer(start)], "transform": [_NOW]}
     count = len({(row[name], row[series] if series else "") for row in rows})
-    bar = chart.mark_bar() if series or strong else chart.mark_bar(color=COLORS[0])
-    return spec(bar, max(120, (11 if series else 20) * count + 20))
+    return spec(chart, max(120, (11 if series else 20) * count + 20))
 
 
 def scatter(
@@ -166,24 +170,29 @@ def scatter(
         group: Key of the group.
         cross: Places of the vertical and of the horizontal reference line.
     """
-    import altair as alt
-
     groups = list(dict.fromkeys(row[group] for row in rows))
-    chart = alt.Chart(alt.Data(values=list(rows))).encode(
-        x=alt.X(x.key, type="quantitative", title=x.title),
-        y=alt.Y(y.key, type="quantitative", title=y.title),
-        tooltip=[tip(name, "nominal"), tip(x.key), tip(y.key)],
-    )
-    points = chart.mark_point(filled=True, size=90).encode(
-        color=colors(group, groups), shape=shapes(group, groups)
-    )
-    upright, flat = (
-        alt.Chart(alt.Data(values=[{axis.key: at}])).mark_rule(color=INK, strokeDash=[2, 3])
-        for axis, at in zip((x, y), cross, strict=True)
-    )
-    layers = [
-        upright.encode(x=alt.X(x.key, type="quantitative")),
-        flat.encode(y=alt.Y(y.key, type="quantitative")),
-        points,
-    ]
-    return spec(alt.layer(*layers), 420)
+    points = {
+        "mark": {"type": "point", "filled": True, "size": 90},
+        "encoding": {
+            "x": along(x, title=x.title),
+            "y": along(y, title=y.title),
+            "tooltip": [tip(name, "nominal"), tip(x.key), tip(y.key)],
+            "color": colors(group, groups),
+            "shape": shapes(group, groups),
+        },
+    }
+    layers = [_rule(x, cross[0]), _rule(y, cross[1], "y"), points]
+    return spec({"data": {"values": list(rows)}, "layer": layers}, 420)
+
+
+def _rule(axis: Axis, at: float, direction: str = "x") -> Part:
+    """Return a line across the chart at one place of an axis."""
+    return {
+        "data": {"values": [{axis.key: at}]},
+        "mark": {"type": "rule", "color": INK, "strokeDash": [2, 3]},
+        "encoding": {direction: along(axis)},
+    }
+
+
+def _explorer(start: int) -> Part:
+    return {"name": "at", "value": start}

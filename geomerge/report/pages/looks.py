@@ -1,7 +1,8 @@
-"""Colours, dashes, shapes and tooltips shared by all charts.
+"""Axes, colours, dashes, shapes and tooltips shared by all charts, as parts of Vega-Lite.
 
 Colours are CSS variables, so that one chart fits light, dark and print. Lines differ in dashes and
-points in shape, for readers who see no colours.
+points in shape, for readers who see no colours. Specifications are plain dictionaries: a library
+that builds and checks them took longer than all else on a page.
 """
 
 from __future__ import annotations
@@ -11,20 +12,22 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "COLORS",
-    "DASHES",
     "FAINT",
     "INK",
     "Axis",
+    "Part",
     "Rows",
+    "along",
     "colors",
-    "legend",
-    "looks",
+    "dashes",
+    "one_color",
     "shapes",
     "spec",
     "tip",
 ]
 
 Rows = Sequence[dict[str, Any]]
+Part = dict[str, Any]
 
 
 class Axis(NamedTuple):
@@ -52,49 +55,38 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 INK, FAINT = "var(--ink)", "var(--faint)"
 
 
-def colors(series: str, names: list[str]) -> Any:
+def along(axis: Axis, /, **more: Any) -> Part:
+    """Return the encoding of an axis, without its title and its scale."""
+    return {"field": axis.key, "type": "ordinal" if axis.ordinal else "quantitative", **more}
+
+
+def colors(series: str, names: list[str]) -> Part:
     """Return a colour for each name of a series."""
-    import altair as alt
-
-    return alt.Color(series, type="nominal", scale=looks(names, COLORS), legend=legend(names))
+    return _looks(series, names, COLORS)
 
 
-def shapes(series: str, names: list[str]) -> Any:
+def dashes(series: str, names: list[str]) -> Part:
+    """Return the dashes of each name of a series."""
+    return _looks(series, names, DASHES)
+
+
+def shapes(series: str, names: list[str]) -> Part:
     """Return a shape for each name of a series."""
-    import altair as alt
-
-    return alt.Shape(series, type="nominal", scale=looks(names, SHAPES), legend=legend(names))
+    return _looks(series, names, SHAPES)
 
 
-def looks(names: list[str], known: Sequence[Any]) -> Any:
-    """Return a scale with one look for each name, in order; looks repeat when used up."""
-    import altair as alt
-
-    return alt.Scale(domain=names, range=[known[k % len(known)] for k in range(len(names))])
+def one_color(test: str, color: str, other: str) -> Part:
+    """Return a colour where a test holds, and another one elsewhere."""
+    return {"condition": {"test": test, "value": color}, "value": other}
 
 
-def legend(names: list[str]) -> Any:
-    """Return the legend shared by all looks of a series.
-
-    Few short names stand in one row; others stand in one column, for narrow screens.
-    """
-    import altair as alt
-
-    one_row = len(names) <= 3 and sum(map(len, names)) <= 45
-    columns = len(names) if one_row else 1
-    return alt.Legend(orient="top", title=None, labelLimit=300, columns=columns)
-
-
-def tip(key: str, kind: Any = "quantitative") -> Any:
+def tip(key: str, kind: str = "quantitative") -> Part:
     """Return the tooltip of one key."""
-    import altair as alt
-
-    if kind == "quantitative":
-        return alt.Tooltip(key, type=kind, format=".4~g")
-    return alt.Tooltip(key, type=kind)
+    number = {"format": ".4~g"} if kind == "quantitative" else {}
+    return {"field": key, "type": kind, **number}
 
 
-def spec(chart: Any, height: int) -> dict[str, Any]:
+def spec(chart: Part, height: int) -> Part:
     """Return a chart's specification, with the width of its place on the page."""
     quiet = {"domainColor": FAINT, "tickColor": FAINT, "gridColor": "var(--grid)"}
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}
@@ -106,5 +98,20 @@ def spec(chart: Any, height: int) -> dict[str, Any]:
         "text": {"fontSize": 12},
         "font": "system-ui, sans-serif",
     }
-    specification: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
-    return {**specification, "config": config}
+    return {"width": "container", "height": height, **chart, "config": config}
+
+
+def _looks(series: str, names: list[str], known: Sequence[Any]) -> Part:
+    """Return one look for each name, in order; looks repeat when used up."""
+    looks = {"domain": names, "range": [known[k % len(known)] for k in range(len(names))]}
+    return {"field": series, "type": "nominal", "scale": looks, "legend": _legend(names)}
+
+
+def _legend(names: list[str]) -> Part:
+    """Return the legend shared by all looks of a series.
+
+    Few short names stand in one row; others stand in one column, for narrow screens.
+    """
+    one_row = len(names) <= 3 and sum(map(len, names)) <= 45
+    columns = len(names) if one_row else 1
+    return {"orient": "top", "title": None, "labelLimit": 300, "columns": columns}

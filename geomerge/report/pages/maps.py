@@ -1,10 +1,10 @@
-"""Heat maps, as Vega-Lite specifications made with Altair."""
+"""Heat maps, as Vega-Lite specifications."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from geomerge.report.pages.looks import COLORS, INK, Axis, Rows, spec, tip
+from geomerge.report.pages.looks import COLORS, INK, Axis, Part, Rows, along, one_color, spec, tip
 
 __all__ = ["heat"]
 
@@ -34,62 +34,63 @@ def heat(
         marks: Places with a ``name``, with the same keys.
         numbers: Whether values are written into the cells.
     """
-    import altair as alt
-
-    across: Any = _kind(x)
-    up: Any = _kind(y)
-    plain = alt.Axis(grid=False)
-    cells = alt.Chart(alt.Data(values=list(rows))).encode(
-        x=alt.X(x.key, type=across, title=x.title, sort=None, scale=_tight(x), axis=plain),
-        y=alt.Y(y.key, type=up, title=y.title, sort=None, scale=_tight(y), axis=plain),
-        tooltip=[tip(x.key, across), tip(y.key, up), tip(value.key)],
-    )
+    cells: Part = {
+        "x": _plain(x),
+        "y": _plain(y),
+        "tooltip": [tip(x.key, along(x)["type"]), tip(y.key, along(y)["type"]), tip(value.key)],
+    }
     if not x.ordinal:
-        cells = cells.encode(x2="x2:Q", y2="y2:Q")
+        cells |= {"x2": {"field": "x2"}, "y2": {"field": "y2"}}
     # One ink with several opacities fits light and dark grounds, and print.
-    strength = alt.FillOpacity(
-        value.key, type="quantitative", title=value.title, scale=alt.Scale(range=[0.03, 0.8])
-    )
-    layers: list[Any] = [cells.mark_rect(fill=INK).encode(fillOpacity=strength)]
+    strength = along(value, title=value.title, scale={"range": [0.03, 0.8]})
+    layers: list[Part] = [
+        {"mark": {"type": "rect", "fill": INK}, "encoding": {**cells, "fillOpacity": strength}}
+    ]
     if numbers:
         values = [row[value.key] for row in rows]
         dark = min(values) + _DARK * (max(values) - min(values))
-        color = alt.condition(
-            f"datum['{value.key}'] > {dark}", alt.value("var(--ground)"), alt.value(INK)
-        )
-        text = alt.Text(value.key, type="quantitative", format=".0f")
-        layers.append(cells.mark_text().encode(text=text, color=color))
+        color = one_color(f"datum['{value.key}'] > {dark}", "var(--ground)", INK)
+        written = {"text": along(value, format=".0f"), "color": color}
+        layers.append({"mark": {"type": "text"}, "encoding": {**cells, **written}})
+    place = {"x": along(x), "y": along(y)}
     if track:
-        line = alt.Chart(alt.Data(values=list(track))).encode(
-            x=alt.X(x.key, type=across),
-            y=alt.Y(y.key, type=up),
-            order=alt.Order("i", type="quantitative"),
-        )
-        layers.append(line.mark_line(color=COLORS[0], point={"color": COLORS[0], "size": 22}))
-    if marks:
-        spots = alt.Chart(alt.Data(values=list(marks))).encode(
-            x=alt.X(x.key, type=across), y=alt.Y(y.key, type=up)
-        )
+        line = {"type": "line", "color": COLORS[0], "point": {"color": COLORS[0], "size": 22}}
+        order = {"field": "i", "type": "quantitative"}
         layers.append(
-            spots.mark_point(
-                filled=True, size=120, fill="var(--ground)", stroke=INK, strokeWidth=1.5, opacity=1
-            )
+            {
+                "data": {"values": list(track)},
+                "mark": line,
+                "encoding": {**place, "order": order},
+            }
         )
+    if marks:
+        spots = {"data": {"values": list(marks)}}
+        disc = {
+            "type": "point", "filled": True, "size": 120, "fill": "var(--ground)", "stroke": INK,
+            "strokeWidth": 1.5, "opacity": 1,
+        }  # fmt: skip
+        layers.append({**spots, "mark": disc, "encoding": place})
         middle = (min(row[x.key] for row in rows) + max(row[x.key] for row in rows)) / 2
+        name = {"field": "name", "type": "nominal"}
         for left, side in ((True, "<="), (False, ">")):  # so that names stay within the picture
-            names = spots.transform_filter(f"datum['{x.key}'] {side} {middle}").mark_text(
-                dx=10 if left else -10, dy=-8, align="left" if left else "right", color=INK
+            words = {
+                "type": "text", "dx": 10 if left else -10, "dy": -8,
+                "align": "left" if left else "right", "color": INK,
+            }  # fmt: skip
+            layers.append(
+                {
+                    **spots,
+                    "transform": [{"filter": f"datum['{x.key}'] {side} {middle}"}],
+                    "mark": words,
+                    "encoding": {**place, "text": name},
+                }
             )
-            layers.append(names.encode(text=alt.Text("name", type="nominal")))
     places = len({row[y.key] for row in rows})
-    return spec(alt.layer(*layers), max(_LEAST, _ROW * places) if y.ordinal else _HEIGHT)
+    height = max(_LEAST, _ROW * places) if y.ordinal else _HEIGHT
+    return spec({"data": {"values": list(rows)}, "layer": layers}, height)
 
 
-def _kind(axis: Axis) -> str:
-    return "ordinal" if axis.ordinal else "quantitative"
-
-
-def _tight(axis: Axis) -> Any:
-    import altair as alt
-
-    return alt.Undefined if axis.ordinal else alt.Scale(nice=False, zero=False)
+def _plain(axis: Axis) -> Part:
+    """Return the encoding of an axis without a grid, as long as what is on it."""
+    tight = {} if axis.ordinal else {"scale": {"nice": False, "zero": False}}
+    return along(axis, title=axis.title, sort=None, axis={"grid": False}, **tight)
