@@ -1,16 +1,17 @@
-"""Inputs, labels and task label of an experience of Avalanche, collected into tensors."""
+"""Inputs, labels and task labels of an experience of Avalanche, collected into tensors."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from geomerge.errors import OptionError, type_of
+from geomerge.strategies.avalanche import is_multi_task_module
 
-__all__ = ["classes_of", "collect", "task_label"]
+__all__ = ["classes_of", "collect", "heads_of", "task_label"]
 
 _BATCH = 1024
 
@@ -30,13 +31,31 @@ def task_label(experience: Any) -> int:
     return int(labels.pop())
 
 
-def classes_of(experience: Any) -> set[int]:
-    """Return the classes of an experience; none where its dataset does not list its labels."""
-    return {int(c) for c in getattr(experience.dataset, "targets", ())}
+def heads_of(experience: Any, model: nn.Module) -> list[int | None]:
+    """Return the heads that an experience trains: its task labels; None for a model with one."""
+    if not is_multi_task_module(model):
+        return [None]
+    return [int(label) for label in sorted(set(experience.task_labels))]
 
 
-def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Return an experience's inputs and labels transformed as for evaluation, without augmentation.
+def classes_of(experience: Any, heads: list[int | None]) -> set[tuple[int | None, int]]:
+    """Return head and number of the classes of an experience.
+
+    There are none where its dataset does not list its labels.
+
+    Args:
+        experience: Experience of an Avalanche stream.
+        heads: Its heads, as of :func:`heads_of`.
+    """
+    labels = [int(c) for c in getattr(experience.dataset, "targets", ())]
+    if len(heads) == 1:
+        return {(heads[0], c) for c in labels}
+    tasks = [int(t) for t in experience.dataset.targets_task_labels]
+    return set(zip(tasks, labels, strict=True))
+
+
+def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return an experience's examples transformed as for evaluation, without augmentation.
 
     Args:
         experience: Experience of an Avalanche stream.
@@ -44,7 +63,8 @@ def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tenso
         seed: Seed of the draw.
 
     Returns:
-        Inputs, shape (N, ...), and labels, shape (N,).
+        Inputs, shape (N, ...), labels, shape (N,), and task labels, shape (N,): 0 where the dataset
+        has none.
 
     Raises:
         OptionError: If inputs are no tensors.
@@ -54,8 +74,8 @@ def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tenso
     if most is not None and most < len(dataset):
         generator = torch.Generator().manual_seed(seed)
         dataset = Subset(dataset, torch.randperm(len(dataset), generator=generator)[:most].tolist())
-    xs, ys = [], []
-    for x, y, *_ in DataLoader(dataset, batch_size=_BATCH, collate_fn=collate):
+    xs, ys, tasks = [], [], []
+    for x, y, *rest in DataLoader(dataset, batch_size=_BATCH, collate_fn=collate):
         if not isinstance(x, Tensor):
             raise OptionError(
                 f"the inputs of an experience come as {type_of(x)}, expected one tensor; "
@@ -64,4 +84,5 @@ def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tenso
         # Bytes are the numbers that the model is given, not pixels to be scaled.
         xs.append(x.float() if x.dtype == torch.uint8 else x)
         ys.append(torch.as_tensor(y))
-    return torch.cat(xs), torch.cat(ys)
+        tasks.append(torch.as_tensor(rest[-1]) if rest else torch.zeros(len(x), dtype=torch.long))
+    return torch.cat(xs), torch.cat(ys), torch.cat(tasks)

@@ -113,8 +113,8 @@ class FeatureMerger:
             experience: Inputs and labels.
             limit: Largest number of bytes of the memory.
         """
-        classifier = self._found[experience.head]
         network = self.network(model, experience)
+        classifier = self._found[experience.head]
         expert = network.initial
         names = {name: name.removeprefix("model.") for name in network.shapes}
         start = network.ravel({name: before[own] for name, own in names.items()})

@@ -15,7 +15,8 @@ from geomerge.continual.report import MergeReport
 from geomerge.networks.wrappers import plain_module
 from geomerge.options import check_known
 from geomerge.strategies.avalanche import SupervisedTemplate
-from geomerge.strategies.merger import Merger, accept_options, take_options
+from geomerge.strategies.keywords import accept_options, take_options
+from geomerge.strategies.merger import Merger
 
 __all__ = ["EXPERT_STARTS", "GeodesicMerge"]
 

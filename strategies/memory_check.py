@@ -38,7 +38,7 @@ class MemoryCheck:
         self,
         strategy: Any,
         x: Tensor,  # (B, ...)
-        head: int | None,
+        heads: list[int | None],
         kind: str,
         tasks: int,
         features: FeatureMerger,
@@ -48,7 +48,7 @@ class MemoryCheck:
         Args:
             strategy: Strategy, with the experience.
             x: Some inputs of the experience.
-            head: Task label of its head; None for a model with one.
+            heads: Its heads, task labels; None for a model with one.
             kind: Kind of the head, one of :data:`~geomerge.continual.options.HEADS`; what `"auto"`
                 needs is not known before the first experience is learned.
             tasks: Number of tasks once the experience is learned.
@@ -63,12 +63,12 @@ class MemoryCheck:
         sizes: list[tuple[int, str]] = []
         if kind != "trained":
             try:
-                sizes.append(_of_classes(strategy, x, head, features))
+                sizes.append(_of_classes(strategy, x, heads, features))
             except OptionError:  # no classifier that could be written
                 if kind == "discriminant":
                     raise
         if kind != "discriminant":
-            sizes.append(self._of_tasks(strategy, x, head, tasks))
+            sizes.append(self._of_tasks(strategy, x, heads[0], tasks))
         size, what = min(sizes)
         if size > given * 1e6:
             raise OptionError(
@@ -93,13 +93,13 @@ class MemoryCheck:
 
 
 def _of_classes(
-    strategy: Any, x: Tensor, head: int | None, features: FeatureMerger
+    strategy: Any, x: Tensor, heads: list[int | None], features: FeatureMerger
 ) -> tuple[int, str]:
     """Return the bytes that classes with statistics need, and what needs them."""
     model, memory = plain_module(strategy.model), features.memory
-    found = features.classifier(model, x[:2].to(strategy.device), head)
+    found = features.classifier(model, x[:2].to(strategy.device), heads[0])
     layer = model.get_submodule(found.linear)
     assert isinstance(layer, nn.Linear), "found as one"
-    own = {(head, c) for c in classes_of(strategy.experience)}
+    own = classes_of(strategy.experience, heads)
     known = own if memory is None else own | set(memory.statistics.keys)
     return least_feature_bytes(len(known), layer.in_features), f"{len(known)} classes"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,17 +27,15 @@ from geomerge.data import as_they_are
 from geomerge.errors import NumericalError, OptionError
 from geomerge.networks.network import Network
 from geomerge.networks.wrappers import mark_merged, plain_module, was_merged
-from geomerge.options import check_known, option_fields, replace_options
-from geomerge.strategies.avalanche import OnlineCLExperience, is_multi_task_module
-from geomerge.strategies.experience import collect, task_label
+from geomerge.options import replace_options
+from geomerge.strategies.avalanche import OnlineCLExperience
+from geomerge.strategies.experience import collect, heads_of
 from geomerge.strategies.feature_merger import FeatureMerger, report_of
 from geomerge.strategies.head_networks import HeadNetworks
 from geomerge.strategies.in_place import evaluate_again, write
 from geomerge.strategies.memory_check import PROBED, MemoryCheck
 
-__all__ = ["Merger", "accept_options", "take_options"]
-
-F = TypeVar("F", bound=Callable[..., None])
+__all__ = ["Merger"]
 
 WITHOUT_MEMORY = (
     "the model was merged or learned by a strategy before, and this one starts without the memory "
@@ -47,61 +43,6 @@ WITHOUT_MEMORY = (
     "that learned it with geomerge.strategies.save_strategy(strategy, file), and resume it with "
     "maybe_load_checkpoint"
 )
-
-
-def accept_options(init: F) -> F:
-    """Return a constructor whose signature lists the options of merges among its keywords.
-
-    Avalanche reads signatures to find misspelled arguments, and editors complete them.
-
-    Args:
-        init: Constructor with ``**keywords``.
-    """
-    signature = inspect.signature(init)
-    *own, rest = signature.parameters.values()
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    more = [
-        inspect.Parameter(name, keyword, default=field.default, annotation=field.annotation)
-        for field in option_fields(ContinualOptions)
-        for name in (field.name, field.formerly)
-        if name is not None
-    ]
-    more += [inspect.Parameter(old, keyword, default=None) for old in ("settings", "memory_limit")]
-    init.__signature__ = signature.replace(parameters=[*own, *more, rest])  # type: ignore[attr-defined]
-    return init
-
-
-def take_options(
-    options: ContinualOptions | None,
-    memory: str | int | None,
-    keywords: dict[str, Any],
-) -> ContinualOptions:
-    """Return options of merges, with those among keywords, which are taken out of there.
-
-    Args:
-        options: Options; None is the usual ones.
-        memory: ``"sketch"`` or the number of examples stored of each task; None as in the options.
-        keywords: Keywords, of which those that name options are removed.
-
-    Raises:
-        OptionError: If one is not known or out of range.
-    """
-    if "settings" in keywords:
-        warnings.warn("`settings` is called `options` now", DeprecationWarning, stacklevel=3)
-        options = keywords.pop("settings")
-    fields = list(option_fields(ContinualOptions))
-    names = {field.name for field in fields} | {field.formerly for field in fields}
-    given = {name: keywords.pop(name) for name in list(keywords) if name in names}
-    given = {name: value for name, value in given.items() if value is not None}
-    if keywords.get("memory_limit") is not None:
-        warnings.warn("`memory_limit` is `memory_mb` now", DeprecationWarning, stacklevel=3)
-        given["memory_mb"] = keywords.pop("memory_limit") / 1e6
-    if isinstance(memory, str):
-        check_known("memory", memory, ("sketch",))
-        given["examples"] = 0
-    elif memory is not None:
-        given["examples"] = memory
-    return replace_options(ContinualOptions() if options is None else options, **given)
 
 
 class Merger:
@@ -127,14 +68,16 @@ class Merger:
         self._began = 0.0
         self._head = options.features.head
         self._check = MemoryCheck(options)
-        self._window: list[tuple[Tensor, Tensor, int | None]] = []  # what waits for a merge
+        # What waits for a merge: inputs and labels of each head, by experience.
+        self._window: list[dict[int | None, tuple[Tensor, Tensor]]] = []
         self._notes: list[str] = []  # for the next report
 
     @property
     def memory_bytes(self) -> int:
         """Number of bytes stored of all earlier tasks, and of inputs that wait for a merge."""
         statistics = self.features.memory
-        waiting = sum(x.nbytes + labels.nbytes for x, labels, _ in self._window)
+        parts = [part for experience in self._window for part in experience.values()]
+        waiting = sum(x.nbytes + labels.nbytes for x, labels in parts)
         learned = sum(t.nbytes for t in self.memory)
         return waiting + learned + (0 if statistics is None else statistics.nbytes)
 
@@ -147,10 +90,9 @@ class Merger:
         """Copy the network before an experience; its heads must have grown.
 
         Raises:
-            OptionError: If the stream is split for online learning and every experience merged, an
-                experience has several task labels and the model a head for each, pseudo-inputs are
-                wanted of inputs that have none, the model is not of float32, a discriminant cannot
-                be written into it, or the memory is too small.
+            OptionError: If the stream is split for online learning and every experience merged,
+                pseudo-inputs are wanted of inputs that have none, the model is not of float32, a
+                discriminant cannot be written into it, or the memory is too small.
         """
         if isinstance(strategy.experience, OnlineCLExperience) and self.options.merge_every == 1:
             raise OptionError(
@@ -158,20 +100,17 @@ class Merger:
                 "would be one after every few steps; give `merge_every` as the number of "
                 "experiences that are merged as one"
             )
-        model, head = plain_module(strategy.model), self._head_of(strategy)
+        model = plain_module(strategy.model)
+        heads = heads_of(strategy.experience, model)
         if self._window:
-            if head != self._window[0][2]:
-                raise OptionError(
-                    f"experiences of the heads {self._window[0][2]} and {head} cannot be merged as "
-                    "one; give `merge_every` as a number that ends with each task, or call "
-                    "strategy.merge() after it"
-                )
+            if self._head == "discriminant":
+                seen = {head for experience in self._window for head in experience}
+                x = self._few(strategy, 2)
+                self._begin_features(strategy, x, [head for head in heads if head not in seen])
             return
         if not self.memory and self.features.memory is None and was_merged(model):
             warnings.warn(WITHOUT_MEMORY, UserWarning, stacklevel=2)
-        with torch.random.fork_rng(devices=[]):  # a loader draws a seed: training must not notice
-            few = 2 if self.options.memory.memory_mb is None else PROBED
-            x, _ = collect(strategy.experience, few, self.options.seed)
+        x = self._few(strategy, 2 if self.options.memory.memory_mb is None else PROBED)
         if self.options.memory.pseudo_inputs and self._head != "discriminant":
             check_continuous(as_they_are(x))
         wrong = {str(t.dtype) for _, t in _tensors(model)} - {"torch.float32"}
@@ -181,22 +120,33 @@ class Merger:
                 "call model.float()"
             )
         self._check.before_training(
-            strategy, x, head, self._head, len(self.memory) + 1, self.features
+            strategy, x, heads, self._head, len(self.memory) + len(heads), self.features
         )
         self.features.release()
         self.before = {k: t.detach().clone() for k, t in _tensors(model)}
         if self._head == "discriminant":
-            classifier = self.features.classifier(model, x[:2].to(strategy.device), head)
-            seed = self.options.seed + strategy.clock.train_exp_counter
-            self.features.begin(model, classifier, seed)
+            self._begin_features(strategy, x, heads)
         self._began = time.perf_counter()
+
+    def _few(self, strategy: Any, count: int) -> Tensor:
+        """Return some inputs of an experience."""
+        with torch.random.fork_rng(devices=[]):  # a loader draws a seed: training must not notice
+            return collect(strategy.experience, count, self.options.seed)[0]
+
+    def _begin_features(self, strategy: Any, x: Tensor, heads: list[int | None]) -> None:
+        """Prepare the training of an expert whose heads will be discriminants."""
+        model, few = plain_module(strategy.model), x[:2].to(strategy.device)
+        seed = self.options.seed + strategy.clock.train_exp_counter
+        for head in heads:
+            self.features.begin(model, self.features.classifier(model, few, head), seed)
 
     def finish(self, strategy: Any, now: bool = False) -> None:
         """Merge the trained expert into the network before, in place, and remember the task.
 
         Nothing is changed before everything has succeeded: expert, memory and the inputs that wait
         stay as they were where it fails. Where several experiences are merged as one, inputs of all
-        but the last of them are stored only.
+        but the last of them are stored only. Where the expert has trained several heads, each is a
+        task of its own: one after the other is merged, toward the same expert.
 
         Args:
             strategy: The strategy, after an experience.
@@ -208,13 +158,34 @@ class Merger:
                 small.
         """
         if not now:
-            x, labels = collect(strategy.experience, self.options.inputs, self._seed)
-            self._window.append((x, labels, self._head_of(strategy)))
+            x, labels, tasks = collect(strategy.experience, self.options.inputs, self._seed)
+            heads = heads_of(strategy.experience, plain_module(strategy.model))
+            if len(heads) == 1:
+                self._window.append({heads[0]: (x, labels)})
+            else:
+                self._window.append({h: (x[tasks == h], labels[tasks == h]) for h in heads})
             if len(self._window) < self.options.merge_every:
                 return
-        x = torch.cat([inputs for inputs, _, _ in self._window])
-        labels = torch.cat([own for _, own, _ in self._window])
-        self._merge(strategy, x, labels, self._window[0][2])
+        heads = list(dict.fromkeys(head for experience in self._window for head in experience))
+        parts = {
+            head: [experience[head] for experience in self._window if head in experience]
+            for head in heads
+        }
+        model, first, before = plain_module(strategy.model), not self._learned, self.before
+        expert = {k: t.detach().clone() for k, t in _tensors(model)} if len(heads) > 1 else {}
+        known = self.memory, self.features.memory, list(self.reports), list(self._notes), self._head
+        try:
+            for k, (head, of_head) in enumerate(parts.items()):
+                if k:
+                    self.before = {name: t.detach().clone() for name, t in _tensors(model)}
+                    write(model, expert)
+                x, labels = (torch.cat([part[i] for part in of_head]) for i in (0, 1))
+                self._merge(strategy, x, labels, head, first)
+        except BaseException:
+            self.memory, self.features.memory, self.reports, self._notes, self._head = known
+            self.before = before
+            write(model, expert)
+            raise
         self._window, self.before = [], {}
 
     @property
@@ -226,8 +197,10 @@ class Merger:
     def _seed(self) -> int:
         return self.options.seed + self._learned
 
-    def _merge(self, strategy: Any, x: Tensor, labels: Tensor, head: int | None) -> None:
-        """Merge the expert of these inputs and labels."""
+    def _merge(
+        self, strategy: Any, x: Tensor, labels: Tensor, head: int | None, first: bool
+    ) -> None:
+        """Merge the expert of these inputs and labels; a first expert is taken as it is."""
         trained, number = time.perf_counter(), self._learned
         options = replace_options(self.options, seed=self._seed)
         task = Experience(as_they_are(x, strategy.device), f"task {number}", head, labels)
@@ -246,8 +219,8 @@ class Merger:
         if self._head == "discriminant":
             report = self._merge_features(model, task, limit)
         else:
-            report = self._merge_all(strategy, task, networks, limit, options)
-        if report is not None and number:
+            report = self._merge_all(strategy, task, networks, limit, options, first)
+        if report is not None and not first:
             evaluate_again(strategy)
             self.reports.append(
                 replace(
@@ -258,6 +231,7 @@ class Merger:
                 )
             )
             self._notes = []
+        self._began = time.perf_counter()  # the next head of the same expert has no training
         mark_merged(model)
 
     def _merge_all(
@@ -267,11 +241,12 @@ class Merger:
         networks: HeadNetworks,
         limit: int,
         options: ContinualOptions,
+        first: bool,
     ) -> MergeReport | None:
         """Merge head and all, and remember the task."""
         network = networks(task.head)
         w, report = network.initial, None
-        if self.memory:
+        if not first:
             start = _before(self.before, network, w)
             w, report = merge_expert(
                 start, w, task, self.memory, networks, options,
@@ -317,10 +292,6 @@ class Merger:
                 f"by {gap:.2f} deviations, over {LARGEST_GAP}: the head is the discriminant of "
                 "class statistics"
             )
-
-    def _head_of(self, strategy: Any) -> int | None:
-        multi = is_multi_task_module(plain_module(strategy.model))
-        return task_label(strategy.experience) if multi else None
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

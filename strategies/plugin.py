@@ -7,7 +7,8 @@ from typing import Any
 from geomerge.continual.options import ContinualOptions
 from geomerge.continual.report import MergeReport
 from geomerge.strategies.avalanche import SupervisedPlugin
-from geomerge.strategies.merger import Merger, accept_options, take_options
+from geomerge.strategies.keywords import accept_options, take_options
+from geomerge.strategies.merger import Merger
 
 __all__ = ["GeodesicMergePlugin"]
 

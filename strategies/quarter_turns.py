@@ -45,7 +45,7 @@ class QuarterTurns(SupervisedPlugin):  # type: ignore[misc]
         """
         model = plain_module(strategy.model)
         with torch.random.fork_rng(devices=[]):  # a loader draws a seed
-            x, _labels = collect(strategy.experience, 2, 0)
+            x = collect(strategy.experience, 2, 0)[0]
         if x.dim() != 4 or x.shape[2] != x.shape[3]:
             raise OptionError(
                 f"quarter turns are of square images, got inputs of shape {tuple(x.shape[1:])}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,13 +21,13 @@ from avalanche.benchmarks import (
 from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.logging import TextLogger
-from avalanche.models import MultiTaskModule, as_multitask
+from avalanche.models import MultiHeadClassifier, MultiTaskModule, as_multitask
 from avalanche.training.plugins import EvaluationPlugin, LRSchedulerPlugin
 from torch.utils.data import TensorDataset
 
 from geomerge.errors import NumericalError, OptionError
 from geomerge.options import replace_options
-from geomerge.strategies import GeodesicMerge, GeodesicMergePlugin
+from geomerge.strategies import GeodesicMerge, GeodesicMergePlugin, merger
 from geomerge.strategies.avalanche import Naive
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified:UserWarning")
@@ -128,23 +129,31 @@ def test_what_waits_is_merged_on_demand() -> None:
     assert len(mine.memory) == 2
 
 
-def two_tasks() -> Any:
+def two_tasks(count: int) -> Any:
     """Return experiences of two classes each, with a task label."""
-    x, y = blobs({0: 20, 1: 20, 2: 20, 3: 20})
+    x, y = blobs(dict.fromkeys(range(4), count))
     dataset = TensorDataset(x, y)
     dataset.targets = y.tolist()  # type: ignore[attr-defined]
     made = nc_benchmark(
-        dataset, dataset, n_experiences=2, task_labels=True, class_ids_from_zero_in_each_exp=True
+        dataset,
+        dataset,
+        n_experiences=2,
+        task_labels=True,
+        shuffle=False,
+        class_ids_from_zero_in_each_exp=True,
     )
     return made.train_stream
 
 
-def test_a_window_is_of_one_head() -> None:
-    first, second = two_tasks()
-    mine = strategy(as_multitask(network(), "2"), merge_every=2)
-    mine.train(first)
-    with pytest.raises(OptionError, match="heads 0 and 1 cannot be merged as one"):
-        mine.train(second)
+@pytest.mark.parametrize("head", ["trained", "discriminant"])
+def test_a_window_may_hold_several_heads(head: str) -> None:
+    model = as_multitask(network(), "2")
+    mine = strategy(model, head=head, merge_every=2, train_epochs=20)
+    for experience in two_tasks(60):
+        mine.train(experience)
+    assert mine.merger.waiting == 0
+    assert known_by_head(model) > 0.8
+    assert not mine.merge_reports  # of a first expert nothing is merged
 
 
 def test_schedulers_and_validation_streams_go_beside() -> None:
@@ -252,22 +261,72 @@ def test_experiences_come_as_a_list() -> None:
     assert all(map(torch.equal, mine.model.parameters(), others.model.parameters()))
 
 
-class TwoHeads(MultiTaskModule):  # type: ignore[misc]
-    """Network that takes task labels of any batch, which Avalanche's own heads refuse."""
+def known_by_head(model: nn.Module) -> float:
+    """Return the smallest accuracy of a head on its two classes."""
+    shares = []
+    for k in range(2):
+        x, y = blobs({2 * k: 40, 2 * k + 1: 40}, seed=5)
+        with torch.no_grad():
+            right = model.eval()(x, k).argmax(dim=1) == y - 2 * k
+        shares.append(float(right.float().mean()))
+    return min(shares)
+
+
+def with_several_labels(count: int) -> Any:
+    """Return two experiences, each with both tasks."""
+    tasks = list(two_tasks(count))
+    parts = [
+        [task.dataset.subset(list(range(k, len(task.dataset), 2))) for task in tasks]
+        for k in range(2)
+    ]
+    made = benchmark_from_datasets(train=[first.concat(second) for first, second in parts])
+    return with_classes_timeline(with_task_labels(made)).train_stream
+
+
+@pytest.mark.parametrize("head", ["trained", "discriminant"])
+def test_each_task_label_of_an_experience_is_a_task_of_its_own(head: str) -> None:
+    model = MultiHead()
+    mine = strategy(model, head=head, train_epochs=20, memory_mb=1)
+    for experience in with_several_labels(60):
+        mine.train(experience)
+    assert known_by_head(model) > 0.8
+    learned = len(mine.memory) if mine.features is None else mine.features.tasks
+    assert learned == 4
+    assert [report.used["inputs"] for report in mine.merge_reports] == [60, 60]
+    assert mine.merge_reports[1].expert_seconds < mine.merge_reports[0].expert_seconds
+
+
+def test_a_merge_that_fails_at_a_later_head_leaves_all_as_it_was() -> None:
+    model = MultiHead()
+    mine = strategy(model, head="trained", train_epochs=2)
+    first, second = with_several_labels(40)
+    mine.train(first)
+    memory, merge, calls = mine.memory, merger.merge_expert, []
+
+    def fails_later(*given: Any, **options: Any) -> Any:
+        calls.append([p.clone() for p in model.parameters()])
+        if len(calls) == 2:
+            raise NumericalError("not finite")
+        return merge(*given, **options)
+
+    with patch.object(merger, "merge_expert", fails_later), pytest.raises(NumericalError):
+        mine.train(second)
+    assert mine.memory is memory
+    assert not mine.merge_reports
+    assert all(map(torch.equal, calls[0], model.parameters()))
+    mine.merge()
+    assert (len(mine.memory), len(mine.merge_reports)) == (4, 2)
+
+
+class MultiHead(MultiTaskModule):  # type: ignore[misc]
+    """Network with Avalanche's heads, which take batches of several tasks."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Linear(6, 2) for _ in range(2))
+        torch.manual_seed(0)
+        self.features = nn.Sequential(nn.Linear(6, 16), nn.ReLU())
+        self.classifier = MultiHeadClassifier(16, 2, masking=False)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return torch.stack([h(x) for h in self.heads])[labels, torch.arange(len(x))]
-
-
-def test_several_task_labels_in_an_experience_with_heads_are_refused_before_training() -> None:
-    first, second = two_tasks()
-    both = benchmark_from_datasets(train=[first.dataset.concat(second.dataset)])
-    made = with_classes_timeline(with_task_labels(both))
-    mine = strategy(TwoHeads())
-    with pytest.raises(OptionError, match=r"has the task labels \[0, 1\].*expected one"):
-        mine.train(made.train_stream[0])
-    assert mine.clock.train_iterations == 0
+    def forward(self, x: Tensor, task_labels: Tensor) -> Tensor:
+        out: Tensor = self.classifier(self.features(x), task_labels)
+        return out
