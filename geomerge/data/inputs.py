@@ -18,6 +18,7 @@ from geomerge.networks.batches import (
     batch_size,
     leaves,
     map_leaves,
+    rows,
     shape_of,
     take,
     trimmed,
@@ -102,7 +103,7 @@ class Inputs:
         return trimmed(map_leaves(lambda raw: self._normalised(raw, index), self.raw))
 
     def _normalised(self, raw: Tensor, index: Tensor | slice) -> Tensor:
-        x = raw[index].to(self.device)
+        x = rows(raw, index).to(self.device)
         if not x.is_floating_point() and x.dtype != torch.uint8:
             return x
         x = x.to(self.dtype).div_(255) if x.dtype == torch.uint8 else x.to(self.dtype)

@@ -218,12 +218,14 @@ class Metric(ABC):
             rate: Factor of the result.
         """
         x = self._damped(v, damping, scale, rate)
+        if not (whole := rate * scale):
+            return x, 0.0
         # g x = rate scale v - mu x by the definition of x, which saves a second product.
         products = [
-            part @ torch.mul(right, rate * scale).sub_(part, alpha=damping)
+            part @ torch.sub(right, part, alpha=damping / whole)
             for part, right in zip(x.split(_BLOCK), v.split(_BLOCK), strict=True)
         ]
-        return x, max(_total(products), 0.0)
+        return x, max(whole * _total(products), 0.0)
 
     def _damped(self, v: Tensor, damping: float, scale: float, rate: float) -> Tensor:
         x = self.damped_solve(v, damping, scale)

@@ -28,6 +28,7 @@ __all__ = [
     "leaves",
     "map_leaves",
     "pass_to",
+    "rows",
     "shape_of",
     "single",
     "split",
@@ -83,6 +84,22 @@ def map_leaves(function: Callable[[Tensor], Tensor], x: Batch) -> Batch:
 def batch_size(x: Batch) -> int:
     """Return the number of examples in a batch."""
     return len(leaves(x)[0])
+
+
+def rows(
+    tensor: Tensor,  # (N, ...)
+    index: Tensor | slice,
+) -> Tensor:  # (B, ...)
+    """Return some rows of a tensor; of pixels ten times as fast as by indexing.
+
+    Args:
+        tensor: Tensor.
+        index: Places of the rows from the start, integers on any device; a mask; or a slice.
+    """
+    if isinstance(index, slice) or index.dtype != torch.long or index.device != tensor.device:
+        return tensor[index]
+    # Only indexing keeps other memory formats.
+    return tensor.index_select(0, index) if tensor.is_contiguous() else tensor[index]
 
 
 def take(x: Batch, index: Tensor | slice | int) -> Batch:

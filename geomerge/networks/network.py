@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -174,6 +174,17 @@ class Network:
         self.module = copied.to(self.device).eval().requires_grad_(False)
         self._share = _CACHED if self.convolves and self.device.type == "cpu" else 1.0
 
+    @cached_property
+    def _tensors(self) -> list[tuple[str, dict[str, Any], str]]:
+        """Name of each tensor, with its place in the module: looking for it takes far longer."""
+        found = []
+        for name in self.shapes:
+            owner, _, key = name.rpartition(".")
+            layer = self.module.get_submodule(owner)
+            where: Any = layer._parameters if key in layer._parameters else layer._buffers
+            found.append((name, where, key))
+        return found
+
     @property
     def convolves(self) -> bool:
         """Whether there are convolutions among the layers."""
@@ -315,10 +326,9 @@ class Network:
         No weight is copied. Later changes of the vector change the module, and other methods of the
         network replace its weights. Use :meth:`module_at` for a module to keep.
         """
-        views = self.unravel(w)
-        for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
-            if name in views and name not in self.constants:
-                tensor.data = views[name]
+        for name, where, key in self._tensors:
+            if name not in self.constants:
+                where[key].data = w[self.slices[name]].view(self.shapes[name])
         _put(self.module, self.constants)
         return self.module
 
@@ -337,7 +347,8 @@ class Network:
 
     def call(self, module: nn.Module, x: Batch) -> Tensor:  # (B, m)
         """Return the logits of a module of this architecture on a batch, in its own type."""
-        return token_rows(self._logits_in(pass_to(module, x)), x)[:, self.columns]
+        logits = token_rows(self._logits_in(pass_to(module, x)), x)
+        return logits if self.columns == slice(None) else logits[:, self.columns]
 
     def _call_in_precision(self, module: nn.Module, x: Batch) -> Tensor:  # (B, m)
         with passes(self.precision, self.device):
@@ -441,7 +452,7 @@ class Network:
         out: Tensor,  # (n,)
     ) -> tuple[float, Tensor]:
         module = self.shared_module(w)
-        with _trainable(module) as parameters:
+        with self._trainable() as parameters:
             loss = gradients_into(
                 out[: self.n_parameters],
                 parameters,
@@ -449,6 +460,20 @@ class Network:
             )
         out[self.n_parameters :] = 0
         return float(loss.detach()), out
+
+    @contextmanager
+    def _trainable(self) -> Iterator[list[nn.Parameter]]:
+        """Yield the module's parameters, which require gradients inside the context."""
+        tensors = (where[key] for _, where, key in self._tensors)
+        parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
+        for p in parameters:
+            p.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                yield parameters
+        finally:
+            for p in parameters:
+                p.requires_grad_(False)
 
     def _gradient_in_parts(
         self,
@@ -463,7 +488,8 @@ class Network:
         with torch.enable_grad():
             loss = loss_of(logits)
             (at_logits,) = torch.autograd.grad(loss, logits)
-        with _trainable(self.shared_module(w)) as parameters:
+        self.shared_module(w)
+        with self._trainable() as parameters:
             sums = out.zero_()[: self.n_parameters].split([p.numel() for p in parameters])
             done = 0
             for part in split(x, self.max_batch):
@@ -565,17 +591,3 @@ def _frozen(module: nn.Module) -> frozenset[str]:
         if own and not any(own) and isinstance(layer, nn.modules.batchnorm._NormBase):
             names |= {f"{path}.{kind}".lstrip(".") for kind, _ in layer.named_buffers()}
     return frozenset(names)
-
-
-@contextmanager
-def _trainable(module: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """Yield a module's floating-point parameters, which require gradients inside the context."""
-    parameters = [p for p in module.parameters() if p.is_floating_point()]
-    for p in parameters:
-        p.requires_grad_(True)
-    try:
-        with torch.enable_grad():
-            yield parameters
-    finally:
-        for p in parameters:
-            p.requires_grad_(False)

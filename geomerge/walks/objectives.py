@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs, Split
 from geomerge.metrics import output_map
-from geomerge.networks.batches import Batch, leaves, map_leaves, take
+from geomerge.networks.batches import Batch, leaves, map_leaves, rows, take
 from geomerge.networks.network import Network
 from geomerge.processes import Team, team
 
@@ -216,7 +216,7 @@ class KLToTeacher(Objective):
         else:
             x = take(self._change(self._inputs.batch(index), self._number), part)
             self._number += 1
-        return x, divergence(known[index] if isinstance(known, Tensor) else known(x))
+        return x, divergence(rows(known, index) if isinstance(known, Tensor) else known(x))
 
 
 class OutputDrift(Objective):

@@ -16,6 +16,7 @@ from geomerge.networks.batches import (
     is_plain,
     leaves,
     pass_to,
+    rows,
     shape_of,
     single,
     split,
@@ -77,3 +78,12 @@ def test_arrays_and_lists_become_batches_and_other_things_do_not() -> None:
     assert isinstance(as_batch({"x": TENSOR}), dict)
     for wrong in ("text", {"x": "text"}, [TENSOR, "text"], [], {}, 3):
         assert as_batch(wrong) is None
+
+
+def test_rows_are_those_of_indexing_in_the_same_memory_format() -> None:
+    plain = torch.arange(6 * 3 * 4 * 4, dtype=torch.uint8).view(6, 3, 4, 4)
+    for x in (plain, plain.to(memory_format=torch.channels_last), plain[:, 1:]):
+        for index in (torch.tensor([4, 0, 4]), torch.arange(6) > 2, slice(1, 5)):
+            found, expected = rows(x, index), x[index]
+            assert torch.equal(found, expected)
+            assert found.stride() == expected.stride()

@@ -19,7 +19,7 @@ No temporary is as large as the matrix, and everything independent of the matrix
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -54,13 +54,11 @@ class LeadingBlockFunction:
     ) -> None:
         a, b = inputs, outputs
         wide, tall = leading_blocks
-        self._all_a, self._all_b = a.vectors, b.vectors
-        self._sizes = leading_blocks
         # Products are up to three times as fast if columns fill vector registers.
         more = (0, -wide % _GROUP if wide > 1 else 0)
-        self._few_a = functional.pad(a.vectors[:, :wide], more).contiguous()
-        self._few_b = b.vectors[:, :tall].contiguous()
-        self._rest = rest = function(outside)
+        few_a = functional.pad(a.vectors[:, :wide], more).contiguous()
+        few_b = b.vectors[:, :tall].contiguous()
+        rest = function(outside)
         # In the tail of one factor, h has another value on the leading block of the other.
         by_a, by_b = a.values[:wide], b.values[:tall, None]
         tail_b = rest if b.full else function(b.tail * by_a)
@@ -68,12 +66,23 @@ class LeadingBlockFunction:
         self._scale_a = functional.pad(function(b.values[:, None] * by_a) - tail_b, more)
         self._scale_b = function(by_b * a.values) - tail_a
         self._scale_b[:, :wide] = rest - tail_a  # the corner belongs to both blocks
-        # L and R; one half of each does not depend on the matrix.
-        new = self._few_b.new_empty
-        self._left = torch.cat([new(len(b.vectors), wide), self._few_b], dim=1)
-        self._right = torch.cat([a.vectors[:, :wide].T, new(tall, len(a.vectors))])
         self._beyond_b = None if b.full else functional.pad(tail_b - rest, more)
         self._beyond_a = None if a.full else tail_a - rest
+        self._rest = float(rest)
+        # L and R; one half of each does not depend on the matrix. Small matrices take as long as
+        # the calls of torch for them: all views are made here.
+        columns, width = few_a.shape[1], len(few_a)
+        self._left = _aligned(few_b, len(few_b), columns + tall)
+        self._right = _aligned(few_b, columns + tall, width)
+        self._seen = _aligned(few_b, tall, width)
+        self._left[:, columns:], self._right[:columns] = few_b, few_a.T
+        self._of_inputs, self._of_outputs = self._left[:, :columns], self._right[columns:]
+        self._few_a, self._few_b_rows = few_a, few_b.T
+        self._all_b, self._all_b_rows = b.vectors, b.vectors.T
+        self._all_a, self._all_a_rows = a.vectors, a.vectors.T
+        self._few_a_weight, self._few_a_bias = few_a[:-1], few_a[-1]
+        self._seen_weight, self._seen_bias = self._seen[:, :-1], self._seen[:, -1]
+        self._right_weight, self._right_bias = self._right[:, :-1], self._right[:, -1]
 
     def write(
         self,
@@ -88,45 +97,58 @@ class LeadingBlockFunction:
             bias: Column of the bias, or None.
             out: Tensors of the same two shapes that are overwritten.
         """
-        wide, tall = self._sizes
-        left, right = self._left, self._right
-        if wide:
-            left[:, :wide] = self._along_inputs(weight, bias)[:, :wide]
-        if tall:
-            right[wide:] = self._along_outputs(weight, bias)
-        by_weight = right[:, : weight.shape[1]]
-        for rows in _blocks(weight):
-            torch.mul(weight[rows], self._rest, out=out[0][rows]).addmm_(left[rows], by_weight)
+        if len(self._scale_a.T):
+            self._write_inputs(weight, bias)
+        if len(self._scale_b):
+            self._write_outputs(weight, bias)
+        right = self._right if bias is None else self._right_weight
+        for part, left, room in _blocks(weight, self._left, out[0]):
+            torch.addmm(part, left, right, beta=self._rest, out=room)
         if bias is not None and out[1] is not None:
-            torch.mul(bias, self._rest, out=out[1]).addmv_(left, right[:, -1])
+            torch.addmv(bias, self._left, self._right_bias, beta=self._rest, out=out[1])
 
-    def _along_inputs(
+    def _write_inputs(
         self,
         weight: Tensor,  # (d_out, d_in or d_in - 1)
         bias: Tensor | None,  # (d_out,)
-    ) -> Tensor:  # (d_out, wide or a little more)
-        few = self._few_a[: weight.shape[1]]
+    ) -> None:
+        """Write the part of L for the leading block of A."""
+        few = self._few_a if bias is None else self._few_a_weight
         seen = weight.new_empty(len(weight), few.shape[1])
-        for rows in _blocks(weight):
-            torch.mm(weight[rows], few, out=seen[rows])
+        for part, room in _blocks(weight, seen):
+            torch.mm(part, few, out=room)
         if bias is not None:
-            seen.addr_(bias, self._few_a[-1])
-        inside = self._all_b @ (self._all_b.T @ seen).mul_(self._scale_a)
-        return inside if self._beyond_b is None else inside.addcmul_(seen, self._beyond_b)
+            seen.addr_(bias, self._few_a_bias)
+        inside = torch.mm(self._all_b_rows, seen).mul_(self._scale_a)
+        torch.mm(self._all_b, inside, out=self._of_inputs)
+        if self._beyond_b is not None:
+            self._of_inputs.addcmul_(seen, self._beyond_b)
 
-    def _along_outputs(
+    def _write_outputs(
         self,
         weight: Tensor,  # (d_out, d_in or d_in - 1)
         bias: Tensor | None,  # (d_out,)
-    ) -> Tensor:  # (tall, d_in)
-        seen = self._few_b.T @ weight
-        if bias is not None:
-            seen = torch.cat([seen, (self._few_b.T @ bias).unsqueeze(1)], dim=1)
-        inside = (seen @ self._all_a).mul_(self._scale_b) @ self._all_a.T
-        return inside if self._beyond_a is None else inside.addcmul_(seen, self._beyond_a)
+    ) -> None:
+        """Write the part of R for the leading block of B."""
+        if bias is None:
+            torch.mm(self._few_b_rows, weight, out=self._seen)
+        else:
+            torch.mm(self._few_b_rows, weight, out=self._seen_weight)
+            torch.mv(self._few_b_rows, bias, out=self._seen_bias)
+        inside = torch.mm(self._seen, self._all_a).mul_(self._scale_b)
+        torch.mm(inside, self._all_a_rows, out=self._of_outputs)
+        if self._beyond_a is not None:
+            self._of_outputs.addcmul_(self._seen, self._beyond_a)
 
 
-def _blocks(matrix: Tensor) -> list[slice]:
-    """Return slices of rows whose blocks stay in the cache between two operations."""
+def _aligned(like: Tensor, rows: int, columns: int) -> Tensor:  # (rows, columns)
+    """Return an empty matrix whose rows begin at whole vector registers."""
+    return like.new_empty(rows, columns + -columns % _GROUP)[:, :columns]
+
+
+def _blocks(matrix: Tensor, *others: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Return matrices in blocks of rows that stay in the cache between two operations."""
     most = max(_GROUP, _BLOCK // matrix.shape[1])
-    return [slice(i, i + most) for i in range(0, len(matrix), most)]
+    if len(matrix) <= most:
+        return [(matrix, *others)]
+    return zip(*(each.split(most) for each in (matrix, *others)), strict=True)
