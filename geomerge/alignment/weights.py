@@ -66,10 +66,12 @@ def _descend(
     """Solve groups in random order until none improves."""
     generator = torch.Generator().manual_seed(seed)
     w, source = b[start.to(b.device)], start.clone()
-    improved = True
-    while improved:
-        improved = False
+    tensors = [{part.tensor for part in group.units.parts} for group in groups]
+    due = set(range(len(groups)))  # the others have not changed since they did not improve
+    while due:
         for i in torch.randperm(len(groups), generator=generator).tolist():
+            if i not in due:
+                continue
             group = groups[i]
             order = assignment(_similarity(group.units.parts, group.count, a, w), group.blocks)
             tried = w.clone()
@@ -79,8 +81,11 @@ def _descend(
             scale = _product(group, a, a) * _product(group, w, w)
             gain = _product(group, a, tried) - _product(group, a, w)
             if gain > _ROUNDING * scale**0.5:
-                w, improved = tried, True
+                w = tried
                 permute(group, order, source)
+                due |= {k for k, own in enumerate(tensors) if own & tensors[i]}
+            else:
+                due.remove(i)
     return source
 
 
