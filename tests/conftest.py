@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from filelock import FileLock
 from merges import run_of
 from torch import nn
 
@@ -133,16 +134,45 @@ def case(request: pytest.FixtureRequest) -> tuple[Network, Batch]:
     return network, draw(7)
 
 
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
+
+
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a.pt (digits) and b.pt (permuted digits), both with sketches."""
-    folder = tmp_path_factory.mktemp("digits")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Return what has a folder filled by the first of pytest's processes that asks for it.
+
+    It takes the folder's name and what fills it, and returns the folder, in which tests only read.
+    """
+
+    def made_once(name: str, fill: Callable[[Path], None]) -> Path:
+        base = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:  # the other processes have folders beside it
+            base = base.parent
+        folder, whole = base / f"shared-{name}", base / f"shared-{name}.whole"
+        with FileLock(base / f"shared-{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of one that was stopped
+                folder.mkdir()
+                fill(folder)
+                whole.touch()
+        return folder
+
+    return made_once
+
+
+def train_digits(folder: Path) -> None:
     for k, (name, task) in enumerate((("a", "digits"), ("b", "digits-permuted"))):
         train_checkpoint(
             folder / f"{name}.pt", "lenet-300-100", load_task(task), epochs=20,
             learning_rate=0.02, seed=k,
         )  # fmt: skip
-    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(made_once: MadeOnce, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a.pt (digits) and b.pt (permuted digits), both with sketches."""
+    folder = tmp_path_factory.mktemp("digits")  # its own, for commands that work beside the files
+    return shutil.copytree(made_once("digits", train_digits), folder, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="session")
@@ -161,10 +191,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_runs(made_once: MadeOnce, tiny: Path) -> Path:
     """A folder with a.pt, b.pt and the runs ``merge``, ``separate``, ``sparsify``, ``moves``."""
+    return made_once("runs", lambda folder: run_tiny(tiny, folder))
+
+
+def run_tiny(tiny: Path, folder: Path) -> None:
     quick = {"steps": 20, "stages": 2, "seed": 1}
-    folder = tmp_path_factory.mktemp("runs")
     shutil.copytree(tiny, folder, dirs_exist_ok=True)
     both = ("a=digits", "b=digits-permuted")
     files = [folder / "a.pt", folder / "b.pt"]
@@ -178,7 +211,6 @@ def tiny_runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = folder / "plan.yaml"
     plan.write_text('- {name: half, remove: {"1": 8}}\n- {name: back, restore: {"1": 4}}\n')
     run_reconfigure(files[0], plan, ReconfigureOptions(**quick), out=folder / "moves")
-    return folder
 
 
 Killed = Callable[[Callable[[Path], list[str]], Path, int, tuple[float, float]], tuple[Path, Path]]

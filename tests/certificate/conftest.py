@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ def options() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(digits: Path, made_once: Callable[..., Path]) -> Path:
     """Its folder; the input files are those of ``digits``."""
-    out = tmp_path_factory.mktemp("runs") / "merge"
-    run_of([digits / "a.pt", digits / "b.pt"], OPTIONS, out=out)
-    return out
+
+    def merge(folder: Path) -> None:
+        run_of([digits / "a.pt", digits / "b.pt"], OPTIONS, out=folder / "merge")
+
+    return made_once("certified", merge) / "merge"

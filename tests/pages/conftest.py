@@ -26,16 +26,19 @@ PLAN = "- name: fewer\n  remove: {layers.0: 20}\n- name: others\n  remove: {laye
 
 @pytest.fixture(scope="session")
 def runs(
-    geomerge: Callable[..., Any], digits: Path, tmp_path_factory: pytest.TempPathFactory
+    geomerge: Callable[..., Any], digits: Path, made_once: Callable[..., Path]
 ) -> dict[str, Path]:
     """The folders of the runs, by what made them."""
-    place = tmp_path_factory.mktemp("pages")
-    for name in ("a.pt", "b.pt"):
-        shutil.copy(digits / name, place / name)
-    (place / "plan.yaml").write_text(PLAN)
-    for kind, words in KINDS.items():
-        done = geomerge(*words, "--out", kind, cwd=place)
-        assert done.returncode == 0, done.stderr
+
+    def run_all(folder: Path) -> None:
+        for name in ("a.pt", "b.pt"):
+            shutil.copy(digits / name, folder / name)
+        (folder / "plan.yaml").write_text(PLAN)
+        for kind, words in KINDS.items():
+            done = geomerge(*words, "--out", kind, cwd=folder)
+            assert done.returncode == 0, done.stderr
+
+    place = made_once("pages", run_all)
     return {kind: place / kind for kind in KINDS}
 
 
