@@ -17,7 +17,7 @@ test: install
 
 # What another Python or NumPy may change: numbers, solvers, files, networks.
 OTHERS := tests/steps tests/metrics tests/walks tests/paths tests/io tests/data tests/networks \
-    tests/continual tests/test_layout.py
+    tests/continual/test_merge.py tests/test_layout.py
 
 others: install
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(OTHERS)
