@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ LAYERS = [
 ]
 
 
+@cache
 def sources() -> list[tuple[str, Path]]:
     """Every module as (installed dotted name, file), each file once."""
     found = []
@@ -53,9 +55,15 @@ def sources() -> list[tuple[str, Path]]:
     return found
 
 
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+@cache
 def imports(file: Path) -> list[str]:
     found = []
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(tree_of(file)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -121,9 +129,7 @@ def test_outside_packages_have_one_door(package: str, home: str) -> None:
 def library() -> list[tuple[str, ast.Module]]:
     """Every module of the library, without the command line, with its syntax tree."""
     return [
-        (name, ast.parse(file.read_text()))
-        for name, file in sources()
-        if not name.startswith("geomerge.cli")
+        (name, tree_of(file)) for name, file in sources() if not name.startswith("geomerge.cli")
     ]
 
 
@@ -173,7 +179,7 @@ def test_no_public_class_name_occurs_twice() -> None:
 def test_headings_of_modules_are_noun_phrases() -> None:
     question = re.compile(r"^(What|How|Which|Why|Where|When|Whether|Who) |->")
     for name, file in sources():
-        heading = (ast.get_docstring(ast.parse(file.read_text())) or "-").splitlines()[0]
+        heading = (ast.get_docstring(tree_of(file)) or "-").splitlines()[0]
         assert not question.search(heading), f"{name}: {heading}"
 
 

@@ -25,9 +25,9 @@ COMMAND = (
     "import geomerge.walks.state as state; state._LEAST = state._SHARE = 0.0;"
     "from geomerge.cli.app import main; main()"
 )
-SKETCH = ["--manifold", "digits", "--steps", "40"]
-JOINT = ["--manifold", "digits", "--manifold", "digits-permuted", "--steps", "15"]
-PAPER = ["--preset", "paper", "--manifold", "digits", "--steps", "40"]
+SKETCH = ["--manifold", "digits", "--steps", "25"]
+JOINT = ["--manifold", "digits", "--manifold", "digits-permuted", "--steps", "10"]
+PAPER = ["--preset", "paper", "--manifold", "digits", "--steps", "15"]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -58,7 +58,7 @@ BOTH = {"manifold": ("a=digits", "b=digits-permuted")}
             {**BOTH, "preset": "joint", "steps": 6, "learn": "damping"}, marks=pytest.mark.slow
         ),
         {**BOTH, "preset": "joint", "steps": 6, "budget": ("a=0.02",)},
-        {"manifold": ("digits",), "preset": "paper", "steps": 15, "budget": ("a=0.01",)},
+        {"manifold": ("digits",), "preset": "paper", "steps": 8, "budget": ("a=0.01",)},
         {"manifold": ("digits",), "preset": "surrogate", "steps": 10, "damping": 1e-4},
     ],
     ids=["sketch", "sketch learned", "joint learned", "joint", "paper", "surrogate"],

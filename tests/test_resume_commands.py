@@ -257,11 +257,11 @@ COMMAND = (
     "from geomerge.cli.app import main; main()"
 )
 COMMANDS = {
-    "sparsify": "sparsify a.pt --sparsity 0.9 --steps 300 --stages 6 --paths 2",
-    "reconfigure": "reconfigure a.pt --plan plan.yaml --steps 100 --stages 3",
-    "compare": "compare a.pt b.pt --manifold digits --manifold digits-permuted --steps 15 "
-    "--only a,ensemble,slerp,zipit,ewc,sketch-walk,joint-walk --budget 20000",
-    "stream": "stream split-digits --experiences 2 --epochs 3 --only geodesic,naive,ewc,gem",
+    "sparsify": "sparsify a.pt --sparsity 0.9 --steps 120 --stages 6 --paths 2",
+    "reconfigure": "reconfigure a.pt --plan plan.yaml --steps 40 --stages 3",
+    "compare": "compare a.pt b.pt --manifold digits --manifold digits-permuted --steps 10 "
+    "--only a,ensemble,slerp,zipit,ewc,sketch-walk,joint-walk --budget 10000",
+    "stream": "stream split-digits --experiences 2 --epochs 2 --only geodesic,naive,ewc,gem",
 }
 
 

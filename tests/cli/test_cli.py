@@ -13,7 +13,7 @@ import torch
 def test_the_whole_way(geomerge: Callable[..., Any], digits: Path, tmp_path: Path) -> None:
     done = geomerge(
         "merge", digits / "a.pt", digits / "b.pt", "--manifold", "digits", "--damping", "1e-5",
-        cwd=tmp_path,
+        "--steps", "20", "--points", "8", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "crossover" in done.stdout
@@ -33,7 +33,7 @@ def test_the_whole_way(geomerge: Callable[..., Any], digits: Path, tmp_path: Pat
     assert all(torch.equal(first[k], a[k]) for k in a)
     again = geomerge(
         "merge", digits / "a.pt", digits / "b.pt", "--manifold", "digits", "--damping", "1e-5",
-        "--json", cwd=tmp_path,
+        "--steps", "20", "--points", "8", "--json", cwd=tmp_path,
     )  # fmt: skip
     assert json.loads(again.stdout) == report
 

@@ -84,7 +84,7 @@ def test_an_interrupted_merge_says_so_and_its_events_tell_where_it_went_on(
 
 
 def test_a_terminal_shows_bars_and_keeps_nothing_but_the_result(
-    small: Path, tmp_path: Path, terminal: Terminal
+    geomerge: Callable[..., Any], tmp_path: Path, terminal: Terminal
 ) -> None:
     words = ["train", "--manifold", "digits", "--epochs", "30", "--arch", "lenet-300-100"]
     words += ["--no-sketch"]
@@ -95,15 +95,17 @@ def test_a_terminal_shows_bars_and_keeps_nothing_but_the_result(
     assert "training on" not in shown.last
     assert shown.last.startswith("c.pt: lenet-300-100 on digits, accuracy")
 
-    quiet = piped(*words, "--out", "d.pt", folder=tmp_path)
+    quiet = geomerge(*words, "--out", "d.pt", cwd=tmp_path)
     assert quiet.returncode == 0
     assert quiet.stderr == ""
     assert (tmp_path / "c.pt").read_bytes() == (tmp_path / "d.pt").read_bytes()
 
 
-def test_mistakes_are_events_too_where_events_are_written(tmp_path: Path) -> None:
-    failed = piped(
-        "merge", "none.pt", "b.pt", "--manifold", "digits", "--log-json", folder=tmp_path
+def test_mistakes_are_events_too_where_events_are_written(
+    geomerge: Callable[..., Any], tmp_path: Path
+) -> None:
+    failed = geomerge(
+        "merge", "none.pt", "b.pt", "--manifold", "digits", "--log-json", cwd=tmp_path
     )
     assert failed.returncode == 2
     assert failed.stdout == ""

@@ -10,10 +10,17 @@ import torch
 from torch import nn
 
 from geomerge import Network
-from geomerge.continual import Experience, merge_expert, remember
+from geomerge.continual import Experience, MergeReport, merge_expert, remember
 from geomerge.continual.drift_constraints import quadratic_drifts
 from geomerge.data import as_they_are
 from geomerge.errors import OptionError
+
+
+@pytest.fixture(scope="module")
+def merged(case: Any) -> tuple[torch.Tensor, MergeReport]:
+    """The merge with the usual options."""
+    found: tuple[torch.Tensor, MergeReport] = case.merge()
+    return found
 
 
 @pytest.mark.parametrize(
@@ -29,8 +36,10 @@ from geomerge.errors import OptionError
         {"metric_tasks": "new"},
     ],
 )
-def test_the_merged_network_does_both_tasks(case: Any, changes: dict[str, Any]) -> None:
-    w, report = case.merge(**changes)
+def test_the_merged_network_does_both_tasks(
+    case: Any, merged: tuple[torch.Tensor, MergeReport], changes: dict[str, Any]
+) -> None:
+    w, report = case.merge(**changes) if changes else merged
     assert case.accuracy(w, 0) > 0.95
     assert case.accuracy(w, 1) > 0.95
     assert report.pick.value <= min(point.value for point in (*report.line, *report.path))
@@ -38,7 +47,7 @@ def test_the_merged_network_does_both_tasks(case: Any, changes: dict[str, Any]) 
 
 
 def test_without_pseudo_inputs_the_sketch_alone_keeps_something(case: Any) -> None:
-    changes = {"pseudo_inputs": 0, "budget": 0.005, "epochs": 8}
+    changes = {"pseudo_inputs": 0, "budget": 0.005}
     memory = [case.remembered(**changes)]
     w, report = case.merge(memory, **changes)
     assert len(memory[0].targets) == 0
@@ -47,8 +56,10 @@ def test_without_pseudo_inputs_the_sketch_alone_keeps_something(case: Any) -> No
     assert case.accuracy(w, 0) > case.accuracy(case.expert, 0) + 0.1
 
 
-def test_a_budget_holds_and_says_what_it_took(case: Any) -> None:
-    free = case.merge()[1]
+def test_a_budget_holds_and_says_what_it_took(
+    case: Any, merged: tuple[torch.Tensor, MergeReport]
+) -> None:
+    free = merged[1]
     budget = free.predicted["task 0"] / 2
     w, report = case.merge(budget=budget)
     assert report.predicted["task 0"] <= budget * 1.001
@@ -88,8 +99,10 @@ def test_a_budget_holds_with_running_statistics_too(case: Any) -> None:
         assert report.predicted["task 0"] <= budget * 1.001
 
 
-def test_the_same_seed_gives_the_same_bits(case: Any) -> None:
-    one, first = case.merge()
+def test_the_same_seed_gives_the_same_bits(
+    case: Any, merged: tuple[torch.Tensor, MergeReport]
+) -> None:
+    one, first = merged
     two, second = case.merge()
     assert torch.equal(one, two)
     assert first == second

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from merges import merged_of, run_of, split_options
 from geomerge import Checkpoint, WeightPath, load_checkpoint, load_task
 from geomerge.errors import CheckpointError, OptionError, RunError, TaskError
 from geomerge.evaluation.accuracy import accuracy
+from geomerge.merging import MergeResult
 from geomerge.metrics import make_sketch, save_sketch
 
 FAST = {"manifold": ("digits",), "damping": 1e-5}
+SHORT = dict(FAST, steps=20)
 
 
 def pair(folder: Path) -> tuple[Checkpoint, Checkpoint]:
@@ -24,9 +27,21 @@ def bare(checkpoint: Checkpoint) -> Checkpoint:
     return Checkpoint(checkpoint.weights, {"architecture": "lenet-300-100"}, {}, "bare.pt")
 
 
-def test_the_sketch_preset_does_both_tasks(digits: Path) -> None:
+@pytest.fixture(scope="module")
+def merged(digits: Path) -> MergeResult:
+    """The whole merge of both networks."""
+    return merged_of(pair(digits), FAST)
+
+
+@pytest.fixture(scope="module")
+def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run, which tests copy before they go on with it."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    return run_of([digits / "a.pt", digits / "b.pt"], SHORT, out=out, pt=True)[0]
+
+
+def test_the_sketch_preset_does_both_tasks(digits: Path, merged: MergeResult) -> None:
     a, b = pair(digits)
-    merged = merged_of([a, b], FAST)
     assert merged.preset.name == "sketch"
     assert merged.rule.name == "max-min"
     tasks = [load_task(name) for name in ("digits", "digits-permuted")]
@@ -42,7 +57,7 @@ def test_the_sketch_preset_does_both_tasks(digits: Path) -> None:
 
 def test_either_side_may_give_the_data(digits: Path) -> None:
     a, b = pair(digits)
-    merged = merged_of([a, b], dict(FAST, manifold=("digits-permuted",)))
+    merged = merged_of([a, b], dict(FAST, manifold=("digits-permuted",), steps=60))
     assert merged.preset.start.name == "a"
     assert merged.preset.goal.name == "b"
     tasks = [load_task(name) for name in ("digits", "digits-permuted")]
@@ -51,7 +66,7 @@ def test_either_side_may_give_the_data(digits: Path) -> None:
 
 def test_nothing_known_of_b_takes_surrogate_inputs(digits: Path) -> None:
     a, b = pair(digits)
-    merged = merged_of([a, bare(b)], dict(FAST, damping=1e-3))
+    merged = merged_of([a, bare(b)], dict(FAST, damping=1e-3, steps=60))
     assert merged.preset.name == "surrogate"
     assert merged.rule.name == "equal-drift"
     assert accuracy(merged.space.network, merged.w, load_task("digits").test) > 0.6
@@ -60,7 +75,7 @@ def test_nothing_known_of_b_takes_surrogate_inputs(digits: Path) -> None:
 
 def test_the_paper_preset_is_taken_by_its_name(digits: Path) -> None:
     a, b = pair(digits)
-    merged = merged_of([a, bare(b)], dict(FAST, damping=1e-3, preset="paper"))
+    merged = merged_of([a, bare(b)], dict(FAST, damping=1e-3, preset="paper", steps=60))
     assert merged.preset.name == "paper"
     assert merged.rule.name == "a>=0.80"
     assert merged.picked.score.accuracy["b"] is None
@@ -77,7 +92,7 @@ def test_a_sketch_without_data_of_b_picks_by_drift(digits: Path) -> None:
         b.sketch,
         "b.pt",
     )
-    merged = merged_of([a, unknown], FAST)
+    merged = merged_of([a, unknown], SHORT)
     assert merged.rule.name == "equal-drift"
     score = merged.picked.score
     assert score.drift["a"] is not None
@@ -85,13 +100,14 @@ def test_a_sketch_without_data_of_b_picks_by_drift(digits: Path) -> None:
     assert any("b is not measured" in note for note in merged.notes)
 
 
-def test_a_sketch_file_makes_up_for_a_bare_network(digits: Path, tmp_path: Path) -> None:
+def test_a_sketch_file_makes_up_for_a_bare_network(
+    digits: Path, merged: MergeResult, tmp_path: Path
+) -> None:
     a, b = pair(digits)
-    merged = merged_of([a, b], FAST)
     network, w = merged.space.network, merged.space["b"].weights
     task = load_task("digits-permuted")
     save_sketch(tmp_path / "b.safetensors", make_sketch(network, w, task.train.inputs, task.name))
-    options = dict(FAST, sketch=(f"b={tmp_path / 'b.safetensors'}",))  # it knows its task
+    options = dict(SHORT, sketch=(f"b={tmp_path / 'b.safetensors'}",))  # it knows its task
     again = merged_of([a, bare(b)], options)
     assert again.preset.name == "sketch"
     assert again.rule.name == "max-min"
@@ -109,7 +125,7 @@ def test_the_euclidean_metric_is_worse(digits: Path) -> None:
 
 def test_merging_a_network_with_itself_does_not_move(digits: Path) -> None:
     a, _ = pair(digits)
-    merged = merged_of([a, a], dict(FAST, manifold=("a=digits",)))
+    merged = merged_of([a, a], dict(SHORT, manifold=("a=digits",)))
     w = merged.space["a"].weights
     assert float((merged.w - w).norm()) < 1e-3 * float(w.norm())
     assert sum(merged.path.lengths.values()) < 1e-2
@@ -122,10 +138,9 @@ def test_neither_network_is_changed(digits: Path) -> None:
     assert all(torch.equal(a.weights[k], before[k]) for k in before)
 
 
-def test_a_run_is_complete_and_repeatable(digits: Path, tmp_path: Path) -> None:
-    options = dict(FAST, steps=20)
+def test_a_run_is_complete_and_repeatable(digits: Path, finished: Path, tmp_path: Path) -> None:
     folder, report, before = run_of(
-        [digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "one", pt=True
+        [digits / "a.pt", digits / "b.pt"], SHORT, out=tmp_path / "one", pt=True
     )
     assert not before
     names = {p.name for p in folder.iterdir()}
@@ -142,10 +157,9 @@ def test_a_run_is_complete_and_repeatable(digits: Path, tmp_path: Path) -> None:
     ]
     assert {d["split"] for d in report["data"]["pick"]} == {"select"}
     assert [leg["keeps_function_of"] for leg in report["legs"]] == [["a"], ["b"]]
-    other, _, _ = run_of([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "two", pt=True)
     for file in sorted(folder.rglob("*")):
         if file.is_file():
-            twin = other / file.relative_to(folder)
+            twin = finished / file.relative_to(folder)
             assert twin.read_bytes() == file.read_bytes(), file.name
     assert str(tmp_path).encode() not in (folder / "merged.safetensors").read_bytes()
     merged = load_checkpoint(folder / "merged.safetensors")
@@ -153,21 +167,21 @@ def test_a_run_is_complete_and_repeatable(digits: Path, tmp_path: Path) -> None:
     assert all(torch.equal(merged.weights[k], at.weights[k]) for k in merged.weights)
 
 
-def test_a_finished_run_is_left_alone(digits: Path, tmp_path: Path) -> None:
-    options = dict(FAST, steps=20)
+def test_a_finished_run_is_left_alone(digits: Path, finished: Path, tmp_path: Path) -> None:
     run = [digits / "a.pt", digits / "b.pt"]
-    folder, report, _ = run_of(run, options, out=tmp_path / "run")
+    folder = shutil.copytree(finished, tmp_path / "run")
+    report = json.loads((folder / "report.json").read_text())
     stamp = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    again, same, before = run_of(run, options, out=tmp_path / "run")
+    again, same, before = run_of(run, SHORT, out=tmp_path / "run")
     assert before
     assert (again, same) == (folder, report)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == stamp
     with pytest.raises(RunError, match="another recipe"):
-        run_of(run, dict(options, seed=1), out=tmp_path / "run")
+        run_of(run, dict(SHORT, seed=1), out=tmp_path / "run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="not empty"):
-        run_of(run, options, out=tmp_path / "full")
+        run_of(run, SHORT, out=tmp_path / "full")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "run"]
 
 

@@ -93,7 +93,7 @@ def test_the_exact_metric_walks_too(digits: Path) -> None:
 def test_three_networks_become_one(digits: Path, third: Checkpoint, order: str) -> None:
     a, b = pair(digits)
     given = {"a": a, "b": b, "c": third}
-    options = {"manifold": TASKS if order == "abc" else ("digits",), "steps": 100}
+    options = {"manifold": TASKS if order == "abc" else ("digits",), "steps": 60}
     networks = [given[k] for k in order]
     if order == "cab":  # c and b bring no inputs
         preset = choose_preset(prepared_of(networks, options))
@@ -114,7 +114,7 @@ def test_three_networks_become_one(digits: Path, third: Checkpoint, order: str) 
 
 @pytest.mark.parametrize("head", ["offset", "separate"])
 def test_heads_with_room_for_both_tasks(digits: Path, tmp_path: Path, head: str) -> None:
-    options = dict(JOINT, head=head, pick="balanced", steps=40)
+    options = dict(JOINT, head=head, pick="balanced", steps=25)
     folder, report, _ = run_of([digits / "a.pt", digits / "b.pt"], options, out=tmp_path / "run")
     assert report["head"]["protocol"] == head
     merged = load_checkpoint(folder / "merged.safetensors")
@@ -128,7 +128,7 @@ def test_heads_with_room_for_both_tasks(digits: Path, tmp_path: Path, head: str)
 
 
 def test_a_sketch_is_carried_over_to_a_wider_head(digits: Path) -> None:
-    merged = merged_of(pair(digits), dict(SKETCH, head="offset"))
+    merged = merged_of(pair(digits), dict(SKETCH, head="offset", steps=60))
     assert merged.preset.name == "sketch"
     assert smallest(merged.accuracies) > 0.5  # no data of b, and its classes are not known
 
@@ -138,7 +138,7 @@ def test_heads_of_different_sizes_need_a_protocol(digits: Path, tmp_path: Path) 
         tmp_path / "few.pt", "lenet-300-100", load_task("digits@0-4"), epochs=3, learning_rate=0.02
     )
     networks = [load_checkpoint(digits / "b.pt"), load_checkpoint(tmp_path / "few.pt")]
-    options = {"manifold": ("digits-permuted", "digits@0-4"), "steps": 60}
+    options = {"manifold": ("digits-permuted", "digits@0-4"), "steps": 40}
     with pytest.raises(CheckpointError, match="`head` offset or `head` separate"):
         merged_of(networks, options)
     merged = merged_of(networks, dict(options, head="separate"))
@@ -187,7 +187,7 @@ def test_budgets_are_kept_and_priced(digits: Path, tmp_path: Path) -> None:
 
 
 def test_budgets_with_inputs_bound_the_loss_of_each_class(digits: Path) -> None:
-    options = dict(JOINT, steps=30, budget=("b/*=0.5", "a=0.1"))
+    options = dict(JOINT, steps=12, budget=("b/*=0.5", "a=0.1"))
     merged = merged_of(pair(digits), options)
     budgets = merged.picked.budgets
     assert budgets is not None
@@ -261,7 +261,7 @@ def test_batch_norm_follows_the_stated_policy(
             learning_rate=0.02, seed=k,
         )  # fmt: skip
     networks = pair(tmp_path)
-    anew = merged_of(networks, dict(JOINT, steps=40))
+    anew = merged_of(networks, dict(JOINT, steps=25))
     assert anew.space.bn == "re-estimate"
     kept = merged_of(networks, dict(JOINT, steps=5, bn="keep"))
     assert kept.space.bn == "keep"
@@ -302,7 +302,7 @@ def test_what_was_learned_and_bound_is_reported_for_joint_walks_too(
 
 
 def test_a_relaxed_path_of_few_points_is_what_was_measured(digits: Path) -> None:
-    merged = merged_of(pair(digits), dict(JOINT, steps=20, relax=True, points=8))
+    merged = merged_of(pair(digits), dict(JOINT, steps=8, relax=True, points=8))
     assert len(merged.path.ts) <= 8
     total = sum(merged.path.lengths.values())
     measured = {r.leg: r.after.length for r in merged.relaxed if r.share > 0}
@@ -338,6 +338,6 @@ def test_common_zeros_stay_zero_along_the_whole_path(digits: Path, options: dict
         first = merged.path.network.unravel(merged.path.at(t))["layers.0.weight"]
         assert (first[mask] == 0).all()
         assert (first[~mask] != 0).any()
-    moved = merged_of(networks, dict(options, keep_zeros=False))
+    moved = merged_of(networks, dict(options, keep_zeros=False, steps=3))
     first = moved.path.network.unravel(moved.w)["layers.0.weight"]
     assert not (first[mask] == 0).all()
