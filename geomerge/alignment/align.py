@@ -40,7 +40,8 @@ class Alignment:
     """A permutation of a network's units.
 
     Attributes:
-        method: Method, one of :data:`METHODS`.
+        method: Method, one of :data:`METHODS`; in a merge also ``"rotations"``, with which networks
+            were rotated before.
         source: Index in the weight vector of each entry of the permuted one, shape (n,), int64, on
             the device of the weights.
         groups: Number of units of each group, by the name of its first layer.

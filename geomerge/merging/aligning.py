@@ -1,4 +1,4 @@
-"""Alignment of experts in one weight space: units of each in the order of the first's."""
+"""Alignment of experts in one weight space: units, and streams, of each as the first's are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from geomerge.alignment import Alignment, align_weights, permuted_metric
+from geomerge.alignment import (
+    ROTATIONS,
+    Alignment,
+    align_weights,
+    find_stream,
+    permuted_metric,
+    rotate_weights,
+)
 from geomerge.alignment.align import pooled_inputs
+from geomerge.data import Inputs
 from geomerge.errors import OptionError
 from geomerge.expert import Expert
 from geomerge.merging.heads import Heads
@@ -16,7 +24,7 @@ from geomerge.metrics import Sketch
 from geomerge.networks.network import Network
 from geomerge.weight_space import WeightSpace
 
-__all__ = ["align_experts"]
+__all__ = ["align_experts", "rotation_problem"]
 
 _NAMED = 3  # layers that a message names
 
@@ -25,6 +33,9 @@ def align_experts(
     space: WeightSpace, heads: Heads, options: MergeOptions
 ) -> tuple[WeightSpace, dict[str, Alignment]]:
     """Permute the units of every expert after the first, and its sketch with them.
+
+    With ``rotations`` the residual streams and the heads of attention are rotated before, and units
+    permuted by their activations.
 
     Args:
         space: Experts with the common head.
@@ -36,23 +47,26 @@ def align_experts(
         The space with the permuted experts, and the alignments by name.
 
     Raises:
-        OptionError: If there is nothing to trace the network with, it cannot be traced, or no unit
-            of it can change places.
+        OptionError: If there is nothing to trace the network with, it cannot be traced, no unit of
+            it can change places, or it cannot be rotated.
     """
-    network, seed = space.network, options.machine.seed
-    assert options.align is not None, "a method was chosen"
+    network, seed, method = space.network, options.machine.seed, options.align
+    assert method is not None, "a method was chosen"
     inputs = pooled_inputs(space.experts, seed)
+    if method == ROTATIONS:
+        space, method = _rotated(space, heads, options, inputs), "activations"
     first, *others = space.experts
     alignments = {}
     for expert in others:
-        _, alignments[expert.name] = align_weights(
+        _, alignment = align_weights(
             network,
             _own(network, heads, first),
             _own(network, heads, expert),
-            method=options.align,
+            method=method,
             inputs=inputs,
             seed=seed,
         )
+        alignments[expert.name] = replace(alignment, method=options.align or method)
     for tried in alignments.values():
         if not tried.groups and tried.fixed:
             few = list(tried.fixed.items())[:_NAMED]
@@ -71,6 +85,52 @@ def align_experts(
             sketch = Sketch(permuted_metric(sketch.metric, found), sketch.meta)
         aligned.append(replace(expert, weights=weights[expert.name], sketch=sketch))
     return replace(space, experts=tuple(aligned)), alignments
+
+
+def rotation_problem(space: WeightSpace, options: MergeOptions) -> str | None:
+    """Return the problem of rotations of experts; None where they can be rotated.
+
+    Args:
+        space: Experts.
+        options: Options of the merge.
+    """
+    if find_stream(space.network.module) is None:
+        return "only networks of the make vit-cifar can be rotated"
+    if any(expert.sketch is not None for expert in space):
+        return "a sketch does not follow a rotation; give inputs instead"
+    if space.network.held is not None:
+        return "frozen weights cannot be rotated"
+    if options.walk.keep_zeros:
+        return "`keep_zeros` cannot be kept in rotated networks"
+    return None
+
+
+def _rotated(
+    space: WeightSpace, heads: Heads, options: MergeOptions, inputs: Inputs
+) -> WeightSpace:
+    """Return the space with rotated experts, whose functions are the same.
+
+    The others' rows of the head follow the rotation of their own network.
+    """
+    network, stream = space.network, find_stream(space.network.module)
+    problem = rotation_problem(space, options)
+    if problem is not None or stream is None:
+        raise OptionError(f"{problem}; set `align` to none, weights or activations")
+    given = [expert.weights for expert in space]
+    rotated = rotate_weights(network, stream, given, inputs, options.machine.seed)
+    if heads.layer is not None:
+        bias = f"{heads.layer}.bias"
+        own = [network.unravel(w)[bias] for w in rotated]
+        news = {
+            expert.name: (new - network.unravel(old)[bias])[heads.rows[expert.name]]
+            for expert, new, old in zip(space, own, given, strict=True)
+        }
+        for old, new in zip(given, own, strict=True):
+            new.copy_(network.unravel(old)[bias])
+            for name, change in news.items():
+                new[heads.rows[name]] += change
+    experts = [replace(e, weights=w) for e, w in zip(space, rotated, strict=True)]
+    return replace(space, experts=tuple(experts))
 
 
 def _own(network: Network, heads: Heads, expert: Expert) -> Tensor:  # (n,)

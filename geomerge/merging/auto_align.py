@@ -1,11 +1,12 @@
-"""Automatic alignment: units are permuted where that brings the mean near to all functions."""
+"""Automatic alignment: networks are aligned where that brings the mean near to all functions."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from geomerge.alignment import METHODS
+from geomerge.alignment import METHODS, ROTATIONS
 from geomerge.errors import OptionError
+from geomerge.merging.aligning import rotation_problem
 from geomerge.merging.prepare import PreparedMerge, aligned_merge
 from geomerge.networks.batches import leaves
 from geomerge.options import replace_options
@@ -49,14 +50,16 @@ def align_where_it_helps(prepared: PreparedMerge) -> PreparedMerge:
             "of networks that were initialised independently are matched by `align` weights",
         )
     tried: dict[str, PreparedMerge] = {"none": prepared}
-    for name in METHODS:
+    rotates = rotation_problem(prepared.space, prepared.options) is None
+    methods = (*METHODS, ROTATIONS) if rotates else METHODS
+    for name in methods:
         named = replace(prepared, options=replace_options(prepared.options, align=name))
         try:
             tried[name] = aligned_merge(named)
         except OptionError as error:
             return _noted(prepared, f"`align` none was chosen: {error}")
     changes = {name: _change(one) for name, one in tried.items()}
-    best = min(METHODS, key=lambda name: changes[name])
+    best = min(methods, key=lambda name: changes[name])
     if changes[best] >= SHARE * changes["none"]:
         best = "none"
     listed = ", ".join(f"{name} {change:.3g}" for name, change in changes.items())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any, ClassVar
 
-from geomerge.alignment import METHODS
+from geomerge.alignment import METHODS, ROTATIONS
 from geomerge.data.batchnorm import BN
 from geomerge.data.changed_images import AUGMENT
 from geomerge.errors import OptionError
@@ -45,7 +45,7 @@ __all__ = [
     "parse_weights",
 ]
 
-ALIGN = ("none", *METHODS)
+ALIGN = ("none", *METHODS, ROTATIONS)
 LEARNABLE = ("damping",)
 POINTS = 64  # stored points of a leg
 
@@ -261,9 +261,10 @@ class MergeOptions(FlatOptions):
         vocabulary: ``"union"``, with which networks whose embeddings (and output layers as wide as
             the vocabulary) lack rows take them from the network with the most; None refuses them.
         align: Method by which the units of every network after the first are permuted, so that
-            they match the first's; their functions stay. ``"none"`` permutes none; None tries
-            every method where a walk starts from the mean of convolutional networks, and takes
-            the one by which the mean is nearest to all functions.
+            they match the first's; their functions stay. ``"rotations"`` rotates residual streams
+            and heads of vision transformers as well. ``"none"`` permutes none; None tries every
+            method where a walk starts from the mean of convolutional networks, and takes the one by
+            which the mean is nearest to all functions.
         bn: Policy for running statistics, ``"keep"`` or ``"re-estimate"``.
         relax: Whether the finished path is relaxed to least energy.
         measure: Choice of the metric.
@@ -298,8 +299,8 @@ class MergeOptions(FlatOptions):
     )  # fmt: skip
     align: str | None = option(
         None,
-        "method that permutes the units of b, ... to match a's; default by the change that the "
-        "mean of the weights makes",
+        "method that permutes the units of b, ... to match a's, or rotates its streams; default by "
+        "the change that the mean of the weights makes",
         group="what to merge", choices=ALIGN,
     )  # fmt: skip
     bn: str | None = option(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geomerge.alignment import Alignment
+from geomerge.alignment import ROTATIONS, Alignment
 from geomerge.data import Inputs
 from geomerge.data.batchnorm import has_statistics
 from geomerge.errors import OptionError, Problems
@@ -348,6 +348,11 @@ def aligned_merge(prepared: PreparedMerge) -> PreparedMerge:
         f"{name} was aligned with {first}: a permutation of its units, {what}"
         for name in alignments
     ]
+    if prepared.options.align == ROTATIONS:
+        notes.append(
+            "the streams and attention heads of networks were rotated before, and the scales of "
+            f"their norms absorbed by the matrices that read them: {what}"
+        )
     return replace(prepared, space=space, alignments=alignments, notes=[*prepared.notes, *notes])
 
 
