@@ -141,7 +141,7 @@ def prepared(both: Sequence[gm.Expert], head: str, align: str | None) -> Prepare
 def measured(space: WeightSpace, w: Tensor) -> dict[str, Any]:
     """Return test accuracies with common statistics and, for known tasks, with own ones."""
     found = {"test": [accuracy(e.network, w, e.task.test) for e in space if e.task]}
-    if space.head == "separate":
+    if space.head == "separate" and space.bn is not None:
         own = [re_estimate(space.network, w, [e.inputs]) for e in space if e.inputs]
         pairs = zip(space, own, strict=True)
         found["statistics per task"] = [

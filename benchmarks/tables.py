@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,25 +52,38 @@ def surrogate() -> str:
 
 def resnet20() -> str:
     """Halves of CIFAR-10 in one ResNet20, under two head protocols, by pairs of networks."""
-    table = []
-    for pair, cases in enumerate(read("resnet20.json")["tables"].values(), 1):
+    return markdown(
+        [
+            "", "", "classes 0-4 / 5-9", "with statistics per task", "worst drop", "samples",
+            "seconds of one core",
+        ],
+        list(halves("resnet20.json")),
+    )  # fmt: skip
+
+
+def vit_cifar() -> str:
+    """Halves of CIFAR-10 in one vision transformer with separate heads."""
+    table = [row[:3] + row[4:] for row in halves("vit_cifar.json")]  # it has no statistics
+    return markdown(
+        ["", "", "classes 0-4 / 5-9", "worst drop", "samples", "seconds of one core"], table
+    )
+
+
+def halves(file: str) -> Iterator[list[str]]:
+    """Yield the rows of all pairs of networks of halves of CIFAR-10 in a file."""
+    for pair, cases in enumerate(read(file)["tables"].values(), 1):
         for case, rows in cases.items():
             alone = rows["experts"]["test"]
             for name, row in rows.items():
                 drop = max(100 * (a - b) for a, b in zip(alone, row["test"], strict=True))
                 own = row.get("statistics per task")
-                table.append([
+                yield [
                     f"pair {pair}, {case}" if name == "experts" else "", name.replace("-", " "),
                     percent([100 * v for v in row["test"]]),
                     percent([100 * v for v in own]) if own else "-", f"{drop:.1f}",
                     f"{row['samples']:,}" if row.get("samples") else "-",
                     f"{row['seconds']:.0f}" if row.get("samples") else "-",
-                ])  # fmt: skip
-    header = [
-        "", "", "classes 0-4 / 5-9", "with statistics per task", "worst drop", "samples",
-        "seconds of one core",
-    ]  # fmt: skip
-    return markdown(header, table)
+                ]  # fmt: skip
 
 
 def vgg11_shares() -> str:
@@ -576,7 +589,7 @@ def stream_trunk() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "merge": merge, "surrogate": surrogate, "resnet20": resnet20,
+    "merge": merge, "surrogate": surrogate, "resnet20": resnet20, "vit cifar": vit_cifar,
     "vgg11 shares": vgg11_shares, "vgg11 halves": vgg11_halves, "heads": heads,
     "three": three, "cifar": cifar, "fine tunes": fine_tunes,
     "merge time": merge_time, "six tasks": six_tasks, "three image tasks": three_image_tasks,

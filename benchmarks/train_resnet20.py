@@ -24,9 +24,9 @@ from geomerge.data.changed_images import changed_images
 BATCH, RATE, DECAY, SHIFT = 128, 0.1, 5e-4, 4
 
 
-def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift every image by up to four pixels and flip half of them."""
-    down, right = torch.randint(2 * SHIFT + 1, (2, len(x), 1), generator=generator) - SHIFT
+def augmented(x: Tensor, generator: torch.Generator, most: int = SHIFT) -> Tensor:
+    """Shift every image by up to ``most`` pixels and flip half of them."""
+    down, right = torch.randint(2 * most + 1, (2, len(x), 1), generator=generator) - most
     flipped = torch.rand(len(x), 1, generator=generator) < 0.5
     # A CPU trains on images with the channels last in a quarter less time.
     return changed_images(x, down, right, flipped).contiguous(memory_format=torch.channels_last)
