@@ -48,34 +48,39 @@ def classes_of(experience: Any, heads: list[int | None]) -> set[tuple[int | None
         heads: Its heads, as of :func:`heads_of`.
     """
     labels = [int(c) for c in getattr(experience.dataset, "targets", ())]
-    if len(heads) == 1:
+    if len(heads) == 1 or not labels:
         return {(heads[0], c) for c in labels}
     tasks = [int(t) for t in experience.dataset.targets_task_labels]
     return set(zip(tasks, labels, strict=True))
 
 
-def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def collect(
+    experience: Any, most: int | None, seed: int, task: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Return an experience's examples transformed as for evaluation, without augmentation.
 
     Args:
         experience: Experience of an Avalanche stream.
         most: Largest number of examples, drawn without replacement; None takes all.
         seed: Seed of the draw.
+        task: Task label of the examples; None takes those of any.
 
     Returns:
-        Inputs, shape (N, ...), labels, shape (N,), and task labels, shape (N,): 0 where the dataset
-        has none.
+        Inputs, shape (N, ...), and labels, shape (N,).
 
     Raises:
         OptionError: If inputs are no tensors.
     """
     dataset = experience.dataset.eval()
     collate = getattr(dataset, "collate_fn", None)
+    if task is not None:
+        own = [i for i, label in enumerate(dataset.targets_task_labels) if int(label) == task]
+        dataset = Subset(dataset, own)
     if most is not None and most < len(dataset):
         generator = torch.Generator().manual_seed(seed)
         dataset = Subset(dataset, torch.randperm(len(dataset), generator=generator)[:most].tolist())
-    xs, ys, tasks = [], [], []
-    for x, y, *rest in DataLoader(dataset, batch_size=_BATCH, collate_fn=collate):
+    xs, ys = [], []
+    for x, y, *_ in DataLoader(dataset, batch_size=_BATCH, collate_fn=collate):
         if not isinstance(x, Tensor):
             raise OptionError(
                 f"the inputs of an experience come as {type_of(x)}, expected one tensor; "
@@ -84,5 +89,4 @@ def collect(experience: Any, most: int | None, seed: int) -> tuple[Tensor, Tenso
         # Bytes are the numbers that the model is given, not pixels to be scaled.
         xs.append(x.float() if x.dtype == torch.uint8 else x)
         ys.append(torch.as_tensor(y))
-        tasks.append(torch.as_tensor(rest[-1]) if rest else torch.zeros(len(x), dtype=torch.long))
-    return torch.cat(xs), torch.cat(ys), torch.cat(tasks)
+    return torch.cat(xs), torch.cat(ys)

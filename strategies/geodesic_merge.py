@@ -120,7 +120,7 @@ class GeodesicMerge(SupervisedTemplate):  # type: ignore[misc]
 
     @property
     def merge_reports(self) -> list[MergeReport]:
-        """Report of each merge, one for every experience after the first."""
+        """Report of each merge, one for every head of every experience after the first."""
         return self.merger.reports
 
     @property

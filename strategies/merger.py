@@ -55,7 +55,7 @@ class Merger:
         options: Options of the merges.
         memory: Memory of each task, where the head is trained.
         features: Merges in feature space, where the head is a discriminant.
-        reports: Report of each merge, one for every experience after the first.
+        reports: Report of each merge, one for every head of every experience after the first.
         before: Tensors of the network before the experience that is being learned.
     """
 
@@ -102,15 +102,19 @@ class Merger:
             )
         model = plain_module(strategy.model)
         heads = heads_of(strategy.experience, model)
+        probed = 2 if self.options.memory.memory_mb is None else PROBED
         if self._window:
-            if self._head == "discriminant":
-                seen = {head for experience in self._window for head in experience}
-                x = self._few(strategy, 2)
-                self._begin_features(strategy, x, [head for head in heads if head not in seen])
+            seen = {head for experience in self._window for head in experience}
+            added = [head for head in heads if head not in seen]
+            if added:
+                x, tasks = self._few(strategy, probed), len(self.memory) + len(seen) + len(added)
+                self._check.before_training(strategy, x, heads, self._head, tasks, self.features)
+                if self._head == "discriminant":
+                    self._begin_features(strategy, x, added)
             return
         if not self.memory and self.features.memory is None and was_merged(model):
             warnings.warn(WITHOUT_MEMORY, UserWarning, stacklevel=2)
-        x = self._few(strategy, 2 if self.options.memory.memory_mb is None else PROBED)
+        x = self._few(strategy, probed)
         if self.options.memory.pseudo_inputs and self._head != "discriminant":
             check_continuous(as_they_are(x))
         wrong = {str(t.dtype) for _, t in _tensors(model)} - {"torch.float32"}
@@ -158,12 +162,14 @@ class Merger:
                 small.
         """
         if not now:
-            x, labels, tasks = collect(strategy.experience, self.options.inputs, self._seed)
             heads = heads_of(strategy.experience, plain_module(strategy.model))
-            if len(heads) == 1:
-                self._window.append({heads[0]: (x, labels)})
-            else:
-                self._window.append({h: (x[tasks == h], labels[tasks == h]) for h in heads})
+            most, several = self.options.inputs, len(heads) > 1
+            self._window.append(
+                {
+                    head: collect(strategy.experience, most, self._seed, head if several else None)
+                    for head in heads
+                }
+            )
             if len(self._window) < self.options.merge_every:
                 return
         heads = list(dict.fromkeys(head for experience in self._window for head in experience))
@@ -173,6 +179,7 @@ class Merger:
         }
         model, first, before = plain_module(strategy.model), not self._learned, self.before
         expert = {k: t.detach().clone() for k, t in _tensors(model)} if len(heads) > 1 else {}
+        began, trained = self._began, time.perf_counter()
         known = self.memory, self.features.memory, list(self.reports), list(self._notes), self._head
         try:
             for k, (head, of_head) in enumerate(parts.items()):
@@ -180,13 +187,15 @@ class Merger:
                     self.before = {name: t.detach().clone() for name, t in _tensors(model)}
                     write(model, expert)
                 x, labels = (torch.cat([part[i] for part in of_head]) for i in (0, 1))
-                self._merge(strategy, x, labels, head, first)
+                self._merge(strategy, x, labels, head, first, 0.0 if k else trained - began)
         except BaseException:
             self.memory, self.features.memory, self.reports, self._notes, self._head = known
             self.before = before
             write(model, expert)
             raise
         self._window, self.before = [], {}
+        self.features.release()
+        mark_merged(model)
 
     @property
     def _learned(self) -> int:
@@ -198,10 +207,25 @@ class Merger:
         return self.options.seed + self._learned
 
     def _merge(
-        self, strategy: Any, x: Tensor, labels: Tensor, head: int | None, first: bool
+        self,
+        strategy: Any,
+        x: Tensor,
+        labels: Tensor,
+        head: int | None,
+        first: bool,
+        training: float,
     ) -> None:
-        """Merge the expert of these inputs and labels; a first expert is taken as it is."""
-        trained, number = time.perf_counter(), self._learned
+        """Merge the expert of these inputs and labels; a first expert is taken as it is.
+
+        Args:
+            strategy: The strategy.
+            x: Inputs of a head.
+            labels: Their labels.
+            head: Task label of the head; None for a model with one.
+            first: Whether there is no network before.
+            training: Seconds of the expert's training that the report counts.
+        """
+        began, number = time.perf_counter(), self._learned
         options = replace_options(self.options, seed=self._seed)
         task = Experience(as_they_are(x, strategy.device), f"task {number}", head, labels)
         model = plain_module(strategy.model)
@@ -226,13 +250,11 @@ class Merger:
                 replace(
                     report,
                     notes=[*self._notes, *report.notes],
-                    expert_seconds=trained - self._began,
-                    merge_seconds=time.perf_counter() - trained,
+                    expert_seconds=training,
+                    merge_seconds=time.perf_counter() - began,
                 )
             )
             self._notes = []
-        self._began = time.perf_counter()  # the next head of the same expert has no training
-        mark_merged(model)
 
     def _merge_all(
         self,
@@ -271,7 +293,6 @@ class Merger:
         """Merge below the head, and write the head from class statistics."""
         merge = self.features.merge(model, self.before, task, limit)
         self.features.write(model, merge, task)
-        self.features.release()
         memory = merge.memory
         return replace(
             report_of(merge, task), memory={"all tasks": memory.nbytes}, stored=memory.by_kind

@@ -18,7 +18,7 @@ _VALUES: dict[str, Callable[[MergeReport], float]] = {
 
 
 class MergeMetric(PluginMetric[float]):  # type: ignore[misc]
-    """One number of the last merge, emitted after the experience.
+    """One number of each merge, emitted after the experience that ends with it.
 
     Args:
         name: ``Merge_Drift``, the largest mean KL of a remembered task to its old outputs;
@@ -30,6 +30,7 @@ class MergeMetric(PluginMetric[float]):  # type: ignore[misc]
         super().__init__()
         self._name = name
         self._last: float = float("nan")
+        self._before = 0  # reports before the experience
 
     def __str__(self) -> str:
         return self._name
@@ -42,17 +43,20 @@ class MergeMetric(PluginMetric[float]):  # type: ignore[misc]
         """Forget the last value."""
         self._last = float("nan")
 
+    def before_training_exp(self, strategy: Any) -> None:
+        """Count the merges so far."""
+        self._before = len(_reports(strategy))
+
     def after_training_exp(self, strategy: Any) -> list[MetricValue]:
-        """Emit the number of the merge that has just ended; none after a first experience."""
-        reports = _reports(strategy)
-        number = strategy.clock.train_exp_counter
-        if len(reports) < number or not reports:
-            return []
-        report = reports[-1]
-        self._last = float(_VALUES[self._name](report))
+        """Emit the number of every merge of the experience, one for each of its heads."""
+        found = [
+            float(_VALUES[self._name](report)) for report in _reports(strategy)[self._before :]
+        ]
+        if found:
+            self._last = found[-1]
         name = f"{self._name}/train_phase/{strategy.experience.origin_stream.name}_stream"
         step = strategy.clock.train_iterations
-        return [MetricValue(self, name, self._last, step)]
+        return [MetricValue(self, name, value, step) for value in found]
 
 
 def merge_metrics() -> list[MergeMetric]:

@@ -44,7 +44,7 @@ class GeodesicMergePlugin(SupervisedPlugin):  # type: ignore[misc]
 
     @property
     def merge_reports(self) -> list[MergeReport]:
-        """Report of each merge, one for every experience after the first."""
+        """Report of each merge, one for every head of every experience after the first."""
         return self.merger.reports
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:

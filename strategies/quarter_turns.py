@@ -41,11 +41,12 @@ class QuarterTurns(SupervisedPlugin):  # type: ignore[misc]
         """Make the second classifier.
 
         Raises:
-            OptionError: If inputs are no square images, or the model has no classifier.
+            OptionError: If inputs are no square images, the model has no classifier, or it has a
+                head for each task and the experience several task labels.
         """
         model = plain_module(strategy.model)
         with torch.random.fork_rng(devices=[]):  # a loader draws a seed
-            x = collect(strategy.experience, 2, 0)[0]
+            x, _labels = collect(strategy.experience, 2, 0)
         if x.dim() != 4 or x.shape[2] != x.shape[3]:
             raise OptionError(
                 f"quarter turns are of square images, got inputs of shape {tuple(x.shape[1:])}; "

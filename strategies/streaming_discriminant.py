@@ -51,7 +51,7 @@ class StreamingDiscriminant(SupervisedPlugin):  # type: ignore[misc]
         """Fit the discriminant on the experience's features, and write it into the model."""
         model = plain_module(strategy.model)
         if self._slda is None or self._classifier is None:
-            x = collect(strategy.experience, 2, 0)[0]
+            x, _labels = collect(strategy.experience, 2, 0)
             self._classifier = find_classifier(model, x.to(strategy.device), None)
             layer = model.get_submodule(self._classifier.linear)
             assert isinstance(layer, nn.Linear), "found as one"
@@ -64,7 +64,7 @@ class StreamingDiscriminant(SupervisedPlugin):  # type: ignore[misc]
                 device=strategy.device,
                 evaluator=EvaluationPlugin(loggers=[TextLogger(io.StringIO())]),
             )
-        x, labels = collect(strategy.experience, None, 0)[:2]
+        x, labels = collect(strategy.experience, None, 0)
         view = self._slda.model
         for batch, classes in zip(x.split(_BATCH), labels.split(_BATCH), strict=True):
             with torch.no_grad():

@@ -156,7 +156,7 @@ def _stream(
 
 def _collected(experience: Any) -> Examples:
     """Return all examples of an experience of Avalanche, transformed as for evaluation."""
-    x, labels, _ = collect(experience, None, 0)
+    x, labels = collect(experience, None, 0)
     task = task_label(experience) if hasattr(experience, "task_labels") else 0
     return Examples(as_they_are(x), labels, task)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geomerge.alignment import ROTATIONS
 from geomerge.certificate.certificate import report_digest
 from geomerge.data import (
     ExampleOptions,
@@ -125,9 +126,11 @@ class StoredRun:
         return options
 
     def aligned(self, name: str) -> bool:
-        """Return whether a network's units or outputs were permuted before the merge."""
+        """Return whether a network was rotated, or its units or outputs permuted, for the merge."""
         order = self.report["networks"][name].get("class_order")
-        return self.report["alignment"].get(name) is not None or order is not None
+        found = [one for one in self.report["alignment"].values() if one is not None]
+        rotated = any(one["method"] == ROTATIONS for one in found)  # the first network too
+        return rotated or self.report["alignment"].get(name) is not None or order is not None
 
     @cached_property
     def prepared(self) -> PreparedMerge:

@@ -96,8 +96,10 @@ def rotation_problem(space: WeightSpace, options: MergeOptions) -> str | None:
     """
     if find_stream(space.network.module) is None:
         return "only networks of the make vit-cifar can be rotated"
-    if any(expert.sketch is not None for expert in space):
-        return "a sketch does not follow a rotation; give inputs instead"
+    blind = [e.name for e in space if e.inputs is None]
+    if blind:
+        names = " and ".join(blind)
+        return f"rotations need inputs of every network, and there are none for {names}"
     if space.network.held is not None:
         return "frozen weights cannot be rotated"
     if options.walk.keep_zeros:
@@ -129,7 +131,8 @@ def _rotated(
             new.copy_(network.unravel(old)[bias])
             for name, change in news.items():
                 new[heads.rows[name]] += change
-    experts = [replace(e, weights=w) for e, w in zip(space, rotated, strict=True)]
+    # Sketches are of the networks before.
+    experts = [replace(e, weights=w, sketch=None) for e, w in zip(space, rotated, strict=True)]
     return replace(space, experts=tuple(experts))
 
 

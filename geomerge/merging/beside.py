@@ -103,8 +103,6 @@ def walks_beside(preset: Preset) -> Iterator[WalkBeside]:
     Args:
         preset: Preset of the merge.
     """
-    if not trains_beside(preset):
-        return
     if not preset.walks_on and not METRICS[preset.options.measure.metric].isotropic:
         plain = preset.again(
             metric="euclidean", damping=None, learning_rate=None, learn=None, budget=None
@@ -151,16 +149,23 @@ def comparison(
         share = 0.0
     if trains_beside(merged.preset):
         rows += _trained_beside(merged, progress, work)
-    else:
+    elif left_out := _left_out(merged.preset):
         merged.notes.append(
-            f"the table has no Euclidean walk and no joint training, which for {space.network.n:,} "
-            "weights take longer than the merge; a comparison of methods has both"
+            f"the table is without {' and '.join(left_out)}, which for {space.network.n:,} weights "
+            "would take longer than the merge"
         )
     rows.append(_row(merged, "crossover", merged.w))
     better = better_than_picked(merged, rows, share)
     if better is not None:
         merged.notes.insert(0, better)
     return rows
+
+
+def _left_out(preset: Preset) -> list[str]:
+    """Return the rows of a smaller network's table that need a walk or a training."""
+    rows = [beside.row for beside in walks_beside(preset)]
+    known = all(expert.task is not None for expert in preset.space)
+    return [*rows, JOINT] if known and preset.space.head == "shared" else rows
 
 
 def _trained_beside(

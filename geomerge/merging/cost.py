@@ -125,7 +125,7 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
     steps: dict[str, int] = {}
     training = training_pace(preset.space)
     picks = sum(len(stage.candidates) for stage in preset.stages)
-    beside = [other.preset for other in walks_beside(preset)]
+    beside = [other.preset for other in walks_beside(preset)] if trains_beside(preset) else []
     picks += sum(len(stage.candidates) for other in beside for stage in other.stages)
     slow: dict[str, float] = {}
     if _trial(preset, training) <= _TRIAL:
@@ -199,7 +199,8 @@ def _trial(preset: Preset, training: float) -> float:
     tasks = [expert.task for expert in space if expert.task is not None]
     scored = sum(len(task.select.labels) + len(task.test.labels) for task in tasks)
     walks = 2 * len(preset.stages) + len(preset.open_ends)
-    passes = (_MEASURED * measured + LEAST * batch) * walks + 2 * scored + sum(_TRAINED)
+    passes = (_MEASURED * measured + LEAST * batch) * walks + 2 * scored
+    passes += trains_beside(preset) * sum(_TRAINED)
     return passes * training + walks * space.network.n * _DECOMPOSED
 
 

@@ -353,6 +353,8 @@ def aligned_merge(prepared: PreparedMerge) -> PreparedMerge:
             "the streams and attention heads of networks were rotated before, and the scales of "
             f"their norms absorbed by the matrices that read them: {what}"
         )
+        if any(expert.sketch is not None for expert in prepared.space):
+            notes.append("sketches do not follow rotations and were left out")
     return replace(prepared, space=space, alignments=alignments, notes=[*prepared.notes, *notes])
 
 

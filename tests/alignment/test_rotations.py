@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,5 +109,13 @@ def test_networks_that_cannot_be_rotated_are_refused() -> None:
     known = [gm.Expert.from_module(transformer(k), inputs=X) for k in range(2)]
     with pytest.raises(OptionError, match="`keep_zeros` cannot be kept"):
         prepared(known, align="rotations", keep_zeros=True)
-    with pytest.raises(OptionError, match="a sketch does not follow a rotation"):
-        prepared([known[0], known[1].with_sketch(inputs=5)], align="rotations")
+    blind = replace(known[1].with_sketch(inputs=5), inputs=None)
+    with pytest.raises(OptionError, match=r"need inputs of every network.* none for b"):
+        prepared([known[0], blind], align="rotations")
+
+
+def test_sketches_are_left_out() -> None:
+    known = [gm.Expert.from_module(transformer(k), inputs=X).with_sketch(inputs=5) for k in (0, 1)]
+    found = prepared(known, align="rotations")
+    assert [expert.sketch for expert in found.space] == [None, None]
+    assert any("sketches do not follow rotations" in note for note in found.notes)

@@ -409,7 +409,7 @@ def test_rows_that_take_longer_than_a_large_merge_are_left_out() -> None:
         merged = gm.merge(experts, steps=1, points=8)
         names = [row.name for row in comparison(merged)]
     assert names == ["a", "b", "straight line", "crossover"]
-    assert any("no Euclidean walk and no joint training" in note for note in merged.notes)
+    assert any("without Euclidean walk and joint training" in note for note in merged.notes)
 
 
 def test_a_reference_that_hardly_trained_is_marked() -> None:

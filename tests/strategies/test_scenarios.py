@@ -27,7 +27,13 @@ from torch.utils.data import TensorDataset
 
 from geomerge.errors import NumericalError, OptionError
 from geomerge.options import replace_options
-from geomerge.strategies import GeodesicMerge, GeodesicMergePlugin, merger
+from geomerge.strategies import (
+    GeodesicMerge,
+    GeodesicMergePlugin,
+    feature_merger,
+    merge_metrics,
+    merger,
+)
 from geomerge.strategies.avalanche import Naive
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified:UserWarning")
@@ -149,11 +155,26 @@ def two_tasks(count: int) -> Any:
 def test_a_window_may_hold_several_heads(head: str) -> None:
     model = as_multitask(network(), "2")
     mine = strategy(model, head=head, merge_every=2, train_epochs=20)
-    for experience in two_tasks(60):
+    tasks = two_tasks(60)
+    for experience in tasks:
         mine.train(experience)
     assert mine.merger.waiting == 0
     assert known_by_head(model) > 0.8
     assert not mine.merge_reports  # of a first expert nothing is merged
+    for experience in tasks:
+        mine.train(experience)
+    assert known_by_head(model) > 0.8
+    assert len(mine.merge_reports) == 2
+
+
+def test_a_memory_too_small_for_the_heads_of_a_window_is_refused_before_training() -> None:
+    first, second = two_tasks(60)
+    mine = strategy(as_multitask(network(), "2"), head="trained", merge_every=2, memory_mb=0.004)
+    mine.train(first)
+    trained = mine.clock.train_iterations
+    with pytest.raises(OptionError, match="2 tasks needs"):
+        mine.train(second)
+    assert mine.clock.train_iterations == trained
 
 
 def test_schedulers_and_validation_streams_go_beside() -> None:
@@ -286,36 +307,53 @@ def with_several_labels(count: int) -> Any:
 @pytest.mark.parametrize("head", ["trained", "discriminant"])
 def test_each_task_label_of_an_experience_is_a_task_of_its_own(head: str) -> None:
     model = MultiHead()
-    mine = strategy(model, head=head, train_epochs=20, memory_mb=1)
+    metrics = EvaluationPlugin(merge_metrics()[0], loggers=[TextLogger(io.StringIO())])
+    mine = strategy(
+        model, head=head, train_epochs=20, memory_mb=1, inputs=20, evaluator=metrics,
+    )  # fmt: skip
     for experience in with_several_labels(60):
         mine.train(experience)
     assert known_by_head(model) > 0.8
     learned = len(mine.memory) if mine.features is None else mine.features.tasks
     assert learned == 4
-    assert [report.used["inputs"] for report in mine.merge_reports] == [60, 60]
-    assert mine.merge_reports[1].expert_seconds < mine.merge_reports[0].expert_seconds
+    assert [report.used["inputs"] for report in mine.merge_reports] == [20, 20]  # of each head
+    assert mine.merge_reports[1].expert_seconds == 0
+    (values,) = metrics.get_all_metrics().values()
+    assert len(values[1]) == 2
 
 
-def test_a_merge_that_fails_at_a_later_head_leaves_all_as_it_was() -> None:
+@pytest.mark.parametrize("head", ["trained", "discriminant"])
+def test_a_merge_that_fails_at_a_later_head_leaves_all_as_it_was(head: str) -> None:
     model = MultiHead()
-    mine = strategy(model, head="trained", train_epochs=2)
+    mine = strategy(model, head=head, train_epochs=2)
     first, second = with_several_labels(40)
     mine.train(first)
-    memory, merge, calls = mine.memory, merger.merge_expert, []
+    memory, features, calls = mine.memory, mine.features, []
+    module, name = (
+        (merger, "merge_expert") if head == "trained" else (feature_merger, "merge_features")
+    )
+    merge = getattr(module, name)
+
+    def state() -> list[tuple[Tensor, bool]]:
+        return [(p.detach().clone(), p.requires_grad) for p in model.parameters()]
 
     def fails_later(*given: Any, **options: Any) -> Any:
-        calls.append([p.clone() for p in model.parameters()])
+        calls.append(state())
         if len(calls) == 2:
             raise NumericalError("not finite")
         return merge(*given, **options)
 
-    with patch.object(merger, "merge_expert", fails_later), pytest.raises(NumericalError):
+    with patch.object(module, name, fails_later), pytest.raises(NumericalError):
         mine.train(second)
     assert mine.memory is memory
+    assert mine.features is features
     assert not mine.merge_reports
-    assert all(map(torch.equal, calls[0], model.parameters()))
+    for (before, held), (after, still) in zip(calls[0], state(), strict=True):
+        assert torch.equal(before, after)
+        assert held == still
     mine.merge()
-    assert (len(mine.memory), len(mine.merge_reports)) == (4, 2)
+    learned = len(mine.memory) if mine.features is None else mine.features.tasks
+    assert (learned, len(mine.merge_reports)) == (4, 2)
 
 
 class MultiHead(MultiTaskModule):  # type: ignore[misc]

@@ -48,13 +48,17 @@ def regression_mean(
     pulls = [g @ (w - mean) for g, w in zip(grams, matrices, strict=True)]
     total = torch.stack(grams).sum(dim=0)
     ridge = _RIDGE * total.diagonal().mean() * torch.eye(len(total)).to(total)
+    pull = torch.stack(pulls).sum(dim=0)
     factor, failed = torch.linalg.cholesky_ex(total + ridge)
-    if failed:
+    if not failed:
+        return mean + torch.cholesky_solve(pull, factor)
+    if not bool(total.isfinite().all()):
         raise NumericalError(
             "the Gram matrices of a layer's inputs are not finite, expected finite activations; "
             "check the networks' outputs on these inputs"
         )
-    return mean + torch.cholesky_solve(torch.stack(pulls).sum(dim=0), factor)
+    values, vectors = torch.linalg.eigh(total)  # singular, and rounded to less than that
+    return mean + vectors @ ((vectors.T @ pull) / values.clamp(min=float(ridge[0, 0]))[:, None])
 
 
 def layer_grams(
