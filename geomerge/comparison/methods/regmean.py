@@ -57,8 +57,11 @@ def regression_mean(
             "the Gram matrices of a layer's inputs are not finite, expected finite activations; "
             "check the networks' outputs on these inputs"
         )
-    values, vectors = torch.linalg.eigh(total)  # singular, and rounded to less than that
-    return mean + vectors @ ((vectors.T @ pull) / values.clamp(min=float(ridge[0, 0]))[:, None])
+    # Singular, and rounded to less than that: other small eigenvalues are rounded as much.
+    values, vectors = torch.linalg.eigh(total)
+    known = values > max(float(ridge[0, 0]), -2 * float(values[0]))
+    nearest: Tensor = mean + vectors[:, known] @ (vectors[:, known].T @ pull / values[known, None])
+    return nearest
 
 
 def layer_grams(

@@ -54,6 +54,21 @@ def test_regmean_minimises_its_least_squares() -> None:
     torch.testing.assert_close(merged[3:], mean[3:])  # directions without inputs are averaged
 
 
+def test_singular_gram_matrices_may_be_rounded_below_zero() -> None:
+    q = torch.linalg.qr(randn(5, 5)).Q
+    ws = [randn(5, 3, seed=2), randn(5, 3, seed=3)]
+    largest = [torch.tensor([3.0, 2.0, 1.0]), torch.tensor([0.5, 1.0, 4.0])]
+
+    def grams(*smallest: list[float]) -> list[torch.Tensor]:
+        pairs = zip(largest, smallest, strict=True)
+        values = [torch.cat([some, torch.tensor(few)]).double() for some, few in pairs]
+        return [(q * v) @ q.T for v in values]
+
+    exact = regression_mean(ws, grams([0.0, 0.0], [0.0, 0.0]))
+    rounded = regression_mean(ws, grams([-1e-5, 4e-6], [-2e-5, 5e-6]))
+    torch.testing.assert_close(rounded, exact, rtol=1e-4, atol=1e-4)
+
+
 def test_gram_matrices_are_those_of_the_layers_inputs() -> None:
     context = method_case()
     inputs = context.inputs(context.a)[0]
