@@ -8,7 +8,7 @@ networks were trained from different initialisations on the first 4500 images of
 their classes; 200 of the last 500 of each select (balanced), the test images report. Inputs have
 no labels. Distillation has its default learning rate and as many samples as the joint walk and its
 metric take together; both start at the mean of the aligned networks. With *shifts and flips* the
-images of every batch of a walk are changed at random.
+images of every batch of a walk are changed at random, and both networks answer for all of them.
 """
 
 from __future__ import annotations

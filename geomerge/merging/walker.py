@@ -127,7 +127,9 @@ class Walker:
         most = min(FunctionWalkOptions.batch, network.max_batch or FunctionWalkOptions.batch)
         share = max(1, most // len(experts))
         parts = [(e.network.columns, self.direction(e, share)) for e in experts]
-        return KLToTeachers(network, parts)
+        # In one head, answers of different networks for one input would contradict each other.
+        answers_all = self._walk.augment is not None and self._prepared.space.head == "separate"
+        return KLToTeachers(network, parts, answers_all)
 
     def targets(self, expert: Expert) -> Targets:
         """Return an expert's log-probabilities on its inputs, or what computes them for a batch."""

@@ -28,10 +28,17 @@ class KLToTeachers:
     Args:
         network: Network that walks, with the outputs of all teachers.
         parts: Objective of each teacher, whose network has the columns of that teacher's outputs.
+        answers_all: Whether each teacher answers for all inputs of a batch as well, at the same
+            weight as for its own: more inputs to copy its function on, and no label is needed.
     """
 
-    def __init__(self, network: Network, parts: Sequence[tuple[slice, KLToTeacher]]) -> None:
-        self._network, self._parts = network, parts
+    def __init__(
+        self,
+        network: Network,
+        parts: Sequence[tuple[slice, KLToTeacher]],
+        answers_all: bool = False,
+    ) -> None:
+        self._network, self._parts, self._answers_all = network, parts, answers_all
 
     def __call__(
         self,
@@ -43,7 +50,8 @@ class KLToTeachers:
             w: Weights.
         """
         drawn = [part.draw() for _, part in self._parts]
-        sizes = [batch_size(x) for x, _ in drawn]
+        sizes, whole = [batch_size(x) for x, _ in drawn], concat([x for x, _ in drawn])
+        everywhere = [part.answer(whole) for _, part in self._parts] if self._answers_all else []
 
         def negative(logits: Tensor) -> Tensor:
             losses = [
@@ -52,10 +60,12 @@ class KLToTeachers:
                     logits.split(sizes), self._parts, drawn, strict=True
                 )
             ]
+            for (columns, _), loss_of in zip(self._parts, everywhere, strict=self._answers_all):
+                losses.append(loss_of(logits[:, columns]))
             return -torch.stack(losses).mean()
 
         with batch_statistics(self._network):
-            value, v = self._network.gradient(w, concat([x for x, _ in drawn]), negative)
+            value, v = self._network.gradient(w, whole, negative)
         return -value, v
 
     def skip(self, batches: int) -> None:

@@ -208,6 +208,15 @@ class KLToTeacher(Objective):
         super().skip(batches)
         self._number += batches
 
+    def answer(self, x: Batch) -> Loss:
+        """Return the divergence from the teacher on other inputs than its own.
+
+        Args:
+            x: Inputs, for which the teacher must compute its targets.
+        """
+        assert not isinstance(self._targets, Tensor), "targets of other inputs are not known"
+        return divergence(self._targets(x))
+
     def _batch(self, index: Tensor, part: slice = slice(None)) -> tuple[Batch, Loss]:
         known = self._targets
         if self._change is None:

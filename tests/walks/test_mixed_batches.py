@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geomerge import Network
 from geomerge.data import Inputs, Normalisation
 from geomerge.data.batchnorm import batch_statistics
+from geomerge.networks.batches import Batch
 from geomerge.walks.mixed_batches import KLToTeachers
 from geomerge.walks.objectives import KLToTeacher, log_probabilities
 
@@ -47,6 +48,38 @@ def test_direction_descends_the_mean_divergence_in_training_mode() -> None:
     torch.testing.assert_close(v[: network.n_parameters], -wanted)
     torch.testing.assert_close(distance, float(loss.detach()))
     assert not v[network.n_parameters :].any()
+
+
+def test_every_teacher_answers_for_the_whole_batch() -> None:
+    network, teacher = network_of(0), network_of(9)
+    parts = []
+    for k, columns in enumerate((slice(0, 2), slice(2, 5))):
+        view = network.head_view(columns)
+        x = torch.randn(32, 4, generator=torch.Generator().manual_seed(k)) + 3 * k
+
+        def targets(x: Batch, view: Network = view) -> Tensor:
+            return view.logits(teacher.initial, x).log_softmax(dim=1)
+
+        parts.append((columns, KLToTeacher(view, targets, Inputs(x, NONE), 8, 0)))
+    distance, v = KLToTeachers(network, parts, answers_all=True)(network.initial)
+
+    module = copy.deepcopy(network.module_at(network.initial)).train()
+    first = [KLToTeacher(part._network, part._targets, part._inputs, 8, 0) for _, part in parts]
+    drawn = [part.draw()[0] for part in first]
+    x = torch.cat(drawn)
+    logits, wanted = module(x), teacher.logits(teacher.initial, x)
+    losses = []
+    for columns, rows in ((slice(0, 2), slice(0, 8)), (slice(2, 5), slice(8, 16))):
+        divergences = nn.functional.kl_div(
+            logits[:, columns].log_softmax(dim=1), wanted[:, columns].log_softmax(dim=1),
+            log_target=True, reduction="none",
+        ).sum(dim=1)  # fmt: skip
+        losses += [divergences[rows].mean(), divergences.mean()]
+    loss = torch.stack(losses).mean()
+    loss.backward()
+    gradient = torch.cat([p.grad.flatten() for p in module.parameters()])
+    torch.testing.assert_close(v[: network.n_parameters], -gradient)
+    torch.testing.assert_close(distance, float(loss.detach()))
 
 
 def test_running_statistics_stay_and_evaluation_mode_returns() -> None:
