@@ -129,7 +129,7 @@ class StoredRun:
         """Return whether a network was rotated, or its units or outputs permuted, for the merge."""
         order = self.report["networks"][name].get("class_order")
         found = [one for one in self.report["alignment"].values() if one is not None]
-        rotated = any(one["method"] == ROTATIONS for one in found)  # the first network too
+        rotated = any(one.get("method") == ROTATIONS for one in found)  # the first network too
         return rotated or self.report["alignment"].get(name) is not None or order is not None
 
     @cached_property

@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-W", "ignore", "-c", MAIN]
 SLOW = (
     "import time, torch; cat, call = torch.cat, torch.nn.Module.__call__; "
     "torch.cat = lambda *a, **k: (time.sleep(0.2), cat(*a, **k))[1]; "
-    "torch.nn.Module.__call__ = lambda *a, **k: (time.sleep(0.02), call(*a, **k))[1]"
+    "torch.nn.Module.__call__ = lambda *a, **k: (time.sleep(0.1), call(*a, **k))[1]"
 )
 
 
