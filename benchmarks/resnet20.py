@@ -18,7 +18,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -197,9 +197,9 @@ def distilled(context: Context, preset: str = "joint") -> MethodResult:
     return walk_and_pick(context, replace_options(context.options, **changes), "distillation")
 
 
-def rows_file(work: Path, networks: Path, name: str) -> Path:
-    """Return the file of the rows of a table of one pair."""
-    return work / f"resnet20-{networks.name}-{name.replace(', ', '-').replace(' ', '-')}.json"
+def rows_file(work: Path, networks: Path, name: str, kind: str = "resnet20") -> Path:
+    """Return the file of the rows of a table of one pair of a kind of network."""
+    return work / f"{kind}-{networks.name}-{name.replace(', ', '-').replace(' ', '-')}.json"
 
 
 def measure_case(name: str, networks: Path, given: argparse.Namespace) -> None:
@@ -231,17 +231,23 @@ def main() -> None:
     parser.add_argument("--means", action="store_true", help="no walks, the means alone")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    tables, seconds = {}, {}
     for pair in given.networks:
         for name in given.cases:
             measure_case(name, pair, given)
-        files = {name: rows_file(given.work, pair, name) for name in CASES}  # earlier calls' too
+    write_tables("resnet20", CASES, given.networks, given.work)
+
+
+def write_tables(kind: str, cases: Mapping[str, Any], pairs: Sequence[Path], work: Path) -> None:
+    """Write the rows of all pairs that are known, those of earlier calls too."""
+    tables, seconds = {}, {}
+    for pair in pairs:
+        files = {name: rows_file(work, pair, name, kind) for name in cases}
         known = [name for name, file in files.items() if file.exists()]
         tables[pair.name] = {name: json.loads(files[name].read_text()) for name in known}
         if (pair / "seconds.json").exists():  # of the trainings
             seconds[pair.name] = json.loads((pair / "seconds.json").read_text())
-    found = {"seed": 0, "cases": CASES, "training": seconds, "tables": tables}
-    write_results("resnet20.json", found)
+    found = {"seed": 0, "cases": cases, "training": seconds, "tables": tables}
+    write_results(f"{kind.replace('-', '_')}.json", found)
 
 
 if __name__ == "__main__":

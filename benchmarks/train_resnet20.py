@@ -37,26 +37,40 @@ def train(
 ) -> torch.nn.Module:
     torch.manual_seed(seed)
     model = make().train().to(memory_format=torch.channels_last)
-    split = data.train
-    images, labels = split.inputs.raw, split.labels
-    assert isinstance(images, Tensor)
-    center, spread = (torch.tensor(x)[:, None, None] * 255 for x in (USUAL.mean, USUAL.std))
-    batches = len(labels) // BATCH
     decayed = [p for p in model.parameters() if p.dim() > 1]
     rest = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.SGD(
         [{"params": decayed, "weight_decay": DECAY}, {"params": rest}],
         RATE, momentum=0.9, nesterov=True,
     )  # fmt: skip
+    fit(model, optimizer, data, seed, epochs, BATCH, SHIFT)
+    return model.eval()
+
+
+def fit(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Task,
+    seed: int,
+    epochs: int,
+    batch: int,
+    most: int,
+) -> None:
+    """Train on flipped images that are shifted by up to ``most`` pixels, at one cycle of rates."""
+    split = data.train
+    images, labels = split.inputs.raw, split.labels
+    assert isinstance(images, Tensor)
+    center, spread = (torch.tensor(x)[:, None, None] * 255 for x in (USUAL.mean, USUAL.std))
+    batches = len(labels) // batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, RATE, total_steps=epochs * batches, pct_start=0.15
+        optimizer, optimizer.defaults["lr"], total_steps=epochs * batches, pct_start=0.15
     )
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
-        order = torch.randperm(len(labels), generator=generator)[: batches * BATCH]
+        order = torch.randperm(len(labels), generator=generator)[: batches * batch]
         total = 0.0
-        for index in order.split(BATCH):
-            x = augmented((images[index] - center) / spread, generator)
+        for index in order.split(batch):
+            x = augmented((images[index] - center) / spread, generator, most)
             loss = torch.nn.functional.cross_entropy(model(x), labels[index])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -64,7 +78,6 @@ def train(
             schedule.step()
             total += loss.item()
         print(f"epoch {epoch} loss {total / batches:.4f}", flush=True)
-    return model.eval()
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""Training of two vit-cifar with different starts on halves of CIFAR-10, for ``vit_cifar.py``.
+"""Training of two vit-cifar from different initialisations on halves of CIFAR-10.
 
     python benchmarks/train_vit_cifar.py --work build/bench --out build/bench/vit-cifar-1 --seed 1
 
 Three epochs of AdamW with flips and shifted crops, on the first 4500 images of each class of the
-half. Images are 16 pixels wide, means of four pixels, which takes a quarter of the time; ``--side
-32`` keeps them as they are. ``seconds.json`` has the side, and the processor time of each training.
+half, for ``vit_cifar.py``. Images are 16 pixels wide, means of four pixels, which takes a quarter
+of the time; ``--side 32`` keeps them as they are. ``seconds.json`` has the side, and the processor
+time of each training.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import time
 from pathlib import Path
 
 import torch
-from resnet20 import FILES, USUAL, cifar10, task
+from resnet20 import FILES, cifar10, task
 from torch import Tensor
-from train_resnet20 import augmented
+from train_resnet20 import fit
 
 from geomerge.data import Task
 from geomerge.networks.architectures.transformer import VisionTransformer
@@ -42,28 +43,8 @@ def train(data: Task, seed: int, epochs: int, side: int) -> VisionTransformer:
     torch.manual_seed(seed)
     # Without dropout, in two thirds of the time.
     model = VisionTransformer(3, (side // PATCH) ** 2, CLASSES).eval()
-    split = data.train
-    images, labels = split.inputs.raw, split.labels
-    assert isinstance(images, Tensor)
-    center, spread = (torch.tensor(x)[:, None, None] * 255 for x in (USUAL.mean, USUAL.std))
-    batches = len(labels) // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, RATE, total_steps=epochs * batches, pct_start=0.15
-    )
-    generator = torch.Generator().manual_seed(seed)
-    for epoch in range(epochs):
-        order = torch.randperm(len(labels), generator=generator)[: batches * BATCH]
-        total = 0.0
-        for index in order.split(BATCH):
-            x = augmented((images[index] - center) / spread, generator, most=side // 8)
-            loss = torch.nn.functional.cross_entropy(model(x), labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.item()
-        print(f"epoch {epoch} loss {total / batches:.4f}", flush=True)
+    fit(model, optimizer, data, seed, epochs, BATCH, side // 8)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Halves of CIFAR-10 in one vit-cifar with separate heads: units permuted, or streams rotated.
+"""Merges of two vit-cifar on halves of CIFAR-10, aligned by permutations or rotations.
 
     python benchmarks/train_vit_cifar.py --work build/bench --out build/bench/vit-cifar-1 --seed 1
     python benchmarks/vit_cifar.py --work build/bench --networks build/bench/vit-cifar-1
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import resnet20
-from common import Rows, write_results
+from common import Rows
 from resnet20 import FILES, SELECTED, task
 from train_vit_cifar import pooled_cifar10
 
@@ -22,7 +22,7 @@ import geomerge as gm
 from geomerge.alignment import ROTATIONS
 from geomerge.merging.options import ALIGN
 
-HEAD = "separate"
+KIND, HEAD = "vit-cifar", "separate"
 CASES = {"50 steps": 50, "250 steps": 250}  # of the joint walk
 
 
@@ -35,15 +35,10 @@ def experts(networks: Path, work: Path) -> list[gm.Expert]:
     ]
 
 
-def rows_file(work: Path, networks: Path, name: str) -> Path:
-    """Return the file of the rows of a table of one pair."""
-    return work / f"vit-cifar-{networks.name}-{name.replace(' ', '-')}.json"
-
-
 def measure_case(name: str, networks: Path, work: Path) -> None:
     """Measure the rows of a table of one pair that are not known yet."""
     steps, both = CASES[name], experts(networks, work)
-    rows = Rows(rows_file(work, networks, name))
+    rows = Rows(resnet20.rows_file(work, networks, name, KIND))
     rows.row("experts", lambda: {"test": [expert.accuracy() for expert in both]})
     for align in ALIGN:
         rows.row(f"mean, align {align}", partial(resnet20.mean, both, HEAD, align))
@@ -63,17 +58,10 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    tables, seconds = {}, {}
     for pair in given.networks:
         for name in given.cases:
             measure_case(name, pair, given.work)
-        files = {name: rows_file(given.work, pair, name) for name in CASES}  # earlier calls' too
-        known = [name for name, file in files.items() if file.exists()]
-        tables[pair.name] = {name: json.loads(files[name].read_text()) for name in known}
-        seconds[pair.name] = json.loads((pair / "seconds.json").read_text())
-    write_results(
-        "vit_cifar.json", {"seed": 0, "cases": CASES, "training": seconds, "tables": tables}
-    )
+    resnet20.write_tables(KIND, CASES, given.networks, given.work)
 
 
 if __name__ == "__main__":
