@@ -88,15 +88,18 @@ def batch_size(x: Batch) -> int:
 
 def rows(
     tensor: Tensor,  # (N, ...)
-    index: Tensor | slice,
+    index: Tensor | slice | int,
 ) -> Tensor:  # (B, ...)
     """Return some rows of a tensor; of pixels ten times as fast as by indexing.
 
     Args:
         tensor: Tensor.
-        index: Places of the rows from the start, integers on any device; a mask; or a slice.
+        index: Places of the rows from the start, integers on any device; a mask; a slice; or the
+            place of one, which is returned without the first dimension.
     """
-    if isinstance(index, slice) or index.dtype != torch.long or index.device != tensor.device:
+    if not isinstance(index, Tensor):
+        return tensor[index]
+    if index.dtype != torch.long or index.device != tensor.device:
         return tensor[index]
     # Only indexing keeps other memory formats.
     return tensor.index_select(0, index) if tensor.is_contiguous() else tensor[index]
@@ -104,7 +107,7 @@ def rows(
 
 def take(x: Batch, index: Tensor | slice | int) -> Batch:
     """Return some examples of a batch, or one without the first dimension."""
-    return map_leaves(lambda leaf: leaf[index], x)
+    return map_leaves(lambda leaf: rows(leaf, index), x)
 
 
 def single(x: Batch) -> Batch:
