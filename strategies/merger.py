@@ -127,7 +127,7 @@ class Merger:
             strategy, x, heads, self._head, len(self.memory) + len(heads), self.features
         )
         self.features.release()
-        self.before = {k: t.detach().clone() for k, t in _tensors(model)}
+        self.before = _copied(model)
         if self._head == "discriminant":
             self._begin_features(strategy, x, heads)
         self._began = time.perf_counter()
@@ -172,19 +172,27 @@ class Merger:
             )
             if len(self._window) < self.options.merge_every:
                 return
-        heads = list(dict.fromkeys(head for experience in self._window for head in experience))
-        parts = {
-            head: [experience[head] for experience in self._window if head in experience]
-            for head in heads
-        }
+        parts: dict[int | None, list[tuple[Tensor, Tensor]]] = {}
+        for experience in self._window:
+            for head, part in experience.items():
+                parts.setdefault(head, []).append(part)
+        self._merge_heads(strategy, parts)
+        self._window, self.before = [], {}
+        self.features.release()
+        mark_merged(plain_module(strategy.model))
+
+    def _merge_heads(
+        self, strategy: Any, parts: dict[int | None, list[tuple[Tensor, Tensor]]]
+    ) -> None:
+        """Merge one head after the other; all is as before where one fails."""
         model, first, before = plain_module(strategy.model), not self._learned, self.before
-        expert = {k: t.detach().clone() for k, t in _tensors(model)} if len(heads) > 1 else {}
+        expert = _copied(model) if len(parts) > 1 else {}
         began, trained = self._began, time.perf_counter()
         known = self.memory, self.features.memory, list(self.reports), list(self._notes), self._head
         try:
             for k, (head, of_head) in enumerate(parts.items()):
                 if k:
-                    self.before = {name: t.detach().clone() for name, t in _tensors(model)}
+                    self.before = _copied(model)
                     write(model, expert)
                 x, labels = (torch.cat([part[i] for part in of_head]) for i in (0, 1))
                 self._merge(strategy, x, labels, head, first, 0.0 if k else trained - began)
@@ -193,9 +201,6 @@ class Merger:
             self.before = before
             write(model, expert)
             raise
-        self._window, self.before = [], {}
-        self.features.release()
-        mark_merged(model)
 
     @property
     def _learned(self) -> int:
@@ -313,6 +318,10 @@ class Merger:
                 f"by {gap:.2f} deviations, over {LARGEST_GAP}: the head is the discriminant of "
                 "class statistics"
             )
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in _tensors(model)}
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

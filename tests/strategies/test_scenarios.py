@@ -293,6 +293,11 @@ def known_by_head(model: nn.Module) -> float:
     return min(shares)
 
 
+def learned(mine: GeodesicMerge) -> int:
+    """Return the number of tasks in memory."""
+    return len(mine.memory) if mine.features is None else mine.features.tasks
+
+
 def with_several_labels(count: int) -> Any:
     """Return two experiences, each with both tasks."""
     tasks = list(two_tasks(count))
@@ -314,8 +319,7 @@ def test_each_task_label_of_an_experience_is_a_task_of_its_own(head: str) -> Non
     for experience in with_several_labels(60):
         mine.train(experience)
     assert known_by_head(model) > 0.8
-    learned = len(mine.memory) if mine.features is None else mine.features.tasks
-    assert learned == 4
+    assert learned(mine) == 4
     assert [report.used["inputs"] for report in mine.merge_reports] == [20, 20]  # of each head
     assert mine.merge_reports[1].expert_seconds == 0
     (values,) = metrics.get_all_metrics().values()
@@ -352,8 +356,7 @@ def test_a_merge_that_fails_at_a_later_head_leaves_all_as_it_was(head: str) -> N
         assert torch.equal(before, after)
         assert held == still
     mine.merge()
-    learned = len(mine.memory) if mine.features is None else mine.features.tasks
-    assert (learned, len(mine.merge_reports)) == (4, 2)
+    assert (learned(mine), len(mine.merge_reports)) == (4, 2)
 
 
 class MultiHead(MultiTaskModule):  # type: ignore[misc]
