@@ -56,15 +56,14 @@ def rotate_weights(
     for own in parts:
         _absorb(own, stream)
     first, *others = parts
-    sample = inputs.sample(_INPUTS, seed)
-    for w, own in zip(plain[1:], others, strict=True):
-        products: Tensor = torch.zeros((), dtype=torch.float64, device=w.device)
-        for x in sample.batches(_BATCH):
-            pairs = zip(
-                *(_directions(network, stream, v.to(weights[0]), x) for v in (plain[0], w)),
-                strict=True,
-            )
-            products = products + sum(one.T @ two / len(one) for one, two in pairs)
+    rounded = [w.to(old) for w, old in zip(plain, weights, strict=True)]
+    sums: list[Tensor] = [torch.zeros((), dtype=torch.float64, device=w.device) for w in plain[1:]]
+    for x in inputs.sample(_INPUTS, seed).batches(_BATCH):
+        start, *seen = (_directions(network, stream, w, x) for w in rounded)
+        for k, found in enumerate(seen):
+            pairs = zip(start, found, strict=True)
+            sums[k] = sums[k] + sum(one.T @ two / len(one) for one, two in pairs)
+    for own, products in zip(others, sums, strict=True):
         # Neither stream has a mean, so that the ones vector is free to stay where it is.
         kept = torch.full_like(products, float(products.norm()) / len(products))
         _rotate(own, stream, _procrustes(products + kept))

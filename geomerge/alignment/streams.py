@@ -1,4 +1,4 @@
-"""Residual streams of vision transformers: which tensors write them and which read them."""
+"""Residual streams of vision transformers, by the tensors that write and read them."""
 
 from __future__ import annotations
 

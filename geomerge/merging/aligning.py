@@ -50,10 +50,10 @@ def align_experts(
         OptionError: If there is nothing to trace the network with, it cannot be traced, no unit of
             it can change places, or it cannot be rotated.
     """
-    network, seed, method = space.network, options.machine.seed, options.align
-    assert method is not None, "a method was chosen"
-    inputs = pooled_inputs(space.experts, seed)
-    if method == ROTATIONS:
+    network, seed, chosen = space.network, options.machine.seed, options.align
+    assert chosen is not None, "a method was chosen"
+    inputs, method = pooled_inputs(space.experts, seed), chosen
+    if chosen == ROTATIONS:
         space, method = _rotated(space, heads, options, inputs), "activations"
     first, *others = space.experts
     alignments = {}
@@ -66,7 +66,7 @@ def align_experts(
             inputs=inputs,
             seed=seed,
         )
-        alignments[expert.name] = replace(alignment, method=options.align or method)
+        alignments[expert.name] = replace(alignment, method=chosen)
     for tried in alignments.values():
         if not tried.groups and tried.fixed:
             few = list(tried.fixed.items())[:_NAMED]
@@ -121,6 +121,7 @@ def _rotated(
     given = [expert.weights for expert in space]
     rotated = rotate_weights(network, stream, given, inputs, options.machine.seed)
     if heads.layer is not None:
+        # Changes, since each network has biases of its own for the others' classes.
         bias = f"{heads.layer}.bias"
         own = [network.unravel(w)[bias] for w in rotated]
         news = {

@@ -125,7 +125,8 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
     steps: dict[str, int] = {}
     training = training_pace(preset.space)
     picks = sum(len(stage.candidates) for stage in preset.stages)
-    beside = [other.preset for other in walks_beside(preset)] if trains_beside(preset) else []
+    trains = trains_beside(preset)
+    beside = [other.preset for other in walks_beside(preset)] if trains else []
     picks += sum(len(stage.candidates) for other in beside for stage in other.stages)
     slow: dict[str, float] = {}
     if _trial(preset, training) <= _TRIAL:
@@ -133,7 +134,8 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
         scorer, first = preset.prepared.scorer(preset.space.experts), preset.space.experts[0]
         score = _seconds(lambda: scorer(first.weights))
         test = _seconds(lambda: [_tested(expert) for expert in preset.space])
-        others = _training(preset) + sum(_stages(other, {}) for other in beside)
+        others = _training(preset) if trains else 0.0
+        others += sum(_stages(other, {}) for other in beside)
         assumed = "each part was run for a moment"
         drawn = _drawn(preset)
         passed = sum(len(e.task.select.labels) for e in preset.space if e.task is not None)
@@ -145,7 +147,7 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
         walks = sum(pace.stage(preset, stage) for stage in preset.stages) + pace.closing(preset)
         score, test = pace.score(preset), pace.tested(preset)
         plain = replace(pace, measuring=MeasuringPace(0.0, 0.0))
-        others = pace.joint_training(preset) if trains_beside(preset) else 0.0
+        others = pace.joint_training(preset) if trains else 0.0
         others += sum(
             (plain if other.kind.isotropic else pace).stage(other, stage)
             for other in beside for stage in other.stages
@@ -158,7 +160,7 @@ def estimate_time(preset: Preset) -> dict[str, Any]:
             "each of its measurements"
         )
     # The networks, line and crossover; Euclidean walk and joint training.
-    rows = len(preset.space) + 2 + 2 * trains_beside(preset)
+    rows = len(preset.space) + 2 + 2 * trains
     share = rough_share(preset.space.experts)
     pick = _SCORED if share == 1 else share * _SCORED + FINAL
     curve = _CURVE * _drawn_share(preset)
@@ -259,8 +261,6 @@ def _closing(preset: Preset, steps: dict[str, int]) -> float:
 
 def _training(preset: Preset) -> float:
     """Return the seconds of the joint training that a merge is compared with."""
-    if not trains_beside(preset):
-        return 0.0
     space, options = preset.space, preset.options
     found: list[tuple[float, int]] = []
     try:

@@ -1,3 +1,5 @@
+"""Rotations of residual streams and attention heads: functions kept, copies found again."""
+
 from __future__ import annotations
 
 from dataclasses import replace
