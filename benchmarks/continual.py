@@ -14,13 +14,14 @@ written to benchmarks/results/.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import Rows, write_results
+from common import RESULTS, Rows, write_results
 
 from geomerge.errors import NumericalError
 from geomerge.options import replace_options
@@ -35,7 +36,9 @@ from geomerge.strategies.table import learn_row
 STREAMS = {
     "permuted 10": StreamOptions("permuted-mnist", epochs=5),
     # Mammoth's setting: one epoch; ours walks with labels and without an expert
-    "permuted 20": StreamOptions("permuted-mnist", experiences=20, epochs=1, labels=True),
+    "permuted 20": StreamOptions(
+        "permuted-mnist", experiences=20, epochs=1, labels=True, memory_mb=8.0
+    ),
     "mnist fashion": StreamOptions("mnist-fashion", epochs=8, arch="mlp-400"),
     "split domain": StreamOptions("split-mnist", "domain", epochs=5, arch="mlp-400"),
     "split class": StreamOptions("split-mnist", "class", epochs=5, arch="mlp-400"),
@@ -137,12 +140,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--streams", nargs="+", default=list(STREAMS), choices=list(STREAMS))
+    parser.add_argument("--rows", nargs="+", help="the others stay as they are in the table")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     for name in arguments.streams:
         cases = [Case(name, seed, arguments.work) for seed in SEEDS]
-        rows = {}
-        for row in cases[0].options.rows:
+        stored = RESULTS / f"continual_{name.replace(' ', '_')}.json"
+        rows = json.loads(stored.read_text())["table"] if arguments.rows else {}
+        for row in arguments.rows or cases[0].options.rows:
             kept, settings = cases[0].whole(row)
             wanted = {kept: settings}
             if row == "geodesic":
@@ -152,7 +157,7 @@ def main() -> None:
                     case.row(title, partial(case.learn, row, **changes))
                 found = [c.done[title] for c in cases if title in c.done]
                 rows[row if title == kept else title] = summary(found, changes)
-        write_results(f"continual_{name.replace(' ', '_')}.json", {"table": rows})
+            write_results(stored.name, {"table": rows})
 
 
 def summary(found: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def carry_metric(metric: KroneckerMetric, shapes: Shapes, network: Network) -> K
     layers = []
     for layer in metric.layers:
         weight, added = moved(layer.weight)
-        columns = (weight.stop - weight.start) // layer.outputs.vectors.shape[0]
+        columns = (weight.stop - weight.start) // layer.outputs.size
         bias = None if layer.bias is None else moved(layer.bias)[0]
         layers.append(
             replace(

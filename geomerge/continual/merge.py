@@ -9,6 +9,7 @@ MNIST, one epoch after such a first step is worth more than three that start at 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -235,7 +236,7 @@ class _Merge:
         options = FunctionWalkOptions(
             settings.damping, self._steps, walk.rate, settings.momentum, self._batch
         )
-        objective = RehearsalObjective(self._objective(), self._rehearsal)
+        objective = RehearsalObjective(self._objective(), self._rehearsal, self._scale())
         points = walk_toward_function(
             walk.weights[0],
             lambda _: self._metric,
@@ -249,6 +250,18 @@ class _Merge:
             if step in marks:
                 walk.weights.append(self.settle(point.weights))
                 walk.path.append(self.measure(step, walk.length, walk.weights[-1]))
+
+    def _scale(self) -> float:
+        """Return the factor of the mean gradient: the root of the number of remembered tasks.
+
+        The new task is one part of the mean, so that the last of many would hardly be learned. In
+        the sum of all tasks' metrics longer steps are possible, since it shortens them where these
+        say something. On selection splits of 20 and 60 permutations of MNIST the root ended higher
+        than the mean and, with all inputs of 20, than the sum.
+        """
+        if self._options.metric_tasks != "earlier" or self._metric.isotropic:
+            return 1.0
+        return math.sqrt(max(1, self._rehearsal.count))
 
     def _objective(self) -> Objective:
         """Return the objective of the experience, its order of inputs from the beginning."""

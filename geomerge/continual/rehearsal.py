@@ -17,6 +17,7 @@ from geomerge.walks.walk import Direction
 __all__ = ["Rehearsal", "RehearsalObjective"]
 
 _MEASURED = 250  # pseudo-inputs and stored inputs of a task on which its drift is measured
+_PASSED = 500  # of these of several tasks in one pass
 _MOST_MEASURED = 5000  # largest number of inputs of all tasks
 
 
@@ -44,7 +45,7 @@ class Rehearsal:
         seed: int,
     ) -> None:
         by_head: dict[int | None, list[tuple[Batch, Tensor]]] = {}
-        self._tasks: list[tuple[str, Network, Batch, Tensor]] = []
+        measured_of: dict[int | None, list[tuple[str, Batch, Tensor]]] = {}
         most = min(_MEASURED, max(1, _MOST_MEASURED // max(len(memory), 1)))
         for task in memory:
             x = task.inputs()
@@ -57,11 +58,12 @@ class Rehearsal:
             by_head.setdefault(task.head, []).append((x, targets))
             order = torch.randperm(batch_size(x), generator=torch.Generator().manual_seed(seed))
             few = order[:most]
-            measured = to_device(take(x, few), network.device), targets[few.to(network.device)]
-            self._tasks.append((task.name, network, *measured))
+            measured = (task.name, take(x, few), targets[few.to(network.device)])
+            measured_of.setdefault(task.head, []).append(measured)
         self.count = sum(len(tasks) for tasks in by_head.values())
         self.inputs: list[Inputs] = []
         self._heads: list[tuple[int, KLToTeacher]] = []
+        self._probes: list[tuple[Network, Batch, list[tuple[str, Tensor]]]] = []
         for head, tasks in by_head.items():
             network = network_of(head)
             self.inputs += [as_they_are(x, network.device) for x, _ in tasks]
@@ -70,6 +72,11 @@ class Rehearsal:
             share = max(1, batch * len(tasks) // self.count)
             toward = KLToTeacher(network, targets, inputs, share, seed)
             self._heads.append((len(tasks), toward))
+            together = max(1, _PASSED // most)
+            for first in range(0, len(tasks), together):
+                part = measured_of[head][first : first + together]
+                probe = to_device(concat([x for _, x, _ in part]), network.device)
+                self._probes.append((network, probe, [(name, t) for name, _, t in part]))
 
     def __call__(
         self,
@@ -86,7 +93,7 @@ class Rehearsal:
     @property
     def names(self) -> list[str]:
         """Names of the tasks with inputs."""
-        return [name for name, *_ in self._tasks]
+        return [name for _, _, tasks in self._probes for name, _ in tasks]
 
     def drift(
         self,
@@ -98,25 +105,26 @@ class Rehearsal:
             Mean KL(remembered || network), and the share of answers that changed, by task.
         """
         drift, changed = {}, {}
-        for name, network, x, targets in self._tasks:
-            logits = network.logits(w, x)
-            drift[name] = float(divergence(targets)(logits))
-            other = logits.argmax(dim=1) != targets.argmax(dim=1)
-            changed[name] = float(other.float().mean())
+        for network, x, tasks in self._probes:
+            every = network.logits(w, x).split([len(targets) for _, targets in tasks])
+            for logits, (name, targets) in zip(every, tasks, strict=True):
+                drift[name] = float(divergence(targets)(logits))
+                other = logits.argmax(dim=1) != targets.argmax(dim=1)
+                changed[name] = float(other.float().mean())
         return drift, changed
 
 
 class RehearsalObjective:
-    """v = mean of the negative gradients of the experience and of all remembered tasks.
+    """v = mean of the negative gradients of the experience and of all remembered tasks, scaled.
 
     Args:
         new: Objective of the experience.
         rehearsal: Rehearsal of the remembered tasks.
+        scale: Factor of the mean.
     """
 
-    def __init__(self, new: Direction, rehearsal: Rehearsal) -> None:
-        self._new = new
-        self._rehearsal = rehearsal
+    def __init__(self, new: Direction, rehearsal: Rehearsal, scale: float = 1.0) -> None:
+        self._new, self._rehearsal, self._scale = new, rehearsal, scale
 
     def __call__(
         self,
@@ -128,7 +136,7 @@ class RehearsalObjective:
             return new, v
         old, back = self._rehearsal(w)
         tasks = 1 + self._rehearsal.count
-        return (new + old) / tasks, (v + back) / tasks
+        return (new + old) / tasks, (v + back) * (self._scale / tasks)
 
 
 def _widened(
