@@ -97,6 +97,10 @@ class Consumer:
 
     def costs(self) -> Tensor:  # (units,)
         """Return the functional change of removing each unit, after compensation."""
+        if self.columns.shape[1] == 1:  # as below, without copies: this is called for every unit
+            at = self.columns[:, 0]
+            lost: Tensor = (self.w * self._weighed).sum(dim=0)[at]
+            return lost / self.inverse.diagonal()[at]
         columns = self.w[:, self.columns].transpose(0, 1)  # (units, d_out, k)
         weighed = self._weighed[:, self.columns].transpose(0, 1)
         found: Tensor = (columns.mT @ weighed * self._blocks()).sum(dim=(1, 2))
@@ -106,9 +110,8 @@ class Consumer:
         """Remove a unit and compensate with the other columns."""
         at = self.columns[unit]
         gain = torch.linalg.solve(self.inverse[at[:, None], at], self.inverse[at])  # (k, d_in)
-        self.w = self.w - self.w[:, at] @ gain
-        self._weighed = self._weighed - self._weighed[:, at] @ gain
-        self.inverse = self.inverse - self.inverse[:, at] @ gain
+        for matrix in (self.w, self._weighed, self.inverse):
+            matrix.addmm_(matrix[:, at], gain, alpha=-1)
         self.w[:, at], self._weighed[:, at] = 0, 0
         self.inverse[at], self.inverse[:, at] = 0, 0
         self.inverse[at, at] = 1

@@ -78,13 +78,13 @@ def store_walk(
     if writes():
         folder.mkdir(parents=True, exist_ok=True)
     leg = walk.leg.copied(folder)
-    first, last = (pruned_expert(problem, w).checkpoint for w in (start, walk.weights))
-    arrived = leg.marks[-1][0]
-    WeightPath.write(
-        folder, (START, first), ("end", last), [leg], (leg, arrived), points, last.meta
-    )
+    first, last = (pruned_expert(problem, w) for w in (start, walk.weights))
+    ends = (START, first.checkpoint), ("end", last.checkpoint)
+    crossover = leg, leg.marks[-1][0]
+    WeightPath.write(folder, *ends, [leg], crossover, points, last.checkpoint.meta)
     wait()
-    return WeightPath(folder, problem.network.device, problem.expert.module)
+    weights = {START: first.weights, "end": last.weights}
+    return WeightPath(folder, network=problem.network, ends=weights)
 
 
 def save_result(

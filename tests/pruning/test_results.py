@@ -48,14 +48,17 @@ def experts() -> dict[str, gm.Expert]:
     pair = gm.Task.from_tensors((torch.randn(90, 5), torch.randn(90, 2)), y, name="pairs")
     words = {"tokens": torch.randint(0, 9, (90, 4)), "mask": mask}
     tanh = nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.Tanh(), nn.Linear(7, 10))
+    rows = gm.Task.from_tensors(torch.randn(90, 5), y, name="rows")
+    double = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
     return {
         "pair": gm.Expert.from_module(Pair(), pair),
         "named": gm.Expert.from_module(Named(), gm.Task.from_tensors(words, y, name="words")),
         "tanh": gm.Expert.from_module(tanh, gm.load_task("digits")),
+        "double": gm.Expert.from_module(double, rows),
     }
 
 
-HIDDEN = {"pair": "hidden", "named": "hidden", "tanh": "1"}
+HIDDEN = {"pair": "hidden", "named": "hidden", "tanh": "1", "double": "0"}
 
 
 @pytest.mark.parametrize("name", HIDDEN)
@@ -69,6 +72,8 @@ def test_any_network_is_sparsified_and_reconfigured(name: str) -> None:
     result = gm.sparsify(dense, remove={layer: 3}, **QUICK)
     assert torch.equal(dense.network.logits(dense.weights, x), before)  # the dense one stays
     assert {name: len(units) for name, units in result.removed.items()} == {layer: 3}
+    assert torch.equal(result.path.at(0), dense.weights)  # in the same precision
+    assert torch.equal(result.path.at(1), result.expert.weights)
     expected = result.expert.network.logits(result.expert.weights, x)
     for module in (result.module(), result.shrunk()):
         torch.testing.assert_close(dense.network.call(module, x), expected)

@@ -92,14 +92,14 @@ def test_the_same_seed_gives_the_same_network(dense: Expert, tmp_path: Path) -> 
 
 
 def test_the_same_share_of_each_layer(dense: Expert, tmp_path: Path) -> None:
-    options = replace(FAST, sparsity=0.777, per_layer=True, saliency="magnitude")
+    options = replace(FAST, sparsity=0.777, per_layer=True, saliency="magnitude", steps=20)
     network = checked(sparsify(dense, options, folder=tmp_path), dense, tmp_path)
     for name, number in zeros_of(network).items():
         assert number == round(0.777 * network.shapes[name].numel())
 
 
 def test_two_of_four(dense: Expert, tmp_path: Path) -> None:
-    network = checked(sparsify(dense, FAST, folder=tmp_path, nm="2:4"), dense, tmp_path)
+    network = checked(sparsify(dense, FAST, folder=tmp_path, nm="2:4", steps=20), dense, tmp_path)
     for place in prunable(network).values():
         stay = (network.initial[place] != 0).view(-1, 4).sum(dim=1)
         assert (stay == 2).all()
@@ -109,7 +109,7 @@ def test_two_of_four(dense: Expert, tmp_path: Path) -> None:
 def test_units_of_two_layers(dense: Expert, tmp_path: Path, choice: str) -> None:
     both = {FIRST: 0.9, SECOND: [5, *range(7, 16)]}
     remove = {SECOND: 40} if choice == "rates" else both
-    options = replace(FAST, remove=remove, choice=choice)
+    options = replace(FAST, remove=remove, choice=choice, steps=30)
     found = sparsify(dense, options, folder=tmp_path)
     network = checked(found, dense, tmp_path)
     assert removed_units(network, network.initial, found.problem.units) == found.removed
@@ -142,7 +142,7 @@ def test_rates_under_a_budget_for_every_class(dense: Expert, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("goal", "what"), [("flops", "flops"), ("params", "parameters")])
 def test_a_size(dense: Expert, tmp_path: Path, goal: str, what: str) -> None:
-    found = sparsify(dense, FAST, folder=tmp_path, **{goal: 0.6})
+    found = sparsify(dense, FAST, folder=tmp_path, steps=30, **{goal: 0.6})
     network = checked(found, dense, tmp_path)
     shape = load_task("digits").input_shape
     x = load_task("digits").select.inputs.batch(slice(0, 4))
