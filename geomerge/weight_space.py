@@ -11,6 +11,7 @@ from torch import Tensor
 from geomerge.data.batchnorm import re_estimate
 from geomerge.expert import Expert
 from geomerge.io import paged
+from geomerge.networks.factor_form import FactorForm
 from geomerge.networks.network import Network
 
 __all__ = ["WeightSpace"]
@@ -104,16 +105,22 @@ class WeightSpace:
         few = inputs if count is None else [x.sample(count, 0) for x in inputs]
         return re_estimate(self.network, w, few)
 
-    def limited(self, max_batch: int, max_moments: int | None = None) -> WeightSpace:
+    def limited(
+        self,
+        max_batch: int,
+        max_moments: int | None = None,
+        factor_form: FactorForm = FactorForm.WHOLE,
+    ) -> WeightSpace:
         """Return the same space with passes of fewer inputs, which need less memory.
 
         Args:
             max_batch: Largest number of inputs in one pass.
             max_moments: Largest number of bytes of second moments at once; None for no limit.
+            factor_form: Form of the Kronecker factors of a metric.
         """
 
         def limited(network: Network) -> Network:
-            return network.limited(max_batch, max_moments)
+            return network.limited(max_batch, max_moments, factor_form)
 
         experts = [replace(e, network=limited(e.network)) for e in self]
         return replace(self, network=limited(self.network), experts=tuple(experts))

@@ -115,7 +115,7 @@ NETWORKS = {
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the decomposition of large factors: their leading directions will do here."""
-    monkeypatch.setattr("geomerge.metrics.kronecker.factor._WIDEST", 256)
+    monkeypatch.setattr("geomerge.metrics.kronecker.factor.WIDEST", 256)
     monkeypatch.setattr("geomerge.metrics.kronecker.factor._WIDE_RANK", 32)
 
 

@@ -252,7 +252,7 @@ def _permuted_layer(layer: KroneckerLayer, source: Tensor) -> KroneckerLayer:
 
 
 def _permuted_factor(factor: Factor, order: Tensor) -> Factor:
-    return replace(factor, vectors=factor.vectors[order.to(factor.vectors.device)])
+    return factor.with_vectors(factor.vectors[order.to(factor.vectors.device)])
 
 
 def _places(entries: Tensor, wanted: Tensor, n: int) -> Tensor:

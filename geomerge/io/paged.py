@@ -37,6 +37,7 @@ __all__ = [
     "on_disk_of",
     "release",
     "stored",
+    "trim",
 ]
 
 LEAST = 2**26  # bytes from which a tensor lies in a file
@@ -141,10 +142,14 @@ def release(*tensors: Tensor) -> None:
 
 def give_back() -> None:
     """Give back the memory of all tensors in files, and what the C library kept of freed ones."""
-    if not _maps:
-        return
-    for pages in set(_maps.values()):
-        pages.madvise(mmap.MADV_DONTNEED)
+    if _maps:
+        for pages in set(_maps.values()):
+            pages.madvise(mmap.MADV_DONTNEED)
+        trim()
+
+
+def trim() -> None:
+    """Give back what the C library kept of freed tensors."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
     if trim is not None:
         trim(0)
@@ -208,16 +213,19 @@ class Store:
 
     Args:
         total: Bytes of all tensors, about. Where these are few, tensors stay as they are.
+
+    Attributes:
+        used: Whether tensors are copied into files.
     """
 
     def __init__(self, total: int) -> None:
-        self._used = in_file(total)
+        self.used = in_file(total)
         self._pages: mmap.mmap | None = None
         self._taken = 0  # bytes of the current file
 
     def hold(self, tensor: Tensor) -> Tensor:
         """Return a copy of a tensor in a file; on another device, the tensor itself."""
-        if not self._used or tensor.device.type != "cpu":
+        if not self.used or tensor.device.type != "cpu":
             return tensor
         if self._pages is None or self._taken + tensor.nbytes > len(self._pages):
             self._pages, self._taken = _mapped(max(tensor.nbytes, LEAST)), 0

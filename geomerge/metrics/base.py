@@ -21,6 +21,7 @@ from torch import Tensor
 from geomerge.data import Inputs
 from geomerge.errors import OptionError
 from geomerge.metrics.registry import metric
+from geomerge.networks.factor_form import FactorForm
 from geomerge.networks.network import Network
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class Metric(ABC):
         additive: Whether metrics of one class can be added.
         data_free: Whether the metric needs no inputs after its measurement: it can be stored, and
             steps in it take no passes.
+        forms: Forms in which it can be measured and held, from most to least memory.
     """
 
     name: str
@@ -129,6 +131,7 @@ class Metric(ABC):
     isotropic: bool = False
     additive: bool = False
     data_free: bool = False
+    forms: tuple[FactorForm, ...] = (FactorForm.WHOLE,)
 
     @property
     def diagonal_only(self) -> tuple[str, ...]:

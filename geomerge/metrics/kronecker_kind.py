@@ -27,9 +27,11 @@ from geomerge.metrics.kronecker.factor import (
     moment_bytes,
     stored_rank,
 )
+from geomerge.metrics.kronecker.forms import held_bytes
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.registry import BATCH, MeasuringPace, NetworkSize, metric, seconds_per_input
 from geomerge.networks.batches import Batch, shape_of
+from geomerge.networks.factor_form import FactorForm
 from geomerge.networks.network import Network
 from geomerge.processes import team
 
@@ -58,28 +60,37 @@ def _traced(network: Network, w: Tensor, x: Batch) -> tuple[Coverage, float]:
 
 def _widths(size: NetworkSize) -> list[int]:
     """Return the width of every Kronecker factor of a network."""
-    return block_widths(_traced(size.network, size.w, size.x)[0])
+    return block_widths(_traced(size.network, size.w, size.x)[0], size.form)
 
 
 def _measuring_bytes(sizes: Sequence[NetworkSize]) -> int:
     """Return the bytes of all second moments and of the largest decomposition's work space.
 
-    Layer by layer they are those of the widest, beside the factors of all.
+    Layer by layer they are those of the widest, beside the factors of all. Half as much as whole
+    factors more is held while sums become factors, and factors truncated ones.
     """
     needs = []
     for size in sizes:
         widths = _widths(size)
+        if size.form is FactorForm.DIAGONAL:
+            needs.append(3 * _factors_bytes(size))  # sums in double precision
+            continue
         work = max((2 * moment_bytes(d) + 4 * factor_bytes(d) for d in widths), default=0)
         both = 2 * max(map(moment_bytes, widths), default=0)  # inputs and outputs
-        held = both + sum(map(factor_bytes, widths))
-        moments = sum(map(moment_bytes, widths))
-        needs.append(work + (held if size.layerwise else moments))
+        factors = _factors_bytes(size)
+        more = factors // 2 if size.form is FactorForm.WHOLE else 0
+        moments = both + factors if size.layerwise else sum(map(moment_bytes, widths))
+        needs.append(work + moments + more)
     return max(needs, default=0)
 
 
 def _held_bytes(sizes: Sequence[NetworkSize]) -> int:
-    widths = (_widths(size) for size in sizes)
-    return max((sum(map(factor_bytes, of)) for of in widths), default=0)
+    return max(map(_factors_bytes, sizes), default=0)
+
+
+def _factors_bytes(size: NetworkSize) -> int:
+    """Return the bytes of a network's factors, as they are held."""
+    return held_bytes(_widths(size), size.form, size.w.device)
 
 
 _LEADING = 0.5  # approximate share of stored directions with eigenvalues above usual dampings
@@ -98,7 +109,7 @@ def _pace(network: Network, w: Tensor, inputs: Inputs, output: str) -> Measuring
     def add(count: int) -> None:
         sums.add(inputs.batch(slice(0, count)), generator)
 
-    each = seconds_per_input(add, most) * len(parts_of(coverage, network.max_moments))
+    each = seconds_per_input(add, most) * _rounds(network, coverage)
     passes = inputs.equal_batch_count(BATCH) / len(inputs)
     if passes * most > 1:  # texts, of which few are equally long
         began = time.perf_counter()
@@ -113,9 +124,21 @@ def _pace(network: Network, w: Tensor, inputs: Inputs, output: str) -> Measuring
         began = time.perf_counter()
         squared_derivatives(network, w, coverage.one_by_one, x, signs, output)
         slow = time.perf_counter() - began
-    besides = traced + _decomposing(block_widths(coverage), w.device)
+    form, widths = network.factor_form, block_widths(coverage, network.factor_form)
+    if form is FactorForm.DIAGONAL:
+        return MeasuringPace(each, traced, 0.0, tuple(coverage.one_by_one), slow)
+    besides = traced + _decomposing(widths, w.device)
     product = sum(_product_operations(block.rows, block.width) for block in coverage.blocks)
+    if form is not FactorForm.WHOLE:  # eigenvectors are made orthonormal each time
+        product += sum(4.0 * _LEADING * decomposition_cost(d) for d in widths)
     return MeasuringPace(each, besides, product / _speed(w), tuple(coverage.one_by_one), slow)
+
+
+def _rounds(network: Network, coverage: Coverage) -> int:
+    """Return how often all inputs are passed, within the limit of second moments."""
+    if network.factor_form is FactorForm.DIAGONAL:
+        return 1
+    return len(parts_of(coverage, network.max_moments, network.factor_form))
 
 
 def _product_operations(rows: int, columns: int) -> float:

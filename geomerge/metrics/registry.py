@@ -12,6 +12,7 @@ from torch import Tensor
 from geomerge.data import Inputs, as_they_are
 from geomerge.metrics.outputs import OUTPUTS
 from geomerge.networks.batches import Batch
+from geomerge.networks.factor_form import FactorForm
 from geomerge.networks.network import Network
 from geomerge.options import check_options, option, replace_options
 from geomerge.registry import Registry
@@ -48,6 +49,7 @@ class NetworkSize(NamedTuple):
         x: One input, as a batch of one.
         pass_bytes: Bytes per input of a forward and backward pass.
         layerwise: Whether layers are measured one after the other, by a metric that can do so.
+        form: Form of Kronecker factors.
     """
 
     network: Network
@@ -55,6 +57,7 @@ class NetworkSize(NamedTuple):
     x: Batch
     pass_bytes: int
     layerwise: bool = False
+    form: FactorForm = FactorForm.WHOLE
 
 
 class MeasuringPace(NamedTuple):
@@ -156,6 +159,11 @@ class MetricKind:
     def additive(self) -> bool:
         """Whether metrics measured on several heads or input shapes can be added."""
         return self.cls.additive
+
+    @property
+    def forms(self) -> tuple[FactorForm, ...]:
+        """Forms in which the metric can be measured and held, from most to least memory."""
+        return self.cls.forms
 
     @property
     def data_free(self) -> bool:

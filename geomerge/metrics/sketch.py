@@ -414,7 +414,7 @@ def truncated_metric(metric: KroneckerMetric, max_numbers: int) -> KroneckerMetr
             ("inputs", layer.inputs, layer.outputs),
             ("outputs", layer.outputs, layer.inputs),
         ):
-            size = factor.vectors.shape[0]
+            size = factor.size
             offers += [(float(v) * other.trace / size, size, side, i) for v in factor.values]
     ranks = {(side, i): 0 for _, _, side, i in offers}
     left = max_numbers - metric.diagonal.numel() - 2 * len(metric.layers)  # tails

@@ -17,6 +17,7 @@ __all__ = [
     "MASK",
     "Batch",
     "Shape",
+    "are_images",
     "arguments",
     "as_batch",
     "batch_size",
@@ -205,6 +206,11 @@ def shape_of(x: Batch) -> Shape:
 def is_plain(shape: Shape) -> bool:
     """Return whether a shape is that of one tensor per example."""
     return all(isinstance(size, int) for size in shape)
+
+
+def are_images(shape: Shape) -> bool:
+    """Return whether a shape is that of one image per example, (channels, height, width)."""
+    return is_plain(shape) and len(shape) == 3
 
 
 def text_length(shape: Shape) -> int:

@@ -49,6 +49,7 @@ __all__ = [
     "predicted_by",
     "recorded_architecture",
     "save_model_folder",
+    "stored_tensors",
 ]
 
 CONFIG = "config.json"
@@ -149,6 +150,46 @@ def load_model_folder(folder: Path, base: Path | None = None) -> Checkpoint:
     if stored is not None:
         meta["dtype"] = stored
     return Checkpoint(weights, meta, {}, str(folder), network_digest(folder))
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """Tensors of a model folder, by the headers of its files.
+
+    Attributes:
+        files: File of each tensor, by name.
+        shapes: Shape of each tensor, by name.
+        dtype: Half-precision type of all of them; None for other types.
+    """
+
+    files: Mapping[str, Path]
+    shapes: Mapping[str, tuple[int, ...]]
+    dtype: str | None
+
+
+def stored_tensors(folder: Path) -> StoredTensors:
+    """Return the tensors of a model folder, by the files' headers.
+
+    Args:
+        folder: Folder with ``config.json`` and safetensors files.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged, or the weights are in another format or
+            quantised.
+    """
+    files = _weight_files(folder)
+    if files[0].suffix != ".safetensors":
+        raise CheckpointError(
+            f"{folder} has its weights in {files[0].name}, expected safetensors files, of which "
+            "each process reads its own rows; save the model again with save_pretrained"
+        )
+    kinds = _plain_types(folder, load_config(folder), files)
+    headers = [(file, _checked_header(file)) for file in files]
+    return StoredTensors(
+        {name: file for file, header in headers for name in header},
+        {name: tuple(shape) for _, header in headers for name, (_, shape) in header.items()},
+        _stored_type(kinds),
+    )
 
 
 def _load_adapter(folder: Path, base: Path | None) -> Checkpoint:
@@ -280,6 +321,16 @@ class ConfiguredModel:
             except Exception as error:  # transformers raises errors of many types
                 raise self._refused(error) from error
         return module.eval(), info
+
+    @property
+    def entries(self) -> dict[str, Any]:
+        """The configuration with the values of all entries that it leaves out.
+
+        Raises:
+            CheckpointError: If transformers does not have the model.
+        """
+        found: dict[str, Any] = self._classes()[1].to_dict()
+        return found
 
     def _classes(self) -> tuple[Any, Any]:
         """Return the class that builds the model, and the configuration's class."""

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import torch
@@ -28,9 +28,11 @@ from geomerge.networks.batches import (
     split,
     text_length,
 )
+from geomerge.networks.factor_form import FactorForm
 from geomerge.networks.gradients import gradients_into
 from geomerge.networks.input_shapes import why_refused
 from geomerge.networks.outputs import logits_in, token_rows
+from geomerge.networks.room import Room
 from geomerge.networks.wrappers import plain_module, without_graph
 
 __all__ = ["Network", "check_device", "inputs_at_once", "places"]
@@ -117,8 +119,10 @@ class Network:
         max_batch: Largest number of inputs per pass; None for no limit.
         max_moments: Largest number of bytes of second moments that a measurement of a metric holds
             at once; None for no limit.
+        factor_form: Form of the Kronecker factors of the network's metric.
         precision: Type in which passes with derivatives compute products, ``"float32"`` or
             ``"bfloat16"``; weights, logits and gradients are in float32 all the same.
+        room: Smaller limit where memory did not suffice, of all views of the module.
         frozen: Names of the frozen tensors.
         constants: Buffers that replace the module's in this view, by name.
 
@@ -148,6 +152,7 @@ class Network:
         self.columns = slice(None)
         self.max_batch: int | None = None
         self.max_moments: int | None = None
+        self.factor_form = FactorForm.WHOLE
         self.precision = "float32"
         self.constants: Mapping[str, Tensor] = {}
         self.device = torch.device(device)
@@ -172,6 +177,7 @@ class Network:
         copied = _copy(module, self.unravel(self.initial))
         copied = copied.float() if half else copied
         self.module = copied.to(self.device).eval().requires_grad_(False)
+        self.room = Room(self.module)
         self._share = _CACHED if self.convolves and self.device.type == "cpu" else 1.0
 
     @cached_property
@@ -247,16 +253,22 @@ class Network:
         view.columns = columns
         return view
 
-    def limited(self, max_batch: int, max_moments: int | None = None) -> Network:
+    def limited(
+        self,
+        max_batch: int,
+        max_moments: int | None = None,
+        factor_form: FactorForm = FactorForm.WHOLE,
+    ) -> Network:
         """Return the same network with limits of memory.
 
         Args:
             max_batch: Largest number of inputs per pass.
             max_moments: Largest number of bytes of second moments that are held at once; None for
                 no limit.
+            factor_form: Form of the Kronecker factors of the network's metric.
         """
         view = copy.copy(self)
-        view.max_batch, view.max_moments = max_batch, max_moments
+        view.max_batch, view.max_moments, view.factor_form = max_batch, max_moments, factor_form
         return view
 
     def with_precision(self, precision: str) -> Network:
@@ -395,18 +407,26 @@ class Network:
         w: Tensor,  # (n,)
         x: Batch,  # (B, ...)
     ) -> Tensor:  # (B, m)
-        """Return the logits without derivatives, in the weights' type and faster than outputs."""
-        return self._logits_of(self.call, w, x)
+        """Return the logits without derivatives, in the weights' type and faster than outputs.
+
+        Raises:
+            OptionError: If memory does not suffice for a pass of one input.
+        """
+        most = min(self.max_batch or _NUMBERS, inputs_at_once(shape_of(x), self._share))
+        attempt = partial(self._logits_of, self.call, w, x)
+        return self.room.passed(min(most, batch_size(x)), attempt)
 
     def _logits_of(
         self,
         call: Callable[[nn.Module, Batch], Tensor],
         w: Tensor,  # (n,)
         x: Batch,  # (B, ...)
+        most: int,
     ) -> Tensor:  # (B, m)
+        """Return the logits without derivatives, of at most so many inputs at a time."""
         with torch.no_grad():
             module = self.shared_module(w)
-            most = min(self.max_batch or _NUMBERS, inputs_at_once(shape_of(x), self._share))
+            most = min(most, inputs_at_once(shape_of(x), self._share))
             if batch_size(x) <= most:
                 return call(module, x)
             return torch.cat([call(module, part) for part in split(x, most)])
@@ -436,10 +456,19 @@ class Network:
 
         Returns:
             The loss, and its gradient, shape (n,). Entries of buffers and frozen weights are zero.
+
+        Raises:
+            OptionError: If memory does not suffice for a pass of one input.
         """
         out = torch.empty_like(w) if out is None else out
-        several = self.max_batch is not None and batch_size(x) > self.max_batch
-        found = (self._gradient_in_parts if several else self._gradient)(w, x, loss_of, out)
+
+        def attempt(most: int) -> tuple[float, Tensor]:
+            if batch_size(x) <= most:
+                return self._gradient(w, x, loss_of, out)
+            return self._gradient_in_parts(w, x, loss_of, out, most)
+
+        size = batch_size(x)
+        found = self.room.passed(min(self.max_batch or size, size), attempt)
         for name in self.frozen:
             out[self.slices[name]] = 0
         return found
@@ -481,10 +510,10 @@ class Network:
         x: Batch,  # (B, ...)
         loss_of: Callable[[Tensor], Tensor],
         out: Tensor,  # (n,)
+        most: int,
     ) -> tuple[float, Tensor]:
         """Return the same in parts, by a second pass from the gradient at the logits."""
-        assert self.max_batch is not None
-        logits = self._logits_of(self._call_in_precision, w, x).requires_grad_()
+        logits = self._logits_of(self._call_in_precision, w, x, most).requires_grad_()
         with torch.enable_grad():
             loss = loss_of(logits)
             (at_logits,) = torch.autograd.grad(loss, logits)
@@ -492,7 +521,7 @@ class Network:
         with self._trainable() as parameters:
             sums = out.zero_()[: self.n_parameters].split([p.numel() for p in parameters])
             done = 0
-            for part in split(x, self.max_batch):
+            for part in split(x, most):
                 outputs = self._call_in_precision(self.module, part)
                 wanted = at_logits[done : done + len(outputs)]
                 done += len(outputs)

@@ -50,7 +50,7 @@ def dense_metric(
 
 def dense_kronecker(metric: KroneckerMetric) -> Tensor:  # (n, n)
     """Return the matrix of a Kronecker metric, built from its factors by ``torch.kron``."""
-    g = torch.zeros(metric.n, metric.n, dtype=metric.layers[0].inputs.vectors.dtype)
+    g = torch.zeros(metric.n, metric.n, dtype=metric.diagonal.dtype)
     index = torch.arange(metric.n)
     for layer in metric.layers:
         at = layer.matrix(index).reshape(-1)  # row by row: B varies slowest

@@ -5,16 +5,28 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from geomerge.errors import NumericalError
+from geomerge.io import paged
 from geomerge.metrics.kronecker.coverage import Coverage, copies, find_coverage, graph_of
 from geomerge.metrics.kronecker.diagonal import at_tokens, squared_derivatives
+from geomerge.metrics.kronecker.diagonal_layer import DiagonalFactor
 from geomerge.metrics.kronecker.factor import Factor, Moments, moment_bytes
+from geomerge.metrics.kronecker.forms import (
+    Squares,
+    cuts,
+    diagonal_layer,
+    files_of,
+    hold,
+    split_layer,
+)
 from geomerge.metrics.kronecker.layer import KroneckerLayer
 from geomerge.metrics.kronecker.metric import KroneckerMetric
 from geomerge.metrics.kronecker.norms import Normed
@@ -24,10 +36,21 @@ from geomerge.metrics.kronecker.tracing import Tracer
 from geomerge.metrics.kronecker.uses import Local, Lookup, rows_squared
 from geomerge.metrics.outputs import output_map
 from geomerge.networks.batches import Batch, batch_size, leaves, split, take
+from geomerge.networks.factor_form import FactorForm
 from geomerge.networks.network import Network
 from geomerge.processes import Team, team
 
-__all__ = ["KroneckerSums", "block_widths", "estimate_kronecker", "parts_of"]
+__all__ = [
+    "KroneckerSums",
+    "block_widths",
+    "drawn_signs",
+    "estimate_kronecker",
+    "parts_of",
+    "sign_vectors",
+]
+
+Sums: TypeAlias = "dict[tuple[Block, int], Moments | Squares]"  # by block and diagonal block
+Factors: TypeAlias = dict[Block, tuple[list[Factor], list[Factor]]]
 
 _ELEMENTS = 2**26  # activations or derivatives held at a time: 256 MiB in float32
 _RANKED = 1024  # number of largest outputs that are sorted
@@ -47,7 +70,8 @@ def estimate_kronecker(
         network: Network to measure.
         w: Weights at which to measure.
         batches: Batches of inputs, shape (B, ...). With a limit on the network's second moments at
-            once they are iterated over several times; an iterator is used once, without a limit.
+            once they are iterated over several times, and once more where memory does not suffice
+            for a pass; an iterator is used once, without a limit.
         output: Name of the output map, one of :data:`~geomerge.metrics.outputs.OUTPUTS`.
         seed: Seed of the random sign vectors.
         sign_vectors: Number of random sign vectors, each of which takes a backward pass. They
@@ -60,34 +84,44 @@ def estimate_kronecker(
 
     Raises:
         NumericalError: If activations or gradients are not finite, or there are no inputs.
+        OptionError: If memory does not suffice for a pass of one input.
     """
     iterator = iter(batches)
     once, first = iterator is batches, next(iterator, None)
     if first is None or batch_size(first) == 0:
         raise NumericalError("there are no `inputs` to measure a metric on; give at least one")
     coverage = find_coverage(network, w, take(first, slice(0, 1)))
-    factors: dict[Block, tuple[Factor, Factor]] = {}
-    parts = parts_of(coverage, None if once else network.max_moments)
+    factors: Factors = {}
+    most = None if once else network.max_moments
+    parts = parts_of(coverage, most, network.factor_form)
+    form = network.factor_form
+    store = files_of(form)
     if once:
         batches = chain([first], iterator)
     del first  # not to be held in all passes
     for part in parts:
         sums = KroneckerSums(network, w, output, coverage, sign_vectors)
         sums.blocks, sums.diagonals = part, part is parts[0]
-        factors |= _measured(sums, batches, seed)
+        if once:
+            count = _count(sums, batches, seed, sums.batch)
+        else:
+            attempt = partial(_counted_anew, sums, batches, seed)
+            count = network.room.passed(sums.batch, attempt, sums.largest_pass)
+        found = sums.factors(count, team())
+        paged.trim()  # the C library keeps freed sums
+        for block in list(found):
+            a, b = ([hold(f, form, store) for f in side] for side in found.pop(block))
+            factors[block] = (a, b)
+            if form is not FactorForm.WHOLE:
+                paged.trim()
         if sums.diagonals:
             rest = [sums.diagonal[name].reshape(-1) / sums.predictions for name in sums.rest]
     return KroneckerMetric(
         network.n,
         tuple(
-            KroneckerLayer(
-                coverage.label(block, network),
-                slice(block.start, block.stop),
-                None if block.bias is None else slice(block.bias, block.bias + block.rows),
-                *of_block,
-                transposed=block.transposed,
-            )
+            layer
             for block, of_block in factors.items()
+            for layer in _layers(block, coverage.label(block, network), *of_block)
         ),
         tuple(network.slices[k] for k in sums.rest),
         torch.cat(rest).to(w.dtype) if rest else w.new_zeros(0),
@@ -96,19 +130,23 @@ def estimate_kronecker(
     )
 
 
-def parts_of(coverage: Coverage, most: int | None) -> list[frozenset[Block]]:
+def parts_of(
+    coverage: Coverage, most: int | None, form: FactorForm = FactorForm.WHOLE
+) -> list[frozenset[Block]]:
     """Return a network's blocks in the parts that are measured one after the other.
 
     Args:
         coverage: Forms of the metric for the weights.
         most: Bytes of the second moments of a part, unless it is a single block; None for no limit.
+        form: Form of the factors.
     """
     if most is None:
         return [frozenset(coverage.blocks)]
     parts: list[set[Block]] = [set()]
     room = most
     for block in coverage.blocks:
-        size = moment_bytes(block.width) + moment_bytes(block.rows)
+        both = [place for width in (block.width, block.rows) for place in cuts(width, form)]
+        size = sum(moment_bytes(place.stop - place.start) for place in both)
         if size > room and parts[-1]:
             parts.append(set())
             room = most
@@ -117,21 +155,41 @@ def parts_of(coverage: Coverage, most: int | None) -> list[frozenset[Block]]:
     return [frozenset(part) for part in parts]
 
 
-def _measured(
-    sums: KroneckerSums, batches: Iterable[Batch], seed: int
-) -> dict[Block, tuple[Factor, Factor]]:
-    """Add all inputs to sums, and return their factors."""
+def _counted_anew(sums: KroneckerSums, batches: Iterable[Batch], seed: int, most: int) -> int:
+    """Add all inputs to sums, from which what a failed pass left is removed."""
+    sums.clear()
+    return _count(sums, batches, seed, most)
+
+
+def _count(sums: KroneckerSums, batches: Iterable[Batch], seed: int, most: int) -> int:
+    """Add all inputs to sums in passes of at most so many, and return their number.
+
+    Processes share batches of one size, whatever the size of the passes that memory lets each make.
+    """
     generator = torch.Generator().manual_seed(seed)
     mates, passes, count = team(), 0, 0
     for batch in batches:
         count += batch_size(batch)
         for x in split(batch, sums.batch):
             if mates is None or mates.owns(passes):
-                sums.add(x, generator)
+                for own in split(x, most):
+                    sums.add(own, generator)
             else:
                 sums.skip(x, generator)
             passes += 1
-    return sums.factors(count, mates)
+    return count
+
+
+def _layers(
+    block: Block, name: str, inputs: Sequence[Factor], outputs: Sequence[Factor]
+) -> list[KroneckerLayer]:
+    """Return the layers of a block's factors, of their diagonal blocks, or of their diagonals."""
+    weight = slice(block.start, block.stop)
+    bias = None if block.bias is None else slice(block.bias, block.bias + block.rows)
+    whole = KroneckerLayer(name, weight, bias, inputs[0], outputs[0], transposed=block.transposed)
+    if isinstance(inputs[0], DiagonalFactor):
+        return [diagonal_layer(whole)]
+    return split_layer(whole, inputs, outputs)
 
 
 class _Seen:
@@ -218,12 +276,24 @@ class KroneckerSums:
         self.batch = max(1, min(_ELEMENTS // max(coverage.width, 1), most))
         self.blocks: Collection[Block] = coverage.blocks
         self.diagonals = True
-        self.predictions = 0
-        self.inputs: dict[Block, Moments] = {}  # moments of the blocks' inputs
-        self.outputs: dict[Block, Moments] = {}  # moments of the gradients at the blocks' outputs
-        self.diagonal: dict[str, Tensor] = {
-            name: w.new_zeros(network.shapes[name], dtype=torch.float64) for name in self.rest
+        self.inputs: Sums = {}  # moments of the blocks' inputs
+        self.outputs: Sums = {}  # moments of the gradients at the blocks' outputs
+        self.diagonal: dict[str, Tensor] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin with sums of no inputs."""
+        self.predictions = self._largest = 0
+        self.inputs.clear()
+        self.outputs.clear()
+        self.diagonal = {
+            name: self.w.new_zeros(self.network.shapes[name], dtype=torch.float64)
+            for name in self.rest
         }
+
+    def largest_pass(self) -> int:
+        """Return the number of inputs of the largest pass, finished or not."""
+        return self._largest
 
     def add(
         self,
@@ -231,6 +301,7 @@ class KroneckerSums:
         generator: torch.Generator,
     ) -> None:
         """Add a batch of inputs."""
+        self._largest = max(self._largest, batch_size(x))
         signs = self._add_gradients(x, generator)
         names = self.coverage.one_by_one
         if not names or not self.diagonals:
@@ -254,30 +325,70 @@ class KroneckerSums:
         rows = len(self.network.logits(self.w, x)) if several else batch_size(x)
         outputs = output_map(logits, self.output).shape[1]
         if self.sign_vectors is not None and self.sign_vectors < outputs:
-            _drawn(rows, outputs, generator)
+            drawn_signs(rows, outputs, generator)
 
-    def factors(self, count: int, mates: Team | None) -> dict[Block, tuple[Factor, Factor]]:
+    def factors(self, count: int, mates: Team | None) -> Factors:
         """Return the factors of every block as means over inputs, and free the sums.
 
         Args:
             count: Number of inputs.
             mates: Processes over whose inputs the sums are reduced; None for a single process.
+
+        Returns:
+            The diagonal blocks of A and those of B, of each block.
         """
-        blocks = list(self.inputs or [b for b in self.coverage.blocks if b in self.blocks])
-        sides = [(self.inputs, block, block.width) for block in blocks]
-        sides += [(self.outputs, block, block.rows) for block in blocks]
+        self._exchange(mates)
+        if self.network.factor_form is FactorForm.DIAGONAL:
+            return dict(self._squares(count, mates))
+        sides = [(block, self.inputs, block.width) for block in self._measured_blocks]
+        sides += [(block, self.outputs, block.rows) for block in self._measured_blocks]
+        places = [
+            (block, of, k, place.stop - place.start)
+            for block, of, width in sides
+            for k, place in enumerate(cuts(width, self.network.factor_form))
+        ]
+        moments = [self._taken(of, block, k) for block, of, k, _ in places]
+        counts = [self.predictions if of is self.inputs else count for _, of, *_ in places]
+        widths = [width for *_, width in places]
+        made = shared_factors(moments, widths, counts, self.w, mates)
+        found: Factors = {}
+        for (block, of, *_), factor in zip(places, made, strict=True):
+            found.setdefault(block, ([], []))[of is self.outputs].append(factor)
+        return found
+
+    def _taken(self, of: Sums, block: Block, k: int) -> Moments:
+        """Return the sum of a diagonal block, which is not held here any more."""
+        own = of.pop((block, k), None)
+        return own if isinstance(own, Moments) else Moments()
+
+    def _squares(
+        self, count: int, mates: Team | None
+    ) -> Iterator[tuple[Block, tuple[list[Factor], list[Factor]]]]:
+        """Yield every block with the diagonals of its factors."""
+        for block in self._measured_blocks:
+            pair = []
+            for of, width in ((self.inputs, block.width), (self.outputs, block.rows)):
+                own = of.get((block, 0))
+                total = own.total if isinstance(own, Squares) else None
+                pair.append(self.w.new_zeros(width).double() if total is None else total)
+            if mates is not None:
+                mates.add(pair)
+            a, b = pair[0] / self.predictions, pair[1] / count
+            yield block, ([DiagonalFactor(a.to(self.w))], [DiagonalFactor(b.to(self.w))])
+
+    def _exchange(self, mates: Team | None) -> None:
+        """Reduce the number of predictions and the squared derivatives over processes."""
         if mates is not None:
             predictions = torch.tensor([self.predictions], device=self.w.device)
             mates.add([predictions])
             self.predictions = int(predictions)
             mates.add(list(self.diagonal.values()))
-        moments = [self._moments(of, block) for of, block, _ in sides]
-        self.inputs, self.outputs = {}, {}
-        counts = [self.predictions] * len(blocks) + [count] * len(blocks)
-        widths = [width for *_, width in sides]
-        found = shared_factors(moments, widths, counts, self.w, mates)
-        a, b = found[: len(blocks)], found[len(blocks) :]
-        return {block: (one, two) for block, one, two in zip(blocks, a, b, strict=True)}
+
+    @property
+    def _measured_blocks(self) -> list[Block]:
+        """Blocks in the order of their sums; in a process without any inputs, of the network."""
+        seen = dict.fromkeys(block for block, _ in self.inputs)
+        return list(seen or [b for b in self.coverage.blocks if b in self.blocks])
 
     def _add_gradients(self, x: Batch, generator: torch.Generator) -> Tensor:  # (R, P, m)
         """Add the sums that use gradients at activations, and return the sign vectors."""
@@ -307,9 +418,8 @@ class KroneckerSums:
                     for k, block in enumerate(product.blocks):
                         if block not in self.blocks:
                             continue
-                        moments = self._moments(self.outputs, block)
                         found, share = product.outputs(d, k)
-                        moments.add(found, share * count / rows[block])
+                        self._add_rows(self.outputs, block, found, share * count / rows[block])
                 if self.diagonals:
                     self._add_at_once(seen, own, gradients[len(seen.products) :], count)
         return signs
@@ -389,7 +499,7 @@ class KroneckerSums:
         def add(product: Product) -> None:
             for k, block in enumerate(product.blocks):
                 if block in self.blocks:
-                    self._moments(self.inputs, block).add(*product.inputs(k))
+                    self._add_rows(self.inputs, block, *product.inputs(k))
 
         self.network.shared_module(self.w)
         tensors = self.network.unravel(self.w)
@@ -402,8 +512,21 @@ class KroneckerSums:
             phi = output_map(self.network.functional(own, x), self.output)
         return seen, own, phi
 
-    def _moments(self, of_blocks: dict[Block, Moments], block: Block) -> Moments:
-        return of_blocks.setdefault(block, Moments()) if self._held else Moments(held=False)
+    def _add_rows(
+        self,
+        to: Sums,
+        block: Block,
+        rows: Tensor,  # (R, d)
+        share: float,
+    ) -> None:
+        """Add rows to the sums of a block's inputs or outputs, in the form of the factors."""
+        form = self.network.factor_form
+        if form is FactorForm.DIAGONAL:
+            to.setdefault((block, 0), Squares()).add(rows, share)
+            return
+        for k, place in enumerate(cuts(rows.shape[1], form)):
+            own = to.setdefault((block, k), Moments()) if self._held else Moments(held=False)
+            own.add(rows[:, place], share)
 
     def _add_squares(self, sums: dict[str, Tensor]) -> None:
         for name, squares in sums.items():
@@ -443,21 +566,39 @@ def _signs(
         return torch.stack([signs * (slots == i) for i in range(count)], dim=1)
     if count is None or count >= m:
         return torch.eye(m, dtype=phi.dtype, device=phi.device).expand(len(phi), m, m)
-    # Signs are drawn for one input after the other, so that they do not depend on batches.
-    signs = _drawn(len(phi), m, generator).to(phi.device)
+    return sign_vectors(phi, count, drawn_signs(len(phi), m, generator))
+
+
+def sign_vectors(
+    phi: Tensor,  # (B, m)
+    count: int,
+    signs: Tensor,  # (B, m)
+) -> Tensor:  # (B, count, m)
+    """Return sign vectors with outputs of neighbouring ranks in different vectors.
+
+    Args:
+        phi: Outputs.
+        count: Number of vectors.
+        signs: Sign of each output.
+    """
     rank = phi.detach().argsort(dim=1, descending=True).argsort(dim=1)
-    vectors: Tensor = functional.one_hot(rank % count, count) * signs.unsqueeze(2)
+    vectors: Tensor = functional.one_hot(rank % count, count) * signs.to(phi.device).unsqueeze(2)
     return vectors.transpose(1, 2).to(phi.dtype)
 
 
-def _drawn(inputs: int, outputs: int, generator: torch.Generator) -> Tensor:  # (inputs, outputs)
+def drawn_signs(
+    inputs: int, outputs: int, generator: torch.Generator
+) -> Tensor:  # (inputs, outputs)
+    """Return random signs, drawn input by input, so that they do not depend on batches."""
     return torch.randint(0, 2, (inputs, outputs), generator=generator) * 2 - 1
 
 
-def block_widths(coverage: Coverage) -> list[int]:
-    """Return the width of every Kronecker factor for a given coverage.
+def block_widths(coverage: Coverage, form: FactorForm) -> list[int]:
+    """Return the width of every Kronecker factor, or of its diagonal blocks.
 
     Args:
         coverage: Forms of the metric for the weights.
+        form: Form of the factors.
     """
-    return [width for block in coverage.blocks for width in (block.width, block.rows)]
+    widths = [width for block in coverage.blocks for width in (block.width, block.rows)]
+    return [place.stop - place.start for width in widths for place in cuts(width, form)]

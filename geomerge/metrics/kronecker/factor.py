@@ -7,17 +7,20 @@ omitted eigenvalues, so that the trace is preserved.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from copy import copy
 
 import torch
 from torch import Tensor
 
 from geomerge.errors import NumericalError
+from geomerge.io import paged
+from geomerge.metrics.kronecker.packed import packed, unpacked
 from geomerge.networks.autocast import widened
 from geomerge.processes import Team
 
 __all__ = [
     "WHOLE",
+    "WIDEST",
     "Factor",
     "Moments",
     "decompose",
@@ -31,6 +34,7 @@ __all__ = [
 WHOLE = 1024  # largest width of a full decomposition; 299 of 785 directions matter at least mu
 _PART = 4  # ratio of width to the number of leading eigenvectors of wider matrices
 _MORE = 64  # oversampling, so that the last leading eigenvectors are accurate
+_BLOCK = 64  # random columns that mix one part of a matrix's columns
 
 
 def decomposition_cost(width: int) -> float:
@@ -53,30 +57,126 @@ def stored_rank(width: int) -> int:
     return width if width <= WHOLE else width // _PART
 
 
-@dataclass(frozen=True)
 class Factor:
-    """Symmetric positive semidefinite matrix (d, d) in eigen form.
+    """Symmetric positive semidefinite matrix (d, d) in eigen form, made when first needed.
 
-    Attributes:
+    A factor of :meth:`later` holds the packed matrix until then, in as many bytes as those
+    eigenvectors in single precision that replace it.
+
+    Args:
         vectors: Leading eigenvectors U, shape (d, r).
         values: Eigenvalues of U, descending, shape (r,).
         tail: Eigenvalue of all directions orthogonal to U; unused if r = d.
+
+    Attributes:
+        size: Number of rows d.
+        dtype: Type of eigenvectors and eigenvalues.
     """
 
-    vectors: Tensor
-    values: Tensor
-    tail: float
+    def __init__(self, vectors: Tensor, values: Tensor, tail: float) -> None:
+        self._eigen: tuple[Tensor, Tensor, float] | None = (vectors, values, tail)
+        self._packed: Tensor | None = None  # in float64
+        self.dtype = vectors.dtype
+        self.size = len(vectors)
+
+    @classmethod
+    def later(
+        cls,
+        matrix: Tensor,  # (d, d), float64
+    ) -> Factor:
+        """Return the factor of a matrix that is decomposed when first needed.
+
+        One wider than 1024, of which few eigenvectors are stored, is decomposed at once.
+
+        Raises:
+            NumericalError: If the matrix is not finite.
+        """
+        if len(matrix) > WHOLE:
+            return factorise(matrix)
+        _check_finite(matrix)
+        made = cls(matrix, matrix[0], 0.0)
+        made._eigen, made._packed = None, packed(matrix)
+        return made
+
+    @property
+    def rank(self) -> int:
+        """Number of stored eigenvectors."""
+        return self.size if self._eigen is None else self._eigen[0].shape[1]
+
+    @property
+    def vectors(self) -> Tensor:  # (d, r)
+        """Leading eigenvectors U."""
+        return self._in_eigen_form()[0]
+
+    @property
+    def values(self) -> Tensor:  # (r,)
+        """Eigenvalues of U, descending."""
+        return self._in_eigen_form()[1]
+
+    @property
+    def tail(self) -> float:
+        """Eigenvalue of all directions orthogonal to U; unused if r = d."""
+        return self._in_eigen_form()[2]
+
+    def decomposed(self) -> Factor:
+        """Return the factor itself, decomposed now.
+
+        Raises:
+            NumericalError: If the decomposition does not converge.
+        """
+        self._in_eigen_form()
+        return self
+
+    def _in_eigen_form(self) -> tuple[Tensor, Tensor, float]:
+        """Return eigenvectors, eigenvalues and tail."""
+        if self._packed is not None:
+            found = decompose(unpacked(self._packed))
+            self._eigen = found.vectors.to(self.dtype), found.values.to(self.dtype), found.tail
+            self._packed = None
+        assert self._eigen is not None
+        return self._eigen
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the eigen form, or of the packed matrix."""
+        if self._packed is not None:
+            return self._packed.nbytes
+        return self.vectors.nbytes + self.values.nbytes
 
     @property
     def full(self) -> bool:
         """Whether all eigenvectors are stored."""
-        return self.vectors.shape[0] == self.vectors.shape[1]
+        return self.rank == self.size
 
     @property
     def trace(self) -> float:
         """Sum of all eigenvalues."""
-        size, rank = self.vectors.shape
-        return float(self.values.double().sum()) + (size - rank) * self.tail
+        return float(self.values.double().sum()) + (self.size - self.rank) * self.tail
+
+    def with_vectors(
+        self,
+        vectors: Tensor,  # (d, r)
+    ) -> Factor:
+        """Return the factor with other eigenvectors of the same eigenvalues."""
+        return Factor(vectors, self.values, self.tail)
+
+    @property
+    def ready(self) -> Factor:
+        """The factor with eigenvectors that can be read several times."""
+        return self
+
+    def alike(self, factor: Factor) -> Factor:
+        """Return another factor, held as this one is."""
+        return factor
+
+    def release(self) -> None:
+        """Give back the memory of eigenvectors in a file."""
+        if self._eigen is not None:
+            paged.release(self._eigen[0])
+
+    def held_in(self, store: paged.Store) -> Factor:
+        """Return the factor with the eigenvectors in a store."""
+        return self.with_vectors(store.hold(self.vectors)) if store.used else self
 
     def truncated(self, rank: int) -> Factor:
         """Return the factor with ``rank`` eigenvectors; all others join the isotropic tail."""
@@ -103,14 +203,36 @@ class Factor:
 
     def dense(self) -> Tensor:  # (d, d)
         """Return the matrix."""
-        size = self.vectors.shape[0]
         u = self.vectors
-        rest = torch.eye(size, dtype=u.dtype, device=u.device) - u @ u.T
+        rest = torch.eye(self.size, dtype=u.dtype, device=u.device) - u @ u.T
         return (u * self.values) @ u.T + self.tail * rest
+
+    def matrix(self) -> Tensor:  # (d, d)
+        """Return the matrix in double precision, without its eigenvectors if none are known."""
+        return self.dense().double() if self._packed is None else unpacked(self._packed)
+
+    def times(
+        self,
+        x: Tensor,  # (d, columns)
+    ) -> Tensor:  # (d, columns)
+        """Return the product with a matrix, without eigenvectors if none are known.
+
+        Its rounding depends on whether they are: walks, which may be resumed, truncate metrics
+        before any product.
+        """
+        if self._packed is not None:
+            return unpacked(self._packed.to(x)) @ x
+        u, tail = self.vectors, 0.0 if self.full else self.tail
+        inside = (u.T @ x).mul_((self.values - tail).unsqueeze(1))
+        return u @ inside if tail == 0 else torch.addmm(x, u, inside, beta=tail)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Factor:
         """Return the factor in another type or on another device."""
-        return Factor(self.vectors.to(device, dtype), self.values.to(device, dtype), self.tail)
+        if self._packed is None:
+            return Factor(self.vectors.to(device, dtype), self.values.to(device, dtype), self.tail)
+        moved = copy(self)
+        moved.dtype, moved._packed = dtype, self._packed.to(device)
+        return moved
 
 
 def factorise(
@@ -143,11 +265,7 @@ def decompose(
     Raises:
         NumericalError: If the matrix is not finite or the decomposition does not converge.
     """
-    if not _finite(matrix):
-        raise NumericalError(
-            "a factor of the metric is not finite, expected finite activations and gradients; "
-            "check the network's outputs on these inputs"
-        )
+    _check_finite(matrix)
     try:
         values, vectors = torch.linalg.eigh(matrix)
         failed = not (_finite(values) and _finite(vectors))
@@ -158,6 +276,14 @@ def decompose(
     if failed:
         values, vectors = _eigh_by_qr(matrix)
     return Factor(vectors.flip(1).contiguous(), values.flip(0).clamp(min=0), 0.0)
+
+
+def _check_finite(matrix: Tensor) -> None:
+    if not _finite(matrix):
+        raise NumericalError(
+            "a factor of the metric is not finite, expected finite activations and gradients; "
+            "check the network's outputs on these inputs"
+        )
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -195,15 +321,37 @@ def _leading(
     trace = float(matrix.diagonal().sum())
     if not math.isfinite(trace) or trace <= 0:
         return decompose(matrix).truncated(rank)  # all zero, or not finite
-    single = (matrix / trace).float()
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(size, min(rank + _MORE, size), generator=generator).to(single)
-    found = _nystrom(single, torch.linalg.qr(single @ basis).Q)
+    single = torch.empty_like(matrix, dtype=torch.float32)
+    for out, rows in zip(single.split(_BLOCK), matrix.split(_BLOCK), strict=True):
+        out.copy_(rows / trace)  # few rows stay in the cache between the two operations
+    found = _nystrom(single, torch.linalg.qr(_range(single, min(rank + _MORE, size))).Q)
     if found is None:
         return decompose(matrix).truncated(rank)
     values, vectors = found[0][:rank].to(matrix) * trace, found[1][:, :rank].to(matrix)
     rest = trace - float(values.sum())
     return Factor(vectors.contiguous(), values, max(rest, 0.0) / max(size - rank, 1))
+
+
+def _range(
+    matrix: Tensor,  # (d, d), symmetric
+    count: int,
+) -> Tensor:  # (d, k)
+    """Return the product with a sparse random matrix, whose range is nearly the leading one.
+
+    Every ``_BLOCK`` columns, at most, mix a random part of the matrix's columns by normal numbers.
+    This takes ``_BLOCK`` / k of the product with a dense random matrix. Eigenvectors along few
+    coordinates are found as well as others as long as no part has more than ``_BLOCK`` of them.
+    Sparse embeddings are those of Nelson & Nguyen (2013), arXiv 1211.1002.
+    """
+    generator = torch.Generator().manual_seed(0)
+    parts = -(-count // _BLOCK)
+    product = matrix.new_empty(len(matrix), count)
+    order = torch.randperm(len(matrix), generator=generator).to(matrix.device)
+    for index, out in zip(order.tensor_split(parts), product.tensor_split(parts, 1), strict=True):
+        rows = matrix[index]
+        mixed = torch.randn(len(rows), out.shape[1], generator=generator).to(matrix)
+        torch.mm(rows.T, mixed, out=out)
+    return product
 
 
 def _nystrom(
@@ -219,8 +367,7 @@ def _nystrom(
     product = matrix @ basis
     shift = 10 * torch.finfo(matrix.dtype).eps * float(product.norm())
     product += shift * basis
-    inside = basis.T @ product
-    root, failed = torch.linalg.cholesky_ex((inside + inside.T) / 2)
+    root, failed = torch.linalg.cholesky_ex(_lower(basis, product))
     if int(failed) and matrix.dtype != torch.float64:
         return _nystrom(matrix.double(), torch.linalg.qr(basis.double()).Q)
     if int(failed):
@@ -228,14 +375,27 @@ def _nystrom(
     left = torch.linalg.solve_triangular(root, product.T, upper=False).T
     # Double precision keeps the vectors orthogonal for tiny eigenvalues as well.
     wide = left.double()
-    found = decompose(wide.T @ wide)
+    found = decompose(_lower(wide, wide))
     roots = found.values.clamp(min=float(shift) ** 2).sqrt()
     return (found.values - shift).clamp(min=0), left @ (found.vectors / roots).to(left)
 
 
+def _lower(
+    x: Tensor,  # (d, k)
+    y: Tensor,  # (d, k)
+) -> Tensor:  # (k, k)
+    """Return the lower triangle of x'y, beside some numbers above it."""
+    count = x.shape[1]
+    out = x.new_zeros(count, count)
+    for start in range(0, count, most := -(-count // 4)):
+        columns = slice(start, start + most)
+        out[start:, columns] = x[:, start:].T @ y[:, columns]
+    return out
+
+
 _WIDE_RANK = 1024  # eigenvectors of factors that are never formed as a matrix
 _SIGNIFICANT = 1e-10  # share of the largest eigenvalue below which single precision knows none
-_WIDEST = 8192  # largest width of a second moment matrix; 25088 columns would take 5 GB
+WIDEST = 8192  # largest width of a second moment matrix; 25088 columns would take 5 GB
 
 
 def moment_bytes(width: int) -> int:
@@ -244,7 +404,7 @@ def moment_bytes(width: int) -> int:
     Args:
         width: Number of columns of the rows.
     """
-    return 8 * width * width if width <= _WIDEST else 4 * 2 * _WIDE_RANK * width
+    return 8 * width * width if width <= WIDEST else 4 * 2 * _WIDE_RANK * width
 
 
 def factor_bytes(width: int) -> int:
@@ -253,7 +413,7 @@ def factor_bytes(width: int) -> int:
     Args:
         width: Number of its rows.
     """
-    return 4 * width * (stored_rank(width) if width <= _WIDEST else _WIDE_RANK)
+    return 4 * width * (stored_rank(width) if width <= WIDEST else _WIDE_RANK)
 
 
 class Moments:
@@ -283,7 +443,7 @@ class Moments:
         """Add the outer products of rows, times a share; those of bfloat16 rows in float32."""
         rows = widened(rows)
         width = rows.shape[1]
-        if width > _WIDEST:
+        if width > WIDEST:
             for block in (rows * share**0.5).split(_WIDE_RANK):
                 self._trace += float(block.square().sum(dtype=torch.float64))
                 self._leading = _leading_rows(
@@ -296,6 +456,16 @@ class Moments:
             return
         self._sum_stored()
         self._add(rows, share)
+
+    def add_products(
+        self,
+        total: Tensor,  # (d, d)
+    ) -> None:
+        """Add a sum of outer products of rows of at most :data:`WIDEST` columns."""
+        self._sum_stored()
+        if self._sum is None:
+            self._sum = torch.zeros_like(total, dtype=torch.float64)
+        self._sum += total
 
     def _sum_stored(self) -> None:
         """Add the outer products of the stored rows."""
@@ -330,7 +500,7 @@ class Moments:
         Returns:
             Blocks of the upper triangle, views of the sum.
         """
-        if width <= _WIDEST:
+        if width <= WIDEST:
             self._sum_stored()
             if self._sum is None:
                 self._sum = like.new_zeros(width, width, dtype=torch.float64)
@@ -350,7 +520,7 @@ class Moments:
         return []
 
     def factor(self, count: int) -> Factor:
-        """Return the sum divided by a count, in eigen form; in float64 unless rows are very wide.
+        """Return the sum divided by a count, in float64 unless rows are very wide.
 
         Raises:
             NumericalError: If a row was not finite.
@@ -364,7 +534,7 @@ class Moments:
             for start in range(WHOLE, len(self._sum), WHOLE):
                 block = slice(start, start + WHOLE)
                 self._sum[block, :start] = self._sum[:start, block].T
-            return factorise(self._sum / count)
+            return Factor.later(self._sum / count)
         assert self._leading is not None, "rows were added"
         size = self._leading.shape[1]
         values = self._leading.double().square().sum(dim=1)

@@ -33,8 +33,7 @@ def spans_all(mean: KroneckerLayer, terms: Sequence[KroneckerLayer]) -> bool:
         return False
     sides = [(mean.inputs, [t.inputs for t in terms]), (mean.outputs, [t.outputs for t in terms])]
     return all(
-        whole.full or whole.vectors.shape[1] == sum(part.vectors.shape[1] for part in parts)
-        for whole, parts in sides
+        whole.full or whole.rank == sum(part.rank for part in parts) for whole, parts in sides
     )
 
 
@@ -53,7 +52,7 @@ def solve_in_joint_eigenspace(
         mu: Damping.
         right: Right side R.
     """
-    a, b = mean.inputs, mean.outputs
+    a, b = mean.inputs.ready, mean.outputs.ready
     parts, eigenvalues = mean.coordinates(right)
     inputs = [_inside(term.inputs, a.vectors) for term, _ in terms]
     outputs = [scale * _inside(term.outputs, b.vectors) for term, scale in terms]

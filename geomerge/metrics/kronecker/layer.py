@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,21 @@ from geomerge.metrics.base import identity
 from geomerge.metrics.kronecker.factor import Factor
 from geomerge.metrics.kronecker.leading_blocks import LeadingBlockFunction
 
-__all__ = ["KroneckerLayer"]
+__all__ = ["KroneckerLayer", "MatrixPart"]
+
+
+class MatrixPart(NamedTuple):
+    """Rows and columns of a weight matrix.
+
+    Attributes:
+        total: Number of rows of the whole matrix.
+        rows: Slice of the rows.
+        columns: Slice of the columns, without that of the bias.
+    """
+
+    total: int
+    rows: slice
+    columns: slice
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,8 @@ class KroneckerLayer:
             all of A) whose eigenvalue products are exact in :meth:`apply`; all other products are
             replaced by their mean. If None, all are exact.
         transposed: Whether the weight is stored as (d_in, d_out), as in transposed convolutions.
+        part: Part of the weight matrix that the factors are of, as diagonal blocks of wider ones;
+            None for the whole matrix. ``weight`` is the slice of the whole matrix in any case.
     """
 
     name: str
@@ -41,22 +58,26 @@ class KroneckerLayer:
     outputs: Factor
     leading_blocks: tuple[int, int] | None = None
     transposed: bool = False
+    part: MatrixPart | None = None
 
     def held_in(self, store: paged.Store) -> KroneckerLayer:
         """Return the layer with the eigenvectors in a store."""
-        a, b = self.inputs, self.outputs
-        return replace(
-            self,
-            inputs=replace(a, vectors=store.hold(a.vectors)),
-            outputs=replace(b, vectors=store.hold(b.vectors)),
-        )
+        inputs, outputs = self.inputs.held_in(store), self.outputs.held_in(store)
+        return replace(self, inputs=inputs, outputs=outputs)
 
     def release(self, *vectors: Tensor) -> None:
         """Give back the memory of the eigenvectors, and of this layer's parts of vectors."""
-        paged.release(self.inputs.vectors, self.outputs.vectors)
+        self.inputs.release()
+        self.outputs.release()
         for span in (self.weight, self.bias):
             if span is not None:
                 paged.release(*(v[span] for v in vectors))
+
+    @property
+    def alone(self) -> KroneckerLayer:
+        """The layer on a vector of its own matrix (d_out, d_in) alone, row by row."""
+        size = self.inputs.size * self.outputs.size
+        return replace(self, weight=slice(0, size), bias=None, transposed=False, part=None)
 
     def matrix(
         self,
@@ -82,9 +103,11 @@ class KroneckerLayer:
         self,
         v: Tensor,  # (n,)
     ) -> Tensor:  # (d_out, d_in or d_in - 1), a view
-        rows = self.outputs.vectors.shape[0]
-        part = v[self.weight]
-        return part.view(-1, rows).T if self.transposed else part.view(rows, -1)
+        part = self.part
+        rows = self.outputs.size if part is None else part.total
+        weights = v[self.weight]
+        matrix = weights.view(-1, rows).T if self.transposed else weights.view(rows, -1)
+        return matrix if part is None else matrix[part.rows, part.columns]
 
     def coordinates(
         self,
@@ -97,7 +120,7 @@ class KroneckerLayer:
             :class:`~geomerge.metrics.base.EigenCoordinates`; orthogonal parts exist for truncated
             factors only.
         """
-        a, b = self.inputs, self.outputs
+        a, b = self.inputs.ready, self.outputs.ready
         left = b.vectors.T @ matrix
         core = left @ a.vectors
         parts, eigenvalues = [core], [b.values[:, None] * a.values[None, :]]
@@ -123,7 +146,7 @@ class KroneckerLayer:
         squares. These are rounded, but multiplied with eigenvalues that are smaller than those of
         the difference.
         """
-        a, b = self.inputs, self.outputs
+        a, b = self.inputs.ready, self.outputs.ready
         left = b.vectors.T @ matrix
         core = _squares(left @ a.vectors)
         total = b.values.double() @ core @ a.values.double()
@@ -140,7 +163,7 @@ class KroneckerLayer:
 
     def from_coordinates(self, parts: list[Tensor]) -> Tensor:  # (d_out, d_in)
         """Return the matrix with the given :meth:`coordinates`."""
-        a, b = self.inputs, self.outputs
+        a, b = self.inputs.ready, self.outputs.ready
         left = parts[0] @ a.vectors.T
         if not a.full:
             left = left + parts[1]
@@ -181,7 +204,7 @@ class KroneckerLayer:
             out: Vector whose part of this layer is overwritten.
         """
         if self.leading_blocks is None:
-            self.write(_times(self.outputs, _times(self.inputs, self.matrix(v).T).T), out)
+            self.write(self.outputs.times(self.inputs.times(self.matrix(v).T).T), out)
         else:
             self.apply(identity, v, out)
 
@@ -196,9 +219,11 @@ class KroneckerLayer:
         made = self._cache.get(function)
         if made is None:
             blocks = self.leading_blocks or self.all_blocks
-            made = LeadingBlockFunction(self.inputs, self.outputs, blocks, self._outside, function)
+            a, b = self.inputs.ready, self.outputs.ready
+            made = LeadingBlockFunction(a, b, blocks, self._outside, function)
             self._cache.clear()
-            if self.leading_blocks is not None:  # else it is as large as the factors
+            held = a is self.inputs and b is self.outputs
+            if held and self.leading_blocks is not None:  # else it is as large as the factors
                 self._cache[function] = made
         return made
 
@@ -212,7 +237,7 @@ class KroneckerLayer:
         """Mean of the eigenvalues outside of the leading blocks."""
         a, b = self.inputs, self.outputs
         wide, tall = self.leading_blocks or self.all_blocks
-        count = (len(a.vectors) - wide) * (len(b.vectors) - tall)
+        count = (a.size - wide) * (b.size - tall)
         if not count:
             return a.values.new_zeros(())
         rest_a = a.trace - float(a.values[:wide].double().sum())
@@ -235,7 +260,7 @@ class KroneckerLayer:
             threshold: Value above which all eigenvalues must lie in a leading block.
         """
         a, b = self.inputs, self.outputs
-        (rows, kept_b), (columns, kept_a) = b.vectors.shape, a.vectors.shape
+        (rows, kept_b), (columns, kept_a) = (b.size, b.rank), (a.size, a.rank)
         if a.tail * b.tail > threshold:
             return replace(self, leading_blocks=self.all_blocks)
         next_b = torch.cat([b.values, b.values.new_tensor([b.tail])])  # the largest one omitted
@@ -244,6 +269,13 @@ class KroneckerLayer:
         products = rows * columns * (wide + tall) + kept_b * rows * wide + kept_a * columns * tall
         best = int(products.masked_fill(a.tail * next_b > threshold, 2**62).argmin())
         return replace(self, leading_blocks=(int(wide[best]), best))
+
+    @property
+    def places(self) -> tuple[int, int, int]:
+        """First place in the weight vector, and first row and column; no two layers share them."""
+        part = self.part
+        inside = (0, 0) if part is None else (part.rows.start, part.columns.start)
+        return (self.weight.start, *inside)
 
     @property
     def trace(self) -> float:
@@ -260,16 +292,6 @@ class KroneckerLayer:
     def n_parts(self) -> int:
         """Number of parts that :meth:`coordinates` returns."""
         return (1 if self.inputs.full else 2) * (1 if self.outputs.full else 2)
-
-
-def _times(
-    factor: Factor,
-    x: Tensor,  # (d, columns)
-) -> Tensor:  # (d, columns)
-    """Return a factor's product with a matrix, without forming the factor."""
-    u, tail = factor.vectors, 0.0 if factor.full else factor.tail
-    inside = (u.T @ x).mul_((factor.values - tail).unsqueeze(1))
-    return u @ inside if tail == 0 else torch.addmm(x, u, inside, beta=tail)
 
 
 def _squares(x: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ layers have diagonal metrics, as in Fisher merging.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -37,6 +36,8 @@ class KroneckerMean:
         points: Points w_i, shape (n,) each.
         anchor: Point a of the damping, shape (n,).
         scales: Factors s_i of the metrics; None means 1.
+        smallest: Function of the smallest mean eigenvalue of the layers, None without any, that
+            returns the smallest where several processes have some of the layers each.
     """
 
     def __init__(
@@ -45,10 +46,16 @@ class KroneckerMean:
         points: Sequence[Tensor],
         anchor: Tensor,
         scales: Sequence[float] | None = None,
+        smallest: Callable[[float | None], float | None] | None = None,
     ) -> None:
+        self._smallest = smallest
         self._metrics, self._points, self._anchor = list(metrics), list(points), anchor
         self._scales = list(scales) if scales is not None else [1.0] * len(self._metrics)
         self.mean = self._metrics[0].plus(self._metrics[1:], mean=True)
+        # Products round differently before, and a mean must not depend on which calls came first.
+        for layer in (layer for metric in (*self._metrics, self.mean) for layer in metric.layers):
+            layer.inputs.decomposed()
+            layer.outputs.decomposed()
 
     def at(
         self,
@@ -107,17 +114,20 @@ class KroneckerMean:
 
     def _mus(self, damping: float) -> tuple[list[float], float]:
         """Return mu of each layer, and of the weights outside of layers."""
-        mus = [damping * max(_mean_eigenvalue(layer), 1e-30) for layer in self.mean.layers]
-        return mus, min(mus, default=damping)
+        means = [max(_mean_eigenvalue(layer), 1e-30) for layer in self.mean.layers]
+        least = min(means, default=None)
+        if self._smallest is not None:
+            least = self._smallest(least)
+        return [damping * mean for mean in means], damping * (1.0 if least is None else least)
 
     def _add_damped(self, out: Tensor, damping: float, v: Tensor) -> None:
         """Add k mu v to a vector, with the mu of each layer."""
         mus, outside = self._mus(damping)
-        count, spans = len(self._metrics), [_spans(layer) for layer in self.mean.layers]
-        spans.append([place for place, _ in self.mean.diagonals])
-        for mu, places in zip([*mus, outside], spans, strict=True):
-            for span in places:
-                out[span] += count * mu * v[span]
+        count = len(self._metrics)
+        for layer, mu in zip(self.mean.layers, mus, strict=True):
+            layer.write(layer.matrix(out) + count * mu * layer.matrix(v), out)
+        for place, _ in self.mean.diagonals:
+            out[place] += count * outside * v[place]
 
     def _solve(
         self,
@@ -131,8 +141,7 @@ class KroneckerMean:
         x = _zeros_like(right)
         for layer, mu in zip(self.mean.layers, mus, strict=True):
             found = self._solve_layer(layer, mu, _part(right, layer), known)
-            for span, part in zip(_spans(layer), found.split(_sizes(layer)), strict=True):
-                x[span] = part
+            layer.write(layer.alone.matrix(found), x)
             paged.give_back()
         diagonals = [(dict(_by_start(metric)), scale) for metric, scale in known]
         for place, _ in self.mean.diagonals:
@@ -153,9 +162,9 @@ class KroneckerMean:
         known: Sequence[tuple[KroneckerMetric, float]],
     ) -> Tensor:  # (size of the layer,)
         """Solve in one layer by conjugate gradients."""
-        count, own = len(known), _alone(layer)
-        layers = [(metric.layer_at(layer.weight), scale) for metric, scale in known]
-        terms = [(_alone(term), scale) for term, scale in layers if term is not None]
+        count, own = len(known), layer.alone
+        layers = [(_same_layer(metric, layer), scale) for metric, scale in known]
+        terms = [(term.alone, scale) for term, scale in layers if term is not None]
         if len(terms) == count and spans_all(layer, [term for term, _ in terms]):
             out = torch.empty_like(right)
             own.write(solve_in_joint_eigenspace(own, terms, count * mu, own.matrix(right)), out)
@@ -180,11 +189,11 @@ class KroneckerMean:
         terms = zip(self._metrics, self._points, scales or self._scales, strict=True)
         for metric, point, scale in terms:
             for layer in metric.layers:
-                gap, alone = _part(point, layer) - _part(x, layer), _alone(layer)
+                gap, alone = _part(point, layer) - _part(x, layer), layer.alone
                 image = torch.empty_like(gap)
                 alone.mv(gap, image)
-                for span, part in zip(_spans(layer), image.split(_sizes(layer)), strict=True):
-                    total[span] += scale * part
+                image = layer.matrix(total) + scale * alone.matrix(image)
+                layer.write(image, total)
                 layer.release(total, point, x)
             for place, diagonal in metric.diagonals:
                 vectors = (total[place], point[place], x[place], diagonal)
@@ -200,25 +209,23 @@ def _zeros_like(v: Tensor) -> Tensor:  # (n,)
     return zeros
 
 
-def _alone(layer: KroneckerLayer) -> KroneckerLayer:
-    """Return the layer on a vector of its own weights and biases, in this order."""
-    weight, *bias = _sizes(layer)
-    place = slice(weight, weight + bias[0]) if bias else None
-    return replace(layer, weight=slice(0, weight), bias=place)
-
-
 def _part(
     v: Tensor,  # (n,)
     layer: KroneckerLayer,
 ) -> Tensor:  # (size of the layer,)
-    return torch.cat([v[span] for span in _spans(layer)])
+    return layer.matrix(v).flatten()
+
+
+def _same_layer(metric: KroneckerMetric, layer: KroneckerLayer) -> KroneckerLayer | None:
+    """Return a metric's layer of the same weights; None where it has a diagonal."""
+    return next((own for own in metric.layers if own.places == layer.places), None)
 
 
 def _product_of(metric: KroneckerMetric, layer: KroneckerLayer) -> Callable[[Tensor], Tensor]:
     """Return the product of a metric, which may be diagonal there, with vectors of a layer."""
-    own = metric.layer_at(layer.weight)
+    own = _same_layer(metric, layer)
     if own is not None:
-        alone = _alone(own)
+        alone = own.alone
 
         def product(v: Tensor) -> Tensor:
             out = torch.empty_like(v)
@@ -226,11 +233,11 @@ def _product_of(metric: KroneckerMetric, layer: KroneckerLayer) -> Callable[[Ten
             return out
 
         return product
-    known = dict(_by_start(metric))
-    none = [metric.diagonal.new_zeros(size) for size in _sizes(layer)]
-    spans = zip(_spans(layer), none, strict=True)
-    diagonal = torch.cat([known.get(span.start, zero) for span, zero in spans])
-    return lambda v: diagonal * v
+    diagonal = metric.diagonal.new_zeros(metric.n)
+    for place, part in metric.diagonals:
+        diagonal[place] = part
+    there = _part(diagonal, layer)
+    return lambda v: there * v
 
 
 def _by_start(metric: KroneckerMetric) -> Iterator[tuple[int, Tensor]]:
@@ -241,13 +248,5 @@ def _inverse(mu: float, eigenvalues: Tensor) -> Tensor:
     return 1 / (eigenvalues + mu)
 
 
-def _spans(layer: KroneckerLayer) -> list[slice]:
-    return [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-
-
-def _sizes(layer: KroneckerLayer) -> list[int]:
-    return [span.stop - span.start for span in _spans(layer)]
-
-
 def _mean_eigenvalue(layer: KroneckerLayer) -> float:
-    return layer.trace / sum(_sizes(layer))
+    return layer.trace / (layer.inputs.size * layer.outputs.size)

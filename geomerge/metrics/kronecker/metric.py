@@ -18,8 +18,10 @@ from torch import Tensor
 
 from geomerge.io import paged
 from geomerge.metrics.base import EigenCoordinates, Metric, weighted_inner
-from geomerge.metrics.kronecker.factor import Factor, decompose, factorise
+from geomerge.metrics.kronecker.diagonal_layer import DiagonalFactor, DiagonalLayer
+from geomerge.metrics.kronecker.factor import Factor, decompose
 from geomerge.metrics.kronecker.layer import KroneckerLayer
+from geomerge.networks.factor_form import FactorForm
 from geomerge.notebook import card, table
 
 __all__ = ["KroneckerMetric"]
@@ -47,12 +49,13 @@ class KroneckerMetric(Metric):
     name = "kronecker"
     additive = True
     data_free = True
+    forms = tuple(FactorForm)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all factors and the diagonal."""
-        factors = [f for layer in self.layers for f in (layer.inputs, layer.outputs)]
-        return self.diagonal.nbytes + sum(f.vectors.nbytes + f.values.nbytes for f in factors)
+        factors = {id(f): f for layer in self.layers for f in (layer.inputs, layer.outputs)}
+        return self.diagonal.nbytes + sum(f.nbytes for f in factors.values())
 
     @property
     def diagonals(self) -> list[tuple[slice, Tensor]]:
@@ -68,7 +71,7 @@ class KroneckerMetric(Metric):
         rows = [
             [
                 layer.name,
-                *("{1} of {0}".format(*f.vectors.shape) for f in (layer.inputs, layer.outputs)),
+                *(f"{f.rank} of {f.size}" for f in (layer.inputs, layer.outputs)),
                 f"{layer.trace:.3g}",
                 f"{layer.leading_trace / layer.trace if layer.trace else 1:.1%}",
             ]
@@ -195,7 +198,8 @@ class KroneckerMetric(Metric):
 
     def layer_at(self, place: slice) -> KroneckerLayer | None:
         """Return the layer whose weight is exactly a slice of the weight vector."""
-        return next((layer for layer in self.layers if layer.weight == place), None)
+        whole = (layer for layer in self.layers if layer.part is None)
+        return next((layer for layer in whole if layer.weight == place), None)
 
     def plus(self, others: Sequence[KroneckerMetric], *, mean: bool) -> KroneckerMetric:
         """Return a Kronecker metric for the sum, or the mean, of metrics on the same weights.
@@ -212,10 +216,10 @@ class KroneckerMetric(Metric):
         """
         metrics = [self, *others]
         share = 1 / len(metrics) if mean else 1.0
-        same: dict[int, list[KroneckerLayer]] = {}
+        same: dict[tuple[int, int, int], list[KroneckerLayer]] = {}
         for metric in metrics:
             for layer in metric.layers:
-                same.setdefault(layer.weight.start, []).append(layer)
+                same.setdefault(layer.places, []).append(layer)
         store, layers = paged.Store(4 * self.n), []
         for _, terms in sorted(same.items()):
             both = replace(
@@ -249,6 +253,8 @@ class KroneckerMetric(Metric):
 
 
 def _truncated(layer: KroneckerLayer, threshold: float) -> KroneckerLayer:
+    if isinstance(layer, DiagonalLayer):
+        return layer
     a, b = layer.inputs, layer.outputs
     keep_a = int((a.values * float(b.values[:1].sum()) > threshold).sum())
     keep_b = int((b.values * float(a.values[:1].sum()) > threshold).sum())
@@ -259,19 +265,20 @@ def _truncated(layer: KroneckerLayer, threshold: float) -> KroneckerLayer:
 
 
 def _sum(factors: list[Factor], scale: float) -> Factor:
-    like: Tensor = factors[0].vectors
-    if 2 * sum(factor.vectors.shape[1] for factor in factors) <= len(like):
+    diagonal = [factor for factor in factors if isinstance(factor, DiagonalFactor)]
+    if len(diagonal) == len(factors):
+        return DiagonalFactor.sum(diagonal, scale)
+    if 2 * sum(factor.rank for factor in factors) <= factors[0].size:
         return _sum_of_truncated(factors, scale)
-    total = scale * sum((f.dense().double() for f in factors), torch.zeros((), device=like.device))
-    return factorise(total).to(like.dtype, like.device)
+    total = scale * sum((f.matrix() for f in factors[1:]), factors[0].matrix())
+    return factors[0].alike(Factor.later(total).to(factors[0].dtype, total.device))
 
 
 def _sum_of_truncated(factors: list[Factor], scale: float) -> Factor:
     """Return the exact sum of truncated factors, isotropic outside of their joint eigenspace."""
-    like = factors[0].vectors
     tail = sum(factor.tail for factor in factors)
     basis, turned = torch.linalg.qr(torch.cat([f.vectors.double() for f in factors], dim=1))
     above = torch.cat([f.values.double() - f.tail for f in factors])
     inside = decompose((turned * above) @ turned.T)
     found = Factor(basis @ inside.vectors, scale * (inside.values + tail), scale * tail)
-    return found.to(like.dtype, like.device)
+    return factors[0].alike(found.to(factors[0].dtype, basis.device))

@@ -20,7 +20,7 @@ __all__ = ["shared_factors"]
 
 
 def shared_factors(
-    moments: Sequence[Moments],
+    moments: list[Moments],
     widths: Sequence[int],
     counts: Sequence[int],
     like: Tensor,
@@ -29,18 +29,19 @@ def shared_factors(
     """Return the factors of second moments, in the type and on the device of a tensor.
 
     Args:
-        moments: Sums of outer products; those of all processes are added.
+        moments: Sums of outer products; those of all processes are added. A single process empties
+            the list, so that each sum is freed once its factor is known.
         widths: Width of each factor.
         counts: Total number of terms, over all processes, by which each sum is divided.
         like: Tensor of the type and device of the result.
-        mates: Processes that share the work; None decomposes all factors here.
+        mates: Processes that share the work, at once. With None, factors are decomposed when first
+            needed.
 
     Raises:
         NumericalError: If a row was not finite, in every process.
     """
     if mates is None:
-        pairs = zip(moments, counts, strict=True)
-        return [own.factor(count).to(like.dtype, like.device) for own, count in pairs]
+        return [moments.pop(0).factor(count).to(like.dtype, like.device) for count in counts]
     blocks: list[Tensor] = []
     for own, width in zip(moments, widths, strict=True):
         blocks += own.exchanged(width, like, mates)
@@ -50,7 +51,7 @@ def shared_factors(
     for k, own in enumerate(moments):
         if owners[k] == mates.rank:
             try:
-                made[k] = own.factor(counts[k]).to(like.dtype, like.device)
+                made[k] = own.factor(counts[k]).to(like.dtype, like.device).decomposed()
             except NumericalError as error:  # raised after the exchange with the other processes
                 made[k] = error
     return [

@@ -21,7 +21,15 @@ from torch.utils._pytree import TreeSpec, tree_unflatten
 from geomerge.metrics.outputs import nearly_equal
 from geomerge.networks.autocast import widened
 
-__all__ = ["LOCAL", "Local", "Lookup", "batch_axis", "out_of_place", "rows_squared"]
+__all__ = [
+    "LOCAL",
+    "Local",
+    "Lookup",
+    "batch_axis",
+    "out_of_place",
+    "rows_squared",
+    "used_rows_squared",
+]
 
 # Operations that can act on each input separately; two passes find out whether they do.
 LOCAL = frozenset({
@@ -133,11 +141,26 @@ def rows_squared(
     """
     d = torch.cat([of_each for of_each, _ in parts], dim=1)
     ids = torch.cat([numbers for _, numbers in parts], dim=1)
+    used, squares = used_rows_squared(d, ids, size)
+    return squares.new_zeros(size, d.shape[-1]).index_add_(0, used, squares)
+
+
+def used_rows_squared(
+    d: Tensor,  # (B, T, D)
+    ids: Tensor,  # (B, T)
+    size: int,
+) -> tuple[Tensor, Tensor]:  # (R,), (R, D)
+    """Return the rows of a table that each input uses, and the squares of their gradients.
+
+    Args:
+        d: Gradients at the looked-up rows.
+        ids: Indices of these.
+        size: Number of rows of the table.
+    """
     inputs = torch.arange(len(ids), device=ids.device).unsqueeze(1)
     used, place = (inputs * size + ids).reshape(-1).unique(return_inverse=True)
     sums = d.new_zeros(len(used), d.shape[-1]).index_add_(0, place, d.flatten(0, 1))
-    squares = sums.double().square()
-    return squares.new_zeros(size, d.shape[-1]).index_add_(0, used % size, squares)
+    return used % size, sums.double().square()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def test_wide_matrices_keep_their_leading_part_and_their_trace(
 ) -> None:
     matrix = decaying(120)
     whole = factorise(matrix)
-    for name, value in (("WHOLE", 100), ("_PART", 3), ("_MORE", 10)):
+    for name, value in (("WHOLE", 100), ("_PART", 3), ("_MORE", 20)):
         monkeypatch.setattr(factor, name, value)
     found = factorise(matrix)
     assert found.vectors.shape == (120, 40)
@@ -109,3 +109,13 @@ def test_few_wide_rows_have_the_factor_of_their_sum(count: int, scale: float) ->
     assert gap <= (1e-6 if count <= 257 else 0.15) * float(exact.norm())
     block, _ = shared.exchanged(1028, rows, mates=None)  # type: ignore[arg-type]
     torch.testing.assert_close(block, count * exact[:1024], rtol=1e-4, atol=1e-4)
+
+
+def test_leading_eigenvectors_along_coordinates_are_found_as_others_are() -> None:
+    values = torch.full((1040,), 1e-3, dtype=torch.float64)
+    values[1:260:2] = values[519:778:2] = 1.0  # every second one
+    found = factorise(values.diag())
+    assert found.vectors.shape == (1040, 260)
+    torch.testing.assert_close(found.dense(), values.diag(), rtol=0, atol=1e-4)
+    gram = found.vectors.T @ found.vectors
+    torch.testing.assert_close(gram, torch.eye(260).double(), rtol=0, atol=1e-6)

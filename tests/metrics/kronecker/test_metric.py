@@ -275,7 +275,7 @@ def test_very_wide_rows_keep_leading_directions_and_the_trace(
     torch.manual_seed(0)
     rows = torch.randn(50, 6, dtype=torch.float64) @ torch.randn(6, 30, dtype=torch.float64)
     rows = rows + 1e-4 * torch.randn(50, 30, dtype=torch.float64)
-    monkeypatch.setattr("geomerge.metrics.kronecker.factor._WIDEST", 20)
+    monkeypatch.setattr("geomerge.metrics.kronecker.factor.WIDEST", 20)
     monkeypatch.setattr("geomerge.metrics.kronecker.factor._WIDE_RANK", 8)
     moments = Moments()
     for part in rows.split(17):
