@@ -28,6 +28,7 @@ __all__ = [
     "alone",
     "first",
     "first_text",
+    "of_group",
     "start",
     "team",
     "together",
@@ -46,12 +47,13 @@ class Team:
         group: Process group of torch.
 
     Attributes:
+        group: The process group.
         rank: Number of this process, from 0.
         size: Number of processes.
     """
 
     def __init__(self, group: Any) -> None:
-        self._group = group
+        self.group = group
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
 
@@ -90,7 +92,47 @@ class Team:
 
     def send(self, tensor: Tensor, owner: int) -> None:
         """Overwrite a contiguous tensor, of one shape in all processes, by its owner's."""
-        self._call(dist.broadcast, tensor, dist.get_global_rank(self._group, owner))
+        self._call(dist.broadcast, tensor, dist.get_global_rank(self.group, owner))
+
+    def collect(self, tensor: Tensor, owner: int) -> None:
+        """Add a contiguous tensor, of one shape in all processes, up in its owner's alone.
+
+        The others' is undefined afterwards.
+        """
+        self._call(dist.reduce, tensor, dist.get_global_rank(self.group, owner))
+
+    def put_together(self, tensor: Tensor, owner: int) -> Tensor | None:
+        """Return the rows of all processes, as many in each, to their owner; None to others."""
+        own = tensor.contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.size)] if self.rank == owner else None
+        self._call(dist.gather, own, parts, dist.get_global_rank(self.group, owner))
+        return None if parts is None else torch.cat(parts)
+
+    def all_rows(
+        self,
+        tensor: Tensor,  # (r, ...)
+    ) -> Tensor:  # (size * r, ...)
+        """Return the rows of all processes, as many in each."""
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        self._call(dist.all_gather, parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def exchange(
+        self,
+        tensor: Tensor,  # (sum of given,), contiguous
+        given: list[int],
+        taken: list[int],
+    ) -> Tensor:  # (sum of taken,)
+        """Give each process its part of a vector, and return the parts that each has for this one.
+
+        Args:
+            tensor: Parts for the processes, by their numbers.
+            given: Length of each of them.
+            taken: Length of each of the parts that come back.
+        """
+        found = tensor.new_empty(sum(taken))
+        self._call(dist.all_to_all_single, found, tensor, taken, given)
+        return found
 
     def tell(self, text: str, device: torch.device | str = "cpu") -> str:
         """Return the text that the first process has.
@@ -113,12 +155,21 @@ class Team:
 
     def _call(self, collective: Callable[..., Any], *given: Any) -> None:
         try:
-            collective(*given, group=self._group)
+            collective(*given, group=self.group)
         except RuntimeError as error:
-            raise ProcessError(
-                "one of the processes that compute together has ended or does not answer "
-                f"({first_line(error)}); look at its own message and start all of them again"
-            ) from error
+            raise _ended(error) from error
+
+
+def of_group(error: BaseException) -> bool:
+    """Return whether an error is of a collective, as when another process has ended."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def _ended(error: RuntimeError) -> ProcessError:
+    return ProcessError(
+        "one of the processes that compute together has ended or does not answer "
+        f"({first_line(error)}); look at its own message and start all of them again"
+    )
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
@@ -223,6 +274,10 @@ def together() -> Iterator[Team | None]:
         _team.set(mates)
         yield mates
         mates.wait()
+    except RuntimeError as error:  # of collectives inside of torch, as of sharded weights
+        if of_group(error) and not isinstance(error, ProcessError):  # which says so already
+            raise _ended(error) from error
+        raise
     finally:  # without a group the others' next collective fails: none of them waits for ever
         _team.reset(token)
         dist.destroy_process_group(group)

@@ -5,17 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from process_groups import run
 from torch import nn
-from torch.multiprocessing.spawn import start_processes
 
 import geomerge as gm
 from geomerge import processes
@@ -27,32 +24,6 @@ from geomerge.metrics import KroneckerMetric, measure_metric
 from geomerge.processes import Team, alone, team, together
 from geomerge.training import train_checkpoint
 from geomerge.walks.objectives import KLToTeacher, log_probabilities
-
-
-def run(work: Callable[..., None], size: int, folder: Path, *given: Any) -> list[Any]:
-    """What ``work(rank, *given)`` returns in each process of a group."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks of a process with threads
-        started = start_processes(
-            _begin, (size, folder, work, *given), size, join=False, start_method="fork"
-        )
-    for process in started.processes:
-        process.join(120)
-        assert process.exitcode is not None
-    return [
-        torch.load(folder / f"{rank}.pt", weights_only=True)
-        for rank in range(size)
-        if (folder / f"{rank}.pt").exists()
-    ]
-
-
-def _begin(rank: int, size: int, folder: Path, work: Callable[..., Any], *given: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
-    )
-    torch.save(work(rank, *given), folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 def small(seed: int, wide: bool = False) -> nn.Module:
@@ -195,21 +166,29 @@ def experts(dtype: torch.dtype = torch.float64) -> list[gm.Expert]:
     return made
 
 
-def _merged(rank: int, folder: str, preset: str) -> list[torch.Tensor]:
-    found = gm.merge(experts(), steps=8, preset=preset, folder=Path(folder) / "path")
+def _merged(rank: int, folder: str, preset: str, dtype: torch.dtype) -> list[torch.Tensor]:
+    found = gm.merge(experts(dtype), steps=8, preset=preset, folder=Path(folder) / "path")
     if rank == 0:  # the first alone has a work folder; the path's files are one set
         assert (Path(folder) / "path" / "index.json").is_file()
     return [found.w, found.path.at(0.3), torch.tensor(list(found.accuracies.values()))]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "preset"), [(2, "joint"), (3, "joint"), (2, "sketch")])
+@pytest.mark.parametrize(
+    ("size", "preset", "dtype"),
+    [
+        (2, "joint", torch.float64),
+        (3, "joint", torch.float64),
+        (2, "sketch", torch.float64),
+        (3, "joint", torch.float32),
+    ],
+)
 def test_a_merge_of_several_processes_is_that_of_one(
-    size: int, preset: str, tmp_path: Path
+    size: int, preset: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     (tmp_path / "alone").mkdir()
-    whole = _merged(1, str(tmp_path / "alone"), preset)
-    for found in run(_merged, size, tmp_path, str(tmp_path), preset):
+    whole = _merged(1, str(tmp_path / "alone"), preset, dtype)
+    for found in run(_merged, size, tmp_path, str(tmp_path), preset, dtype):
         for one, other in zip(found, whole, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 

@@ -25,6 +25,7 @@ __all__ = [
     "Targets",
     "divergence",
     "log_probabilities",
+    "random_batches",
 ]
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]  # function of logits, shape (B, m)
@@ -102,7 +103,7 @@ class Objective(ABC):
         self._inputs = inputs
         if inputs.at_once is not None:  # every token of a text is an example
             batch = min(batch, max(_TEXTS, batch // leaves(inputs.raw)[0].shape[1]))
-        self.indices = _batches(len(inputs), min(batch, len(inputs)), seed)
+        self.indices = random_batches(len(inputs), min(batch, len(inputs)), seed)
 
     def __call__(
         self,
@@ -335,7 +336,14 @@ class CrossEntropy(Objective):
         return self._inputs.batch(index), loss_of
 
 
-def _batches(count: int, batch: int, seed: int) -> Iterator[Tensor]:
+def random_batches(count: int, batch: int, seed: int) -> Iterator[Tensor]:  # (batch,) each
+    """Yield the places of inputs in batches without end, each input once in an epoch.
+
+    Args:
+        count: Number of inputs.
+        batch: Number of inputs in a batch.
+        seed: Seed of the orders.
+    """
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(count, generator=generator)
