@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -33,13 +34,17 @@ from geomerge.comparison.context import Context
 from geomerge.comparison.methods.walks import walk_and_pick
 from geomerge.comparison.registry import METHODS, MethodResult
 from geomerge.data import Normalisation, Task
-from geomerge.data.batchnorm import re_estimate
+from geomerge.data.batchnorm import re_estimate, statistics_gap
 from geomerge.data.sources import NAMED
+from geomerge.data.surrogates import surrogate_inputs
 from geomerge.errors import Problems
 from geomerge.evaluation.accuracy import accuracy, share_right
 from geomerge.evaluation.pick import parse_pick
+from geomerge.merging.choice import choose_preset, choose_rule
 from geomerge.merging.joint_training import joint_samples, round_samples
 from geomerge.merging.prepare import PreparedMerge, prepare
+from geomerge.merging.recording import Monitor, Recorder
+from geomerge.merging.stages import walk_plan
 from geomerge.options import replace_options
 from geomerge.weight_space import WeightSpace
 
@@ -60,11 +65,17 @@ CASES: dict[str, tuple[str, int | None, int]] = {
     "separate heads, 1000 inputs each": ("separate", FEW, 50),
     "separate heads, 1000 inputs each, long": ("separate", FEW, 150),
     "separate heads, 1000 inputs each, shifts and flips": ("separate", FEW, 250),
+    "separate heads, 1000 inputs each, shifts and flips, long": ("separate", FEW, 750),
+    "separate heads, inputs of one": ("separate", None, 100),
     "offset head, all inputs": ("offset", None, 50),
 }
 ROWS = {"separate": (), "offset": ("ensemble",)}
 WALKS = ("joint-walk", "distillation")
-AUGMENTED = ("separate heads, 1000 inputs each, shifts and flips",)
+AUGMENTED = (
+    "separate heads, 1000 inputs each, shifts and flips",
+    "separate heads, 1000 inputs each, shifts and flips, long",
+)
+ONE = "separate heads, inputs of one"  # of the other the weights, or a sketch
 ROUNDED = ("separate heads, all inputs, long",)  # walked in bfloat16 as well
 
 
@@ -202,13 +213,68 @@ def rows_file(work: Path, networks: Path, name: str, kind: str = "resnet20") -> 
     return work / f"{kind}-{networks.name}-{name.replace(', ', '-').replace(' ', '-')}.json"
 
 
+def with_inputs_of_one(
+    both: Sequence[gm.Expert], blind: int, preset: str, steps: int, augment: str | None = None
+) -> dict[str, Any]:
+    """Return the test accuracies of a walk without inputs of one network, picked by equal drift.
+
+    Args:
+        both: Networks.
+        blind: Place of the one of which the walk has no inputs, and no task to pick by.
+        preset: Preset; ``sketch`` has its sketch of 2000 inputs.
+        steps: Steps of the walk toward each function.
+        augment: Change of the images.
+    """
+    one = both[blind].with_sketch() if preset == "sketch" else both[blind]
+    experts = [replace(one, inputs=None, task=None) if e is both[blind] else e for e in both]
+    options = gm.MergeOptions(
+        head="separate", preset=preset, steps=steps, points=POINTS, augment=augment
+    )
+    made = prepare(experts, options, Problems(strict=True))
+    assert made is not None
+    began = time.process_time()
+    chosen = choose_preset(made)
+    with TemporaryDirectory() as folder:
+        recorder = Recorder(Path(folder), Monitor(chosen.space), POINTS)
+        (picked,) = walk_plan(chosen, choose_rule(chosen), recorder)
+        networks = zip(chosen.space, both, strict=True)
+        test = [accuracy(e.network, picked.w, own.task.test) for e, own in networks if own.task]
+        step = picked.chosen.step
+    return {
+        "test": test, "chosen": {"step": float(step)}, "seconds": time.process_time() - began,
+    }  # fmt: skip
+
+
+def gaps(both: Sequence[gm.Expert]) -> dict[str, list[float]]:
+    """Return how far images are from those of each network, by its running statistics."""
+    found: dict[str, list[float]] = {"own images": [], "images of the other": [], "noise": []}
+    for expert, other in zip(both, both[::-1], strict=True):
+        assert expert.inputs is not None
+        assert other.inputs is not None
+        noise = surrogate_inputs(expert.network, expert.weights, other.inputs, seed=0)
+        for kind, inputs in zip(found, (expert.inputs, other.inputs, noise), strict=True):
+            found[kind].append(statistics_gap(expert.network, expert.weights, inputs))
+    return found
+
+
 def measure_case(name: str, networks: Path, given: argparse.Namespace) -> None:
     """Measure the rows of a table of one pair that are not known yet."""
     head, inputs, steps = CASES[name]
     both = experts(networks, given.work, inputs)
     augment = "flips" if name in AUGMENTED else None
     rows = Rows(rows_file(given.work, networks, name))
-    rows.row("experts", lambda: {"test": [expert.accuracy() for expert in both]})
+    known = gaps(both) if name == ONE and "experts" not in rows.done else {}
+    rows.row("experts", lambda: {"test": [expert.accuracy() for expert in both], **known})
+    if name == ONE:
+        for preset, title, change in (
+            ("joint-auxiliary", "joint walk", None),
+            ("joint-auxiliary", "joint walk, shifts and flips", "flips"),
+            ("sketch", "sketch walk", None),
+        ):
+            for blind, letter in enumerate("ab"):
+                make = partial(with_inputs_of_one, both, blind, preset, steps, change)
+                rows.row(f"{title}, no inputs of {letter}", make)
+        return
     if not given.means:
         for method in WALKS:
             rows.row(method, partial(row, both, head, method, steps, augment=augment))

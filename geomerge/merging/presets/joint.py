@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from geomerge.expert import Expert
 from geomerge.merging.few_texts import RATE as FEW_TEXTS_RATE
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.base import Preset, Stage, StageWalk, Start
@@ -81,6 +82,11 @@ class JointPreset(Preset):
             for expert in self.space:
                 yield Start(f"network {expert.name}", self.space.settle(expert.weights), AHEAD)
 
+    @property
+    def walked_on(self) -> tuple[Expert, ...]:
+        """Networks whose own inputs are used: others have inputs that stand in for theirs."""
+        return tuple(expert for expert in self.space if expert.inputs is not None)
+
     def stage_walk(
         self,
         stage: Stage,
@@ -137,14 +143,20 @@ class JointPreset(Preset):
         walker, experts = self.walker, self.space.experts
         if few_are_enough(self.space):
             seed = self.options.machine.seed
+            known = [self.prepared.with_surrogates(e) for e in experts]
             experts = tuple(
                 replace(e, inputs=None if e.inputs is None else e.inputs.sample(MAPS, seed))
-                for e in experts
+                for e in known
             )
         if not self.held_by_sketches:
             return walker.metric_at(experts, damping)
         sketches = combine([self.prepared.sketch(e).metric for e in experts], mean=True)
         return walker.metric_at(experts, damping, sketches)
+
+    def _measured(self, name: str) -> str:
+        standing_in = self.prepared.surrogates.get(name)
+        text = super()._measured(name)
+        return text if standing_in is None else text.replace(f"{name}'s inputs", standing_in.name)
 
     @property
     def metric_inputs(self) -> int:

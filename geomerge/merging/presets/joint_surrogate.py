@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs, as_they_are
 from geomerge.data.text import TextEncoder
-from geomerge.expert import Expert, text_encoder
+from geomerge.expert import text_encoder
 from geomerge.merging.few_texts import token_frequencies
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.merging.presets.base import Start
@@ -62,19 +62,9 @@ class JointSurrogatePreset(JointPreset):
         yield Start("the mean in the metrics of the sketches", by_sketches)
 
     @property
-    def walked_on(self) -> tuple[Expert, ...]:
-        """Networks whose own inputs are used, where they have some."""
-        return tuple(expert for expert in self.space if expert.inputs is not None)
-
-    @property
     def predicts_drifts(self) -> bool:
         """Whether drifts are measured where the data measures none: on the surrogate texts."""
         return True
-
-    def _measured(self, name: str) -> str:
-        drawn = self.prepared.surrogates.get(name)
-        text = super()._measured(name)
-        return text if drawn is None else text.replace(f"{name}'s inputs", drawn.name)
 
 
 def _with_texts(prepared: PreparedMerge) -> PreparedMerge:

@@ -33,7 +33,7 @@ class SketchPreset(Preset):
     """Walk from one network toward the others' functions one by one, in a frozen metric."""
 
     about = "from one network, kept by its sketch, toward the others' functions one after the other"
-    preference = 1
+    preference = 2
     dampings: ClassVar[tuple[float, ...]] = DAMPINGS
 
     def __init__(self, prepared: PreparedMerge) -> None:

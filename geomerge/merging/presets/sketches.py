@@ -47,7 +47,7 @@ class SketchesPreset(Preset):
     """Move from the mean of all weights to their mean in the metrics of their sketches."""
 
     about = "from the mean of all weights to their mean in the metrics of the networks' sketches"
-    preference = 2
+    preference = 3
     retries = 0  # nothing is drawn, there is no rate to halve
 
     def __init__(self, prepared: PreparedMerge) -> None:

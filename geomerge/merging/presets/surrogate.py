@@ -37,7 +37,7 @@ class SurrogatePreset(SketchPreset):
     """
 
     about = "from one network, kept on surrogate inputs, toward the others' functions, and back"
-    preference = 3
+    preference = 4
 
     dampings = DAMPINGS
 

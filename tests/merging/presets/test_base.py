@@ -4,6 +4,6 @@ from geomerge.merging.presets.registry import PRESETS
 
 
 def test_presets_are_tried_in_the_order_of_preference() -> None:
-    tried = ("joint", "sketch", "sketches", "surrogate")
+    tried = ("joint", "joint-auxiliary", "sketch", "sketches", "surrogate")
     assert PRESETS.names() == (*tried, "joint-surrogate", "paper")
-    assert [cls.preference for cls in PRESETS.values()] == [0, 1, 2, 3, None, None]
+    assert [cls.preference for cls in PRESETS.values()] == [0, 1, 2, 3, 4, None, None]
