@@ -29,6 +29,7 @@ from geomerge.io.checkpoint import Checkpoint, load_checkpoint
 from geomerge.io.files import file_sha256
 from geomerge.loading import SAMPLE_SEED, load_experts
 from geomerge.merging.class_names import renumbered_task
+from geomerge.merging.memory import fit_memory
 from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.presets.registry import PRESETS
@@ -159,6 +160,7 @@ class StoredRun:
         base = Expert.load(self.file(BASE), arch=data.arch, inputs=False) if based else None
         prepared = prepare(experts, options, Problems(strict=True), base)
         assert prepared is not None, "strict problems are raised"
+        prepared = fit_memory(prepared)  # sketches are made in the form that it leaves room for
         return PRESETS[self.report["preset"]](prepared).prepared  # with surrogates, if used
 
     def expert(self, name: str) -> Expert:

@@ -122,7 +122,12 @@ class SurrogateExamples:
 
 def look_at(merged: MergeResult) -> Seen:
     """Measure the analysis of a merge: answers, plane, distances by layer, surrogate inputs."""
-    surrogates = {k: _surrogates(x) for k, x in merged.preset.prepared.surrogates.items()}
+    own = [expert.inputs.raw for expert in merged.space if expert.inputs is not None]
+    surrogates = {
+        name: _surrogates(inputs)
+        for name, inputs in merged.preset.prepared.surrogates.items()
+        if not any(inputs.raw is raw for raw in own)  # those of a task are data of the user
+    }
     return Seen(layer_distances(merged), changed_answers(merged), plane_of(merged), surrogates)
 
 

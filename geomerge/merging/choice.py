@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from geomerge.merging.options import MergeOptions
 from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.presets.base import Preset
 from geomerge.merging.presets.registry import PRESETS
-from geomerge.networks.batches import is_plain
+from geomerge.networks.batches import are_images
 from geomerge.weight_space import WeightSpace
 
 __all__ = ["choose_preset", "choose_rule", "plan_merge", "zeros_filled"]
@@ -32,6 +33,7 @@ def plan_merge(
     options: MergeOptions,
     problems: Problems,
     base: Expert | None = None,
+    work: Path | None = None,
 ) -> tuple[Preset, PickRule] | None:
     """Prepare a merge and choose its preset and its pick rule.
 
@@ -40,6 +42,7 @@ def plan_merge(
         options: Options of the merge.
         problems: Collector of all that is in the way; one that is strict raises the first.
         base: Common ancestor of the experts; None if there is none.
+        work: Folder of the run's state; None if it cannot be resumed.
 
     Returns:
         The preset, made for the experts, and the rule. None where something is in the way and the
@@ -53,7 +56,7 @@ def plan_merge(
     if prepared is None:
         return None
     with problems.noted():
-        prepared = fit_memory(prepared)
+        prepared = fit_memory(prepared, work)
     preset, rule = None, None
     with problems.noted():
         preset = choose_preset(prepared)
@@ -128,9 +131,9 @@ def _refuse_no_images(preset: Preset) -> None:
             f"`augment` changes images that a walk learns on, and preset {preset.name} learns on "
             "no inputs here; leave it out, or use `preset` joint with inputs"
         )
-    for expert in learned:
+    for expert in map(preset.prepared.with_surrogates, learned):
         shape = expert.inputs.shape if expert.inputs is not None else ()
-        if not (is_plain(shape) and len(shape) == 3):
+        if not are_images(shape):
             raise OptionError(
                 "expected inputs of shape (channels, height, width) for `augment`, got "
                 f"{shape or 'none'} of network {expert.name}; leave it out"

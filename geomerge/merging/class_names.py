@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from geomerge.errors import OptionError
 from geomerge.expert import Expert
 from geomerge.metrics.sketch import Sketch
 
-__all__ = ["renumbered_task", "with_one_numbering"]
+__all__ = ["check_numbers", "names_of_config", "renumbered_task", "with_one_numbering"]
 
 
 def with_one_numbering(experts: Sequence[Expert]) -> list[Expert]:
@@ -32,7 +33,7 @@ def with_one_numbering(experts: Sequence[Expert]) -> list[Expert]:
     """
     first, made = experts[0], [experts[0]]
     wanted = _names(first)
-    known: dict[str, tuple[int, str]] = {}
+    named: list[tuple[str, tuple[str, ...]]] = []
     for expert in experts:
         own = _names(expert)
         if expert is not first and own != wanted and sorted(own) == sorted(wanted):
@@ -40,7 +41,23 @@ def with_one_numbering(experts: Sequence[Expert]) -> list[Expert]:
             own = wanted
         if expert is not first:
             made.append(expert)
-        told = expert.task.name if expert.task is not None else expert.source
+        named.append((expert.task.name if expert.task is not None else expert.source, own))
+    check_numbers(named)
+    return made
+
+
+def check_numbers(named: Iterable[tuple[str, Sequence[str]]]) -> None:
+    """Refuse networks of a shared head that name one class by two numbers.
+
+    Args:
+        named: Name of each network's task or file, and the names of its classes in order; none
+            where they are not known.
+
+    Raises:
+        OptionError: If a name has two numbers.
+    """
+    known: dict[str, tuple[int, str]] = {}
+    for told, own in named:
         apart = [name for k, name in enumerate(own) if known.setdefault(name, (k, told))[0] != k]
         if apart:
             number, before = known[apart[0]]
@@ -48,21 +65,27 @@ def with_one_numbering(experts: Sequence[Expert]) -> list[Expert]:
             raise OptionError(
                 f"{apart[0]!r} is class {number} of {before} and class {own.index(apart[0])} of "
                 f"{told}{others}, expected one number in a shared head, where class k of every "
-                "task is output k; use `head` offset or separate, or train networks with one "
-                "number for each class"
+                "task is output k; use `head` separate, or train networks with one number for "
+                "each class"
             )
-    return made
+
+
+def names_of_config(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of a model's classes in order; empty where ``id2label`` has none.
+
+    Args:
+        config: Content of the model's ``config.json``.
+    """
+    labels = config.get("id2label") or {}
+    names = tuple(str(labels[k]) for k in sorted(labels, key=int))
+    return () if all(name.upper().startswith("LABEL_") for name in names) else names
 
 
 def _names(expert: Expert) -> tuple[str, ...]:
     """Return the names of a network's classes in order; empty where they are not known."""
     if expert.task is not None and expert.task.class_names:
         return expert.task.class_names
-    labels = expert.meta.get("config", {}).get("id2label") or {}
-    names = tuple(str(labels[k]) for k in sorted(labels, key=int))
-    if all(name.upper().startswith("LABEL_") for name in names):
-        return ()
-    return names
+    return names_of_config(expert.meta.get("config", {}))
 
 
 def _renumbered(expert: Expert, own: tuple[str, ...], wanted: tuple[str, ...]) -> Expert:
@@ -114,7 +137,7 @@ def _renumbered_sketch(expert: Expert, order: Tensor, head: str) -> Sketch | Non
         return None
     start = expert.network.slices[head].start
     layers = tuple(
-        replace(layer, outputs=replace(layer.outputs, vectors=layer.outputs.vectors[order]))
+        replace(layer, outputs=layer.outputs.with_vectors(layer.outputs.vectors[order]))
         if layer.weight.start == start
         else layer
         for layer in expert.sketch.metric.layers

@@ -16,11 +16,12 @@ from geomerge.merging.beside import trains_beside, walks_beside
 from geomerge.merging.curve import POINTS, examples_drawn
 from geomerge.merging.joint_training import NotTrainableError, joint_samples, train_jointly
 from geomerge.merging.measuring import inputs_of
-from geomerge.merging.memory import PROCESS, data_bytes, network_size, pass_bytes, sketch_bytes
 from geomerge.merging.pace import pace_of, training_pace
 from geomerge.merging.plane import EXAMPLES, grid_points
 from geomerge.merging.prepare import rough_share
 from geomerge.merging.presets.base import Preset, Stage
+from geomerge.merging.resident import base_bytes
+from geomerge.merging.sizes import data_bytes, network_size, pass_bytes, sketch_bytes
 from geomerge.merging.stages import CandidateWalks
 from geomerge.merging.timing import LEAST, run_for_a_moment
 from geomerge.merging.walker import Walk, close_refresh
@@ -46,10 +47,13 @@ def estimate_memory(preset: Preset) -> dict[str, int]:
     walked = [expert for expert in space if expert.inputs is not None]
     batch = min([FunctionWalkOptions.batch, *(len(inputs_of(expert)) for expert in walked)])
     sizes = [network_size(expert) for expert in walked]
-    found = {
-        "libraries": PROCESS,
+    loaded = {
         "weights": 2 * weights * len(space),  # as they came, and as vectors
         "data": data_bytes(space),
+    }
+    found = {
+        "libraries": max(0, base_bytes() - sum(loaded.values())),
+        **loaded,
         "metric": _metric_bytes(preset, sizes),
         "measuring": preset.kind.measuring_bytes(sizes),
         "activations": min(space.network.max_batch or batch, batch) * pass_bytes(walked),

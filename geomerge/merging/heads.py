@@ -9,7 +9,7 @@ These are the field's domain-, class- and task-incremental settings (van de Ven 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
@@ -25,7 +25,7 @@ from geomerge.networks.architectures.rebuild import resize_layers
 from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
 
-__all__ = ["HEADS", "Heads", "arrange_heads", "widen_metric"]
+__all__ = ["HEADS", "Heads", "arrange_heads", "linear_layers", "own_layers", "widen_metric"]
 
 HEADS = ("shared", "offset", "separate")
 # By how much the biases of the others' outputs are lowered in an offset head: the network must not
@@ -121,10 +121,10 @@ def arrange_heads(
             protocol, None, columns, dict.fromkeys(names, 0), dict.fromkeys(names, slice(None))
         )
         return whole, places, [expert.weights for expert in experts]
-    layers = _linear_layers(first.network.module, first.source)
+    layers = linear_layers(first.network.module, first.source)
     chain = [layers[-1]]
     if protocol == "separate" and base is not None:
-        chain = _own_layers(first.network.module, layers, base)
+        chain = own_layers(first.network.module, layers, base.network.shapes)
     found = _arranged(experts, protocol, chain)
     if len(chain) > 1 and not _same_functions(experts, *found):
         return _arranged(experts, protocol, chain[-1:])
@@ -168,12 +168,18 @@ def _stacked_rows(matrices: Sequence[Tensor]) -> list[slice]:
     return [slice(*pair) for pair in pairwise(starts)]
 
 
-def _own_layers(module: nn.Module, layers: list[str], base: Expert) -> list[str]:
-    """Return the last linear layers that a base does not have, each fed by the one before."""
+def own_layers(module: nn.Module, layers: list[str], known: Collection[str]) -> list[str]:
+    """Return the last linear layers that a base does not have, each fed by the one before.
+
+    Args:
+        module: Module.
+        layers: Names of its linear layers, in order.
+        known: Names of the tensors of the base.
+    """
     chain = [layers[-1]]
     for name in layers[-2::-1]:
         layer, after = module.get_submodule(name), module.get_submodule(chain[0])
-        if f"{name}.weight" in base.network.shapes or layer.out_features != after.in_features:
+        if f"{name}.weight" in known or layer.out_features != after.in_features:
             break
         chain.insert(0, name)
     return chain
@@ -295,7 +301,16 @@ def _widen(factor: Factor, total: int, places: list[int], unused: float) -> Fact
     return factorise(matrix).to(factor.vectors.dtype, factor.vectors.device)
 
 
-def _linear_layers(module: nn.Module, source: str) -> list[str]:
+def linear_layers(module: nn.Module, source: str) -> list[str]:
+    """Return the names of a module's linear layers, in order.
+
+    Args:
+        module: Module.
+        source: Name of the network, for the error.
+
+    Raises:
+        CheckpointError: If there are none.
+    """
     names = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     if not names:
         raise CheckpointError(

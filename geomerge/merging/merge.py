@@ -88,7 +88,10 @@ def merge(
         given = given_experts(experts, changes)
         options = replace_options(options or MergeOptions(), **changes)
         ancestor = None if base is None else as_expert(base, among=given)
-        planned = plan_merge(given, options, Problems(strict=True), ancestor)
+        place = None if work is None or folder is None else Path(work)
+        if place is not None and place.resolve().is_relative_to(Path(folder or "").resolve()):
+            raise OptionError(f"expected `work` outside of the path's folder {folder}, got {work}")
+        planned = plan_merge(given, options, Problems(strict=True), ancestor, place)
         assert planned is not None, "strict problems are raised"
         preset, rule = planned
         del experts, given, base, ancestor  # the space has copies of their weights
@@ -96,11 +99,6 @@ def merge(
         agree("networks or options", f"{options}", [e.weights for e in preset.space])
         progress = progress if writes() else None
         if folder is not None:
-            place = None if work is None else Path(work)
-            if place is not None and place.resolve().is_relative_to(Path(folder).resolve()):
-                raise OptionError(
-                    f"expected `work` outside of the path's folder {folder}, got {work}"
-                )
             return _merge(preset, rule, Path(folder), place, progress)
         return _merge_for_now(preset, rule, progress)
 

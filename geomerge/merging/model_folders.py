@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from geomerge.networks.hugging_face import (
     save_model_folder,
 )
 
-__all__ = ["folder_names", "write_model_folders"]
+__all__ = ["distinct_names", "folder_names", "write_model_folders"]
 
 _RUN = {"path", "work", "examples", "plots"}  # folders that a run has already
 
@@ -37,9 +39,19 @@ def folder_names(merged: MergeResult) -> dict[str, str]:
         return {}
     if merged.space.head != "separate":
         return {merged.space.experts[0].name: ""}
-    names = {k: folder.resolve().name for k, folder in sources.items() if folder is not None}
-    twice = {name for name in names.values() if list(names.values()).count(name) > 1}
-    return {k: f"{n}-{k}" if n in twice | _RUN else n for k, n in names.items()}
+    return distinct_names({k: folder for k, folder in sources.items() if folder is not None}, _RUN)
+
+
+def distinct_names(folders: Mapping[str, Path], taken: Set[str]) -> dict[str, str]:
+    """Return the names of folders, with the network's name behind those that would be one.
+
+    Args:
+        folders: Folder of each network, by the network's name.
+        taken: Names that something else has.
+    """
+    names = {k: folder.resolve().name for k, folder in folders.items()}
+    counts = Counter(names.values())
+    return {k: f"{n}-{k}" if counts[n] > 1 or n in taken else n for k, n in names.items()}
 
 
 def write_model_folders(

@@ -215,7 +215,7 @@ class MachineOptions:
 
     Attributes:
         memory: Most memory that the process may hold, such as ``"2GB"``: passes become smaller,
-            and the metric another one, until it fits; None is no limit.
+            then factors of the metric, until it fits; None is no limit.
         precision: Type in which passes with derivatives compute products, ``"float32"`` or
             ``"bfloat16"``; weights, gradients, metrics and all that is measured by logits are in
             float32 in both.

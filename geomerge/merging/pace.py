@@ -15,8 +15,8 @@ from geomerge.data import Inputs
 from geomerge.evaluation.drift import probe_inputs
 from geomerge.expert import Expert
 from geomerge.merging.joint_training import joint_samples
-from geomerge.merging.memory import pass_bytes
 from geomerge.merging.presets.base import Preset, Stage
+from geomerge.merging.sizes import pass_bytes
 from geomerge.merging.stages import STATISTICS
 from geomerge.merging.walker import close_refresh
 from geomerge.metrics.registry import BATCH, MeasuringPace, MetricOptions, seconds_per_input

@@ -29,6 +29,7 @@ from geomerge.merging.options import POINTS, MergeOptions
 from geomerge.merging.same_make import check_same_function
 from geomerge.merging.vocabulary import with_one_vocabulary
 from geomerge.metrics import Metric, Sketch, make_sketch
+from geomerge.metrics.kronecker.forms import in_form
 from geomerge.metrics.sketch import INPUTS
 from geomerge.networks.autocast import precision_notes
 from geomerge.paths.leg import points_stored
@@ -66,6 +67,7 @@ class PreparedMerge:
     base: Tensor | None = None
     looks: Mapping[str, FirstLook] = field(default_factory=dict)
     _sketches: dict[str, Sketch] = field(default_factory=dict)
+    _formed: dict[str, Sketch] = field(default_factory=dict)  # those that came with experts
 
     @property
     def points(self) -> int:
@@ -75,11 +77,16 @@ class PreparedMerge:
     def sketch(self, expert: Expert) -> Sketch:
         """Return an expert's sketch: its own, else one made of its inputs.
 
+        Within a limit of memory its factors are in the form that the limit leaves room for.
+
         Args:
             expert: Expert with a sketch, inputs or surrogates of them.
         """
         if expert.sketch is not None:
-            return expert.sketch
+            if expert.name not in self._formed:
+                metric = in_form(expert.sketch.metric, self.space.network)
+                self._formed[expert.name] = replace(expert.sketch, metric=metric)
+            return self._formed[expert.name]
         if expert.name not in self._sketches:
             self._sketches[expert.name] = self.sketch_at(expert, expert.weights)
         return self._sketches[expert.name]

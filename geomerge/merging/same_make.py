@@ -16,10 +16,11 @@ from geomerge.networks.architectures import same_architecture
 from geomerge.networks.hugging_face import load_adapter_base, network_digest
 from geomerge.weight_space import WeightSpace
 
-__all__ = ["adapters_base", "check_same_function", "compare_networks", "two_vocabularies"]
+__all__ = [
+    "adapters_base", "check_same_function", "compare_networks", "may_differ", "two_vocabularies",
+]  # fmt: skip
 
 _SHOWN = 3
-# Entries of a transformers configuration that may differ between fine-tunes of one base.
 _FREE = {
     "_name_or_path", "architectures", "bos_token_id", "cls_token_id", "dtype", "eos_token_id",
     "finetuning_task", "gradient_checkpointing", "id2label", "initializer_range", "is_decoder",
@@ -68,7 +69,7 @@ def _compare_configurations(first: Checkpoint, other: Checkpoint) -> None:
     """Refuse models of transformers that compute in different ways with weights of one shape."""
     one, two = (c.meta.get("config") or {} for c in (first, other))
     for name in one.keys() & two.keys():
-        if one[name] == two[name] or name in _FREE or "dropout" in name:
+        if one[name] == two[name] or may_differ(name):
             continue
         if name == "vocab_size":
             raise two_vocabularies((first.source, one[name]), (other.source, two[name]))
@@ -77,6 +78,15 @@ def _compare_configurations(first: Checkpoint, other: Checkpoint) -> None:
             f"{str(one[name])[:40]} and {str(two[name])[:40]} in their config.json; give "
             "fine-tunes of one base"
         )
+
+
+def may_differ(entry: str) -> bool:
+    """Return whether an entry of ``config.json`` may differ between fine-tunes of one base.
+
+    Args:
+        entry: Name of the entry.
+    """
+    return entry in _FREE or "dropout" in entry
 
 
 def two_vocabularies(one: tuple[str, int], other: tuple[str, int]) -> CheckpointError:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 from merges import run_of
 
 from geomerge import Checkpoint, load_checkpoint, load_task, save_checkpoint
+from geomerge.certificate import stored_run
 from geomerge.certificate.certificate import report_digest
 from geomerge.certificate.verify import Verification, verify_run
 from geomerge.errors import OptionError, RunError
 from geomerge.io.files import sha256
+from geomerge.merging import choice
+from geomerge.merging.prepare import PreparedMerge
+from geomerge.networks.factor_form import FactorForm
 from geomerge.training import train_checkpoint
 
 
@@ -68,6 +73,26 @@ def test_a_run_with_surrogate_inputs_shows_them_and_holds(digits: Path, tmp_path
     assert "Surrogate inputs of b" in (folder / "report.html").read_text()
     found = verify_run(folder)
     assert found.holds
+    assert all(claim.holds for claim in found.claims), found.claims
+
+
+def test_predicted_drifts_hold_in_the_form_of_factors_that_memory_left_room_for(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.pt", "b.pt"):
+        known = load_checkpoint(digits / name)
+        plain = {k: v for k, v in known.meta.items() if k != "sketch"}
+        save_checkpoint(tmp_path / name, Checkpoint(known.weights, plain))
+
+    def limited(prepared: PreparedMerge, work: Path | None = None) -> PreparedMerge:
+        return replace(prepared, space=prepared.space.limited(64, None, FactorForm.DIAGONAL))
+
+    for module in (choice, stored_run):
+        monkeypatch.setattr(module, "fit_memory", limited)
+    options = {"manifold": ("digits", "digits-permuted"), "preset": "sketches", "points": 8}
+    folder, report, _ = run_of([tmp_path / "a.pt", tmp_path / "b.pt"], options, out=tmp_path / "s")
+    assert report["networks"]["b"]["sketch"]
+    found = verify_run(folder)
     assert all(claim.holds for claim in found.claims), found.claims
 
 

@@ -26,7 +26,7 @@ SLOW = (
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_shows_that_it_is_at_work(name: str) -> None:
-    module = import_module(f"geomerge.cli.{name}")
+    module = import_module(f"geomerge.cli.{name.replace('-', '_')}")
     called = {
         item.context_expr.func.id
         for node in ast.walk(ast.parse(inspect.getsource(module)))

@@ -26,7 +26,7 @@ from geomerge import (
 from geomerge.errors import GeomergeError, Problems
 from geomerge.expert_options import DataOptions
 from geomerge.loading import load_experts
-from geomerge.merging import cost
+from geomerge.merging import cost, resident
 from geomerge.merging.check import check, check_merge
 from geomerge.merging.choice import plan_merge
 from geomerge.merging.plane import grid_points
@@ -146,7 +146,10 @@ def test_heads_labels_and_sketches_are_compared(digits: Path, tmp_path: Path) ->
         {"manifold": ("digits",), "align": "wieghts"},
     ],
 )
-def test_where_merge_refuses_check_has_refused(digits: Path, options: dict[str, Any]) -> None:
+def test_where_merge_refuses_check_has_refused(
+    digits: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "base_bytes", lambda: 10**9)  # both name the least memory
     files = [digits / "a.pt", digits / "b.pt"]
     with pytest.raises(GeomergeError) as error:
         merged_of(files, options)
