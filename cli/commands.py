@@ -27,9 +27,12 @@ class Entry(NamedTuple):
     summary: str
 
 
-# A command is the function of the same name in the module of the same name.
+# A command is the function of the same name in the module of the same name, with underscores.
 COMMANDS = {
     "merge": Entry("merge networks", "Merge networks along a path that preserves their functions."),
+    "merge-sharded": Entry(
+        "merge networks", "Merge fine-tunes that are spread over the processes of torchrun."
+    ),
     "check": Entry("merge networks", "Check the inputs of a merge, and estimate its cost."),
     "compare": Entry("merge networks", "Compare methods for merging two networks."),
     "sketch": Entry("merge networks", "Measure a network's sketch, for merges without its data."),
@@ -131,7 +134,8 @@ class CommandGroup(TyperGroup):
 
 def load_command(name: str) -> Any:
     """Import the module of a command and return the command for typer."""
-    function = getattr(import_module(f"geomerge.cli.{name}"), name)
+    own = name.replace("-", "_")
+    function = getattr(import_module(f"geomerge.cli.{own}"), own)
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     alone.command(name, cls=GroupedCommand)(command(function))
     return typer.main.get_command(alone)

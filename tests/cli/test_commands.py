@@ -20,6 +20,9 @@ KNOWN = {
     "merge": ("NETWORKS...", "align arch bn budget damping data-root device download head json "
               "keep-zeros learn learning-rate log-json manifold memory metric normalisation out "
               "output pick points precision preset pt relax seed sketch steps task"),
+    "merge-sharded": ("NETWORKS...", "at-once base damping data-root download dtype head inputs "
+                      "interval json learning-rate log-json manifold metric-inputs "
+                      "normalisation out output seed start-at steps"),
     "check": ("NETWORKS...", "align arch bn budget damping data-root device head json keep-zeros "
               "learn learning-rate manifold memory metric normalisation output pick points "
               "precision preset relax seed sketch steps task"),
@@ -82,7 +85,7 @@ def test_the_help_lists_the_commands_by_group() -> None:
         "Merge networks", "Make networks smaller", "Learn one task after another",
         "Networks and runs", "Options",
     ]  # fmt: skip
-    assert re.findall(r"^  ([a-z]+) ", text, re.M) == list(COMMANDS)
+    assert re.findall(r"^  ([a-z][a-z-]*) ", text, re.M) == list(COMMANDS)
     for option in ("--version", "--install-completion", "--help"):
         assert option in text
     assert max(map(len, text.splitlines())) <= 80

@@ -1,0 +1,213 @@
+"""Sharded merges of model folders: their files, resumption and refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model_folders import TASKS, language_model, write_folder
+from process_groups import run
+from safetensors.torch import load_file, save_file
+from transformers import BertForSequenceClassification
+
+import geomerge as gm
+from geomerge.errors import GeomergeError
+from geomerge.sharded import merge_sharded
+from geomerge.sharded.walk import ShardedWalk
+
+
+def _merged(rank: int, place: Path, out: Path, ends: int | None, changes: dict[str, Any]) -> str:
+    """The report of a merge, or its error; process 1 is killed before a step."""
+    step = ShardedWalk.step
+
+    def ending(walk: ShardedWalk) -> Any:
+        if rank == 1 and walk.taken == ends:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(walk)
+
+    ShardedWalk.step = ending  # type: ignore[method-assign]
+    given = {"steps": 3, "interval": 1, "damping": 1e-2, **changes}
+    tasks = given.pop("manifold", tuple(str(place / f"{task}.csv") for task in TASKS))
+    networks = given.pop("networks", [place / task for task in TASKS])
+    try:
+        return json.dumps(merge_sharded(networks, out=out, manifold=tasks, **given))
+    except GeomergeError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def merged(
+    place: Path, folder: Path, size: int = 2, ends: int | None = None, **changes: Any
+) -> list[str]:
+    """What each process returns; the merge is in ``out`` of the folder."""
+    folder.mkdir(exist_ok=True)
+    for left in ("store", "0.pt", "1.pt", "2.pt"):
+        (folder / left).unlink(missing_ok=True)
+    return run(_merged, size, folder, place, folder / "out", ends, changes)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model-00001-of-00001.safetensors")
+
+
+def test_a_merge_is_a_model_folder_for_each_head(place: Path, tmp_path: Path) -> None:
+    first, second = map(json.loads, merged(place, tmp_path, base=place / "base"))
+    assert first == second == json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert first["own_layers"] == ["bert.pooler.dense", "classifier"]
+    assert [point["step"] for point in first["points"]] == [0, 2, 4, 6]
+    drops = {
+        point["step"]: max(
+            first["networks"][k]["select"] - share for k, share in point["select"].items()
+        )
+        for point in first["points"]
+    }
+    assert drops[first["picked"]] == min(drops.values())
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["colour", "count", "merge.json"]  # nothing of the walk is left
+    trunks = []
+    for name, task in zip("ab", TASKS, strict=True):
+        folder = tmp_path / "out" / task
+        expert = gm.Expert.load(folder, str(place / f"{task}.csv"))  # with its tokenizer
+        assert expert.accuracy() == pytest.approx(first["test"][name])
+        module = BertForSequenceClassification.from_pretrained(folder)
+        trunks.append(module.bert.encoder.state_dict())
+        torch.testing.assert_close(module.state_dict(), weights(folder), rtol=0, atol=0)
+    torch.testing.assert_close(*trunks, rtol=0, atol=0)
+
+
+def test_a_killed_merge_goes_on_with_another_number_of_processes(
+    place: Path, tmp_path: Path
+) -> None:
+    said = merged(place, tmp_path / "killed", 3, ends=3)
+    assert len(said) == 2
+    for one in said:
+        assert one.startswith("ProcessError: one of the processes that compute together has ended")
+    assert not (tmp_path / "killed" / "out").exists()
+    work = tmp_path / "killed" / ".out.unfinished" / "work"
+    assert json.loads((work / "state").read_text())["step"] == 2
+    resumed = json.loads(merged(place, tmp_path / "killed", 2)[0])
+    whole = json.loads(merged(place, tmp_path / "whole", 2)[0])
+    assert resumed == whole
+    for task in TASKS:  # equal but for the order of sums
+        one, other = (weights(tmp_path / k / "out" / task) for k in ("killed", "whole"))
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_merge_killed_and_resumed_has_the_bits_of_one_that_was_not(
+    place: Path, tmp_path: Path
+) -> None:
+    changes = {"start_at": "kronecker-mean"}
+    merged(place, tmp_path / "killed", ends=5, **changes)
+    assert merged(place, tmp_path / "killed", **changes) == merged(
+        place, tmp_path / "whole", **changes
+    )
+    for task in TASKS:
+        one, other = (weights(tmp_path / k / "out" / task) for k in ("killed", "whole"))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _same_task(place: Path, folder: Path) -> list[Path]:
+    """Two networks of one task, the second moved a little away from the first."""
+    other = folder / "other"
+    shutil.copytree(place / "count", other)
+    moved = {
+        k: v + 0.01 * torch.randn(v.shape, generator=torch.Generator().manual_seed(0))
+        for k, v in load_file(other / "model.safetensors").items()
+    }
+    save_file(moved, other / "model.safetensors")
+    return [place / "count", other]
+
+
+def test_networks_of_one_task_get_one_head_and_no_walk_on_request(
+    place: Path, tmp_path: Path
+) -> None:
+    networks, table = _same_task(place, tmp_path), str(place / "count.csv")
+    changes = {"networks": networks, "manifold": (table, table), "steps": 0, "dtype": "bfloat16"}
+    older = json.loads((networks[1] / "config.json").read_text())  # leaves out a usual value
+    del older["hidden_act"]
+    (networks[1] / "config.json").write_text(json.dumps(older))
+    report = json.loads(merged(place, tmp_path, **changes)[0])
+    assert (report["head"], report["picked"]) == ("shared", 0)
+    found = weights(tmp_path / "out")
+    for name, one in load_file(networks[0] / "model.safetensors").items():
+        mean = torch.stack([one, load_file(networks[1] / "model.safetensors")[name]]).mean(0)
+        assert torch.equal(found[name], mean.bfloat16())
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_weights_are_written_and_measured_in_the_type_of_all_files(
+    place: Path, tmp_path: Path
+) -> None:
+    networks = _same_task(place, tmp_path)
+    halves = []
+    for k, network in enumerate(networks):
+        halves.append(shutil.copytree(network, tmp_path / f"half{k}"))
+        own = load_file(network / "model.safetensors")
+        save_file({k: v.half() for k, v in own.items()}, halves[-1] / "model.safetensors")
+        config = json.loads((network / "config.json").read_text())
+        del config["dtype"]
+        config["torch_dtype"] = "float16"  # as earlier versions wrote it
+        (halves[-1] / "config.json").write_text(json.dumps(config))
+    table = str(place / "count.csv")
+    changes = {"networks": halves, "manifold": (table, table), "steps": 1}
+    report = json.loads(merged(place, tmp_path, **changes)[0])
+    assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} == {torch.float16}
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["dtype"], "torch_dtype" in config) == ("float16", False)
+    written = gm.Expert.load(tmp_path / "out", table)
+    assert written.accuracy() == pytest.approx(report["test"]["a"])
+
+
+def _of_another_kind(place: Path, folder: Path) -> dict[str, Any]:
+    return {"networks": [place / "colour", write_folder(folder / "gpt", language_model())]}
+
+
+def _not_finite(place: Path, folder: Path) -> dict[str, Any]:
+    networks = _same_task(place, folder)
+    broken = load_file(networks[1] / "model.safetensors")
+    broken["classifier.weight"][-1] = float("nan")  # in the rows of process 1
+    save_file(broken, networks[1] / "model.safetensors")
+    return {"networks": networks, "manifold": (str(place / "count.csv"),) * 2}
+
+
+def _in_another_order(place: Path, folder: Path) -> dict[str, Any]:
+    networks = _same_task(place, folder)
+    config = json.loads((networks[1] / "config.json").read_text())
+    config["id2label"] = {"0": "pair", "1": "single", "2": "many"}
+    (networks[1] / "config.json").write_text(json.dumps(config))
+    return {"networks": networks, "head": "shared", "manifold": (str(place / "count.csv"),) * 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (lambda place, _: {"networks": [place / "colour"]}, "expected 2 to 26 networks, got 1"),
+        (lambda place, _: {"networks": [place] * 2}, "has no config.json, expected a model folder"),
+        (lambda *_: {"manifold": ("digits",)}, "expected a `manifold` for each of 2 networks"),
+        (lambda *_: {"steps": -1}, "expected `steps` to be 0 or more, got -1"),
+        (lambda *_: {"head": "shared"}, "name networks of one architecture, or use `head`"),
+        (_of_another_kind, "is a language model, expected a network for classification"),
+        (_in_another_order, "'pair' is class 1 of "),
+        (_not_finite, "weights of the networks are not finite"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_in_all_processes(
+    changes: Any, sentence: str, place: Path, tmp_path: Path
+) -> None:
+    said = merged(place, tmp_path, **changes(place, tmp_path))
+    assert len(said) == 2
+    for one in said:
+        assert sentence in one
+        assert "\n" not in one
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_process_is_told_to_start_several(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(GeomergeError, match="expects several processes, got one; start it with"):
+        merge_sharded([place / task for task in TASKS], out=tmp_path / "out", manifold=("a", "b"))
