@@ -8,7 +8,8 @@
 - measuring the same / curvlinops' KFAC;
 - `check` of a merge of two networks of torchvision: seconds, and peak memory of its process;
 - a gradient, and a measurement of the Kronecker metric, in bfloat16 / the same in float32;
-- two processes of one thread / one process of one thread: measuring, steps of a walk.
+- two processes of one thread / one process of one thread: measuring, steps of a walk;
+- largest difference of merged weights, in float32, from those of one process of one thread.
 
 Networks have random weights: none of these times depends on them. Every row has one thread a
 process, and times are processor seconds (`time.perf_counter` is replaced), so that other work on
@@ -208,6 +209,52 @@ def shared(count: int) -> dict[str, Any]:
     return found
 
 
+def same(steps: int) -> dict[str, Any]:
+    """Merged weights of several processes, and of two threads, beside those of one."""
+    found: dict[str, Tensor] = {}
+    for name, size, threads in (
+        ("one", 1, 1), ("2 threads", 1, 2), ("2 processes", 2, 1), ("3 processes", 3, 1)
+    ):  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            words = [sys.executable, __file__, "--work", folder, "--size", str(size)]
+            words += ["--threads", str(threads), "--steps", str(steps)]
+            started = [
+                subprocess.Popen([*words, "--rank", str(rank)], stdout=subprocess.DEVNULL)
+                for rank in range(size)
+            ]
+            if any([process.wait() for process in started]):
+                raise RuntimeError(f"a merge of {name} failed")
+            found[name] = torch.load(f"{folder}/weights.pt", weights_only=True)
+    first = found.pop("one")
+    return {
+        "weights": len(first), "steps": steps, "largest weight": float(first.abs().max()),
+        **{name: float((w - first).abs().max()) for name, w in found.items()},
+    }  # fmt: skip
+
+
+def merge_digits(rank: int, size: int, threads: int, steps: int, folder: Path) -> None:
+    """Merge two small networks, and keep the weights."""
+    if size > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
+        )
+    experts = []
+    for seed, name in enumerate(("digits@0-4", "digits@5-9")):
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Tanh(), nn.Linear(12, 10))
+        task = gm.load_task(name)
+        x, optimizer = task.train.inputs.batch(slice(None)), torch.optim.Adam(module.parameters())
+        for _ in range(400):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x), task.train.labels).backward()
+            optimizer.step()
+        experts.append(gm.Expert.from_module(module, task))
+    torch.set_num_threads(threads)  # after the training, which gives the same networks
+    merged = gm.merge(experts, steps=steps, preset="joint", folder=folder / "path")
+    if rank == 0:
+        torch.save(merged.w, folder / "weights.pt")
+
+
 def work(rank: int, size: int, count: int, folder: Path) -> None:
     """Measure a metric and walk, alone or as one of several processes."""
     if size > 1:
@@ -240,13 +287,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rows", default="", help="start of the names of the rows to measure")
     parser.add_argument("--check", help=argparse.SUPPRESS)
-    for name in ("--rank", "--size", "--count"):
+    for name in ("--rank", "--size", "--count", "--threads", "--steps"):
         parser.add_argument(name, type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     time.perf_counter = time.process_time
     if given.check:
         return check(given.check)
+    if given.steps:
+        return merge_digits(given.rank, given.size, given.threads, given.steps, given.work)
     if given.size:
         return work(given.rank, given.size, given.count, given.work)
     given.work.mkdir(parents=True, exist_ok=True)
@@ -265,6 +314,7 @@ def main() -> None:
         "bfloat16 resnet20": partial(rounded, resnet20, small[:100]),
         "bfloat16 transformer": partial(rounded, Transformer, torch.randint(0, 1000, (64, 32))),
         "processes": partial(shared, 20_000),
+        **{f"same weights {steps}": partial(same, steps) for steps in (8, 100)},
         **{f"check {name}": partial(checked, name) for name in CHECKED},
     }
     rows = Rows(given.work / "speed.json")

@@ -82,7 +82,7 @@ def halves(file: str) -> Iterator[list[str]]:
                     percent([100 * v for v in row["test"]]),
                     percent([100 * v for v in own]) if own else "-", f"{drop:.1f}",
                     f"{row['samples']:,}" if row.get("samples") else "-",
-                    f"{row['seconds']:.0f}" if row.get("samples") else "-",
+                    f"{row['seconds']:.0f}" if row.get("samples", 1) and "seconds" in row else "-",
                 ]  # fmt: skip
 
 
@@ -194,6 +194,20 @@ def bert_base() -> str:
     return markdown(["", "processor seconds", "peak, GB", "peak / network in float32"], table)
 
 
+def sharded() -> str:
+    """Memory and time of each process of a sharded merge."""
+    table = [
+        [size, *(f"{row[name] / 1e6:.1f}" for name in ("weights", "momentum", "factors")),
+         f"{row['peak'] / 1e9:.2f}", f"{row['measuring']:.1f}", f"{row['step']:.1f}"]
+        for size, row in read("sharded.json")["table"].items()
+    ]  # fmt: skip
+    header = [
+        "processes", "weights, MB", "momentum, MB", "factors, MB", "peak, GB", "measurement, s",
+        "step, s",
+    ]  # fmt: skip
+    return markdown(header, table)
+
+
 def language_models() -> str:
     """Two causal language models in one: perplexities, and the rise above the experts'."""
     results = read("causal_lm.json")
@@ -291,13 +305,28 @@ def steps() -> str:
             other = "the faster of curvlinops' GGN and torch.func"
             table.append([f"exact product, {case}", other, f"{row['ratio']:.2f}"])
         elif kind == "kfac":
-            for part in ("measuring", "product"):
-                what = f"Kronecker metric, {part}, {case}"
-                table.append([what, "curvlinops' KFAC", f"{row[f'{part} ratio']:.2f}"])
+            table += kfac(case, row)
         elif kind == "program":
             what = f"verified program, {row['variables']} variables, {row['rows']} rows"
             table.append([what, "clarabel alone", f"{row['ratio']:.2f}"])
     return markdown(["", "compared with", "time"], table)
+
+
+# Parts of a comparison with KFAC. Both sides multiply once: factors are made when first needed.
+KFAC = {
+    "measuring": "measuring and one product",
+    "decomposed": "the same and the decompositions of a first step",
+    "whole product": "product before any step",
+    "product": "product with what matters to steps",
+}
+
+
+def kfac(case: str, row: dict[str, Any]) -> list[list[str]]:
+    """Rows that compare the Kronecker metric of a network with curvlinops' KFAC."""
+    return [
+        [f"Kronecker metric, {what}, {case}", "curvlinops' KFAC", f"{row[f'{part} ratio']:.2f}"]
+        for part, what in KFAC.items()
+    ]
 
 
 # What a row of speed.json measured, what that is compared with, and the entry of the ratio.
@@ -310,7 +339,6 @@ SPEEDS = {
         "Kronecker metric, measuring, {case}, {weights:,} weights",
         "training pass, {images} images", "ratio",
     ),
-    "kfac": ("Kronecker metric, measuring, {case}", "curvlinops' KFAC", "measuring ratio"),
     "step": (
         "step in a Kronecker sketch, {case}, {weights:,} weights", "training step, batch {batch}",
         "ratio",
@@ -326,7 +354,9 @@ def speed() -> str:
     table = []
     for name, row in read("speed.json").items():
         kind, _, case = name.partition(" ")
-        if kind in SPEEDS:
+        if kind == "kfac":
+            table += kfac(case, row)
+        elif kind in SPEEDS:
             what, other, entry = SPEEDS[kind]
             named = {"case": case, **row}
             table.append([what.format(**named), other.format(**named), f"{row[entry]:.2f}"])
@@ -368,14 +398,46 @@ def estimates() -> str:
     return markdown(["", "estimated, s", "measured, s", "ratio", "check, s"], table)
 
 
+def factor_forms() -> str:
+    """Forms of Kronecker factors: memory, time of a step, functional change."""
+    rows = read("factor_forms.json")["rows"]
+    words = {
+        "WHOLE": "as usual", "LAYERWISE": "some layers after the others",
+        "HALF": "eigenvectors in bfloat16", "FILES": "these in files",
+        "BLOCKS": "four diagonal blocks", "DIAGONAL": "diagonal", "EUCLIDEAN": "Euclidean",
+    }  # fmt: skip
+    table = []
+    for form, name in words.items():
+        row = rows.get(form)
+        cells = ["-"] * 3
+        if row is not None:
+            cells = [
+                f"{row['named'] / 1e6:.0f} MB", f"{(row['peak'] - row['vector']) / 1e6:.0f} MB",
+                f"{row['step'] / rows['WHOLE']['step']:.1f}",
+            ]  # fmt: skip
+        same = "WHOLE" if form == "LAYERWISE" else form
+        changes = [
+            f"{rows[arch][share][same]:.2f}" for arch in ("mlp", "cnn") for share in rows[arch]
+        ]
+        table.append([name, *cells, *changes])
+    header = ["factors", "named", "peak", "step / usual step"]
+    header += [f"{arch}, {share}" for arch in ("mlp", "cnn") for share in rows[arch]]
+    return markdown(header, table)
+
+
 def limits() -> str:
-    """Peak memory under --memory."""
+    """Peak memory under --memory, one limit for each form of the metric."""
     rows = read("memory_limit.json")["limits"]
-    table = [
-        [name, f"{row['peak'] / 1e9:.2f} GB", "; ".join(row["chosen"]) or "-"]
-        for name, row in rows.items()
-    ]
-    return markdown(["--memory", "peak", "what the run chose"], table)
+    table = []
+    for row in rows.values():
+        peak, note = f"{row['peak'] / 1e9:.3f} GB", "; ".join(row["chosen"]).partition(": ")[2]
+        select = [f"{100 * value:.1f}" for value in row["select"].values()]
+        if "limit" not in row:
+            table.append(["none", "-", peak, "-", *select])
+            continue
+        kept = "yes" if row["kept"] else "no"
+        table.append([f"{row['limit'] / 1e9:.3f} GB", note.partition(" (")[0], peak, kept, *select])
+    return markdown(["--memory", "what the run chose", "peak", "kept", "a, %", "b, %"], table)
 
 
 def continual() -> str:
@@ -384,13 +446,23 @@ def continual() -> str:
     for name, title in STREAMS.items():
         if not (ROOT / "benchmarks" / "results" / f"continual_{name}.json").exists():
             continue
-        rows = read(f"continual_{name}.json")["table"]
+        rows = stream_rows(name)
         table = [[row, *stream_row(r, name == "mnist_fashion")] for row, r in rows.items()]
         head = ["", "accuracy", "transfer", "forgetting", "MB", "examples", "passes", "s"]
         ratio = rows["geodesic"]["merge by expert"]
         timed = "" if ratio is None else f"\n\nMerge / training of the expert: {ratio:.2f}."
         parts.append(f"**{title}**\n\n{markdown(head, table)}{timed}")
     return "\n\n".join(parts)
+
+
+def stream_rows(name: str) -> dict[str, Any]:
+    """Return the rows of a stream, geomerge's own within its limit of memory."""
+    rows: dict[str, Any] = read(f"continual_{name}.json")["table"]
+    bounded = read("stream_memory.json")["table"].get(name.replace("_", " "), {})
+    if "passes" not in bounded:
+        return rows
+    kept = {f"{k}, no limit" if k.startswith("geodesic, ") else k: v for k, v in rows.items()}
+    return {**kept, "geodesic": bounded}
 
 
 def stream_row(r: dict[str, Any], each: bool) -> list[str]:
@@ -472,7 +544,7 @@ def streams() -> str:
     table = []
     for name, title in STREAMS.items():
         if (ROOT / "benchmarks" / "results" / f"continual_{name}.json").exists():
-            rows = read(f"continual_{name}.json")["table"]
+            rows = stream_rows(name)
             table.append([title, *(f"{100 * rows[k]['accuracy']:.2f}" for k in names)])
     return markdown(["", *names], table)
 
@@ -598,6 +670,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "continual": continual, "stream memory": stream_memory, "stream cifar": stream_cifar,
     "stream trunk": stream_trunk,
     "compare": compare, "steps": steps, "estimates": estimates, "limits": limits,
+    "factor forms": factor_forms,
 }  # fmt: skip
 
 
@@ -605,7 +678,9 @@ TABLES: dict[str, Callable[[], str]] = {
 PAGES = {
     "README.md": {"headline": headline},
     "docs/results.md": TABLES,
-    "docs/scale.md": {"speed": speed, "sizes": sizes, "bert base": bert_base},
+    "docs/scale.md": {"speed": speed, "sizes": sizes, "bert base": bert_base,
+        "sharded": sharded,
+    },
     "docs/choosing.md": {
         "trained": trained, "equal samples": equal_samples, "pruned": pruned,
         "streams": streams, "convolutions": convolutions,

@@ -31,6 +31,7 @@ LAYERS = [
     ["pruning"],
     ["alignment"],
     ["merging", "continual"],
+    ["sharded"],
     ["comparison"],
     ["report"],
     ["certificate"],
