@@ -47,6 +47,7 @@ __all__ = [
 
 ALIGN = ("none", *METHODS, ROTATIONS)
 LEARNABLE = ("damping",)
+LEGS = ("walked", "straight")
 POINTS = 64  # stored points of a leg
 
 
@@ -132,6 +133,9 @@ class WalkOptions:
         keep_zeros: Whether weights that are zero in every network stay zero all along the path.
         augment: Random changes of the images of every batch of a walk toward functions:
             ``"shifts"``, or ``"flips"`` for shifts and flips; None leaves them.
+        legs: Legs that close the path, from a network to the crossover: ``"walked"`` keeps the
+            network's function on the way, ``"straight"`` is the line between them; None walks them
+            for networks of fewer than a million weights. The crossover is the same.
     """
 
     damping: float | None = option(
@@ -153,6 +157,10 @@ class WalkOptions:
     augment: str | None = option(
         None, "random changes of the images that a walk learns on: shifts, or shifts and flips",
         group="walk", choices=AUGMENT, recorded="given",
+    )  # fmt: skip
+    legs: str | None = option(
+        None, "legs from the networks to the crossover, walked or straight lines; default straight "
+        "from a million weights on", group="walk", choices=LEGS, recorded="given",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -150,8 +150,13 @@ class MergePace:
             if preset.kind.isotropic:
                 times = 0
             total += self.measured(times, times * min(preset.kind.inputs, count))
-            total += steps * self.step(count, True, _CORRECTED)
+            total += steps * self._closing_step(preset, count)
         return total
+
+    def _closing_step(self, preset: Preset, count: int) -> float:
+        if preset.walker.straight_legs:
+            return self.probes * self.forward
+        return self.step(count, True, _CORRECTED)
 
     def score(self, preset: Preset) -> float:
         """Return the seconds of measuring one point for a pick, with its running statistics.

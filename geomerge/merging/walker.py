@@ -246,6 +246,8 @@ class Walker:
             fall: Mean decrease of the distance in the first steps; None takes that of steps
                 straight toward the target.
         """
+        if self.straight_legs:
+            return STRAIGHT_STEPS
         settings, gap = self._reaching(expert, target)
         left = gap - max(settings.until * gap, settings.radius)
         each = settings.radius if fall is None else max(fall, 1e-12 * settings.radius)
@@ -270,10 +272,35 @@ class Walker:
         target: Tensor,  # (n,)
         state: WalkState,
     ) -> Walk:
-        """Walk from an expert to exactly the target, keeping the expert's function on the way."""
+        """Walk from an expert to exactly the target, keeping the expert's function on the way.
+
+        Straight legs are the line between them, in the metric at the expert.
+        """
+        if self.straight_legs:
+            return Walk(self._line(expert, target, state), STRAIGHT_STEPS)
         walk, _ = self._reaching(expert, target)
         points = self.approach_and_close(expert, target, walk, state)
         return Walk(points, walk.steps + STRAIGHT_STEPS)
+
+    @property
+    def straight_legs(self) -> bool:
+        """Whether legs that close the path are straight lines.
+
+        By default those of large networks are: walked ones take several times as many steps as the
+        walks that find the crossover.
+        """
+        if self._walk.legs is None:
+            return self._prepared.space.network.n >= LARGE
+        return self._walk.legs == "straight"
+
+    def _line(
+        self,
+        expert: Expert,
+        target: Tensor,  # (n,)
+        state: WalkState,
+    ) -> Iterator[WalkPoint]:
+        metric = self.metric_at([expert], DAMPING)(expert.weights)
+        yield from walk_straight(expert.weights, target, metric, STRAIGHT_STEPS, state)
 
     def approach_and_close(
         self,

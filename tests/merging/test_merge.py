@@ -296,3 +296,35 @@ def test_a_floor_that_no_point_meets_is_said(digits: Path) -> None:
     a, b = pair(digits)
     merged = merged_of([a, b], dict(FAST, pick="b>=1.0", steps=20))
     assert any("no point of the path meets b>=1.0" in note for note in merged.notes)
+
+
+def test_straight_legs_lead_to_the_same_crossover(tiny: Path) -> None:
+    options = {"manifold": ("a=digits", "b=digits-permuted"), "steps": 5, "damping": 1e-3}
+    walked = merged_of(pair(tiny), options)
+    straight = merged_of(pair(tiny), {**options, "legs": "straight"})
+    assert torch.equal(straight.w, walked.w)
+    path = straight.path
+    for end, legs in ((0.0, path.ts[1:]), (1.0, path.ts[:-1])):
+        points = [path.at(t) for t in legs if (t < straight.t) == (end == 0)]
+        assert points
+        way = straight.w - path.at(end)
+        for moved in (point - path.at(end) for point in points):
+            assert torch.allclose(moved, way * (moved.norm() / way.norm()), atol=1e-6)
+    assert [leg.keeps for leg in walked.preset.describe()] == [("a",), ("b",)]
+    assert [leg.keeps for leg in straight.preset.describe()] == [(), ()]
+    assert not any("straight line" in note for note in straight.notes)  # it was asked for
+
+
+def test_legs_of_large_networks_are_straight_and_a_note_says_so(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geomerge.merging.walker.LARGE", 1000)
+    options = {"manifold": ("a=digits", "b=digits-permuted"), "steps": 3, "damping": 1e-3}
+    merged = merged_of(pair(tiny), options)
+    assert merged.preset.name == "joint"
+    assert all(not leg.keeps for leg in merged.preset.describe())
+    assert any("from a and from b to the crossover is a straight line" in n for n in merged.notes)
+    again = merged_of(pair(tiny), {**options, "legs": "walked"})
+    assert torch.equal(again.w, merged.w)
+    assert all(leg.keeps for leg in again.preset.describe())
+    assert not any("straight line" in note for note in again.notes)

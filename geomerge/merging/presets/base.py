@@ -208,7 +208,8 @@ class Preset(ABC):
     @property
     def close_steps(self) -> int:
         """Most points of a leg that closes the path."""
-        return CLOSE_STEPS + STRAIGHT_STEPS
+        walked = 0 if self.walker.straight_legs else CLOSE_STEPS
+        return walked + STRAIGHT_STEPS
 
     def again(self, **changes: Any) -> Preset:
         """Return the same preset for the same experts, with other options.
@@ -256,6 +257,14 @@ class Preset(ABC):
         state: WalkState,
     ) -> Walk:
         """Return a closing leg's walk, from an open end to exactly the crossover."""
+        if self.walker.straight_legs and self.options.walk.legs is None:
+            note = (
+                f"the path from {' and from '.join(e.name for e in self.open_ends)} to the "
+                "crossover is a straight line, which for large networks takes far less time than a "
+                "walk that keeps the function; `legs` walked takes that"
+            )
+            if note not in self.prepared.notes:
+                self.prepared.notes.append(note)
         return self.walker.reach(end, crossover, state)
 
     def closing_steps(
@@ -295,6 +304,10 @@ class Preset(ABC):
         return [self._leg(expert) for expert in self.space.ends]
 
     def _leg(self, expert: Expert) -> LegDescription:
+        if self.walker.straight_legs and expert in self.open_ends:
+            label = self.kind.label(self.options.measure.output)
+            text = f"straight line, its length in the {label} at its start"
+            return LegDescription(expert.name, "the crossover", (), text)
         return self._described(
             expert.name, "the crossover", (expert.name,), self._measured(expert.name)
         )
