@@ -4,7 +4,7 @@
     python benchmarks/gpu_cifar.py --work build/try --device cpu --width 1 --epochs 1 --images 20
 
 Two ResNet20 of width 4 with different initialisation are trained on classes 0-4 and 5-9 (SGD with
-a one-cycle learning rate, crops and flips, passes in bfloat16 on a GPU) and merged with separate
+a one-cycle learning rate, shifts and flips, passes in bfloat16 on a GPU) and merged with separate
 and with offset heads, on all training inputs of both halves without labels. The last 500 training
 images of each class are the selection split, by which points are picked (balanced); the test images
 report. The rows of ``geomerge compare`` have as many samples as the joint walk. ZipIt is published
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from common import Rows, write_results
-from torch import Tensor, nn
+from torch import nn
 
 import geomerge as gm
 from geomerge.comparison import CompareOptions, compare
@@ -30,22 +30,15 @@ from geomerge.comparison import CompareOptions, compare
 sys.path.insert(0, str(Path(__file__).parent))
 from nets import resnet20
 from resnet20 import cifar10, task
+from train_resnet20 import augmented
 
 HALVES = (range(5), range(5, 10))
 RATE, MOMENTUM, DECAY, BATCH = 0.2, 0.9, 5e-4, 256
 ROWS = (
-    "average", "weight-matching", "activation-matching", "regmean", "distillation", "joint-walk",
+    "average", "weight-matching", "activation-matching", "zipit", "regmean", "distillation",
+    "joint-walk",
 )  # fmt: skip
 HEADS = {"separate": ROWS, "offset": ("ensemble", *ROWS)}
-
-
-def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images with random flips, each batch shifted by up to four pixels."""
-    flips = torch.rand(len(x), 1, 1, 1, generator=generator).to(x.device) < 0.5
-    x = torch.where(flips, x.flip(3), x)
-    down, right = torch.randint(9, (2,), generator=generator).tolist()
-    padded = nn.functional.pad(x, (4, 4, 4, 4))
-    return padded[:, :, down : down + 32, right : right + 32]
 
 
 def trained(own: gm.Task, width: int, epochs: int, seed: int, device: str) -> nn.Module:

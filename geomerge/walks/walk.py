@@ -301,18 +301,7 @@ def walk_straight(
     state = WalkState() if state is None else state
     length, cost = paged.distance(target, start), metric.squared_distance(target, start)
     for i in range(state.values.get("step", 0) + 1, steps + 1):
-        point = target if i == steps else _on_line(start, target, i / steps)
+        point = target if i == steps else paged.lerp(start, target, i / steps)
         left = length * (1 - (i - 1) / steps)
         state.values["step"] = i
         yield WalkPoint(point, length / steps, cost / steps**2, float("inf"), left)
-
-
-def _on_line(
-    start: Tensor,  # (n,)
-    target: Tensor,  # (n,)
-    share: float,
-) -> Tensor:  # (n,)
-    point = paged.empty(len(start), start.dtype, start.device)
-    for out, first, last in paged.in_parts(point, start, target):
-        torch.add(first, (last - first) * share, out=out)
-    return point
