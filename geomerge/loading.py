@@ -5,7 +5,7 @@ Texts are read by the command line and by these loaders only; everything else ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +38,8 @@ __all__ = [
     "NAMES",
     "DataOptions",
     "ExpertOptions",
+    "assigned_manifolds",
+    "check_normalisations",
     "data_among",
     "find_tasks",
     "given_expert",
@@ -45,6 +47,9 @@ __all__ = [
     "load_base",
     "load_expert",
     "load_experts",
+    "refuse_unknown_names",
+    "seen_selection",
+    "walked_inputs",
 ]
 
 SAMPLE_SEED = 0  # seed of the sample of inputs, where a walk may use only some
@@ -151,7 +156,7 @@ def load_expert(thing: ExpertLike, options: ExpertOptions | None = None) -> Expe
         expert = expert.with_task(task)
     assert expert.task is not None
     doubt = normalisation_doubt(expert)
-    notes = [*([] if doubt is None else [doubt]), *few_examples([expert])]
+    notes = [*([] if doubt is None else [doubt]), *few_examples([expert.task])]
     notes = [*expert.notes, *(note for note in notes if note not in expert.notes)]
     return replace(expert, inputs=expert.task.train.inputs, notes=tuple(notes))
 
@@ -203,15 +208,23 @@ def load_experts(
         return list(experts.values())
     manifolds: dict[str, str | Task] = {}
     with problems.noted():
-        _refuse_unknown_names(experts, data)
-        manifolds = _assign_manifolds(experts, data)
+        refuse_unknown_names(experts, data)
+        recorded = {name: _recorded_task(expert, data) for name, expert in experts.items()}
+        manifolds = assigned_manifolds(data, recorded)
+        for name, task in manifolds.items():
+            if recorded[name] is not None and recorded[name] != _name(task):
+                note = (
+                    f"{name} was trained for {recorded[name]}, and its function is kept on "
+                    f"{_name(task)}"
+                )
+                experts[name] = _noted(experts[name], note)
     for name, expert in experts.items():
         with problems.noted():
             experts[name] = _with_data(expert, manifolds.get(name), data)
     with problems.noted():
         names = {e.task.name for e in experts.values() if e.task}
         names |= {e.inputs.name for e in experts.values() if e.inputs}
-        check_normalised(split_normalisations(data.normalisation), names, "used")
+        check_normalisations(data, names)
     return list(experts.values())
 
 
@@ -257,7 +270,16 @@ def _recorded_task(expert: Expert, data: DataOptions) -> str | None:
     return data.by_network("task").get(expert.name) or expert.task_name
 
 
-def _refuse_unknown_names(experts: Mapping[str, Expert], data: DataOptions) -> None:
+def refuse_unknown_names(networks: Collection[str], data: DataOptions) -> None:
+    """Refuse data of a network that is not there.
+
+    Args:
+        networks: Names of the networks.
+        data: Tasks, inputs and sketches.
+
+    Raises:
+        OptionError: If there is some.
+    """
     given: dict[str, Mapping[str, Any]] = {
         "manifold": data.manifolds()[0],
         "sketch": data.by_network("sketch"),
@@ -265,26 +287,34 @@ def _refuse_unknown_names(experts: Mapping[str, Expert], data: DataOptions) -> N
     }
     for argument, entries in given.items():
         for name in entries:
-            if name not in experts:
+            if name not in networks:
                 raise OptionError(
                     f"`{argument}` names network {name!r}, and the networks are "
-                    f"{', '.join(experts)}; name one of them"
+                    f"{', '.join(networks)}; name one of them"
                 )
 
 
-def _assign_manifolds(experts: dict[str, Expert], data: DataOptions) -> dict[str, str | Task]:
+def assigned_manifolds(
+    data: DataOptions, recorded: Mapping[str, str | None]
+) -> dict[str, str | Task]:
     """Return the manifold of each network that has one.
 
     A task whose name is recorded by one network alone is that network's; the others go to the
     first networks that have none.
+
+    Args:
+        data: Options that name the manifolds.
+        recorded: Task that each network records, None where it records none.
+
+    Raises:
+        OptionError: If there are more manifolds than networks.
     """
     given, rest = data.manifolds()
-    if len(given) + len(rest) > len(experts):
+    if len(given) + len(rest) > len(recorded):
         raise OptionError(
-            f"expected at most {len(experts)} manifolds, one for each network, got "
+            f"expected at most {len(recorded)} manifolds, one for each network, got "
             f"{len(given) + len(rest)}; leave the others out"
         )
-    recorded = {name: _recorded_task(expert, data) for name, expert in experts.items()}
     for task in list(rest):
         owners = [k for k, own in recorded.items() if own == _name(task) and k not in given]
         if len(owners) == 1:
@@ -292,14 +322,39 @@ def _assign_manifolds(experts: dict[str, Expert], data: DataOptions) -> dict[str
             rest.remove(task)
     for task in rest:
         given[next(k for k in recorded if k not in given)] = task
-    for name, task in given.items():
-        if recorded[name] is not None and recorded[name] != _name(task):
-            note = (
-                f"{name} was trained for {recorded[name]}, and its function is kept on "
-                f"{_name(task)}"
-            )
-            experts[name] = replace(experts[name], notes=(*experts[name].notes, note))
     return given
+
+
+def walked_inputs(inputs: Inputs, data: DataOptions) -> Inputs:
+    """Return the inputs of a task that a walk may use: all, or as many as the options say."""
+    return inputs if data.max_inputs is None else inputs.sample(data.max_inputs, SAMPLE_SEED)
+
+
+def check_normalisations(data: DataOptions, tasks: Collection[str]) -> None:
+    """Refuse a normalisation of a task that is not there.
+
+    Args:
+        data: Options that name normalisations.
+        tasks: Names of the tasks.
+
+    Raises:
+        OptionError: If there is one.
+    """
+    check_normalised(split_normalisations(data.normalisation), tasks, "used")
+
+
+def seen_selection(source: str | Path, name: str, task: str) -> str:
+    """Return the note on a network that does not record its training.
+
+    Args:
+        source: File or folder of the network.
+        name: Name of the network.
+        task: Name of its task.
+    """
+    return (
+        f"{Path(source).name} does not record what it was trained on: it may have seen the "
+        f"selection split of {task}, so picks may favour {name}"
+    )
 
 
 def _name(task: str | Task) -> str:
@@ -331,15 +386,9 @@ def _with_data(expert: Expert, manifold: str | Task | None, data: DataOptions) -
         expert = _noted(expert, f"{expert.name} is not measured: {error}")
     if manifold is not None:
         inputs = _inputs_of(expert, manifold, load)
-        expert = expert.with_inputs(
-            inputs if data.max_inputs is None else inputs.sample(data.max_inputs, SAMPLE_SEED)
-        )
+        expert = expert.with_inputs(walked_inputs(inputs, data))
     if expert.task is not None and "selection_seed" not in expert.meta.get("training", {}):
-        note = (
-            f"{Path(expert.source).name} does not record what it was trained on: it may have "
-            f"seen the selection split of {name}, so picks may favour {expert.name}"
-        )
-        expert = _noted(expert, note)
+        expert = _noted(expert, seen_selection(expert.source, expert.name, name))
     return expert
 
 

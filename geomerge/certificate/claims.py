@@ -19,7 +19,6 @@ from torch import Tensor
 from geomerge.certificate.evidence import (
     bracket,
     count,
-    data_digests,
     leg_changes,
 )
 from geomerge.certificate.self_tests import (
@@ -32,6 +31,7 @@ from geomerge.certificate.self_tests import (
 from geomerge.certificate.stored_run import NotStoredError, StoredRun
 from geomerge.data import Split
 from geomerge.data.classes import split_classes
+from geomerge.data.digest import data_digests
 from geomerge.data.sources import NAMED
 from geomerge.errors import GeomergeError
 from geomerge.evaluation.drift import function_change, predicted_change

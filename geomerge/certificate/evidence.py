@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from geomerge.data import Inputs, Split, Task
-from geomerge.data.digest import batch_digest, split_digests
+from geomerge.data import Split
+from geomerge.data.digest import data_digests
 from geomerge.evaluation.drift import function_change, predicted_change
 from geomerge.evaluation.measures import perplexity_of, score
 from geomerge.expert import Expert
@@ -23,7 +23,6 @@ __all__ = [
     "bracket",
     "count",
     "counted",
-    "data_digests",
     "leg_changes",
     "merge_evidence",
 ]
@@ -88,31 +87,6 @@ def _counted(score: float, split: Split) -> dict[str, Any]:
         return {"perplexity": perplexity_of(score), "of": split.predicted}
     of = len(split.labels)
     return counted(round(score * of), of)
-
-
-def data_digests(task: Task | None, inputs: Inputs | None) -> dict[str, Any]:
-    """Return names, normalisations and digests of a network's data in a merge.
-
-    Args:
-        task: Task of the network. The training split has no digest, since its labels are not used.
-        inputs: Inputs used by the walk.
-    """
-    found: dict[str, Any] = {"task": None, "manifold": None}
-    if task is not None:
-        found["task"] = {
-            "name": task.name,
-            "normalisation": task.normalisation.to_json(),
-            "select": split_digests(task.select),
-            "test": split_digests(task.test),
-        }
-    if inputs is not None:
-        found["manifold"] = {
-            "name": inputs.name,
-            "normalisation": inputs.normalisation.to_json(),
-            "examples": len(inputs),
-            "inputs": batch_digest(inputs.raw),
-        }
-    return found
 
 
 def bracket(path: WeightPath, splits: Mapping[str, tuple[Network, Split]]) -> list[dict[str, Any]]:

@@ -1,17 +1,19 @@
-"""SHA-256 digests of tensors, inputs and labelled splits."""
+"""SHA-256 digests of tensors, inputs, labelled splits and the data of a merge."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from geomerge.data.task import Split
+from geomerge.data.inputs import Inputs
+from geomerge.data.task import Split, Task
 from geomerge.io.files import canonical_json, sha256
 from geomerge.networks.batches import Batch
 
-__all__ = ["batch_digest", "split_digests", "tensor_digest"]
+__all__ = ["batch_digest", "data_digests", "split_digests", "tensor_digest"]
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -44,3 +46,28 @@ def split_digests(split: Split) -> dict[str, str | int]:
         "inputs": batch_digest(split.inputs.raw),
         "labels": tensor_digest(split.labels),
     }
+
+
+def data_digests(task: Task | None, inputs: Inputs | None) -> dict[str, Any]:
+    """Return names, normalisations and digests of a network's data in a merge.
+
+    Args:
+        task: Task of the network. The training split has no digest, since its labels are not used.
+        inputs: Inputs used by the walk.
+    """
+    found: dict[str, Any] = {"task": None, "manifold": None}
+    if task is not None:
+        found["task"] = {
+            "name": task.name,
+            "normalisation": task.normalisation.to_json(),
+            "select": split_digests(task.select),
+            "test": split_digests(task.test),
+        }
+    if inputs is not None:
+        found["manifold"] = {
+            "name": inputs.name,
+            "normalisation": inputs.normalisation.to_json(),
+            "examples": len(inputs),
+            "inputs": batch_digest(inputs.raw),
+        }
+    return found

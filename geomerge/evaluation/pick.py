@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from string import ascii_lowercase
 from typing import TypeAlias
 
 from geomerge.errors import OptionError, did_you_mean
@@ -21,14 +22,17 @@ from geomerge.registry import Registry
 __all__ = [
     "MARGIN",
     "PICKS",
+    "USUAL",
     "Pick",
     "PickRule",
     "Score",
+    "check_pick",
     "parse_pick",
     "pick",
 ]
 
 MARGIN = 0.005  # difference from the best value within which the shortest walk is taken
+USUAL = "max-min"  # rule where all tasks have labels
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,12 @@ class PickRule:
     def rank(self, score: Score) -> tuple[bool, bool, float]:
         """Return the key by which points are ordered; the highest is the best."""
         return *self.level(score), self.value(score)
+
+    def unmet(self, score: Score) -> str | None:
+        """Return the note on a picked point that does not meet the condition; None if it does."""
+        if self.meets(score):
+            return None
+        return f"no point of the path meets {self.name}; the nearest to it was picked"
 
     def problem(self, unlabelled: Sequence[str], drifts: bool) -> str | None:
         """Return the reason why the data does not allow the rule; None where it does.
@@ -224,6 +234,18 @@ def parse_pick(text: str, experts: Experts) -> PickRule:
             f"unknown pick {text!r}{did_you_mean(text, PICKS)} (or a floor such as 'a>=0.80')"
         )
     return PICKS[text].rule(experts)
+
+
+def check_pick(text: str) -> None:
+    """Refuse a text that is no pick rule of any networks.
+
+    Args:
+        text: Text of an option.
+
+    Raises:
+        OptionError: If it is none.
+    """
+    parse_pick(text, dict.fromkeys(ascii_lowercase))
 
 
 def _floor(text: str, name: str, least: float) -> PickRule:

@@ -5,14 +5,14 @@ Nothing depends on these findings: each function returns sentences for the user.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from geomerge.data import Normalisation, Split
+from geomerge.data import Normalisation, Split, Task
 from geomerge.data.inputs import UNLABELLED
 from geomerge.data.normalisation import PLAIN
 from geomerge.errors import GeomergeError
@@ -175,23 +175,21 @@ def doubts(experts: Sequence[Expert], looks: Mapping[str, FirstLook]) -> list[st
                 f"{len(look.examples.labels)} examples): check its task, its architecture and "
                 "its normalisation"
             )
-    return found + few_examples(experts)
+    return found + few_examples([expert.task for expert in experts if expert.task is not None])
 
 
-def few_examples(experts: Sequence[Expert]) -> list[str]:
+def few_examples(tasks: Iterable[Task]) -> list[str]:
     """Return sentences on the resolution of accuracies, for tasks with small splits.
 
     Args:
-        experts: Experts; those without a task are left out.
+        tasks: Tasks of networks.
     """
     found = []
-    for expert in experts:
-        if expert.task is None:
-            continue
-        select, test = expert.task.select.predicted, expert.task.test.predicted
+    for task in tasks:
+        select, test = task.select.predicted, task.test.predicted
         if min(select, test) < FEW:
             found.append(
-                f"the accuracies on {expert.task.name} are of {test} test and {select} "
+                f"the accuracies on {task.name} are of {test} test and {select} "
                 f"selection examples: one more that is right is {100 / test:.1f} and "
                 f"{100 / select:.1f} points"
             )

@@ -7,12 +7,22 @@ from typing import TypeVar
 
 from geomerge.evaluation.pick import MARGIN, PickRule, Score
 
-__all__ = ["COARSE", "FINAL", "search", "shortest_of_best"]
+__all__ = ["COARSE", "FINAL", "first_of_best", "search", "shortest_of_best"]
 
 Walk = TypeVar("Walk")
 
 COARSE = 12  # points measured first; then those around the best
 FINAL = 4  # points measured exactly, at least, where a search on rough measurements goes first
+
+
+def first_of_best(scores: Mapping[int, Score], rule: PickRule) -> int:
+    """Return the best point of a walk, the first of equals.
+
+    Args:
+        scores: Scores by the numbers of the points.
+        rule: Pick rule that orders the scores.
+    """
+    return max(sorted(scores), key=lambda point: rule.rank(scores[point]))
 
 
 def search(
@@ -37,18 +47,18 @@ def search(
     if rough is not None:
         _, seen = search(marks, rough, rule)
         found = _exact(marks, measure, rule, seen)
-        best = max(sorted(found), key=lambda mark: rule.rank(found[mark]))
-        return best, dict(sorted({**seen, **found}.items()))
+        return first_of_best(found, rule), dict(sorted({**seen, **found}.items()))
     stride = max(1, len(marks) // COARSE)
     scores = {i: measure(marks[i]) for i in {*range(0, len(marks), stride), len(marks) - 1}}
     while stride > 1:
-        best = max(sorted(scores), key=lambda i: rule.rank(scores[i]))
+        best = first_of_best(scores, rule)
         stride = (stride + 1) // 2
         for i in (best - stride, best + stride):
             if 0 <= i < len(marks) and i not in scores:
                 scores[i] = measure(marks[i])
-    best = max(sorted(scores), key=lambda i: rule.rank(scores[i]))
-    return marks[best], {marks[i]: score for i, score in sorted(scores.items())}
+    return marks[first_of_best(scores, rule)], {
+        marks[i]: score for i, score in sorted(scores.items())
+    }
 
 
 def _exact(
@@ -73,7 +83,7 @@ def _exact(
             break
         found[mark] = measure(mark)
     while True:  # the best of a part of the examples need not be the best
-        at = marks.index(max(sorted(found), key=lambda mark: rule.rank(found[mark])))
+        at = marks.index(first_of_best(found, rule))
         unknown = [mark for mark in marks[max(at - 1, 0) : at + 2] if mark not in found]
         if not unknown:
             return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from geomerge.errors import OptionError, Problems
-from geomerge.evaluation.pick import PickRule, parse_pick
+from geomerge.evaluation.pick import USUAL, PickRule, parse_pick
 from geomerge.evaluation.plausibility import doubts, first_looks
 from geomerge.expert import Expert
 from geomerge.io import paged
@@ -155,7 +155,7 @@ def choose_rule(preset: Preset) -> PickRule:
     if text is None:
         labelled = [name for name in own if name not in unlabelled]
         if not unlabelled:
-            text = "max-min"
+            text = USUAL
         elif drifts or not labelled:
             text = "equal-drift"
         else:

@@ -204,11 +204,11 @@ def _picked_leg(picked: PickedStage, recorder: Recorder, folder: Path | None) ->
 
 def _note_unmet(prepared: PreparedMerge, rule: PickRule, chosen: Candidate) -> None:
     if not chosen.score.feasible:
-        note = "no point of the walk keeps every budget; the best of them was picked"
-        prepared.notes.append(note)
-    elif not rule.meets(chosen.score):
-        note = f"no point of the path meets {rule.name}; the nearest to it was picked"
-        prepared.notes.append(note)
+        prepared.notes.append(
+            "no point of the walk keeps every budget; the best of them was picked"
+        )
+    elif unmet := rule.unmet(chosen.score):
+        prepared.notes.append(unmet)
 
 
 def _close(

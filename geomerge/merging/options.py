@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from string import ascii_lowercase
 from typing import Any, ClassVar
 
 from geomerge.alignment import METHODS, ROTATIONS
 from geomerge.data.batchnorm import BN
 from geomerge.data.changed_images import AUGMENT
 from geomerge.errors import OptionError
-from geomerge.evaluation.pick import parse_pick
+from geomerge.evaluation.pick import check_pick
 from geomerge.expert_options import DataOptions
 from geomerge.io.precision import dtype_option
 from geomerge.merging.heads import HEADS
@@ -111,11 +110,6 @@ def _weights(weights: Any) -> str | None:
     return None if named else "positive numbers by network, such as {'a': 2.0}"
 
 
-def _rule(text: Any) -> str | None:
-    parse_pick(text, dict.fromkeys(ascii_lowercase))
-    return None
-
-
 def _size(text: Any) -> str | None:
     parse_size(text)
     return None
@@ -181,7 +175,7 @@ class PickOptions:
 
     pick: str | None = option(
         None, "pick rule: max-min, balanced, equal-drift, or a floor such as 'a>=0.80'",
-        group="pick", check=_rule,
+        group="pick", check=check_pick,
     )  # fmt: skip
     budget: Mapping[str, float] | None = option(
         None, "bound on the increase of a network's or class's loss: b=0.02, b/3=0.02, b/*=0.02",
