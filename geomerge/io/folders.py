@@ -15,12 +15,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from geomerge.errors import GeomergeError, RunError
-from geomerge.io.files import cannot_write, default_mode, write_bytes
+from geomerge.io.files import cannot_write, default_mode, parse_json, write_bytes
 
 __all__ = ["TemporaryFolder", "place_of", "resumable_folder", "staged_folder"]
 
 _LOCK = ".lock"
 _RECIPE = "unfinished.json"
+_NAMED = 3  # differences of two recipes
 
 
 class TemporaryFolder:
@@ -150,11 +151,29 @@ def _same_recipe(work: Path, recipe: dict[str, Any]) -> None:
     file, text = work / _RECIPE, json.dumps(recipe, indent=1) + "\n"
     if not file.exists():
         write_bytes(file, text.encode())
-    elif file.read_text() != text:
+    elif (known := file.read_text()) != text:
+        differs = ", ".join(_differences(known, text))
         raise RunError(
-            f"{work.parent} holds an unfinished run of another recipe, version or device; repeat "
-            "the command of that run to continue it, remove it, or choose another `folder`"
+            f"{work.parent} holds an unfinished run of another recipe, version or device (another "
+            f"{differs}); repeat the command of that run to continue it, remove it, or choose "
+            "another `folder`"
         )
+
+
+def _differences(one: str, other: str) -> list[str]:
+    """Return the names of some entries in which two recipes differ, or of what they are in."""
+    try:
+        known, wanted = parse_json(one), parse_json(other)
+        parts = [k for k in {**known, **wanted} if known.get(k) != wanted.get(k)]
+    except (ValueError, TypeError):
+        return ["file of the recipe"]
+    found = []
+    for part in parts:
+        own, new = known.get(part), wanted.get(part)
+        inside = isinstance(own, dict) and isinstance(new, dict)
+        keys = [k for k in {**own, **new} if own.get(k) != new.get(k)] if inside else [""]
+        found += [f"{part} {key}".strip() for key in keys]
+    return found[:_NAMED]
 
 
 def _sync(folder: Path) -> None:
