@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from geomerge.evaluation.pick import check_pick
 from geomerge.io.precision import dtype_option
 from geomerge.metrics.outputs import OUTPUTS
 from geomerge.options import at_least, check_options, option, positive
@@ -33,6 +34,8 @@ class ShardedOptions:
         metric_inputs: Largest number of inputs of each network in a measurement.
         output: Output whose change the metric measures.
         seed: Seed of samples, random signs and the order of batches.
+        pick: Rule by which a point is picked, by accuracies on the selection splits; None takes
+            ``"max-min"`` where all tasks have labels, else the last point.
         interval: Turns of the walk between two checkpoints, where points are measured too.
         at_once: Number of inputs per process and pass.
         dtype: Dtype of the written weights; None takes that of all files, where it is one.
@@ -60,6 +63,10 @@ class ShardedOptions:
         Measuring.output, "output whose change the metric measures", group="walk", choices=OUTPUTS
     )
     seed: int = option(0, "seed of samples, random signs and batches", group="walk")
+    pick: str | None = option(
+        None, "pick rule: max-min, balanced, or a floor such as 'a>=0.80'", group="pick",
+        check=check_pick,
+    )  # fmt: skip
     interval: int = option(
         20, "turns between two checkpoints, where points are measured too", group="pick",
         check=at_least(1),

@@ -18,6 +18,8 @@ from transformers import BertForSequenceClassification
 
 import geomerge as gm
 from geomerge.errors import GeomergeError
+from geomerge.evaluation.pick import Score, parse_pick
+from geomerge.evaluation.search import first_of_best
 from geomerge.sharded import merge_sharded
 from geomerge.sharded.walk import ShardedWalk
 
@@ -60,13 +62,9 @@ def test_a_merge_is_a_model_folder_for_each_head(place: Path, tmp_path: Path) ->
     assert first == second == json.loads((tmp_path / "out" / "merge.json").read_text())
     assert first["own_layers"] == ["bert.pooler.dense", "classifier"]
     assert [point["step"] for point in first["points"]] == [0, 2, 4, 6]
-    drops = {
-        point["step"]: max(
-            first["networks"][k]["select"] - share for k, share in point["select"].items()
-        )
-        for point in first["points"]
-    }
-    assert drops[first["picked"]] == min(drops.values())
+    least = {point["step"]: min(point["select"].values()) for point in first["points"]}
+    assert first["rule"] == "max-min"
+    assert first["picked"] == max(least, key=lambda step: (least[step], -step))
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["colour", "count", "merge.json"]  # nothing of the walk is left
     trunks = []
@@ -110,6 +108,43 @@ def test_a_merge_killed_and_resumed_has_the_bits_of_one_that_was_not(
     for task in TASKS:
         one, other = (weights(tmp_path / k / "out" / task) for k in ("killed", "whole"))
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _tables(place: Path, folder: Path) -> tuple[str, ...]:
+    """Copies of the tables, which may be changed."""
+    return tuple(str(shutil.copy(place / f"{task}.csv", folder)) for task in TASKS)
+
+
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_a_merge_is_not_resumed_with_another_table(
+    column: str, place: Path, tmp_path: Path
+) -> None:
+    tables = _tables(place, tmp_path)
+    merged(place, tmp_path, ends=3, manifold=tables)
+    work = tmp_path / ".out.unfinished" / "work"
+    kept = (work / "state").read_bytes()
+    header, *lines = Path(tables[1]).read_text().splitlines()
+    rows = [line.rpartition(",") for line in lines]
+    if column == "text":
+        rows[0] = (f"{rows[0][0]} cow", *rows[0][1:])
+    else:  # the inputs of the walk are the same
+        rows = [(text, comma, "pair") for text, comma, _ in rows]
+    changed = "\n".join([header, *map("".join, rows)])
+    before = Path(tables[1]).read_bytes()
+    Path(tables[1]).write_text(changed + "\n")
+    first, second = merged(place, tmp_path, manifold=tables)
+    assert "holds an unfinished run of another recipe, version or device (another data b);" in first
+    assert second.startswith("ProcessError: one of the processes that compute together has ended")
+    assert (work / "state").read_bytes() == kept
+    Path(tables[1]).write_bytes(before)
+    assert "ProcessError" not in merged(place, tmp_path, manifold=tables)[0]
+
+
+def test_a_pick_by_a_floor_is_that_of_unsharded_merges(place: Path, tmp_path: Path) -> None:
+    report = json.loads(merged(place, tmp_path, pick="a>=0.99", interval=2)[0])
+    scores = {point["step"]: Score(point["select"]) for point in report["points"]}
+    own = {name: one["select"] for name, one in report["networks"].items()}
+    assert report["picked"] == first_of_best(scores, parse_pick("a>=0.99", own))
 
 
 def _same_task(place: Path, folder: Path) -> list[Path]:
