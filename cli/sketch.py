@@ -64,7 +64,7 @@ def sketch(
 ) -> None:
     """Measure a network's sketch, for merges without its data."""
     folder = model_folder(network)
-    if out is None and folder is None:
+    if out is None and folder is None and network.exists():
         raise OptionError(
             f"{network} is no folder for its sketch; name a file with `out`, such as "
             f"{network.stem}-sketch.safetensors"
