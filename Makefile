@@ -32,6 +32,7 @@ lint: install
 
 types: install
 	$(RUN)/mypy
+	$(RUN)/mypy --config-file benchmarks/mypy.ini
 
 # The site, in build/docs/index.html; a warning is an error.
 docs: install

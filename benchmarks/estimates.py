@@ -137,7 +137,7 @@ def merges(work: Path) -> dict[str, Callable[[], Inputs]]:
         "BERTs, 64 inputs of each": lambda: (
             berts("noun", "verb"),
             {"manifold": tuple(texts(work)), "max_inputs": 64, "head": "separate", "steps": 10},
-            *berts("base")),
+            berts("base")[0]),
         "ResNet20, 300 images of each, 10 steps": lambda: (
             halves, {"manifold": tuple(images(work)), "arch": "nets:resnet20", "steps": 10,
                      "head": "separate"}, None),

@@ -43,6 +43,7 @@ from geomerge.errors import Problems
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.expert import Expert
 from geomerge.merging.choice import choose_preset, choose_rule
+from geomerge.merging.measuring import inputs_of
 from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.presets.sketches import mean_point
 from geomerge.merging.recording import Monitor, Recorder
@@ -89,7 +90,7 @@ def regmean_through(case: PreparedMerge) -> Tensor:
 def regmean(case: PreparedMerge, through: bool = False) -> Tensor:
     """Regression mean of each matrix layer; ``through`` is RegMean++."""
     experts = case.space.experts
-    grams = [layer_grams(e.network, e.weights, e.inputs) for e in experts]
+    grams = [layer_grams(e.network, e.weights, inputs_of(e)) for e in experts]
     heads = case.heads.layers
     return regress(experts, grams, case.space.middle(), REGMEAN, through=through, heads=heads)
 
@@ -326,8 +327,10 @@ def networks(case: Images, tasks: Sequence[Task], seed: int, file: Path) -> list
             module = case.network(10)
             module.load_state_dict(shared, strict=False)
             part = task.train.first(own[1])
-            train_head(module.eval(), part.inputs.raw, part.labels, seed + k)
-            made.append(trained(module.train(), part.inputs.raw, part.labels, case.rate, seed + k))
+            images = part.inputs.raw
+            assert isinstance(images, Tensor)
+            train_head(module.eval(), images, part.labels, seed + k)
+            made.append(trained(module.train(), images, part.labels, case.rate, seed + k))
         torch.save([m.state_dict() for m in made], file)
     for module, state in zip(modules, torch.load(file, weights_only=True), strict=True):
         module.load_state_dict(state)

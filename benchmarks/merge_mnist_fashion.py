@@ -167,7 +167,8 @@ def timing(arch: str, work: Path) -> dict[str, float]:
     merge = prepared(case.networks, ("a=mnist",))
     start = time.perf_counter()
     preset = choose_preset(merge)
-    for _ in preset.stage_walk(preset.stages[0], preset.begin())(3e-5, WalkState()).points:
+    begin = next(preset.starts()).weights
+    for _ in preset.stage_walk(preset.stages[0], begin)(3e-5, WalkState()).points:
         pass
     walk = time.perf_counter() - start
     print(f"{arch}: walk {walk:.1f} s, expert {training:.1f} s, ratio {walk / training:.2f}")

@@ -21,6 +21,7 @@ from torch.nn import functional
 from geomerge import Network
 from geomerge.data import Inputs, Split
 from geomerge.metrics.kernel import is_matrix_layer, position_inputs
+from geomerge.networks.batches import Batch, batch_size
 from geomerge.pruning.masks import prunable
 
 __all__ = [
@@ -477,11 +478,11 @@ class _Fit:
         self.gram = gram / count + pull * torch.eye(len(gram), dtype=torch.float64)
         self.cross = cross / count + pull * self.dense
 
-    def _rows(self, w: Tensor, x: Tensor) -> Tensor:  # (R, d_in)
+    def _rows(self, w: Tensor, x: Batch) -> Tensor:  # (R, d_in)
         seen: list[Tensor] = []
 
         def see(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen.append(position_inputs(layer, args[0], len(x)).flatten(0, 1))
+            seen.append(position_inputs(layer, args[0], batch_size(x)).flatten(0, 1))
 
         handle = self.layer.register_forward_pre_hook(see)
         try:

@@ -268,7 +268,8 @@ def main() -> None:
     rows.row("step cnn", partial(step, cnn, 256))
     for count in (16, 32, 64):
         rows.row(f"gram {count}", partial(gram, count))
-    for name, make in {"mlp-400": partial(mlp, 400), "cnn": cnn}.items():
+    networks: dict[str, Callable[[], nn.Module]] = {"mlp-400": partial(mlp, 400), "cnn": cnn}
+    for name, make in networks.items():
         rows.row(f"product {name}", partial(product, make, 500))
         rows.row(f"kfac {name}", partial(kfac, make, METRIC_INPUTS))
     for count in (50, 200):

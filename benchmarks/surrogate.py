@@ -55,7 +55,7 @@ def picks(networks: Sequence[Checkpoint], task: str) -> dict[str, Any]:
     found: dict[str, Any] = {"experts": [e.accuracy() for e in space]}
     with TemporaryDirectory() as folder:
         recorder = Recorder(Path(folder), Monitor(space), preset.options.machine.points)
-        walked = walk_stage(preset, preset.stages[0], preset.begin(), recorder)
+        walked = walk_stage(preset, preset.stages[0], next(preset.starts()).weights, recorder)
         chosen = {name: walked.picked(parse_pick(name, own)) for name in RULES}
         chosen[UNKNOWN] = without_task(walked).picked(parse_pick("equal-drift", {}))
         for name, picked in chosen.items():

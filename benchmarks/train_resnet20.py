@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from resnet20 import FILES, USUAL, cifar10, resnet20, task
@@ -39,10 +40,10 @@ def train(
     model = make().train().to(memory_format=torch.channels_last)
     decayed = [p for p in model.parameters() if p.dim() > 1]
     rest = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": DECAY}, {"params": rest}],
-        RATE, momentum=0.9, nesterov=True,
-    )  # fmt: skip
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": DECAY}, {"params": rest}
+    ]  # fmt: skip
+    optimizer = torch.optim.SGD(groups, RATE, momentum=0.9, nesterov=True)
     fit(model, optimizer, data, seed, epochs, BATCH, SHIFT)
     return model.eval()
 
