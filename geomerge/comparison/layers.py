@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
 import torch
@@ -80,16 +80,19 @@ def visit_inputs(
     w: Tensor,  # (n,)
     inputs: Inputs,
     visit: Callable[[str, Tensor], None],
+    layers: Iterable[str] | None = None,
 ) -> None:
-    """Pass inputs through a network and call a function with the inputs of its matrix layers.
+    """Pass inputs through a network and call a function with the inputs of its layers.
 
     Args:
         network: Network.
         w: Weights of the network.
         inputs: Inputs of the network, all of which are used.
         visit: Function called with a layer's name and inputs, shape (B, ...), for every batch.
+        layers: Names of the layers; None takes the matrix layers.
     """
-    names = {layer: name for name, layer in matrix_layers(network).items()}
+    chosen = matrix_layers(network) if layers is None else layers
+    names = {network.module.get_submodule(name): name for name in chosen}
 
     def show(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         visit(names[layer], arguments[0])

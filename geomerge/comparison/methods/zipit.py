@@ -1,21 +1,24 @@
 """ZipIt (Stoica et al. 2024): merging of correlated units within and across networks.
 
-At each layer the most correlated pairs among the units of both networks are merged until their
-number is that of one network. A merged unit is the mean of its two units and replaces both as an
-input of the next layer. All layers are merged (the paper's full zip). The implementation is limited
-to sequential networks.
+In each group of units that share a permutation, such as a layer's or a residual stream's, the most
+correlated pairs among the units of both networks are merged until their number is that of one
+network. A merged unit is the mean of its two units and replaces both as an input of all layers that
+read the group. All groups are merged (the paper's full zip), and the last layers are not.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
 
+from geomerge.alignment.groups import PermutationGroup, find_groups
+from geomerge.alignment.weights import assignment
 from geomerge.comparison.context import Context, NotApplicableError
-from geomerge.comparison.layers import matrix_layers, visit_inputs
+from geomerge.comparison.layers import visit_inputs
 from geomerge.comparison.registry import MethodResult, method
 from geomerge.data import Inputs
 from geomerge.data.batchnorm import has_statistics, re_estimate
@@ -23,27 +26,12 @@ from geomerge.errors import OptionError
 from geomerge.merging.prepare import PreparedMerge
 from geomerge.networks.batches import Batch
 from geomerge.networks.network import Network
-from geomerge.pruning.trace import Touch, trace_groups
+from geomerge.pruning.parts import Part, Role
 
 __all__ = ["match_pairs"]
 
 INPUTS = 1000  # inputs per task
 _POSITIONS = 5000  # evenly spaced positions per batch for correlations
-
-
-@dataclass(frozen=True)
-class _Chain:
-    """Sequential network with the units between consecutive layers.
-
-    Attributes:
-        layers: Names of Linear and Conv2d layers from inputs to outputs.
-        consumers: Indices of each layer's units in the inputs of the next, except for the last.
-        norms: Names of BatchNorm layers after each layer, except for the last.
-    """
-
-    layers: list[str]
-    consumers: list[Touch]
-    norms: list[list[str]]
 
 
 def match_pairs(
@@ -78,76 +66,96 @@ def zipit(context: Context) -> MethodResult:
     inputs = [x.sample(INPUTS, context.seed) for x in context.inputs(*space.experts)]
     if len({x.shape for x in inputs}) > 1:
         raise NotApplicableError("needs inputs of one shape from both tasks, and theirs differ")
-    chain = _chain(network, inputs[0].batch(slice(0, 2)))
-    recorded = [_record_activations(network, expert.weights, inputs, chain) for expert in space]
-    pairs = [
-        match_pairs(_correlation(torch.cat(rows, dim=1))) for rows in zip(*recorded, strict=True)
-    ]
-    w = _zipped(context.prepared, chain, pairs)
+    groups = _groups(context.prepared, inputs[0].batch(slice(0, 2)))
+    recorded = [_record_activations(network, expert.weights, inputs, groups) for expert in space]
+    both = (torch.cat(rows, dim=1) for rows in zip(*recorded, strict=True))
+    pairs = [_pairs(*given) for given in zip(groups, both, strict=True)]
+    w = _zipped(context.prepared, groups, pairs)
     if has_statistics(network):
         w = re_estimate(network, w, inputs, context.seed)
     return MethodResult(w, inputs=("a", "b"), samples=len(recorded) * sum(map(len, inputs)))
 
 
-def _chain(network: Network, example: Batch) -> _Chain:
-    """Return a network as a sequence of layers.
+def _groups(prepared: PreparedMerge, example: Batch) -> list[PermutationGroup]:
+    """Return the groups of units to merge, which are those of all layers except the last.
 
     Raises:
-        NotApplicableError: If the network is not sequential.
+        NotApplicableError: If units of other layers belong to no group.
     """
+    network, heads = prepared.space.network, prepared.heads
     try:
-        groups, _ = trace_groups(network.module, example)
+        found, fixed = find_groups(network, prepared.space.experts[0].weights, example)
     except OptionError as error:
         raise NotApplicableError(
             "needs a network that torch-pruning can trace, and it fails on this one"
         ) from error
-    layers = matrix_layers(network)
-    next_of: dict[str, tuple[Touch, list[str]]] = {}
-    covered: list[str] = []
-    for group in groups:
-        consumers = [t for t in group.touches if not t.outputs]
-        norms = [t.layer for t in group.touches if t.outputs and t.layer not in group.layers]
-        if len(group.layers) == 1 and len(consumers) == 1:
-            next_of[group.layers[0]] = (consumers[0], norms)
-            covered += [group.layers[0], *norms]
-    first = [k for k in layers if k not in {touch.layer for touch, _ in next_of.values()}]
-    order, seen = first[:1], set(first[:1])
-    while order and order[-1] in next_of and next_of[order[-1]][0].layer not in seen:
-        order.append(next_of[order[-1]][0].layer)
-        seen.add(order[-1])
+    groups = [group for group in found if not set(group.units.layers) & set(heads.layers)]
+    merged = {
+        _layer(part)
+        for group in groups
+        for part in group.units.parts
+        if part.role is not Role.CONSUMER
+    }
     owners = {name.rpartition(".")[0] for name in network.shapes}
-    if len(first) != 1 or seen != set(layers) or owners != {*covered, *order[-1:]}:
+    left = [k for k, _ in network.module.named_modules() if k in owners and k not in merged]
+    ends = heads.layers or left[-1:]
+    if others := [layer for layer in left if layer not in ends]:
+        layer = others[0] or "the network itself"
+        reason = fixed.get(others[0], "they are of no layer that can be traced")
         raise NotApplicableError(
-            "is made here for networks that are a row of Linear and Conv2d layers, with BatchNorm "
-            "between them, and this network is not"
+            f"merges the units of all layers but the last, and those of {layer} cannot be merged: "
+            f"{reason}"
         )
-    inner = [next_of[name] for name in order[:-1]]
-    return _Chain(order, [touch for touch, _ in inner], [norms for _, norms in inner])
+    return groups
+
+
+def _layer(part: Part) -> str:
+    return part.tensor.rpartition(".")[0]
+
+
+def _readers(group: PermutationGroup) -> list[Part]:
+    return [part for part in group.units.parts if part.role is Role.CONSUMER]
 
 
 def _record_activations(
-    network: Network, w: Tensor, inputs: Sequence[Inputs], chain: _Chain
+    network: Network, w: Tensor, inputs: Sequence[Inputs], groups: Sequence[PermutationGroup]
 ) -> list[Tensor]:  # (rows, units) each
-    """Return the activations of the units of all layers except the last, on all inputs."""
-    rows: dict[str, list[Tensor]] = {touch.layer: [] for touch in chain.consumers}
-    indices = {touch.layer: touch.indices for touch in chain.consumers}
+    """Return the activations of each group's units wherever a layer reads them, on all inputs."""
+    rows: list[list[Tensor]] = [[] for _ in groups]
+    readers: dict[str, list[tuple[Tensor, list[Tensor]]]] = defaultdict(list)
+    for group, own in zip(groups, rows, strict=True):
+        for part in _readers(group):
+            readers[_layer(part)].append((part.indices, own))
 
     def keep(name: str, x: Tensor) -> None:
-        if name in rows:
-            units = _activations(x, indices[name])
+        convolution = isinstance(network.module.get_submodule(name), _ConvNd)
+        channels = x.movedim(1 if convolution else -1, -1)
+        for indices, own in readers[name]:
+            units = channels[..., indices.T].flatten(0, -2)
             count = min(len(units), _POSITIONS)
-            rows[name].append(units[torch.linspace(0, len(units) - 1, count).long()])
+            own.append(units[torch.linspace(0, len(units) - 1, count).long()])
 
     for some in inputs:
-        visit_inputs(network, w, some, keep)
-    return [torch.cat(rows[touch.layer]) for touch in chain.consumers]
+        visit_inputs(network, w, some, keep, readers)
+    return [torch.cat(own) for own in rows]
 
 
-def _activations(x: Tensor, indices: Tensor) -> Tensor:  # (rows, units)
-    """Return the units' activations in a layer's inputs, one row per input and position."""
-    if x.dim() == 4:
-        return x[:, indices[:, 0]].movedim(1, -1).flatten(0, -2)
-    return x[..., indices.T].flatten(0, -2)
+def _pairs(
+    group: PermutationGroup,
+    activations: Tensor,  # (rows, 2 * units)
+) -> Tensor:  # (units, 2)
+    """Return the pairs of both networks' units; those of b are numbered after those of a.
+
+    Units that are normalised in blocks are merged within one block of a and one of b.
+    """
+    correlation = _correlation(activations)
+    if group.blocks == 1:
+        return match_pairs(correlation)
+    count = group.count
+    own = torch.arange(count).view(group.blocks, -1)
+    matched = assignment(correlation[:count, count:], group.blocks).view(group.blocks, -1)
+    blocks = torch.cat([own, count + matched.sort(dim=1).values], dim=1)
+    return torch.cat([block[match_pairs(correlation[block][:, block])] for block in blocks])
 
 
 def _correlation(rows: Tensor) -> Tensor:  # (units, units)
@@ -158,51 +166,40 @@ def _correlation(rows: Tensor) -> Tensor:  # (units, units)
     return correlation
 
 
-def _zipped(prepared: PreparedMerge, chain: _Chain, pairs: list[Tensor]) -> Tensor:  # (n,)
-    """Return M [W_a 0; 0 W_b] U for every layer, with merge M and the previous unmerge U."""
-    space, network = prepared.space, prepared.space.network
-    parts = [network.unravel(expert.weights) for expert in space]
-    w = space.middle()
-    out = network.unravel(w)
-    for k, name in enumerate(chain.layers):
-        weights = [part[f"{name}.weight"] for part in parts]
-        if k:  # the merged unit replaces two inputs
-            weights = _merge_inputs(weights, chain.consumers[k - 1].indices, pairs[k - 1])
-        tensors = {f"{name}.weight": weights}
-        if f"{name}.bias" in out:
-            tensors[f"{name}.bias"] = [part[f"{name}.bias"] for part in parts]
-        if k + 1 < len(chain.layers):
-            for norm in chain.norms[k]:
-                for kind in network.module.get_submodule(norm).state_dict():
-                    if (key := f"{norm}.{kind}") in out:
-                        tensors[key] = [part[key] for part in parts]
-            for key, both in tensors.items():
-                out[key].copy_(torch.cat(both)[pairs[k]].mean(dim=1))
-        else:
-            for key, both in tensors.items():
-                out[key].copy_(_head(prepared, both))
+def _zipped(
+    prepared: PreparedMerge, groups: Sequence[PermutationGroup], pairs: Sequence[Tensor]
+) -> Tensor:  # (n,)
+    """Return M [W_a 0; 0 W_b] U of every layer, with its own merge M and its inputs' unmerge U.
+
+    The outputs of a shared head are the mean of both networks', and other heads have their own.
+    """
+    space, heads = prepared.space, prepared.heads
+    both = [expert.weights.clone() for expert in space]
+    for group, found in zip(groups, pairs, strict=True):
+        for part in _readers(group):
+            _merge_inputs(both, part, found)
+    w = torch.stack(both).mean(dim=0)
+    for group, found in zip(groups, pairs, strict=True):
+        for part in group.units.parts:
+            if part.role is not Role.CONSUMER:
+                units = torch.cat([v[part.span].view(part.shape)[part.indices] for v in both])
+                w[part.span].view(part.shape)[part.indices] = units[found].mean(dim=1)
+    merged = space.network.unravel(w)
+    for expert, v in zip(space, both, strict=True):
+        for name, tensor in space.network.unravel(v).items():
+            if (layer := name.rpartition(".")[0]) in heads.layers:
+                rows, _ = heads.place(layer, expert.name)
+                merged[name][rows] = tensor[rows]
     return w
 
 
-def _merge_inputs(weights: list[Tensor], indices: Tensor, pairs: Tensor) -> list[Tensor]:
-    """Return weights, shape (d_out, d_in, ...) each, for merged units as inputs."""
-    count = len(indices)
-    merged_weights = []
-    for owner, weight in enumerate(weights):
-        merged = torch.zeros_like(weight)
+def _merge_inputs(both: Sequence[Tensor], part: Part, pairs: Tensor) -> None:
+    """Replace the weights of a layer's inputs by those of the merged units, in place."""
+    count = len(part.indices)
+    for owner, w in enumerate(both):
+        weight = w[part.span].view(part.shape)
+        merged = torch.zeros_like(weight[:, part.indices])  # (d_out, units, inputs of each, ...)
         for members in pairs.T:  # first units of all pairs, then second ones
             own = members // count == owner
-            source = indices[members[own] - owner * count]  # (u, positions of each unit)
-            merged[:, indices[own]] += weight[:, source]
-        merged_weights.append(merged)
-    return merged_weights
-
-
-def _head(prepared: PreparedMerge, both: list[Tensor]) -> Tensor:
-    """Return the mean of the outputs' rows, or both networks' rows for separate heads."""
-    merged = torch.stack(both).mean(dim=0)
-    for expert, own in zip(prepared.space, both, strict=True):
-        rows = prepared.heads.rows[expert.name]
-        if rows.stop is not None:
-            merged[rows] = own[rows]
-    return merged
+            merged[:, own] += weight[:, part.indices[members[own] - owner * count]]
+        weight[:, part.indices] = merged
