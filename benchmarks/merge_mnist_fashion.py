@@ -22,6 +22,8 @@ import torch
 from common import RESULTS, Rows, expert, prepared, walked, write_results
 
 from geomerge import Network, load_task
+from geomerge.comparison.context import Context
+from geomerge.comparison.registry import METHODS
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.evaluation.pick import Score, parse_pick
 from geomerge.evaluation.search import search
@@ -146,6 +148,15 @@ def measure(case: Case) -> None:
         }
 
     case.row("forgetting", forgetting)
+
+    def zipped() -> list[float]:
+        rule = parse_pick("max-min", case.experts)
+        context = Context(prepared(case.networks, NAMES), rule, max_samples=0)
+        answer = METHODS["zipit"].make(context).answer
+        assert isinstance(answer, torch.Tensor)
+        return case.test(answer)
+
+    case.row("ZipIt", zipped)
     new = create_network(case.arch, task_a.input_shape, task_a.classes, seed=5000 + case.seed)
     fresh = Network(new).initial
     case.row(

@@ -6,9 +6,11 @@
 A pair of networks lies in each folder, of the development data or of ``train_resnet20.py``. The two
 networks were trained from different initialisations on the first 4500 images of each of
 their classes; 200 of the last 500 of each select (balanced), the test images report. Inputs have
-no labels. Distillation has its default learning rate and as many samples as the joint walk and its
-metric take together; both start at the mean of the aligned networks. With *shifts and flips* the
-images of every batch of a walk are changed at random, and both networks answer for all of them.
+no labels, except in the rows of fine-tuning and joint training, which are there for reference.
+These and distillation have their default learning rates and as many samples as the joint walk and
+its metric take together; both walks start at the mean of the aligned networks. With *shifts and
+flips* the images of every batch of a walk are changed at random, and both networks answer for all
+of them.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ from typing import Any
 import torch
 from common import Rows, write_results
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 import geomerge as gm
 from geomerge.comparison.context import Context
 from geomerge.comparison.methods.walks import walk_and_pick
-from geomerge.comparison.registry import METHODS, MethodResult
+from geomerge.comparison.registry import METHODS, Make, MethodResult
 from geomerge.data import Normalisation, Task
 from geomerge.data.batchnorm import re_estimate, statistics_gap
 from geomerge.data.sources import NAMED
@@ -45,7 +48,9 @@ from geomerge.merging.joint_training import joint_samples, round_samples
 from geomerge.merging.prepare import PreparedMerge, prepare
 from geomerge.merging.recording import Monitor, Recorder
 from geomerge.merging.stages import walk_plan
+from geomerge.networks.batches import concat
 from geomerge.options import replace_options
+from geomerge.walks.objectives import random_batches
 from geomerge.weight_space import WeightSpace
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -56,6 +61,7 @@ USUAL = Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 TRAINED = 4500  # images of each class that the networks saw
 SELECTED = 200  # images of each class in the selection split
 FEW = 1000
+JOINT_BATCH, JOINT_RATE = 128, 0.05  # those of joint training, as in ``geomerge train``
 POINTS = 8  # stored points of a walk, all of which are picked from
 ALIGN = ("none", "weights", "activations")
 # Head, inputs of each network (None: all 22500) and steps of the joint walk by table.
@@ -69,7 +75,12 @@ CASES: dict[str, tuple[str, int | None, int]] = {
     "separate heads, inputs of one": ("separate", None, 100),
     "offset head, all inputs": ("offset", None, 50),
 }
-ROWS = {"separate": (), "offset": ("ensemble",)}
+# Further rows of ``geomerge compare``; fine-tuning and joint training have labels.
+ROWS: dict[str, tuple[str, ...]] = {
+    "separate heads, all inputs, long": ("zipit", "fine-tuning", "joint-training"),
+    "separate heads, 1000 inputs each": ("zipit",),
+    "offset head, all inputs": ("ensemble", "zipit", "fine-tuning", "joint-training"),
+}
 WALKS = ("joint-walk", "distillation")
 AUGMENTED = (
     "separate heads, 1000 inputs each, shifts and flips",
@@ -179,7 +190,7 @@ def row(
     samples = joint_samples(made.space, steps)
     context = Context(made, parse_pick("balanced", own), samples)
     began = time.process_time()
-    found = distilled(context) if name == "distillation" else METHODS[name].make(context)
+    found = OWN.get(name, METHODS[name].make)(context)
     seconds = time.process_time() - began
     if isinstance(found.answer, Tensor):
         scores = measured(made.space, found.answer)
@@ -206,6 +217,43 @@ def distilled(context: Context, preset: str = "joint") -> MethodResult:
     steps = context.max_samples // round_samples(context.space)
     changes = {"preset": preset, "metric": "euclidean", "steps": steps}
     return walk_and_pick(context, replace_options(context.options, **changes), "distillation")
+
+
+def jointly_trained(context: Context) -> MethodResult:
+    """Train a new network with both heads on the labels of both tasks.
+
+    The row of ``geomerge compare`` is for a shared head; learning rate and batch size are its own.
+    A batch has as many images of each task, with the outputs that are known to be possible.
+
+    Args:
+        context: Context of the comparison.
+    """
+    space, half = context.space, JOINT_BATCH // 2
+    splits = [context.labelled(expert) for expert in space]
+    orders = [random_batches(len(split.labels), half, context.seed) for split in splits]
+    torch.manual_seed(context.seed)
+    module = resnet20(space.network.shapes["fc.weight"][0])
+    module.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(module.parameters(), momentum=0.9)
+    steps = context.max_samples // JOINT_BATCH
+    for step in range(steps):
+        places = [next(order) for order in orders]
+        both = [split.inputs.batch(at) for split, at in zip(splits, places, strict=True)]
+        outputs = module(concat(both)).split(half)
+        losses = [
+            cross_entropy(out[:, expert.network.columns], split.labels[at])
+            for expert, out, split, at in zip(space, outputs, splits, places, strict=True)
+        ]
+        optimizer.param_groups[0]["lr"] = JOINT_RATE * (1 - step / steps)
+        optimizer.zero_grad()
+        torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    w = space.network.ravel({**dict(module.named_parameters()), **dict(module.named_buffers())})
+    return MethodResult(w, samples=steps * JOINT_BATCH)
+
+
+# Rows that are made here in another way than by ``geomerge compare``.
+OWN: dict[str, Make] = {"distillation": distilled, "joint-training": jointly_trained}
 
 
 def rows_file(work: Path, networks: Path, name: str, kind: str = "resnet20") -> Path:
@@ -281,7 +329,7 @@ def measure_case(name: str, networks: Path, given: argparse.Namespace) -> None:
     if name in ROUNDED:
         low = partial(row, both, head, "joint-walk", steps, precision="bfloat16")
         rows.row("joint-walk in bfloat16", low)
-    for method in ROWS[head]:
+    for method in ROWS.get(name, ()):
         rows.row(method, partial(row, both, head, method, steps))
     for align in ALIGN:
         rows.row(f"mean, align {align}", partial(mean, both, head, align))

@@ -135,6 +135,7 @@ def shares(networks: Path, work: Path) -> dict[str, Any]:
             f"RegMean, align {align}",
             lambda align=align: made(plain, name="regmean", align=align),
         )
+    rows.row("zipit", lambda: made(plain, name="zipit"))
     return {"training": training, "counts": counts, "table": rows.done}
 
 
