@@ -77,8 +77,8 @@ class TaskMemory:
         shapes: Shapes of the network's tensors when the task was learned.
         origin: Weights from which a budget measures the drift, shape (n,); empty without a budget
             and where the sketch went into another.
-        sketch: Metric of the task, its eigenvectors in half precision; None where it was merged
-            into that of an earlier task, or none is needed.
+        sketch: Metric of the task, of which :meth:`stored` has the eigenvectors in half precision;
+            None where it was merged into that of an earlier task, or none is needed.
         tasks: Number of tasks whose functions the sketch measures.
         moments: Moments of the inputs; None where none are stored.
         examples: Stored inputs, shape (k, ...).
@@ -105,6 +105,15 @@ class TaskMemory:
         if self.moments is None or not count:
             return self.examples
         return concat([self.moments.draw(count, self.seed), self.examples])
+
+    def stored(self) -> TaskMemory:
+        """Return the memory with the sketch in half precision.
+
+        A new sketch has no eigenvectors yet, which its sum with another does not need.
+        """
+        if self.sketch is None:
+            return self
+        return replace(self, sketch=in_precision(self.sketch, torch.float16))
 
     @property
     def metric(self) -> KroneckerMetric | None:
@@ -148,6 +157,8 @@ def in_precision(metric: KroneckerMetric, dtype: torch.dtype) -> KroneckerMetric
     """
 
     def to(factor: Factor) -> Factor:
+        if factor.dtype == dtype:
+            return factor
         return Factor(factor.vectors.to(dtype), factor.values, factor.tail)
 
     layers = (
@@ -215,10 +226,7 @@ def remember(
     sketch, moments, kept = None, None, {}
     if options.measures_tasks:
         sample = inputs.sample(keep.sketch_inputs, seed)
-        measured = estimate_kronecker(
-            network, w, sample.equal_batches(_BATCH), options.output, seed
-        )
-        sketch = in_precision(measured, torch.float16)
+        sketch = estimate_kronecker(network, w, sample.equal_batches(_BATCH), options.output, seed)
         kept["sketch"] = 1.0
     if keep.pseudo_inputs:
         check_continuous(inputs)

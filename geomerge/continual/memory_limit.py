@@ -25,7 +25,6 @@ from geomerge.continual.memory import (
 )
 from geomerge.errors import OptionError
 from geomerge.metrics import KroneckerMetric, combine
-from geomerge.metrics.kronecker.factor import Factor
 from geomerge.metrics.sketch import truncated_metric
 from geomerge.networks.batches import batch_size
 from geomerge.networks.network import Network
@@ -95,6 +94,7 @@ def fit_memory(
     Raises:
         OptionError: If even the smallest does not fit.
     """
+    memory = [task.stored() for task in memory]
     fitted = list(memory)
     while (size := sum(task.nbytes for task in fitted)) > limit:
         smaller = _smaller(fitted, limit, network_of, w)
@@ -127,7 +127,7 @@ def least_bytes(
         network_of: Function of a head that returns the network with its outputs.
         w: Weights of the network.
     """
-    smaller: list[TaskMemory] | None = list(memory)
+    smaller: list[TaskMemory] | None = [task.stored() for task in memory]
     while smaller is not None:
         fitted, smaller = smaller, _smaller(smaller, 0, network_of, w)
     return bytes_by_kind(fitted)
@@ -255,7 +255,11 @@ def summed(
     """
     metrics = _weighted([first, second], tasks)
     whole = max(metric.nbytes for metric in metrics) // 4  # numbers of four bytes
-    return truncated_metric(combine(metrics), whole)
+    total = combine(metrics)
+    for layer in total.layers:  # eigenvectors will be in half precision
+        layer.inputs.decomposed(torch.float32)
+        layer.outputs.decomposed(torch.float32)
+    return truncated_metric(total, whole)
 
 
 def _weighted(metrics: list[KroneckerMetric], tasks: tuple[int, int]) -> list[KroneckerMetric]:
@@ -265,17 +269,13 @@ def _weighted(metrics: list[KroneckerMetric], tasks: tuple[int, int]) -> list[Kr
     for metric, count in zip(metrics, tasks, strict=True):
         share = len(tasks) * count / sum(tasks)
         layers = (
-            replace(layer, outputs=_scaled(layer.outputs, share))
+            replace(layer, outputs=layer.outputs.scaled(share))
             if layer.weight.start in both
             else layer
             for layer in metric.layers
         )
         weighted.append(replace(metric, layers=tuple(layers)))
     return weighted
-
-
-def _scaled(factor: Factor, share: float) -> Factor:
-    return Factor(factor.vectors, share * factor.values, share * factor.tail)
 
 
 def _leading(metric: KroneckerMetric) -> float:

@@ -11,8 +11,7 @@ from geomerge.continual.memory import UNSEEN, NetworkOf, TaskMemory
 from geomerge.data import Inputs, as_they_are
 from geomerge.networks.batches import Batch, batch_size, concat, take, to_device
 from geomerge.networks.network import Network
-from geomerge.walks.objectives import KLToTeacher, divergence
-from geomerge.walks.walk import Direction
+from geomerge.walks.objectives import KLToTeacher, Objective, divergence, weighted_sum
 
 __all__ = ["Rehearsal", "RehearsalObjective"]
 
@@ -35,6 +34,7 @@ class Rehearsal:
     Attributes:
         count: Number of tasks with inputs.
         inputs: Inputs of each of those tasks.
+        objectives: Number of tasks of each head, and their mean distance.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Rehearsal:
             measured_of.setdefault(task.head, []).append(measured)
         self.count = sum(len(tasks) for tasks in by_head.values())
         self.inputs: list[Inputs] = []
-        self._heads: list[tuple[int, KLToTeacher]] = []
+        self.objectives: list[tuple[int, KLToTeacher]] = []
         self._probes: list[tuple[Network, Batch, list[tuple[str, Tensor]]]] = []
         for head, tasks in by_head.items():
             network = network_of(head)
@@ -71,7 +71,7 @@ class Rehearsal:
             inputs, targets = as_they_are(x, network.device), torch.cat([t for _, t in tasks])
             share = max(1, batch * len(tasks) // self.count)
             toward = KLToTeacher(network, targets, inputs, share, seed)
-            self._heads.append((len(tasks), toward))
+            self.objectives.append((len(tasks), toward))
             together = max(1, _PASSED // most)
             for first in range(0, len(tasks), together):
                 part = measured_of[head][first : first + together]
@@ -84,7 +84,7 @@ class Rehearsal:
     ) -> tuple[float, Tensor]:
         """Return the sum over tasks of the mean KL on the next batch, and its negative gradient."""
         total, v = 0.0, torch.zeros_like(w)
-        for tasks, toward in self._heads:
+        for tasks, toward in self.objectives:
             distance, back = toward(w)
             total += tasks * distance
             v += tasks * back
@@ -123,20 +123,31 @@ class RehearsalObjective:
         scale: Factor of the mean.
     """
 
-    def __init__(self, new: Direction, rehearsal: Rehearsal, scale: float = 1.0) -> None:
+    def __init__(self, new: Objective, rehearsal: Rehearsal, scale: float = 1.0) -> None:
         self._new, self._rehearsal, self._scale = new, rehearsal, scale
+        self._v: Tensor | None = None  # overwritten in every step
+        heads = rehearsal.objectives
+        self._at_once = bool(heads) and all(new.passes_with(toward) for _, toward in heads)
 
     def __call__(
         self,
         w: Tensor,  # (n,)
     ) -> tuple[float, Tensor]:
-        """Return the mean distance on the next inputs and v there, shape (n,)."""
-        new, v = self._new(w)
-        if not self._rehearsal.count:
-            return new, v
-        old, back = self._rehearsal(w)
+        """Return the mean distance on the next inputs and v there, shape (n,).
+
+        The next call overwrites v.
+        """
         tasks = 1 + self._rehearsal.count
-        return (new + old) / tasks, (v + back) * (self._scale / tasks)
+        share = self._scale / tasks
+        if self._at_once:
+            terms = [(1, self._new), *self._rehearsal.objectives]
+            scaled = [(share * count, objective) for count, objective in terms]
+            losses, self._v = weighted_sum(scaled, w, self._v)
+            pairs = zip(terms, losses, strict=True)
+            return sum(count * loss for (count, _), loss in pairs) / tasks, self._v
+        new, self._v = self._new(w, self._v)
+        old, back = self._rehearsal(w)
+        return (new + old) / tasks, self._v.add_(back).mul_(share)
 
 
 def _widened(

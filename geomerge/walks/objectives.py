@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geomerge.data import Inputs, Split
 from geomerge.metrics import output_map
-from geomerge.networks.batches import Batch, leaves, map_leaves, rows, take
+from geomerge.networks.batches import Batch, batch_size, concat, leaves, map_leaves, rows, take
 from geomerge.networks.network import Network
 from geomerge.processes import Team, team
 
@@ -26,6 +26,7 @@ __all__ = [
     "divergence",
     "log_probabilities",
     "random_batches",
+    "weighted_sum",
 ]
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]  # function of logits, shape (B, m)
@@ -96,10 +97,11 @@ class Objective(ABC):
 
     Attributes:
         indices: Iterator over the indices of the batches, shape (B,).
+        network: Network that walks.
     """
 
     def __init__(self, network: Network, inputs: Inputs, batch: int, seed: int) -> None:
-        self._network = network
+        self.network = network
         self._inputs = inputs
         if inputs.at_once is not None:  # every token of a text is an example
             batch = min(batch, max(_TEXTS, batch // leaves(inputs.raw)[0].shape[1]))
@@ -120,8 +122,14 @@ class Objective(ABC):
         if mates is not None:
             return self._shared(w, next(self.indices), out, mates)
         x, loss_of = self.draw()
-        negative, v = self._network.gradient(w, x, lambda logits: -loss_of(logits), out)
+        negative, v = self.network.gradient(w, x, lambda logits: -loss_of(logits), out)
         return -negative, v
+
+    def passes_with(self, other: Objective) -> bool:
+        """Return whether inputs of both can be passed at once: one network, a row each."""
+        own = (self._inputs, other._inputs)
+        plain = all(i.continuous and isinstance(i.raw, Tensor) for i in own)
+        return plain and self.network is other.network and team() is None
 
     def draw(self) -> tuple[Batch, Loss]:
         """Return the next inputs, shape (B, ...), and their mean loss as a function of logits."""
@@ -141,7 +149,7 @@ class Objective(ABC):
             return -loss_of(logits)
 
         if len(index[part]):
-            negative, v = self._network.gradient(w, x, scored, v)
+            negative, v = self.network.gradient(w, x, scored, v)
             sums[0] = -negative * sums[1]
             v *= float(sums[1])
         else:  # fewer examples than processes
@@ -312,8 +320,37 @@ class MixupDrift(Objective):
             return torch.lerp(x, second, way.view(-1, *[1] * (x.dim() - 1)))[part]
 
         x = map_leaves(mixed, self._inputs.batch(index))
-        phi_0 = output_map(self._network.logits(self._start, x), self._output)
+        phi_0 = output_map(self.network.logits(self._start, x), self._output)
         return x, _half_change(phi_0, self._output)
+
+
+def weighted_sum(
+    objectives: Sequence[tuple[float, Objective]],
+    w: Tensor,  # (n,)
+    out: Tensor | None = None,  # (n,)
+) -> tuple[list[float], Tensor]:  # (n,)
+    """Return the losses of the next batches, and the sum of their v, in a single pass.
+
+    A pass of all inputs takes less than one of each batch.
+
+    Args:
+        objectives: Factors of v and objectives of which each passes with the first.
+        w: Weights.
+        out: Vector to overwrite with the sum; None allocates a new one.
+    """
+    drawn = [objective.draw() for _, objective in objectives]
+    sizes = [batch_size(x) for x, _ in drawn]
+    losses: list[Tensor] = []
+
+    def negative(logits: Tensor) -> Tensor:
+        parts = zip(drawn, logits.split(sizes), strict=True)
+        losses[:] = [loss_of(part) for (_, loss_of), part in parts]
+        factors = (factor for factor, _ in objectives)
+        return -torch.stack([f * loss for f, loss in zip(factors, losses, strict=True)]).sum()
+
+    network = objectives[0][1].network
+    _, v = network.gradient(w, concat([x for x, _ in drawn]), negative, out)
+    return [float(loss.detach()) for loss in losses], v
 
 
 class CrossEntropy(Objective):

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from geomerge.continual.memory import answers
 from geomerge.continual.rehearsal import Rehearsal, RehearsalObjective
+from geomerge.walks.objectives import KLToTeacher
 
 
 def test_what_is_remembered_has_not_drifted_yet(case: Any) -> None:
@@ -34,9 +36,23 @@ def test_a_scale_lengthens_the_mean_gradient_and_no_distance(case: Any) -> None:
 
     def direction(scale: float) -> tuple[float, torch.Tensor]:
         rehearsal = Rehearsal([remembered], lambda _: case.network, 8, 0)
-        new = Rehearsal([remembered], lambda _: case.network, 8, 1)
-        return RehearsalObjective(new, rehearsal, scale)(case.expert)
+        return RehearsalObjective(toward_expert(case), rehearsal, scale)(case.first)
 
     (distance, v), (same, longer) = direction(1.0), direction(3.0)
     assert same == distance
     torch.testing.assert_close(longer, 3 * v)
+
+
+def test_one_pass_of_all_tasks_is_the_mean_of_one_of_each(case: Any) -> None:
+    tasks = [case.remembered(pseudo_inputs=count, examples=0) for count in (40, 30)]
+    new, old = toward_expert(case), Rehearsal(tasks, lambda _: case.network, 8, 0)
+    whole = RehearsalObjective(toward_expert(case), Rehearsal(tasks, lambda _: case.network, 8, 0))
+    for w in (case.expert, case.first):  # two steps, whose batches differ
+        (distance, v), (drift, back), (mean, direction) = new(w), old(w), whole(w)
+        assert mean == pytest.approx((distance + drift) / 3, rel=1e-4)
+        torch.testing.assert_close(direction, (v + back) / 3, rtol=1e-3, atol=1e-6)
+
+
+def toward_expert(case: Any) -> KLToTeacher:
+    inputs = case.experience(1).inputs
+    return KLToTeacher(case.network, answers(case.network, case.expert, inputs), inputs, 8, 0)

@@ -118,21 +118,24 @@ class Factor:
         """Eigenvalue of all directions orthogonal to U; unused if r = d."""
         return self._in_eigen_form()[2]
 
-    def decomposed(self) -> Factor:
+    def decomposed(self, dtype: torch.dtype = torch.float64) -> Factor:
         """Return the factor itself, decomposed now.
+
+        Args:
+            dtype: Type of the decomposition. One in single precision takes half the time.
 
         Raises:
             NumericalError: If the decomposition does not converge.
         """
-        self._in_eigen_form()
+        if self._packed is not None:
+            found = decompose(unpacked(self._packed).to(dtype))
+            self._eigen = found.vectors.to(self.dtype), found.values.to(self.dtype), found.tail
+            self._packed = None
         return self
 
     def _in_eigen_form(self) -> tuple[Tensor, Tensor, float]:
         """Return eigenvectors, eigenvalues and tail."""
-        if self._packed is not None:
-            found = decompose(unpacked(self._packed))
-            self._eigen = found.vectors.to(self.dtype), found.values.to(self.dtype), found.tail
-            self._packed = None
+        self.decomposed()
         assert self._eigen is not None
         return self._eigen
 
@@ -152,6 +155,14 @@ class Factor:
     def trace(self) -> float:
         """Sum of all eigenvalues."""
         return float(self.values.double().sum()) + (self.size - self.rank) * self.tail
+
+    def scaled(self, share: float) -> Factor:
+        """Return a multiple of the factor, without eigenvectors if none are known."""
+        if self._packed is None:
+            return Factor(self.vectors, share * self.values, share * self.tail)
+        made = copy(self)
+        made._packed = share * self._packed
+        return made
 
     def with_vectors(
         self,
@@ -203,9 +214,10 @@ class Factor:
 
     def dense(self) -> Tensor:  # (d, d)
         """Return the matrix."""
-        u = self.vectors
-        rest = torch.eye(self.size, dtype=u.dtype, device=u.device) - u @ u.T
-        return (u * self.values) @ u.T + self.tail * rest
+        u, tail = self.vectors, 0.0 if self.full else self.tail
+        matrix = (u * (self.values - tail)) @ u.T
+        matrix.diagonal().add_(tail)
+        return matrix
 
     def matrix(self) -> Tensor:  # (d, d)
         """Return the matrix in double precision, without its eigenvectors if none are known."""
