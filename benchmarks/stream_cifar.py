@@ -7,8 +7,8 @@ seed draws; a convolutional network of 0.25 million weights, whose training has 
 images as further classes in every row that trains it. Numbers are of the test splits, for choices
 of the selection splits. Where the head is made of class statistics that were carried to new
 features, "true" is the accuracy with statistics of all classes' own training images in the final
-features. Finished rows are kept in --work, and the table is written after each: rows that are
-missing in it were not measured.
+features. Finished rows are kept in --work, and the table is written after each; rows that --rows
+does not name stay as they are in it.
 """
 
 from __future__ import annotations
@@ -147,10 +147,11 @@ def main() -> None:
 
 
 def write(name: str, table: dict[str, Any]) -> None:
-    """Write the rows of a stream, beside those of the other streams and sizes."""
+    """Write the rows of a stream; its other rows, streams and sizes stay as they are."""
     file = RESULTS / "stream_cifar.json"
     stored = json.loads(file.read_text())["table"] if file.exists() else {}
     means = {row: summary(found) for row, found in table["rows"].items()}
+    means = stored.get(name, {}).get("rows", {}) | means
     write_results("stream_cifar.json", {"table": {**stored, name: {**table, "rows": means}}})
 
 

@@ -63,7 +63,7 @@ class ClassStatistics:
         """Return the statistics as they are stored, with eigenvectors in half precision."""
         matrix = (self.covariance + self.covariance.T) / 2
         # A discriminant divides by the least eigenvalues, which a leading part would lose.
-        found = decompose(matrix) if len(matrix) <= _WHOLE else factorise(matrix)
+        found = decompose(matrix.float()) if len(matrix) <= _WHOLE else factorise(matrix)
         factor = Factor(found.vectors.half(), found.values.float(), found.tail)
         return StoredStatistics(self.keys, self.counts, self.means, factor)
 
@@ -81,7 +81,8 @@ class ClassStatistics:
         rows = self.rows(head)
         means = self.means[rows].double()
         ridge = shrinkage * self.covariance.diagonal().mean() + 1e-12
-        damped = self.covariance + ridge * torch.eye(len(self.covariance), dtype=torch.float64)
+        damped = self.covariance.clone()
+        damped.diagonal().add_(ridge)
         weight = torch.cholesky_solve(means.T, torch.linalg.cholesky(damped)).T
         bias = -0.5 * (weight * means).sum(dim=1)
         # A term that all classes share changes no probability.
@@ -201,11 +202,11 @@ def measure_statistics(
         >>> bool((discriminant(features) == labels).float().mean() > 0.9)
         True
     """
-    x, labels = features.double().cpu(), labels.cpu()
+    x, labels = features.cpu(), labels.cpu()
     classes = labels.unique()
-    means = torch.stack([x[labels == c].mean(dim=0) for c in classes])
-    centred = x - means[torch.searchsorted(classes, labels)]
-    scatter = centred.T @ centred / max(len(x) - len(classes), 1)
+    means = torch.stack([x[labels == c].mean(dim=0, dtype=torch.float64) for c in classes])
+    centred = x - means.to(x)[torch.searchsorted(classes, labels)]
+    scatter = (centred.T @ centred).double() / max(len(x) - len(classes), 1)
     counts = torch.tensor([int((labels == c).sum()) for c in classes])
     keys = tuple((head, int(c)) for c in classes)
     return ClassStatistics(keys, counts, means.float(), scatter)

@@ -51,25 +51,30 @@ def fit_feature_map(
         old: Features of the old network.
         new: Features of the new one on the same inputs.
     """
-    x, y = old.double().cpu(), new.double().cpu()
-    x_mean, y_mean = x.mean(dim=0), y.mean(dim=0)
-    x, y = x - x_mean, y - y_mean
-    gram = x.T @ x / len(x)
+    old, new = old.cpu(), new.cpu()
+    x_mean, y_mean = (t.mean(dim=0, dtype=torch.float64) for t in (old, new))
+    x, y = old - x_mean.to(old), new - y_mean.to(new)
+    matrix = torch.eye(old.shape[1], dtype=torch.float64)
+    residual = torch.zeros_like(matrix)
+    # Features of frozen layers stay as they are.
+    moved = (old != new).any(dim=0).nonzero()[:, 0]
+    gram = (x.T @ x).double() / len(x)
     gram.diagonal().add_(_RIDGE * gram.diagonal().mean() + 1e-12)
-    matrix = torch.linalg.solve(gram, x.T @ y / len(x)).T
-    rest = y - x @ matrix.T
-    whole = float(y.square().sum())
-    unexplained = float(rest.square().sum()) / whole if whole > 0 else 0.0
-    shift = y_mean - matrix @ x_mean
-    return FeatureMap(matrix, shift, rest.T @ rest / len(x), unexplained)
+    crossed = (x.T @ y[:, moved]).double() / len(x)
+    matrix[moved] = torch.linalg.solve(gram, crossed).T
+    rest = torch.addmm(y[:, moved], x, matrix[moved].T.to(x), alpha=-1)
+    residual[moved[:, None], moved] = (rest.T @ rest).double() / len(x)
+    whole = float(y.double().square().sum())
+    unexplained = float(rest.double().square().sum()) / whole if whole > 0 else 0.0
+    return FeatureMap(matrix, y_mean - matrix @ x_mean, residual, unexplained)
 
 
 def views(x: Batch) -> list[Batch]:
-    """Return inputs as they are and, of square images, mirrored and turned by quarters too.
+    """Return square images mirrored and turned by quarters; no views of other inputs.
 
-    More inputs of other kinds make a better map for classes that are gone: on CIFAR-10 these five
+    More inputs of other kinds make a better map for classes that are gone: on CIFAR-10 these four
     views brought a point and a half.
     """
     if isinstance(x, Tensor) and x.dim() == 4 and x.shape[-1] == x.shape[-2] > 1:
-        return [x, x.flip(3), *(torch.rot90(x, k, (2, 3)) for k in (1, 2, 3))]
-    return [x]
+        return [x.flip(3), *(torch.rot90(x, k, (2, 3)) for k in (1, 2, 3))]
+    return []

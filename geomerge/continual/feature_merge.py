@@ -9,7 +9,7 @@ accuracy is the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 _BATCH = 500
+_SKETCHED = 1000  # inputs of a pass for the metric
 _MAPPED = 2000  # inputs on which the map of features is fitted, times their views
 _DRAWN = 200  # features of each class by which accuracy is predicted
 _HELD_OUT = 5  # one of so many examples scores the shrinkage
@@ -165,7 +166,8 @@ class _FeatureMerge:
         order = torch.randperm(len(self._labels), generator=generator)
         self._held_out = order[: max(1, len(order) // _HELD_OUT)]
         self._fitted = order[len(self._held_out) :]
-        self._seen = self._inputs.sample(_MAPPED, options.seed)
+        self._mapped = order[:_MAPPED]
+        self._before: Tensor | None = None  # features of the network before, (N, d)
         self._own: KroneckerMetric | None = None  # of the expert on the experience
 
     @property
@@ -196,15 +198,20 @@ class _FeatureMerge:
                 f"the features of {self._case.experience.name} are not finite, expected finite "
                 "ones; train with a smaller learning rate"
             )
-        carry = self._map(w) if self._old is not None and name != "before" else None
-        fitted = self._with(carry, features[self._fitted], self._labels[self._fitted])
+        carry, earlier = None, self._old
+        if name == "before":
+            self._before = features
+        elif self._old is not None:
+            carry = self._map(w, features)
+            earlier = carry.carry(self._old)
+        fitted = self._with(earlier, features[self._fitted], self._labels[self._fitted])
         right = self._right(fitted, features[self._held_out], self._labels[self._held_out])
         total = right if self._memory is None else self._memory.right + right
         old = self._predicted(fitted, total)
         new_classes = len(self._labels.unique())
         new = float(right[int(total.argmax())]) / len(self._held_out)
         predicted = (sum(old) + new_classes * new) / (len(old) + new_classes)
-        whole = self._with(carry, features, self._labels)
+        whole = self._with(earlier, features, self._labels)
         unexplained = 0.0 if carry is None else carry.unexplained
         changed = self._changed(whole, total, carry)
         return FeatureCandidate(name, w, whole, total, predicted, unexplained, changed)
@@ -214,9 +221,8 @@ class _FeatureMerge:
         earlier = 0 if self._memory is None else self._memory.tasks
         metric = None
         if bool(self._case.free[: self._case.network.n_parameters].any()):
-            # At the mean, which is near to the expert in function, the expert's serves.
-            expert = self._own if chosen.name == "mean" else None
-            metric = self._measured(chosen.weights) if expert is None else expert
+            # Near the expert in function its metric serves, and measuring another takes as long.
+            metric = self._measured(chosen.weights) if self._own is None else self._own
             if self._memory is not None and self._memory.metric is not None:
                 old = in_precision(self._memory.metric, torch.float32)
                 metric = summed(old, metric, (earlier, 1))
@@ -224,11 +230,11 @@ class _FeatureMerge:
         memory = FeatureMemory(chosen.statistics.stored(), metric, earlier + 1, chosen.right)
         return fit_feature_memory(memory, self._limit)
 
-    def _with(self, carry: FeatureMap | None, features: Tensor, labels: Tensor) -> ClassStatistics:
+    def _with(
+        self, old: ClassStatistics | None, features: Tensor, labels: Tensor
+    ) -> ClassStatistics:
         new = measure_statistics(features, labels, self._head)
-        if self._old is None:
-            return new
-        return (self._old if carry is None else carry.carry(self._old)).joined(new)
+        return new if old is None else old.joined(new)
 
     def _right(self, statistics: ClassStatistics, features: Tensor, labels: Tensor) -> Tensor:
         found = [statistics.discriminant(self._head, s)(features) == labels for s in SHRINKAGES]
@@ -255,7 +261,7 @@ class _FeatureMerge:
             return 0.0
         now, changed = discriminants(statistics, right), []
         for head, (x, before) in self._drawn.items():
-            moved = x if carry is None else (x.double() @ carry.matrix.T + carry.shift).float()
+            moved = x if carry is None else x @ carry.matrix.T.to(x) + carry.shift.to(x)
             changed.append(float((before != now[head](moved)).float().mean()))
         return sum(changed) / len(changed)
 
@@ -271,24 +277,26 @@ class _FeatureMerge:
         }
         return {head: (x, answers(x)) for head, (x, answers) in parts.items()}
 
-    def _map(self, w: Tensor) -> FeatureMap:
-        pairs = [[], []]  # type: list[list[Tensor]]
-        for batch in self._seen.batches(_BATCH):
-            for x in views(batch):
-                pairs[0].append(self._case.network.logits(self._case.start, x))
-                pairs[1].append(self._case.network.logits(w, x))
-        return fit_feature_map(torch.cat(pairs[0]), torch.cat(pairs[1]))
+    def _map(self, w: Tensor, features: Tensor) -> FeatureMap:
+        """Return the map from the features of the network before to those at w, (N, d)."""
+        network, start = self._case.network, self._case.start
+        assert self._before is not None, "the first candidate"
+        old, new = [self._before[self._mapped]], [features[self._mapped]]
+        for index in self._mapped.split(_BATCH):
+            for x in views(self._inputs.batch(index)):
+                old.append(network.logits(start, x).cpu())
+                new.append(network.logits(w, x).cpu())
+        return fit_feature_map(torch.cat(old), torch.cat(new))
 
     def _features(self, w: Tensor, inputs: Inputs) -> Tensor:  # (N, d)
         return self._case.network.all_logits(w, inputs.batches(_BATCH)).cpu()
 
     def _measured(self, w: Tensor) -> KroneckerMetric:
         """Return the metric of the features at w, on layers that may move."""
-        sample = self._inputs.sample(self._options.memory.sketch_inputs, self._options.seed)
+        network, free, seed = self._case.network, self._case.free, self._options.seed
+        sample = self._inputs.sample(self._options.memory.sketch_inputs, seed)
+        moving = [name for name, place in network.slices.items() if bool(free[place].any())]
         # One probe an input is an unbiased estimate of the metric of all features.
-        metric = estimate_kronecker(
-            self._case.network, w, sample.batches(_BATCH), "logits", self._options.seed, 1
+        return estimate_kronecker(
+            network, w, sample.equal_batches(_SKETCHED), "logits", seed, 1, moving
         )
-        free = self._case.free
-        layers = tuple(layer for layer in metric.layers if bool(free[layer.weight].any()))
-        return replace(metric, layers=layers)

@@ -24,6 +24,7 @@ __all__ = ["Cluster", "InputMoments", "measure_moments"]
 _ROUNDED = 0.01  # largest rounding of a mean in half precision, in deviations of the inputs
 _MORE = 8  # oversampling, for the last of the leading directions to be right
 _PRODUCTS = 2
+_SIGNED = 100  # dimensions from which sums of random signs are normal to a layer
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class InputMoments:
     def draw(self, count: int, seed: int) -> Tensor:  # (count, *shape)
         """Return pseudo-inputs, the same for the same seed.
 
-        They are normal along the leading directions. The isotropic rest has random signs, with the
-        moments of normal numbers, which would take most of the time.
+        They are normal along the leading directions. An isotropic rest of many dimensions has
+        random signs, with the moments of normal numbers, which would take most of the time.
 
         Args:
             count: Number of pseudo-inputs; each group has its share of them.
@@ -76,7 +77,9 @@ class InputMoments:
         for cluster, x in zip(self.clusters, drawn.split(numbers), strict=True):
             mean, u, s = self._of(cluster)
             inside = torch.randn(len(x), len(s), generator=generator) * s.sqrt()
-            torch.mul(_signs(x.shape, generator), cluster.covariance.tail**0.5, out=x)
+            few = self._others(cluster) < _SIGNED
+            rest = torch.randn(x.shape, generator=generator) if few else _signs(x.shape, generator)
+            torch.mul(rest, cluster.covariance.tail**0.5, out=x)
             x.addmm_(inside - x @ u, u.T).add_(mean)
         return drawn.view(-1, *self.shape)
 

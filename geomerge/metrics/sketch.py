@@ -414,8 +414,8 @@ def truncated_metric(metric: KroneckerMetric, max_numbers: int) -> KroneckerMetr
             ("inputs", layer.inputs, layer.outputs),
             ("outputs", layer.outputs, layer.inputs),
         ):
-            size = factor.size
-            offers += [(float(v) * other.trace / size, size, side, i) for v in factor.values]
+            size, share = factor.size, other.trace / factor.size
+            offers += [(v * share, size, side, i) for v in factor.values.tolist()]
     ranks = {(side, i): 0 for _, _, side, i in offers}
     left = max_numbers - metric.diagonal.numel() - 2 * len(metric.layers)  # tails
     for _, size, side, i in sorted(offers, key=lambda offer: -offer[0]):

@@ -64,6 +64,22 @@ def test_a_common_basis_keeps_second_moments(
     assert common.in_common_basis(2).nbytes <= common.nbytes
 
 
+def test_a_rest_of_many_dimensions_has_the_moments_too() -> None:
+    torch.manual_seed(0)
+    mix = torch.cat([3 * torch.randn(2, 150), 0.5 * torch.eye(150)])
+    x = torch.randn(4000, 152) @ mix + 1
+    moments = measure_moments(as_they_are(x), torch.zeros(4000), rank=2)
+    drawn = moments.draw(20_000, seed=1)
+    torch.testing.assert_close(drawn.mean(0), x.mean(0), atol=0.1, rtol=0)
+    leading = torch.linalg.eigh(torch.cov(x.T)).eigenvectors[:, -2:]
+    for mine, theirs in ((drawn, x), (drawn @ leading, x @ leading)):
+        total = float(torch.cov(theirs.T).trace())
+        assert float(torch.cov(mine.T).trace()) == pytest.approx(total, rel=0.03)
+    rest = drawn - drawn @ leading @ leading.T
+    spread = torch.linalg.eigvalsh(torch.cov(rest.T))[2:]
+    assert float(spread.max()) < 1.5 * float(spread.min())
+
+
 def test_the_same_seed_draws_the_same(inputs: tuple[torch.Tensor, torch.Tensor]) -> None:
     moments = measure_moments(as_they_are(inputs[0]), inputs[1], 4)
     assert torch.equal(moments.draw(50, 3), moments.draw(50, 3))

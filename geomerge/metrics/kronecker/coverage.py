@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -55,6 +55,27 @@ class Coverage:
     one_by_one: list[str] = field(default_factory=list)
     graphed: set[str] = field(default_factory=set)
     width: int = 0
+
+    def of(self, network: Network, names: frozenset[str]) -> Coverage:
+        """Return the forms for some of the weights alone.
+
+        Args:
+            network: The network.
+            names: Names of tensors of which any part is wanted.
+        """
+        return replace(
+            self,
+            blocks={k: own for k, own in self.blocks.items() if names & set(own)},
+            norms={
+                norm: axis
+                for norm, axis in self.norms.items()
+                if names & set(_names(network, norm.spans()))
+            },
+            lookups={name: axis for name, axis in self.lookups.items() if name in names},
+            locals={key: axes for key, axes in self.locals.items() if names & _weights_of(key)},
+            copied=[name for name in self.copied if name in names],
+            one_by_one=[name for name in self.one_by_one if name in names],
+        )
 
     def label(self, block: Block, network: Network) -> str:
         """Return the name of a block for reports: its module, or its weight with the rows."""

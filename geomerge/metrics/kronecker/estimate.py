@@ -63,6 +63,7 @@ def estimate_kronecker(
     output: str = "hellinger",
     seed: int = 0,
     sign_vectors: int | None = 2,
+    names: Collection[str] | None = None,
 ) -> KroneckerMetric:
     """Measure the Kronecker metric of a network at w.
 
@@ -77,6 +78,8 @@ def estimate_kronecker(
         sign_vectors: Number of random sign vectors, each of which takes a backward pass. They
             replace the outputs without changing the expectation. Two are as good as all outputs for
             walks; one is not if there are few inputs. None uses every output.
+        names: Names of the tensors of which a metric is wanted, without which backward passes go
+            through all layers; None is all.
 
     Returns:
         The metric, in the type of w, as a mean over inputs, or over tokens of a language model's
@@ -91,6 +94,8 @@ def estimate_kronecker(
     if first is None or batch_size(first) == 0:
         raise NumericalError("there are no `inputs` to measure a metric on; give at least one")
     coverage = find_coverage(network, w, take(first, slice(0, 1)))
+    if names is not None:
+        coverage = coverage.of(network, frozenset(names))
     factors: Factors = {}
     most = None if once else network.max_moments
     parts = parts_of(coverage, most, network.factor_form)
@@ -100,7 +105,7 @@ def estimate_kronecker(
         batches = chain([first], iterator)
     del first  # not to be held in all passes
     for part in parts:
-        sums = KroneckerSums(network, w, output, coverage, sign_vectors)
+        sums = KroneckerSums(network, w, output, coverage, sign_vectors, names=names)
         sums.blocks, sums.diagonals = part, part is parts[0]
         if once:
             count = _count(sums, batches, seed, sums.batch)
@@ -250,6 +255,7 @@ class KroneckerSums:
         coverage: Forms of the metric for the weights.
         sign_vectors: Number of random sign vectors; None uses every output.
         held: Whether to keep the sums of moments; False only serves to time a pass.
+        names: Names of the tensors of which a metric is wanted; None is all.
 
     Attributes:
         batch: Largest number of inputs per pass.
@@ -266,12 +272,14 @@ class KroneckerSums:
         coverage: Coverage,
         sign_vectors: int | None,
         held: bool = True,
+        names: Collection[str] | None = None,
     ) -> None:
         self._held = held
         self.network, self.w, self.output, self.coverage = network, w, output, coverage
         self.sign_vectors = sign_vectors
         in_blocks = {name for names in coverage.blocks.values() for name in names}
-        self.rest = [name for name in network.shapes if name not in in_blocks]
+        wanted = network.shapes if names is None else names
+        self.rest = [name for name in network.shapes if name in wanted and name not in in_blocks]
         most = network.max_batch or _ELEMENTS
         self.batch = max(1, min(_ELEMENTS // max(coverage.width, 1), most))
         self.blocks: Collection[Block] = coverage.blocks

@@ -48,6 +48,18 @@ def test_a_packed_triangle_is_the_symmetric_matrix_in_half_the_memory(size: int)
     assert few.numel() == size * (size + 1) // 2
 
 
+def test_multiples_are_not_decomposed_and_single_precision_suffices(decomposed: list[int]) -> None:
+    rows = torch.randn(40, 7, dtype=torch.float64)
+    factor = Factor.later(rows.T @ rows)
+    twice = factor.scaled(2.0)
+    assert not decomposed
+    torch.testing.assert_close(twice.matrix(), 2 * factor.matrix())
+    single = twice.decomposed(torch.float32)
+    assert single.dtype == torch.float64
+    torch.testing.assert_close(single.dense(), 2 * factor.matrix(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(single.scaled(0.5).dense(), factor.matrix(), rtol=1e-5, atol=1e-4)
+
+
 def test_a_metric_is_decomposed_by_its_first_step_and_once(decomposed: list[int]) -> None:
     metric = measured(0)
     v = torch.linspace(-1, 1, metric.n, dtype=torch.float64)

@@ -33,6 +33,28 @@ def test_a_metric_measured_in_parts_is_the_same() -> None:
     assert len(once.layers) == len(whole.layers)
 
 
+def test_a_metric_of_some_weights_is_that_part_of_the_whole() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4),
+        nn.Flatten(), nn.Linear(64, 5),
+    )  # fmt: skip
+    network = Network(module)
+    x = [torch.randn(30, 1, 8, 8)]
+    whole = estimate_kronecker(network, network.initial, x)
+    names = ["3.weight", "4.bias", "6.weight", "6.bias"]
+    some = estimate_kronecker(network, network.initial, x, names=names)
+    assert [layer.name for layer in some.layers] == ["3", "6"]
+    assert some.diagonal_only == ("4.bias",)
+    diagonals = dict(zip(whole.diagonal_only, whole.diagonals, strict=True))
+    torch.testing.assert_close(some.diagonal, diagonals["4.bias"][1])
+    expected = {layer.name: layer for layer in whole.layers}
+    for layer in some.layers:
+        for side in ("inputs", "outputs"):
+            found = getattr(layer, side).matrix()
+            torch.testing.assert_close(found, getattr(expected[layer.name], side).matrix())
+
+
 def test_layers_are_parted_by_the_bytes_of_their_moments() -> None:
     network = Network(nn.Sequential(*[nn.Linear(9, 9) for _ in range(4)]))
     coverage = find_coverage(network, network.initial, torch.randn(1, 9))
