@@ -64,7 +64,7 @@ def test_every_teacher_answers_for_the_whole_batch() -> None:
     distance, v = KLToTeachers(network, parts, answers_all=True)(network.initial)
 
     module = copy.deepcopy(network.module_at(network.initial)).train()
-    first = [KLToTeacher(part._network, part._targets, part._inputs, 8, 0) for _, part in parts]
+    first = [KLToTeacher(part.network, part._targets, part._inputs, 8, 0) for _, part in parts]
     drawn = [part.draw()[0] for part in first]
     x = torch.cat(drawn)
     logits, wanted = module(x), teacher.logits(teacher.initial, x)
