@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "canonical_json",
     "check_output",
     "check_regular",
+    "copy_file",
     "default_mode",
     "file_sha256",
     "parse_json",
@@ -93,6 +95,19 @@ def write_bytes(path: Path, content: bytes) -> None:
         RunError: If the folder is missing or cannot be written.
     """
     _replace(path, lambda temporary: temporary.write_bytes(content))
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file's content as :func:`write_bytes` writes it, whole or not at all.
+
+    Args:
+        source: File to read.
+        path: Path of the copy; an existing file is replaced in one step.
+
+    Raises:
+        RunError: If the folder is missing or cannot be written.
+    """
+    _replace(path, lambda temporary: shutil.copyfile(source, temporary))
 
 
 def write_tensors(

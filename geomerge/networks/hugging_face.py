@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from geomerge.io.files import (
     cannot_write,
     canonical_json,
     check_regular,
+    copy_file,
     file_sha256,
     parse_json,
     plain_file,
@@ -448,11 +448,14 @@ def copy_other_files(like: Path | None, folder: Path) -> None:
     Args:
         like: Folder whose files are copied, such as the tokenizer's; None copies none.
         folder: Destination folder.
+
+    Raises:
+        RunError: If the folder cannot be written.
     """
     for file in sorted(like.iterdir()) if like is not None else ():
         kept = file.is_file() and not _WEIGHT_FILES.fullmatch(file.name)
         if kept and file.name != "README.md" and not (folder / file.name).exists():
-            shutil.copyfile(file, folder / file.name)
+            copy_file(file, folder / file.name)
 
 
 def _transformers() -> Any:

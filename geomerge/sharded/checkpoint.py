@@ -50,7 +50,12 @@ def save_shards(folder: Path, tensors: Mapping[str, Any], mates: Team) -> None:
         for left in (begun, folder):
             shutil.rmtree(left, ignore_errors=True)
     mates.wait()
-    _save(begun, tensors, mates, consolidated=False)
+    try:
+        _save(begun, tensors, mates, consolidated=False)
+    except RunError:
+        if mates.rank == 0:  # a full disk has room for something else then
+            shutil.rmtree(begun, ignore_errors=True)
+        raise
     if mates.rank == 0:
         os.replace(begun, folder)
     mates.wait()
@@ -162,6 +167,7 @@ class Saved:
             ) from error
         self.values: dict[str, Any] = found
         self.pending: dict[str, str] = dict(self.values.get("folders", {}))
+        self._remove_others()
 
     def folder(self, part: str) -> Path:
         """Return the folder of a part, as the values name it."""
@@ -176,7 +182,11 @@ class Saved:
         self.values = {**values, "folders": dict(self.pending)}
         if self._mates.rank == 0:
             write_bytes(self.place / _STATE, json.dumps(self.values, indent=1).encode())
-            for other in self.place.glob("*-[0-9]*"):
-                if other.name not in self.pending.values():
-                    shutil.rmtree(other, ignore_errors=True)
+        self._remove_others()
         self._mates.wait()
+
+    def _remove_others(self) -> None:
+        """Remove folders that the checkpoint does not name, as an interrupted call left them."""
+        for other in self.place.glob("*-[0-9]*") if self._mates.rank == 0 else ():
+            if other.name not in self.pending.values():
+                shutil.rmtree(other, ignore_errors=True)
