@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,10 +21,12 @@ from geomerge import processes
 from geomerge.continual import Experience, merge_expert, remember
 from geomerge.continual.options import ContinualOptions
 from geomerge.data import Inputs
-from geomerge.errors import NumericalError, OptionError, ProcessError
+from geomerge.errors import NumericalError, OptionError, ProcessError, RunError
+from geomerge.io import files
 from geomerge.metrics import KroneckerMetric, measure_metric
 from geomerge.processes import Team, alone, team, together
 from geomerge.training import train_checkpoint
+from geomerge.walks import state
 from geomerge.walks.objectives import KLToTeacher, log_probabilities
 
 
@@ -191,6 +195,48 @@ def test_a_merge_of_several_processes_is_that_of_one(
     for found in run(_merged, size, tmp_path, str(tmp_path), preset, dtype):
         for one, other in zip(found, whole, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def _on_a_full_disk(rank: int, place: str, room: int) -> list[torch.Tensor] | str:
+    """The merge, or its error where the first process has room for some files alone."""
+    save, written, began = files.save_file, [0], time.monotonic()
+
+    def saved(*given: Any) -> None:
+        written[0] += 1
+        if written[0] > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(*given)
+
+    files.save_file, state._LEAST, state._SHARE = saved, 0.0, 0.0
+    folder = Path(place)
+    try:
+        found = gm.merge(experts(), steps=8, folder=folder / "path", work=folder / "work")
+    except (ProcessError, RunError) as error:
+        assert time.monotonic() - began < 60
+        return f"{type(error).__name__}: {error}"
+    return [found.w, torch.tensor(list(found.accuracies.values()))]
+
+
+@pytest.mark.slow
+def test_a_merge_goes_on_after_a_full_disk(tmp_path: Path) -> None:
+    def merged(room: int, place: str) -> list[Any]:
+        group = tmp_path / f"group-{room}-{place}"
+        group.mkdir()
+        (tmp_path / place).mkdir(exist_ok=True)
+        return run(_on_a_full_disk, 2, group, str(tmp_path / place), room)
+
+    for room in (5, 21):
+        first, second = merged(room, "full")
+        assert re.fullmatch(
+            r"RunError: cannot write .*full.* \(no space left on device\); make room and run the "
+            "command again", first,
+        )  # fmt: skip
+        assert second.startswith("ProcessError: one of the processes that compute together has")
+        assert "\n" not in second
+        assert list((tmp_path / "full" / "work").rglob("state"))
+    for found, whole in zip(merged(1000, "full"), merged(1000, "whole"), strict=True):
+        for one, other in zip(found, whole, strict=True):
+            assert torch.equal(one, other)
 
 
 def _sparse(rank: int, folder: str) -> list[torch.Tensor]:

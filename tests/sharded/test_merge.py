@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +16,74 @@ import torch
 from model_folders import TASKS, language_model, write_folder
 from process_groups import run
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from transformers import BertForSequenceClassification
 
 import geomerge as gm
 from geomerge.errors import GeomergeError
 from geomerge.evaluation.pick import Score, parse_pick
 from geomerge.evaluation.search import first_of_best
-from geomerge.sharded import merge_sharded
+from geomerge.io.files import cannot_write
+from geomerge.sharded import checkpoint, merge_sharded, written
 from geomerge.sharded.walk import ShardedWalk
 
 
-def _merged(rank: int, place: Path, out: Path, ends: int | None, changes: dict[str, Any]) -> str:
-    """The report of a merge, or its error; process 1 is killed before a step."""
+def _fill(what: str) -> None:
+    """Have the disk be full where a process writes something."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def no_room(*_: Any) -> Any:
+        raise full
+
+    def no_file(path: Path, _: bytes) -> None:
+        raise cannot_write(path, full)
+
+    if what == "shards":
+        HuggingFaceStorageWriter.write_data = no_room  # type: ignore[method-assign]
+    else:
+        (checkpoint if what == "state" else written).write_bytes = no_file
+
+
+def _merged(
+    rank: int, place: Path, out: Path, ends: int | None, full: str, changes: dict[str, Any]
+) -> str:
+    """The report of a merge, or its error; before a step process 1 is killed, or a disk is full."""
     step = ShardedWalk.step
 
     def ending(walk: ShardedWalk) -> Any:
-        if rank == 1 and walk.taken == ends:
+        if walk.taken == ends and full:
+            what, _, number = full.partition(" ")
+            if rank == int(number):
+                _fill(what)
+        elif walk.taken == ends and rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(walk)
 
     ShardedWalk.step = ending  # type: ignore[method-assign]
+    began = time.monotonic()
     given = {"steps": 3, "interval": 1, "damping": 1e-2, **changes}
     tasks = given.pop("manifold", tuple(str(place / f"{task}.csv") for task in TASKS))
     networks = given.pop("networks", [place / task for task in TASKS])
     try:
         return json.dumps(merge_sharded(networks, out=out, manifold=tasks, **given))
     except GeomergeError as error:
+        assert time.monotonic() - began < 60
         return f"{type(error).__name__}: {error}"
 
 
 def merged(
-    place: Path, folder: Path, size: int = 2, ends: int | None = None, **changes: Any
+    place: Path,
+    folder: Path,
+    size: int = 2,
+    ends: int | None = None,
+    full: str = "",
+    **changes: Any,
 ) -> list[str]:
     """What each process returns; the merge is in ``out`` of the folder."""
     folder.mkdir(exist_ok=True)
     for left in ("store", "0.pt", "1.pt", "2.pt"):
         (folder / left).unlink(missing_ok=True)
-    return run(_merged, size, folder, place, folder / "out", ends, changes)
+    return run(_merged, size, folder, place, folder / "out", ends, full, changes)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -107,6 +140,38 @@ def test_a_merge_killed_and_resumed_has_the_bits_of_one_that_was_not(
     )
     for task in TASKS:
         one, other = (weights(tmp_path / k / "out" / task) for k in ("killed", "whole"))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("full", "left"),
+    [
+        ("shards 1", 2),
+        pytest.param("shards 0", 2, marks=pytest.mark.slow),
+        pytest.param("state 0", 2, marks=pytest.mark.slow),
+        pytest.param("report 0", 6, marks=pytest.mark.slow),
+    ],
+)
+def test_a_full_disk_of_one_process_ends_all_and_the_last_checkpoint_stays(
+    full: str, left: int, place: Path, tmp_path: Path
+) -> None:
+    said = merged(place, tmp_path, ends=3, full=full)
+    assert len(said) == 2
+    own = said[int(full[-1])]
+    stage = tmp_path / ".out.unfinished"
+    assert own.startswith(f"RunError: cannot write {stage}")
+    assert "(no space left on device); make room" in own
+    assert all("\n" not in one for one in said)
+    assert not (tmp_path / "out").exists()
+    state = json.loads((stage / "work" / "state").read_text())
+    assert state["step"] == left
+    kept = {path.name for path in (stage / "work").glob("[!.]*-*")}
+    assert kept >= set(state["folders"].values())
+    assert not list((stage / "work").glob(".point-*"))
+    resumed = merged(place, tmp_path)
+    assert resumed == merged(place, tmp_path / "whole")
+    for task in TASKS:
+        one, other = (weights(f / task) for f in (tmp_path / "out", tmp_path / "whole" / "out"))
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
