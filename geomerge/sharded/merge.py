@@ -130,7 +130,7 @@ def _merged(
     walk = CheckpointedWalk(experts, layout, saved, options)
     walk.to_picked(progress)
     dtype = options.dtype or sources.dtype or "float32"
-    round_weights(experts, dtype)
+    round_weights(network, dtype)
     report = merge_report(experts, walk, options, held)
     write_merged(folder, experts, report, dtype)
     return report

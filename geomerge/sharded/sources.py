@@ -109,27 +109,33 @@ class Sources:
                     )
 
     def _check_shapes(self, plain: nn.Module) -> None:
-        """Refuse weights that are missing, or of another shape than the configuration says."""
+        """Refuse weights that are missing, or of another shape than the configurations say."""
+        wanted = {k: tuple(p.shape) for k, p in plain.named_parameters()}
         for name, stored in self._stored.items():
-            for tensor, parameter in plain.named_parameters():
-                shape = stored.shapes.get(tensor)
-                if shape is None:
+            folder = self.folders[name]
+            claimed = {k: tuple(p.shape) for k, p in self._plain(name).named_parameters()}
+            for tensor, shape in wanted.items():
+                found = stored.shapes.get(tensor)
+                if found is None:
                     raise CheckpointError(
-                        f"{self.folders[name]} has no {tensor!r}; save the model again with "
-                        "save_pretrained"
+                        f"{folder} has no {tensor!r}; save the model again with save_pretrained"
                     )
-                alike = shape == tuple(parameter.shape)
-                if not alike and tensor.rpartition(".")[0] not in self.own:
+                if found != shape and tensor.rpartition(".")[0] not in self.own:
                     raise CheckpointError(
-                        f"{tensor} of {self.folders[name]} has the shape {shape}, expected "
-                        f"{tuple(parameter.shape)}; name networks of one architecture, or use "
-                        "`head` separate for heads of different tasks"
+                        f"{tensor} of {folder} has the shape {found}, expected {shape}; name "
+                        "networks of one architecture, or use `head` separate for heads of "
+                        "different tasks"
+                    )
+                if found != claimed.get(tensor):
+                    raise CheckpointError(
+                        f"{tensor} of {folder} has the shape {found}, and by its {CONFIG} "
+                        f"{claimed.get(tensor)}; save the model again with save_pretrained"
                     )
 
-    def _plain(self) -> nn.Module:
-        """Return the first network's module, its parameters without memory."""
+    def _plain(self, name: str = "a") -> nn.Module:
+        """Return a network's module, its parameters without memory."""
         with parameters_without_memory():
-            return ConfiguredModel(self.configs["a"], str(self.folders["a"]))()
+            return ConfiguredModel(self.configs[name], str(self.folders[name]))()
 
     def module(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """Return the module of all networks, its parameters without memory.

@@ -18,6 +18,7 @@ from geomerge.sharded.checkpoint import save_model
 from geomerge.sharded.checkpointed_walk import CheckpointedWalk
 from geomerge.sharded.data import data_notes
 from geomerge.sharded.experts import Experts
+from geomerge.sharded.network import ShardedNetwork
 from geomerge.sharded.options import ShardedOptions
 
 __all__ = ["REPORT", "WORK", "merge_report", "round_weights", "write_merged"]
@@ -26,18 +27,21 @@ REPORT = "merge.json"
 WORK = "work"  # folder of the state that a merge is resumed from
 
 
-def round_weights(experts: Experts, dtype: str) -> None:
-    """Round the network's shards to what files of a type hold.
+def round_weights(network: ShardedNetwork, dtype: str) -> None:
+    """Round a network's shards to what files of a type hold.
 
     Args:
-        experts: Networks and the merged one.
+        network: Network.
         dtype: Name of the type.
 
     Raises:
-        OptionError: If a number is too large for the type, in the process that has it.
+        OptionError: If a number is too large for the type, in every process.
     """
-    for name in experts.network.shapes:
-        shard = experts.network.shard(name)
+    shards = {name: network.shard(name) for name in network.shapes}
+    largest = [one.abs().max() if one.numel() else one.new_zeros(()) for one in shards.values()]
+    of_all = network.mates.all_rows(torch.stack(largest).unsqueeze(0)).amax(dim=0)
+    in_precision(dict(zip(shards, of_all, strict=True)), dtype)
+    for name, shard in shards.items():
         shard.copy_(in_precision({name: shard}, dtype)[name])
 
 

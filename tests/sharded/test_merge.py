@@ -276,6 +276,38 @@ def _not_finite(place: Path, folder: Path) -> dict[str, Any]:
     return {"networks": networks, "manifold": (str(place / "count.csv"),) * 2}
 
 
+def _with_more_outputs(place: Path, folder: Path) -> dict[str, Any]:
+    networks = _same_task(place, folder)
+    wider = load_file(networks[1] / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        wider[name] = torch.cat([wider[name]] * 2)
+    save_file(wider, networks[1] / "model.safetensors")
+    return {"networks": [place / "colour", networks[1]]}
+
+
+def _too_large(place: Path, folder: Path) -> dict[str, Any]:
+    networks = _same_task(place, folder)
+    large = load_file(networks[1] / "model.safetensors")
+    large["classifier.weight"][-1] = 1e6  # in the rows of process 1
+    save_file(large, networks[1] / "model.safetensors")
+    tables = (str(place / "count.csv"),) * 2
+    return {"networks": networks, "manifold": tables, "dtype": "float16", "steps": 0}
+
+
+def _table_of(rows: int, labels: int) -> Any:
+    """Changes by which the second table has few rows, or few labels."""
+
+    def change(place: Path, folder: Path) -> dict[str, Any]:
+        tables = _tables(place, folder)
+        lines = [("cat", "single"), ("cow", "pair")] * rows
+        kept = [(text, label) for text, label in lines if labels > 1 or label == "single"]
+        content = "\n".join(["text,label", *map(",".join, kept[:rows])])
+        Path(tables[1]).write_text(content + "\n")
+        return {"manifold": tables, "steps": 0}
+
+    return change
+
+
 def _in_another_order(place: Path, folder: Path) -> dict[str, Any]:
     networks = _same_task(place, folder)
     config = json.loads((networks[1] / "config.json").read_text())
@@ -295,6 +327,11 @@ def _in_another_order(place: Path, folder: Path) -> dict[str, Any]:
         (_of_another_kind, "is a language model, expected a network for classification"),
         (_in_another_order, "'pair' is class 1 of "),
         (_not_finite, "weights of the networks are not finite"),
+        (_with_more_outputs, "has the shape (6, 8), and by its config.json (3, 8); save the model"),
+        (_too_large, "has numbers up to 5e+05, and float16 ends at 6.55e+04; give `dtype`"),
+        (_table_of(0, 1), "has no rows, expected examples with labels"),
+        (_table_of(5, 2), "has 5 training examples, expected at least 10"),
+        (lambda *_: {"pick": "equal-drift"}, "`pick` equal-drift needs drifts, which a sharded"),
     ],
 )
 def test_what_cannot_be_merged_is_refused_in_all_processes(
@@ -306,6 +343,12 @@ def test_what_cannot_be_merged_is_refused_in_all_processes(
         assert sentence in one
         assert "\n" not in one
     assert not (tmp_path / "out").exists()
+
+
+def test_a_task_of_one_class_is_merged(place: Path, tmp_path: Path) -> None:
+    report = json.loads(merged(place, tmp_path, **_table_of(40, 1)(place, tmp_path))[0])
+    assert report["rule"] == "max-min"
+    assert report["test"].keys() == {"a", "b"}
 
 
 def test_one_process_is_told_to_start_several(place: Path, tmp_path: Path) -> None:
