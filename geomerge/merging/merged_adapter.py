@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,29 +11,65 @@ from torch import Tensor, nn
 from geomerge.errors import OptionError
 from geomerge.merging.presets.sketches import mean_of_sketches
 from geomerge.merging.result import MergeResult
-from geomerge.metrics.kronecker.layer import KroneckerLayer
+from geomerge.metrics import KroneckerMetric
+from geomerge.metrics.kronecker.forms import dense_factors
 from geomerge.networks.adapters import save_adapter
 from geomerge.networks.hugging_face import adapter_base_module, load_adapter_base
 
-__all__ = ["truncated_change", "write_adapter"]
+__all__ = ["AdapterCut", "truncated_change", "write_adapter"]
 
+_NAMED = 3  # layers in a note
 _DAMPING = 1e-3  # of a factor's mean eigenvalue: directions that no input has count a little
+
+
+@dataclass(frozen=True)
+class AdapterCut:
+    """What a rank leaves of a merged network.
+
+    Attributes:
+        kept: Least share of a layer's change that the rank keeps.
+        plain: Names of the layers that were cut without a metric.
+    """
+
+    kept: float
+    plain: tuple[str, ...]
+
+    def notes(self, place: str) -> list[str]:
+        """Return notes on an adapter.
+
+        Args:
+            place: Name of its folder.
+        """
+        found = [
+            f"the adapter in {place} keeps {self.kept:.1%} or more of the change of each layer; "
+            "what was measured is the network before that"
+        ]
+        if self.plain:
+            more = len(self.plain) - _NAMED
+            few = ", ".join(self.plain[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+            found.append(
+                f"the adapter in {place} has the largest singular values of the changes of {few}, "
+                "whatever inputs there are: the networks have no sketches with factors of these"
+            )
+        return found
 
 
 def truncated_change(
     change: Tensor,  # (d_out, d_in)
     rank: int,
-    layer: KroneckerLayer | None = None,
+    factors: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, float]:
     """Return factors of the matrix of a rank that is nearest to a change in a layer's metric.
 
-    With A and B the metric's factors it minimises tr((C - X)' B (C - X) A), by the singular values
-    of B^(1/2) C A^(1/2).
+    With A and B the metric's factors, whole, block diagonal or diagonal, it minimises
+    tr((C - X)' B (C - X) A), by the singular values of B^(1/2) C A^(1/2).
 
     Args:
         change: Change C of a weight matrix.
         rank: Largest rank.
-        layer: Kronecker block of the matrix; None takes the Euclidean metric.
+        factors: A, whose last rows beyond d_in are left out, and B, as
+            :func:`~geomerge.metrics.kronecker.forms.dense_factors` returns them; None takes the
+            Euclidean metric.
 
     Returns:
         Up, shape (d_out, r), and down, shape (r, d_in), whose product is X, and the share of the
@@ -41,9 +77,9 @@ def truncated_change(
     """
     matrix = change.double()
     roots = [torch.eye(size, dtype=torch.float64) for size in matrix.shape]
-    if layer is not None:
-        dense = [layer.outputs.dense(), layer.inputs.dense()[: matrix.shape[1], : matrix.shape[1]]]
-        roots = [_root(factor.double().cpu()) for factor in dense]
+    if factors is not None:
+        (a, b), width = factors, matrix.shape[1]
+        roots = [_root(factor.double().cpu()) for factor in (b, a[:width, :width])]
     left, right = roots
     u, values, v = torch.linalg.svd(left @ matrix.cpu() @ right, full_matrices=False)
     kept = values[:rank].square().sum() / values.square().sum().clamp(min=1e-300)
@@ -63,7 +99,7 @@ def _root(factor: Tensor) -> Tensor:
 
 def write_adapter(
     folder: Path, merged: MergeResult, name: str, model: nn.Module, base: Path | None
-) -> float:
+) -> AdapterCut:
     """Write a merged network as a LoRA adapter of its base, its head whole.
 
     Args:
@@ -72,9 +108,6 @@ def write_adapter(
         name: Name of the network whose head it is.
         model: Merged network with that head, as transformers builds it.
         base: Folder of the base; None takes the recorded one.
-
-    Returns:
-        The least share of a layer's change that the rank keeps.
 
     Raises:
         RunError: If peft is not installed or the folder cannot be written.
@@ -85,7 +118,7 @@ def write_adapter(
     assert rank is not None, "adapters are written where their rank was given"
     adapter, place = load_adapter_base(source, base)
     start = adapter_base_module(adapter, place)
-    metrics = _metrics(merged)
+    metric, plain = _metric(merged), []
     factors, whole, shares = {}, {}, [1.0]
     before = start.state_dict()
     heads = merged.preset.prepared.heads.layers
@@ -102,9 +135,10 @@ def write_adapter(
             continue
         change = own["weight"].detach() - before[f"{layer_name}.weight"]
         turned = not isinstance(module, nn.Linear)  # Conv1D of transformers
-        up, down, share = truncated_change(
-            change.T if turned else change, rank, metrics.get(layer_name)
-        )
+        found = None if metric is None else _factors(merged, metric, layer_name)
+        if found is None:
+            plain.append(layer_name)
+        up, down, share = truncated_change(change.T if turned else change, rank, found)
         factors[layer_name] = (up, down)
         shares.append(share)
     if not factors:
@@ -113,19 +147,20 @@ def write_adapter(
             "`adapter_rank` out"
         )
     save_adapter(folder, start, factors, whole, adapter.config)
-    return min(shares)
+    return AdapterCut(min(shares), tuple(plain))
 
 
-def _metrics(merged: MergeResult) -> Mapping[str, KroneckerLayer]:
-    """Return the layers of the mean of the sketches, where every network has one."""
+def _metric(merged: MergeResult) -> KroneckerMetric | None:
+    """Return the mean of the sketches, where every network has one."""
     prepared = merged.preset.prepared
-    known = prepared.known_space
-    if any(expert.sketch is None for expert in known):
-        return {}
-    mean, network = mean_of_sketches(prepared).mean, known.network
-    found = {}
-    for key, place in network.slices.items():
-        layer = mean.layer_at(place)
-        if layer is not None:
-            found[key.removesuffix(".weight")] = layer
-    return found
+    if any(expert.sketch is None for expert in prepared.known_space):
+        return None
+    return mean_of_sketches(prepared).mean
+
+
+def _factors(
+    merged: MergeResult, metric: KroneckerMetric, layer: str
+) -> tuple[Tensor, Tensor] | None:
+    """Return the dense factors of a layer's weight; None where the metric has none."""
+    place = merged.preset.prepared.known_space.network.slices.get(f"{layer}.weight")
+    return None if place is None else dense_factors(metric, place)

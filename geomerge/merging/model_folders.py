@@ -83,10 +83,7 @@ def write_model_folders(
         if merged.options.machine.adapter_rank is not None:
             kept = write_adapter(folder / name, merged, network, model, base)
             copy_other_files(source, folder / name)
-            merged.notes.append(
-                f"the adapter in {name or folder.name} keeps {kept:.1%} or more of the change of "
-                "each layer; what was measured is the network before that"
-            )
+            merged.notes.extend(kept.notes(name or folder.name))
         else:
             dtype = merged.options.machine.dtype or expert.meta.get("dtype")
             save_model_folder(

@@ -15,8 +15,12 @@ from transformers import AutoModelForSequenceClassification, BertForMaskedLM
 import geomerge as gm
 from geomerge.errors import CheckpointError, OptionError
 from geomerge.merging.merged_adapter import truncated_change
+from geomerge.merging.model_folders import write_model_folders
+from geomerge.metrics import measure_metric
 from geomerge.metrics.kronecker.factor import decompose
+from geomerge.metrics.kronecker.forms import dense_factors, in_form
 from geomerge.metrics.kronecker.layer import KroneckerLayer
+from geomerge.networks.factor_form import FactorForm
 from geomerge.runs import run_merge
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft itself
@@ -28,6 +32,10 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
+def dense(layer: KroneckerLayer) -> tuple[torch.Tensor, torch.Tensor]:
+    return layer.inputs.dense(), layer.outputs.dense()
+
+
 def kronecker(d_out: int, d_in: int) -> KroneckerLayer:
     inputs, outputs = randn(9, d_in, seed=1), randn(9, d_out, seed=2)
     factors = [decompose(x.T @ x) for x in (inputs, outputs)]
@@ -36,8 +44,8 @@ def kronecker(d_out: int, d_in: int) -> KroneckerLayer:
 
 def test_a_change_of_the_rank_is_kept_whole() -> None:
     change = randn(6, 2) @ randn(2, 5, seed=3)
-    for layer in (None, kronecker(6, 5)):
-        up, down, kept = truncated_change(change, 2, layer)
+    for factors in (None, dense(kronecker(6, 5))):
+        up, down, kept = truncated_change(change, 2, factors)
         torch.testing.assert_close(up @ down, change)
         assert kept == pytest.approx(1)
 
@@ -48,12 +56,42 @@ def test_a_change_is_cut_where_its_metric_is_small() -> None:
     def cost(gap: torch.Tensor) -> float:
         return float((gap * (layer.outputs.dense() @ gap @ layer.inputs.dense())).sum())
 
-    up, down, kept = truncated_change(change, 2, layer)
+    up, down, kept = truncated_change(change, 2, dense(layer))
     flat_up, flat_down, _ = truncated_change(change, 2)
     assert cost(change - up @ down) < cost(change - flat_up @ flat_down)
     assert kept == pytest.approx(1 - cost(change - up @ down) / cost(change), abs=0.02)
     u, values, v = torch.linalg.svd(change)
     torch.testing.assert_close(flat_up @ flat_down, (u[:, :2] * values[:2]) @ v[:2])
+
+
+@pytest.mark.parametrize("form", [FactorForm.BLOCKS, FactorForm.DIAGONAL])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_change_is_cut_in_the_form_of_the_metric_that_memory_allows(
+    form: FactorForm, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geomerge.metrics.kronecker.forms._WIDE", 4)
+    d_out, d_in = 9, 6
+    network = gm.Network(torch.nn.Linear(d_in, d_out, bias=bias).double())
+    metric = measure_metric(network, network.initial, randn(40, d_in, seed=4))
+    network.factor_form = form
+    formed = in_form(metric, network)
+    place = network.slices["weight"]
+    factors = dense_factors(formed, place)
+    assert factors is not None
+
+    def cost(change: torch.Tensor) -> float:
+        v = torch.zeros(network.n, dtype=torch.float64)
+        v[place] = change.flatten()
+        return formed.inner(v, v)
+
+    change = randn(d_out, d_in)
+    a, b = factors[0][:d_in, :d_in], factors[1]
+    assert float((change * (b @ change @ a)).sum()) == pytest.approx(cost(change), rel=0.02)
+    up, down, kept = truncated_change(change, 2, factors)
+    flat_up, flat_down, _ = truncated_change(change, 2)
+    assert cost(change - up @ down) < cost(change - flat_up @ flat_down)
+    assert kept == pytest.approx(1 - cost(change - up @ down) / cost(change), abs=0.02)
+    assert dense_factors(formed, slice(1, 5)) is None
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +142,21 @@ def test_peft_adds_the_merged_adapter_to_its_base(place: Path) -> None:
         with chdir(place):  # the base as it was named
             again = gm.Expert.load(place / "merged" / name)
         assert torch.allclose(logits(again.module()), logits(adapted), atol=1e-5)
+
+
+def test_a_change_that_no_sketch_measures_is_named(place: Path, tmp_path: Path) -> None:
+    x = torch.randint(4, 14, (40, 6))
+    task = gm.Task.from_tensors(x, torch.zeros(40, dtype=torch.long))
+    experts = [
+        replace(gm.Expert.load(place / name), inputs=task.train.inputs, sketch=None)
+        for name in CLASSES
+    ]
+    merged = gm.merge(experts, preset="joint", head="separate", adapter_rank=8, steps=1)
+    write_model_folders(tmp_path, merged, place / "base")
+    said = [note for note in merged.notes if "has the largest singular values of" in note]
+    for note, name in zip(said, CLASSES, strict=True):
+        assert note.startswith(f"the adapter in {name} has")
+        assert "bert.encoder.layer.0.attention.self.query" in note
 
 
 def test_what_is_no_adapter_of_one_base_is_refused(place: Path, tmp_path: Path) -> None:

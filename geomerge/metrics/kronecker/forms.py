@@ -28,6 +28,7 @@ from geomerge.networks.network import Network
 __all__ = [
     "Squares",
     "cuts",
+    "dense_factors",
     "files_of",
     "held_bytes",
     "hold",
@@ -140,6 +141,32 @@ def in_form(metric: KroneckerMetric, network: Network) -> KroneckerMetric:
         )
         layers += split_layer(replace(layer, leading_blocks=None), a, b)
     return replace(metric, layers=tuple(layers))
+
+
+def dense_factors(metric: KroneckerMetric, place: slice) -> tuple[Tensor, Tensor] | None:
+    """Return the factors of a weight matrix in any form, dense.
+
+    Diagonal blocks of both factors make block diagonal factors, whose product is the same metric.
+
+    Args:
+        metric: Metric.
+        place: Slice of the weight vector that holds exactly the matrix.
+
+    Returns:
+        A, shape (d_in, d_in), with a last row and column of the bias where there is one, and B,
+        shape (d_out, d_out); None if the metric has no factors there.
+    """
+    inputs: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
+    for layer in metric.layers:
+        if layer.weight == place:
+            _, row, column = layer.places
+            inputs.setdefault(column, layer.inputs.dense())
+            outputs.setdefault(row, layer.outputs.dense())
+    if not inputs:
+        return None
+    a, b = (torch.block_diag(*(one[k] for k in sorted(one))) for one in (inputs, outputs))
+    return a, b
 
 
 def diagonal_layer(layer: KroneckerLayer) -> KroneckerLayer:
