@@ -222,7 +222,8 @@ class _FeatureMerge:
         metric = None
         if bool(self._case.free[: self._case.network.n_parameters].any()):
             # Near the expert in function its metric serves, and measuring another takes as long.
-            metric = self._measured(chosen.weights) if self._own is None else self._own
+            own = None if chosen.name == "before" else self._own
+            metric = self._measured(chosen.weights) if own is None else own
             if self._memory is not None and self._memory.metric is not None:
                 old = in_precision(self._memory.metric, torch.float32)
                 metric = summed(old, metric, (earlier, 1))

@@ -12,11 +12,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from geomerge.data import Inputs
+from geomerge.errors import CheckpointError
 from geomerge.metrics.kronecker.factor import Factor
 
 __all__ = ["Cluster", "InputMoments", "measure_moments"]
@@ -24,6 +26,7 @@ __all__ = ["Cluster", "InputMoments", "measure_moments"]
 _ROUNDED = 0.01  # largest rounding of a mean in half precision, in deviations of the inputs
 _MORE = 8  # oversampling, for the last of the leading directions to be right
 _PRODUCTS = 2
+_DRAWS = 2  # another number for every change of the draws
 _SIGNED = 100  # dimensions from which sums of random signs are normal to a layer
 
 
@@ -54,12 +57,29 @@ class InputMoments:
         basis: Common basis of means and directions of all groups, shape (d, R), in half precision;
             None where each group has its own directions.
         centre: Mean of all inputs, shape (d,), with a common basis only.
+        draws: Number of the way in which pseudo-inputs are drawn. Outputs are stored for them.
     """
 
     shape: tuple[int, ...]
     clusters: tuple[Cluster, ...]
     basis: Tensor | None = None
     centre: Tensor | None = None
+    draws: int = _DRAWS
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore moments from a saved strategy.
+
+        Raises:
+            CheckpointError: If their pseudo-inputs were drawn in another way, for which the stored
+                outputs are.
+        """
+        if state.get("draws") != _DRAWS:
+            raise CheckpointError(
+                "the strategy was saved by another version of geomerge, which draws other "
+                "pseudo-inputs than the outputs were stored for; train it anew, or go on with that "
+                "version"
+            )
+        self.__dict__.update(state)
 
     def draw(self, count: int, seed: int) -> Tensor:  # (count, *shape)
         """Return pseudo-inputs, the same for the same seed.

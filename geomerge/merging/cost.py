@@ -258,7 +258,7 @@ def _closing(preset: Preset, steps: dict[str, int]) -> float:
         steps[f"from {expert.name} to the crossover"] = count
         timed = run_for_a_moment(walk, expert.weights, preset.prepared.probe(expert), points)
         likely = preset.closing_steps(expert, middle, timed.fall)
-        times = likely // close_refresh(expert.network) + 1
+        times = 1 if preset.straight_legs else likely // close_refresh(expert.network) + 1
         total += timed.setup + times * timed.first + likely * timed.step
     return total
 

@@ -146,7 +146,7 @@ class MergePace:
         for expert in preset.open_ends:
             count = len(expert.inputs) if expert.inputs is not None else 0
             steps = preset.closing_steps(expert, middle)
-            times = steps // close_refresh(expert.network) + 1
+            times = 1 if preset.straight_legs else steps // close_refresh(expert.network) + 1
             if preset.kind.isotropic:
                 times = 0
             total += self.measured(times, times * min(preset.kind.inputs, count))
@@ -154,7 +154,7 @@ class MergePace:
         return total
 
     def _closing_step(self, preset: Preset, count: int) -> float:
-        if preset.walker.straight_legs:
+        if preset.straight_legs:
             return self.probes * self.forward
         return self.step(count, True, _CORRECTED)
 

@@ -274,9 +274,10 @@ class Walker:
     ) -> Walk:
         """Walk from an expert to exactly the target, keeping the expert's function on the way.
 
-        Straight legs are the line between them, in the metric at the expert.
+        Straight legs are the line between them, in the metric at the expert. A walk that was begun
+        before is finished as a walk.
         """
-        if self.straight_legs:
+        if self.straight_legs and not steps_taken(state.part("near")):
             return Walk(self._line(expert, target, state), STRAIGHT_STEPS)
         walk, _ = self._reaching(expert, target)
         points = self.approach_and_close(expert, target, walk, state)

@@ -126,9 +126,10 @@ class Objective(ABC):
         return -negative, v
 
     def passes_with(self, other: Objective) -> bool:
-        """Return whether inputs of both can be passed at once: one network, a row each."""
+        """Return whether inputs of both can be passed at once: one network, a row of one shape."""
         own = (self._inputs, other._inputs)
         plain = all(i.continuous and isinstance(i.raw, Tensor) for i in own)
+        plain = plain and self._inputs.shape == other._inputs.shape
         return plain and self.network is other.network and team() is None
 
     def draw(self) -> tuple[Batch, Loss]:

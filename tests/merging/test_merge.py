@@ -14,6 +14,7 @@ from geomerge.errors import CheckpointError, OptionError, RunError, TaskError
 from geomerge.evaluation.accuracy import accuracy
 from geomerge.merging import MergeResult
 from geomerge.metrics import make_sketch, save_sketch
+from geomerge.walks.state import WalkState
 
 FAST = {"manifold": ("digits",), "damping": 1e-5}
 SHORT = dict(FAST, steps=20)
@@ -328,3 +329,20 @@ def test_legs_of_large_networks_are_straight_and_a_note_says_so(
     assert torch.equal(again.w, merged.w)
     assert all(leg.keeps for leg in again.preset.describe())
     assert not any("straight line" in note for note in again.notes)
+
+
+def test_a_leg_begun_as_a_walk_is_finished_as_one(tiny: Path) -> None:
+    options = {"manifold": ("a=digits", "b=digits-permuted"), "steps": 2, "damping": 1e-3}
+    preset = merged_of(pair(tiny), {**options, "legs": "straight"}).preset
+    end, middle, state = preset.space.experts[0], preset.space.middle(), WalkState()
+    walked = preset.again(legs="walked").close(end, middle, state)
+    next(walked.points)
+    steps = preset.close(end, middle, WalkState()).steps
+    assert preset.close(end, middle, state).steps == walked.steps > steps
+
+
+def test_sketches_describe_their_own_legs(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geomerge.merging.walker.LARGE", 1000)
+    merged = merged_of(pair(digits), {"preset": "sketches"})
+    assert [leg.keeps for leg in merged.preset.describe()] == [("a",), ("b",)]
+    assert not any("straight line" in note for note in merged.notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from geomerge import Network
 from geomerge.data import Inputs, Normalisation, Split
@@ -94,3 +95,15 @@ def test_temperature_leads_from_fisher_to_centred_logits() -> None:
     centred = float(gap.square().sum(dim=1).mean()) / 4
     assert functional_change(*flat, "tempered") == pytest.approx(centred, rel=1e-2)
     assert TEMPERATURE > 1
+
+
+def test_inputs_of_two_shapes_are_passed_one_after_the_other() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = Network(module)
+    labels = torch.arange(6) % 4
+    small, large = (
+        CrossEntropy(network, Split(inputs_of(torch.randn(6, 1, n, n)), labels), 6, 0)
+        for n in (8, 12)
+    )
+    assert small.passes_with(small)
+    assert not small.passes_with(large)

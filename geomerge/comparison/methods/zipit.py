@@ -98,7 +98,8 @@ def _groups(prepared: PreparedMerge, example: Batch) -> list[PermutationGroup]:
     }
     owners = {name.rpartition(".")[0] for name in network.shapes}
     left = [k for k, _ in network.module.named_modules() if k in owners and k not in merged]
-    ends = heads.layers or left[-1:]
+    last = [layer for layer in left if "outputs" in fixed.get(layer, "")]
+    ends = heads.layers or last or left[-1:]
     if others := [layer for layer in left if layer not in ends]:
         layer = others[0] or "the network itself"
         reason = fixed.get(others[0], "they are of no layer that can be traced")

@@ -208,7 +208,7 @@ class Preset(ABC):
     @property
     def close_steps(self) -> int:
         """Most points of a leg that closes the path."""
-        walked = 0 if self.walker.straight_legs else CLOSE_STEPS
+        walked = 0 if self.straight_legs else CLOSE_STEPS
         return walked + STRAIGHT_STEPS
 
     def again(self, **changes: Any) -> Preset:
@@ -246,6 +246,11 @@ class Preset(ABC):
         return False
 
     @property
+    def straight_legs(self) -> bool:
+        """Whether legs that close the path are lines in place of the walks they are elsewhere."""
+        return self.walker.straight_legs
+
+    @property
     def open_ends(self) -> tuple[Expert, ...]:
         """Ends of the path that no walk started from or reached; a closing leg starts at each."""
         return tuple(expert for expert in self.space.ends if expert is not self.start)
@@ -257,7 +262,7 @@ class Preset(ABC):
         state: WalkState,
     ) -> Walk:
         """Return a closing leg's walk, from an open end to exactly the crossover."""
-        if self.walker.straight_legs and self.options.walk.legs is None:
+        if self.straight_legs and self.options.walk.legs is None:
             note = (
                 f"the path from {' and from '.join(e.name for e in self.open_ends)} to the "
                 "crossover is a straight line, which for large networks takes far less time than a "
@@ -304,9 +309,10 @@ class Preset(ABC):
         return [self._leg(expert) for expert in self.space.ends]
 
     def _leg(self, expert: Expert) -> LegDescription:
-        if self.walker.straight_legs and expert in self.open_ends:
+        if self.straight_legs and expert in self.open_ends:
             label = self.kind.label(self.options.measure.output)
-            text = f"straight line, its length in the {label} at its start"
+            at = "" if self.kind.isotropic else f", measured on {expert.name}'s inputs at its start"
+            text = f"straight line, its length in the metric {label}{at}"
             return LegDescription(expert.name, "the crossover", (), text)
         return self._described(
             expert.name, "the crossover", (expert.name,), self._measured(expert.name)

@@ -53,6 +53,12 @@ class PaperPreset(Preset):
             return "no inputs to walk on; name the task of one network with `inputs`, such as mnist"
         return None
 
+    def conflict(self) -> str | None:
+        """Return that legs, which this path does not have, were chosen."""
+        if self.options.walk.legs is None:
+            return None
+        return "`legs` close a path, and the paper preset walks from end to end; leave it out"
+
     @property
     def walked_on(self) -> tuple[Expert, ...]:
         """The network whose function is kept."""

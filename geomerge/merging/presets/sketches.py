@@ -74,7 +74,9 @@ class SketchesPreset(Preset):
         return None
 
     def conflict(self) -> str | None:
-        """Return the sentence on a metric that conflicts with that of the sketches."""
+        """Return the sentence on legs, or on a metric, that conflict with those of the sketches."""
+        if self.options.walk.legs is not None:
+            return "`legs` of the sketches preset are straight lines in any case; leave it out"
         if self.kind.data_free and not self.kind.isotropic:
             return None
         return (
@@ -148,6 +150,11 @@ class SketchesPreset(Preset):
     ) -> int:
         """Return the points of a straight line."""
         return self.close_steps
+
+    @property
+    def straight_legs(self) -> bool:
+        """Whether lines stand in for walks: they do not, there are lines whatever the size."""
+        return False
 
     @property
     def walked_on(self) -> tuple[Expert, ...]:
