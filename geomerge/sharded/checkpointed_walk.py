@@ -42,6 +42,8 @@ class CheckpointedWalk:
         self._experts, self._network = experts, experts.network
         self._layout, self._saved = layout, saved
         self.points: list[dict[str, Any]] = list(saved.values.get("points", ()))
+        # Of another number of processes they could differ by rounding, and with them the pick.
+        experts.scores.update(saved.values.get("networks", {}))
         self.rule: PickRule | None = experts.rule(options.pick)
         self._each = options.interval * len(experts.teachers)  # steps between two checkpoints
         self._walk = ShardedWalk(
@@ -107,7 +109,8 @@ class CheckpointedWalk:
         if self.picked == taken:
             self._save("best", self._weights())
         self._save("point", self._state(dict(self._layout.returned(self._walk.momentum))))
-        self._saved.write({"step": taken, "points": self.points})
+        own = self._experts.scores
+        self._saved.write({"step": taken, "points": self.points, "networks": own})
 
     def _save(self, part: str, tensors: Mapping[str, Any]) -> None:
         """Write the folder of a part, which the next checkpoint names."""
