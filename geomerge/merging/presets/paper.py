@@ -57,7 +57,7 @@ class PaperPreset(Preset):
         """Return that legs, which this path does not have, were chosen."""
         if self.options.walk.legs is None:
             return None
-        return "`legs` close a path, and the paper preset walks from end to end; leave it out"
+        return "`legs` is for closing a path, and the paper preset walks to its end; leave it out"
 
     @property
     def walked_on(self) -> tuple[Expert, ...]:
