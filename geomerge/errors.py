@@ -11,7 +11,7 @@ import difflib
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,10 +30,13 @@ __all__ = [
     "TaskError",
     "TaskWarning",
     "did_you_mean",
+    "first_few",
     "first_line",
     "type_of",
     "warn_assumption",
 ]
+
+_NAMED = 3  # names in a sentence
 
 
 class GeomergeError(Exception):
@@ -135,6 +138,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return "; known: " + ", ".join(names)
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Return names for a sentence, the first three of many and the number of the others.
+
+    Args:
+        names: Names.
+    """
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def warn_assumption(sentence: str) -> None:

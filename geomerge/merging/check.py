@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from geomerge.errors import Problems
+from geomerge.errors import Problems, first_few
 from geomerge.evaluation.measures import loss_of
 from geomerge.expert import Expert
 from geomerge.expert_like import ExpertLike, as_expert, opened, rebuilt
@@ -247,11 +247,9 @@ def _slow(seconds: Mapping[str, float]) -> list[str]:
     """Return sentences on weights that are measured input by input, with their time."""
     if not seconds:
         return []
-    names = list(seconds)
-    few = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return [
-        f"the metric of {few} is measured input by input, {max(seconds.values()):.2g} s for each: "
-        "no cheaper form is known for their use"
+        f"the metric of {first_few(list(seconds))} is measured input by input, "
+        f"{max(seconds.values()):.2g} s for each: no cheaper form is known for their use"
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from geomerge.errors import OptionError
+from geomerge.errors import OptionError, first_few
 from geomerge.merging.presets.sketches import mean_of_sketches
 from geomerge.merging.result import MergeResult
 from geomerge.metrics import KroneckerMetric
@@ -18,7 +18,6 @@ from geomerge.networks.hugging_face import adapter_base_module, load_adapter_bas
 
 __all__ = ["AdapterCut", "truncated_change", "write_adapter"]
 
-_NAMED = 3  # layers in a note
 _DAMPING = 1e-3  # of a factor's mean eigenvalue: directions that no input has count a little
 
 
@@ -45,11 +44,10 @@ class AdapterCut:
             "what was measured is the network before that"
         ]
         if self.plain:
-            more = len(self.plain) - _NAMED
-            few = ", ".join(self.plain[:_NAMED]) + (f" and {more} more" if more > 0 else "")
             found.append(
-                f"the adapter in {place} has the largest singular values of the changes of {few}, "
-                "whatever inputs there are: the networks have no sketches with factors of these"
+                f"the adapter in {place} has the largest singular values of the changes of "
+                f"{first_few(self.plain)}, whatever inputs there are: the networks have no "
+                "sketches with factors of these"
             )
         return found
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from geomerge.data import Inputs
 from geomerge.data.changed_images import ChangedImages
 from geomerge.data.replaced_tokens import ReplacedTokens
+from geomerge.errors import first_few
 from geomerge.evaluation.drift import LARGE, Probe
 from geomerge.expert import Expert
 from geomerge.merging.few_texts import TEXTS, joined_texts, token_replacement
@@ -176,10 +177,9 @@ class Walker:
         """Note for which weights measuring took long."""
         if not names:
             return
-        few = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         note = (
-            f"the metric of {few} was measured input by input, which takes long: they are used in "
-            "a way that no cheaper form is known for"
+            f"the metric of {first_few(names)} was measured input by input, which takes long: they "
+            "are used in a way that no cheaper form is known for"
         )
         if note not in self._prepared.notes:
             self._prepared.notes.append(note)

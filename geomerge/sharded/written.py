@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from geomerge.errors import first_few
 from geomerge.io.files import write_bytes
 from geomerge.io.precision import in_precision
 from geomerge.merging.model_folders import distinct_names
@@ -77,8 +78,10 @@ def merge_report(
 def _notes(experts: Experts, walk: CheckpointedWalk, held: Sequence[str]) -> list[str]:
     notes = data_notes(experts.sources, experts.data)
     if held:
-        few = ", ".join(held[:3]) + (f" and {len(held) - 3} more" if len(held) > 3 else "")
-        notes.append(f"{few} have no form of the metric here, and stay at the mean of all networks")
+        notes.append(
+            f"{first_few(held)} have no form of the metric here, and stay at the mean of all "
+            "networks"
+        )
     if experts.unlabelled:
         blind = " and ".join(experts.unlabelled)
         notes.append(f"there are no labels for {blind}: the last point of the walk is taken")
