@@ -52,7 +52,7 @@ __all__ = [
     "walked_inputs",
 ]
 
-SAMPLE_SEED = 0  # seed of the sample of inputs, where a walk may use only some
+_SAMPLE_SEED = 0  # seed of the sample of inputs, where a walk may use only some
 NAMES = ascii_lowercase  # names of networks, in order
 
 Data = TypeVar("Data", DataOptions, ExpertOptions)
@@ -325,9 +325,9 @@ def assigned_manifolds(
     return given
 
 
-def walked_inputs(inputs: Inputs, data: DataOptions) -> Inputs:
-    """Return the inputs of a task that a walk may use: all, or as many as the options say."""
-    return inputs if data.max_inputs is None else inputs.sample(data.max_inputs, SAMPLE_SEED)
+def walked_inputs(inputs: Inputs, most: int | None) -> Inputs:
+    """Return the inputs of a task that a walk may use: all, or a sample of so many."""
+    return inputs if most is None else inputs.sample(most, _SAMPLE_SEED)
 
 
 def check_normalisations(data: DataOptions, tasks: Collection[str]) -> None:
@@ -386,7 +386,7 @@ def _with_data(expert: Expert, manifold: str | Task | None, data: DataOptions) -
         expert = _noted(expert, f"{expert.name} is not measured: {error}")
     if manifold is not None:
         inputs = _inputs_of(expert, manifold, load)
-        expert = expert.with_inputs(walked_inputs(inputs, data))
+        expert = expert.with_inputs(walked_inputs(inputs, data.max_inputs))
     if expert.task is not None and "selection_seed" not in expert.meta.get("training", {}):
         expert = _noted(expert, seen_selection(expert.source, expert.name, name))
     return expert

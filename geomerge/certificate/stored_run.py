@@ -27,7 +27,7 @@ from geomerge.expert import Expert, text_encoder
 from geomerge.expert_options import DataOptions
 from geomerge.io.checkpoint import Checkpoint, load_checkpoint
 from geomerge.io.files import file_sha256
-from geomerge.loading import SAMPLE_SEED, load_experts
+from geomerge.loading import load_experts, walked_inputs
 from geomerge.merging.class_names import renumbered_task
 from geomerge.merging.memory import fit_memory
 from geomerge.merging.options import MergeOptions
@@ -254,8 +254,7 @@ class StoredRun:
         given = self.certificate["data"][name]["manifold"]
         if given is None:
             return None
-        inputs, most = self._task(given).train.inputs, self.recipe.get("max_inputs")
-        return inputs if most is None else inputs.sample(most, SAMPLE_SEED)
+        return walked_inputs(self._task(given).train.inputs, self.recipe.get("max_inputs"))
 
     def _task(self, given: Mapping[str, Any]) -> Task:
         numbers = given["normalisation"]

@@ -24,7 +24,7 @@ from geomerge.merging.resident import base_bytes
 from geomerge.merging.sizes import data_bytes, network_size, pass_bytes, sketch_bytes
 from geomerge.merging.stages import CandidateWalks
 from geomerge.merging.timing import LEAST, run_for_a_moment
-from geomerge.merging.walker import Walk, close_refresh
+from geomerge.merging.walker import Walk
 from geomerge.metrics.registry import MeasuringPace, NetworkSize
 from geomerge.walks.state import WalkState
 from geomerge.walks.walk import FunctionWalkOptions
@@ -258,7 +258,7 @@ def _closing(preset: Preset, steps: dict[str, int]) -> float:
         steps[f"from {expert.name} to the crossover"] = count
         timed = run_for_a_moment(walk, expert.weights, preset.prepared.probe(expert), points)
         likely = preset.closing_steps(expert, middle, timed.fall)
-        times = 1 if preset.straight_legs else likely // close_refresh(expert.network) + 1
+        times = preset.closing_measurements(expert, likely)
         total += timed.setup + times * timed.first + likely * timed.step
     return total
 

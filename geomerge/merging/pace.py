@@ -18,7 +18,6 @@ from geomerge.merging.joint_training import joint_samples
 from geomerge.merging.presets.base import Preset, Stage
 from geomerge.merging.sizes import pass_bytes
 from geomerge.merging.stages import STATISTICS
-from geomerge.merging.walker import close_refresh
 from geomerge.metrics.registry import BATCH, MeasuringPace, MetricOptions, seconds_per_input
 from geomerge.walks.walk import FunctionWalkOptions
 
@@ -146,9 +145,7 @@ class MergePace:
         for expert in preset.open_ends:
             count = len(expert.inputs) if expert.inputs is not None else 0
             steps = preset.closing_steps(expert, middle)
-            times = 1 if preset.straight_legs else steps // close_refresh(expert.network) + 1
-            if preset.kind.isotropic:
-                times = 0
+            times = 0 if preset.kind.isotropic else preset.closing_measurements(expert, steps)
             total += self.measured(times, times * min(preset.kind.inputs, count))
             total += steps * self._closing_step(preset, count)
         return total

@@ -86,7 +86,7 @@ def load_data(sources: Sources, options: DataOptions) -> dict[str, NetworkData]:
 
 def _load(sources: Sources, name: str, task: str | Task, options: DataOptions) -> NetworkData:
     if not isinstance(task, str):
-        return NetworkData(task.name, walked_inputs(task.train.inputs, options), task)
+        return NetworkData(task.name, walked_inputs(task.train.inputs, options.max_inputs), task)
     examples = options.reading.examples
     try:
         if is_text_file(task):
@@ -98,8 +98,8 @@ def _load(sources: Sources, name: str, task: str | Task, options: DataOptions) -
                 normalisation=normalisation_of(options.normalisation, task),
             )  # fmt: skip
     except NoLabelsError as error:
-        return NetworkData(task, walked_inputs(error.inputs, options), None)
-    return NetworkData(task, walked_inputs(found.train.inputs, options), found)
+        return NetworkData(task, walked_inputs(error.inputs, options.max_inputs), None)
+    return NetworkData(task, walked_inputs(found.train.inputs, options.max_inputs), found)
 
 
 def unlabelled(data: Mapping[str, NetworkData]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from geomerge.expert import Expert
 from geomerge.merging.measuring import inputs_of, measured_together
 from geomerge.merging.prepare import PreparedMerge
-from geomerge.merging.walker import CLOSE_STEPS, STRAIGHT_STEPS, Walk, Walker
+from geomerge.merging.walker import CLOSE_STEPS, STRAIGHT_STEPS, Walk, Walker, close_refresh
 from geomerge.metrics import METRICS
 from geomerge.options import replace_options
 from geomerge.walks.constraints import Constraints
@@ -271,6 +271,15 @@ class Preset(ABC):
             if note not in self.prepared.notes:
                 self.prepared.notes.append(note)
         return self.walker.reach(end, crossover, state)
+
+    def closing_measurements(self, end: Expert, steps: int) -> int:
+        """Return the number of measurements of the metric in a closing leg.
+
+        Args:
+            end: Open end of the path.
+            steps: Number of points of the leg.
+        """
+        return 1 if self.straight_legs else steps // close_refresh(end.network) + 1
 
     def closing_steps(
         self,
