@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from merges import merged_of, prepared_of, run_of
 
-from geomerge import Checkpoint, load_checkpoint
+from geomerge import Checkpoint, load_checkpoint, load_task
+from geomerge.data.digest import file_digests
 from geomerge.errors import GeomergeError, OptionError, RunError
 from geomerge.io.folders import resumable_folder
 from geomerge.merging.choice import choose_preset
@@ -165,6 +169,36 @@ def test_another_recipe_does_not_go_on(digits: Path, tmp_path: Path) -> None:
         )  # fmt: skip
     with pytest.raises(RunError, match=r"another recipe.*\(another merge steps\)"):
         run_of(files, {"manifold": ("digits",), "steps": 6}, out=tmp_path / "out")
+
+
+def test_changed_files_of_data_are_another_recipe(digits: Path, tmp_path: Path) -> None:
+    files, task = [digits / "a.pt", digits / "b.pt"], load_task("digits")
+    table, names = tmp_path / "mine.npz", tmp_path / "classes"
+    x, y = task.train.inputs.raw.numpy()[:200], task.train.labels.numpy()[:200]
+
+    def stop(_: object) -> None:
+        raise Stop
+
+    def run(labels: Any, progress: Any = None) -> Path:
+        np.savez(table, x=x, y=labels)
+        options = {"manifold": (str(table),), "steps": 3}
+        return run_of(files, options, out=tmp_path / "out", progress=progress)[0]
+
+    with pytest.raises(Stop):
+        run(y, stop)
+    with pytest.raises(RunError, match=r"unfinished run of another recipe.*\(another data .*mine"):
+        run(y[::-1])
+    recipe = json.loads((run(y) / "recipe.json").read_text())
+    assert recipe["data"] == {str(table): file_digests([f"{table}@0-9"])[f"{table}@0-9"]}
+    with pytest.raises(RunError, match="finished run of another recipe"):
+        run(y[::-1])
+    for k in "01":
+        (names / "train" / k).mkdir(parents=True)
+        (names / "train" / k / "0.png").write_bytes(b"1")
+    (before,) = file_digests([str(names)]).values()
+    (names / "train" / "1" / "1.png").write_bytes(b"1")
+    assert file_digests([str(names)]) != {str(names): before}
+    assert file_digests(["digits", "package:factory", "no-such-file.csv"]) == {}
 
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:

@@ -1,19 +1,25 @@
-"""SHA-256 digests of tensors, inputs, labelled splits and the data of a merge."""
+"""SHA-256 digests of tensors, inputs, labelled splits, files of data and the data of a merge."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from geomerge.data.classes import split_classes
 from geomerge.data.inputs import Inputs
+from geomerge.data.sources import NAMED
 from geomerge.data.task import Split, Task
-from geomerge.io.files import canonical_json, sha256
+from geomerge.data.text import file_pair
+from geomerge.io.files import canonical_json, file_sha256, sha256
 from geomerge.networks.batches import Batch
 
-__all__ = ["batch_digest", "data_digests", "split_digests", "tensor_digest"]
+__all__ = ["batch_digest", "data_digests", "file_digests", "split_digests", "tensor_digest"]
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -70,4 +76,33 @@ def data_digests(task: Task | None, inputs: Inputs | None) -> dict[str, Any]:
             "examples": len(inputs),
             "inputs": batch_digest(inputs.raw),
         }
+    return found
+
+
+def file_digests(names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of the files or folders that tasks are read from, by names of tasks.
+
+    Those that are named otherwise have none. A folder counts by the names and sizes of its files.
+
+    Args:
+        names: Names of tasks, as :func:`load_task` takes them.
+
+    Raises:
+        TaskError: If classes after the name are not written as they should be.
+    """
+    found = {}
+    for name in names:
+        whole, _ = split_classes(name)
+        if whole in NAMED:
+            continue
+        if os.path.isdir(whole):
+            sizes = {
+                str(file.relative_to(whole)): file.stat().st_size
+                for file in sorted(Path(whole).rglob("*"))
+                if file.is_file()
+            }
+            found[name] = sha256(canonical_json(sizes).encode())
+        elif os.path.isfile(whole):
+            files = [file for file in file_pair(Path(whole)) if file is not None]
+            found[name] = sha256("".join(map(file_sha256, files)).encode())
     return found

@@ -16,7 +16,7 @@ from geomerge.monitor.progress import Progress
 from geomerge.networks.hugging_face import load_network
 from geomerge.options import recorded
 from geomerge.runs.command import command_line
-from geomerge.runs.folder import RunFolder, input_digests
+from geomerge.runs.folder import RunFolder, data_of_recipe, input_digests
 
 __all__ = ["run_compare"]
 
@@ -50,7 +50,11 @@ def run_compare(
     networks = [load_network(file, data.reading.files) for file in files]
     ancestor = load_base(base, networks, data)
     digests = input_digests(networks, data, ancestor)
-    recipe = {"compare": {**options.recorded(), **recorded(data, "sketch")}, "inputs": digests}
+    recipe = {
+        "compare": {**options.recorded(), **recorded(data, "sketch")},
+        "inputs": digests,
+        **data_of_recipe(networks, data),
+    }
     stem = "-".join(["compare", *(Path(file).stem for file in files)])
     command = command_line("compare", files, (data, options), base=base and Path(base))
     run = RunFolder(out, stem, recipe, command)

@@ -14,16 +14,17 @@ import torch
 import geomerge
 from geomerge.certificate.stored_run import BASE
 from geomerge.data import Task
+from geomerge.data.digest import file_digests
 from geomerge.errors import RunError, first_line
 from geomerge.expert import Expert, folder_sketch
-from geomerge.expert_options import DataOptions
+from geomerge.expert_options import DataOptions, ExpertOptions
 from geomerge.io.checkpoint import Checkpoint
 from geomerge.io.files import canonical_json, file_sha256, parse_json, sha256, write_bytes
 from geomerge.io.folders import resumable_folder
 from geomerge.loading import NAMES
 from geomerge.runs.kinds import kind_of, write_page
 
-__all__ = ["RunFolder", "input_digests", "read_json", "sketch_files"]
+__all__ = ["RunFolder", "data_of_recipe", "input_digests", "read_json", "sketch_files"]
 
 
 class RunFolder:
@@ -128,6 +129,25 @@ def input_digests(
     if base is not None:
         digests[BASE] = base.digest
     return digests
+
+
+def data_of_recipe(
+    networks: Sequence[Checkpoint], data: DataOptions | ExpertOptions
+) -> dict[str, dict[str, str]]:
+    """Return the entry of a recipe on files of data; none where tasks are named otherwise.
+
+    Args:
+        networks: Networks, which may record their tasks.
+        data: Options that name tasks.
+    """
+    if isinstance(data, DataOptions):
+        given, rest = data.manifolds()
+        named: list[Any] = [*given.values(), *rest, *data.by_network("task").values()]
+    else:
+        named = [data.manifold]
+    named += [network.meta.get("task") for network in networks]
+    found = file_digests(dict.fromkeys(name for name in named if isinstance(name, str)))
+    return {"data": found} if found else {}
 
 
 def sketch_files(networks: Sequence[Checkpoint], data: DataOptions) -> dict[str, str]:

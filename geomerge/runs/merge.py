@@ -30,7 +30,7 @@ from geomerge.options import recorded
 from geomerge.processes import alone, first_text, together
 from geomerge.report import merge_report, write_examples
 from geomerge.runs.command import command_line
-from geomerge.runs.folder import RunFolder, input_digests, sketch_files
+from geomerge.runs.folder import RunFolder, data_of_recipe, input_digests, sketch_files
 
 __all__ = ["run_merge"]
 
@@ -69,7 +69,11 @@ def run_merge(
     ancestors = [load_base(base, networks, data)]
     digests = input_digests(networks, data, ancestors[0])
     files_of = sketch_files(networks, data)
-    recipe = {"merge": {**recorded(data, "sketch"), **recorded(options)}, "inputs": digests}
+    recipe = {
+        "merge": {**recorded(data, "sketch"), **recorded(options)},
+        "inputs": digests,
+        **data_of_recipe(networks, data),
+    }
     command = command_line("merge", files, (data, options), base=base and Path(base))
     stem = "-".join(Path(file).stem for file in files)
 

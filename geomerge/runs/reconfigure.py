@@ -22,7 +22,7 @@ from geomerge.pruning.reconfigure import reconfigure
 from geomerge.pruning.results import PrunedExpert, pruned_expert
 from geomerge.report.sparse import reconfigure_report
 from geomerge.runs.command import command_line
-from geomerge.runs.folder import RunFolder
+from geomerge.runs.folder import RunFolder, data_of_recipe
 
 __all__ = ["run_reconfigure"]
 
@@ -70,6 +70,7 @@ def run_reconfigure(
         "reconfigure": {**recorded(data), **options.recorded()},
         "plan": json.loads(json.dumps([asdict(step) for step in steps])),  # tuples as lists
         "inputs": digests,
+        **data_of_recipe([checkpoint], data),
     }
     run = RunFolder(out, f"{source.stem}-{plan.stem}", recipe, command)
     if run.before:

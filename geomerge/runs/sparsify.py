@@ -32,7 +32,7 @@ from geomerge.pruning.surface import surface_of
 from geomerge.report.paths import draw_paths
 from geomerge.report.sparse import sparsify_report
 from geomerge.runs.command import command_line
-from geomerge.runs.folder import RunFolder
+from geomerge.runs.folder import RunFolder, data_of_recipe
 
 __all__ = ["run_sparsify"]
 
@@ -78,6 +78,7 @@ def run_sparsify(
     recipe = {
         "sparsify": {**recorded(data), **options.recorded()},
         "inputs": {"network": checkpoint.digest},
+        **data_of_recipe([checkpoint], data),
     }
     with together() as mates:
         if mates is not None and mates.rank:
