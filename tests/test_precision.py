@@ -112,6 +112,24 @@ def test_gradients_differ_by_rounding_and_logits_not_at_all(
     assert torch.equal(low.with_precision("float32").gradient(w, x, loss_of)[1], exact)
 
 
+@pytest.mark.parametrize("make", MAKERS)
+def test_targets_are_rounded_as_the_network_that_walks(make: Callable[[], nn.Module]) -> None:
+    network, x = case(make)
+    low = network.with_precision("bfloat16")
+    targets = low.logits_by_precision(network.initial, x).softmax(dim=1)
+    assert torch.equal(
+        network.logits_by_precision(network.initial, x), network.logits(network.initial, x)
+    )
+    assert targets.dtype == torch.float32
+
+    def loss(logits: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, targets)
+
+    _, at_itself = low.gradient(network.initial, x, loss)
+    _, elsewhere = low.gradient(1.1 * network.initial, x, loss)
+    assert at_itself.norm() < 0.01 * elsewhere.norm()
+
+
 def test_large_matrices_write_the_gradient_that_autograd_finds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

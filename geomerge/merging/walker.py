@@ -369,7 +369,8 @@ def close_refresh(network: Network) -> int:
 
 def _teacher(expert: Expert) -> Callable[[Batch], Tensor]:
     """Return what computes an expert's log-probabilities for a batch."""
-    return lambda x: expert.network.logits(expert.weights, x).log_softmax(dim=1)
+    network, w = expert.network, expert.weights
+    return lambda x: network.logits_by_precision(w, x).log_softmax(dim=1)
 
 
 def steps_taken(state: WalkState) -> int:

@@ -120,8 +120,8 @@ class Network:
         max_moments: Largest number of bytes of second moments that a measurement of a metric holds
             at once; None for no limit.
         factor_form: Form of the Kronecker factors of the network's metric.
-        precision: Type in which passes with derivatives compute products, ``"float32"`` or
-            ``"bfloat16"``; weights, logits and gradients are in float32 all the same.
+        precision: Type in which passes with derivatives, and targets, compute products,
+            ``"float32"`` or ``"bfloat16"``; weights, logits and gradients are in float32.
         room: Smaller limit where memory did not suffice, of all views of the module.
         frozen: Names of the frozen tensors.
         constants: Buffers that replace the module's in this view, by name.
@@ -274,7 +274,7 @@ class Network:
     def with_precision(self, precision: str) -> Network:
         """Return the same network with passes in a precision, where they have derivatives.
 
-        :meth:`logits` are computed in float32 in any.
+        :meth:`logits` are computed in float32 in any, :meth:`logits_by_precision` are not.
 
         Args:
             precision: ``"float32"`` or ``"bfloat16"``.
@@ -412,8 +412,27 @@ class Network:
         Raises:
             OptionError: If memory does not suffice for a pass of one input.
         """
+        return self._without_derivatives(self.call, w, x)
+
+    def logits_by_precision(
+        self,
+        w: Tensor,  # (n,)
+        x: Batch,  # (B, ...)
+    ) -> Tensor:  # (B, m)
+        """Return the logits without derivatives, computed by :attr:`precision`.
+
+        These are targets of walks, whose own passes are rounded in the same way.
+
+        Raises:
+            OptionError: If memory does not suffice for a pass of one input.
+        """
+        return self._without_derivatives(self._call_in_precision, w, x)
+
+    def _without_derivatives(
+        self, call: Callable[[nn.Module, Batch], Tensor], w: Tensor, x: Batch
+    ) -> Tensor:
         most = min(self.max_batch or _NUMBERS, inputs_at_once(shape_of(x), self._share))
-        attempt = partial(self._logits_of, self.call, w, x)
+        attempt = partial(self._logits_of, call, w, x)
         return self.room.passed(min(most, batch_size(x)), attempt)
 
     def _logits_of(

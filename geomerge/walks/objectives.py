@@ -66,7 +66,7 @@ def log_probabilities(
     inputs: Inputs,
     batch: int = 1000,
 ) -> Tensor:  # (N, m)
-    """Return log softmax f(x, w) of all inputs.
+    """Return log softmax f(x, w) of all inputs, as targets of a walk.
 
     Args:
         network: Network f.
@@ -76,7 +76,7 @@ def log_probabilities(
     """
     found: Tensor | None = None
     for index, x in inputs.parts(batch):
-        logits = network.logits(w, x)
+        logits = network.logits_by_precision(w, x)
         if found is None:
             found = logits.new_empty(len(inputs), logits.shape[1])
         found[index] = logits.log_softmax(dim=1)
