@@ -87,6 +87,7 @@ AUGMENTED = (
     "separate heads, 1000 inputs each, shifts and flips, long",
 )
 ONE = "separate heads, inputs of one"  # of the other the weights, or a sketch
+LONG = 250  # steps of the long walks there
 ROUNDED = ("separate heads, all inputs, long",)  # walked in bfloat16 as well
 
 
@@ -314,13 +315,14 @@ def measure_case(name: str, networks: Path, given: argparse.Namespace) -> None:
     known = gaps(both) if name == ONE and "experts" not in rows.done else {}
     rows.row("experts", lambda: {"test": [expert.accuracy() for expert in both], **known})
     if name == ONE:
-        for preset, title, change in (
-            ("joint-auxiliary", "joint walk", None),
-            ("joint-auxiliary", "joint walk, shifts and flips", "flips"),
-            ("sketch", "sketch walk", None),
+        for title, preset, more, change in (
+            ("joint walk", "joint-auxiliary", steps, None),
+            ("sketch walk", "sketch", steps, None),
+            ("joint walk, long", "joint-auxiliary", LONG, None),
+            ("joint walk, shifts and flips", "joint-auxiliary", steps, "flips"),
         ):
             for blind, letter in enumerate("ab"):
-                make = partial(with_inputs_of_one, both, blind, preset, steps, change)
+                make = partial(with_inputs_of_one, both, blind, preset, more, change)
                 rows.row(f"{title}, no inputs of {letter}", make)
         return
     if not given.means:

@@ -20,7 +20,7 @@ __all__ = ["compare"]
 _WIDTH = 106  # width of the table
 # A comparison sets all other options of its walks.
 _FLAGS = (
-    "only", "skip", "max_samples", "output", "head", "bn", "steps", "pick", "seed",
+    "only", "skip", "max_samples", "output", "head", "bn", "align", "steps", "pick", "seed",
 )  # fmt: skip
 
 

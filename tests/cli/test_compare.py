@@ -50,6 +50,19 @@ def test_a_comparison_leaves_a_table_a_picture_and_a_report(
     assert "another recipe" in other.stderr
 
 
+def test_all_rows_start_from_aligned_networks_where_they_are_asked_for(
+    geomerge: Callable[..., Any], digits: Path, tmp_path: Path
+) -> None:
+    def average(*more: str) -> float:
+        words = ["compare", digits / "a.pt", digits / "b.pt", *TASKS, "--head", "separate"]
+        found = geomerge(*words, "--only", "average", "--json", *more, cwd=tmp_path)
+        assert found.returncode == 0, found.stderr
+        (row,) = (row for row in json.loads(found.stdout)["rows"] if row["name"] == "average")
+        return float(row["worst_drop"])
+
+    assert average("--align", "weights") < average()
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
