@@ -7,8 +7,10 @@ seed draws; a convolutional network of 0.25 million weights, whose training has 
 images as further classes in every row that trains it. Numbers are of the test splits, for choices
 of the selection splits. Where the head is made of class statistics that were carried to new
 features, "true" is the accuracy with statistics of all classes' own training images in the final
-features. Finished rows are kept in --work, and the table is written after each; rows that --rows
-does not name stay as they are in it.
+features. In rows "geodesic, views" and "frozen, views" statistics are of mirrored and shifted
+images too, and so is the "true" of "joint, views", whose shrinkage is that of the best accuracy on
+the selection splits. Finished rows are kept in --work, and the table is written after each; rows
+that --rows does not name stay as they are in it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import json
 import statistics
 import time
 import warnings
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ import torch
 from common import RESULTS, Rows, write_results
 
 from geomerge.continual import measure_statistics
+from geomerge.continual.feature_memory import SHRINKAGES
+from geomerge.continual.image_views import class_views
 from geomerge.options import replace_options
 from geomerge.strategies import StreamOptions
 from geomerge.strategies.examples import Examples
@@ -40,7 +45,11 @@ STREAMS: dict[str, dict[str, Any]] = {
     "five then one by one": {"experiences": 6, "first_classes": 5},
     "five by two, task known": {"scenario": "task"},
 }
-ROWS = ("naive", "frozen", "randumb", "slda", "replay-bytes", "der++", "joint", "geodesic")
+ROWS = (
+    "naive", "frozen", "randumb", "slda", "replay-bytes", "der++", "joint", "geodesic",
+    "frozen, views", "joint, views", "geodesic, views",
+)  # fmt: skip
+_VIEWS = "mirrored"
 _BATCH = 1000
 
 
@@ -49,7 +58,9 @@ def learn(
 ) -> dict[str, Any]:
     """Learn a stream with one method, and measure it on a split after each task."""
     parts = {"test": tasks.test, "select": tasks.select}[split]
-    options = replace_options(options, **changes)
+    row, _, viewed = row.partition(", ")
+    views = _VIEWS if viewed else "none"
+    options = replace_options(options, **changes, **({"views": views} if viewed else {}))
     shared = options.training
     network = make_network(tasks, shared.arch, options.seed)
     training = Training(
@@ -70,9 +81,12 @@ def learn(
     right = [a * len(t.labels) for a, t in zip(matrix[-1], parts, strict=True)]
     reports = getattr(learner.strategy, "merge_reports", [])
     trained = sum(r.expert_seconds for r in reports)
+    measured = getattr(learner.strategy, "features", None) is not None or bool(viewed)
     return {
         "accuracy": sum(right) / sum(len(t.labels) for t in parts),
-        "true": None if tasks.heads else true_accuracy(learner.strategy, tasks, parts),
+        "true": true_accuracy(learner.strategy, tasks, parts, views)
+        if measured and not tasks.heads
+        else None,
         "matrix": matrix,
         "megabytes": learner.kept().bytes / 1e6,
         "examples": learner.kept().examples,
@@ -83,29 +97,47 @@ def learn(
     }
 
 
-def true_accuracy(strategy: Any, tasks: Stream, held_out: list[Examples]) -> float | None:
+def true_accuracy(
+    strategy: Any, tasks: Stream, held_out: list[Examples], views: str
+) -> float | None:
     """Return the accuracy with statistics of the classes' own images in the final features."""
-    memory = getattr(strategy, "features", None)
-    if memory is None or not hasattr(strategy.model, "classifier"):
+    if not hasattr(strategy.model, "classifier"):
         return None
+    found: list[torch.Tensor] = []
+    layer = strategy.model.classifier
+    hook = layer.register_forward_pre_hook(lambda _, x: found.append(x[0]))
 
-    def features(inputs: Any) -> torch.Tensor:
-        found: list[torch.Tensor] = []
-        layer = strategy.model.classifier
-        hook = layer.register_forward_pre_hook(lambda _, x: found.append(x[0]))
-        with torch.no_grad():
-            for batch in inputs.batches(_BATCH):
-                strategy.model.eval()(batch)
-        hook.remove()
+    @torch.no_grad()
+    def features(batches: Iterable[Any]) -> torch.Tensor:
+        found.clear()
+        for batch in batches:
+            strategy.model.eval()(batch)
         return torch.cat(found)
 
     parts = [e.dataset for e in tasks.benchmark.train_stream]
-    seen = [p.pool.parts[k] for k, p in enumerate(parts)]
-    found = torch.cat([features(part.inputs) for part in seen])
-    labels = torch.cat([part.labels for part in seen])
-    discriminant = measure_statistics(found, labels).discriminant(None, memory.shrinkage)
-    right = [discriminant(features(t.inputs)) == t.labels for t in held_out]
-    return float(torch.cat(right).double().mean())
+    statistics = None
+    for seen in (p.pool.parts[k] for k, p in enumerate(parts)):
+        for view in range(1 + len(class_views(seen.inputs.batch(slice(0, 1)), views))):
+            batches = seen.inputs.batches(_BATCH)
+            x = features([x, *class_views(x, views)][view] for x in batches)
+            new = measure_statistics(x, seen.labels)
+            statistics = new if statistics is None else statistics.joined(new)
+    assert statistics is not None, "a stream has tasks"
+    sets = {
+        name: [(features(t.inputs.batches(_BATCH)), t.labels) for t in kind]
+        for name, kind in (("select", tasks.select), ("measured", held_out))
+    }
+    hook.remove()
+
+    def right(shrinkage: float, name: str) -> float:
+        discriminant = statistics.discriminant(None, shrinkage)
+        return float(torch.cat([discriminant(x) == y for x, y in sets[name]]).double().mean())
+
+    memory = getattr(strategy, "features", None)
+    shrinkage = (
+        max(SHRINKAGES, key=lambda s: right(s, "select")) if memory is None else memory.shrinkage
+    )
+    return right(shrinkage, "measured")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from geomerge.continual.image_views import VIEWS
 from geomerge.continual.options import walk_metrics
 from geomerge.data.options import PlaceOptions
 from geomerge.errors import OptionError
@@ -234,6 +235,14 @@ class StreamWalkOptions:
         None,
         "weight of the network before in the mean below such a head; default 2",
         group="walk",
+        recorded="given",
+    )
+    views: str | None = option(
+        None,
+        "views of images of which geomerge and frozen measure the statistics of such a head too; "
+        "default none",
+        group="walk",
+        choices=VIEWS,
         recorded="given",
     )
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from geomerge.continual.class_statistics import ClassStatistics
-from geomerge.networks.batches import Batch
 
-__all__ = ["FeatureMap", "fit_feature_map", "views"]
+__all__ = ["FeatureMap", "fit_feature_map"]
 
 _RIDGE = 1e-4  # share of the mean variance
 
@@ -67,14 +66,3 @@ def fit_feature_map(
     whole = float(y.double().square().sum())
     unexplained = float(rest.double().square().sum()) / whole if whole > 0 else 0.0
     return FeatureMap(matrix, y_mean - matrix @ x_mean, residual, unexplained)
-
-
-def views(x: Batch) -> list[Batch]:
-    """Return square images mirrored and turned by quarters; no views of other inputs.
-
-    More inputs of other kinds make a better map for classes that are gone: on CIFAR-10 these four
-    views brought a point and a half.
-    """
-    if isinstance(x, Tensor) and x.dim() == 4 and x.shape[-1] == x.shape[-2] > 1:
-        return [x.flip(3), *(torch.rot90(x, k, (2, 3)) for k in (1, 2, 3))]
-    return []

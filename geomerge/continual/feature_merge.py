@@ -9,7 +9,7 @@ accuracy is the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -19,13 +19,14 @@ from geomerge.continual.class_statistics import (
     ClassStatistics,
     measure_statistics,
 )
-from geomerge.continual.feature_map import FeatureMap, fit_feature_map, views
+from geomerge.continual.feature_map import FeatureMap, fit_feature_map
 from geomerge.continual.feature_memory import (
     SHRINKAGES,
     FeatureMemory,
     discriminants,
     fit_feature_memory,
 )
+from geomerge.continual.image_views import class_views, map_views
 from geomerge.continual.kronecker_mean import kronecker_mean
 from geomerge.continual.memory import Experience, in_precision
 from geomerge.continual.memory_limit import summed
@@ -204,14 +205,18 @@ class _FeatureMerge:
         elif self._old is not None:
             carry = self._map(w, features)
             earlier = carry.carry(self._old)
-        fitted = self._with(earlier, features[self._fitted], self._labels[self._fitted])
-        right = self._right(fitted, features[self._held_out], self._labels[self._held_out])
+        views = self._views(w)
+        parts = [features, *views]
+        fitted = self._with(earlier, parts, self._fitted)
+        # The expert was trained on the held-out examples, but not on other views of them.
+        scored = views[0] if views else features
+        right = self._right(fitted, scored[self._held_out], self._labels[self._held_out])
         total = right if self._memory is None else self._memory.right + right
         old = self._predicted(fitted, total)
         new_classes = len(self._labels.unique())
         new = float(right[int(total.argmax())]) / len(self._held_out)
         predicted = (sum(old) + new_classes * new) / (len(old) + new_classes)
-        whole = self._with(earlier, features, self._labels)
+        whole = self._with(earlier, parts, slice(None))
         unexplained = 0.0 if carry is None else carry.unexplained
         changed = self._changed(whole, total, carry)
         return FeatureCandidate(name, w, whole, total, predicted, unexplained, changed)
@@ -232,10 +237,25 @@ class _FeatureMerge:
         return fit_feature_memory(memory, self._limit)
 
     def _with(
-        self, old: ClassStatistics | None, features: Tensor, labels: Tensor
+        self, old: ClassStatistics | None, views: list[Tensor], rows: Tensor | slice
     ) -> ClassStatistics:
-        new = measure_statistics(features, labels, self._head)
+        """Return statistics of the old classes and of the experience, of some rows of all views."""
+        labels = self._labels[rows]
+        new, *others = (measure_statistics(x[rows], labels, self._head) for x in views)
+        counts = new.counts
+        for other in others:
+            new = new.joined(other)
+        new = replace(new, counts=counts)
         return new if old is None else old.joined(new)
+
+    def _views(self, w: Tensor) -> list[Tensor]:  # (N, d) each
+        """Return the features of the views of the inputs that are of the same classes."""
+        network, kind = self._case.network, self._options.features.views
+        found = [
+            [network.logits(w, x).cpu() for x in class_views(batch, kind)]
+            for batch in self._inputs.batches(_BATCH)
+        ]
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
     def _right(self, statistics: ClassStatistics, features: Tensor, labels: Tensor) -> Tensor:
         found = [statistics.discriminant(self._head, s)(features) == labels for s in SHRINKAGES]
@@ -284,7 +304,7 @@ class _FeatureMerge:
         assert self._before is not None, "the first candidate"
         old, new = [self._before[self._mapped]], [features[self._mapped]]
         for index in self._mapped.split(_BATCH):
-            for x in views(self._inputs.batch(index)):
+            for x in map_views(self._inputs.batch(index)):
                 old.append(network.logits(start, x).cpu())
                 new.append(network.logits(w, x).cpu())
         return fit_feature_map(torch.cat(old), torch.cat(new))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from geomerge.continual.image_views import VIEWS
 from geomerge.metrics import KroneckerMetric
 from geomerge.metrics.outputs import OUTPUTS
 from geomerge.metrics.registry import METRICS, MetricKind
@@ -142,6 +143,14 @@ class FeatureOptions:
     )
     old_weight: float = option(
         2.0, "weight of the network before in the mean with the expert", check=positive
+    )
+    views: str = option(
+        "none",
+        "views of square images of which class statistics are measured too: 'shifted' by a "
+        "sixteenth of the side, or 'mirrored' as well, for classes that a mirror does not change; "
+        "'none' by default",
+        choices=VIEWS,
+        recorded="given",
     )
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ def merge_options(options: StreamOptions) -> ContinualOptions:
     walk, usual = options.walk, ContinualOptions().walk
     features = {
         name: value
-        for name in ("moving", "old_weight")
+        for name in ("moving", "old_weight", "views")
         if (value := getattr(walk, name)) is not None
     }
     return ContinualOptions(

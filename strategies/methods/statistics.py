@@ -35,8 +35,9 @@ def _one_head(name: str) -> Callable[[StreamOptions], tuple[str, ...]]:
 def frozen(case: StreamCase) -> Learner:
     """Return the features of the first experience for ever, with a discriminant on them."""
     about = "features of the first experience, frozen, and the discriminant of class statistics"
-    limit, epochs = case.options.walk.memory_mb, case.training.epochs
-    return _discriminant(case, case.training, about, limit, epochs)
+    walk, epochs = case.options.walk, case.training.epochs
+    views = walk.views or "none"
+    return _discriminant(case, case.training, about, walk.memory_mb, epochs, views)
 
 
 @stream_method(
@@ -78,13 +79,18 @@ def slda(case: StreamCase) -> Learner:
 
 
 def _discriminant(
-    case: StreamCase, training: Training, about: str, memory_mb: float | None, epochs: int
+    case: StreamCase,
+    training: Training,
+    about: str,
+    memory_mb: float | None,
+    epochs: int,
+    views: str = "none",
 ) -> Learner:
     """Return a discriminant on features that no further experience trains."""
     from geomerge.strategies.geodesic_merge import GeodesicMerge
 
     options = ContinualOptions(
-        head="discriminant", moving=0.0, seed=case.options.seed, memory_mb=memory_mb
+        head="discriminant", moving=0.0, seed=case.options.seed, memory_mb=memory_mb, views=views
     )
     strategy, pace = make_strategy(
         training, GeodesicMerge, options=options, epochs=_first_only(epochs)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from geomerge.continual import ClassStatistics, measure_statistics
-from geomerge.continual.feature_map import fit_feature_map, views
+from geomerge.continual.feature_map import fit_feature_map
 
 
 @pytest.fixture
@@ -104,11 +104,6 @@ def test_heads_do_not_see_each_other(features: tuple[torch.Tensor, torch.Tensor]
     for head, own in ((0, y < 2), (1, y >= 2)):
         found = both.discriminant(head, 0.01)(x[own])
         assert (found == y[own] % 2).float().mean() > 0.9
-
-
-def test_square_images_have_four_other_views() -> None:
-    assert len(views(torch.randn(2, 3, 4, 4))) == 4
-    assert views(torch.randn(2, 9)) == views(torch.randn(2, 3, 4, 5)) == []
 
 
 def test_a_wide_covariance_is_stored_whole() -> None:

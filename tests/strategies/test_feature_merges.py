@@ -144,6 +144,18 @@ def test_lower_layers_stay_after_the_first_experience() -> None:
     assert torch.equal(model.trunk[0].weight, before)
 
 
+def test_views_of_images_are_in_the_statistics_and_count_as_no_examples() -> None:
+    found = []
+    for views in ("none", "shifted", "mirrored"):
+        torch.manual_seed(0)
+        mine = strategy(Net(), views=views)
+        mine.train(benchmark().train_stream[0])
+        assert mine.features is not None
+        assert mine.features.statistics.counts.tolist() == [40, 40]
+        found.append(mine.features.statistics.means)
+    assert not any(torch.equal(found[i], found[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
 def test_memory_keeps_its_promise_and_says_what_it_needs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     mine = strategy(Net(), memory_mb=0.012)
