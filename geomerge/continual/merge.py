@@ -36,6 +36,7 @@ __all__ = ["merge_expert"]
 _MARKS = 4  # measured points of a walk
 _BATCH = 500
 _STEPS = 50  # least steps of an epoch: batches of few inputs are smaller, down to 8
+_MOST_STEPS = 200  # least steps of an epoch, where there are many earlier tasks
 _LEAST_BATCH = 8
 _RETRIES = 4  # repetitions of a walk that diverges, each at half the learning rate
 
@@ -129,7 +130,7 @@ class _Merge:
         self._step_bytes = self._bytes_of_a_step(metric)
         self._metric = metric if free is None else MaskedMetric(metric, free)
         walk, count = options.walk, len(experience.inputs)
-        self._batch = min(walk.batch, max(count // _STEPS, _LEAST_BATCH), count)
+        self._batch = min(walk.batch, max(count // self._least_steps(), _LEAST_BATCH), count)
         self._steps = max(1, round(walk.epochs * count / self._batch))
         self.measure = Measure(
             self._network,
@@ -250,6 +251,16 @@ class _Merge:
             if step in marks:
                 walk.weights.append(self.settle(point.weights))
                 walk.path.append(self.measure(step, walk.length, walk.weights[-1]))
+
+    def _least_steps(self) -> int:
+        """Return the least number of steps of an epoch, with the root of the number of tasks.
+
+        The part of the new task in the gradient falls with that root. After 41 permutations of
+        MNIST, walks of 50, 100 and 200 steps on 5000 images learned the next eight with 73, 83 and
+        87 % right on selection splits, and the earlier ones lost 1 % in each.
+        """
+        wanted = round(_STEPS * math.sqrt(self._rehearsal.count) / 2)
+        return min(max(wanted, _STEPS), _MOST_STEPS)
 
     def _scale(self) -> float:
         """Return the factor of the mean gradient: the root of the number of remembered tasks.

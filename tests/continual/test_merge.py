@@ -46,6 +46,14 @@ def test_the_merged_network_does_both_tasks(
     assert report.used["labels"] == (600 if changes.get("labels") else 0)
 
 
+def test_more_earlier_tasks_mean_more_steps_down_to_batches_of_eight(case: Any) -> None:
+    one = case.remembered()
+    for tasks, steps in ((1, 50), (4, 50), (9, 75), (30, 75)):
+        memory = [replace(one, name=f"task {k}") for k in range(tasks)]
+        report = case.merge(memory, epochs=1, pseudo_inputs=20)[1]
+        assert report.steps == steps
+
+
 def test_without_pseudo_inputs_the_sketch_alone_keeps_something(case: Any) -> None:
     changes = {"pseudo_inputs": 0, "budget": 0.005}
     memory = [case.remembered(**changes)]
