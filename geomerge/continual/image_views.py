@@ -6,6 +6,8 @@ Images that are mirrored or shifted a little are of the same class and cost a pa
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
@@ -47,7 +49,7 @@ def class_views(x: Batch, kind: str) -> list[Batch]:
     return [*([other] if kind == "mirrored" else []), *shifted, _shifted(other, 0, -by)]
 
 
-def _square(x: Batch) -> bool:
+def _square(x: Batch) -> TypeGuard[Tensor]:
     return isinstance(x, Tensor) and x.dim() == 4 and x.shape[-1] == x.shape[-2] > 1
 
 
