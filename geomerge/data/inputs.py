@@ -38,6 +38,7 @@ __all__ = [
 
 UNLABELLED = -100  # label of a token that is not predicted, as transformers has it
 _LEAST = 10  # examples of a task
+_TRIED = 2  # inputs of the passes that show whether a network takes them
 _TEXTS = 256  # of a language model, whose tokens are examples, at least where there are so many
 
 
@@ -224,12 +225,12 @@ def fit_inputs(inputs: Inputs, check: Callable[[Batch], None]) -> Inputs:
         TaskError: If the network takes them in no form.
     """
     try:
-        check(inputs.batch(slice(0, 4)))
+        check(inputs.batch(slice(0, _TRIED)))
         return inputs
     except TaskError as error:
         for other in _other_forms(inputs):
             with suppress(TaskError):
-                check(other.batch(slice(0, 4)))
+                check(other.batch(slice(0, _TRIED)))
                 return other
         raise error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from geomerge.evaluation.measures import score
 from geomerge.merging.walker import Walk
 from geomerge.monitor.progress import Progress
 from geomerge.paths.leg import Leg, record_leg
-from geomerge.processes import alone
+from geomerge.processes import alone, wait, writes
 from geomerge.walks.state import StateFile, WalkState
 from geomerge.walks.walk import WalkPoint
 from geomerge.weight_space import WeightSpace
@@ -106,6 +107,12 @@ class Recording:
     def state(self) -> WalkState:
         """State of the walk."""
         return self.file.state
+
+    def remove(self) -> None:
+        """Delete the points and the state of a walk that is walked again elsewhere."""
+        wait()
+        if writes():
+            shutil.rmtree(self.folder)
 
     def follow(
         self,

@@ -15,11 +15,12 @@ from geomerge.evaluation.pick import PickRule, Score
 from geomerge.evaluation.search import search, shortest_of_best
 from geomerge.merging.limits import stage_constraints
 from geomerge.merging.presets.base import Preset, Stage
-from geomerge.merging.recording import Recorder
+from geomerge.merging.recording import Recorder, Recording
 from geomerge.merging.walker import Walk
 from geomerge.paths.leg import Leg, StepRecord
 from geomerge.walks.constraints import Constraints
 from geomerge.walks.state import WalkState
+from geomerge.walks.walk import WalkPoint
 
 __all__ = [
     "STATISTICS",
@@ -226,6 +227,16 @@ def _best_start(preset: Preset, rule: PickRule) -> Tensor:  # (n,)
     return best.weights
 
 
+def _before_divergence(points: Iterator[WalkPoint], recording: Recording) -> Iterator[WalkPoint]:
+    """Pass on a walk until it diverges, at its last point, which its state says."""
+    try:
+        yield from points
+    except NumericalError:
+        if not recording.file.steps:
+            raise
+        recording.state.values["diverged"] = True
+
+
 def walk_stage(
     preset: Preset,
     stage: Stage,
@@ -241,7 +252,7 @@ def walk_stage(
         recorder: Recorder of the walks.
 
     Raises:
-        NumericalError: If a walk diverges at every rate that is tried.
+        NumericalError: If a walk diverges before its first step, or has no rate to halve.
     """
     walks = CandidateWalks(preset, stage, start)
     name = preset.start.name if preset.start else "middle"
@@ -249,20 +260,32 @@ def walk_stage(
     legs, budgets = [], []
     for damping in stage.candidates:
         label = f"toward {goal}" + (f", damping {damping:g}" if damping else "")
+        tried: list[str] = []
         for attempt in range(preset.retries + 1):
             recording = recorder.open(f"candidate-{damping:g}-{attempt}")
-            rate = 0.5**attempt
-            walk, constraints = walks.walk(damping, recording.state, rate)
+            state, rate = recording.state, 0.5**attempt
+            walk, constraints = walks.walk(damping, state, rate)
+            if attempt and attempt == preset.retries:
+                walk = walk._replace(points=_before_divergence(walk.points, recording))
             try:
                 leg = recording.follow(walk, label, name, start, walks.measure)
             except NumericalError:
-                if attempt == preset.retries:
+                if not preset.retries or not recording.file.steps:
                     raise
-                preset.prepared.notes.append(
-                    f"the walk {recorder.title}{label} diverged at {rate:g} x the learning rate "
-                    "and was walked again at half of that"
-                )
+                tried.append(f"{rate:g}")
+                recording.remove()
                 continue
+            if state.values.get("diverged"):
+                leg.marks.pop()
+                told = (
+                    f"at every learning rate down to {rate:g} x the usual one; "
+                    f"{leg.marks[-1][0]} steps of the last walk are kept"
+                )
+            else:
+                told = f"at {', '.join(tried)} x the learning rate and was walked at {rate:g} x"
+            if tried:
+                note = f"the walk {recorder.title}{label} diverged {told}"
+                preset.prepared.notes.append(note)
             legs.append(leg)
             budgets.append(constraints)
             break

@@ -37,6 +37,9 @@ __all__ = [
 Direction: TypeAlias = Callable[[Tensor], tuple[float, Tensor]]
 
 _STALL = 25  # steps within which a walk toward weights must make progress
+# A walk toward functions has diverged if the mean distance of a turn exceeds _WORSE times that of
+# the first turn plus _LARGE nats. In walks that end well it rises by a few percent at most.
+_WORSE, _LARGE = 4.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,8 @@ def walk_toward_function(
         One point per remaining step; there are ``walk.steps`` for each teacher.
 
     Raises:
-        NumericalError: If the distance to a teacher stops being finite.
+        NumericalError: If the walk diverges: a distance is not finite, or the mean of all teachers
+            is more than 4 times that of the first steps plus 0.1 nats.
     """
     if isinstance(control, Constraints):
         warnings.warn("give constraints as `budgets`, by name", DeprecationWarning, stacklevel=2)
@@ -191,11 +195,7 @@ def _toward_function(
             buffer = v
         else:
             distance, v = direction(w)
-        if not distance < float("inf"):
-            raise NumericalError(
-                f"the distance to the teacher is {distance} after {turn} steps, expected a "
-                "finite number; give a smaller `learning_rate` or `damping`"
-            )
+        _check_distance(distance, teacher, turn, len(directions), state.values)
         if learner is not None:
             damping = learner(w, v)
         torch.add(v, momentum, alpha=walk.momentum, out=momentum)
@@ -212,6 +212,39 @@ def _toward_function(
         state.values |= {"step": step + 1, "damping": damping}
         state.tensors |= {"w": w, "momentum": momentum}
         yield WalkPoint(w, norm, max(predicted, 0.0), damping, distance, multipliers)
+
+
+def _check_distance(
+    distance: float, teacher: int, turn: int, teachers: int, values: dict[str, Any]
+) -> None:
+    """Check the distance before a step, and all of a turn before its last step.
+
+    Args:
+        distance: Distance to the teacher of this step.
+        teacher: Number of the teacher.
+        turn: Number of the turn.
+        teachers: Number of teachers.
+        values: Values of the walk's state, which hold the sums of the first turn and this one.
+
+    Raises:
+        NumericalError: If the walk has diverged.
+    """
+    if not distance < float("inf"):
+        raise NumericalError(
+            f"the distance to the teacher is {distance} after {turn} steps, expected a "
+            "finite number; give a smaller `learning_rate` or `damping`"
+        )
+    total = values["turn"] = distance + (values.get("turn", 0.0) if teacher else 0.0)
+    if teacher < teachers - 1:
+        return
+    first = values.setdefault("first", total)
+    limit = _WORSE * max(first, 0.0) + _LARGE * teachers
+    if total > limit:
+        raise NumericalError(
+            f"the mean distance to the teachers rises from {first / teachers:.3g} to "
+            f"{total / teachers:.3g} in {turn} steps, expected at most {limit / teachers:.3g}; "
+            "give a smaller `learning_rate`"
+        )
 
 
 def walk_toward_weights(

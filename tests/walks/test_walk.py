@@ -7,6 +7,7 @@ import torch
 
 from geomerge import Network
 from geomerge.data import Inputs, Normalisation
+from geomerge.errors import NumericalError
 from geomerge.metrics import EuclideanMetric, functional_change
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.walks.objectives import KLToTeacher, log_probabilities
@@ -95,6 +96,22 @@ def test_walk_toward_a_function_reaches_it_and_predicts_its_steps(
         theta = point.weights - before
         assert point.predicted == pytest.approx(metric.inner(theta, theta), rel=1e-2)
         before = point.weights
+
+
+@pytest.mark.parametrize(("last", "diverges"), [(4.5, False), (4.7, True), (float("nan"), True)])
+def test_a_walk_whose_mean_distance_rises_far_has_diverged(last: float, diverges: bool) -> None:
+    """Three turns of two teachers: 4 times the first mean of 0.55, plus 0.1, is 2.3."""
+    known = iter([0.0, 1.1, 2.0, 1.0, 0.0, last])
+    walk = FunctionWalkOptions(1e-3, steps=3)
+    directions = [lambda w: (next(known), w)] * 2
+    points = walk_toward_function(torch.ones(3), lambda w: EuclideanMetric(), directions, walk)
+    for _ in range(5):
+        next(points)
+    if diverges:
+        with pytest.raises(NumericalError):
+            next(points)
+    else:
+        assert len(list(points)) == 1
 
 
 def test_small_damping_keeps_more_of_the_function(

@@ -118,7 +118,8 @@ class Preset(ABC):
         about: Description of the preset, half a sentence.
         preference: Place among the presets that are tried where the options name none; None is
             used by its name only.
-        retries: Number of repetitions of a walk that diverges, each at half the learning rate.
+        retries: Number of repetitions of a walk that diverges, each at half the learning rate. Of
+            the last one the steps before it diverges are kept.
         walks_on: Whether the last walk goes on beyond the picked point to the path's other end.
         start: Expert that the first walk starts from; None is one of :meth:`starts`.
         goal: Expert at the other end of the path.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from geomerge.expert import Expert
@@ -21,7 +22,7 @@ from geomerge.walks.constraints import Constraints
 from geomerge.walks.mixed_batches import KLToTeachers
 from geomerge.walks.objectives import KLToTeacher
 from geomerge.walks.state import WalkState
-from geomerge.walks.walk import WalkControl, walk_toward_function
+from geomerge.walks.walk import WalkControl, WalkPoint, walk_toward_function
 from geomerge.weight_space import WeightSpace
 
 __all__ = ["EUCLIDEAN_RATE", "REFRESH", "JointPreset", "few_are_enough"]
@@ -93,11 +94,12 @@ class JointPreset(Preset):
         start: Tensor,  # (n,)
     ) -> StageWalk:
         """Return the maker of the walks; each measures the metric of all along the way."""
-        return partial(self._walk, start)
+        return partial(self._walk, start, _LastMetric())
 
     def _walk(
         self,
         start: Tensor,  # (n,)
+        last: _LastMetric,
         damping: float,
         state: WalkState,
         rate: float = 1.0,
@@ -108,11 +110,12 @@ class JointPreset(Preset):
         usual = EUCLIDEAN_RATE if self.kind.isotropic else self._rate / len(experts)
         walk = walker.settings(damping, rate * (self.options.walk.learning_rate or usual), REFRESH)
         learner = walker.learner(damping, state)
+        measure = partial(last, self._metric_at(damping), damping)
         points = walk_toward_function(
-            start, self._metric_at(damping), self._directions(steps_taken(state)), walk,
+            start, measure, self._directions(steps_taken(state)), walk,
             WalkControl(constraints, learner, space.settle, state),
         )  # fmt: skip
-        return Walk(points, walk.steps * len(experts))
+        return Walk(last.during(points), walk.steps * len(experts))
 
     @property
     def _rate(self) -> float:
@@ -179,6 +182,40 @@ class JointPreset(Preset):
         """Return the number of measurements of the metric in a walk of so many steps."""
         turns = steps // len(self.space)
         return sum(turn < turns for turn in REFRESH)
+
+
+class _LastMetric:
+    """Last metric of a walk that diverged, for the next one from where that began."""
+
+    def __init__(self) -> None:
+        self._known: tuple[float, Tensor, Metric] | None = None
+
+    def __call__(
+        self,
+        measure: Callable[[Tensor], Metric],
+        damping: float,
+        w: Tensor,  # (n,)
+    ) -> Metric:
+        """Return the metric at a point, measured unless it is the last one.
+
+        Args:
+            measure: Function that measures the metric at a point.
+            damping: Damping that it is truncated for.
+            w: The point.
+        """
+        if self._known is None or self._known[0] != damping or not torch.equal(self._known[1], w):
+            self._known = None  # not to be held beside the next one's second moments
+            self._known = damping, w, measure(w)
+        return self._known[2]
+
+    def during(self, points: Iterator[WalkPoint]) -> Iterator[WalkPoint]:
+        """Pass on a walk, and forget the metric unless the walk diverges."""
+        try:
+            yield from points
+        except GeneratorExit:  # a walk that is left
+            self._known = None
+            raise
+        self._known = None
 
 
 def few_are_enough(space: WeightSpace) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 import geomerge as gm
 from geomerge.expert import Expert
+from geomerge.merging.presets import joint
 from geomerge.merging.presets.joint import JointPreset
 from geomerge.testing import PresetLaws
 from geomerge.training import train
@@ -48,6 +50,28 @@ def test_a_network_far_ahead_of_the_mean_is_the_start() -> None:
     assert any("the walk starts at network b, the best by" in note for note in merged.notes)
     usual = next(merged.preset.starts())
     assert torch.equal(usual.weights, merged.space.middle())
+
+
+@pytest.mark.parametrize(("rate", "told"), [
+    (256.0, "diverged at 1, 0.5, 0.25 x the learning rate and was walked at 0.125 x"),
+    (1e4, "diverged at every learning rate down to 0.0625 x the usual one; 2 steps"),
+])  # fmt: skip
+def test_a_walk_that_diverges_is_walked_slower_and_never_lost(
+    rate: float, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    measure = joint.JointPreset._metric_at
+
+    def counted(preset: JointPreset, damping: float) -> Callable[[torch.Tensor], gm.Metric]:
+        at = measure(preset, damping)
+        return lambda w: measured.append(w) or at(w)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(joint.JointPreset, "_metric_at", counted)
+    merged = gm.merge(TestJoint().experts(), preset="joint", learning_rate=rate, steps=8)
+    (note,) = [note for note in merged.notes if "diverged" in note]
+    assert told in note
+    assert bool(merged.w.isfinite().all())
+    assert len(measured) == 1  # all walks begin at one point
 
 
 @pytest.fixture(scope="module")
