@@ -108,20 +108,25 @@ class MergePace:
         own = self.measuring
         return times * own.besides + inputs * (own.each + own.one_by_one_seconds)
 
-    def step(self, count: int, probed: bool, products: int = 1) -> float:
+    def step(self, count: int, probed: float, products: int = 1) -> float:
         """Return the seconds of a step.
 
         Args:
             count: Number of available inputs.
-            probed: Whether its change is measured.
+            probed: Seconds of measuring its change.
             products: Number of products with the metric.
         """
         batch = min(FunctionWalkOptions.batch, count)
-        return (
-            batch * self.training
-            + probed * self.probes * self.forward
-            + (products * self.measuring.product)
-        )
+        return batch * self.training + probed + products * self.measuring.product
+
+    def probe(self, expert: Expert) -> float:
+        """Return the seconds of measuring the change of an expert's function in a step.
+
+        Args:
+            expert: Expert with inputs, or with a task, whose selection split is passed.
+        """
+        known = expert.inputs if expert.task is None else expert.task.select.inputs
+        return 0.0 if known is None else min(self.probes, len(known)) * self.forward
 
     def stage(self, preset: Preset, stage: Stage) -> float:
         """Return the seconds of the walks of a stage.
@@ -131,7 +136,8 @@ class MergePace:
             stage: One of its stages.
         """
         sizes = [len(e.inputs) for e in (stage.learned or stage.kept) if e.inputs is not None]
-        step = self.step(max(sizes, default=0), preset.walker.probe(stage.kept) is not None)
+        probed = self.probe(stage.kept[0]) if len(stage.kept) == 1 else 0.0
+        step = self.step(max(sizes, default=0), probed)
         steps = preset.steps_of(stage) * len(stage.candidates)
         return self.measured(*preset.measuring(stage)) + steps * step
 
@@ -147,13 +153,12 @@ class MergePace:
             steps = preset.closing_steps(expert, middle)
             times = 0 if preset.kind.isotropic else preset.closing_measurements(expert, steps)
             total += self.measured(times, times * min(preset.kind.inputs, count))
-            total += steps * self._closing_step(preset, count)
+            probed = self.probe(expert)
+            if preset.straight_legs:
+                total += steps * probed
+            else:
+                total += steps * self.step(count, probed, _CORRECTED)
         return total
-
-    def _closing_step(self, preset: Preset, count: int) -> float:
-        if preset.straight_legs:
-            return self.probes * self.forward
-        return self.step(count, True, _CORRECTED)
 
     def score(self, preset: Preset) -> float:
         """Return the seconds of measuring one point for a pick, with its running statistics.

@@ -48,6 +48,9 @@ __all__ = [
 
 DAMPING = 1e-3  # damping of corrections and of legs that close a path
 RATE = 0.1  # learning rate of corrections
+# Walks that end well rise by 6 % at most. Of two transformers trained on halves of digits the walk
+# that was walked again ended better with 2 than with 4, where at the usual rate it ends at chance.
+_RISE = 2.0
 STRAIGHT_STEPS = 20
 CLOSE_STEPS = 300  # largest number of steps of legs that close a path
 _REFRESH, _LARGE_REFRESH = 12, 24  # steps of these legs between two measurements of the metric
@@ -213,7 +216,7 @@ class Walker:
     ) -> FunctionWalkOptions:
         """Return the settings of a walk toward functions."""
         steps = self._walk.steps or FunctionWalkOptions.steps
-        return FunctionWalkOptions(damping, steps, rate, refresh=refresh)
+        return FunctionWalkOptions(damping, steps, rate, refresh=refresh, rise=_RISE)
 
     def learner(
         self,

@@ -37,9 +37,7 @@ __all__ = [
 Direction: TypeAlias = Callable[[Tensor], tuple[float, Tensor]]
 
 _STALL = 25  # steps within which a walk toward weights must make progress
-# A walk toward functions has diverged if the mean distance of a turn exceeds _WORSE times that of
-# the first turn plus _LARGE nats. In walks that end well it rises by a few percent at most.
-_WORSE, _LARGE = 4.0, 0.1
+_LARGE = 0.1  # nats by which distances near zero may rise
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,8 @@ class FunctionWalkOptions:
         momentum: Weight of the previous direction in the next.
         batch: Number of inputs per step.
         refresh: Numbers of the steps before which the metric is measured.
+        rise: Largest mean distance to all teachers, as a multiple of that of the first steps; with
+            more, and 0.1 nats, the walk has diverged. None allows any finite distance.
     """
 
     damping: float
@@ -83,6 +83,7 @@ class FunctionWalkOptions:
     momentum: float = 0.9
     batch: int = 256
     refresh: tuple[int, ...] = (0,)
+    rise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,7 @@ def walk_toward_function(
         One point per remaining step; there are ``walk.steps`` for each teacher.
 
     Raises:
-        NumericalError: If the walk diverges: a distance is not finite, or the mean of all teachers
-            is more than 4 times that of the first steps plus 0.1 nats.
+        NumericalError: If the walk diverges: a distance is not finite, or rises beyond ``rise``.
     """
     if isinstance(control, Constraints):
         warnings.warn("give constraints as `budgets`, by name", DeprecationWarning, stacklevel=2)
@@ -195,7 +195,7 @@ def _toward_function(
             buffer = v
         else:
             distance, v = direction(w)
-        _check_distance(distance, teacher, turn, len(directions), state.values)
+        _check_distance(distance, teacher, turn, len(directions), walk.rise, state.values)
         if learner is not None:
             damping = learner(w, v)
         torch.add(v, momentum, alpha=walk.momentum, out=momentum)
@@ -215,7 +215,12 @@ def _toward_function(
 
 
 def _check_distance(
-    distance: float, teacher: int, turn: int, teachers: int, values: dict[str, Any]
+    distance: float,
+    teacher: int,
+    turn: int,
+    teachers: int,
+    rise: float | None,
+    values: dict[str, Any],
 ) -> None:
     """Check the distance before a step, and all of a turn before its last step.
 
@@ -224,6 +229,7 @@ def _check_distance(
         teacher: Number of the teacher.
         turn: Number of the turn.
         teachers: Number of teachers.
+        rise: Largest rise of their mean distance.
         values: Values of the walk's state, which hold the sums of the first turn and this one.
 
     Raises:
@@ -234,11 +240,13 @@ def _check_distance(
             f"the distance to the teacher is {distance} after {turn} steps, expected a "
             "finite number; give a smaller `learning_rate` or `damping`"
         )
+    if rise is None:
+        return
     total = values["turn"] = distance + (values.get("turn", 0.0) if teacher else 0.0)
     if teacher < teachers - 1:
         return
     first = values.setdefault("first", total)
-    limit = _WORSE * max(first, 0.0) + _LARGE * teachers
+    limit = rise * max(first, 0.0) + _LARGE * teachers
     if total > limit:
         raise NumericalError(
             f"the mean distance to the teachers rises from {first / teachers:.3g} to "

@@ -98,11 +98,11 @@ def test_walk_toward_a_function_reaches_it_and_predicts_its_steps(
         before = point.weights
 
 
-@pytest.mark.parametrize(("last", "diverges"), [(4.5, False), (4.7, True), (float("nan"), True)])
+@pytest.mark.parametrize(("last", "diverges"), [(2.3, False), (2.5, True), (float("nan"), True)])
 def test_a_walk_whose_mean_distance_rises_far_has_diverged(last: float, diverges: bool) -> None:
-    """Three turns of two teachers: 4 times the first mean of 0.55, plus 0.1, is 2.3."""
-    known = iter([0.0, 1.1, 2.0, 1.0, 0.0, last])
-    walk = FunctionWalkOptions(1e-3, steps=3)
+    """Three turns of two teachers: twice the first mean of 0.55, plus 0.1, is 1.2."""
+    known = iter([0.0, 1.1, 2.0, 0.3, 0.0, last])
+    walk = FunctionWalkOptions(1e-3, steps=3, rise=2.0)
     directions = [lambda w: (next(known), w)] * 2
     points = walk_toward_function(torch.ones(3), lambda w: EuclideanMetric(), directions, walk)
     for _ in range(5):
