@@ -194,6 +194,22 @@ def bert_base() -> str:
     return markdown(["", "processor seconds", "peak, GB", "peak / network in float32"], table)
 
 
+def vit() -> str:
+    """Check and merge of two ViT-B/16, and what the check said of the merge."""
+    found = read("vit.json")
+    rows = found["table"]
+    said = rows["check"]["said"]
+    held = sum(n for part, n in said["memory"].items() if "disk" not in part)
+    table = [
+        [name, f"{row['processor_seconds']:.0f}", f"{row['peak_gb']:.1f}"]
+        for name, row in rows.items()
+    ]
+    table.append(
+        ["merge, as the check said", f"{said['time']['seconds']:.0f}", f"{held / 2**30:.1f}"]
+    )
+    return markdown(["", "processor seconds", "peak, GB"], table)
+
+
 def sharded() -> str:
     """Memory and time of each process of a sharded merge."""
     table = [
@@ -679,7 +695,7 @@ PAGES = {
     "README.md": {"headline": headline},
     "docs/results.md": TABLES,
     "docs/scale.md": {"speed": speed, "sizes": sizes, "bert base": bert_base,
-        "sharded": sharded,
+        "vit": vit, "sharded": sharded,
     },
     "docs/choosing.md": {
         "trained": trained, "equal samples": equal_samples, "pruned": pruned,
