@@ -87,7 +87,6 @@ AUGMENTED = (
     "separate heads, 1000 inputs each, shifts and flips, long",
 )
 ONE = "separate heads, inputs of one"  # of the other the weights, or a sketch
-LONG = 250  # steps of the long walks there
 ROUNDED = ("separate heads, all inputs, long",)  # walked in bfloat16 as well
 
 
@@ -315,14 +314,13 @@ def measure_case(name: str, networks: Path, given: argparse.Namespace) -> None:
     known = gaps(both) if name == ONE and "experts" not in rows.done else {}
     rows.row("experts", lambda: {"test": [expert.accuracy() for expert in both], **known})
     if name == ONE:
-        for title, preset, more, change in (
-            ("joint walk", "joint-auxiliary", steps, None),
-            ("sketch walk", "sketch", steps, None),
-            ("joint walk, long", "joint-auxiliary", LONG, None),
-            ("joint walk, shifts and flips", "joint-auxiliary", steps, "flips"),
+        for title, preset, change in (
+            ("joint walk", "joint-auxiliary", None),
+            ("sketch walk", "sketch", None),
+            ("joint walk, shifts and flips", "joint-auxiliary", "flips"),
         ):
             for blind, letter in enumerate("ab"):
-                make = partial(with_inputs_of_one, both, blind, preset, more, change)
+                make = partial(with_inputs_of_one, both, blind, preset, steps, change)
                 rows.row(f"{title}, no inputs of {letter}", make)
         return
     if not given.means:
