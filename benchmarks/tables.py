@@ -644,7 +644,7 @@ def stream_cifar() -> str:
         table = []
         for row, values in sorted(found["rows"].items(), key=lambda item: -item[1]["accuracy"]):
             true = values["true"]
-            ratio = values["merge by expert"] if row == "geodesic" else None
+            ratio = values["merge by expert"] if row.startswith("geodesic") else None
             table.append([
                 row, f"{100 * values['accuracy']:.1f}",
                 "-" if true is None else f"{100 * true:.1f}",
