@@ -18,6 +18,7 @@ from merges import merged_of, prepared_of, run_of
 from geomerge import Checkpoint, load_checkpoint, load_task
 from geomerge.data.digest import file_digests
 from geomerge.errors import GeomergeError, OptionError, RunError
+from geomerge.io.files import file_sha256
 from geomerge.io.folders import resumable_folder
 from geomerge.merging.choice import choose_preset
 from geomerge.merging.cost import disk_bytes
@@ -173,7 +174,7 @@ def test_another_recipe_does_not_go_on(digits: Path, tmp_path: Path) -> None:
 
 def test_changed_files_of_data_are_another_recipe(digits: Path, tmp_path: Path) -> None:
     files, task = [digits / "a.pt", digits / "b.pt"], load_task("digits")
-    table, names = tmp_path / "mine.npz", tmp_path / "classes"
+    table = tmp_path / "mine.npz"
     x, y = task.train.inputs.raw.numpy()[:200], task.train.labels.numpy()[:200]
 
     def stop(_: object) -> None:
@@ -189,16 +190,34 @@ def test_changed_files_of_data_are_another_recipe(digits: Path, tmp_path: Path) 
     with pytest.raises(RunError, match=r"unfinished run of another recipe.*\(another data .*mine"):
         run(y[::-1])
     recipe = json.loads((run(y) / "recipe.json").read_text())
-    assert recipe["data"] == {str(table): file_digests([f"{table}@0-9"])[f"{table}@0-9"]}
+    assert recipe["data"] == {str(table): file_sha256(table)}
     with pytest.raises(RunError, match="finished run of another recipe"):
         run(y[::-1])
+
+
+def test_digests_are_of_the_files_that_are_read(tmp_path: Path) -> None:
+    real, folder = tmp_path / "real", tmp_path / "classes"
+    (folder / "train").mkdir(parents=True)
     for k in "01":
-        (names / "train" / k).mkdir(parents=True)
-        (names / "train" / k / "0.png").write_bytes(b"1")
-    (before,) = file_digests([str(names)]).values()
-    (names / "train" / "1" / "1.png").write_bytes(b"1")
-    assert file_digests([str(names)]) != {str(names): before}
-    assert file_digests(["digits", "package:factory", "no-such-file.csv"]) == {}
+        (real / k).mkdir(parents=True)
+        (real / k / "0.png").write_bytes(b"1")
+        (folder / "train" / k).symlink_to(real / k)
+    before = file_digests([str(folder)])
+    (folder / ".DS_Store").write_bytes(b"1")
+    (folder / "train" / "notes.txt").write_bytes(b"1")
+    assert file_digests([f"{folder}@0"]) == before
+    (real / "1" / "0.png").write_bytes(b"12")
+    assert file_digests([str(folder)]).keys() == before.keys()
+    assert file_digests([str(folder)]) != before
+
+    for name in ("mine-train.csv", "mine-test.csv", "mine-train.npz", "mine-test.npz"):
+        (tmp_path / name).write_bytes(name.encode())
+    table, arrays = tmp_path / "mine-train.csv", tmp_path / "mine-train.npz"
+    other = tmp_path / "mine-test.csv"
+    assert file_digests([str(table)]) == {str(f): file_sha256(f) for f in (table, other)}
+    assert file_digests([str(arrays)]) == {str(arrays): file_sha256(arrays)}
+    unknown = ["digits", "package:factory", "no-such-file.csv", f"{table}@3-1"]
+    assert file_digests(unknown) == {}
 
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from geomerge.data.classes import split_classes
 from geomerge.data.inputs import Inputs
-from geomerge.data.sources import NAMED
+from geomerge.data.sources import NAMED, files_of_folder
 from geomerge.data.task import Split, Task
-from geomerge.data.text import file_pair
+from geomerge.data.text import file_pair, is_text_file
+from geomerge.errors import TaskError
 from geomerge.io.files import canonical_json, file_sha256, sha256
 from geomerge.networks.batches import Batch
 
@@ -80,29 +82,25 @@ def data_digests(task: Task | None, inputs: Inputs | None) -> dict[str, Any]:
 
 
 def file_digests(names: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 of the files or folders that tasks are read from, by names of tasks.
+    """Return the SHA-256 of each file that tasks are read from, and of the lists of images.
 
-    Those that are named otherwise have none. A folder counts by the names and sizes of its files.
+    Tasks that are named otherwise have none, such as those of known data sets, and neither has what
+    cannot be read, which loading reports. Images are many: they count by names and sizes.
 
     Args:
         names: Names of tasks, as :func:`load_task` takes them.
-
-    Raises:
-        TaskError: If classes after the name are not written as they should be.
     """
     found = {}
     for name in names:
-        whole, _ = split_classes(name)
-        if whole in NAMED:
-            continue
-        if os.path.isdir(whole):
-            sizes = {
-                str(file.relative_to(whole)): file.stat().st_size
-                for file in sorted(Path(whole).rglob("*"))
-                if file.is_file()
-            }
-            found[name] = sha256(canonical_json(sizes).encode())
-        elif os.path.isfile(whole):
-            files = [file for file in file_pair(Path(whole)) if file is not None]
-            found[name] = sha256("".join(map(file_sha256, files)).encode())
+        with suppress(TaskError, OSError):
+            whole, _ = split_classes(name)
+            if whole in NAMED:
+                continue
+            if os.path.isdir(whole):
+                images = files_of_folder(Path(whole))
+                sizes = {str(file.relative_to(whole)): file.stat().st_size for file in images}
+                found[whole] = sha256(canonical_json(sizes).encode())
+            elif os.path.isfile(whole):
+                pair = file_pair(Path(whole)) if is_text_file(whole) else (Path(whole), None)
+                found |= {str(file): file_sha256(file) for file in pair if file is not None}
     return found

@@ -19,7 +19,15 @@ from geomerge.data.images import IMAGES, LARGEST_IMAGE, RATIO, images_in, stack_
 from geomerge.errors import TaskError, first_line, type_of
 from geomerge.io.containers import check_archive
 
-__all__ = ["NAMED", "USUAL", "Pair", "from_factory", "from_folder", "stored_names"]
+__all__ = [
+    "NAMED",
+    "USUAL",
+    "Pair",
+    "files_of_folder",
+    "from_factory",
+    "from_folder",
+    "stored_names",
+]
 
 Pair = tuple[Tensor, Tensor]  # inputs (N, ...), labels (N,)
 Data = tuple[Pair, Pair | None]  # training, test
@@ -151,6 +159,28 @@ def from_folder(folder: Path, size: int | None = None, channels: int | None = No
     held = [look(part, classes)[0] for part in parts if _has_classes(part)][:2]
     test, select = (*held, None, None)[:2]
     return train, test, select, classes
+
+
+def files_of_folder(folder: Path) -> list[Path]:
+    """Return the files of a folder that :func:`from_folder` may read, in order.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        OSError: If it cannot be listed.
+    """
+    splits = [folder / name for name in ("train", "test", *_VALIDATION)]
+    if not _has_classes(splits[0]):
+        splits = [folder]
+    classes = [
+        part
+        for split in splits
+        if split.is_dir()
+        for part in sorted(split.iterdir())
+        if part.is_dir() and part.name[0] != "."
+    ]
+    return [file for part in classes for file in images_in(part)]
 
 
 def _has_classes(folder: Path) -> bool:

@@ -137,15 +137,18 @@ def data_of_recipe(
     """Return the entry of a recipe on files of data; none where tasks are named otherwise.
 
     Args:
-        networks: Networks, which may record their tasks.
+        networks: Networks, which may record their tasks. Those that only sketches record are left
+            out.
         data: Options that name tasks.
     """
     if isinstance(data, DataOptions):
         given, rest = data.manifolds()
-        named: list[Any] = [*given.values(), *rest, *data.by_network("task").values()]
+        own = data.by_network("task")
+        named: list[Any] = [*given.values(), *rest, *own.values()]
     else:
-        named = [data.manifold]
-    named += [network.meta.get("task") for network in networks]
+        named, own = [data.manifold], {}
+    recorded_tasks = zip(NAMES, networks, strict=False)
+    named += [network.meta.get("task") for name, network in recorded_tasks if name not in own]
     found = file_digests(dict.fromkeys(name for name in named if isinstance(name, str)))
     return {"data": found} if found else {}
 
