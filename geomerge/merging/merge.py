@@ -62,8 +62,8 @@ def merge(
         The merged network, with the path and the crossover. No network is changed.
 
     Raises:
-        GeomergeError: If the networks do not belong together, data is missing, or the walk
-            diverges.
+        GeomergeError: If the networks do not belong together, data is missing, or a walk
+            diverges in its first step.
 
     Example:
         >>> import torch

@@ -108,11 +108,17 @@ class Recording:
         """State of the walk."""
         return self.file.state
 
-    def remove(self) -> None:
-        """Delete the points and the state of a walk that is walked again elsewhere."""
+    @property
+    def diverged(self) -> bool:
+        """Whether the walk is known to diverge."""
+        return bool(self.state.values.get("diverged"))
+
+    def leave(self) -> None:
+        """Delete the points of a walk that diverged; its state says only that it did."""
         wait()
         if writes():
             shutil.rmtree(self.folder)
+        self.file.replace(WalkState({"diverged": True}))
 
     def follow(
         self,

@@ -252,7 +252,7 @@ def walk_stage(
         recorder: Recorder of the walks.
 
     Raises:
-        NumericalError: If a walk diverges before its first step, or has no rate to halve.
+        NumericalError: If a walk diverges in its first step, or has no rate to halve.
     """
     walks = CandidateWalks(preset, stage, start)
     name = preset.start.name if preset.start else "middle"
@@ -264,22 +264,25 @@ def walk_stage(
         for attempt in range(preset.retries + 1):
             recording = recorder.open(f"candidate-{damping:g}-{attempt}")
             state, rate = recording.state, 0.5**attempt
+            if recording.diverged and attempt < preset.retries:  # before an interruption
+                tried.append(f"{rate:g}")
+                continue
             walk, constraints = walks.walk(damping, state, rate)
             if attempt and attempt == preset.retries:
                 walk = walk._replace(points=_before_divergence(walk.points, recording))
             try:
                 leg = recording.follow(walk, label, name, start, walks.measure)
             except NumericalError:
-                if not preset.retries or not recording.file.steps:
+                if attempt == preset.retries or not recording.file.steps:
                     raise
                 tried.append(f"{rate:g}")
-                recording.remove()
+                recording.leave()
                 continue
-            if state.values.get("diverged"):
+            if recording.diverged:
                 leg.marks.pop()
                 told = (
-                    f"at every learning rate down to {rate:g} x the usual one; "
-                    f"{leg.marks[-1][0]} steps of the last walk are kept"
+                    f"at every learning rate down to {rate:g} x the usual one; the last walk is "
+                    f"kept up to step {leg.marks[-1][0]}"
                 )
             else:
                 told = f"at {', '.join(tried)} x the learning rate and was walked at {rate:g} x"

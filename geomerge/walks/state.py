@@ -92,6 +92,15 @@ class StateFile:
         """Whether to write now; writing takes at most a twentieth of the time."""
         return self._file is not None and time.monotonic() >= self._due
 
+    def replace(self, state: WalkState) -> None:
+        """Write another state in the place of this one.
+
+        Raises:
+            RunError: If the file cannot be written.
+        """
+        self.state, self.before_write = state, None
+        self.write()
+
     def write(self) -> None:
         """Write the state atomically, if there is a file.
 

@@ -33,7 +33,7 @@ def walk_and_pick(context: Context, options: MergeOptions, title: str = "") -> M
 
     Raises:
         OptionError: If data required by the preset are missing.
-        NumericalError: If the walk diverges.
+        NumericalError: If the walk diverges in its first step.
     """
     preset = choose_preset(replace(context.prepared, options=options))
     monitor = Monitor(context.space, context.progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import geomerge as gm
 from geomerge.expert import Expert
 from geomerge.merging.presets import joint
 from geomerge.merging.presets.joint import JointPreset
+from geomerge.monitor.progress import Progress
 from geomerge.testing import PresetLaws
 from geomerge.training import train
 
@@ -54,7 +56,8 @@ def test_a_network_far_ahead_of_the_mean_is_the_start() -> None:
 
 @pytest.mark.parametrize(("rate", "told"), [
     (256.0, "diverged at 1, 0.5, 0.25 x the learning rate and was walked at 0.125 x"),
-    (1e4, "diverged at every learning rate down to 0.0625 x the usual one; 2 steps"),
+    (1e4, "diverged at every learning rate down to 0.0625 x the usual one; the last walk is kept "
+     "up to step 2"),
 ])  # fmt: skip
 def test_a_walk_that_diverges_is_walked_slower_and_never_lost(
     rate: float, told: str, monkeypatch: pytest.MonkeyPatch
@@ -72,6 +75,32 @@ def test_a_walk_that_diverges_is_walked_slower_and_never_lost(
     assert told in note
     assert bool(merged.w.isfinite().all())
     assert len(measured) == 1  # all walks begin at one point
+
+
+def test_a_resumed_merge_does_not_repeat_walks_that_diverged(tmp_path: Path) -> None:
+    class Stop(BaseException):
+        pass
+
+    began: list[str] = []
+
+    def merge(stop: str) -> gm.MergeResult:
+        def watch(progress: Progress) -> None:
+            began.append(f"{progress.walk} {progress.step}")
+            if progress.walk.startswith(stop):
+                raise Stop
+
+        return gm.merge(
+            TestJoint().experts(), preset="joint", learning_rate=256.0, steps=8,
+            folder=tmp_path / "path", work=tmp_path / "work", progress=watch,
+        )  # fmt: skip
+
+    with pytest.raises(Stop):
+        merge("from")
+    assert began.count("toward a+b, damping 0.001 1") == 4
+    began.clear()
+    (note,) = [note for note in merge("no walk").notes if "diverged" in note]
+    assert "was walked at 0.125 x" in note
+    assert not [name for name in began if name.startswith("toward")]
 
 
 @pytest.fixture(scope="module")
