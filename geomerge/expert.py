@@ -274,7 +274,7 @@ class Expert:
         return Checkpoint(weights, meta, tensors, self.source, self.digest)
 
     def with_precision(self, precision: str) -> Expert:
-        """Return the expert with passes in a precision, where they have derivatives.
+        """Return the expert with passes for derivatives and for targets in a precision.
 
         One such pass is tried, if there are inputs.
 

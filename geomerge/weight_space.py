@@ -126,7 +126,7 @@ class WeightSpace:
         return replace(self, network=limited(self.network), experts=tuple(experts))
 
     def with_precision(self, precision: str) -> WeightSpace:
-        """Return the same space with passes in a precision, where they have derivatives.
+        """Return the same space with passes for derivatives and for targets in a precision.
 
         Args:
             precision: ``"float32"`` or ``"bfloat16"``.

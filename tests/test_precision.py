@@ -19,6 +19,9 @@ from geomerge.evaluation.accuracy import accuracy
 from geomerge.metrics import exact_metric, gram_metric
 from geomerge.metrics.kronecker.estimate import estimate_kronecker
 from geomerge.networks import gradients
+from geomerge.pruning.options import FunctionOptions
+from geomerge.pruning.problem import prepare_problem
+from geomerge.walks.objectives import MixupDrift, OutputDrift
 
 CLASSES = 5
 
@@ -128,6 +131,21 @@ def test_targets_are_rounded_as_the_network_that_walks(make: Callable[[], nn.Mod
     _, at_itself = low.gradient(network.initial, x, loss)
     _, elsewhere = low.gradient(1.1 * network.initial, x, loss)
     assert at_itself.norm() < 0.01 * elsewhere.norm()
+
+
+def test_drifts_of_pruned_networks_begin_at_zero() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 1, 4, 5), torch.arange(60) % CLASSES
+    network = nn.Sequential(nn.Flatten(), nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, CLASSES))
+    parts = {"select": (x[40:50], y[40:50]), "test": (x[50:], y[50:])}
+    task = gm.Task.from_tensors(x[:40], y[:40], **parts)
+    options = FunctionOptions(precision="bfloat16")
+    problem = prepare_problem(gm.Expert.from_module(network, task), options, seed=0)
+    low, inputs, w = problem.network, problem.inputs, problem.weights
+    plain = OutputDrift(low, problem.outputs, inputs, problem.output, 40, 0)
+    mixed = MixupDrift(low, w, inputs, problem.output, 40, 0, 0.5)
+    for drift in (plain, mixed):
+        assert float(drift(w)[1].norm()) < 1e-3 * float(drift(1.1 * w)[1].norm())
 
 
 def test_large_matrices_write_the_gradient_that_autograd_finds(

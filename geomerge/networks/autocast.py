@@ -28,8 +28,8 @@ __all__ = [
 
 PRECISIONS = ("float32", "bfloat16")
 _ROUNDED = (
-    "passes in bfloat16: derivatives are rounded to eight bits, weights and accuracies are in "
-    "float32"
+    "passes in bfloat16: derivatives and targets are rounded to eight bits, weights and accuracies "
+    "are in float32"
 )
 _SLOW = "this processor has no arithmetic in bfloat16, so that passes take longer than in float32"
 
@@ -41,7 +41,7 @@ def precision_option(group: str = "machine") -> Any:
         group: Heading in the help that it stands under.
     """
     return option(
-        "float32", "type in which passes with derivatives compute products",
+        "float32", "type in which passes with derivatives, and of targets, compute products",
         group=group, choices=PRECISIONS, recorded="given",
     )  # fmt: skip
 

@@ -272,7 +272,7 @@ class Network:
         return view
 
     def with_precision(self, precision: str) -> Network:
-        """Return the same network with passes in a precision, where they have derivatives.
+        """Return the same network with passes for derivatives and for targets in a precision.
 
         :meth:`logits` are computed in float32 in any, :meth:`logits_by_precision` are not.
 

@@ -109,7 +109,7 @@ def class_constraints(problem: PruneProblem) -> list[KLConstraint]:
     sample = problem.inputs.sample(BUDGET_INPUTS, problem.seed)
     problem.cost.add(len(sample))
     x = sample.batch(slice(None))
-    log_p = problem.network.logits(problem.weights, x).log_softmax(dim=1)
+    log_p = problem.network.logits_by_precision(problem.weights, x).log_softmax(dim=1)
     labels = log_p.argmax(dim=1)
     return [
         KLConstraint(f"class {int(k)}", problem.network, x[labels == k], log_p[labels == k])

@@ -99,8 +99,9 @@ class PruneProblem:
     def outputs(self) -> Tensor:  # (N, m)
         """Outputs phi of the dense network on the inputs."""
         self.cost.add_once("outputs", len(self.inputs))
-        logits = self.network.all_logits(self.weights, self.inputs.batches())
-        return output_map(logits, self.output)
+        batches = self.inputs.batches()
+        logits = [self.network.logits_by_precision(self.weights, x) for x in batches]
+        return output_map(torch.cat(logits), self.output)
 
     @cached_property
     def large_drift(self) -> float:

@@ -321,7 +321,7 @@ class MixupDrift(Objective):
             return torch.lerp(x, second, way.view(-1, *[1] * (x.dim() - 1)))[part]
 
         x = map_leaves(mixed, self._inputs.batch(index))
-        phi_0 = output_map(self.network.logits(self._start, x), self._output)
+        phi_0 = output_map(self.network.logits_by_precision(self._start, x), self._output)
         return x, _half_change(phi_0, self._output)
 
 
