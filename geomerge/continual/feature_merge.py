@@ -144,7 +144,13 @@ def merge_features(
         if memory.metric is not None and merge.moved:
             candidates.append(merge.candidate("mean", merge.mean(memory.metric)))
     chosen = max(candidates, key=lambda c: c.predicted)
-    return FeatureMerge(chosen, merge.finished(chosen), candidates)
+    notes = []
+    if options.features.views != "none" and not merge.viewed:
+        notes.append(
+            f"`views` {options.features.views} are of square images, and inputs of "
+            f"{case.experience.name} are none; statistics are of the inputs alone"
+        )
+    return FeatureMerge(chosen, merge.finished(chosen), candidates, notes)
 
 
 class _FeatureMerge:
@@ -170,6 +176,11 @@ class _FeatureMerge:
         self._mapped = order[:_MAPPED]
         self._before: Tensor | None = None  # features of the network before, (N, d)
         self._own: KroneckerMetric | None = None  # of the expert on the experience
+
+    @property
+    def viewed(self) -> bool:
+        """Whether the inputs have views of the kind that the options ask for."""
+        return bool(class_views(self._inputs.batch(slice(0, 1)), self._options.features.views))
 
     @property
     def moved(self) -> bool:
