@@ -74,7 +74,7 @@ class ContinualWalkOptions:
     batch: int = option(
         128,
         "number of the experience's inputs per step; fewer, down to 8, where an epoch would have "
-        "under 50 steps, or under 200 with many earlier tasks",
+        "under 50 steps, or under 200 with five or more earlier tasks",
         check=positive,
     )
     rehearsal: int = option(
