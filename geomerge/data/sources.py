@@ -151,18 +151,15 @@ def from_folder(folder: Path, size: int | None = None, channels: int | None = No
         the classes by their numbers.
     """
     look = partial(_read_classes, size=size, channels=channels)
-    if not _has_classes(folder / "train"):
-        whole, classes = look(folder)
-        return whole, None, None, classes
-    train, classes = look(folder / "train")
-    parts = [folder / name for name in ("test", *_VALIDATION)]
-    held = [look(part, classes)[0] for part in parts if _has_classes(part)][:2]
+    first, *others = _splits(folder)
+    train, classes = look(first)
+    held = [look(part, classes)[0] for part in others]
     test, select = (*held, None, None)[:2]
     return train, test, select, classes
 
 
 def files_of_folder(folder: Path) -> list[Path]:
-    """Return the files of a folder that :func:`from_folder` may read, in order.
+    """Return the files of a folder that :func:`from_folder` reads, in order.
 
     Args:
         folder: The folder.
@@ -170,22 +167,23 @@ def files_of_folder(folder: Path) -> list[Path]:
     Raises:
         OSError: If it cannot be listed.
     """
-    splits = [folder / name for name in ("train", "test", *_VALIDATION)]
-    if not _has_classes(splits[0]):
-        splits = [folder]
-    classes = [
-        part
-        for split in splits
-        if split.is_dir()
-        for part in sorted(split.iterdir())
-        if part.is_dir() and part.name[0] != "."
-    ]
-    return [file for part in classes for file in images_in(part)]
+    parts = [part / name for part in _splits(folder) for name in _class_names(part)]
+    return [file for part in parts for file in images_in(part)]
+
+
+def _splits(folder: Path) -> list[Path]:
+    """Return the folders of the splits, that of training first; without any, the folder."""
+    train, *others = (folder / name for name in ("train", "test", *_VALIDATION))
+    return [train, *filter(_has_classes, others)] if _has_classes(train) else [folder]
 
 
 def _has_classes(folder: Path) -> bool:
     """Return whether a folder is a split: its images lie in folders, and not in itself."""
-    return folder.is_dir() and any(p.is_dir() and p.name[0] != "." for p in folder.iterdir())
+    return folder.is_dir() and bool(_class_names(folder))
+
+
+def _class_names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
 
 
 def from_factory(made: Any, spec: str) -> Examples:
@@ -205,8 +203,7 @@ def _read_classes(
     channels: int | None = None,
 ) -> tuple[Pair, list[str]]:
     try:
-        found = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-        classes = _known_classes(found, classes, str(folder))
+        classes = _known_classes(_class_names(folder), classes, str(folder))
         files = [(p, k) for k, c in enumerate(classes) for p in images_in(folder / c)]
     except OSError as error:
         raise TaskError(f"cannot list {folder} ({error.strerror}); check the path") from error
