@@ -8,9 +8,8 @@ images as further classes in every row that trains it. Numbers are of the test s
 of the selection splits. Where the head is made of class statistics that were carried to new
 features, "true" is the accuracy with statistics of all classes' own training images in the final
 features. In rows "geodesic, views" and "frozen, views" statistics are of mirrored and shifted
-images too, and so is the "true" of "joint, views", whose shrinkage is that of the best accuracy on
-the selection splits. Finished rows are kept in --work, and the table is written after each; rows
-that --rows does not name stay as they are in it.
+images too. Finished rows are kept in --work, and the table is written after each; rows that --rows
+does not name stay as they are in it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ import torch
 from common import RESULTS, Rows, write_results
 
 from geomerge.continual import measure_statistics
-from geomerge.continual.feature_memory import SHRINKAGES
 from geomerge.continual.image_views import class_views
 from geomerge.options import replace_options
 from geomerge.strategies import StreamOptions
@@ -47,7 +45,7 @@ STREAMS: dict[str, dict[str, Any]] = {
 }
 ROWS = (
     "naive", "frozen", "randumb", "slda", "replay-bytes", "der++", "joint", "geodesic",
-    "frozen, views", "joint, views", "geodesic, views",
+    "frozen, views", "geodesic, views",
 )  # fmt: skip
 _VIEWS = "mirrored"
 _BATCH = 1000
@@ -81,12 +79,9 @@ def learn(
     right = [a * len(t.labels) for a, t in zip(matrix[-1], parts, strict=True)]
     reports = getattr(learner.strategy, "merge_reports", [])
     trained = sum(r.expert_seconds for r in reports)
-    measured = getattr(learner.strategy, "features", None) is not None or bool(viewed)
     return {
         "accuracy": sum(right) / sum(len(t.labels) for t in parts),
-        "true": true_accuracy(learner.strategy, tasks, parts, views)
-        if measured and not tasks.heads
-        else None,
+        "true": None if tasks.heads else true_accuracy(learner.strategy, tasks, parts, views),
         "matrix": matrix,
         "megabytes": learner.kept().bytes / 1e6,
         "examples": learner.kept().examples,
@@ -101,7 +96,8 @@ def true_accuracy(
     strategy: Any, tasks: Stream, held_out: list[Examples], views: str
 ) -> float | None:
     """Return the accuracy with statistics of the classes' own images in the final features."""
-    if not hasattr(strategy.model, "classifier"):
+    memory = getattr(strategy, "features", None)
+    if memory is None or not hasattr(strategy.model, "classifier"):
         return None
     found: list[torch.Tensor] = []
     layer = strategy.model.classifier
@@ -123,21 +119,10 @@ def true_accuracy(
             new = measure_statistics(x, seen.labels)
             statistics = new if statistics is None else statistics.joined(new)
     assert statistics is not None, "a stream has tasks"
-    sets = {
-        name: [(features(t.inputs.batches(_BATCH)), t.labels) for t in kind]
-        for name, kind in (("select", tasks.select), ("measured", held_out))
-    }
+    discriminant = statistics.discriminant(None, memory.shrinkage)
+    right = [discriminant(features(t.inputs.batches(_BATCH))) == t.labels for t in held_out]
     hook.remove()
-
-    def right(shrinkage: float, name: str) -> float:
-        discriminant = statistics.discriminant(None, shrinkage)
-        return float(torch.cat([discriminant(x) == y for x, y in sets[name]]).double().mean())
-
-    memory = getattr(strategy, "features", None)
-    shrinkage = (
-        max(SHRINKAGES, key=lambda s: right(s, "select")) if memory is None else memory.shrinkage
-    )
-    return right(shrinkage, "measured")
+    return float(torch.cat(right).double().mean())
 
 
 def main() -> None:
