@@ -1,4 +1,4 @@
-"""Views of images: their number, and that shifted ones are the images again."""
+"""Views of images: their number, their shifts, and the note where inputs have none."""
 
 from __future__ import annotations
 
